@@ -1,0 +1,1 @@
+"""devicekit: the device layer under an inference engine."""

@@ -1,0 +1,1 @@
+"""Requests, the running batch, admission, the control verbs and the scheduler loop."""

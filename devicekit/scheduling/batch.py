@@ -1,0 +1,99 @@
+"""What the scheduler hands to a runner, and what it gets back: one forward pass as flat arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class SamplingArrays:
+    """Sampling parameters of the ``L`` positions that want a token, one entry per position.
+
+    A step in which every position is greedy carries no ``SamplingArrays`` at all.
+    """
+
+    temperature: Float32  # [L]; 0 means greedy
+    top_k: Int32  # [L]; 0 means no limit
+    top_p: Float32  # [L]; 1 means no limit
+    min_p: Float32  # [L]; 0 means no limit
+    seed: Int64  # [L]; with `position` it fixes the draw, whatever else is in the batch
+    position: Int64  # [L]; index of the token being drawn within its own sequence
+
+
+@dataclass(slots=True)
+class ForwardBatch:
+    """One forward pass over the packed tokens of ``B`` sequences, ``T`` tokens in all.
+
+    Sequence ``i`` owns tokens ``starts[i]:starts[i + 1]``. Its keys and values of positions
+    ``0 .. lengths[i] - 1`` are (after this pass has written its own) in the KV pool at the slots that
+    ``page_table[rows[i]]`` names: ``page * page_size + position % page_size``.
+    """
+
+    tokens: Int32  # [T] input ids
+    positions: Int32  # [T] position of each token in its own sequence
+    slots: Int64  # [T] KV slot that each token's key and value are written to
+    rows: Int32  # [B] request rows; index into page_table
+    starts: Int32  # [B + 1] offsets into tokens
+    lengths: Int32  # [B] keys that the last token of each sequence attends to, itself included
+    page_table: Int32  # [rows, pages_per_row] the request table's host pages
+    page_size: int
+    wanted: Int32  # [L] indices into tokens whose next token is wanted
+    sampling: SamplingArrays | None = None  # None: every wanted token is greedy
+    top_logprobs: int | None = None  # how many log-probabilities per wanted token; None: none at all
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(slots=True)
+class Logprobs:
+    """Log-probabilities of the wanted positions, natural logarithm, before temperature."""
+
+    chosen: Float32  # [L]
+    top_ids: Int32  # [L, k]
+    top_values: Float32  # [L, k]
+
+
+@dataclass(slots=True)
+class StepOutput:
+    """The next token of each wanted position."""
+
+    tokens: Int32  # [L]
+    logprobs: Logprobs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLimits:
+    """What a model accepts."""
+
+    vocab_size: int
+    max_positions: int  # prompt and output together, tokens
+    eos_token_ids: frozenset[int]
+
+
+class Runner(Protocol):
+    """Holds a model and answers "next tokens for this batch"."""
+
+    @property
+    def limits(self) -> ModelLimits: ...
+
+    def step(self, batch: ForwardBatch) -> StepOutput:
+        """Write the batch's keys and values into the KV pool and return the wanted tokens."""
+        ...
+
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every parameter and persistent buffer, by the name the checkpoint uses."""
+        ...

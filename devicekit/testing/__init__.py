@@ -1,0 +1,1 @@
+"""The simulated accelerator and fault injection, for tests without hardware."""
