@@ -24,7 +24,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TypeVar
 
@@ -51,7 +51,7 @@ class Manifest:
     name: str
     device_type: str
     contract: SpecifierSet
-    torch: SpecifierSet = SpecifierSet()
+    torch: SpecifierSet = field(default_factory=SpecifierSet)
     requires: tuple[Requirement, ...] = ()
     probe_order: int = 100
     hardware: tuple[str, ...] = ()
@@ -107,7 +107,7 @@ class Manifest:
             indexed=reader.value("indexed", bool, True),
             host=reader.value("host", bool, False),
         )
-        reader.finish(known={field.name for field in fields(cls)})
+        reader.finish(known={entry.name for entry in fields(cls)})
         return manifest
 
 

@@ -8,9 +8,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
-
-_NO_RAW: Mapping[str, int] = MappingProxyType({})
 
 
 class AllocatorState(str, enum.Enum):
@@ -46,7 +43,7 @@ class MemoryStats:
     num_device_alloc: int | None = None
     num_device_free: int | None = None
     num_segments: int | None = None
-    raw: Mapping[str, int] = field(default=_NO_RAW, repr=False)  # the vendor's own keys, unnormalised
+    raw: Mapping[str, int] = field(default_factory=dict, repr=False)  # the vendor's own keys, unnormalised
 
     @property
     def fragmentation(self) -> int | None:
