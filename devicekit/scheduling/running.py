@@ -12,6 +12,7 @@ from devicekit.memory.pages import PageAllocator
 from devicekit.memory.rows import RequestTable
 from devicekit.scheduling.batch import Int32, Int64
 from devicekit.scheduling.request import Request
+from devicekit.scheduling.sampling import SamplingColumns
 
 # Rows of the state matrix. Each step adds _STEP to every column.
 _LENGTH = 0  # tokens whose KV is in the pool; position of the token about to be computed
@@ -37,6 +38,7 @@ class RunningBatch:
         self._last: Int32 = np.zeros(capacity, np.int32)
         self._history = self.history.reshape(-1)
         self._table_pages = table.pages.reshape(-1)
+        self.sampling = SamplingColumns(capacity)
         self._slack = 0  # steps until some column may reach its limit
 
     def __len__(self) -> int:
@@ -61,13 +63,15 @@ class RunningBatch:
             state[_SLOT, column] = int(self._table.pages[row, length // size]) * size + length % size
         self._last[column] = self.history[row, length]
         self._slack = min(self._slack, left) if column else left
+        self.sampling.join(column, request)
         request.column = column
         self.requests.append(request)
 
     def leave(self, request: Request) -> None:
         """Take a request out; its tokens and length are written back to it."""
         column, last = request.column, len(self.requests) - 1
-        self._settle(request)
+        self.settle(request)
+        self.sampling.leave(column, last, request)
         request.column = -1
         moved = self.requests.pop()
         if column != last:
@@ -76,14 +80,10 @@ class RunningBatch:
             self.requests[column] = moved
             moved.column = column
 
-    def _settle(self, request: Request) -> None:
-        length = int(self._state[_LENGTH, request.column])
-        request.computed = length
-        request.total = length + 1
-
     def settle(self, request: Request) -> None:
         """Write a running request's length back to it, without taking it out."""
-        self._settle(request)
+        request.computed = int(self._state[_LENGTH, request.column])
+        request.total = request.computed + 1
 
     # -- A decode step ----------------------------------------------------------------------------------------
 
