@@ -1,0 +1,81 @@
+"""What a model keeps per token, found by running one token through it rather than by reading its config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from devicekit.memory.kv import KVLayout
+from devicekit.runners.attention import CONTEXT_KEY, AttentionCall
+from devicekit.runners.errors import UnsupportedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def probe_layout(model: PreTrainedModel, *, path: Path) -> KVLayout:
+    """The KV layout of ``model``; works on the meta device too, where it costs neither memory nor time.
+
+    Raises UnsupportedModel for a model whose attention does not go through the registry in every layer, or
+    asks for something that pages of keys and values cannot answer.
+    """
+    probe = _Probe()
+    token = torch.zeros((1, 1), dtype=torch.int64, device=model.device)
+    try:
+        with torch.inference_mode():
+            model(
+                input_ids=token,
+                position_ids=token.clone(),
+                use_cache=False,
+                logits_to_keep=torch.zeros(1, dtype=torch.int64, device=model.device),
+                **{CONTEXT_KEY: probe},
+            )
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        raise _refusal(model, path, f"does not run on packed tokens: {error}") from error
+    reason = _why_not(model, probe.calls)
+    if reason is not None:
+        raise _refusal(model, path, reason)
+    first = probe.calls[0]
+    return KVLayout(
+        num_layers=len(probe.calls),
+        num_kv_heads=first.key.shape[1],
+        key_dim=first.key.shape[-1],
+        value_dim=first.value.shape[-1],
+        dtype=first.key.dtype,
+        windows=tuple(call.window for call in probe.calls),
+    )
+
+
+class _Probe:
+    """Records what each layer asks for, and answers zeros."""
+
+    def __init__(self) -> None:
+        self.calls: list[AttentionCall] = []
+
+    def attend(self, call: AttentionCall) -> torch.Tensor:
+        self.calls.append(call)
+        return call.query.new_zeros(1, call.query.shape[2], call.query.shape[1], call.value.shape[-1])
+
+
+def _why_not(model: PreTrainedModel, calls: list[AttentionCall]) -> str | None:
+    config = model.config.get_text_config()
+    layers = config.num_hidden_layers
+    if [call.layer for call in calls] != list(range(layers)):
+        return f"has {layers} layers, of which {len(calls)} use attention that can be replaced, once each and in order"
+    if any(call.bias for call in calls):
+        return "adds a bias to its attention scores, which paged attention does not do"
+    if not all(call.causal for call in calls):
+        return "attends to later tokens"
+    if len({(call.key.shape[1], call.key.shape[-1], call.value.shape[-1], call.key.dtype) for call in calls}) > 1:
+        return "has layers with keys and values of different shapes"
+    kinds = getattr(config, "layer_types", None) or ()
+    silent = [i for i, kind in enumerate(kinds) if kind == "sliding_attention" and calls[i].window is None]
+    if silent:
+        return f"does not tell attention the sliding window of layers {silent}"
+    return None
+
+
+def _refusal(model: PreTrainedModel, path: Path, reason: str) -> UnsupportedModel:
+    return UnsupportedModel(f"{path}: {type(model).__name__} {reason}", path=str(path))
