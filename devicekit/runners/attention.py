@@ -7,9 +7,9 @@ from typing import Protocol
 
 import torch
 from torch.nn import functional
-from transformers import AttentionInterface
 
 from devicekit.memory.kv import KVPool
+from devicekit.runners.huggingface import AttentionInterface
 from devicekit.runners.plan import AttentionPlan, Segments
 
 ATTENTION_NAME = "devicekit_paged"
@@ -43,19 +43,22 @@ class AttentionContext(Protocol):
 class PagedAttention:
     """The context of one step: stores each layer's keys and values, and reads them by the plan."""
 
-    def __init__(self, pool: KVPool, plan: AttentionPlan) -> None:
+    def __init__(self, pool: KVPool, plan: AttentionPlan, slots: torch.Tensor) -> None:
         self._pool = pool
         self._plan = plan
-        self.calls = 0
+        self._slots = slots  # [T] where the batch's own keys and values go
 
     def attend(self, call: AttentionCall) -> torch.Tensor:
-        self.calls += 1
         query = call.query[0].transpose(0, 1)  # [T, heads, dim]
-        self._pool.write(call.layer, self._plan.slots, call.key[0].transpose(0, 1), call.value[0].transpose(0, 1))
+        self._pool.write(
+            call.layer, self._slots, call.key[0].transpose(0, 1), call.value[0].transpose(0, 1)
+        )
         output = query.new_empty(query.shape[0], query.shape[1], call.value.shape[-1])
         for segments in self._plan.segments(call.window):
             key, value = self._pool.read(call.layer, segments.key_slots)
-            attended = _attend(query[segments.tokens], key.to(query.dtype), value.to(query.dtype), segments, call)
+            attended = _attend(
+                query[segments.tokens], key.to(query.dtype), value.to(query.dtype), segments, call
+            )
             # Padded queries repeat the segment's last token, so they write what it writes.
             output.index_copy_(0, segments.tokens.reshape(-1), attended.flatten(0, 1))
         return output.unsqueeze(0)
@@ -76,7 +79,8 @@ def _attend(
         result = functional.scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=call.scale)
     else:
         result = _attend_by_hand(packed, key, value, mask, call)
-    return result.unflatten(2, (shared, queries)).permute(0, 3, 1, 2, 4).flatten(2, 3)
+    per_head = result.reshape(groups, kv_heads, shared, queries, -1)
+    return per_head.permute(0, 3, 1, 2, 4).flatten(2, 3)
 
 
 def _attend_by_hand(
@@ -93,7 +97,9 @@ def _attend_by_hand(
         rows_per_head = query.shape[2] * query.shape[1] // call.sinks.numel()
         sinks = call.sinks.view(1, query.shape[1], -1).repeat_interleave(rows_per_head, dim=2)
         sinks = sinks.unsqueeze(-1).expand(query.shape[0], -1, -1, -1).to(scores.dtype)
-        weights = functional.softmax(torch.cat([scores, sinks], dim=-1), dim=-1, dtype=torch.float32)[..., :-1]
+        weights = functional.softmax(torch.cat([scores, sinks], dim=-1), dim=-1, dtype=torch.float32)[
+            ..., :-1
+        ]
     return torch.matmul(weights.to(value.dtype), value)
 
 

@@ -6,25 +6,23 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import torch
-
-from devicekit.runners.errors import InvalidModelDirectory, MissingDependency, MissingTokenizer, UnsupportedModel
+from devicekit.runners.errors import (
+    InvalidModelDirectory,
+    MissingTokenizer,
+    UnsupportedModel,
+)
+from devicekit.runners.huggingface import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    SafetensorError,
+    safe_open,
+)
 from devicekit.scheduling.batch import ModelLimits
-
-try:
-    from safetensors import SafetensorError, safe_open
-    from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PretrainedConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-except ImportError as missing:
-    raise MissingDependency(
-        f"running models needs a package that is not installed ({missing.name}): "
-        "pip install 'devicekit[transformers]'"
-    ) from missing
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -40,13 +38,16 @@ class StoredTensor:
     shape: tuple[int, ...]
     dtype: str  # as safetensors spells it: F32, BF16, F8_E4M3…
 
+    def __str__(self) -> str:
+        return f"{self.dtype} {list(self.shape)}"
+
 
 @dataclass(frozen=True, slots=True)
 class ModelDirectory:
     """A directory whose config names a causal language model and whose weights are safetensors."""
 
     path: Path
-    config: PretrainedConfig
+    config: PreTrainedConfig
     weight_files: tuple[Path, ...] = field(repr=False)
 
     @classmethod
@@ -69,8 +70,12 @@ class ModelDirectory:
         text = self.config.get_text_config()
         longest = getattr(text, "max_position_embeddings", None)
         if longest is None:
-            raise UnsupportedModel(f"{self.path}: the config has no max_position_embeddings", path=str(self.path))
-        return ModelLimits(text.vocab_size, _stable_positions(text, longest), frozenset(self._eos_token_ids()))
+            raise UnsupportedModel(
+                f"{self.path}: the config has no max_position_embeddings", path=str(self.path)
+            )
+        return ModelLimits(
+            text.vocab_size, _stable_positions(text, longest), frozenset(self._eos_token_ids())
+        )
 
     def stored_tensors(self) -> dict[str, StoredTensor]:
         """Name, shape and dtype of every stored tensor, from the headers alone."""
@@ -82,7 +87,9 @@ class ModelDirectory:
                         part = opened.get_slice(name)
                         found[name] = StoredTensor(tuple(part.get_shape()), part.get_dtype())
             except (SafetensorError, OSError) as error:
-                raise InvalidModelDirectory(f"{file} cannot be read as safetensors: {error}", path=str(self.path)) from error
+                raise InvalidModelDirectory(
+                    f"{file} cannot be read as safetensors: {error}", path=str(self.path)
+                ) from error
         return found
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -93,7 +100,9 @@ class ModelDirectory:
         try:
             return AutoTokenizer.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError, KeyError, ImportError) as error:
-            raise MissingTokenizer(f"{self.path}: the tokenizer cannot be loaded: {error}", path=str(self.path)) from error
+            raise MissingTokenizer(
+                f"{self.path}: the tokenizer cannot be loaded: {error}", path=str(self.path)
+            ) from error
 
     def _eos_token_ids(self) -> list[int]:
         eos = self.config.get_text_config().eos_token_id
@@ -105,7 +114,7 @@ class ModelDirectory:
         return [eos] if isinstance(eos, int) else list(eos)
 
 
-def _read_config(root: Path) -> PretrainedConfig:
+def _read_config(root: Path) -> PreTrainedConfig:
     document = _read_json(root, "config.json")
     if document.get("auto_map"):
         raise UnsupportedModel(
@@ -118,10 +127,12 @@ def _read_config(root: Path) -> PretrainedConfig:
         return AutoConfig.from_pretrained(root, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         line = str(error).strip().splitlines()[0]
-        raise UnsupportedModel(f"{root}: transformers cannot use config.json: {line}", path=str(root)) from error
+        raise UnsupportedModel(
+            f"{root}: transformers cannot use config.json: {line}", path=str(root)
+        ) from error
 
 
-def _refuse_unserved(root: Path, config: PretrainedConfig) -> None:
+def _refuse_unserved(root: Path, config: PreTrainedConfig) -> None:
     def refuse(reason: str) -> UnsupportedModel:
         return UnsupportedModel(f"{root}: {named} {reason}", path=str(root))
 
@@ -137,9 +148,13 @@ def _refuse_unserved(root: Path, config: PretrainedConfig) -> None:
     kinds = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ()
     others = sorted(set(kinds) - _SERVED_LAYERS)
     if others:
-        raise refuse(f"has layers of kind {', '.join(others)}; only layers that keep keys and values are served")
+        raise refuse(
+            f"has layers of kind {', '.join(others)}; only layers that keep keys and values are served"
+        )
     if getattr(text, "num_attention_heads", None) is None:
-        raise refuse("keeps a recurrent state instead of keys and values (Mamba, RWKV and the like); not served")
+        raise refuse(
+            "keeps a recurrent state instead of keys and values (Mamba, RWKV and the like); not served"
+        )
 
 
 def _find_weights(root: Path) -> tuple[Path, ...]:
@@ -150,7 +165,9 @@ def _find_weights(root: Path) -> tuple[Path, ...]:
         files = tuple(root / name for name in sorted(set(index.values())))
         absent = [file.name for file in files if not file.is_file()]
         if absent:
-            raise InvalidModelDirectory(f"{root}: weight files are missing: {', '.join(absent)}", path=str(root))
+            raise InvalidModelDirectory(
+                f"{root}: weight files are missing: {', '.join(absent)}", path=str(root)
+            )
         return files
     if (root / _SINGLE).is_file():
         return (root / _SINGLE,)
@@ -176,7 +193,7 @@ def _read_json(root: Path, name: str) -> Mapping[str, object]:
     return document
 
 
-def _stable_positions(config: PretrainedConfig, longest: int) -> int:
+def _stable_positions(config: PreTrainedConfig, longest: int) -> int:
     """The longest sequence up to which rotary embeddings do not depend on what else is in the batch.
 
     "dynamic" and "longrope" switch frequencies by the longest position of the forward pass.

@@ -7,10 +7,17 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
-
 from devicekit.runners.errors import UnsupportedModel
+from devicekit.runners.huggingface import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedTokenizerFast,
+    Tokenizer,
+    decoders,
+    models,
+    pre_tokenizers,
+    trainers,
+)
 from devicekit.runners.reload import quiet
 
 _END = "<|end|>"
@@ -38,10 +45,9 @@ _ARCHITECTURES: Mapping[str, Mapping[str, object]] = MappingProxyType(
         "gemma2": {
             "head_dim": 32,
             "sliding_window": 8,
-            "query_pre_attn_scalar": 16,
-            "attn_logit_softcapping": 20.0,
+            "query_pre_attn_scalar": 1,
+            "attn_logit_softcapping": 2.0,
             "final_logit_softcapping": 30.0,
-            "tie_word_embeddings": True,
         },
         "gpt2": {"n_inner": 128, "num_key_value_heads": None, "tie_word_embeddings": True},
         "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
@@ -72,7 +78,9 @@ def write_example_checkpoint(path: str | Path, *, seed: int, architecture: str =
     architecture that is not in ``EXAMPLE_ARCHITECTURES``.
     """
     if architecture not in _ARCHITECTURES:
-        raise UnsupportedModel(f"no example of {architecture!r}; there are {', '.join(EXAMPLE_ARCHITECTURES)}")
+        raise UnsupportedModel(
+            f"no example of {architecture!r}; there are {', '.join(EXAMPLE_ARCHITECTURES)}"
+        )
     root = Path(path)
     tokenizer = _tokenizer()
     end = tokenizer.eos_token_id

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from devicekit.memory.kv import PADDING_SLOT
-from devicekit.scheduling.batch import ForwardBatch, Int64
+from devicekit.scheduling.batch import ForwardBatch, Int32, Int64
 
 MAX_CELLS = 1 << 22
 """Bound on queries times keys of one segment: a long prompt is cut here, and its mask stays in megabytes."""
@@ -53,13 +53,15 @@ class AttentionPlan:
     """The segments of a batch, for each window that the model's layers use."""
 
     def __init__(self, batch: ForwardBatch, device: torch.device) -> None:
-        self.slots = torch.from_numpy(batch.slots).to(device)
+        self._longest = int(batch.lengths.max(initial=0))
         self._batch = batch
         self._device = device
         self._by_window: dict[int | None, list[Segments]] = {}
 
     def segments(self, window: int | None) -> list[Segments]:
         """Segments that together hold every token of the batch once, for layers with this window."""
+        if window is not None and window >= self._longest:
+            window = None
         if window not in self._by_window:
             runs = _cut(self._batch, window)
             keys = _first_keys(runs, window)
@@ -78,8 +80,9 @@ class AttentionPlan:
         columns = first_page[:, None] + np.arange((last_page - first_page).max() + 1)
         exists = columns <= last_page[:, None]
         pages = np.where(exists, self._batch.page_table[runs.row[:, None], np.where(exists, columns, 0)], 0)
-        tokens, positions, first, end, page = _to_device(
-            (runs.token[:, None] + offset, query_positions, first_key[:, None], ends[:, None], pages), self._device
+        tokens, positions, first, end, page = to_device(
+            (runs.token[:, None] + offset, query_positions, first_key[:, None], ends[:, None], pages),
+            self._device,
         )
         # From here on the device works: keys are many more than pages.
         count = int((ends - first_key).max())
@@ -92,6 +95,13 @@ class AttentionPlan:
         if window is not None:
             visible &= key_positions[:, None, :] > positions[:, :, None] - window
         return Segments(tokens, slots, visible.unsqueeze(1))
+
+
+def to_device(arrays: Sequence[Int32 | Int64], device: torch.device) -> list[torch.Tensor]:
+    """Several small arrays in a single copy, as int64."""
+    flat = torch.from_numpy(np.concatenate([array.ravel() for array in arrays], dtype=np.int64)).to(device)
+    parts = torch.split(flat, [array.size for array in arrays])
+    return [part.view(array.shape) for part, array in zip(parts, arrays, strict=True)]
 
 
 def _cut(batch: ForwardBatch, window: int | None) -> _Runs:
@@ -135,10 +145,3 @@ def _group(queries: Int64, keys: Int64) -> list[Int64]:
         groups.append(rest[:count])
         begin += count
     return groups
-
-
-def _to_device(arrays: Sequence[Int64], device: torch.device) -> list[torch.Tensor]:
-    """Several small arrays in a single copy."""
-    flat = torch.from_numpy(np.concatenate([array.ravel() for array in arrays])).to(device)
-    parts = flat.split([array.size for array in arrays])
-    return [part.view(array.shape) for part, array in zip(parts, arrays, strict=True)]

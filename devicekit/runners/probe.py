@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from devicekit.memory.kv import KVLayout
 from devicekit.runners.attention import CONTEXT_KEY, AttentionCall
 from devicekit.runners.errors import UnsupportedModel
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from devicekit.runners.huggingface import PreTrainedModel
 
 
 def probe_layout(model: PreTrainedModel, *, path: Path) -> KVLayout:
@@ -63,12 +60,15 @@ def _why_not(model: PreTrainedModel, calls: list[AttentionCall]) -> str | None:
     config = model.config.get_text_config()
     layers = config.num_hidden_layers
     if [call.layer for call in calls] != list(range(layers)):
-        return f"has {layers} layers, of which {len(calls)} use attention that can be replaced, once each and in order"
+        return f"has {layers} layers, of which {len(calls)} use attention that can be replaced, in order"
     if any(call.bias for call in calls):
         return "adds a bias to its attention scores, which paged attention does not do"
     if not all(call.causal for call in calls):
         return "attends to later tokens"
-    if len({(call.key.shape[1], call.key.shape[-1], call.value.shape[-1], call.key.dtype) for call in calls}) > 1:
+    if (
+        len({(call.key.shape[1], call.key.shape[-1], call.value.shape[-1], call.key.dtype) for call in calls})
+        > 1
+    ):
         return "has layers with keys and values of different shapes"
     kinds = getattr(config, "layer_types", None) or ()
     silent = [i for i, kind in enumerate(kinds) if kind == "sliding_attention" and calls[i].window is None]

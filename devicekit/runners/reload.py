@@ -5,23 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
-from transformers import AutoModelForCausalLM
-from transformers.utils import logging as transformers_logging
 
 from devicekit.runners.attention import ATTENTION_NAME
 from devicekit.runners.checkpoint import ModelDirectory, StoredTensor
 from devicekit.runners.errors import CheckpointMismatch, InvalidModelDirectory
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PretrainedConfig
+from devicekit.runners.huggingface import (
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    transformers_logging,
+)
 
 # What a config says about its file, its defaults or its tokenizer, and not about the shape of the computation.
 _BOOKKEEPING = frozenset(
-    "_name_or_path transformers_version architectures dtype torch_dtype use_cache "
-    "bos_token_id eos_token_id pad_token_id".split()
+    {
+        "_name_or_path",
+        "architectures",
+        "bos_token_id",
+        "dtype",
+        "eos_token_id",
+        "pad_token_id",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+    }
 )
 
 
@@ -51,7 +60,9 @@ def load_model(directory: ModelDirectory, *, dtype: torch.dtype | None) -> PreTr
             output_loading_info=True,
         )
     problems = [f"{name} is missing" for name in sorted(info["missing_keys"])]
-    problems += [f"{name} is {found}, not {wanted}" for name, found, wanted in sorted(info["mismatched_keys"])]
+    problems += [
+        f"{name} is {found}, not {wanted}" for name, found, wanted in sorted(info["mismatched_keys"])
+    ]
     problems += info["error_msgs"]
     if problems:
         raise InvalidModelDirectory(f"{directory.path}: {_summary(problems)}", path=str(directory.path))
@@ -59,7 +70,11 @@ def load_model(directory: ModelDirectory, *, dtype: torch.dtype | None) -> PreTr
 
 
 def update_in_place(
-    model: PreTrainedModel, stored: dict[str, StoredTensor], directory: ModelDirectory, *, dtype: torch.dtype | None
+    model: PreTrainedModel,
+    stored: dict[str, StoredTensor],
+    directory: ModelDirectory,
+    *,
+    dtype: torch.dtype | None,
 ) -> UpdateRecord:
     """Copy the weights of ``directory`` into the tensors that ``model`` already has.
 
@@ -67,7 +82,9 @@ def update_in_place(
     CheckpointMismatch or InvalidModelDirectory mean that nothing was written.
     """
     _require(directory, _config_differences(model.config, directory.config))
-    _require(directory, _stored_differences(stored, directory.stored_tensors(), set(model.all_tied_weights_keys)))
+    _require(
+        directory, _stored_differences(stored, directory.stored_tensors(), set(model.all_tied_weights_keys))
+    )
     candidate = load_model(directory, dtype=dtype)
     old, new = own_tensors(model), candidate.state_dict()
     _require(directory, _tensor_differences(old, new) or _tie_differences(model, new))
@@ -99,11 +116,13 @@ def quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _config_differences(old: PretrainedConfig, new: PretrainedConfig) -> list[str]:
+def _config_differences(old: PreTrainedConfig, new: PreTrainedConfig) -> list[str]:
     before, after = old.to_dict(), new.to_dict()
     keys = sorted((before.keys() | after.keys()) - _BOOKKEEPING)
     return [
-        f"config {key} is {after.get(key)!r}, not {before.get(key)!r}" for key in keys if before.get(key) != after.get(key)
+        f"config {key} is {after.get(key)!r}, not {before.get(key)!r}"
+        for key in keys
+        if before.get(key) != after.get(key)
     ]
 
 
@@ -120,7 +139,9 @@ def _stored_differences(
         elif after is None:
             problems.append(f"{name} is missing")
         else:
-            problems.append(f"{name} is {after.dtype} {list(after.shape)}, not {before.dtype} {list(before.shape)}")
+            problems.append(
+                f"{name} is {after.dtype} {list(after.shape)}, not {before.dtype} {list(before.shape)}"
+            )
     return problems
 
 

@@ -22,7 +22,9 @@ def choose(logits: torch.Tensor, sampling: SamplingArrays | None) -> torch.Tenso
     tokens = _invert(probabilities, draws).squeeze(1)
     # Whether a row goes through the filters depends on that row alone: so does its draw.
     filtered = np.flatnonzero(
-        ((sampling.top_k > 0) & (sampling.top_k < logits.shape[1])) | (sampling.top_p < 1) | (sampling.min_p > 0)
+        ((sampling.top_k > 0) & (sampling.top_k < logits.shape[1]))
+        | (sampling.top_p < 1)
+        | (sampling.min_p > 0)
     )
     if filtered.size:
         rows = torch.from_numpy(filtered).to(logits.device)
@@ -44,7 +46,8 @@ def log_probabilities(logits: torch.Tensor, tokens: torch.Tensor, top: int) -> L
 def uniforms(seed: Int64, position: Int64) -> Float32:
     """A number in [0, 1) for each pair, the same on every machine: two rounds of a 64-bit mixing function."""
     mixed = _mix(_mix(seed.astype(np.uint64)) ^ position.astype(np.uint64))
-    return ((mixed >> np.uint64(64 - _BITS)).astype(np.float32) * np.float32(2.0**-_BITS)).astype(np.float32)
+    top: Float32 = (mixed >> np.uint64(64 - _BITS)).astype(np.float32)
+    return top * np.float32(2.0**-_BITS)
 
 
 def _mix(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -52,7 +55,8 @@ def _mix(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     value = value + np.uint64(0x9E3779B97F4A7C15)
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
+    value ^= value >> np.uint64(31)
+    return value
 
 
 def _draw_filtered(
@@ -82,4 +86,6 @@ def _invert(weights: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
 
 
 def _column(values: npt.NDArray[np.generic], like: torch.Tensor) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values)).to(device=like.device, dtype=like.dtype).unsqueeze(1)
+    return (
+        torch.from_numpy(np.ascontiguousarray(values)).to(device=like.device, dtype=like.dtype).unsqueeze(1)
+    )

@@ -12,14 +12,13 @@ import torch
 from devicekit.memory.kv import KVLayout, KVPool
 from devicekit.runners import attention, sampling
 from devicekit.runners.checkpoint import ModelDirectory
-from devicekit.runners.plan import AttentionPlan
+from devicekit.runners.huggingface import PreTrainedModel
+from devicekit.runners.plan import AttentionPlan, to_device
 from devicekit.runners.probe import probe_layout
 from devicekit.runners.reload import UpdateRecord, load_model, own_tensors, update_in_place
 from devicekit.scheduling.batch import ForwardBatch, ModelLimits, StepOutput
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from devicekit.device import Device
 
 
@@ -27,7 +26,12 @@ class TransformersRunner:
     """A model on a device. ``bind`` a KV pool of its ``layout`` before the first ``step``."""
 
     def __init__(
-        self, directory: ModelDirectory, model: PreTrainedModel, device: Device, *, dtype: torch.dtype | None = None
+        self,
+        directory: ModelDirectory,
+        model: PreTrainedModel,
+        device: Device,
+        *,
+        dtype: torch.dtype | None = None,
     ) -> None:
         """``model`` must have been read from ``directory`` by ``load_model`` and moved to ``device``."""
         self.directory = directory
@@ -40,7 +44,9 @@ class TransformersRunner:
         self._pool: KVPool | None = None
 
     @classmethod
-    def load(cls, path: str | Path, device: Device, *, dtype: torch.dtype | None = None) -> TransformersRunner:
+    def load(
+        cls, path: str | Path, device: Device, *, dtype: torch.dtype | None = None
+    ) -> TransformersRunner:
         """Read a local model directory onto ``device``, in ``dtype`` or as the config says.
 
         Raises InvalidModelDirectory or UnsupportedModel, before any weight is read where that is possible.
@@ -90,13 +96,15 @@ class TransformersRunner:
     def _forward(self, batch: ForwardBatch, pool: KVPool) -> torch.Tensor:
         """Logits of the wanted positions: [L, vocabulary], float32."""
         device = self.device.torch_device
-        context = attention.PagedAttention(pool, AttentionPlan(batch, device))
+        tokens, positions, wanted, slots = to_device(
+            (batch.tokens, batch.positions, batch.wanted, batch.slots), device
+        )
         output = self.model(
-            input_ids=torch.from_numpy(batch.tokens).to(device, torch.int64).unsqueeze(0),
-            position_ids=torch.from_numpy(batch.positions).to(device, torch.int64).unsqueeze(0),
+            input_ids=tokens.unsqueeze(0),
+            position_ids=positions.unsqueeze(0),
             use_cache=False,
-            logits_to_keep=torch.from_numpy(batch.wanted).to(device, torch.int64),
-            **{attention.CONTEXT_KEY: context},
+            logits_to_keep=wanted,
+            **{attention.CONTEXT_KEY: attention.PagedAttention(pool, AttentionPlan(batch, device), slots)},
         )
         logits: torch.Tensor = output.logits[0]
         return logits.float()

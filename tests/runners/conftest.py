@@ -60,7 +60,9 @@ class Driver:
     def add(self, prompt: Sequence[int], *, temperature: float = 0.0, seed: int = 0) -> Sequence_:
         return Sequence_(int(self.rows.pop()), list(prompt), len(prompt), temperature=temperature, seed=seed)
 
-    def generate(self, prompts: Sequence[Sequence[int]], new_tokens: int, **sampling: float) -> list[list[int]]:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], new_tokens: int, **sampling: float
+    ) -> list[list[int]]:
         running = [self.add(prompt, **sampling) for prompt in prompts]
         while waiting := [s for s in running if len(s.generated) < new_tokens]:
             size = self.rng.integers(1, len(waiting) + 1)

@@ -30,7 +30,11 @@ def alone(path: Path, seed: int) -> list[list[int]]:
     for prompt in prompts(seed):
         ids = torch.tensor([prompt])
         output = model.generate(
-            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=NEW_TOKENS, pad_token_id=0
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=NEW_TOKENS,
+            pad_token_id=0,
         )
         answers.append(output[0, len(prompt) :].tolist())
     return answers
