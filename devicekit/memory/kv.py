@@ -23,7 +23,9 @@ class KVLayout:
     key_dim: int  # elements of one head's key
     value_dim: int  # elements of one head's value
     dtype: torch.dtype
-    windows: tuple[int | None, ...] = ()  # per layer, keys visible to a token, itself included; None or (): all
+    windows: tuple[
+        int | None, ...
+    ] = ()  # per layer, keys visible to a token, itself included; None or (): all
 
     def __post_init__(self) -> None:
         if min(self.num_layers, self.num_kv_heads, self.key_dim, self.value_dim) < 1:

@@ -50,9 +50,7 @@ class PagedAttention:
 
     def attend(self, call: AttentionCall) -> torch.Tensor:
         query = call.query[0].transpose(0, 1)  # [T, heads, dim]
-        self._pool.write(
-            call.layer, self._slots, call.key[0].transpose(0, 1), call.value[0].transpose(0, 1)
-        )
+        self._pool.write(call.layer, self._slots, call.key[0].transpose(0, 1), call.value[0].transpose(0, 1))
         output = query.new_empty(query.shape[0], query.shape[1], call.value.shape[-1])
         for segments in self._plan.segments(call.window):
             key, value = self._pool.read(call.layer, segments.key_slots)

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
+
 from devicekit.runners.errors import UnsupportedModel
 from devicekit.runners.huggingface import (
     AutoConfig,
