@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from devicekit.memory.kv import KVLayout
-from devicekit.runners.attention import CONTEXT_KEY, AttentionCall
+from devicekit.runners.attention import ATTENTION_NAME, CONTEXT_KEY, AttentionCall, register
+from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.errors import UnsupportedModel
-from devicekit.runners.huggingface import PreTrainedModel
+from devicekit.runners.huggingface import AutoModelForCausalLM, PreTrainedModel
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSketch:
+    """What a model will take, known without reading its weights."""
+
+    layout: KVLayout
+    weight_bytes: int
+
+
+def sketch_model(directory: ModelDirectory, *, dtype: torch.dtype | None = None) -> ModelSketch:
+    """Build the model without memory and probe it; raises UnsupportedModel as loading would."""
+    register()
+    wanted = dtype or directory.config.get_text_config().dtype or torch.float32
+    # Grouped products of experts know only bfloat16 on the meta device; shapes are all that is asked of it.
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            copy.deepcopy(directory.config), attn_implementation=ATTENTION_NAME, dtype=torch.bfloat16
+        ).eval()
+    layout = probe_layout(model, path=directory.path)
+    size = sum(parameter.numel() for parameter in model.parameters()) * wanted.itemsize
+    return ModelSketch(replace(layout, dtype=wanted), size)
 
 
 def probe_layout(model: PreTrainedModel, *, path: Path) -> KVLayout:

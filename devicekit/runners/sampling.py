@@ -47,7 +47,8 @@ def uniforms(seed: Int64, position: Int64) -> Float32:
     """A number in [0, 1) for each pair, the same on every machine: two rounds of a 64-bit mixing function."""
     mixed = _mix(_mix(seed.astype(np.uint64)) ^ position.astype(np.uint64))
     top: Float32 = (mixed >> np.uint64(64 - _BITS)).astype(np.float32)
-    return top * np.float32(2.0**-_BITS)
+    top *= np.float32(2.0**-_BITS)
+    return top
 
 
 def _mix(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
