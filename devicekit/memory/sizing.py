@@ -78,7 +78,8 @@ def plan_kv(
     if usable < needed:
         raise NotEnoughMemory(
             f"not enough memory for one request of {min_tokens} tokens: {needed:,} bytes needed, "
-            f"{max(usable, 0):,} usable ({available_bytes:,} available x {fraction:g} - {reserve_bytes:,} reserved)",
+            f"{max(usable, 0):,} usable "
+            f"({available_bytes:,} available x {fraction:g} - {reserve_bytes:,} reserved)",
             needed_bytes=needed,
             usable_bytes=max(usable, 0),
         )

@@ -15,6 +15,7 @@ from devicekit.runners.huggingface import (
     AutoModelForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
+    SafetensorError,
     transformers_logging,
 )
 
@@ -48,17 +49,21 @@ def load_model(directory: ModelDirectory, *, dtype: torch.dtype | None) -> PreTr
     Raises InvalidModelDirectory when weights are missing or have the wrong shape: transformers would fill
     them with random numbers.
     """
-    with quiet():
-        model, info = AutoModelForCausalLM.from_pretrained(
-            directory.path,
-            dtype="auto" if dtype is None else dtype,
-            attn_implementation=ATTENTION_NAME,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+    try:
+        with quiet():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                directory.path,
+                dtype="auto" if dtype is None else dtype,
+                attn_implementation=ATTENTION_NAME,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # reported below, with everything else that is wrong
+                output_loading_info=True,
+            )
+    except SafetensorError as error:
+        message = f"{directory.path}: the weights cannot be read as safetensors: {error}"
+        raise InvalidModelDirectory(message, path=str(directory.path)) from error
     problems = [f"{name} is missing" for name in sorted(info["missing_keys"])]
     problems += [
         f"{name} is {found}, not {wanted}" for name, found, wanted in sorted(info["mismatched_keys"])
@@ -117,6 +122,8 @@ def quiet() -> Iterator[None]:
 
 
 def _config_differences(old: PreTrainedConfig, new: PreTrainedConfig) -> list[str]:
+    if old.model_type != new.model_type:
+        return [f"config model_type is {new.model_type!r}, not {old.model_type!r}"]
     before, after = old.to_dict(), new.to_dict()
     keys = sorted((before.keys() | after.keys()) - _BOOKKEEPING)
     return [
