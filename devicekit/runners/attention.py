@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +16,8 @@ from devicekit.runners.huggingface import AttentionInterface
 from devicekit.runners.plan import AttentionPlan, Segments
 
 ATTENTION_NAME = "devicekit_paged"
-CONTEXT_KEY = "devicekit_context"
+# Not keyword arguments of the forward pass: some models do not hand those on to their attention.
+_context: ContextVar[AttentionContext] = ContextVar("devicekit_attention")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,16 @@ class PagedAttention:
             # Padded queries repeat the segment's last token, so they write what it writes.
             output.index_copy_(0, segments.tokens.reshape(-1), attended.flatten(0, 1))
         return output.unsqueeze(0)
+
+
+@contextmanager
+def attending(context: AttentionContext) -> Iterator[None]:
+    """Forward passes in this block, on this thread, take their attention from ``context``."""
+    token = _context.set(context)
+    try:
+        yield
+    finally:
+        _context.reset(token)
 
 
 def _attend(
@@ -114,7 +128,6 @@ def _from_transformers(
     is_causal: bool | None = None,
     **others: object,
 ) -> tuple[torch.Tensor, None]:
-    context: AttentionContext = others[CONTEXT_KEY]  # type: ignore[assignment]  # keyword arguments are untyped
     call = AttentionCall(
         layer=int(module.layer_idx),  # type: ignore[arg-type]  # every decoder layer has one; modules are untyped
         query=query,
@@ -127,7 +140,7 @@ def _from_transformers(
         bias=attention_mask is not None or others.get("position_bias") is not None,
         causal=bool(getattr(module, "is_causal", True) if is_causal is None else is_causal),
     )
-    return context.attend(call), None
+    return _context.get().attend(call), None
 
 
 def register() -> None:

@@ -146,6 +146,8 @@ def _refuse_unserved(root: Path, config: PreTrainedConfig) -> None:
         raise refuse("is not a causal language model that transformers knows")
     text = config.get_text_config()
     kinds = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ()
+    if not kinds and getattr(text, "attention_chunk_size", None) is not None:
+        kinds = ("chunked_attention",)
     others = sorted(set(kinds) - _SERVED_LAYERS)
     if others:
         raise refuse(

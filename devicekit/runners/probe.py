@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from devicekit.memory.kv import KVLayout
-from devicekit.runners.attention import ATTENTION_NAME, CONTEXT_KEY, AttentionCall, register
+from devicekit.runners.attention import ATTENTION_NAME, AttentionCall, attending, register
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.errors import UnsupportedModel
 from devicekit.runners.huggingface import AutoModelForCausalLM, PreTrainedModel
@@ -46,13 +47,12 @@ def probe_layout(model: PreTrainedModel, *, path: Path) -> KVLayout:
     probe = _Probe()
     token = torch.zeros((1, 1), dtype=torch.int64, device=model.device)
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), attending(probe):
             model(
                 input_ids=token,
                 position_ids=token.clone(),
                 use_cache=False,
                 logits_to_keep=torch.zeros(1, dtype=torch.int64, device=model.device),
-                **{CONTEXT_KEY: probe},
             )
     except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise _refusal(model, path, f"does not run on packed tokens: {error}") from error
@@ -84,8 +84,14 @@ class _Probe:
 def _why_not(model: PreTrainedModel, calls: list[AttentionCall]) -> str | None:
     config = model.config.get_text_config()
     layers = config.num_hidden_layers
+    absent = {"position_ids", "logits_to_keep"} - inspect.signature(model.forward).parameters.keys()
+    if absent:
+        return f"does not take {' and '.join(sorted(absent))}, which packed tokens need"
     if [call.layer for call in calls] != list(range(layers)):
-        return f"has {layers} layers, of which {len(calls)} use attention that can be replaced, in order"
+        return (
+            f"has {layers} layers and calls attention that can be replaced {len(calls)} times; "
+            "once in every layer, in order, is what paging needs"
+        )
     if any(call.bias for call in calls):
         return "adds a bias to its attention scores, which paged attention does not do"
     if not all(call.causal for call in calls):
@@ -95,7 +101,9 @@ def _why_not(model: PreTrainedModel, calls: list[AttentionCall]) -> str | None:
         > 1
     ):
         return "has layers with keys and values of different shapes"
-    kinds = getattr(config, "layer_types", None) or ()
+    # A config without layer types means sliding windows everywhere if it has a window at all.
+    everywhere = layers if getattr(config, "sliding_window", None) is not None else 0
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * everywhere
     silent = [i for i, kind in enumerate(kinds) if kind == "sliding_attention" and calls[i].window is None]
     if silent:
         return f"does not tell attention the sliding window of layers {silent}"

@@ -10,7 +10,7 @@ import torch
 
 from devicekit.runners.attention import ATTENTION_NAME
 from devicekit.runners.checkpoint import ModelDirectory, StoredTensor
-from devicekit.runners.errors import CheckpointMismatch, InvalidModelDirectory
+from devicekit.runners.errors import CheckpointMismatch, InvalidModelDirectory, UnsupportedModel
 from devicekit.runners.huggingface import (
     AutoModelForCausalLM,
     PreTrainedConfig,
@@ -64,6 +64,12 @@ def load_model(directory: ModelDirectory, *, dtype: torch.dtype | None) -> PreTr
     except SafetensorError as error:
         message = f"{directory.path}: the weights cannot be read as safetensors: {error}"
         raise InvalidModelDirectory(message, path=str(directory.path)) from error
+    except KeyError as error:
+        if error.args != (ATTENTION_NAME,):
+            raise
+        # A few old models keep a table of their own attention classes.
+        message = f"{directory.path}: {directory.config.model_type} has attention that cannot be replaced"
+        raise UnsupportedModel(message, path=str(directory.path)) from error
     problems = [f"{name} is missing" for name in sorted(info["missing_keys"])]
     problems += [
         f"{name} is {found}, not {wanted}" for name, found, wanted in sorted(info["mismatched_keys"])

@@ -99,12 +99,12 @@ class TransformersRunner:
         tokens, positions, wanted, slots = to_device(
             (batch.tokens, batch.positions, batch.wanted, batch.slots), device
         )
-        output = self.model(
-            input_ids=tokens.unsqueeze(0),
-            position_ids=positions.unsqueeze(0),
-            use_cache=False,
-            logits_to_keep=wanted,
-            **{attention.CONTEXT_KEY: attention.PagedAttention(pool, AttentionPlan(batch, device), slots)},
-        )
+        with attention.attending(attention.PagedAttention(pool, AttentionPlan(batch, device), slots)):
+            output = self.model(
+                input_ids=tokens.unsqueeze(0),
+                position_ids=positions.unsqueeze(0),
+                use_cache=False,
+                logits_to_keep=wanted,
+            )
         logits: torch.Tensor = output.logits[0]
         return logits.float()
