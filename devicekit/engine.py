@@ -274,13 +274,20 @@ class Engine:
 
         A refusal that never reached a handler is filled into a reply of the expected type.
         """
-        self.scheduler.post(operation)
-        while operation.id not in self._replies:
+        self.post(operation)
+        while (reply := self.take_reply(operation.id)) is None:
             self.step()
-        reply = self._replies.pop(operation.id)
         if isinstance(reply, kind):
             return reply
         return kind(**{field.name: getattr(reply, field.name) for field in dataclasses.fields(reply)})
+
+    def post(self, operation: Operation) -> None:
+        """Queue an operation of the caller's own making; `take_reply` has its answer after some steps."""
+        self.scheduler.post(operation)
+
+    def take_reply(self, operation_id: str) -> Reply | None:
+        """The answer to a posted operation, once; ``None`` while there is none."""
+        return self._replies.pop(operation_id, None)
 
     def _next_id(self, kind: str) -> str:
         return f"{kind}-{next(self._ids)}"

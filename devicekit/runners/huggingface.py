@@ -7,6 +7,7 @@ from devicekit.runners.errors import MissingDependency
 try:
     import numpy  # noqa: F401  # the batch format; named here so that its absence gets the same sentence
     from safetensors import SafetensorError, safe_open
+    from safetensors.torch import save_file
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import (
         AttentionInterface,
@@ -44,6 +45,7 @@ __all__ = [
     "models",
     "pre_tokenizers",
     "safe_open",
+    "save_file",
     "trainers",
     "transformers_logging",
 ]
