@@ -140,14 +140,26 @@ def test_models_that_cannot_be_served_are_refused_before_loading(tmp_path, model
     assert reason in refusal(UnsupportedModel, tmp_path)
 
 
+_MOSHI = {
+    "hidden_size": 32,
+    "ffn_dim": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "sliding_window": 8,
+}
+
+
 @pytest.mark.parametrize(
     ("model_type", "settings", "reason"),
     [
+        ("bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4}, "position_ids"),
         (
-            "bloom",
-            {"hidden_size": 32, "n_layer": 2, "n_head": 4},
-            "2 layers and calls attention that can be replaced 0 times",
+            "codegen",
+            {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 8},
+            "2 layers and calls .* 0 times",
         ),
+        ("gptj", {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 8}, "cannot be replaced"),
+        ("moshi", _MOSHI, r"sliding window of layers \[0, 1\]"),
         ("mpt", {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64}, "packed tokens"),
         ("bert", {"num_hidden_layers": 2, "is_decoder": False}, "attends to later tokens"),
     ],
