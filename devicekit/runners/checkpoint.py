@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from devicekit.runners.errors import (
     InvalidModelDirectory,
@@ -16,7 +17,6 @@ from devicekit.runners.huggingface import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     AutoConfig,
     AutoTokenizer,
-    GenerationConfig,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
     SafetensorError,
@@ -73,9 +73,7 @@ class ModelDirectory:
             raise UnsupportedModel(
                 f"{self.path}: the config has no max_position_embeddings", path=str(self.path)
             )
-        return ModelLimits(
-            text.vocab_size, _stable_positions(text, longest), frozenset(self._eos_token_ids())
-        )
+        return ModelLimits(text.vocab_size, _stable_positions(text, longest), self._eos_token_ids())
 
     def stored_tensors(self) -> dict[str, StoredTensor]:
         """Name, shape and dtype of every stored tensor, from the headers alone."""
@@ -104,14 +102,14 @@ class ModelDirectory:
                 f"{self.path}: the tokenizer cannot be loaded: {error}", path=str(self.path)
             ) from error
 
-    def _eos_token_ids(self) -> list[int]:
+    def _eos_token_ids(self) -> frozenset[int]:
         eos = self.config.get_text_config().eos_token_id
         if (self.path / "generation_config.json").is_file():
-            generation = GenerationConfig.from_pretrained(self.path, local_files_only=True)
-            eos = eos if generation.eos_token_id is None else generation.eos_token_id
+            # Chat models end turns with tokens that only this file names.
+            eos = _read_json(self.path, "generation_config.json").get("eos_token_id", eos)
         if eos is None:
-            return []
-        return [eos] if isinstance(eos, int) else list(eos)
+            return frozenset()
+        return frozenset([eos] if isinstance(eos, int) else eos)
 
 
 def _read_config(root: Path) -> PreTrainedConfig:
@@ -183,7 +181,7 @@ def _find_weights(root: Path) -> tuple[Path, ...]:
     raise InvalidModelDirectory(f"{root} has no weights ({_SINGLE} or {_INDEX})", path=str(root))
 
 
-def _read_json(root: Path, name: str) -> Mapping[str, object]:
+def _read_json(root: Path, name: str) -> Mapping[str, Any]:
     try:
         document = json.loads((root / name).read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -198,3 +198,9 @@ def test_every_error_survives_a_process_boundary():
     error = CheckpointMismatch("no", path="/models/a", problems=("x is missing",))
     copy = pickle.loads(pickle.dumps(error))
     assert (str(copy), copy.path, copy.problems) == ("no", "/models/a", ("x is missing",))
+
+
+def test_a_damaged_generation_config_is_named(directory):
+    (directory / "generation_config.json").write_text("{")
+    with pytest.raises(InvalidModelDirectory, match=r"generation_config\.json cannot be read"):
+        _ = ModelDirectory.open(directory).limits
