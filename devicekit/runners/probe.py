@@ -47,13 +47,17 @@ def probe_layout(model: PreTrainedModel, *, path: Path) -> KVLayout:
     probe = _Probe()
     token = torch.zeros((1, 1), dtype=torch.int64, device=model.device)
     try:
-        with torch.inference_mode(), attending(probe):
+        with torch.no_grad(), attending(probe):
             model(
                 input_ids=token,
                 position_ids=token.clone(),
                 use_cache=False,
                 logits_to_keep=torch.zeros(1, dtype=torch.int64, device=model.device),
             )
+    except NotImplementedError as error:
+        raise _refusal(
+            model, path, f"needs an operation that {model.device} does not have: {error}"
+        ) from error
     except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise _refusal(model, path, f"does not run on packed tokens: {error}") from error
     reason = _why_not(model, probe.calls)

@@ -70,7 +70,8 @@ class TransformersRunner:
         """Write the batch's keys and values into the pool and return the wanted tokens."""
         if self._pool is None:
             raise RuntimeError("bind a KV pool before the first step")
-        with torch.inference_mode():
+        # Not inference mode: its tensors carry no version counter, which backends written in Python trip over.
+        with torch.no_grad():
             logits = self._forward(batch, self._pool)
             tokens = sampling.choose(logits, batch.sampling)
             logprobs = None
