@@ -17,7 +17,7 @@ from devicekit.memory.pages import PageAllocator
 from devicekit.memory.prefix import PrefixCache
 from devicekit.memory.rows import RequestTable
 from devicekit.release import ReleasePoint, ReleasePoints
-from devicekit.scheduling.batch import ForwardBatch, Int32, Logprobs, Runner, StepOutput
+from devicekit.scheduling.batch import ForwardBatch, Int32, Int64, Logprobs, Runner, StepOutput
 from devicekit.scheduling.control import Control
 from devicekit.scheduling.errors import InvalidRequest
 from devicekit.scheduling.kv import RequestKV
