@@ -151,6 +151,8 @@ def _refuse_unserved(root: Path, config: PreTrainedConfig) -> None:
         raise refuse(
             f"has layers of kind {', '.join(others)}; only layers that keep keys and values are served"
         )
+    if getattr(config, "quantization_config", None) is not None:
+        raise refuse("is stored quantised, which this runner does not load")
     if getattr(text, "num_attention_heads", None) is None:
         raise refuse(
             "keeps a recurrent state instead of keys and values (Mamba, RWKV and the like); not served"
@@ -162,6 +164,11 @@ def _find_weights(root: Path) -> tuple[Path, ...]:
         index = _read_json(root, _INDEX).get("weight_map")
         if not isinstance(index, dict) or not index:
             raise InvalidModelDirectory(f"{root / _INDEX} has no weight_map", path=str(root))
+        astray = [name for name in index.values() if not isinstance(name, str) or Path(name).name != name]
+        if astray:
+            raise InvalidModelDirectory(
+                f"{root / _INDEX} names {astray[0]!r}, not a file beside it", path=str(root)
+            )
         files = tuple(root / name for name in sorted(set(index.values())))
         absent = [file.name for file in files if not file.is_file()]
         if absent:

@@ -14,6 +14,7 @@ from devicekit.runners.attention import ATTENTION_NAME, AttentionCall, attending
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.errors import UnsupportedModel
 from devicekit.runners.huggingface import AutoModelForCausalLM, PreTrainedModel
+from devicekit.runners.reload import own_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ def sketch_model(directory: ModelDirectory, *, dtype: torch.dtype | None = None)
             copy.deepcopy(directory.config), attn_implementation=ATTENTION_NAME, dtype=torch.bfloat16
         ).eval()
     layout = probe_layout(model, path=directory.path)
-    size = sum(parameter.numel() for parameter in model.parameters()) * wanted.itemsize
+    size = sum(weight.numel() for weight in own_tensors(model).values()) * wanted.itemsize
     return ModelSketch(replace(layout, dtype=wanted), size)
 
 

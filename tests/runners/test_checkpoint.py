@@ -91,6 +91,12 @@ def test_a_shard_that_the_index_names_and_nobody_has(directory):
     assert "model-1.safetensors" in refusal(InvalidModelDirectory, directory)
 
 
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", 7])
+def test_an_index_that_points_elsewhere(directory, name):
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    assert "not a file beside it" in refusal(InvalidModelDirectory, directory)
+
+
 def test_sharded_weights_load(directory, device, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(directory)
     model.save_pretrained(tmp_path / "sharded", max_shard_size="200KB")
@@ -132,6 +138,7 @@ def test_weights_of_another_shape_are_not_made_up(directory, device):
         ("bamba", {"attn_layer_indices": [1], "num_hidden_layers": 2}, "linear_attention"),
         ("rwkv", {}, "recurrent state"),
         ("llama4_text", {"num_hidden_layers": 4}, "chunked_attention"),
+        ("llama", {"quantization_config": {"quant_method": "fp8"}}, "quantised"),
     ],
 )
 def test_models_that_cannot_be_served_are_refused_before_loading(tmp_path, model_type, settings, reason):
