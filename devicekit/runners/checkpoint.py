@@ -12,6 +12,7 @@ from devicekit.runners.errors import (
     InvalidModelDirectory,
     MissingTokenizer,
     UnsupportedModel,
+    one_line,
 )
 from devicekit.runners.huggingface import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -86,7 +87,7 @@ class ModelDirectory:
                         found[name] = StoredTensor(tuple(part.get_shape()), part.get_dtype())
             except (SafetensorError, OSError) as error:
                 raise InvalidModelDirectory(
-                    f"{file} cannot be read as safetensors: {error}", path=str(self.path)
+                    f"{file} cannot be read as safetensors: {one_line(error)}", path=str(self.path)
                 ) from error
         return found
 
@@ -99,7 +100,7 @@ class ModelDirectory:
             return AutoTokenizer.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise MissingTokenizer(
-                f"{self.path}: the tokenizer cannot be loaded: {error}", path=str(self.path)
+                f"{self.path}: the tokenizer cannot be loaded: {one_line(error)}", path=str(self.path)
             ) from error
 
     def _eos_token_ids(self) -> frozenset[int]:
@@ -124,9 +125,8 @@ def _read_config(root: Path) -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(root, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        line = str(error).strip().splitlines()[0]
         raise UnsupportedModel(
-            f"{root}: transformers cannot use config.json: {line}", path=str(root)
+            f"{root}: transformers cannot use config.json: {one_line(error)}", path=str(root)
         ) from error
 
 
@@ -194,7 +194,9 @@ def _read_json(root: Path, name: str) -> Mapping[str, Any]:
     except FileNotFoundError as error:
         raise InvalidModelDirectory(f"{root} has no {name}", path=str(root)) from error
     except (OSError, ValueError) as error:
-        raise InvalidModelDirectory(f"{root / name} cannot be read: {error}", path=str(root)) from error
+        raise InvalidModelDirectory(
+            f"{root / name} cannot be read: {one_line(error)}", path=str(root)
+        ) from error
     if not isinstance(document, dict):
         raise InvalidModelDirectory(f"{root / name} is not a JSON object", path=str(root))
     return document

@@ -12,7 +12,7 @@ import torch
 from devicekit.memory.kv import KVLayout
 from devicekit.runners.attention import ATTENTION_NAME, AttentionCall, attending, register
 from devicekit.runners.checkpoint import ModelDirectory
-from devicekit.runners.errors import UnsupportedModel
+from devicekit.runners.errors import UnsupportedModel, one_line
 from devicekit.runners.huggingface import AutoModelForCausalLM, PreTrainedModel
 from devicekit.runners.reload import own_tensors
 
@@ -57,10 +57,10 @@ def probe_layout(model: PreTrainedModel, *, path: Path) -> KVLayout:
             )
     except NotImplementedError as error:
         raise _refusal(
-            model, path, f"needs an operation that {model.device} does not have: {error}"
+            model, path, f"needs an operation that {model.device} does not have: {one_line(error)}"
         ) from error
     except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
-        raise _refusal(model, path, f"does not run on packed tokens: {error}") from error
+        raise _refusal(model, path, f"does not run on packed tokens: {one_line(error)}") from error
     reason = _why_not(model, probe.calls)
     if reason is not None:
         raise _refusal(model, path, reason)

@@ -186,6 +186,13 @@ def test_a_missing_tokenizer_is_found_when_text_is_asked_for(directory):
         opened.tokenizer()
 
 
+def test_a_damaged_tokenizer_gets_one_line(directory):
+    (directory / "tokenizer.json").write_text("{}")
+    with pytest.raises(MissingTokenizer, match="cannot be loaded") as error:
+        ModelDirectory.open(directory).tokenizer()
+    assert "\n" not in str(error.value)
+
+
 def test_the_generation_config_knows_more_end_tokens(directory):
     (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 7]}))
     assert ModelDirectory.open(directory).limits.eos_token_ids == {0, 7}
