@@ -101,7 +101,8 @@ class PrefixStats:
 class PrefixCache(PrefixTree):
     """A radix tree over token bytes, in whole pages of `page_size` tokens; see the module for its use.
 
-    `policy` is one of lru, lfu, fifo, priority, slru, or a `Policy`; `UnknownPolicy` otherwise.
+    `policy` is one of lru, lfu, fifo, priority, slru, or a `Policy`; `UnknownPolicy` otherwise. A `page_size`
+    below 1 is a ValueError.
     """
 
     def __init__(self, allocator: PageAllocator, page_size: int, *, policy: str | Policy = "lru") -> None:
