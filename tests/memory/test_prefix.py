@@ -12,10 +12,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from devicekit.contract.errors import ConfigurationError
 from devicekit.memory.audit import audit
 from devicekit.memory.errors import CacheInUse, StaleNode, UnknownPolicy
-from devicekit.memory.events import BlocksRemoved, BlocksStored, CacheCleared, CacheEvent
+from devicekit.memory.events import BlocksRemoved, BlocksStored, CacheEvent
 from devicekit.memory.eviction import POLICIES
 from devicekit.memory.pages import PageAllocator
 from devicekit.memory.prefix import Insertion, PrefixCache
+from devicekit.memory.prefix_node import Node
 
 Int32 = npt.NDArray[np.int32]
 
@@ -26,7 +27,7 @@ def tokens(*pages: int, page_size: int = 4, tail: int = 0) -> Int32:
 
 
 def ids(pages: bytes) -> list[int]:
-    return np.frombuffer(pages, np.int32).tolist()
+    return [int(page) for page in np.frombuffer(pages, np.int32)]
 
 
 def build(num_pages: int = 100, page_size: int = 4, policy: str = "lru") -> tuple[PageAllocator, PrefixCache]:
@@ -178,6 +179,31 @@ def test_publishing_the_own_prefix_again_makes_no_duplicates() -> None:
     again = cache.insert(tokens(1, 2, 3), first.pages)
     assert again.duplicates == b""
     assert again.pages == first.pages
+
+
+def test_a_prefix_parts_below_a_node_that_goes_on_already() -> None:
+    pool, cache = build()
+    whole = publish(cache, tokens(1, 2, 3))
+    match = cache.match(tokens(1, 2))
+    cache.lock(match.node)
+    done = cache.insert(tokens(1, 2, 8), match.pages + (pool.take(1) or b""), held=match.node)
+    assert cache.match(tokens(1, 2, 3)).pages == whole.pages
+    assert cache.match(tokens(1, 2, 8)).pages == done.pages
+    assert cache.total == 4
+
+
+def test_inserting_without_a_lock_leaves_everything_evictable_leaves_first() -> None:
+    pool, cache = build()
+    publish(cache, tokens(1, 2))
+    for page in (3, 4, 5):
+        done = cache.insert(tokens(1, page), pool.take(2) or b"")
+        pool.give(done.duplicates)
+    assert (cache.evictable, cache.protected) == (5, 0)
+    for left in (4, 3, 2, 1, 0):
+        assert cache.evict(1) == 1
+        assert cache.total == left
+        assert audit(pool, owned=b"", cache=cache).balanced
+        assert cache.peek(tokens(1)) == (4 if left else 0)
 
 
 def test_too_few_pages_are_refused_before_anything_changes() -> None:
@@ -436,7 +462,7 @@ class Cached:
 class Running:
     prompt: Int32
     namespace: int
-    held: object
+    held: Node
     held_length: int  # pages locked
     row: bytes
     shared: int  # bytes of row
@@ -553,6 +579,19 @@ class CacheMachine(RuleBasedStateMachine):
             Running(prompt, namespace, match.node, len(keys), row, len(match.pages), priority)
         )
 
+    @rule(prompt=prompts, namespace=st.integers(0, 1), priority=st.integers(0, 2))
+    def insert_unlocked(self, prompt: Int32, namespace: int, priority: int) -> None:
+        keys = self.path(prompt, namespace)
+        own = self.pool.take(len(keys))
+        if own is None or not keys:
+            return
+        known = [self.model[key].page for key in self.known(prompt, namespace)]
+        done = self.cache.insert(prompt, own, namespace, priority=priority)
+        assert ids(done.pages) == known + ids(own)[len(known) :]
+        assert done.duplicates == own[: len(known) * 4]
+        self.pool.give(done.duplicates)
+        self.model_insert(prompt, namespace, ids(done.pages), priority)
+
     @precondition(lambda self: self.running)
     @rule(data=st.data(), finish=st.booleans())
     def publish(self, data: st.DataObject, finish: bool) -> None:
@@ -565,11 +604,13 @@ class CacheMachine(RuleBasedStateMachine):
             request.prompt,
             request.row,
             request.namespace,
-            held=request.held,  # type: ignore[arg-type]  # opaque here
+            held=request.held,
             priority=request.priority,
         )
         assert ids(done.pages) == theirs
-        assert ids(done.duplicates) == [page for page, other in zip(mine, theirs, strict=True) if page != other]
+        assert ids(done.duplicates) == [
+            page for page, other in zip(mine, theirs, strict=True) if page != other
+        ]
         self.pool.give(done.duplicates)
         request.row = done.pages + request.row[len(done.pages) :]
         request.shared, request.held = len(done.pages), done.node
@@ -589,7 +630,7 @@ class CacheMachine(RuleBasedStateMachine):
     def leave(self, request: Running) -> None:
         self.running = [other for other in self.running if other is not request]
         self.pool.give(request.row[request.shared :])
-        self.cache.unlock(request.held)  # type: ignore[arg-type]  # opaque here
+        self.cache.unlock(request.held)
         self.model_lock(self.path(request.prompt, request.namespace)[: request.held_length], -1)
 
     @rule(prompt=prompts, namespace=st.integers(0, 2))
@@ -619,11 +660,13 @@ class CacheMachine(RuleBasedStateMachine):
         found = audit(self.pool, owned=owned, cache=self.cache)
         assert found.balanced, found
         assert self.cache.total == len(self.model) == len(self.router)
+        for namespace, key in self.model:
+            assert self.cache.peek(key, namespace) == len(key) // 4
         assert self.cache.protected == sum(entry.locks > 0 for entry in self.model.values())
 
 
 TestCacheMachine = CacheMachine.TestCase
-TestCacheMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestCacheMachine.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
 
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))
@@ -651,8 +694,7 @@ def test_twenty_thousand_random_requests_conserve(policy: str) -> None:
                 running.append(Running(prompt, kind % 2, match.node, 0, row, len(match.pages), size % 3))
         else:
             request = running.pop(size % len(running))
-            row, shared, node = request.row, request.shared, cache.match(b"").node
-            node = request.held  # type: ignore[assignment]  # opaque here
+            row, shared, node = request.row, request.shared, request.held
             if kind < 900:
                 done = cache.insert(
                     request.prompt, row, request.namespace, held=node, priority=request.priority
