@@ -360,6 +360,19 @@ def test_policies_differ_in_what_goes_first(policy: str, order: list[int]) -> No
     assert order_of_eviction(cache, [1, 2, 3, 4]) == order
 
 
+def test_what_is_added_to_a_popular_prefix_is_not_popular_yet() -> None:
+    _, cache = build(policy="lfu")
+    publish(cache, tokens(1, 2))
+    for _ in range(3):
+        cache.match(tokens(1, 2))
+    publish(cache, tokens(7))
+    cache.match(tokens(7))
+    publish(cache, tokens(1, 2, 3))
+    cache.evict(1)
+    assert cache.peek(tokens(1, 2, 3)) == 8
+    assert cache.peek(tokens(7)) == 4
+
+
 def test_a_long_scan_does_not_push_out_reused_prefixes_under_slru() -> None:
     pool, cache = build(num_pages=10, policy="slru")
     publish(cache, tokens(1, 2))
