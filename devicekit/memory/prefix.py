@@ -19,8 +19,11 @@ those whose keys and values are written, from the start (never the token just sa
 published before); a page that is not full is left alone. ::
 
     done = cache.insert(tokens, row, namespace, held=held)
-    pool.give(done.duplicates)                  # someone published the same tokens first: use theirs
+    pool.give(done.duplicates)
     held, row, shared = done.node, done.pages + row[len(done.pages):], len(done.pages)
+
+Where `duplicates` is not empty, someone published the same tokens first and `done.pages` are theirs: the
+request's line in the request table changes with `row`.
 
 Finish: publish, then ::
 

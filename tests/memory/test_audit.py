@@ -80,6 +80,21 @@ def test_a_page_outside_the_pool_is_named() -> None:
     assert not found.balanced
 
 
+def test_a_page_that_two_requests_claim_is_named() -> None:
+    pool, cache, own = cached()
+    found = audit(pool, owned=own + own[:4], cache=cache)
+    assert found.doubled == tuple(np.frombuffer(own[:4], np.int32).tolist())
+    assert not found.balanced
+
+
+def test_a_cached_page_that_a_request_claims_is_named() -> None:
+    pool, cache, own = cached()
+    shared = cache.match(np.arange(PAGE_SIZE, dtype=np.int32)).pages
+    found = audit(pool, owned=own + shared, cache=cache)
+    assert found.doubled == tuple(np.frombuffer(shared, np.int32).tolist())
+    assert found.difference == -1
+
+
 def test_rows_are_audited_like_pages() -> None:
     table = RequestTable(8, 4)
     rows = [table.take_one(), table.take_one()]
