@@ -15,10 +15,10 @@ SUITES = {"pools": pools.run}
 def main(arguments: list[str] | None = None) -> int:
     """Exit status 0; 1 when a row misses its target."""
     parser = argparse.ArgumentParser(prog="python -m devicekit.devtools.bench", description=__doc__)
-    parser.add_argument("suites", nargs="*", choices=[*SUITES, []], help="default: all")
+    parser.add_argument("suites", nargs="+", choices=list(SUITES))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to FILE as well")
     chosen = parser.parse_args(arguments)
-    rows = [row for suite in chosen.suites or SUITES for row in SUITES[suite]()]
+    rows = [row for suite in chosen.suites for row in SUITES[suite]()]
     print(as_table(rows))
     if chosen.json is not None:
         chosen.json.write_text(as_json(rows), encoding="utf-8")
