@@ -106,6 +106,7 @@ class PrefixTree:
             node.parent is not None
             and not node.children
             and node.locks == (1 if node is held else 0)
+            and node.rank <= rank
             and len(node.key) + len(key) <= self._max_edge
         ):
             first = node.size
