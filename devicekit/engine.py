@@ -72,6 +72,7 @@ class EngineConfig:
     kv_tokens: int | None = None  # size of the KV pool; None: as above
     policy: str = "fcfs"
     prefix_caching: bool = True
+    conservativeness: float = 1.0  # lower admits more requests at once, at the price of retractions
 
 
 class Engine:
@@ -100,6 +101,7 @@ class Engine:
             max_batch_tokens=config.max_batch_tokens,
             policy=config.policy,
             prefix_caching=config.prefix_caching,
+            conservativeness=config.conservativeness,
         )
         self._detokenizer = None if self.tokenizer is None else _Detokenizer(self.tokenizer)
         self.scheduler = Scheduler(

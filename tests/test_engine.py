@@ -52,7 +52,10 @@ def random_prompts(seed: int, count: int, longest: int = 60) -> list[list[int]]:
 
 
 @settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
 )
 @given(
     page_size=st.sampled_from([1, 4, 16]),
@@ -94,7 +97,9 @@ def test_tokens_do_not_depend_on_paging_chunking_sharing_or_retraction(
 def test_a_pool_too_small_for_all_retracts_and_loses_nothing(
     checkpoints: tuple[Path, Path], reference: dict[str, PreTrainedModel]
 ) -> None:
-    config = EngineConfig(page_size=4, max_running=8, kv_tokens=120, prefix_caching=False)
+    config = EngineConfig(
+        page_size=4, max_running=8, kv_tokens=120, prefix_caching=False, conservativeness=0.1
+    )
     engine = Engine.open(checkpoints[0], "cpu", config=config)
     prompts = random_prompts(5, 8, 12)
     generations = engine.generate(prompts, max_new_tokens=40, temperature=0.0)

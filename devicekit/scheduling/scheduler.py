@@ -42,6 +42,7 @@ class SchedulerLimits:
     max_batch_tokens: int = 512  # tokens per forward pass: bounds the time a decode step waits for prompts
     policy: str = "fcfs"
     prefix_caching: bool = True
+    conservativeness: float = 1.0  # scales the share of max_new_tokens that admission sets pages aside for
     checked: bool = False  # find double frees, at a cost
 
 
@@ -93,7 +94,7 @@ class Scheduler:
             releases=releases or ReleasePoints(device, clock=clock),
             clock=clock,
         )
-        self._ratio = NewTokenRatio()
+        self._ratio = NewTokenRatio(limits.conservativeness)
         self._planner = Planner(self.state, self._ratio, limits.max_batch_tokens)
         self._builder = BatchBuilder(self.state, limits.max_running, limits.max_batch_tokens)
         self._retraction = Retraction(self.state, self._ratio)
