@@ -80,9 +80,9 @@ class Planner:
         others = len(state.running) + len(state.prefilling)
         if not others:  # whatever it may need later, nothing else is going to free anything for it
             return 0
-        to_come = int(state.running.left.sum()) + sum(
-            request.limit - request.total for request in (*state.prefilling, newcomer)
-        )
+        to_come = state.running.to_come() + newcomer.limit - newcomer.total
+        for request in state.prefilling:
+            to_come += request.limit - request.total
         return state.kv.pages_for(int(to_come * self._ratio.value))
 
 
@@ -91,57 +91,53 @@ class BatchBuilder:
 
     def __init__(self, state: SchedulerState, max_running: int, max_batch_tokens: int) -> None:
         self._state = state
-        size = max(max_running, max_batch_tokens)
-        self._count: Int32 = np.arange(size + 1, dtype=np.int32)
-        self._lengths: Int32 = np.empty(max_running, np.int32)
+        # Every batch is made of slices of this.
+        self._count: Int32 = np.arange(max_running + max_batch_tokens + 1, dtype=np.int32)
+        self._flat_history = state.running.history.reshape(-1)
+        self._flat_table = state.kv.table.pages.reshape(-1)
 
     def build(self, plan: Plan) -> ForwardBatch:
         """The batch of a plan. Its arrays may share memory with the scheduler's: they are good for one pass."""
         state, count = self._state, plan.decoding
         running = state.running
-        positions = running.lengths.astype(np.int32)
         batch = ForwardBatch(
             tokens=running.tokens,
-            positions=positions,
+            positions=running.positions,
             slots=running.slots,
-            rows=running.rows.astype(np.int32),
+            rows=running.rows,
             starts=self._count[: count + 1],
-            lengths=np.add(positions, 1, out=self._lengths[:count]),
+            lengths=running.lengths,
             page_table=state.kv.table.pages,
             page_size=state.kv.page_size,
             wanted=self._count[:count],
         )
-        if plan.chunks:
-            self._append(batch, plan)
-        joining = [chunk.request for chunk in plan.chunks if chunk.completes]
-        running.sampling.fill(batch, positions, joining)
+        if not plan.chunks:
+            running.sampling.fill(batch, running.positions, [])
+            return batch
+        self._append(batch, plan.chunks)
+        running.sampling.fill(
+            batch, running.positions, [chunk.request for chunk in plan.chunks if chunk.completes]
+        )
         return batch
 
-    def _append(self, batch: ForwardBatch, plan: Plan) -> None:
-        state, size = self._state, batch.page_size
-        history, table = state.running.history, batch.page_table
-        tokens, positions, slots = [batch.tokens], [batch.positions], [batch.slots]
-        sizes: list[int] = []
-        wanted: list[int] = []
-        at = plan.decoding
-        for chunk in plan.chunks:
-            row = chunk.request.row
-            span = np.arange(chunk.start, chunk.end, dtype=np.int32)
-            tokens.append(history[row, chunk.start : chunk.end])
-            positions.append(span)
-            slots.append(table[row, span // size].astype(np.int64) * size + span % size)
-            sizes.append(chunk.end - chunk.start)
-            at += sizes[-1]
-            if chunk.completes:
-                wanted.append(at - 1)
-        requests = [chunk.request.row for chunk in plan.chunks]
-        ends = np.cumsum(sizes, dtype=np.int32) + np.int32(plan.decoding)
-        batch.tokens = np.concatenate(tokens)
-        batch.positions = np.concatenate(positions)
-        batch.slots = np.concatenate(slots)
-        batch.rows = np.concatenate((batch.rows, np.array(requests, np.int32)))
-        batch.starts = np.concatenate((batch.starts, ends))
-        batch.lengths = np.concatenate(
-            (batch.lengths, np.array([chunk.end for chunk in plan.chunks], np.int32))
-        )
-        batch.wanted = np.concatenate((batch.wanted, np.array(wanted, np.int32)))
+    def _append(self, batch: ForwardBatch, chunks: list[Chunk]) -> None:
+        """Put the chunks behind the decoding tokens, all at once."""
+        table, size = self._state.kv.table, batch.page_size
+        decoding = len(batch.rows)
+        fields = [(chunk.request.row, chunk.start, chunk.end, chunk.completes) for chunk in chunks]
+        rows, begins, ends, completes = np.array(fields, np.int64).T
+        sizes = ends - begins
+        stops = np.cumsum(sizes)
+        # One entry per token: its position, and the row it is in.
+        positions = np.arange(stops[-1]) + np.repeat(begins - stops + sizes, sizes)
+        token_rows = np.repeat(rows, sizes)
+        pages = self._flat_table[token_rows * table.pages_per_row + positions // size].astype(np.int64)
+        tokens = self._flat_history[token_rows * self._state.running.history.shape[1] + positions]
+        batch.tokens = np.concatenate((batch.tokens, tokens))
+        batch.positions = np.concatenate((batch.positions, positions.astype(np.int32)))
+        batch.slots = np.concatenate((batch.slots, pages * size + positions % size))
+        batch.rows = np.concatenate((batch.rows, rows.astype(np.int32)))
+        batch.starts = np.concatenate((batch.starts, (stops + decoding).astype(np.int32)))
+        batch.lengths = np.concatenate((batch.lengths, ends.astype(np.int32)))
+        last = (stops + decoding - 1)[completes.astype(bool)]
+        batch.wanted = np.concatenate((batch.wanted, last.astype(np.int32)))
