@@ -64,7 +64,7 @@ class Planner:
 
     def _admit(self, request: Request) -> bool:
         state = self._state
-        namespace = (request.namespace, state.weight_version)
+        namespace = (request.namespace, state.weights_epoch)
         if not state.kv.acquire(request, namespace, self._spare(request)):
             return False
         state.waiting.take_first()
