@@ -40,6 +40,8 @@ from devicekit.scheduling.messages import (
     AbortReply,
     Blocker,
     Continue,
+    Drain,
+    DrainReply,
     Flush,
     FlushReply,
     Operation,
@@ -47,12 +49,17 @@ from devicekit.scheduling.messages import (
     PauseMode,
     PauseReply,
     Reply,
+    Selector,
     UpdateReply,
+    UpdateWeights,
     UpdateWeightsFromDisk,
 )
 from devicekit.scheduling.request import Request, SamplingParams, prompt_array
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits, Step
-from devicekit.weights.disk import disk_handler
+from devicekit.weights.install import WeightControl, install
+from devicekit.weights.occupation import MemoryTag
+from devicekit.weights.operations import MemoryReply, ReleaseMemory, ResumeMemory
+from devicekit.weights.store import Model, WeightStore
 
 if TYPE_CHECKING:
     from devicekit.runners.huggingface import PreTrainedTokenizerBase
@@ -93,7 +100,8 @@ class Engine:
         self.clock = clock or SystemClock()
         self.plan = _plan(runner, device, config)
         self.tokenizer = _tokenizer(runner.directory)
-        runner.bind(KVPool(device, runner.layout, self.plan.num_pages, config.page_size))
+        pool = KVPool(device, runner.layout, self.plan.num_pages, config.page_size)
+        runner.bind(pool)
         limits = SchedulerLimits(
             num_pages=self.plan.num_pages,
             page_size=config.page_size,
@@ -107,7 +115,13 @@ class Engine:
         self.scheduler = Scheduler(
             runner, device, limits, clock=self.clock, releases=releases, detokenizer=self._detokenizer
         )
-        self.scheduler.control.register(UpdateWeightsFromDisk, disk_handler(self.scheduler.state, runner))
+        model = Model(runner, runner.weight_aliases())
+        self.weights: WeightControl = install(
+            self.scheduler.control,
+            WeightStore(self.scheduler.state, device, model),
+            loaders={Selector.TARGET: runner},
+            regions={MemoryTag.KV_CACHE: pool},
+        )
         self._generations: dict[str, Generation] = {}
         self._replies: dict[str, Reply] = {}
         self._ids = itertools.count(1)
@@ -243,6 +257,23 @@ class Engine:
     def abort(self, request_id: str) -> AbortReply:
         """End one request."""
         return self.perform(Abort(self._next_id("abort"), request_id), AbortReply)
+
+    def drain(self, timeout: float | None = None) -> DrainReply:
+        """Let running requests end and start no others, then pause."""
+        return self.perform(Drain(self._next_id("drain"), timeout), DrainReply)
+
+    def release_memory(self, *tags: str, backup_weights: bool = False) -> MemoryReply:
+        """Give the memory of regions back (`MemoryTag`; none named: all). Refused unless idle."""
+        operation = ReleaseMemory(self._next_id("release"), tags, backup_weights)
+        return self.perform(operation, MemoryReply)
+
+    def resume_memory(self, *tags: str) -> MemoryReply:
+        """Take the memory of regions again."""
+        return self.perform(ResumeMemory(self._next_id("resume"), tags), MemoryReply)
+
+    def update_weights(self, operation: UpdateWeights) -> UpdateReply:
+        """Run any weight update of `devicekit.weights.operations`."""
+        return self.perform(operation, UpdateReply)
 
     def update_weights_from_disk(
         self,

@@ -194,4 +194,5 @@ def _mix(value: _U64) -> _U64:
     """A bijection of 64-bit numbers that scatters neighbours; unsigned arithmetic wraps, as it should."""
     for _ in range(2):
         value = (value ^ (value >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
-    return value ^ (value >> np.uint64(32))
+    mixed: _U64 = value ^ (value >> np.uint64(32))
+    return mixed

@@ -16,6 +16,9 @@ from devicekit.scheduling.request import Finish, Request, SamplingParams
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits, Step
 from devicekit.scheduling.state import Participant
 from devicekit.testing.hash_runner import HashRunner, salt_of
+from devicekit.weights.install import WeightControl, install
+from devicekit.weights.occupation import MemoryTag
+from devicekit.weights.store import Model, WeightStore
 
 _R = TypeVar("_R", bound=Reply)
 
@@ -66,6 +69,8 @@ class Rig:
     runner: HashRunner
     clock: Clock
     releases: ReleasePoints
+    weights: WeightControl
+    draft: HashRunner | None = None
     outputs: dict[str, list[int]] = field(default_factory=dict)
     finishes: dict[str, Finish] = field(default_factory=dict)
     last: dict[str, Output] = field(default_factory=dict)
@@ -167,6 +172,7 @@ def make_rig(
     max_batch_tokens: int = 64,
     prefix_caching: bool = True,
     eos: frozenset[int] = frozenset(),
+    draft: bool = False,
 ) -> Rig:
     clock = Clock()
     runner = HashRunner(device, num_pages=num_pages, page_size=page_size, eos_token_ids=eos)
@@ -180,4 +186,12 @@ def make_rig(
     )
     releases = ReleasePoints(device, clock=clock)
     scheduler = Scheduler(runner, device, limits, clock=clock, releases=releases)
-    return Rig(scheduler, runner, clock, releases)
+    second = HashRunner(device, num_pages=1, page_size=page_size, seed=9) if draft else None
+    store = WeightStore(
+        scheduler.state,
+        device,
+        Model(runner, {"tied.weight": "embed.weight"}),
+        None if second is None else Model(second),
+    )
+    weights = install(scheduler.control, store, regions={MemoryTag.KV_CACHE: runner.pool})
+    return Rig(scheduler, runner, clock, releases, weights, second)
