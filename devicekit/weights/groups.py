@@ -113,6 +113,15 @@ class UpdateGroups:
         """Forget a group, in whatever condition it is."""
         group, _ = self._groups.pop(name)
         torch.distributed.destroy_process_group(group)
+        # Some backends wait for what is under way when the last reference goes, until its timeout: not here.
+        last = [group]
+        del group
+        threading.Thread(target=last.clear, daemon=True).start()
+
+    def close(self) -> None:
+        """Leave every group. torch allows one group of a name in a process."""
+        for name in list(self._groups):
+            self.drop(name)
 
 
 def _check(operation: InitUpdateGroup, rank: int) -> None:

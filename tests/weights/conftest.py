@@ -26,4 +26,5 @@ def rig(device: Device) -> Iterator[Rig]:
     """A rig of 64 pages of 4 tokens, audited at the end."""
     rig = make_rig(device)
     yield rig
+    rig.weights.groups.close()
     rig.check()
