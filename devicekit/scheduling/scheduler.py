@@ -31,6 +31,8 @@ from devicekit.scheduling.state import Participant, SchedulerState
 from devicekit.scheduling.stopping import Detokenizer, StopConditions
 from devicekit.scheduling.waiting import WaitingQueue
 
+_BLOCK = 64
+
 
 @dataclass(frozen=True, slots=True)
 class SchedulerLimits:
@@ -83,7 +85,9 @@ class Scheduler:
         self._model = model
         self._pool_tokens = limits.num_pages * limits.page_size
         longest = min(model.max_positions, self._pool_tokens)
-        table = RequestTable(limits.max_running, -(-longest // limits.page_size), checked=limits.checked)
+        table = RequestTable(
+            limits.max_running, _row_width(longest, limits.page_size), checked=limits.checked
+        )
         pages = PageAllocator(limits.num_pages, checked=limits.checked)
         prefix = PrefixCache(pages, limits.page_size) if limits.prefix_caching else None
         self.state = SchedulerState(
@@ -339,3 +343,9 @@ class Scheduler:
                 ids, values = logprobs.top_ids[at, :asked], logprobs.top_values[at, :asked]
                 top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
                 request.logprobs.append(TokenLogprob(int(tokens[at]), float(logprobs.chosen[at]), top))
+
+
+def _row_width(longest: int, page_size: int) -> int:
+    """Pages in a row of the request table; wide rows in whole blocks, which is what its mirrors upload."""
+    width = -(-longest // page_size)
+    return width if width < _BLOCK else -(-width // _BLOCK) * _BLOCK
