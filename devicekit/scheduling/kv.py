@@ -35,6 +35,10 @@ class RequestKV:
     def pages_for(self, tokens: int) -> int:
         return -(-tokens // self.page_size)
 
+    def cached_tokens(self, request: Request, namespace: Hashable) -> int:
+        """Leading tokens of a waiting request that are cached. Counts as no use of them."""
+        return 0 if self.prefix is None else self.prefix.peek(request.tokens[:-1], namespace)
+
     def acquire(self, request: Request, namespace: Hashable, spare: int) -> bool:
         """Give a request a row and pages for all its known tokens, cached ones first.
 

@@ -51,6 +51,8 @@ class Planner:
         budget = self._max_batch_tokens - plan.decoding
         for request in state.prefilling:
             budget = self._take_chunk(plan, request, budget)
+        if budget > 0 and state.admitting:
+            state.waiting.arrange()
         while budget > 0 and state.admitting and len(state.waiting) and self._admit(state.waiting.first()):
             budget = self._take_chunk(plan, state.prefilling[-1], budget)
         return plan
@@ -64,8 +66,7 @@ class Planner:
 
     def _admit(self, request: Request) -> bool:
         state = self._state
-        namespace = (request.namespace, state.weight_version)
-        if not state.kv.acquire(request, namespace, self._spare(request)):
+        if not state.kv.acquire(request, state.namespace(request), self._spare(request)):
             return False
         state.waiting.take_first()
         if not request.num_output:

@@ -91,11 +91,14 @@ class Scheduler:
         )
         pages = PageAllocator(limits.num_pages, checked=limits.checked)
         prefix = PrefixCache(pages, limits.page_size) if limits.prefix_caching else None
+        kv = RequestKV(table, pages, limits.page_size, prefix)
         self.state = SchedulerState(
             runner=runner,
-            kv=RequestKV(table, pages, limits.page_size, prefix),
+            kv=kv,
             running=RunningBatch(table, pages, limits.page_size, longest),
-            waiting=WaitingQueue(limits.policy),
+            waiting=WaitingQueue(
+                limits.policy, lambda request: kv.cached_tokens(request, self.state.namespace(request))
+            ),
             releases=releases or ReleasePoints(device, clock=clock),
             clock=clock,
         )
