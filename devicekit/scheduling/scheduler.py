@@ -10,6 +10,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from devicekit.clock import Clock, SystemClock
 from devicekit.contract.records import ErrorKind
@@ -49,8 +50,7 @@ class SchedulerLimits:
     checked: bool = False  # find double frees, at a cost
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """What came out of one step."""
 
     outputs: tuple[Output, ...]
