@@ -43,6 +43,11 @@ class PrefixTree:
         """Pages in the cache."""
         return self.evictable + self.protected
 
+    @property
+    def namespaces(self) -> int:
+        """Namespaces that hold pages."""
+        return len(self._roots)
+
     def lock(self, node: Node) -> None:
         """Keep the prefix that ends at `node` from being evicted; once more for each call."""
         while not node.locks:

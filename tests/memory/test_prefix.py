@@ -107,6 +107,32 @@ def test_namespaces_do_not_see_each_other() -> None:
     assert cache.match(tokens(1, 2)).tokens == 0
 
 
+def test_a_namespace_goes_with_its_last_page() -> None:
+    pool, cache = build()
+    for version in range(5):
+        publish(cache, tokens(1, 2), version)
+    cache.match(tokens(1), "never inserted")
+    assert cache.namespaces == 5
+    assert cache.evict(5) == 5
+    assert cache.namespaces == 3
+    cache.reset()
+    assert cache.namespaces == 0
+    assert pool.available == 100
+
+
+def test_a_namespace_that_went_while_a_request_waited_comes_back() -> None:
+    pool, cache = build()
+    publish(cache, tokens(1), "tenant")
+    match = cache.match(tokens(2), "tenant")
+    cache.lock(match.node)
+    cache.evict(1)
+    done = cache.insert(tokens(2), pool.take(1) or b"", "tenant", held=match.node)
+    assert (cache.namespaces, cache.protected) == (1, 1)
+    cache.unlock(done.node)
+    assert cache.match(tokens(2), "tenant").pages == done.pages
+    assert audit(pool, owned=b"", cache=cache).balanced
+
+
 def test_peeking_counts_and_changes_nothing() -> None:
     _, cache = build(num_pages=6)
     publish(cache, tokens(1, 2, 3))
