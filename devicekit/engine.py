@@ -27,6 +27,7 @@ from devicekit.available import available_memory
 from devicekit.clock import Clock, SystemClock
 from devicekit.device import Device, get_device
 from devicekit.generation import Generation, IncrementalText
+from devicekit.memory.host_kv import HostKVPool
 from devicekit.memory.kv import KVLayout, KVPool
 from devicekit.memory.sizing import KVPlan, plan_kv
 from devicekit.release import ReleasePoints
@@ -35,6 +36,7 @@ from devicekit.runners.errors import MissingTokenizer
 from devicekit.runners.transformers_runner import TransformersRunner
 from devicekit.scheduling.batch import ModelLimits
 from devicekit.scheduling.errors import InvalidOperation, InvalidRequest
+from devicekit.scheduling.host_tier import attach_host_tier
 from devicekit.scheduling.messages import (
     Abort,
     AbortReply,
@@ -57,7 +59,7 @@ from devicekit.scheduling.messages import (
 from devicekit.scheduling.request import Request, SamplingParams, prompt_array
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits, Step
 from devicekit.weights.install import WeightControl, install
-from devicekit.weights.occupation import MemoryTag
+from devicekit.weights.occupation import MemoryTag, Region
 from devicekit.weights.operations import MemoryReply, ReleaseMemory, ResumeMemory
 from devicekit.weights.store import Model, WeightStore
 
@@ -81,6 +83,7 @@ class EngineConfig:
     kv_tokens: int | None = None  # size of the KV pool; None: as above
     policy: str = "fcfs"
     prefix_caching: bool = True
+    host_kv_tokens: int = 0  # size of the second level of the prefix cache, in host memory; 0: none
     conservativeness: float = 1.0  # lower admits more requests at once, at the price of retractions
 
 
@@ -122,7 +125,7 @@ class Engine:
             self.scheduler.control,
             WeightStore(self.scheduler.state, device, model),
             loaders={Selector.TARGET: runner},
-            regions={MemoryTag.KV_CACHE: pool},
+            regions=self._regions(pool),
         )
         self._generations: dict[str, Generation] = {}
         self._replies: dict[str, Reply] = {}
@@ -152,6 +155,13 @@ class Engine:
         handle = get_device(device)
         runner = TransformersRunner.load(path, handle, dtype=dtype)
         return cls(runner, handle, config or EngineConfig(), clock=clock)
+
+    def _regions(self, pool: KVPool) -> dict[MemoryTag, Region]:
+        regions: dict[MemoryTag, Region] = {MemoryTag.KV_CACHE: pool}
+        if self.config.host_kv_tokens:
+            host = HostKVPool(self.device, pool, -(-self.config.host_kv_tokens // self.config.page_size))
+            regions[MemoryTag.HOST_KV] = attach_host_tier(self.scheduler, host)
+        return regions
 
     # -- Requests ---------------------------------------------------------------------------------------------
 

@@ -96,6 +96,14 @@ class KVPool:
         value = self._values[layer].index_select(0, flat).view(self.layout.dtype)
         return key.view(*slots.shape, *key.shape[1:]), value.view(*slots.shape, *value.shape[1:])
 
+    def page_rows(self) -> list[torch.Tensor]:
+        """Every buffer as bytes, ``[num_pages + 1, bytes per page]``: views, keys before values."""
+        return [
+            buffer.view(self.num_pages + 1, -1).view(torch.uint8)
+            for buffers in (self._keys, self._values)
+            for buffer in (buffers[layer] for layer in range(self.layout.num_layers))
+        ]
+
     def release(self) -> int:
         """Free the memory of all buffers, contents and all, until `resume`; bytes."""
         self.device.synchronize()  # a kernel may still be reading them

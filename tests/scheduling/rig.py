@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 
+from devicekit.contract.handles import Stream
 from devicekit.device import Device
 from devicekit.memory.audit import audit
+from devicekit.memory.copies import Copier
+from devicekit.memory.host_kv import HostKVPool
 from devicekit.release import ReleasePoints
+from devicekit.scheduling.host_tier import HostTier, attach_host_tier
 from devicekit.scheduling.messages import Operation, Output, Reply
 from devicekit.scheduling.request import Finish, Request, SamplingParams
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits, Step
 from devicekit.scheduling.state import Participant
 from devicekit.testing.hash_runner import HashRunner, salt_of
 from devicekit.weights.install import WeightControl, install
-from devicekit.weights.occupation import MemoryTag
+from devicekit.weights.occupation import MemoryTag, Region
 from devicekit.weights.store import Model, WeightStore
 
 _R = TypeVar("_R", bound=Reply)
@@ -61,6 +65,59 @@ class Work:
         self.finished = 0
 
 
+class LateEvent:
+    """Becomes true when the test says so, or when somebody waits for it."""
+
+    def __init__(self, copier: LateCopier) -> None:
+        self._copier = copier
+        self.happened = False
+
+    def record(self, stream: Stream | None = None) -> None: ...
+
+    def query(self) -> bool:
+        return self.happened
+
+    def synchronize(self) -> None:
+        self._copier.finish()
+
+    def wait(self, stream: Stream | None = None) -> None: ...
+
+
+class LateCopier:
+    """Copies as late as it may: memory that is reused too early shows.
+
+    What computation must find runs at once, behind everything that was begun before; the rest waits for `finish`.
+    """
+
+    overlaps = False  # host memory need not be page-locked for this
+    reason = "a test"
+
+    def __init__(self) -> None:
+        self._begun: list[tuple[Callable[[], None], LateEvent]] = []
+        self._unreported: list[LateEvent] = []
+
+    def begin(self, work: Callable[[], None], *, blocks: bool) -> LateEvent:
+        event = LateEvent(self)
+        self._begun.append((work, event))
+        if blocks:
+            self._run()
+        return event
+
+    def finish(self, count: int | None = None) -> None:
+        """Run what was begun, and report the oldest ``count`` copies, or all, as done."""
+        self._run()
+        done = self._unreported[:count]
+        del self._unreported[: len(done)]
+        for event in done:
+            event.happened = True
+
+    def _run(self) -> None:
+        for work, event in self._begun:
+            work()
+            self._unreported.append(event)
+        self._begun.clear()
+
+
 @dataclass
 class Rig:
     """A scheduler, what it runs on, and everything that came out of it so far."""
@@ -71,6 +128,7 @@ class Rig:
     releases: ReleasePoints
     weights: WeightControl
     draft: HashRunner | None = None
+    tier: HostTier | None = None
     outputs: dict[str, list[int]] = field(default_factory=dict)
     finishes: dict[str, Finish] = field(default_factory=dict)
     last: dict[str, Output] = field(default_factory=dict)
@@ -138,6 +196,8 @@ class Rig:
     def check(self) -> None:
         """Every page and every row has exactly one owner."""
         kv = self.scheduler.state.kv
+        for one in self.scheduler.state.running.requests:
+            self.scheduler.state.running.settle(one)
         held = [request for request in self.scheduler.state.requests.values() if request.row]
         own = [kv.table.pages[one.row, one.cached_pages : one.num_pages] for one in held]
         pages = np.concatenate(own) if own else np.empty(0, np.int32)
@@ -145,6 +205,9 @@ class Rig:
         assert accounts.balanced, accounts
         rows = audit(kv.table.rows, owned=np.array([one.row for one in held], np.int32))
         assert rows.balanced, rows
+        if self.tier is not None:
+            host = audit(self.tier.pool.pages, cache=self.tier.tree)
+            assert host.balanced, host
 
     def snapshot(self) -> dict[str, object]:
         """What an observer can see of the scheduler: must be equal around anything that was refused."""
@@ -173,6 +236,8 @@ def make_rig(
     prefix_caching: bool = True,
     eos: frozenset[int] = frozenset(),
     draft: bool = False,
+    host_pages: int = 0,
+    copier: Copier | None = None,
 ) -> Rig:
     clock = Clock()
     runner = HashRunner(device, num_pages=num_pages, page_size=page_size, eos_token_ids=eos)
@@ -193,5 +258,10 @@ def make_rig(
         Model(runner, {"tied.weight": "embed.weight"}),
         None if second is None else Model(second),
     )
-    weights = install(scheduler.control, store, regions={MemoryTag.KV_CACHE: runner.pool})
-    return Rig(scheduler, runner, clock, releases, weights, second)
+    regions: dict[MemoryTag, Region] = {MemoryTag.KV_CACHE: runner.pool}
+    tier = None
+    if host_pages:
+        tier = attach_host_tier(scheduler, HostKVPool(device, runner.pool, host_pages, copier=copier))
+        regions[MemoryTag.HOST_KV] = tier
+    weights = install(scheduler.control, store, regions=regions)
+    return Rig(scheduler, runner, clock, releases, weights, second, tier)
