@@ -21,6 +21,7 @@ from devicekit.scheduling.flush import FlushHandler
 from devicekit.scheduling.messages import Abort, Continue, Drain, Flush, Operation, Pause, Refusal, Reply
 from devicekit.scheduling.pause import abort, pause, resume
 from devicekit.scheduling.state import SchedulerState
+from devicekit.scheduling.transaction import Transaction, TransactionHandler
 
 Poll = Callable[[], Reply | None]
 _O = TypeVar("_O", bound=Operation)
@@ -55,6 +56,7 @@ class Control:
         self.register(Continue, lambda operation: resume(state, operation))
         self.register(Abort, lambda operation: abort(state, operation))
         self.register(Drain, lambda operation: drain(state, operation))
+        self.register(Transaction, TransactionHandler(state, self.begin))
 
     def register(self, kind: type[_O], handler: Callable[[_O], Reply | Poll]) -> None:
         """Have ``handler`` answer operations of exactly this type."""
