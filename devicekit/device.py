@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from devicekit import dispatch
-from devicekit.contract.errors import BackendUnavailable, InvalidDevice, UnknownBackend, UnsupportedHook
+from devicekit.contract.errors import UnsupportedHook
 from devicekit.contract.handles import DeviceGraph, Event, MemoryPool, Stream
 from devicekit.contract.hooks import HOOKS
 from devicekit.contract.records import (
@@ -23,19 +22,10 @@ from devicekit.contract.records import (
     ProcessMemory,
     ReleaseResult,
 )
-from devicekit.registry.discovery import discover
 from devicekit.registry.opened import OpenedBackend
-from devicekit.registry.probing import probe
-from devicekit.registry.request import parse_request, requested_by_environment
-from devicekit.registry.selection import select
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-_NO_STATS = MemoryStats()
-_NO_INFO = MemoryInfo()
-_NO_PROPERTIES = DeviceProperties()
-_NO_HOST_STATS = HostMemoryStats()
 
 
 class Device:
@@ -72,6 +62,12 @@ class Device:
         "export_ipc": "export_ipc(tensor): a picklable handle for another process.",
         "import_ipc": "import_ipc(handle): the tensor behind another process's handle.",
         "current_index": "Index of the calling thread's current device.",
+        "process_memory": "Who holds memory on this device; None where the vendor cannot be asked.",
+        "memory_snapshot": "The allocator's segments and blocks in the vendor's own form; None if it has none.",
+        "collective_backend": "Name to give torch.distributed.init_process_group; None if unknown.",
+        "visible_devices_variable": "Environment variable that limits the devices a process sees.",
+        "is_bad_fork": "Whether this process was forked after its parent initialised the device; None if unknown.",
+        "profiler_activity": "The activity that makes torch.profiler record this device.",
         "_set_index": None,
         "_create_stream": None,
         "_create_event": None,
@@ -79,8 +75,6 @@ class Device:
         "_empty_host_cache": None,
         "_collect_ipc": None,
         "_reset_peak": None,
-        "_process_memory": None,
-        "_memory_snapshot": None,
         "_implemented": None,
     }
 
@@ -107,15 +101,19 @@ class Device:
     export_ipc: Callable[[torch.Tensor], object]
     import_ipc: Callable[[object], torch.Tensor]
     current_index: Callable[[], int]
-    _set_index: Callable[[], None]
+    process_memory: Callable[[], Sequence[ProcessMemory] | None]
+    memory_snapshot: Callable[[], Sequence[Mapping[str, object]] | None]
+    collective_backend: Callable[[], str | None]
+    visible_devices_variable: Callable[[], str | None]
+    is_bad_fork: Callable[[], bool | None]
+    profiler_activity: Callable[[], torch.profiler.ProfilerActivity | None]
+    _set_index: Callable[[int], object]
     _create_stream: Callable[[int], Stream]
     _create_event: Callable[[bool], Event]
     _empty_cache: Callable[[], None]
     _empty_host_cache: Callable[[], None]
     _collect_ipc: Callable[[], None]
     _reset_peak: Callable[[], None]
-    _process_memory: Callable[[], Sequence[ProcessMemory] | None]
-    _memory_snapshot: Callable[[], Sequence[Mapping[str, object]]]
     _implemented: frozenset[str]
 
     def __init__(self, backend: OpenedBackend, index: int) -> None:
@@ -127,30 +125,21 @@ class Device:
             if manifest.indexed
             else torch.device(manifest.device_type)
         )
-        self._compile()
         backend.on_recompile(self._compile)
 
     def _compile(self) -> None:
         """Bind every hook once; calls then pay for no lookup."""
-        backend, index = self.backend, self.index
-        self._implemented = backend.implemented
-        for slot, hook in _INDEXED_SLOTS.items():
-            setattr(self, slot, dispatch.call_on(backend, hook, index))
-        for slot, hook in _PLAIN_SLOTS.items():
-            setattr(self, slot, dispatch.call(backend, hook))
-        observe = dispatch.observe
-        self.memory_stats = observe(backend, "memory_stats", (MemoryStats,), _NO_STATS, index)
-        self.memory_info = observe(backend, "memory_info", (MemoryInfo,), _NO_INFO, index)
-        self.host_memory_stats = observe(backend, "host_memory_stats", (HostMemoryStats,), _NO_HOST_STATS)
-        self.properties = observe(backend, "device_properties", (DeviceProperties,), _NO_PROPERTIES, index)
-        self.is_capturing = observe(backend, "is_capturing", (bool,), None, index)
-        self.copies_overlap = observe(backend, "copies_overlap", (bool,), None, index)
+        self._implemented = self.backend.implemented
+        for slot, hook in _SLOTS.items():
+            setattr(self, slot, dispatch.compile_hook(self.backend, hook, self.index))
+        # Restoring the previous device takes another index than this one's.
+        self._set_index = dispatch.compile_hook(self.backend, "set_index")
 
     def __repr__(self) -> str:
         return f"<Device {self.name}:{self.index} of {self.backend.label}>"
 
     def __reduce__(self) -> tuple[Callable[..., Device], tuple[str]]:
-        return get_device, (f"{self.name}:{self.index}",)
+        return _reopen, (f"{self.name}:{self.index}",)
 
     @property
     def name(self) -> str:
@@ -206,11 +195,11 @@ class Device:
         if previous == self.index:
             yield
             return
-        self._set_index()
         try:
+            self._set_index(self.index)
             yield
         finally:
-            device_of(self.backend, previous)._set_index()
+            self._set_index(previous)
 
     # -- Releasing --------------------------------------------------------------------------------------------
 
@@ -257,144 +246,27 @@ class Device:
         seconds = time.perf_counter() - started
         return ReleaseResult(True, None, before, reserved(), seconds)
 
-    # -- Observing --------------------------------------------------------------------------------------------
-
-    def process_memory(self) -> Sequence[ProcessMemory] | None:
-        """Who holds memory on this device; ``None`` where the vendor cannot be asked."""
-        if "process_memory" not in self._implemented:
-            return None
-        return self._process_memory()
-
-    def memory_snapshot(self) -> Sequence[Mapping[str, object]] | None:
-        """The allocator's segments and blocks in the vendor's own form; ``None`` where there are none."""
-        if "memory_snapshot" not in self._implemented:
-            return None
-        return self._memory_snapshot()
+    # -- Failure ----------------------------------------------------------------------------------------------
 
     def classify_error(self, error: BaseException) -> ErrorKind | None:
         """What ``error`` means on this backend; ``None`` if it is none of its errors. Never raises."""
-        if dispatch.is_out_of_memory(self.backend, error):
-            return ErrorKind.OUT_OF_MEMORY
-        function = self.backend.function("classify_error")
-        try:
-            kind = function(error) if function is not None else None
-        except Exception:  # the answer "unknown" is safe; a second exception inside a handler is not
-            return None
-        return kind if isinstance(kind, ErrorKind) else None
-
-    # -- Processes and tools ----------------------------------------------------------------------------------
-
-    def collective_backend(self) -> str | None:
-        """Name to give ``torch.distributed.init_process_group``; ``None`` if the vendor has none."""
-        return dispatch.observe(self.backend, "collective_backend", (str,), None)()
-
-    def visible_devices_variable(self) -> str | None:
-        """Environment variable that limits the devices a process sees."""
-        return dispatch.observe(self.backend, "visible_devices_variable", (str, type(None)), None)()
-
-    def is_bad_fork(self) -> bool | None:
-        """Whether this process was forked after its parent initialised the device; ``None`` if unknown."""
-        return dispatch.observe(self.backend, "is_bad_fork", (bool,), None)()
-
-    def profiler_activity(self) -> torch.profiler.ProfilerActivity | None:
-        """The activity that makes ``torch.profiler`` record this device."""
-        kinds = (torch.profiler.ProfilerActivity, type(None))
-        return dispatch.observe(self.backend, "profiler_activity", kinds, None)()
+        return dispatch.classify(self.backend, error)
 
 
-_INDEXED_SLOTS = {
-    "synchronize": "synchronize",
-    "current_stream": "current_stream",
-    "create_graph": "create_graph",
-    "memory_pool": "memory_pool",
-    "manual_seed": "manual_seed",
-    "get_rng_state": "get_rng_state",
-    "set_rng_state": "set_rng_state",
-    "set_memory_fraction": "set_memory_fraction",
-    "record_memory_history": "record_memory_history",
-    "_set_index": "set_index",
+def _reopen(spec: str) -> Device:
+    """Unpickle: the same device of the reading process."""
+    from devicekit.opening import get_device
+
+    return get_device(spec)
+
+
+_WRAPPED = {  # hooks that a method of Device stands in front of
     "_create_stream": "create_stream",
     "_create_event": "create_event",
-    "_reset_peak": "reset_peak_memory_stats",
-    "_process_memory": "process_memory",
-    "_memory_snapshot": "memory_snapshot",
-}
-_PLAIN_SLOTS = {
-    "current_index": "current_index",
-    "use_stream": "use_stream",
-    "pin_memory": "pin_memory",
-    "export_ipc": "export_ipc",
-    "import_ipc": "import_ipc",
     "_empty_cache": "empty_cache",
     "_empty_host_cache": "empty_host_cache",
     "_collect_ipc": "collect_ipc",
+    "_reset_peak": "reset_peak_memory_stats",
+    "properties": "device_properties",
 }
-
-_lock = threading.Lock()
-_devices: dict[tuple[int, int], Device] = {}
-
-
-def get_device(spec: str | torch.device | Device | None = None) -> Device:
-    """Open a device.
-
-    Args:
-        spec: a backend's name, with or without an index (``"npu"``, ``"npu:1"``); a ``torch.device``; a Device,
-            which is returned as it is; or ``None`` for ``DEVICEKIT_BACKEND``, and failing that the best backend
-            of this machine. Without an index it is device 0.
-
-    Raises:
-        SelectionError, ContractError: no backend could be chosen; see `devicekit.select`.
-        InvalidDevice: the backend has no such index.
-    """
-    if isinstance(spec, Device):
-        return spec
-    if isinstance(spec, torch.device):
-        return device_of(select(_name_for_torch_device(spec)).backend, spec.index or 0)
-    text = spec or requested_by_environment()
-    if text is None:
-        return device_of(select().backend, 0)
-    name, index = parse_request(text)
-    return device_of(select(name).backend, index or 0)
-
-
-def device_of(backend: OpenedBackend, index: int) -> Device:
-    """The device at ``index`` of an opened backend.
-
-    Raises:
-        InvalidDevice: there is no such index.
-    """
-    key = (id(backend), index)
-    with _lock:
-        found = _devices.get(key)
-    if found is not None:
-        return found
-    count = probe(backend).device_count
-    if not 0 <= index < count:
-        listed = "index 0 is the only one" if count == 1 else f"indices 0 to {count - 1} exist"
-        message = f"Backend {backend.label} has no device {index}: {listed}."
-        if (variable := backend.manifest.visible_devices_variable) is not None:
-            message += f" {variable} limits what this process sees."
-        raise InvalidDevice(message, backend=backend.name)
-    with _lock:
-        return _devices.setdefault(key, Device(backend, index))
-
-
-def _name_for_torch_device(device: torch.device) -> str:
-    # One torch type may have several backends (ROCm answers to torch's "cuda"): the first with hardware wins.
-    names = [
-        candidate.name
-        for candidate in discover()
-        if candidate.manifest is not None and candidate.manifest.device_type == device.type
-    ]
-    if not names:
-        raise UnknownBackend(
-            f"No installed backend serves torch devices of type {device.type!r}. `devicekit list` shows what is "
-            "installed.",
-            backend=device.type,
-        )
-    for name in names[:-1]:
-        try:
-            return select(name).backend.name
-        except BackendUnavailable:
-            continue
-    return names[-1]
+_SLOTS = _WRAPPED | {name: name for name in Device.__slots__ if name in HOOKS}

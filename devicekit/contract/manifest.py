@@ -72,12 +72,12 @@ class Manifest:
         """
         try:
             text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise ManifestError(f"The manifest {path.name} cannot be read: {error}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise ManifestError(f"The manifest {path} cannot be read: {error}") from error
         try:
             document = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise ManifestError(f"The manifest {path.name} is not valid TOML: {error}") from error
+            raise ManifestError(f"The manifest {path} is not valid TOML: {error}") from error
         return cls.parse(document)
 
     @classmethod
@@ -91,6 +91,7 @@ class Manifest:
         if not isinstance(table, dict):
             raise ManifestError("The manifest has no [backend] table.", problems=("no [backend] table",))
         reader = _Reader(table)
+        reader.refuse_beside(document)
         manifest = cls(
             name=reader.identifier("name"),
             device_type=reader.identifier("device_type"),
@@ -166,6 +167,12 @@ class _Reader:
             if name not in known:
                 self._problems.append(f"{key}: there is no {what} {name!r}{_suggest(name, known)}")
         return frozenset(found)
+
+    def refuse_beside(self, document: Mapping[str, object]) -> None:
+        """A key above the [backend] line belongs to no table, and would be ignored in silence."""
+        self._problems.extend(
+            f"{key!r} stands outside the [backend] table" for key in document if key != "backend"
+        )
 
     def finish(self, known: set[str]) -> None:
         for key in self._table:

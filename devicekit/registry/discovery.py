@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections import defaultdict
 from dataclasses import replace
@@ -52,8 +53,9 @@ def _installed() -> list[Candidate]:
     # The same distribution is listed twice where a directory stands on sys.path twice.
     seen: dict[tuple[str, str, str], Candidate] = {}
     for entry in metadata.entry_points(group=ENTRY_POINT_GROUP):
-        distribution = entry.dist.name if entry.dist else "unknown distribution"
-        version = entry.dist.version if entry.dist else None
+        # Left-over metadata without a name or a version is not reason enough to hide every other backend.
+        distribution = (entry.dist and entry.dist.metadata["Name"]) or "unknown distribution"
+        version = (entry.dist and entry.dist.metadata["Version"]) or None
         key = (entry.name, canonicalize_name(distribution), entry.value)
         if key not in seen:
             manifest, error = _manifest_of(entry)
@@ -80,6 +82,9 @@ def _manifest_path(module: str) -> Path:
     top, *rest = module.split(".")
     try:
         spec = importlib.util.find_spec(top)
+        if spec is None:  # installed a moment ago, into a directory whose listing is remembered
+            importlib.invalidate_caches()
+            spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
         spec = None
     if spec is None:

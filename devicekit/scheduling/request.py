@@ -148,7 +148,9 @@ class Request:
         elif int(self.prompt.min()) < 0 or int(self.prompt.max()) >= limits.vocab_size:
             found.append(f"the prompt has tokens outside the vocabulary of {limits.vocab_size}")
         if size >= limits.max_positions:
-            found.append(f"the prompt has {size} tokens, and the model takes fewer than {limits.max_positions}")
+            found.append(
+                f"the prompt has {size} tokens, and the model takes fewer than {limits.max_positions}"
+            )
         if size >= pool_tokens:
             found.append(f"the prompt has {size} tokens, and the KV pool holds {pool_tokens}")
         if self.timeout is not None and not self.timeout > 0:
