@@ -29,111 +29,41 @@ if TYPE_CHECKING:
 
 
 class Device:
-    """One index of one opened backend. Get it from `get_device`; there is one per index and process.
+    """One index of one opened backend. Get it from `devicekit.get_device`; there is one per index and process.
 
-    Every hook of the contract is an attribute or method of the same name, without the index. What happens when
-    the backend lacks a hook depends on the hook's kind: ordering hooks raise `UnsupportedHook`, releasing hooks
-    do nothing and say so, observing hooks answer ``None`` or a record full of ``None``.
+    Every hook of the contract is a method of the same name, without the index. What happens when the backend lacks
+    a hook depends on the hook's kind: ordering hooks raise `UnsupportedHook`, releasing hooks do nothing and say
+    so, observing hooks answer ``None`` or a record full of ``None``.
+
+    Any method may raise `HookError` (the vendor's function raised; it names backend and hook and chains the cause)
+    or `HookResultError` (it returned something the contract does not allow). Out of memory keeps its own type.
     """
 
-    # A dict gives each slot its docstring: help(Device) reads like help of any class.
-    __slots__ = {
-        "__weakref__": None,
-        "backend": "The opened backend.",
-        "index": "Index of this device within the backend.",
-        "torch_device": "The ``torch.device`` to allocate on with plain torch.",
-        "synchronize": "Block until all work submitted to this device, on every stream, has finished.",
-        "current_stream": "The calling thread's current stream.",
-        "use_stream": "use_stream(stream): a context in which ``stream`` is current.",
-        "create_graph": "A new, empty graph.",
-        "memory_stats": "This process's allocator, as MemoryStats. Changes nothing.",
-        "memory_info": "The driver's free and total bytes, as MemoryInfo.",
-        "host_memory_stats": "The cache of pinned host memory, as HostMemoryStats.",
-        "properties": "What the device is, as DeviceProperties.",
-        "is_capturing": "Whether the current stream captures a graph; None if unknown.",
-        "copies_overlap": "Whether copies run beside computation; None if unknown.",
-        "memory_pool": "A new private allocator pool.",
-        "pin_memory": "pin_memory(tensor): a page-locked copy of a host tensor.",
-        "manual_seed": "manual_seed(seed): seed the default generator.",
-        "get_rng_state": "The default generator's state, a uint8 host tensor.",
-        "set_rng_state": "set_rng_state(state): restore what get_rng_state returned.",
-        "set_memory_fraction": "set_memory_fraction(fraction): limit this process's share, 0 to 1.",
-        "record_memory_history": "record_memory_history(enabled): start or stop recording allocations.",
-        "export_ipc": "export_ipc(tensor): a picklable handle for another process.",
-        "import_ipc": "import_ipc(handle): the tensor behind another process's handle.",
-        "current_index": "Index of the calling thread's current device.",
-        "process_memory": "Who holds memory on this device; None where the vendor cannot be asked.",
-        "memory_snapshot": "The allocator's segments and blocks in the vendor's own form; None if it has none.",
-        "collective_backend": "Name to give torch.distributed.init_process_group; None if unknown.",
-        "visible_devices_variable": "Environment variable that limits the devices a process sees.",
-        "is_bad_fork": "Whether this process was forked after its parent initialised the device; None if unknown.",
-        "profiler_activity": "The activity that makes torch.profiler record this device.",
-        "_set_index": None,
-        "_create_stream": None,
-        "_create_event": None,
-        "_empty_cache": None,
-        "_empty_host_cache": None,
-        "_collect_ipc": None,
-        "_reset_peak": None,
-        "_implemented": None,
-    }
+    __slots__ = ("__weakref__", "_implemented", "backend", "index", "torch_device")
 
     backend: OpenedBackend
     index: int
-    torch_device: torch.device
-    synchronize: Callable[[], None]
-    current_stream: Callable[[], Stream]
-    use_stream: Callable[[Stream], AbstractContextManager[object]]
-    create_graph: Callable[[], DeviceGraph]
-    memory_stats: Callable[[], MemoryStats]
-    memory_info: Callable[[], MemoryInfo]
-    host_memory_stats: Callable[[], HostMemoryStats]
-    properties: Callable[[], DeviceProperties]
-    is_capturing: Callable[[], bool | None]
-    copies_overlap: Callable[[], bool | None]
-    memory_pool: Callable[[], MemoryPool]
-    pin_memory: Callable[[torch.Tensor], torch.Tensor]
-    manual_seed: Callable[[int], None]
-    get_rng_state: Callable[[], torch.Tensor]
-    set_rng_state: Callable[[torch.Tensor], None]
-    set_memory_fraction: Callable[[float], None]
-    record_memory_history: Callable[[bool], None]
-    export_ipc: Callable[[torch.Tensor], object]
-    import_ipc: Callable[[object], torch.Tensor]
-    current_index: Callable[[], int]
-    process_memory: Callable[[], Sequence[ProcessMemory] | None]
-    memory_snapshot: Callable[[], Sequence[Mapping[str, object]] | None]
-    collective_backend: Callable[[], str | None]
-    visible_devices_variable: Callable[[], str | None]
-    is_bad_fork: Callable[[], bool | None]
-    profiler_activity: Callable[[], torch.profiler.ProfilerActivity | None]
-    _set_index: Callable[[int], object]
-    _create_stream: Callable[[int], Stream]
-    _create_event: Callable[[bool], Event]
-    _empty_cache: Callable[[], None]
-    _empty_host_cache: Callable[[], None]
-    _collect_ipc: Callable[[], None]
-    _reset_peak: Callable[[], None]
+    torch_device: torch.device  # to allocate on with plain torch
     _implemented: frozenset[str]
+
+    def __new__(cls, backend: OpenedBackend, index: int) -> Device:
+        """A device of a class of its own, which holds the methods compiled for this backend and index."""
+        return super().__new__(type(cls.__name__, (cls,), {"__slots__": (), "__module__": cls.__module__}))
 
     def __init__(self, backend: OpenedBackend, index: int) -> None:
         self.backend = backend
         self.index = index
-        manifest = backend.manifest
-        self.torch_device = (
-            torch.device(manifest.device_type, index)
-            if manifest.indexed
-            else torch.device(manifest.device_type)
-        )
+        kind = backend.manifest.device_type
+        self.torch_device = torch.device(kind, index) if backend.manifest.indexed else torch.device(kind)
         backend.on_recompile(self._compile)
 
     def _compile(self) -> None:
-        """Bind every hook once; calls then pay for no lookup."""
+        """Put the backend's functions in place of the declarations below; calls then pay for no lookup."""
         self._implemented = self.backend.implemented
-        for slot, hook in _SLOTS.items():
-            setattr(self, slot, dispatch.compile_hook(self.backend, hook, self.index))
+        for method, hook in _COMPILED.items():
+            setattr(type(self), method, dispatch.compile_method(self.backend, hook, self.index))
         # Restoring the previous device takes another index than this one's.
-        self._set_index = dispatch.compile_hook(self.backend, "set_index")
+        type(self)._set_index = dispatch.compile_method(self.backend, "set_index")  # type: ignore[method-assign]
 
     def __repr__(self) -> str:
         return f"<Device {self.name}:{self.index} of {self.backend.label}>"
@@ -172,13 +102,37 @@ class Device:
 
     # -- Ordering ---------------------------------------------------------------------------------------------
 
+    def synchronize(self) -> None:
+        """Block until all work submitted to this device, on every stream, has finished."""
+        raise _not_compiled()
+
+    def current_stream(self) -> Stream:
+        """The calling thread's current stream."""
+        raise _not_compiled()
+
     def create_stream(self, priority: int = 0) -> Stream:
         """A new stream. Lower priorities run first."""
         return self._create_stream(priority)
 
+    def use_stream(self, stream: Stream) -> AbstractContextManager[object]:
+        """A context in which ``stream`` is current; the previous one is restored on every exit."""
+        raise _not_compiled()
+
     def create_event(self, *, timing: bool = False) -> Event:
         """A new event; with ``timing`` it has ``elapsed_time(end)`` in milliseconds."""
         return self._create_event(timing)
+
+    def create_graph(self) -> DeviceGraph:
+        """A new, empty graph."""
+        raise _not_compiled()
+
+    def is_capturing(self) -> bool | None:
+        """Whether the current stream captures a graph; ``None`` if unknown."""
+        raise _not_compiled()
+
+    def current_index(self) -> int:
+        """Index of the calling thread's current device of this backend."""
+        raise _not_compiled()
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -209,14 +163,11 @@ class Device:
         Reaches every device of this process; the bytes reported are this device's. Synchronises, so engine code
         empties at named release points only.
         """
-        return self._release("empty_cache", self._empty_cache, lambda: self.memory_stats().reserved)
+        return self._release("empty_cache", self.release_cache, lambda: self.memory_stats().reserved)
 
     def release_cache(self) -> bool:
         """As `empty_cache`, measuring nothing. False: the backend lacks the hook, and nothing happened."""
-        if "empty_cache" not in self._implemented:
-            return False
-        self._empty_cache()
-        return True
+        raise _not_compiled()
 
     def empty_host_cache(self) -> ReleaseResult:
         """Hand unused pinned host memory back to the operating system; the bytes are the host cache's."""
@@ -230,13 +181,10 @@ class Device:
 
     def reset_peak_memory_stats(self) -> bool:
         """Make every peak equal to its current value. False: this backend has no peaks to reset."""
-        if "reset_peak_memory_stats" not in self._implemented:
-            return False
-        self._reset_peak()
-        return True
+        raise _not_compiled()
 
     def _release(
-        self, hook: str, release: Callable[..., object], reserved: Callable[[], int | None]
+        self, hook: str, release: Callable[[], bool], reserved: Callable[[], int | None]
     ) -> ReleaseResult:
         if hook not in self._implemented:
             return ReleaseResult(False, f"backend {self.backend.label} does not implement {hook}")
@@ -246,11 +194,128 @@ class Device:
         seconds = time.perf_counter() - started
         return ReleaseResult(True, None, before, reserved(), seconds)
 
-    # -- Failure ----------------------------------------------------------------------------------------------
+    # -- Observing --------------------------------------------------------------------------------------------
+
+    def memory_stats(self) -> MemoryStats:
+        """This process's allocator, in bytes. Changes nothing."""
+        raise _not_compiled()
+
+    def memory_info(self) -> MemoryInfo:
+        """The driver's free and total bytes, every process included."""
+        raise _not_compiled()
+
+    def host_memory_stats(self) -> HostMemoryStats:
+        """The cache of pinned host memory, in bytes."""
+        raise _not_compiled()
+
+    def process_memory(self) -> Sequence[ProcessMemory] | None:
+        """Who holds memory on this device; ``None`` where the vendor cannot be asked."""
+        raise _not_compiled()
+
+    def memory_snapshot(self) -> Sequence[Mapping[str, object]] | None:
+        """The allocator's segments and blocks in the vendor's own form; ``None`` where there are none."""
+        raise _not_compiled()
+
+    def properties(self) -> DeviceProperties:
+        """What the device is."""
+        raise _not_compiled()
 
     def classify_error(self, error: BaseException) -> ErrorKind | None:
         """What ``error`` means on this backend; ``None`` if it is none of its errors. Never raises."""
         return dispatch.classify(self.backend, error)
+
+    # -- Limits, host side, random ----------------------------------------------------------------------------
+
+    def set_memory_fraction(self, fraction: float) -> None:
+        """Limit this process to ``fraction`` (0 to 1) of the device's total; beyond it, out of memory."""
+        raise _not_compiled()
+
+    def memory_pool(self) -> MemoryPool:
+        """A new private allocator pool."""
+        raise _not_compiled()
+
+    def pin_memory(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A page-locked copy of a host tensor."""
+        raise _not_compiled()
+
+    def copies_overlap(self) -> bool | None:
+        """Whether copies from and to pinned memory run beside computation; ``None`` if unknown."""
+        raise _not_compiled()
+
+    def manual_seed(self, seed: int) -> None:
+        """Seed the default generator."""
+        raise _not_compiled()
+
+    def get_rng_state(self) -> torch.Tensor:
+        """The default generator's state, a uint8 host tensor."""
+        raise _not_compiled()
+
+    def set_rng_state(self, state: torch.Tensor) -> None:
+        """Restore what `get_rng_state` returned."""
+        raise _not_compiled()
+
+    # -- Processes and tools ----------------------------------------------------------------------------------
+
+    def collective_backend(self) -> str | None:
+        """Name to give ``torch.distributed.init_process_group``; ``None`` if unknown."""
+        raise _not_compiled()
+
+    def visible_devices_variable(self) -> str | None:
+        """Environment variable that limits the devices a process sees."""
+        raise _not_compiled()
+
+    def is_bad_fork(self) -> bool | None:
+        """Whether this process was forked after its parent initialised the device; ``None`` if unknown."""
+        raise _not_compiled()
+
+    def export_ipc(self, tensor: torch.Tensor) -> object:
+        """A picklable handle by which another process can map the tensor's memory."""
+        raise _not_compiled()
+
+    def import_ipc(self, handle: object) -> torch.Tensor:
+        """The tensor behind a handle from `export_ipc` of another process."""
+        raise _not_compiled()
+
+    def profiler_activity(self) -> torch.profiler.ProfilerActivity | None:
+        """The activity that makes ``torch.profiler`` record this device."""
+        raise _not_compiled()
+
+    def record_memory_history(self, enabled: bool) -> None:
+        """Start or stop recording allocations for `memory_snapshot`."""
+        raise _not_compiled()
+
+    # -- Compiled, behind a method above ----------------------------------------------------------------------
+
+    def _set_index(self, index: int) -> object:
+        raise _not_compiled()
+
+    def _create_stream(self, priority: int) -> Stream:
+        raise _not_compiled()
+
+    def _create_event(self, timing: bool) -> Event:
+        raise _not_compiled()
+
+    def _empty_host_cache(self) -> bool:
+        raise _not_compiled()
+
+    def _collect_ipc(self) -> bool:
+        raise _not_compiled()
+
+
+_BEHIND = {
+    "_create_stream": "create_stream",
+    "_create_event": "create_event",
+    "_empty_host_cache": "empty_host_cache",
+    "_collect_ipc": "collect_ipc",
+    "release_cache": "empty_cache",
+    "properties": "device_properties",
+}
+_WRITTEN_OUT = {*_BEHIND.values(), "classify_error"}  # what has a method with more to it than the call
+_COMPILED = _BEHIND | {hook: hook for hook in HOOKS if hook in Device.__dict__ and hook not in _WRITTEN_OUT}
+
+
+def _not_compiled() -> NotImplementedError:
+    return NotImplementedError("A Device comes from devicekit.get_device().")
 
 
 def _reopen(spec: str) -> Device:
@@ -258,15 +323,3 @@ def _reopen(spec: str) -> Device:
     from devicekit.opening import get_device
 
     return get_device(spec)
-
-
-_WRAPPED = {  # hooks that a method of Device stands in front of
-    "_create_stream": "create_stream",
-    "_create_event": "create_event",
-    "_empty_cache": "empty_cache",
-    "_empty_host_cache": "empty_host_cache",
-    "_collect_ipc": "collect_ipc",
-    "_reset_peak": "reset_peak_memory_stats",
-    "properties": "device_properties",
-}
-_SLOTS = _WRAPPED | {name: name for name in Device.__slots__ if name in HOOKS}

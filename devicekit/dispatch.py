@@ -1,8 +1,9 @@
-"""Compiles a backend's hooks into the plain callables that fill a device's slots.
+"""Compiles a backend's hooks into the methods of a device.
 
-A slot's callable is one Python frame around the vendor's function: enough to give a raising hook its name, to put
+A compiled method is one Python frame around the vendor's function: enough to give a raising hook its name, to put
 the index in front, and to refuse a result the contract does not allow. Its source is generated, because a frame
-that names its arguments is called in half the time of one that takes ``*arguments``.
+that names its arguments is called in half the time of one that takes ``*arguments``, and it is a method of a class
+because the interpreter calls one faster than a callable held by the instance.
 """
 
 from __future__ import annotations
@@ -46,15 +47,18 @@ _INSTANCE: dict[str, tuple[type, ...]] = {
 _UNKNOWN = {record.__name__: record() for record in _RECORDS}
 
 
-def compile_hook(backend: OpenedBackend, hook: str, index: int | None = None) -> Callable[..., object]:
-    """The callable for one hook.
+def compile_method(backend: OpenedBackend, hook: str, index: int | None = None) -> Callable[..., object]:
+    """One hook as a method: a function whose first parameter is the device.
+
+    A releasing hook's method answers whether there was anything to call; an observing hook's, if the backend lacks
+    it, that the value is unknown.
 
     Args:
         backend: whose hook.
         hook: its name in the contract.
         index: put in the place of the hook's ``index``, which callers then leave out.
 
-    The result raises, when it is called:
+    The method raises:
         UnsupportedHook: the backend lacks the hook, and the hook is an ordering one.
         HookError: the hook raised. Out of memory keeps its type.
         HookResultError: it returned what the contract does not allow.
@@ -73,33 +77,33 @@ def compile_hook(backend: OpenedBackend, hook: str, index: int | None = None) ->
         "failed": functools.partial(raise_as_hook_error, backend, hook),
         "refused": functools.partial(_refuse_result, backend, spec),
     }
-    exec(_code(hook, taken, backend.parameters(hook), _check(spec.returns)), namespace)
+    exec(_code(hook, taken, backend.parameters(hook), _ending(spec)), namespace)
     return cast("Callable[..., object]", namespace[hook])
 
 
-def _check(returns: str) -> str | None:
-    if returns == "None":
-        return None
-    if returns in _EXACT:
-        return "type(found) is kind" if len(_EXACT[returns]) == 1 else "type(found) in kinds"
-    return "isinstance(found, kinds)" if returns in _INSTANCE else "found is not None"
+def _ending(spec: HookSpec) -> str:
+    """What follows the vendor's call."""
+    if spec.kind is HookKind.RELEASING:
+        return "return True"
+    if spec.returns == "None":
+        return "return None"  # whatever the vendor returned
+    if spec.returns in _EXACT:
+        check = "type(found) is kind" if len(_EXACT[spec.returns]) == 1 else "type(found) in kinds"
+    else:
+        check = "isinstance(found, kinds)" if spec.returns in _INSTANCE else "found is not None"
+    return f"if {check}: return found\n    refused(found)"
 
 
 @functools.cache
-def _code(hook: str, taken: tuple[str, ...], passed: tuple[str, ...], check: str | None) -> CodeType:
+def _code(hook: str, taken: tuple[str, ...], passed: tuple[str, ...], ending: str) -> CodeType:
     # SystemExit from a driver's wrapper is a fault like any other; KeyboardInterrupt is the user's.
     source = f"""\
-def {hook}({", ".join(taken)}):
+def {hook}({", ".join(("self", *taken))}):
     try:
         found = function({", ".join(passed)})
     except (Exception, SystemExit) as error:
         failed(error)
-"""
-    if check is not None:
-        source += f"""\
-    if {check}:
-        return found
-    refused(found)
+    {ending}
 """
     return compile(source, f"<devicekit dispatch of {hook}>", "exec")
 
@@ -108,6 +112,8 @@ def _missing(backend: OpenedBackend, spec: HookSpec) -> Callable[..., object]:
     if spec.kind is HookKind.OBSERVING:
         unknown = _UNKNOWN.get(spec.returns)
         return lambda *_: unknown
+    if spec.kind is HookKind.RELEASING:
+        return lambda *_: False
 
     def refuse(*_: object) -> NoReturn:
         raise UnsupportedHook(

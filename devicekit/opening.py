@@ -11,7 +11,6 @@ import torch
 
 from devicekit.contract.errors import BackendUnavailable, InvalidDevice
 from devicekit.device import Device
-from devicekit.dispatch import compile_hook
 from devicekit.registry.candidates import registrations
 from devicekit.registry.locking import registry_lock
 from devicekit.registry.opened import OpenedBackend
@@ -128,7 +127,8 @@ def _no_such_index(backend: OpenedBackend, index: int, count: int) -> InvalidDev
 
 
 def _refuse_bad_fork(backend: OpenedBackend) -> None:
-    if compile_hook(backend, "is_bad_fork")() is True:
+    is_bad_fork = backend.function("is_bad_fork")
+    if is_bad_fork is not None and is_bad_fork() is True:
         raise BackendUnavailable(
             f"Backend {backend.label} was initialised before this process was forked, and its devices cannot be "
             "used here. Start worker processes with the 'spawn' method.",
