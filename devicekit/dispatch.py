@@ -68,16 +68,18 @@ def compile_method(backend: OpenedBackend, hook: str, index: int | None = None) 
     if function is None:
         return _missing(backend, spec)
     taken = tuple(name for name in spec.parameters if index is None or name != "index")
+    passed = tuple(
+        str(index) if name == "index" and index is not None else name for name in backend.parameters(hook)
+    )
     kinds = _EXACT.get(spec.returns) or _INSTANCE.get(spec.returns) or ()
     namespace: dict[str, object] = {
         "function": function,
-        "index": index,
         "kind": kinds[0] if kinds else None,
         "kinds": kinds,
         "failed": functools.partial(raise_as_hook_error, backend, hook),
         "refused": functools.partial(_refuse_result, backend, spec),
     }
-    exec(_code(hook, taken, backend.parameters(hook), _ending(spec)), namespace)
+    exec(_code(hook, taken, passed, _ending(spec)), namespace)
     return cast("Callable[..., object]", namespace[hook])
 
 
@@ -100,7 +102,7 @@ def _code(hook: str, taken: tuple[str, ...], passed: tuple[str, ...], ending: st
     source = f"""\
 def {hook}({", ".join(("self", *taken))}):
     try:
-        found = function({", ".join(passed)})
+        {"" if ending == "return None" else "found = "}function({", ".join(passed)})
     except (Exception, SystemExit) as error:
         failed(error)
     {ending}
