@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -32,8 +33,8 @@ _forked = False
 def get_device(spec: str | torch.device | Device | None = None) -> Device:
     """Open a device.
 
-    A choice that succeeded stands for this process until a ``DEVICEKIT_*`` setting or the set of registered
-    backends changes; `devicekit.select` always looks anew.
+    A choice that succeeded stands for this process until a ``DEVICEKIT_*`` setting, ``sys.path`` or the set of
+    registered backends changes; `devicekit.select` always looks anew.
 
     Args:
         spec: a backend's name, with or without an index (``"npu"``, ``"npu:1"``); a ``torch.device``; a Device,
@@ -100,7 +101,7 @@ def device_of(backend: OpenedBackend, index: int) -> Device:
 
 
 def _choose(request: str | None, *, is_type: bool = False) -> OpenedBackend:
-    key = (request, is_type, registrations(), *(os.environ.get(name) for name in _settings))
+    key = (request, is_type, registrations(), tuple(sys.path), *(os.environ.get(name) for name in _settings))
     backend = _chosen.get(key)
     if backend is None:
         if request is not None and is_type:

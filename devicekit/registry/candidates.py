@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from devicekit.contract.errors import DeviceKitError, DuplicateBackend
 from devicekit.contract.manifest import Manifest
@@ -21,6 +22,7 @@ class Candidate:
     manifest: Manifest | None
     error: DeviceKitError | None = None  # why it cannot go on: manifest or name
     factory: Callable[[], object] | None = None  # set for a registered class; None: import `target`
+    path: Path | None = None  # of the manifest of an installed backend
     serial: int = 0  # tells apart two registrations of one factory
 
     @property
@@ -49,7 +51,9 @@ def register_backend(factory: Callable[[], object], manifest: Manifest) -> Candi
     target = f"{getattr(factory, '__module__', '?')}:{getattr(factory, '__qualname__', '?')}"
     with registry_lock:
         serial = _registrations + 1
-        candidate = Candidate(manifest.name, IN_PROCESS, None, target, manifest, None, factory, serial)
+        candidate = Candidate(
+            manifest.name, IN_PROCESS, None, target, manifest, factory=factory, serial=serial
+        )
         if manifest.name in _registered:
             raise DuplicateBackend(
                 f"A backend {manifest.name!r} is already registered in this process "

@@ -58,14 +58,16 @@ def _installed() -> list[Candidate]:
         version = (entry.dist and entry.dist.metadata["Version"]) or None
         key = (entry.name, canonicalize_name(distribution), entry.value)
         if key not in seen:
-            manifest, error = _manifest_of(entry)
-            seen[key] = Candidate(entry.name, distribution, version, entry.value, manifest, error)
+            found = Candidate(entry.name, distribution, version, entry.value, None)
+            seen[key] = _with_manifest(found, entry)
     return list(seen.values())
 
 
-def _manifest_of(entry: metadata.EntryPoint) -> tuple[Manifest | None, DeviceKitError | None]:
+def _with_manifest(candidate: Candidate, entry: metadata.EntryPoint) -> Candidate:
+    path: Path | None = None
     try:
-        manifest = Manifest.read(_manifest_path(entry.module))
+        path = _manifest_path(entry.module)
+        manifest = Manifest.read(path)
         if manifest.name != entry.name:
             raise ManifestError(
                 f"The entry point is called {entry.name!r}, but its manifest says name = {manifest.name!r}. "
@@ -73,8 +75,8 @@ def _manifest_of(entry: metadata.EntryPoint) -> tuple[Manifest | None, DeviceKit
                 backend=entry.name,
             )
     except ManifestError as error:
-        return None, error
-    return manifest, None
+        return replace(candidate, error=error, path=path)
+    return replace(candidate, manifest=manifest, path=path)
 
 
 def _manifest_path(module: str) -> Path:
