@@ -29,7 +29,10 @@ class Backend:
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
-        ("import a_vendor_sdk_that_is_absent", "ModuleNotFoundError: No module named 'a_vendor_sdk_that_is_absent'"),
+        (
+            "import a_vendor_sdk_that_is_absent",
+            "ModuleNotFoundError: No module named 'a_vendor_sdk_that_is_absent'",
+        ),
         ("raise OSError('libvendor.so.3: cannot open shared object file')", "OSError: libvendor.so.3"),
         ("raise SystemExit(3)", "SystemExit: 3"),
         ("def broken(:", "SyntaxError: invalid syntax"),
@@ -60,13 +63,17 @@ def test_a_class_that_needs_arguments_is_said_to_fail_at_construction(site):
 
 
 def test_a_module_may_be_the_backend(site):
-    functions = REQUIRED.replace("class Backend:", "").replace("self, ", "").replace("self", "").replace("    ", "")
+    functions = (
+        REQUIRED.replace("class Backend:", "").replace("self, ", "").replace("self", "").replace("    ", "")
+    )
     site.install(code=functions.replace("def is_av", "def is_av"), target="devicekit_acme")
     assert devicekit.get_device("acme").supports("synchronize")
 
 
 def test_a_failed_import_repeats_the_same_error_object_and_runs_once(site):
-    site.install(code="import builtins\nbuiltins.imports = getattr(builtins, 'imports', 0) + 1\nraise OSError('no')")
+    site.install(
+        code="import builtins\nbuiltins.imports = getattr(builtins, 'imports', 0) + 1\nraise OSError('no')"
+    )
     errors = []
     for _ in range(3):
         with pytest.raises(BackendLoadError) as caught:
@@ -79,7 +86,9 @@ def test_a_failed_import_repeats_the_same_error_object_and_runs_once(site):
 
 
 def test_many_threads_opening_at_once_get_one_backend_and_one_device(site):
-    site.install(code="import time, builtins\n" + REQUIRED + "\nbuiltins.made = getattr(builtins, 'made', 0) + 1")
+    site.install(
+        code="import time, builtins\n" + REQUIRED + "\nbuiltins.made = getattr(builtins, 'made', 0) + 1"
+    )
     barrier = threading.Barrier(16)
     devices: list[devicekit.Device] = []
 
@@ -152,7 +161,12 @@ def test_unmet_torch_and_vendor_requirements_are_all_named_before_import(site):
     site.install(
         code="raise SystemExit('must not be imported')",
         torch=">=99",
-        requires=["vendor-runtime>=2.5", "absent-runtime>=1", "odd-runtime>=1", "unneeded; python_version<'3'"],
+        requires=[
+            "vendor-runtime>=2.5",
+            "absent-runtime>=1",
+            "odd-runtime>=1",
+            "unneeded; python_version<'3'",
+        ],
     )
     with pytest.raises(IncompatibleBackend) as caught:
         devicekit.select("acme")

@@ -111,7 +111,9 @@ def test_a_backend_may_not_wrap_hooks(register):
 
 
 def test_claims_need_their_hooks_and_declarations_need_theirs(register):
-    said = problems_of(register, Sound, capabilities=["streams"], noop=["empty_cache"], emulated=["memory_info"])
+    said = problems_of(
+        register, Sound, capabilities=["streams"], noop=["empty_cache"], emulated=["memory_info"]
+    )
     assert "the manifest claims streams, which needs current_stream, create_stream, use_stream" in said
     assert "the manifest lists empty_cache as noop or emulated, and it is not implemented" in said
     assert "memory_info as noop or emulated" in said
