@@ -27,7 +27,9 @@ def register() -> Iterator[Register]:
     """
     names: list[str] = []
 
-    def offer(factory: Callable[[], object], *, name: str = "acme", open: bool = True, **keys: object) -> object:
+    def offer(
+        factory: Callable[[], object], *, name: str = "acme", open: bool = True, **keys: object
+    ) -> object:
         table = {"name": name, "device_type": "cpu", "contract": ">=1.0,<2", "indexed": False, **keys}
         candidate = devicekit.register_backend(factory, Manifest.parse({"backend": table}))
         names.append(name)

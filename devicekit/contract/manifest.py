@@ -130,9 +130,10 @@ class _Reader:
         return self.value(key, str, "") or None
 
     def identifier(self, key: str) -> str:
-        text = self.value(key, str, "")
-        if not text.isidentifier() or text != text.lower():
-            self._problems.append(f"{key} is required: a lower-case identifier, not {self._table.get(key)!r}")
+        text = self._table.get(key)
+        if not isinstance(text, str) or not text.isidentifier() or text != text.lower():
+            self._problems.append(f"{key} is required: a lower-case identifier, not {text!r}")
+            return ""
         return text
 
     def strings(self, key: str) -> list[str]:
@@ -143,9 +144,10 @@ class _Reader:
         return found
 
     def specifier(self, key: str, *, required: bool = False) -> SpecifierSet:
-        text = self.value(key, str, "")
-        if required and not text:
+        if required and not self._table.get(key):
             self._problems.append(f'{key} is required: a version range such as ">=1.0,<2"')
+            return SpecifierSet()
+        text = self.value(key, str, "")
         try:
             return SpecifierSet(text)
         except InvalidSpecifier:

@@ -1,4 +1,4 @@
-"""Breaks a copy of the real cpu plugin in each way a plugin breaks; each has its own message, and nothing stands in."""
+"""Breaks a copy of the real cpu plugin in each way a plugin breaks: each is named, and nothing stands in."""
 
 from __future__ import annotations
 

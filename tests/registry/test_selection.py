@@ -119,7 +119,7 @@ def test_no_policy_replaces_a_backend_that_was_asked_for(site, policy):
     site.install("host", host=True)
     with pytest.raises(BackendLoadError, match="libvendor"):
         devicekit.select("acme", policy)
-    with pytest.raises(BackendUnavailable, match="'none'.*finds no hardware"):
+    with pytest.raises(BackendUnavailable, match=r"'none'.*finds no hardware"):
         devicekit.select("none", policy)
 
 

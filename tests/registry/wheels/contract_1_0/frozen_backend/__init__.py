@@ -31,7 +31,7 @@ class Backend:
     @devicekit.hookimpl
     def set_index(self, index):
         self.calls.append(("set_index", index))
-        return None
+        return
 
     @devicekit.hookimpl
     def device_properties(self, index):
@@ -41,7 +41,7 @@ class Backend:
     @devicekit.hookimpl
     def synchronize(self, index):
         self.calls.append(("synchronize", index))
-        return None
+        return
 
     @devicekit.hookimpl
     def current_stream(self, index):
@@ -76,17 +76,17 @@ class Backend:
     @devicekit.hookimpl
     def empty_cache(self):
         self.calls.append(("empty_cache",))
-        return None
+        return
 
     @devicekit.hookimpl
     def empty_host_cache(self):
         self.calls.append(("empty_host_cache",))
-        return None
+        return
 
     @devicekit.hookimpl
     def collect_ipc(self):
         self.calls.append(("collect_ipc",))
-        return None
+        return
 
     @devicekit.hookimpl
     def memory_stats(self, index):
@@ -116,12 +116,12 @@ class Backend:
     @devicekit.hookimpl
     def reset_peak_memory_stats(self, index):
         self.calls.append(("reset_peak_memory_stats", index))
-        return None
+        return
 
     @devicekit.hookimpl
     def set_memory_fraction(self, index, fraction):
         self.calls.append(("set_memory_fraction", index, fraction))
-        return None
+        return
 
     @devicekit.hookimpl
     def memory_pool(self, index):
@@ -131,7 +131,7 @@ class Backend:
     @devicekit.hookimpl
     def classify_error(self, error):
         self.calls.append(("classify_error", error))
-        return None
+        return
 
     @devicekit.hookimpl
     def pin_memory(self, tensor):
@@ -146,7 +146,7 @@ class Backend:
     @devicekit.hookimpl
     def manual_seed(self, index, seed):
         self.calls.append(("manual_seed", index, seed))
-        return None
+        return
 
     @devicekit.hookimpl
     def get_rng_state(self, index):
@@ -156,7 +156,7 @@ class Backend:
     @devicekit.hookimpl
     def set_rng_state(self, index, state):
         self.calls.append(("set_rng_state", index, state))
-        return None
+        return
 
     @devicekit.hookimpl
     def collective_backend(self):
@@ -191,4 +191,4 @@ class Backend:
     @devicekit.hookimpl
     def record_memory_history(self, index, enabled):
         self.calls.append(("record_memory_history", index, enabled))
-        return None
+        return
