@@ -204,7 +204,9 @@ class ReleasePoints:
         return "a graph is being captured" if self.device.is_capturing() else None
 
     def _record(self, entry: ReleaseEntry) -> ReleaseEntry:
-        self.ledger.append(entry)
+        # An idle engine passes its point many times a second: a skip there is counted, not kept.
+        if entry.emptied or entry.point is not ReleasePoint.IDLE:
+            self.ledger.append(entry)
         counters = self.counters[entry.point]
         if entry.emptied:
             counters.emptied += 1

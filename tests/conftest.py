@@ -1,14 +1,31 @@
-"""What every test starts from: no DEVICEKIT_* setting, and no backend left over from another test."""
+"""Shared by all tests: one thread, no DEVICEKIT_* setting, backends taken back, and small checkpoints."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+import torch
 
 import devicekit
 from devicekit.contract import Manifest
+
+torch.set_num_threads(1)  # the models are tiny: threads cost more than they bring
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two versions of one small Llama-style model."""
+    from devicekit.runners.example import write_example_checkpoint
+
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return (
+        write_example_checkpoint(folder / "v1", seed=1),
+        write_example_checkpoint(folder / "v2", seed=2),
+    )
+
 
 Register = Callable[..., devicekit.Device]
 

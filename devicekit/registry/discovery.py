@@ -11,7 +11,7 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-from devicekit.contract.errors import DeviceKitError, DuplicateBackend, ManifestError
+from devicekit.contract.errors import DuplicateBackend, ManifestError
 from devicekit.contract.manifest import FILE_NAME, Manifest
 from devicekit.registry.candidates import Candidate, registered
 

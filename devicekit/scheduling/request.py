@@ -145,7 +145,7 @@ class Request:
         size = len(self.prompt)
         if size == 0:
             found.append("the prompt is empty")
-        elif int(self.prompt.min()) < 0 or int(self.prompt.max()) >= limits.vocab_size:
+        elif int(self.prompt.view(np.uint32).max()) >= limits.vocab_size:  # a negative one is huge, unsigned
             found.append(f"the prompt has tokens outside the vocabulary of {limits.vocab_size}")
         if size >= limits.max_positions:
             found.append(
