@@ -26,14 +26,16 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from devicekit.contract.capabilities import CAPABILITIES
 from devicekit.contract.errors import ManifestError
 from devicekit.contract.hooks import HOOKS
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -155,8 +157,14 @@ class _Reader:
             return SpecifierSet()
 
     def requirements(self, key: str) -> tuple[Requirement, ...]:
+        texts = self.strings(key)
+        if not texts:
+            return ()
+        # Most manifests have none, and the parser takes a tenth of the time that importing devicekit takes.
+        from packaging.requirements import InvalidRequirement, Requirement
+
         parsed: list[Requirement] = []
-        for text in self.strings(key):
+        for text in texts:
             try:
                 parsed.append(Requirement(text))
             except InvalidRequirement:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 from importlib import metadata
+from typing import TYPE_CHECKING
 
-from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from devicekit.contract.errors import ConfigurationError, IncompatibleBackend
 from devicekit.contract.versions import CONTRACT_VERSION, SERVED_CONTRACTS, negotiate
 from devicekit.registry.candidates import IN_PROCESS, Candidate
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 
 def is_allowed(candidate: Candidate) -> bool:
@@ -50,18 +54,18 @@ def check_requirements(candidate: Candidate) -> tuple[Version, ...]:
             f"serves {served}. {_contract_remedy(candidate)}",
             backend=candidate.name,
         )
-    problems = [
-        problem
-        for requirement in (Requirement(f"torch{manifest.torch}"), *manifest.requires)
-        if (problem := _unmet(requirement)) is not None
-    ]
-    if problems:
-        wanted = " ".join(f"'{requirement}'" for _, requirement in problems)
-        said = "; ".join(text for text, _ in problems)
+    unmet = {}
+    if (problem := _problem("torch", manifest.torch)) is not None:
+        unmet[f"torch{manifest.torch}"] = problem
+    for requirement in manifest.requires:
+        if (problem := _unmet(requirement)) is not None:
+            unmet[str(requirement)] = problem
+    if unmet:
+        wanted = " ".join(f"'{requirement}'" for requirement in unmet)
         raise IncompatibleBackend(
-            f"Backend {candidate.label} cannot be used: {said}. Try: pip install {wanted}",
+            f"Backend {candidate.label} cannot be used: {'; '.join(unmet.values())}. Try: pip install {wanted}",
             backend=candidate.name,
-            problems=tuple(text for text, _ in problems),
+            problems=tuple(unmet.values()),
         )
     return contracts
 
@@ -81,17 +85,21 @@ def _contract_remedy(candidate: Candidate) -> str:
     return f"Try: pip install --upgrade {candidate.distribution}"
 
 
-def _unmet(requirement: Requirement) -> tuple[str, Requirement] | None:
+def _unmet(requirement: Requirement) -> str | None:
     if requirement.marker is not None and not requirement.marker.evaluate():
         return None
+    return _problem(requirement.name, requirement.specifier)
+
+
+def _problem(name: str, wanted: SpecifierSet) -> str | None:
     try:
-        installed = metadata.version(requirement.name)
+        installed = metadata.version(name)
     except metadata.PackageNotFoundError:
-        return f"it needs {requirement}, which is not installed", requirement
+        return f"it needs {name}{wanted}, which is not installed"
     # "2.13.0+cpu" satisfies "==2.13.0", but a vendor's "2.7.1.post2" must be compared as it stands.
     try:
-        if requirement.specifier.contains(Version(installed), prereleases=True):
+        if wanted.contains(Version(installed), prereleases=True):
             return None
     except InvalidVersion:
-        return f"it needs {requirement}, and the installed version {installed!r} is no version", requirement
-    return f"it needs {requirement}, and {requirement.name} {installed} is installed", requirement
+        return f"it needs {name}{wanted}, and the installed version {installed!r} is no version"
+    return f"it needs {name}{wanted}, and {name} {installed} is installed"
