@@ -155,6 +155,10 @@ def _first_with_hardware(candidates: tuple[Candidate, ...], policy: Policy) -> S
             reason = "DEVICEKIT_ALLOWED_DISTRIBUTIONS does not list its distribution"
             reports.append(_report(candidate, Stage.FOUND, Verdict.NOT_ALLOWED, reason))
             continue
+        if candidate.manifest is not None and not candidate.manifest.automatic:
+            reason = "it is used only when asked for by name"
+            reports.append(_report(candidate, Stage.FOUND, Verdict.NOT_TRIED, reason))
+            continue
         report, backend = _try(candidate)
         reports.append(report)
         if report.error is not None and _forbids(policy, candidate):

@@ -163,6 +163,14 @@ def test_the_environment_names_third_party_and_first_party_backends_alike(site, 
 REQUIRED_CPU = ABSENT.replace("False", "True").replace("return 0", "return 1")
 
 
+def test_a_backend_that_is_not_automatic_is_used_only_by_name(site):
+    site.install("shy", automatic=False, probe_order=1)
+    with pytest.raises(BackendUnavailable, match="shy: not tried: it is used only when asked for by name"):
+        devicekit.select()
+    assert "devicekit_shy" not in site.imported()
+    assert devicekit.select("shy").backend.name == "shy"
+
+
 def test_an_unselected_backend_is_never_imported(site):
     site.install("acme")
     site.install("other", code="raise SystemExit")

@@ -25,7 +25,7 @@ class Sound:
 def problems_of(register, factory, **keys: object) -> str:
     with pytest.raises(InvalidHooks) as caught:
         load(register(factory, open=False, **keys))
-    devicekit.unregister_backend("acme")
+    devicekit.unregister_backend(caught.value.backend)
     assert all(problem in str(caught.value) for problem in caught.value.problems)
     return "; ".join(caught.value.problems)
 
@@ -99,6 +99,27 @@ def test_a_hook_written_as_a_property_or_a_value_is_refused(register):
         collective_backend = "accl"
 
     assert "collective_backend is a hook of the contract but not a method" in problems_of(register, Value)
+
+
+def test_a_hook_that_is_none_on_the_class_or_the_object_is_taken_back(register):
+    class Full(Sound):
+        @devicekit.hookimpl
+        def empty_cache(self) -> None: ...
+
+        @devicekit.hookimpl
+        def collect_ipc(self) -> None: ...
+
+    class Less(Full):
+        empty_cache = None
+
+        def __init__(self) -> None:
+            self.collect_ipc = None
+
+    device = register(Less)
+    assert not device.empty_cache()
+    assert not device.collect_ipc()
+    said = problems_of(register, type("None_", (Less,), {"synchronize": None}), name="other")
+    assert "the required hook synchronize(index) is missing" in said
 
 
 def test_a_backend_may_not_wrap_hooks(register):

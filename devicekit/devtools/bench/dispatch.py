@@ -1,14 +1,14 @@
 """Benchmarks of a device call against the vendor's own function, and of what starting costs.
 
-Every figure is a ratio of two calls timed in turns within one run, or the processor time of a fresh interpreter. An
-empty vendor function shows the whole cost of a device call, which no real function can. That cost is one Python
-frame, so the ratio to a call that is itself one empty frame cannot come near 1: the rows "one frame around it" give
-the floor, and have no target. Nor has the call without arguments against pluggy, which is pluggy's quickest.
+Every figure is a ratio of two calls timed in turns within one run, or the processor time of a fresh interpreter.
+An empty vendor function shows the whole cost of a device call, which no real function can. That cost is one Python
+frame, so the ratio to a call that is itself one empty frame cannot come near 1: the rows "one frame around it"
+give the floor, and have no target. Nor has the call without arguments against pluggy, which is pluggy's quickest.
 """
 
 from __future__ import annotations
 
-import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -187,10 +187,10 @@ def _starting() -> list[Row]:
 
 def _whole(case: str, script: str, target: float | None) -> Row:
     def once() -> float:
-        before = os.times()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
-        after = os.times()
-        return after.children_user + after.children_system - before.children_user - before.children_system
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     return _median(case, once, target)
 
