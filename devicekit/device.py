@@ -46,6 +46,13 @@ class Device:
     torch_device: torch.device  # to allocate on with plain torch
     _implemented: frozenset[str]
 
+    # Compiled, as are the methods below that have no body of their own.
+    _set_index: Callable[[int], object]
+    _create_stream: Callable[[int], Stream]
+    _create_event: Callable[[bool], Event]
+    _empty_host_cache: Callable[[], bool]
+    _collect_ipc: Callable[[], bool]
+
     def __new__(cls, backend: OpenedBackend, index: int) -> Device:
         """A device of a class of its own, which holds the methods compiled for this backend and index."""
         return super().__new__(type(cls.__name__, (cls,), {"__slots__": (), "__module__": cls.__module__}))
@@ -61,22 +68,22 @@ class Device:
         """Put the backend's functions in place of the declarations below; calls then pay for no lookup."""
         self._implemented = self.backend.implemented
         for method, hook in _COMPILED.items():
-            setattr(type(self), method, dispatch.compile_method(self.backend, hook, self.index))
-        # Restoring the previous device takes another index than this one's.
-        type(self)._set_index = dispatch.compile_method(self.backend, "set_index")  # type: ignore[method-assign]
+            # Restoring the previous device takes another index than this one's.
+            index = None if hook == "set_index" else self.index
+            setattr(type(self), method, dispatch.compile_method(self.backend, hook, index))
 
     def __repr__(self) -> str:
         return f"<Device {self.name}:{self.index} of {self.backend.label}>"
 
     def __reduce__(self) -> tuple[Callable[..., Device], tuple[str]]:
-        return _reopen, (f"{self.name}:{self.index}",)
+        from devicekit.opening import get_device  # which imports this module
+
+        return get_device, (f"{self.name}:{self.index}",)
 
     @property
     def name(self) -> str:
         """The backend's name, for logs. Engine code asks `supports` instead of comparing names."""
         return self.backend.name
-
-    # -- Asking first -----------------------------------------------------------------------------------------
 
     def supports(self, hook: str) -> bool:
         """Whether the backend implements ``hook``.
@@ -94,21 +101,18 @@ class Device:
         """Raise `UnsupportedHook` naming every one of ``hooks`` that the backend lacks."""
         absent = [hook for hook in hooks if not self.supports(hook)]
         if absent:
-            raise UnsupportedHook(
-                f"Backend {self.backend.label} lacks {', '.join(absent)}, which this operation needs.",
-                backend=self.name,
-                hook=absent[0],
-            )
+            message = f"Backend {self.backend.label} lacks {', '.join(absent)}, which this operation needs."
+            raise UnsupportedHook(message, backend=self.name, hook=absent[0])
 
     # -- Ordering ---------------------------------------------------------------------------------------------
 
     def synchronize(self) -> None:
         """Block until all work submitted to this device, on every stream, has finished."""
-        raise _not_compiled()
+        raise NotImplementedError
 
     def current_stream(self) -> Stream:
         """The calling thread's current stream."""
-        raise _not_compiled()
+        raise NotImplementedError
 
     def create_stream(self, priority: int = 0) -> Stream:
         """A new stream. Lower priorities run first."""
@@ -116,7 +120,7 @@ class Device:
 
     def use_stream(self, stream: Stream) -> AbstractContextManager[object]:
         """A context in which ``stream`` is current; the previous one is restored on every exit."""
-        raise _not_compiled()
+        raise NotImplementedError
 
     def create_event(self, *, timing: bool = False) -> Event:
         """A new event; with ``timing`` it has ``elapsed_time(end)`` in milliseconds."""
@@ -124,15 +128,15 @@ class Device:
 
     def create_graph(self) -> DeviceGraph:
         """A new, empty graph."""
-        raise _not_compiled()
+        raise NotImplementedError
 
     def is_capturing(self) -> bool | None:
         """Whether the current stream captures a graph; ``None`` if unknown."""
-        raise _not_compiled()
+        raise NotImplementedError
 
     def current_index(self) -> int:
         """Index of the calling thread's current device of this backend."""
-        raise _not_compiled()
+        raise NotImplementedError
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -167,7 +171,7 @@ class Device:
 
     def release_cache(self) -> bool:
         """As `empty_cache`, measuring nothing. False: the backend lacks the hook, and nothing happened."""
-        raise _not_compiled()
+        raise NotImplementedError
 
     def empty_host_cache(self) -> ReleaseResult:
         """Hand unused pinned host memory back to the operating system; the bytes are the host cache's."""
@@ -181,7 +185,7 @@ class Device:
 
     def reset_peak_memory_stats(self) -> bool:
         """Make every peak equal to its current value. False: this backend has no peaks to reset."""
-        raise _not_compiled()
+        raise NotImplementedError
 
     def _release(
         self, hook: str, release: Callable[[], bool], reserved: Callable[[], int | None]
@@ -198,27 +202,27 @@ class Device:
 
     def memory_stats(self) -> MemoryStats:
         """This process's allocator, in bytes. Changes nothing."""
-        raise _not_compiled()
+        raise NotImplementedError
 
     def memory_info(self) -> MemoryInfo:
         """The driver's free and total bytes, every process included."""
-        raise _not_compiled()
+        raise NotImplementedError
 
     def host_memory_stats(self) -> HostMemoryStats:
         """The cache of pinned host memory, in bytes."""
-        raise _not_compiled()
+        raise NotImplementedError
 
     def process_memory(self) -> Sequence[ProcessMemory] | None:
         """Who holds memory on this device; ``None`` where the vendor cannot be asked."""
-        raise _not_compiled()
+        raise NotImplementedError
 
     def memory_snapshot(self) -> Sequence[Mapping[str, object]] | None:
         """The allocator's segments and blocks in the vendor's own form; ``None`` where there are none."""
-        raise _not_compiled()
+        raise NotImplementedError
 
     def properties(self) -> DeviceProperties:
         """What the device is."""
-        raise _not_compiled()
+        raise NotImplementedError
 
     def classify_error(self, error: BaseException) -> ErrorKind | None:
         """What ``error`` means on this backend; ``None`` if it is none of its errors. Never raises."""
@@ -228,81 +232,65 @@ class Device:
 
     def set_memory_fraction(self, fraction: float) -> None:
         """Limit this process to ``fraction`` (0 to 1) of the device's total; beyond it, out of memory."""
-        raise _not_compiled()
+        raise NotImplementedError
 
     def memory_pool(self) -> MemoryPool:
         """A new private allocator pool."""
-        raise _not_compiled()
+        raise NotImplementedError
 
     def pin_memory(self, tensor: torch.Tensor) -> torch.Tensor:
         """A page-locked copy of a host tensor."""
-        raise _not_compiled()
+        raise NotImplementedError
 
     def copies_overlap(self) -> bool | None:
         """Whether copies from and to pinned memory run beside computation; ``None`` if unknown."""
-        raise _not_compiled()
+        raise NotImplementedError
 
     def manual_seed(self, seed: int) -> None:
         """Seed the default generator."""
-        raise _not_compiled()
+        raise NotImplementedError
 
     def get_rng_state(self) -> torch.Tensor:
         """The default generator's state, a uint8 host tensor."""
-        raise _not_compiled()
+        raise NotImplementedError
 
     def set_rng_state(self, state: torch.Tensor) -> None:
         """Restore what `get_rng_state` returned."""
-        raise _not_compiled()
+        raise NotImplementedError
 
     # -- Processes and tools ----------------------------------------------------------------------------------
 
     def collective_backend(self) -> str | None:
         """Name to give ``torch.distributed.init_process_group``; ``None`` if unknown."""
-        raise _not_compiled()
+        raise NotImplementedError
 
     def visible_devices_variable(self) -> str | None:
         """Environment variable that limits the devices a process sees."""
-        raise _not_compiled()
+        raise NotImplementedError
 
     def is_bad_fork(self) -> bool | None:
         """Whether this process was forked after its parent initialised the device; ``None`` if unknown."""
-        raise _not_compiled()
+        raise NotImplementedError
 
     def export_ipc(self, tensor: torch.Tensor) -> object:
         """A picklable handle by which another process can map the tensor's memory."""
-        raise _not_compiled()
+        raise NotImplementedError
 
     def import_ipc(self, handle: object) -> torch.Tensor:
         """The tensor behind a handle from `export_ipc` of another process."""
-        raise _not_compiled()
+        raise NotImplementedError
 
     def profiler_activity(self) -> torch.profiler.ProfilerActivity | None:
         """The activity that makes ``torch.profiler`` record this device."""
-        raise _not_compiled()
+        raise NotImplementedError
 
     def record_memory_history(self, enabled: bool) -> None:
         """Start or stop recording allocations for `memory_snapshot`."""
-        raise _not_compiled()
-
-    # -- Compiled, behind a method above ----------------------------------------------------------------------
-
-    def _set_index(self, index: int) -> object:
-        raise _not_compiled()
-
-    def _create_stream(self, priority: int) -> Stream:
-        raise _not_compiled()
-
-    def _create_event(self, timing: bool) -> Event:
-        raise _not_compiled()
-
-    def _empty_host_cache(self) -> bool:
-        raise _not_compiled()
-
-    def _collect_ipc(self) -> bool:
-        raise _not_compiled()
+        raise NotImplementedError
 
 
 _BEHIND = {
+    "_set_index": "set_index",
     "_create_stream": "create_stream",
     "_create_event": "create_event",
     "_empty_host_cache": "empty_host_cache",
@@ -312,14 +300,3 @@ _BEHIND = {
 }
 _WRITTEN_OUT = {*_BEHIND.values(), "classify_error"}  # what has a method with more to it than the call
 _COMPILED = _BEHIND | {hook: hook for hook in HOOKS if hook in Device.__dict__ and hook not in _WRITTEN_OUT}
-
-
-def _not_compiled() -> NotImplementedError:
-    return NotImplementedError("A Device comes from devicekit.get_device().")
-
-
-def _reopen(spec: str) -> Device:
-    """Unpickle: the same device of the reading process."""
-    from devicekit.opening import get_device
-
-    return get_device(spec)

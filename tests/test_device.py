@@ -131,11 +131,6 @@ def test_a_device_survives_pickling_and_copying_as_itself(cards):
     assert isinstance(cards, devicekit.Device)
 
 
-def test_a_device_that_nobody_opened_says_where_devices_come_from(cards):
-    with pytest.raises(NotImplementedError, match=r"devicekit\.get_device"):
-        devicekit.Device.synchronize(cards)
-
-
 def test_an_unregistered_backend_is_let_go_with_its_devices():
     manifest = {"name": "brief", "device_type": "cpu", "contract": ">=1.0,<2", "indexed": False}
     devicekit.register_backend(Cards, devicekit.Manifest.parse({"backend": manifest}))
