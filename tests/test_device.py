@@ -131,6 +131,13 @@ def test_a_device_survives_pickling_and_copying_as_itself(cards):
     assert isinstance(cards, devicekit.Device)
 
 
+def test_a_device_made_beside_the_registrys_is_not_kept_alive(cards):
+    device = weakref.ref(devicekit.Device(cards.backend, 0))
+    gc.collect()
+    assert device() is None
+    cards.backend.add_observer(object())  # nothing is compiled for it any more
+
+
 def test_an_unregistered_backend_is_let_go_with_its_devices():
     manifest = {"name": "brief", "device_type": "cpu", "contract": ">=1.0,<2", "indexed": False}
     devicekit.register_backend(Cards, devicekit.Manifest.parse({"backend": manifest}))
