@@ -63,7 +63,7 @@ def random_prompts(seed: int, count: int, longest: int = 60) -> list[list[int]]:
     budget=st.integers(6, 64),
     pool=st.integers(90, 400),
     caching=st.booleans(),
-    policy=st.sampled_from(["fcfs", "priority"]),
+    policy=st.sampled_from(["fcfs", "priority", "longest_prefix"]),
     seed=st.integers(0, 3),
 )
 def test_tokens_do_not_depend_on_paging_chunking_sharing_or_retraction(
