@@ -36,7 +36,8 @@ def load(candidate: Candidate) -> OpenedBackend:
     try:
         return load_staged(candidate)
     except LoadFailure as failure:
-        raise failure.error from failure.error.__cause__
+        # The same object each time, but not with the frames of every earlier time.
+        raise failure.error.with_traceback(None) from failure.error.__cause__
 
 
 def load_staged(candidate: Candidate) -> OpenedBackend:
@@ -63,7 +64,7 @@ def load_staged(candidate: Candidate) -> OpenedBackend:
                 _loading.remove(candidate)
             _outcomes[candidate] = outcome
     if isinstance(outcome, LoadFailure):
-        raise outcome
+        raise LoadFailure(outcome.stage, outcome.error)
     return outcome
 
 

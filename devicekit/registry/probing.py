@@ -43,7 +43,7 @@ def probe(backend: OpenedBackend) -> Probe:
     if backend.device_count is not None:
         return Probe(True, backend.device_count)
     if backend.hung is not None:
-        raise backend.hung
+        raise backend.hung.with_traceback(None)
     limit = probe_timeout()
     answer: list[object] = []
     failure: list[BaseException] = []

@@ -109,7 +109,7 @@ def select(request: str | None = None, policy: Policy | str | None = None) -> Se
         raise _unknown(request, candidates)
     report, backend = _try(named)
     if backend is None:
-        raise report.error or _no_hardware(named)
+        raise _no_hardware(named) if report.error is None else report.error.with_traceback(None)
     others = [
         _report(other, Stage.FOUND, Verdict.NOT_TRIED, f"{request!r} was asked for by name")
         for other in candidates
@@ -162,7 +162,7 @@ def _first_with_hardware(candidates: tuple[Candidate, ...], policy: Policy) -> S
         report, backend = _try(candidate)
         reports.append(report)
         if report.error is not None and _forbids(policy, candidate):
-            raise report.error
+            raise report.error.with_traceback(None)
     if backend is None:
         raise _nothing(reports)
     return Selection(backend, None, policy, tuple(reports))

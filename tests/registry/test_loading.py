@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import builtins
 import threading
+import traceback
 
 import pytest
 
@@ -63,32 +65,61 @@ def test_a_class_that_needs_arguments_is_said_to_fail_at_construction(site):
 
 
 def test_a_module_may_be_the_backend(site):
-    functions = (
-        REQUIRED.replace("class Backend:", "").replace("self, ", "").replace("self", "").replace("    ", "")
+    site.install(
+        code="""
+        import devicekit
+
+        @devicekit.hookimpl
+        def is_available(): return True
+        @devicekit.hookimpl
+        def device_count(): return 1
+        @devicekit.hookimpl
+        def synchronize(index): pass
+        """,
+        target="devicekit_acme",
     )
-    site.install(code=functions.replace("def is_av", "def is_av"), target="devicekit_acme")
     assert devicekit.get_device("acme").supports("synchronize")
 
 
-def test_a_failed_import_repeats_the_same_error_object_and_runs_once(site):
-    site.install(
-        code="import builtins\nbuiltins.imports = getattr(builtins, 'imports', 0) + 1\nraise OSError('no')"
-    )
-    errors = []
-    for _ in range(3):
-        with pytest.raises(BackendLoadError) as caught:
-            devicekit.get_device("acme")
-        errors.append(caught.value)
-    assert errors[0] is errors[1] is errors[2]
-    import builtins
+COUNTED = "import builtins\nbuiltins.imports = getattr(builtins, 'imports', 0) + 1\n"
 
-    assert builtins.__dict__.pop("imports") == 1
+
+def imports_counted() -> int:
+    return builtins.__dict__.pop("imports")
+
+
+def test_a_failed_import_runs_once_and_repeats_the_same_error_object_to_every_thread(site):
+    site.install(code=COUNTED + "raise OSError('no')")
+    errors: list[BackendLoadError] = []
+
+    def attempt() -> None:
+        try:
+            devicekit.get_device("acme")
+        except BackendLoadError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=attempt) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(errors) == 8
+    assert len({id(error) for error in errors}) == 1
+    assert imports_counted() == 1
+
+
+def test_an_error_that_repeats_does_not_gather_the_frames_of_every_time(site):
+    site.install(code="raise OSError('no')")
+    depths = []
+    for _ in range(4):
+        with pytest.raises(BackendLoadError) as caught:
+            devicekit.select("acme")
+        depths.append(len(traceback.extract_tb(caught.value.__traceback__)))
+    assert len(set(depths)) == 1
 
 
 def test_many_threads_opening_at_once_get_one_backend_and_one_device(site):
-    site.install(
-        code="import time, builtins\n" + REQUIRED + "\nbuiltins.made = getattr(builtins, 'made', 0) + 1"
-    )
+    site.install(code=COUNTED + REQUIRED)
     barrier = threading.Barrier(16)
     devices: list[devicekit.Device] = []
 
@@ -101,9 +132,7 @@ def test_many_threads_opening_at_once_get_one_backend_and_one_device(site):
         thread.start()
     for thread in threads:
         thread.join()
-    import builtins
-
-    assert builtins.__dict__.pop("made") == 1
+    assert imports_counted() == 1
     assert len(devices) == 16
     assert len({id(device) for device in devices}) == 1
 
@@ -188,8 +217,8 @@ def test_a_met_vendor_requirement_lets_the_plugin_in(site):
 
 def test_only_listed_distributions_are_imported(site, monkeypatch):
     site.install("acme", code="raise SystemExit('must not be imported')")
-    site.install("other")
-    monkeypatch.setenv("DEVICEKIT_ALLOWED_DISTRIBUTIONS", "Devicekit_Other, third")
+    site.install("other", distribution="Devicekit.Other", module="devicekit_other")
+    monkeypatch.setenv("DEVICEKIT_ALLOWED_DISTRIBUTIONS", "devicekit_other, third")
     with pytest.raises(ConfigurationError, match="Add devicekit-acme to it"):
         devicekit.select("acme")
     selection = devicekit.select()
