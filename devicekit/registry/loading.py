@@ -80,7 +80,7 @@ def _load(candidate: Candidate) -> OpenedBackend:
     try:
         plugin = _construct(candidate)
         try:
-            check_hooks(plugin, candidate, contracts)
+            check_hooks(plugin, candidate)
             return OpenedBackend(candidate, manifest, contracts[0], plugin)
         except DeviceKitError as error:
             raise LoadFailure(Stage.HOOKS, error) from error

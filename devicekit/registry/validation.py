@@ -19,23 +19,20 @@ from devicekit.contract.capabilities import CAPABILITIES
 from devicekit.contract.errors import InvalidHooks
 from devicekit.contract.hooks import HOOKS
 from devicekit.contract.spec import PROJECT, HookKind, HookSpec
+from devicekit.contract.versions import SERVED_CONTRACTS, negotiate
 from devicekit.registry.candidates import Candidate
 
 _MARK = f"{PROJECT}_impl"  # the attribute that pluggy's marker sets
 
 
-def check_hooks(plugin: object, candidate: Candidate, contracts: tuple[Version, ...]) -> None:
-    """Check what ``plugin`` implements.
-
-    Args:
-        plugin: the object with the hooks.
-        candidate: where it came from.
-        contracts: the contract versions that both sides speak. The plugin may have been written against any.
+def check_hooks(plugin: object, candidate: Candidate) -> None:
+    """Check what ``plugin`` implements, against every contract that both sides speak: it may be written for any.
 
     Raises:
         InvalidHooks: with one entry in ``problems`` for each fault.
     """
     manifest = candidate.manifest
+    contracts = SERVED_CONTRACTS if manifest is None else negotiate(manifest.contract)
     members = _functions(plugin)
     marks = {name: mark for name, one in members.items() if (mark := getattr(one, _MARK, None)) is not None}
     implemented = marks.keys() & HOOKS.keys()
