@@ -1,1 +1,102 @@
-"""devicekit: the device layer under an inference engine."""
+"""devicekit: the device layer under an inference engine.
+
+::
+
+    import devicekit
+
+    device = devicekit.get_device()           # or "npu:1", torch.device(...), or DEVICEKIT_BACKEND
+    device.synchronize()
+    device.memory_stats().allocated           # int bytes, or None where nobody counts
+    print(device.empty_cache().released)      # bytes handed back, or None
+
+Importing this package imports neither torch nor any plugin: names are resolved when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from devicekit.available import AvailableMemory, available_memory, empty_device_cache
+    from devicekit.contract import CONTRACT_VERSION, HOOKS, Manifest, hookimpl
+    from devicekit.contract.errors import DeviceKitError
+    from devicekit.contract.records import (
+        AllocatorState,
+        DeviceProperties,
+        ErrorKind,
+        HostMemoryStats,
+        MemoryInfo,
+        MemoryStats,
+        ProcessMemory,
+        ReleaseResult,
+    )
+    from devicekit.device import Device, get_device
+    from devicekit.registry import Policy, Selection, discover, register_backend, select, unregister_backend
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CONTRACT_VERSION",
+    "HOOKS",
+    "AllocatorState",
+    "AvailableMemory",
+    "Device",
+    "DeviceKitError",
+    "DeviceProperties",
+    "ErrorKind",
+    "HostMemoryStats",
+    "Manifest",
+    "MemoryInfo",
+    "MemoryStats",
+    "Policy",
+    "ProcessMemory",
+    "ReleaseResult",
+    "Selection",
+    "available_memory",
+    "discover",
+    "empty_device_cache",
+    "get_device",
+    "hookimpl",
+    "register_backend",
+    "select",
+    "unregister_backend",
+]
+
+_HOMES = {
+    "devicekit.available": ("AvailableMemory", "available_memory", "empty_device_cache"),
+    "devicekit.contract": ("CONTRACT_VERSION", "HOOKS", "Manifest", "hookimpl"),
+    "devicekit.contract.errors": ("DeviceKitError",),
+    "devicekit.contract.records": (
+        "AllocatorState",
+        "DeviceProperties",
+        "ErrorKind",
+        "HostMemoryStats",
+        "MemoryInfo",
+        "MemoryStats",
+        "ProcessMemory",
+        "ReleaseResult",
+    ),
+    "devicekit.device": ("Device", "get_device"),
+    "devicekit.registry": (
+        "Policy",
+        "Selection",
+        "discover",
+        "register_backend",
+        "select",
+        "unregister_backend",
+    ),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if (home := _HOME_OF.get(name)) is None:
+        raise AttributeError(f"module 'devicekit' has no attribute {name!r}")
+    found: object = getattr(importlib.import_module(home), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME_OF})

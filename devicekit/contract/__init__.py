@@ -1,0 +1,44 @@
+"""What a vendor implements: hook specs, records, the manifest, versions and errors.
+
+Imports pluggy and packaging only, so that a manifest can be read and an error raised without torch.
+"""
+
+from devicekit.contract.capabilities import CAPABILITIES, Capability
+from devicekit.contract.handles import DeviceGraph, Event, MemoryPool, Stream
+from devicekit.contract.hooks import HOOKS, BackendSpec, HookKind, HookSpec, hookimpl
+from devicekit.contract.manifest import Manifest
+from devicekit.contract.records import (
+    AllocatorState,
+    DeviceProperties,
+    ErrorKind,
+    HostMemoryStats,
+    MemoryInfo,
+    MemoryStats,
+    ProcessMemory,
+    ReleaseResult,
+)
+from devicekit.contract.versions import CONTRACT_VERSION
+
+__all__ = [
+    "CAPABILITIES",
+    "CONTRACT_VERSION",
+    "HOOKS",
+    "AllocatorState",
+    "BackendSpec",
+    "Capability",
+    "DeviceGraph",
+    "DeviceProperties",
+    "ErrorKind",
+    "Event",
+    "HookKind",
+    "HookSpec",
+    "HostMemoryStats",
+    "Manifest",
+    "MemoryInfo",
+    "MemoryPool",
+    "MemoryStats",
+    "ProcessMemory",
+    "ReleaseResult",
+    "Stream",
+    "hookimpl",
+]

@@ -1,0 +1,66 @@
+"""The objects that ordering hooks hand out, as the least an engine needs of them.
+
+torch's own stream, event and graph classes satisfy these protocols on every vendor that has them, so a plugin
+usually returns those unchanged.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Event(Protocol):
+    """A point in a stream's work."""
+
+    def record(self, stream: Stream | None = None) -> None:
+        """Mark the current end of ``stream`` (default: the current stream)."""
+
+    def query(self) -> bool:
+        """Whether all work before the mark has finished. Does not wait."""
+
+    def synchronize(self) -> None:
+        """Block the calling thread until the mark is reached."""
+
+    def wait(self, stream: Stream | None = None) -> None:
+        """Make later work of ``stream`` wait for the mark. Does not block the calling thread."""
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """An ordered queue of work on one device."""
+
+    def query(self) -> bool:
+        """Whether all work submitted so far has finished. Does not wait."""
+
+    def synchronize(self) -> None:
+        """Block the calling thread until all work submitted so far has finished."""
+
+    def wait_event(self, event: Event) -> None:
+        """Make later work of this stream wait for ``event``."""
+
+    def wait_stream(self, stream: Stream) -> None:
+        """Make later work of this stream wait for everything now in ``stream``."""
+
+
+@runtime_checkable
+class DeviceGraph(Protocol):
+    """Captured work that can be replayed."""
+
+    def capture(self) -> AbstractContextManager[None]:
+        """Record the work submitted inside the ``with`` block instead of running it."""
+
+    def replay(self) -> None:
+        """Run the captured work on the current stream."""
+
+    def reset(self) -> None:
+        """Drop the captured work and the memory it holds."""
+
+
+@runtime_checkable
+class MemoryPool(Protocol):
+    """A private region of the device's allocator."""
+
+    def use(self) -> AbstractContextManager[None]:
+        """Serve allocations made inside the ``with`` block from this pool."""

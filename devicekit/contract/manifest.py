@@ -1,0 +1,186 @@
+"""``backend.toml``: what a backend says of itself, readable without importing it or torch.
+
+::
+
+    [backend]
+    name = "acme"                       # what users write: get_device("acme:1")
+    device_type = "acme"                # torch's device type
+    contract = ">=1.0,<2"               # contract versions the plugin was written for
+    torch = ">=2.7"                     # optional; PEP 440
+    requires = ["torch-acme>=2.5"]      # optional; PEP 508, checked before the plugin is imported
+    probe_order = 50                    # lower is asked first; impersonators of another module go before it
+    hardware = ["/dev/acme*"]           # optional; paths whose existence shows that the hardware is present
+    collective_backend = "accl"         # optional
+    visible_devices_variable = "ACME_VISIBLE_DEVICES"  # optional
+    noop = []                           # hooks for which doing nothing is right here
+    emulated = []                       # hooks implemented without the vendor's help
+    capabilities = ["streams"]          # claims, each checked by conformance
+    indexed = true                      # false where torch knows one device without an index, as for cpu
+    host = false                        # true for the host itself: chosen only when nothing else claims hardware
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TypeVar
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+from devicekit.contract.capabilities import CAPABILITIES
+from devicekit.contract.errors import ManifestError
+from devicekit.contract.hooks import HOOKS
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FILE_NAME = "backend.toml"
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A backend's manifest, checked."""
+
+    name: str
+    device_type: str
+    contract: SpecifierSet
+    torch: SpecifierSet = field(default_factory=SpecifierSet)
+    requires: tuple[Requirement, ...] = ()
+    probe_order: int = 100
+    hardware: tuple[str, ...] = ()
+    collective_backend: str | None = None
+    visible_devices_variable: str | None = None
+    noop: frozenset[str] = frozenset()
+    emulated: frozenset[str] = frozenset()
+    capabilities: frozenset[str] = frozenset()
+    indexed: bool = True
+    host: bool = False
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """Read and check a ``backend.toml``.
+
+        Raises:
+            ManifestError: the file is missing, is not TOML, or breaks the schema; ``problems`` has every fault.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ManifestError(f"The manifest {path.name} cannot be read: {error}") from error
+        try:
+            document = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ManifestError(f"The manifest {path.name} is not valid TOML: {error}") from error
+        return cls.parse(document)
+
+    @classmethod
+    def parse(cls, document: Mapping[str, object]) -> Manifest:
+        """Check a manifest given as a mapping, as ``tomllib`` returns it.
+
+        Raises:
+            ManifestError: the schema is broken; ``problems`` has every fault.
+        """
+        table = document.get("backend")
+        if not isinstance(table, dict):
+            raise ManifestError("The manifest has no [backend] table.", problems=("no [backend] table",))
+        reader = _Reader(table)
+        manifest = cls(
+            name=reader.identifier("name"),
+            device_type=reader.identifier("device_type"),
+            contract=reader.specifier("contract", required=True),
+            torch=reader.specifier("torch"),
+            requires=reader.requirements("requires"),
+            probe_order=reader.value("probe_order", int, 100),
+            hardware=tuple(reader.strings("hardware")),
+            collective_backend=reader.optional_text("collective_backend"),
+            visible_devices_variable=reader.optional_text("visible_devices_variable"),
+            noop=reader.names("noop", HOOKS, "hook"),
+            emulated=reader.names("emulated", HOOKS, "hook"),
+            capabilities=reader.names("capabilities", CAPABILITIES, "capability"),
+            indexed=reader.value("indexed", bool, True),
+            host=reader.value("host", bool, False),
+        )
+        reader.finish(known={entry.name for entry in fields(cls)})
+        return manifest
+
+
+class _Reader:
+    """Takes keys out of one TOML table and collects every problem instead of stopping at the first."""
+
+    def __init__(self, table: Mapping[str, object]) -> None:
+        self._table = table
+        self._problems: list[str] = []
+
+    def value(self, key: str, kind: type[_T], default: _T) -> _T:
+        found = self._table.get(key, default)
+        if type(found) is not kind:
+            self._problems.append(f"{key} must be {kind.__name__}, not {found!r}")
+            return default
+        return found
+
+    def optional_text(self, key: str) -> str | None:
+        return self.value(key, str, "") or None
+
+    def identifier(self, key: str) -> str:
+        text = self.value(key, str, "")
+        if not text.isidentifier() or text != text.lower():
+            self._problems.append(f"{key} is required: a lower-case identifier, not {self._table.get(key)!r}")
+        return text
+
+    def strings(self, key: str) -> list[str]:
+        found = self._table.get(key, [])
+        if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+            self._problems.append(f"{key} must be a list of strings, not {found!r}")
+            return []
+        return found
+
+    def specifier(self, key: str, *, required: bool = False) -> SpecifierSet:
+        text = self.value(key, str, "")
+        if required and not text:
+            self._problems.append(f'{key} is required: a version range such as ">=1.0,<2"')
+        try:
+            return SpecifierSet(text)
+        except InvalidSpecifier:
+            self._problems.append(f"{key} is not a version range: {text!r}")
+            return SpecifierSet()
+
+    def requirements(self, key: str) -> tuple[Requirement, ...]:
+        parsed: list[Requirement] = []
+        for text in self.strings(key):
+            try:
+                parsed.append(Requirement(text))
+            except InvalidRequirement:
+                self._problems.append(f"{key}: {text!r} is not a requirement")
+        return tuple(parsed)
+
+    def names(self, key: str, known: Mapping[str, object], what: str) -> frozenset[str]:
+        found = self.strings(key)
+        for name in found:
+            if name not in known:
+                self._problems.append(f"{key}: there is no {what} {name!r}{_suggest(name, known)}")
+        return frozenset(found)
+
+    def finish(self, known: set[str]) -> None:
+        for key in self._table:
+            if key not in known:
+                self._problems.append(f"there is no key {key!r}{_suggest(key, known)}")
+        if self._problems:
+            listed = "; ".join(self._problems)
+            name = self._table.get("name")
+            raise ManifestError(
+                f"The manifest of backend {name!r} is wrong: {listed}.",
+                backend=name if isinstance(name, str) else "",
+                problems=tuple(self._problems),
+            )
+
+
+def _suggest(name: str, known: Mapping[str, object] | set[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

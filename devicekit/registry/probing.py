@@ -1,0 +1,101 @@
+"""Asks a loaded plugin whether its hardware is there, with a time limit and without trusting the answer."""
+
+from __future__ import annotations
+
+import glob
+import os
+import threading
+from dataclasses import dataclass
+
+from devicekit.contract.errors import BackendLoadError, ConfigurationError
+from devicekit.contract.manifest import Manifest
+from devicekit.registry.opened import OpenedBackend
+
+DEFAULT_TIMEOUT = 20.0  # seconds; a cold driver on a many-device node answers within ten
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a backend said of its hardware."""
+
+    available: bool
+    device_count: int
+
+
+def probe(backend: OpenedBackend) -> Probe:
+    """Call ``is_available`` and ``device_count`` in a thread of their own.
+
+    Raises:
+        BackendLoadError: a call raised, did not return in time, or contradicted the contract.
+    """
+    limit = probe_timeout()
+    answer: list[object] = []
+    failure: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            is_available, device_count = backend.function("is_available"), backend.function("device_count")
+            if is_available is None or device_count is None:
+                raise BackendLoadError(f"Backend {backend.label} has no probe.", backend=backend.name)
+            available = is_available()
+            answer.extend((available, device_count() if available is True else 0))
+        except BaseException as error:  # SystemExit from a driver wrapper must not end the host
+            failure.append(error)
+
+    thread = threading.Thread(target=ask, name=f"devicekit-probe-{backend.name}", daemon=True)
+    thread.start()
+    thread.join(limit)
+    if failure:
+        cause = failure[0]
+        raise BackendLoadError(
+            f"Backend {backend.label} failed while looking for its hardware: {type(cause).__name__}: {cause}",
+            backend=backend.name,
+        ) from cause
+    if len(answer) < 2:
+        raise BackendLoadError(
+            f"Backend {backend.label} did not answer is_available() and device_count() within {limit:g} s. "
+            "A longer limit can be set in DEVICEKIT_PROBE_TIMEOUT.",
+            backend=backend.name,
+        )
+    return _checked(backend, *answer)
+
+
+def _checked(backend: OpenedBackend, available: object, count: object) -> Probe:
+    if type(available) is not bool or type(count) is not int or count < 0 or (available and count == 0):
+        raise BackendLoadError(
+            f"Backend {backend.label} contradicts the contract: is_available() returned {available!r} and "
+            f"device_count() {count!r}; a bool and a matching count of devices are expected.",
+            backend=backend.name,
+        )
+    return Probe(available, count)
+
+
+def probe_timeout() -> float:
+    """Seconds a probe may take.
+
+    Raises:
+        ConfigurationError: DEVICEKIT_PROBE_TIMEOUT is not a positive number.
+    """
+    text = os.environ.get("DEVICEKIT_PROBE_TIMEOUT")
+    if text is None:
+        return DEFAULT_TIMEOUT
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ConfigurationError(
+            f"DEVICEKIT_PROBE_TIMEOUT must be a positive number of seconds, not {text!r}."
+        )
+    return seconds
+
+
+def hardware_seen(manifest: Manifest | None) -> bool:
+    """Whether the machine shows signs of the hardware, judged without the plugin.
+
+    A manifest that is unreadable or names no sign leaves the question open, and open counts as present: a
+    backend that somebody installed is not to be passed over in silence.
+    """
+    if manifest is None or manifest.host or not manifest.hardware:
+        return True
+    return any(glob.glob(pattern) for pattern in manifest.hardware)

@@ -1,0 +1,221 @@
+"""Chooses a backend, and can explain the choice: every candidate has a verdict that can be read."""
+
+from __future__ import annotations
+
+import difflib
+import enum
+import os
+import time
+from dataclasses import dataclass
+
+from devicekit.contract.environment import check_environment
+from devicekit.contract.errors import (
+    BackendLoadError,
+    BackendUnavailable,
+    ConfigurationError,
+    DeviceKitError,
+    SelectionError,
+    UnknownBackend,
+)
+from devicekit.registry.candidates import Candidate
+from devicekit.registry.discovery import ENTRY_POINT_GROUP, discover
+from devicekit.registry.loading import LoadFailure, load_staged
+from devicekit.registry.opened import OpenedBackend, open_backend
+from devicekit.registry.probing import hardware_seen, probe
+from devicekit.registry.request import parse_request, requested_by_environment
+from devicekit.registry.stages import Stage
+
+FIRST_PARTY = ("cpu", "cuda", "musa", "npu", "rocm", "xpu")
+
+
+class Policy(enum.Enum):
+    """What a plugin that fails does to an automatic choice."""
+
+    STRICT = "strict"  # any failure raises
+    MATCHING = "matching"  # a failure raises unless the machine plainly lacks that hardware
+    LENIENT = "lenient"  # failures are recorded and passed over
+
+
+class Verdict(enum.Enum):
+    """What became of a candidate."""
+
+    CHOSEN = "chosen"
+    NO_HARDWARE = "no hardware"
+    FAILED = "failed"
+    NOT_TRIED = "not tried"  # another was chosen first, or asked for by name
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateReport:
+    """One candidate's way through selection."""
+
+    name: str
+    distribution: str
+    version: str | None
+    stage: Stage  # the furthest stage entered
+    verdict: Verdict
+    reason: str
+    error: DeviceKitError | None = None
+    device_count: int | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The chosen backend, and why each of the others was not."""
+
+    backend: OpenedBackend
+    request: str | None
+    policy: Policy
+    candidates: tuple[CandidateReport, ...]
+
+    def explain(self) -> str:
+        """The choice in words, a line for each candidate."""
+        asked = "nothing was asked for" if self.request is None else f"{self.request!r} was asked for"
+        lines = [f"{self.backend.label} was chosen: {asked}, policy {self.policy.value}."]
+        lines += [f"  {report.name}: {report.verdict.value}: {report.reason}" for report in self.candidates]
+        return "\n".join(lines)
+
+
+def select(request: str | None = None, policy: Policy | str | None = None) -> Selection:
+    """Choose a backend.
+
+    Args:
+        request: a backend's name. Default: ``DEVICEKIT_BACKEND``, and failing that, the first backend in probe
+            order that has hardware; the host itself only when no other backend claims any.
+        policy: what a failing plugin does to an automatic choice. Default: ``DEVICEKIT_POLICY``, and failing
+            that, ``matching``.
+
+    Raises:
+        UnknownBackend: nothing of that name is installed.
+        BackendUnavailable: the named backend finds no hardware, or no backend does.
+        BackendLoadError, ContractError, DuplicateBackend: a plugin failed and the policy does not pass it over.
+    """
+    check_environment(os.environ)
+    request = request or requested_by_environment()
+    if request is not None:
+        request, _ = parse_request(request)
+    chosen_policy = _policy(policy)
+    candidates = discover()
+    if request is not None:
+        # One name may still stand for several distributions, in which case each carries the error.
+        named = [candidate for candidate in candidates if candidate.name == request]
+        if not named:
+            raise _unknown(request, candidates)
+        report, backend = _try(named[0])
+        if backend is None:
+            raise report.error or _no_hardware(named[0])
+        others = [
+            _not_tried(other, f"{request!r} was asked for by name")
+            for other in candidates
+            if other is not named[0]
+        ]
+        return Selection(backend, request, chosen_policy, (report, *others))
+    return _first_with_hardware(candidates, chosen_policy)
+
+
+def _first_with_hardware(candidates: tuple[Candidate, ...], policy: Policy) -> Selection:
+    reports: list[CandidateReport] = []
+    backend: OpenedBackend | None = None
+    for candidate in candidates:
+        if backend is not None:
+            reports.append(_not_tried(candidate, f"{backend.name!r} comes first in probe order"))
+            continue
+        report, backend = _try(candidate)
+        reports.append(report)
+        if report.error is not None and _forbids(policy, candidate):
+            raise report.error
+    if backend is None:
+        raise _nothing(reports)
+    return Selection(backend, None, policy, tuple(reports))
+
+
+def _forbids(policy: Policy, candidate: Candidate) -> bool:
+    if policy is Policy.MATCHING:
+        return hardware_seen(candidate.manifest)
+    return policy is Policy.STRICT
+
+
+def _try(candidate: Candidate) -> tuple[CandidateReport, OpenedBackend | None]:
+    started = time.perf_counter()
+    stage, count, backend = Stage.PROBE, None, None
+    error: DeviceKitError | None = None
+    verdict, reason = Verdict.FAILED, ""
+    try:
+        opened = open_backend(load_staged(candidate))
+        found = probe(opened)
+        count = found.device_count
+        if found.available:
+            backend, verdict, reason = opened, Verdict.CHOSEN, f"{count} device{'s' if count > 1 else ''}"
+        else:
+            verdict, reason = Verdict.NO_HARDWARE, "is_available() is False"
+    except LoadFailure as failure:
+        stage, error, reason = failure.stage, failure.error, str(failure.error)
+    except BackendLoadError as failure:
+        error, reason = failure, str(failure)
+    seconds = time.perf_counter() - started
+    report = CandidateReport(
+        candidate.name,
+        candidate.distribution,
+        candidate.version,
+        stage,
+        verdict,
+        reason,
+        error,
+        count,
+        seconds,
+    )
+    return report, backend
+
+
+def _not_tried(candidate: Candidate, reason: str) -> CandidateReport:
+    return CandidateReport(
+        candidate.name,
+        candidate.distribution,
+        candidate.version,
+        Stage.FOUND,
+        Verdict.NOT_TRIED,
+        reason,
+    )
+
+
+def _policy(policy: Policy | str | None) -> Policy:
+    source = "policy" if policy is not None else "DEVICEKIT_POLICY"
+    value = policy or os.environ.get("DEVICEKIT_POLICY") or Policy.MATCHING
+    try:
+        return Policy(value)
+    except ValueError:
+        known = ", ".join(repr(one.value) for one in Policy)
+        raise ConfigurationError(f"{source} must be one of {known}, not {value!r}.") from None
+
+
+def _unknown(request: str, candidates: tuple[Candidate, ...]) -> UnknownBackend:
+    installed = [candidate.name for candidate in candidates]
+    listed = ", ".join(installed) if installed else "none"
+    message = f"No backend {request!r} is installed (installed: {listed})."
+    if request in FIRST_PARTY:
+        message += f" Try: pip install devicekit-{request}"
+    elif near := difflib.get_close_matches(request, {*installed, *FIRST_PARTY}, n=1):
+        message += f" Did you mean {near[0]!r}?"
+        if near[0] not in installed:
+            message += f" Then: pip install devicekit-{near[0]}"
+    else:
+        message += f" A backend is a distribution with an entry point in the group {ENTRY_POINT_GROUP!r}."
+    return UnknownBackend(message, backend=request)
+
+
+def _no_hardware(candidate: Candidate) -> BackendUnavailable:
+    message = f"Backend {candidate.label} was asked for and finds no hardware on this machine."
+    manifest = candidate.manifest
+    if manifest is not None and manifest.visible_devices_variable is not None:
+        variable = manifest.visible_devices_variable
+        if variable in os.environ:
+            message += f" {variable} is {os.environ[variable]!r}."
+    return BackendUnavailable(message, backend=candidate.name)
+
+
+def _nothing(reports: list[CandidateReport]) -> SelectionError:
+    if not reports:
+        return UnknownBackend("No backend is installed. Try: pip install devicekit-cpu")
+    lines = "\n".join(f"  {report.name}: {report.verdict.value}: {report.reason}" for report in reports)
+    return BackendUnavailable(f"No backend can be used on this machine:\n{lines}")

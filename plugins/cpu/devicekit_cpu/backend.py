@@ -1,0 +1,121 @@
+"""The host processor as a devicekit backend.
+
+What torch lacks on the host is left out rather than imitated: there are no streams, no caching allocator and no
+peaks, so those hooks are absent and a Device says so.
+"""
+
+from __future__ import annotations
+
+import platform
+from typing import TYPE_CHECKING
+
+import torch
+
+from devicekit.contract import DeviceProperties, ErrorKind, MemoryInfo, hookimpl
+from devicekit_cpu import host_memory
+
+if TYPE_CHECKING:
+    from torch.profiler import ProfilerActivity
+
+# torch raises a plain RuntimeError when the host allocator fails; this is the allocator's own wording.
+_OUT_OF_MEMORY_TEXT = "DefaultCPUAllocator: can't allocate memory"
+
+
+class Backend:
+    """Hooks of the host processor. It is one device, however many sockets it has."""
+
+    @hookimpl
+    def is_available(self) -> bool:
+        return True
+
+    @hookimpl
+    def device_count(self) -> int:
+        return 1
+
+    @hookimpl
+    def current_index(self) -> int:
+        return 0  # torch.cpu.current_device() answers the string "cpu"
+
+    @hookimpl
+    def set_index(self, index: int) -> None:
+        """There is one device, and it is always current."""
+
+    @hookimpl
+    def synchronize(self, index: int) -> None:
+        """Work on the host is finished when the call returns."""
+
+    @hookimpl
+    def device_properties(self, index: int) -> DeviceProperties:
+        return DeviceProperties(
+            name=host_memory.processor_name(),
+            total_memory=host_memory.limits().total,
+            architecture=platform.machine() or None,
+            compute_units=host_memory.usable_cores(),
+            unified_memory=True,
+        )
+
+    @hookimpl
+    def memory_info(self, index: int) -> MemoryInfo:
+        limits = host_memory.limits()
+        return MemoryInfo(limits.free, limits.total, "os")
+
+    @hookimpl
+    def empty_cache(self) -> None:
+        host_memory.trim()
+
+    @hookimpl
+    def is_capturing(self, index: int) -> bool:
+        return False
+
+    @hookimpl
+    def copies_overlap(self, index: int) -> bool:
+        return False
+
+    @hookimpl
+    def classify_error(self, error: BaseException) -> ErrorKind | None:
+        seen: set[int] = set()
+        cause: BaseException | None = error
+        while cause is not None and id(cause) not in seen:
+            seen.add(id(cause))
+            if isinstance(cause, (MemoryError, torch.OutOfMemoryError)):
+                return ErrorKind.OUT_OF_MEMORY
+            if type(cause) is RuntimeError and _OUT_OF_MEMORY_TEXT in _text(cause):
+                return ErrorKind.OUT_OF_MEMORY
+            cause = cause.__cause__ or cause.__context__
+        return None
+
+    @hookimpl
+    def manual_seed(self, index: int, seed: int) -> None:
+        # torch.manual_seed would reseed every other backend's generators as well.
+        torch.default_generator.manual_seed(seed)
+
+    @hookimpl
+    def get_rng_state(self, index: int) -> torch.Tensor:
+        return torch.get_rng_state()
+
+    @hookimpl
+    def set_rng_state(self, index: int, state: torch.Tensor) -> None:
+        torch.set_rng_state(state)
+
+    @hookimpl
+    def collective_backend(self) -> str:
+        return "gloo"
+
+    @hookimpl
+    def visible_devices_variable(self) -> str | None:
+        return None
+
+    @hookimpl
+    def is_bad_fork(self) -> bool:
+        return False
+
+    @hookimpl
+    def profiler_activity(self) -> ProfilerActivity | None:
+        return torch.profiler.ProfilerActivity.CPU
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # an exception whose __str__ raises is no out-of-memory error of torch's
+        return ""
