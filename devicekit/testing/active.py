@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from devicekit.testing.errors import NotEnabled
+
 if TYPE_CHECKING:
     from devicekit.testing.simulator import Simulator
 
-__all__ = ["DEVICE_TYPE", "NotEnabled", "replace", "simulator"]
+__all__ = ["DEVICE_TYPE", "replace", "simulator"]
 
 #: The torch device type: ``torch.device("sim:1")``, ``torch.sim``.
 DEVICE_TYPE = "sim"
@@ -15,14 +17,12 @@ DEVICE_TYPE = "sim"
 _simulator: Simulator | None = None
 
 
-class NotEnabled(RuntimeError):
-    """The simulated accelerator was used before ``devicekit.testing.enable()``."""
-
-
 def simulator() -> Simulator:
     """The machine in use. Raises NotEnabled when there is none."""
     if _simulator is None:
-        raise NotEnabled("there is no simulated accelerator in this process: call devicekit.testing.enable() first")
+        raise NotEnabled(
+            "there is no simulated accelerator in this process: call devicekit.testing.enable() first"
+        )
     return _simulator
 
 

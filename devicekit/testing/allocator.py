@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import traceback
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +45,8 @@ class CachingAllocator:
     def __init__(self, config: SimConfig, driver: Driver, *, base_address: int = 1 << 40) -> None:
         self.counters = MemoryCounters()
         self.limit = config.capacity
+        #: True: remember which code made each allocation, for :meth:`snapshot`.
+        self.record_history = False
         self._config = config
         self._driver = driver
         self._lock = threading.Lock()
@@ -73,6 +76,7 @@ class CachingAllocator:
                 block = self._find(size, nbytes, key)
         if block is None:
             self.refuse(nbytes)
+        block.frames = _caller_frames() if self.record_history else ()
         return block
 
     def free(self, block: Block, fences: tuple[Fence, ...] = ()) -> None:
@@ -89,7 +93,10 @@ class CachingAllocator:
         """Count an out-of-memory, and raise it."""
         with self._locked():
             self.counters.num_ooms += 1
-            reserved, allocated = self.counters.current("reserved_bytes"), self.counters.current("allocated_bytes")
+            reserved, allocated = (
+                self.counters.current("reserved_bytes"),
+                self.counters.current("allocated_bytes"),
+            )
         raise torch.OutOfMemoryError(
             f"out of memory: {nbytes} bytes ({nbytes / MIB:.2f} MiB) were asked for. {self._driver.describe()} "
             f"This process holds {reserved} bytes reserved, {allocated} of them allocated, of {self.limit} allowed."
@@ -252,6 +259,12 @@ def _round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
+def _caller_frames() -> tuple[str, ...]:
+    return tuple(
+        f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_stack(limit=12)[:-2]
+    )
+
+
 def _segment_record(segment: Segment) -> dict[str, object]:
     blocks = list(segment.blocks())
     return {
@@ -264,7 +277,13 @@ def _segment_record(segment: Segment) -> dict[str, object]:
         "segment_type": segment.key.size_class.removesuffix("_pool"),
         "segment_pool_id": segment.key.private,
         "blocks": [
-            {"address": block.address, "size": block.size, "requested_size": block.requested, "state": block.state}
+            {
+                "address": block.address,
+                "size": block.size,
+                "requested_size": block.requested,
+                "state": block.state,
+                "frames": list(block.frames),
+            }
             for block in blocks
         ],
     }

@@ -28,7 +28,7 @@ class PoolKey:
 class Block:
     """A run of bytes within a segment: allocated, awaiting a fence, or free."""
 
-    __slots__ = ("allocated", "fences", "next", "offset", "prev", "requested", "segment", "size")
+    __slots__ = ("allocated", "fences", "frames", "next", "offset", "prev", "requested", "segment", "size")
 
     def __init__(self, segment: Segment, offset: int, size: int) -> None:
         self.segment = segment
@@ -37,6 +37,7 @@ class Block:
         self.requested = 0
         self.allocated = False
         self.fences: tuple[Fence, ...] = ()
+        self.frames: tuple[str, ...] = ()
         self.prev: Block | None = None
         self.next: Block | None = None
 

@@ -55,10 +55,23 @@ class SimConfig:
     unified_memory: bool = False
 
     def __post_init__(self) -> None:
-        for field in ("device_count", "capacity", "rounding", "small_segment", "large_segment", "segment_rounding"):
+        for field in (
+            "device_count",
+            "capacity",
+            "rounding",
+            "small_segment",
+            "large_segment",
+            "segment_rounding",
+        ):
             if getattr(self, field) <= 0:
                 raise ValueError(f"SimConfig.{field} must be positive, not {getattr(self, field)!r}")
-        for field in ("kernel_seconds", "copy_latency", "driver_alloc_seconds", "driver_free_seconds", "poll_seconds"):
+        for field in (
+            "kernel_seconds",
+            "copy_latency",
+            "driver_alloc_seconds",
+            "driver_free_seconds",
+            "poll_seconds",
+        ):
             if not getattr(self, field) >= 0:
                 raise ValueError(f"SimConfig.{field} must not be negative, not {getattr(self, field)!r}")
         if not self.copy_bandwidth > 0:

@@ -17,32 +17,19 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from devicekit.testing.clock import Clock
+from devicekit.testing.errors import DeviceLost, HangEnded
 
 __all__ = [
-    "DeviceLost",
     "Effect",
     "Fault",
     "FaultScript",
     "Hang",
-    "HangEnded",
     "Hit",
     "LoseDevice",
     "OutOfMemory",
     "Raise",
     "Slow",
 ]
-
-
-class DeviceLost(RuntimeError):
-    """The device is gone, and so is everything on it. Terminal: each later use of it raises this again."""
-
-    def __init__(self, index: int | None) -> None:
-        super().__init__(f"device {index} was lost: it no longer answers, and everything on it is gone")
-        self.index = index
-
-
-class HangEnded(RuntimeError):
-    """A scripted hang reached its bound and nobody had ended it: the code under test waited for ever."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections import Counter as Tally
@@ -10,7 +11,7 @@ from collections import deque
 import torch
 
 from devicekit.testing.counters import Counter
-from devicekit.testing.driver import PhysicalMemory
+from devicekit.testing.driver import Holder, PhysicalMemory
 
 __all__ = ["PinnedMemory"]
 
@@ -24,6 +25,7 @@ class PinnedMemory:
 
     def __init__(self, memory: PhysicalMemory | None) -> None:
         self._memory = memory
+        self._holder = Holder(os.getpid(), "pinned host memory")
         self._lock = threading.Lock()
         self._live: dict[int, int] = {}
         self._cached: Tally[int] = Tally()
@@ -42,7 +44,7 @@ class PinnedMemory:
             self._settle()
             if self._cached[size]:
                 self._cached[size] -= 1
-            elif self._memory is None or self._memory.take("pinned host memory", size):
+            elif self._memory is None or self._memory.take(self._holder, size):
                 self._allocated.add(size)
             else:
                 raise torch.OutOfMemoryError(f"out of pinned host memory: {size} bytes were asked for")
@@ -63,7 +65,7 @@ class PinnedMemory:
             for size, count in self._cached.items():
                 self._allocated.add(-size * count)
                 if self._memory is not None and count:
-                    self._memory.give("pinned host memory", size * count)
+                    self._memory.give(self._holder, size * count)
             self._cached.clear()
 
     def stats(self) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -13,20 +14,19 @@ from devicekit.testing import accelerator, active
 from devicekit.testing.active import DEVICE_TYPE
 from devicekit.testing.clock import MockClock
 from devicekit.testing.config import SimConfig
+from devicekit.testing.copies import copy_
+from devicekit.testing.errors import CannotEnable
 from devicekit.testing.module import SimModule
 from devicekit.testing.simulator import Simulator
-from devicekit.testing.tensor import SimTensor, copy_, empty_on, rebuild
+from devicekit.testing.tensor import SimTensor, rebuild
+from devicekit.testing.wrapper import DeviceTensor, empty_on
 
-__all__ = ["CannotEnable", "enable", "is_enabled", "simulation"]
+__all__ = ["enable", "is_enabled", "simulation"]
 
 OLDEST_TORCH = Version("2.10")
 
 #: What torch was taught lives as long as this does.
 _library: torch.library.Library | None = None
-
-
-class CannotEnable(RuntimeError):
-    """This process cannot have the simulated accelerator, and the message says why."""
 
 
 def is_enabled() -> bool:
@@ -110,6 +110,7 @@ def _teach_torch() -> torch.library.Library:
     library.impl("empty.memory_format", _empty, "PrivateUse1")
     library.impl("empty_strided", _empty_strided, "PrivateUse1")
     library.impl("_copy_from", _copy_from, "PrivateUse1")
+    library.impl("scaled_dot_product_attention", _attention, "AutogradPrivateUse1")
     library.impl("is_pinned", _is_pinned, "CPU")
     library.impl("_pin_memory", _pin_memory, "CPU")
     accelerator.route()
@@ -126,10 +127,15 @@ def _empty(
     device: torch.device | None = None,
     pin_memory: bool | None = None,
     memory_format: torch.memory_format | None = None,
-) -> SimTensor:
+) -> DeviceTensor:
     _refuse_pinned(pin_memory)
-    inner = torch.empty(size, dtype=dtype, device="cpu", memory_format=memory_format or torch.contiguous_format)
-    return empty_on(inner, active.simulator().device(device))
+    kind = torch.get_default_dtype() if dtype is None else dtype
+    form = torch.contiguous_format if memory_format is None else memory_format
+
+    def make() -> torch.Tensor:
+        return torch.empty(size, dtype=kind, device="cpu", memory_format=form)
+
+    return empty_on(SimTensor, active.simulator().device(device), math.prod(size) * kind.itemsize, make)
 
 
 def _empty_strided(
@@ -140,13 +146,44 @@ def _empty_strided(
     layout: torch.layout | None = None,
     device: torch.device | None = None,
     pin_memory: bool | None = None,
-) -> SimTensor:
+) -> DeviceTensor:
     _refuse_pinned(pin_memory)
-    return empty_on(torch.empty_strided(size, stride, dtype=dtype, device="cpu"), active.simulator().device(device))
+    kind = torch.get_default_dtype() if dtype is None else dtype
+    spans = [(extent - 1) * step for extent, step in zip(size, stride, strict=True)]
+    elements = 1 + sum(spans) if math.prod(size) else 0
+
+    def make() -> torch.Tensor:
+        return torch.empty_strided(size, stride, dtype=kind, device="cpu")
+
+    return empty_on(SimTensor, active.simulator().device(device), elements * kind.itemsize, make)
 
 
 def _copy_from(source: torch.Tensor, destination: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
     return copy_(destination, source, non_blocking)
+
+
+def _attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    # Whole where no gradient is wanted, so that the host's fused kernel runs and gives the host's very numbers.
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value)):
+        run = torch.ops.aten._scaled_dot_product_attention_math
+        result: torch.Tensor = run(
+            query, key, value, attn_mask, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa
+        )[0]
+        return result
+    with torch._C._AutoDispatchBelowAutograd():
+        return torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
 
 
 def _refuse_pinned(pin_memory: bool | None) -> None:

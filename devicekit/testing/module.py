@@ -234,7 +234,7 @@ class SimModule:
         return [torch.bfloat16, torch.float16]
 
     def is_current_stream_capturing(self) -> bool:
-        return False
+        return active.simulator().device().capturing is not None
 
     def _visited(self, operation: str, device: DeviceLike = None) -> Simulator:
         machine = active.simulator()

@@ -13,6 +13,8 @@ __all__ = ["OperatorTraits", "traits_of"]
 HOST_INDEXED = frozenset({"aten::index", "aten::index_put", "aten::index_put_", "aten::_unsafe_index"})
 #: Operators that hand a value to the host, so that the host waits for the stream.
 READ_BACK = frozenset({"aten::_local_scalar_dense", "aten::equal", "aten::is_nonzero", "aten::item"})
+#: Composites that run as one kernel: what the host runs for them is not what they are made of.
+WHOLE = frozenset({"aten::scaled_dot_product_attention"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class OperatorTraits:
     is_random: bool
     waits: bool
     host_indices: bool
+    # Made of other operators, which torch usually takes apart before it gets here, but not in inference mode.
+    composite: bool
 
 
 @cache
@@ -57,4 +61,5 @@ def traits_of(func: torch._ops.OpOverload) -> OperatorTraits:
         is_random=torch.Tag.nondeterministic_seeded in tags,
         waits=waits or schema.name in READ_BACK,
         host_indices=schema.name in HOST_INDEXED,
+        composite=schema.name not in WHOLE and func._can_decompose(),
     )

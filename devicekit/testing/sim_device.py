@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,16 +12,15 @@ import torch
 from devicekit.testing.active import DEVICE_TYPE
 from devicekit.testing.allocator import CachingAllocator
 from devicekit.testing.blocks import Block
-from devicekit.testing.driver import PhysicalMemory
+from devicekit.testing.driver import Holder, PhysicalMemory
+from devicekit.testing.errors import CaptureError
+from devicekit.testing.graphs import SimGraph
 from devicekit.testing.streams import Operation, SimStream
 
 if TYPE_CHECKING:
     from devicekit.testing.simulator import Simulator
 
-__all__ = ["POISON", "AsyncCopy", "Lease", "SimDevice"]
-
-#: The byte that memory reads as before anything was written to it: NaN in floats, -1 in integers.
-POISON = 0xFF
+__all__ = ["AsyncCopy", "Lease", "SimDevice"]
 
 
 class AsyncCopy:
@@ -36,11 +37,14 @@ class AsyncCopy:
 
 
 class Lease:
-    """The right to one block. Tensors that share bytes share it, and the block is freed with the last of them."""
+    """The right to one block. Tensors that share bytes share it, and the block is freed with the last of them.
+
+    Without a block it stands for memory that another process allocated.
+    """
 
     __slots__ = ("__weakref__", "block", "copies", "device", "stream_id", "users")
 
-    def __init__(self, device: SimDevice, block: Block, stream_id: int) -> None:
+    def __init__(self, device: SimDevice, block: Block | None, stream_id: int) -> None:
         self.device = device
         self.block = block
         self.stream_id = stream_id
@@ -48,7 +52,8 @@ class Lease:
         self.copies: list[AsyncCopy] = []
 
     def __del__(self) -> None:
-        self.device.release(self)
+        if self.block is not None:
+            self.device.release(self, self.block)
 
 
 class SimDevice:
@@ -65,14 +70,30 @@ class SimDevice:
         self.poll_seconds = machine.config.poll_seconds
         self.generator = torch.Generator("cpu")
         self.allocator = CachingAllocator(machine.config, self, base_address=(index + 1) << 40)
-        self.default_stream = SimStream(self, stream_id=0)
-        self._holder = f"this process on {DEVICE_TYPE}:{index}"
-        self._capture = threading.local()
+        self._holder = Holder(os.getpid(), f"{DEVICE_TYPE}:{index}")
+        self._thread = threading.local()
         # Copies that still read a block which was freed under them, with no stream recorded to hold it.
         self._endangered: list[tuple[int, int, AsyncCopy]] = []
+        self.default_stream = SimStream(self, stream_id=0)
 
     def visit(self, operation: str) -> None:
         self.machine.visit(operation, self.index)
+
+    @property
+    def capturing(self) -> SimGraph | None:
+        """The graph that this thread captures on this device."""
+        return getattr(self._thread, "graph", None)
+
+    @capturing.setter
+    def capturing(self, graph: SimGraph | None) -> None:
+        self._thread.graph = graph
+
+    def refuse_capture(self, what: str) -> None:
+        """Raise CaptureError when this thread captures a graph."""
+        if self.capturing is not None:
+            raise CaptureError(
+                f"{what} cannot be part of a graph, and one is being captured on device {self.index}"
+            )
 
     # Memory.
 
@@ -84,23 +105,29 @@ class SimDevice:
         stream = self.machine.current_stream(self.index)
         counters = self.allocator.counters
         before = counters.num_device_alloc, counters.num_device_free
-        block = self.allocator.malloc(nbytes, stream=stream.stream_id, pool=getattr(self._capture, "pool", None))
+        block = self.allocator.malloc(
+            nbytes, stream=stream.stream_id, pool=getattr(self._thread, "pool", None)
+        )
         self._charge_driver(*before)
         if self._endangered:
             self._overwrite(block)
         return Lease(self, block, stream.stream_id)
 
-    def release(self, lease: Lease) -> None:
-        """Free the block of `lease`, holding it active while a stream that was recorded for it is busy."""
-        block = lease.block
+    def release(self, lease: Lease, block: Block) -> None:
+        """Free the `block` of `lease`, holding it active while a stream that was recorded for it is busy."""
         for copy in lease.copies:
-            if copy.reads_later and copy.stream not in lease.users and copy.stream.stream_id != lease.stream_id:
+            if (
+                copy.reads_later
+                and copy.stream not in lease.users
+                and copy.stream.stream_id != lease.stream_id
+            ):
                 self._endangered.append((block.address, block.address + block.size, copy))
         self.allocator.free(block, tuple(stream.fence() for stream in lease.users))
 
     def empty_cache(self) -> None:
         """Wait for the device, then give segments without an active block back to the driver."""
         self.visit("empty_cache")
+        self.refuse_capture("emptying the cache")
         counters = self.allocator.counters
         before = counters.num_device_alloc, counters.num_device_free
         self.synchronize()
@@ -118,8 +145,8 @@ class SimDevice:
 
     def use_pool(self, pool: int | None) -> int | None:
         """Allocate from a private pool in this thread from now on; returns the pool that was in use."""
-        before: int | None = getattr(self._capture, "pool", None)
-        self._capture.pool = pool
+        before: int | None = getattr(self._thread, "pool", None)
+        self._thread.pool = pool
         return before
 
     # The allocator's driver.
@@ -136,7 +163,9 @@ class SimDevice:
         self.clock.advance_to(self.tail)
 
     def describe(self) -> str:
-        return f"{DEVICE_TYPE}:{self.index} has {self.memory.total} bytes, of which {self.memory.free} are free."
+        return (
+            f"{DEVICE_TYPE}:{self.index} has {self.memory.total} bytes, of which {self.memory.free} are free."
+        )
 
     def _charge_driver(self, allocs: int, frees: int) -> None:
         config, counters = self.machine.config, self.allocator.counters
@@ -150,7 +179,7 @@ class SimDevice:
         kept: list[tuple[int, int, AsyncCopy]] = []
         for low, high, copy in self._endangered:
             if copy.reads_later and low < end and start < high:
-                copy.device_bytes.untyped_storage().fill_(POISON)
+                copy.device_bytes.untyped_storage().fill_(0xFF)
             elif copy.reads_later:
                 kept.append((low, high, copy))
         self._endangered = kept
@@ -160,19 +189,34 @@ class SimDevice:
     def synchronize(self) -> None:
         """Wait until every stream of this device is idle."""
         self.visit("synchronize")
+        self.refuse_capture("waiting for the device")
         self.drain()
         self.allocator.retire()
 
-    def launch(self, name: str) -> None:
-        """Queue one kernel on this thread's current stream; its effect is the caller's to apply, at once."""
+    def run_kernel(self, name: str, run: Callable[[], object], written: object = None) -> object:
+        """Queue one kernel on this thread's current stream and apply its effect; or note it, while capturing.
+
+        `written` is what `run` returns when all it does is to write to its arguments, else None.
+        """
+        graph = self.capturing
+        if graph is not None:
+            return graph.note(run, written)
+        self.launch(name)
+        return run()
+
+    def launch(self, name: str, kernels: int = 1) -> None:
+        """Queue kernels on this thread's current stream; their effect is the caller's to apply, at once."""
         machine = self.machine
         machine.initialize()
         if machine.scripted:
             wants_oom = machine.visit("kernel", self.index) | machine.visit(f"kernel:{name}", self.index)
             if wants_oom:
                 self.allocator.refuse(0)
-        machine.current_stream(self.index).launch(machine.config.kernel_seconds)
+        machine.current_stream(self.index).launch(kernels * machine.config.kernel_seconds)
 
     def wait_for_host(self) -> None:
         """Let the host wait for this thread's current stream, as reading a value back does."""
-        self.clock.advance_to(self.machine.current_stream(self.index).tail)
+        self.refuse_capture("reading a value back")
+        stream = self.machine.current_stream(self.index)
+        stream.run_device_parts()
+        self.clock.advance_to(stream.tail)

@@ -8,6 +8,7 @@ of ``torch.sim`` by its own name.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ import torch
 from devicekit.testing.active import DEVICE_TYPE
 from devicekit.testing.clock import MockClock
 from devicekit.testing.config import SimConfig
-from devicekit.testing.driver import PhysicalMemory
+from devicekit.testing.driver import Holder, PhysicalMemory
+from devicekit.testing.errors import ForkedAfterUse, WrongDevice
 from devicekit.testing.faults import Fault, FaultScript
 from devicekit.testing.host_memory import PinnedMemory
 from devicekit.testing.sim_device import SimDevice
@@ -26,21 +28,25 @@ from devicekit.testing.streams import SimStream
 
 __all__ = ["OtherProcess", "Simulator"]
 
+# Above any pid that Linux hands out, so that no code mistakes it for a process it could signal.
+_pids = itertools.count(1 << 23)
+
 DeviceLike = torch.device | int | str | None
 
 
 class OtherProcess:
-    """Somebody else's memory on a device. ``release()`` ends the process."""
+    """Somebody else's memory on a device, under a pid that no real process has. ``release()`` ends the process."""
 
-    def __init__(self, memory: PhysicalMemory, name: str, nbytes: int) -> None:
-        self.name = name
+    def __init__(self, memory: PhysicalMemory, nbytes: int) -> None:
+        self.pid = next(_pids)
         self.nbytes = nbytes
         self._memory = memory
-        if not memory.take(name, nbytes):
-            raise ValueError(f"{name} wants {nbytes} bytes, but only {memory.free} of {memory.total} are free")
+        self._holder = Holder(self.pid, "another process")
+        if not memory.take(self._holder, nbytes):
+            raise ValueError(f"{nbytes} bytes are wanted, but only {memory.free} of {memory.total} are free")
 
     def release(self) -> None:
-        self._memory.give(self.name, self.nbytes)
+        self._memory.give(self._holder, self.nbytes)
         self.nbytes = 0
 
     def __enter__(self) -> OtherProcess:
@@ -74,7 +80,7 @@ class Simulator:
     # Which device, which stream.
 
     def index_of(self, device: DeviceLike = None) -> int:
-        """The index that `device` means here. Raises ValueError for another type, RuntimeError for no such device."""
+        """The index that `device` means here. Raises ValueError for another type, WrongDevice for no such device."""
         if device is None:
             return self._thread.device
         if not isinstance(device, int):
@@ -85,7 +91,9 @@ class Simulator:
                 return self._thread.device
             device = parsed.index
         if not 0 <= device < len(self.devices):
-            raise RuntimeError(f"there is no device {DEVICE_TYPE}:{device}: this machine has {len(self.devices)}")
+            raise WrongDevice(
+                f"there is no device {DEVICE_TYPE}:{device}: this machine has {len(self.devices)}"
+            )
         return device
 
     def device(self, device: DeviceLike = None) -> SimDevice:
@@ -101,6 +109,11 @@ class Simulator:
         stream = self._thread.streams.get(index)
         return self.devices[index].default_stream if stream is None else stream
 
+    def create_stream(self, device: DeviceLike = None, priority: int = 0) -> SimStream:
+        """A new stream on `device`."""
+        self.initialize()
+        return SimStream(self.device(device), priority)
+
     def set_stream(self, stream: SimStream) -> None:
         """Make `stream` this thread's current one on its device. Raises ValueError for another machine's stream."""
         if stream.host not in self.devices:
@@ -110,9 +123,9 @@ class Simulator:
     # Life.
 
     def initialize(self) -> None:
-        """Create the context. Raises RuntimeError in a child that was forked after it existed."""
+        """Create the context. Raises ForkedAfterUse in a child that was forked after it existed."""
         if self.in_bad_fork():
-            raise RuntimeError(
+            raise ForkedAfterUse(
                 f"{DEVICE_TYPE} was initialised before this process was forked, and cannot be used here: use the "
                 "'spawn' start method"
             )
@@ -137,9 +150,12 @@ class Simulator:
 
     # What tests arrange.
 
-    def other_process(self, nbytes: int, device: DeviceLike = 0, name: str = "another process") -> OtherProcess:
-        """Let somebody else hold `nbytes` on `device`: what the driver calls free falls by as many."""
-        return OtherProcess(self.device(device).memory, name, nbytes)
+    def other_process(self, nbytes: int, device: DeviceLike = 0) -> OtherProcess:
+        """Let somebody else hold `nbytes` on `device`: what the driver calls free falls by as many.
+
+        Raises ValueError when that many are not free.
+        """
+        return OtherProcess(self.device(device).memory, nbytes)
 
     @contextmanager
     def inject(self, *faults: Fault) -> Iterator[FaultScript]:
@@ -159,4 +175,8 @@ class Simulator:
 
     def visit(self, operation: str, index: int | None) -> bool:
         """Run the scripted faults of one use of `operation`; True asks for an out-of-memory error."""
-        return any([script.visit(operation, index) for script in tuple(self._scripts)]) if self._scripts else False
+        return (
+            any([script.visit(operation, index) for script in tuple(self._scripts)])
+            if self._scripts
+            else False
+        )

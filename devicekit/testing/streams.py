@@ -68,8 +68,10 @@ class SimStream:
         stream_id: int | None = None,
     ) -> None:
         if device is None or isinstance(device, torch.device | int | str):
+            active.simulator().initialize()
             device = active.simulator().device(device)
         self.host: StreamHost = device
+        self.host.visit("stream.create")
         self.stream_id = next(_numbers) if stream_id is None else stream_id
         self.priority = priority
         self.tail = 0.0
@@ -184,9 +186,13 @@ class SimStream:
 class SimEvent:
     """A mark in a stream. Never recorded, it counts as done, as vendors' events do."""
 
-    def __init__(self, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False) -> None:
+    def __init__(
+        self, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False
+    ) -> None:
         if interprocess:
-            raise NotImplementedError("the simulated accelerator lives in one process: its events cannot be shared")
+            raise NotImplementedError(
+                "the simulated accelerator lives in one process: its events cannot be shared"
+            )
         self.enable_timing = enable_timing
         self.blocking = blocking
         self._stream: SimStream | None = None
@@ -233,7 +239,9 @@ class SimEvent:
             if event._stream is None:
                 raise ValueError("both events must be recorded before the time between them is asked for")
             if event._stream.host.clock.now() < event._time:
-                raise RuntimeError("an event has not been reached yet: synchronize before asking for the time")
+                raise RuntimeError(
+                    "an event has not been reached yet: synchronize before asking for the time"
+                )
         return (end._time - self._time) * 1e3
 
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import torch
 
-from devicekit.testing.sim_device import POISON, AsyncCopy, Lease, SimDevice
+from devicekit.testing.sim_device import AsyncCopy, Lease, SimDevice
 
-__all__ = ["device_to_device", "device_to_host", "fill_with_poison", "host_to_device"]
+__all__ = ["device_to_device", "device_to_host", "host_to_device"]
 
 
 def host_to_device(
@@ -28,8 +28,12 @@ def host_to_device(
     stream = device.machine.current_stream(device.index)
     seconds = device.machine.config.copy_seconds(destination.nbytes)
     if non_blocking and device.machine.pinned.is_pinned(source):
+        if device.capturing is not None:
+            device.capturing.note(lambda: _copy(destination, source), destination)
+            return
         stream.submit("copy to device", seconds, lambda: _copy(destination, source))
         return
+    device.refuse_capture("a copy that is not queued")
     stream.run_device_parts()
     _copy(destination, source)
     stream.submit("copy to device", seconds)
@@ -38,7 +42,12 @@ def host_to_device(
 
 
 def device_to_host(
-    device: SimDevice, destination: torch.Tensor, source: torch.Tensor, lease: Lease | None, *, non_blocking: bool
+    device: SimDevice,
+    destination: torch.Tensor,
+    source: torch.Tensor,
+    lease: Lease | None,
+    *,
+    non_blocking: bool,
 ) -> None:
     """Copy `source`, the bytes of a tensor on `device`, into `destination` on the host."""
     device.machine.initialize()
@@ -46,6 +55,9 @@ def device_to_host(
     stream = device.machine.current_stream(device.index)
     seconds = device.machine.config.copy_seconds(source.nbytes)
     if non_blocking and device.machine.pinned.is_pinned(destination):
+        if device.capturing is not None:
+            device.capturing.note(lambda: _copy(destination, source), destination)
+            return
         staged: list[torch.Tensor] = []
         copy = AsyncCopy(source, stream)
         copy.operation = stream.submit(
@@ -57,16 +69,20 @@ def device_to_host(
         if lease is not None and not copy.operation.done:
             lease.copies.append(copy)
         return
+    device.refuse_capture("a copy that is not queued")
     stream.run_device_parts()
     _copy(destination, source)
     stream.submit("copy to host", seconds)
     device.wait_for_host()
 
 
-def device_to_device(target: SimDevice, origin: SimDevice, destination: torch.Tensor, source: torch.Tensor) -> None:
+def device_to_device(
+    target: SimDevice, origin: SimDevice, destination: torch.Tensor, source: torch.Tensor
+) -> None:
     """Copy between two devices, each on its current stream, the one that writes after the one that reads."""
     target.machine.initialize()
     target.visit("copy")
+    target.refuse_capture("a copy between devices")
     reading = origin.machine.current_stream(origin.index)
     writing = target.machine.current_stream(target.index)
     reading.run_device_parts()
@@ -76,13 +92,6 @@ def device_to_device(target: SimDevice, origin: SimDevice, destination: torch.Te
     writing.wait_stream(reading)
     writing.submit("copy between devices", seconds)
     reading.wait_stream(writing)
-
-
-def fill_with_poison(tensor: torch.Tensor) -> None:
-    """Make uninitialised memory recognisable: NaN in floats, -1 in integers, True in bools."""
-    if tensor.nbytes:
-        value = 1 if tensor.dtype == torch.bool else POISON
-        torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage()).fill_(value)
 
 
 def _copy(destination: torch.Tensor, source: torch.Tensor) -> None:
