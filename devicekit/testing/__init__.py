@@ -8,23 +8,23 @@
     x = torch.ones(3, device="sim:1")       # real tensors, on two devices
     torch.sim.memory_stats()                # a caching allocator's counters
     with simulation(SimConfig(capacity=8 * MIB)) as machine:
-        ...                                 # a fresh machine for a block
+        ...                                 # on a fresh machine
 
     devicekit.testing.sim_backend.register()
     devicekit.get_device("sim")             # and as a devicekit backend
 
-Results are the host's own, bit for bit. Time is virtual: work that was submitted is pending until somebody waits for
-it, asks often enough, or moves the clock (``machine.clock.advance(seconds)``).
+Results are the host's own, bit for bit. Time is virtual: work that was submitted is pending until somebody waits
+for it, asks often enough, or moves the clock (``machine.clock.advance(seconds)``).
 
 What it cannot do
 -----------------
-- Be taken back: the device type stays for the life of the process, and torch has room for one such type in it.
-- Run kernels late. An operator's effect is there when it returns, and only its *time* is pending; that two kernels in
-  different streams race is not seen. Copies between host and device are late, see :mod:`.transfer`.
-- ``.to("sim")`` and ``torch.tensor(..., device="sim")`` without an index mean device 0, whatever the current device:
-  torch asks a C++ guard that a backend in Python cannot replace. Name the index.
+- Be taken back: the device type stays for the life of the process, and torch has room for one such type.
+- Run kernels late. An operator's effect is there when it returns, and only its *time* is pending; that two kernels
+  in different streams race is not seen. Copies between host and device are late, see :mod:`.transfer`.
+- ``.to("sim")`` and ``torch.tensor(..., device="sim")`` without an index mean device 0, whatever the current
+  device: torch asks a C++ guard that a backend in Python cannot replace. Name the index.
 - ``backward()`` on any device but 0, and ``torch.autocast``: both raise.
-- ``torch.Stream``, ``torch.Event`` and ``torch.accelerator.current_stream`` do nothing: use those of ``torch.sim``.
+- ``torch.Stream``, ``torch.Event`` and ``torch.accelerator.current_stream`` do nothing: use ``torch.sim``'s.
 - ``torch.Generator("sim")``, raw storages on the device (hence ``torch.load(map_location="sim")``),
   ``untyped_storage().resize_()``, DLPack, and ``torch.empty(..., pin_memory=True)`` on the host raise;
   ``tensor.pin_memory()`` works.

@@ -1,8 +1,8 @@
 """``torch.accelerator`` on the simulated accelerator.
 
 Those functions are thin Python over C++ that knows only allocators written in C++: there they fail an internal
-assertion, do nothing, or end the process. Here each of them is pointed at the machine in use. What stays inert, since
-it never passes through Python: ``torch.Stream``, ``torch.Event``, ``current_stream`` and ``set_stream`` of
+assertion, do nothing, or end the process. Here each of them is pointed at the machine in use. What stays inert,
+since it never passes through Python: ``torch.Stream``, ``torch.Event``, ``current_stream`` and ``set_stream`` of
 ``torch.accelerator``. Use those of ``torch.sim``.
 """
 

@@ -1,4 +1,4 @@
-"""A caching allocator's bookkeeping: it asks the driver for segments, cuts them into blocks, and keeps what is freed.
+"""A caching allocator's books: it asks the driver for segments, cuts them into blocks, and keeps what is freed.
 
 It holds no bytes; it decides addresses, and counts. The policy is the one that vendors share: two size classes,
 best fit, split and merge, free lists per stream, one retry after everything cached went back to the driver.
@@ -99,7 +99,7 @@ class CachingAllocator:
             )
         raise torch.OutOfMemoryError(
             f"out of memory: {nbytes} bytes ({nbytes / MIB:.2f} MiB) were asked for. {self._driver.describe()} "
-            f"This process holds {reserved} bytes reserved, {allocated} of them allocated, of {self.limit} allowed."
+            f"This process may hold {self.limit}; it has {reserved} reserved, and {allocated} of these allocated."
         )
 
     def retire(self) -> None:
@@ -108,7 +108,7 @@ class CachingAllocator:
             self._retire()
 
     def empty_cache(self) -> None:
-        """Give every segment without an active block back to the driver; private pools keep theirs while they live."""
+        """Give segments without an active block back to the driver; a private pool keeps its while it lives."""
         with self._locked():
             self._release_cached()
 

@@ -79,7 +79,7 @@ class MockClock:
         return self._now
 
     def sleep(self, seconds: float) -> None:
-        """Wait `seconds` of virtual time. Raises ValueError when negative, ClockStuck when nobody moves the clock."""
+        """Wait `seconds` of virtual time. Raises ValueError if negative, ClockStuck if nobody moves the clock."""
         deadline = self._now + _checked(seconds)
         if self._autojump:
             self.advance_to(deadline)
@@ -87,8 +87,8 @@ class MockClock:
         with self._moved:
             if not self._moved.wait_for(lambda: self._now >= deadline, self._patience):
                 raise ClockStuck(
-                    f"slept until {deadline:g} s, but the clock stayed at {self._now:g} s for {self._patience:g} real "
-                    "seconds; call advance() from another thread, or use autojump=True"
+                    f"slept until {deadline:g} s, but the clock stayed at {self._now:g} s for {self._patience:g} "
+                    "real seconds; call advance() from another thread, or use autojump=True"
                 )
 
     def advance(self, seconds: float) -> None:
@@ -96,7 +96,7 @@ class MockClock:
         self.advance_to(self._now + _checked(seconds))
 
     def advance_to(self, deadline: float) -> None:
-        """Move the clock on to `deadline` seconds; a deadline that has passed moves nothing but runs what is due."""
+        """Move the clock on to `deadline` seconds. One that has passed moves nothing, but runs what is due."""
         while True:
             with self._moved:
                 if not self._timers or self._timers[0].deadline > deadline:
@@ -112,7 +112,7 @@ class MockClock:
                 callback()
 
     def call_at(self, deadline: float, callback: Callable[[], None]) -> Timer:
-        """Run `callback` when the clock reaches `deadline`; one that has passed runs at the next move of the clock."""
+        """Run `callback` when the clock reaches `deadline`, or at its next move if that has passed."""
         with self._moved:
             timer = Timer(deadline, next(self._order), callback)
             heapq.heappush(self._timers, timer)

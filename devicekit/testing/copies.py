@@ -7,8 +7,9 @@ from typing import cast
 import torch
 
 from devicekit.testing import active
+from devicekit.testing.poison import fill_with_poison
 from devicekit.testing.transfer import device_to_device, device_to_host, host_to_device
-from devicekit.testing.wrapper import DeviceTensor, fill_with_poison
+from devicekit.testing.wrapper import DeviceTensor
 
 __all__ = ["copy_", "to_copy"]
 

@@ -16,6 +16,7 @@ POOLED = (
     "inactive_split_bytes",
     "requested_bytes",
 )
+POOLS = ("small_pool", "large_pool")
 SCALARS = ("num_alloc_retries", "num_ooms", "num_device_alloc", "num_device_free", "num_sync_all_streams")
 
 
@@ -31,13 +32,14 @@ class Counter:
         self.current += amount
         if amount >= 0:
             self.allocated += amount
-            self.peak = max(self.peak, self.current)
+            if self.current > self.peak:
+                self.peak = self.current
         else:
             self.freed -= amount
 
 
 class MemoryCounters:
-    """Every counter of one device's allocator. ``add("segment", "small_pool", 1)`` counts in the pool and in all."""
+    """Every counter of one device's allocator. What is added to a pool is added to ``all`` as well."""
 
     def __init__(self) -> None:
         self.num_alloc_retries = 0
@@ -45,13 +47,18 @@ class MemoryCounters:
         self.num_device_alloc = 0
         self.num_device_free = 0
         self.num_sync_all_streams = 0
-        self._pools = {
-            pool: {name: Counter() for name in POOLED} for pool in ("all", "small_pool", "large_pool")
+        self._pools = {pool: {name: Counter() for name in POOLED} for pool in ("all", *POOLS)}
+        # Every allocation counts a dozen times: both counters of a pool and name, found in one step.
+        self._both = {
+            (name, pool): (self._pools[pool][name], self._pools["all"][name])
+            for name in POOLED
+            for pool in POOLS
         }
 
     def add(self, name: str, pool: str, amount: int) -> None:
-        self._pools["all"][name].add(amount)
-        self._pools[pool][name].add(amount)
+        own, every = self._both[name, pool]
+        own.add(amount)
+        every.add(amount)
 
     def current(self, name: str) -> int:
         return self._pools["all"][name].current

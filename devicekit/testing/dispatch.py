@@ -1,4 +1,4 @@
-"""Runs torch's operators for the device: on the inner host tensors, in stream order, with results wrapped again."""
+"""Runs torch's operators for the device: on the inner host tensors, in stream order, results wrapped again."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class _Unwrapper:
 
 
 def _redirect(kwargs: dict[str, object], device: SimDevice) -> SimDevice | None:
-    """Point a ``device=`` argument at the host, where the inner tensors are; None when it asked for the host itself."""
+    """Point a ``device=`` argument at the host, where the inner tensors are; None if it asked for the host."""
     if kwargs.get("pin_memory"):
         raise RuntimeError("only host tensors can be pinned")
     wanted = kwargs.get("device")

@@ -3,7 +3,7 @@
 ::
 
     RuntimeError
-    ├── CannotEnable        this process cannot have the device: torch is too old, or another backend took its place
+    ├── CannotEnable        this process cannot have it: torch is too old, or another backend took its place
     ├── NotEnabled          used before enable()
     ├── ForkedAfterUse      used in a child that was forked after its parent initialised the device
     ├── WrongDevice         operands on different devices, or an index that does not exist

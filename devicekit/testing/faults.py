@@ -1,7 +1,7 @@
 """Faults by script: make the n-th use of a named operation fail, hang, drag, or take the device away.
 
-A script is deterministic, says afterwards what it did, and knows nothing of any device: whoever owns the operations
-calls :meth:`FaultScript.visit` at the start of each.
+A script is deterministic, says afterwards what it did, and knows nothing of any device: whoever owns the
+operations calls :meth:`FaultScript.visit` at the start of each.
 
     with simulator.inject(Fault("allocate", OutOfMemory(), nth=3)) as script:
         ...
@@ -140,7 +140,9 @@ class FaultScript:
                 if fault.affects(occurrence):
                     due.append(fault)
                     self.hits.append(Hit(fault, operation, index, occurrence, self.clock.now()))
-        return any([self._act(fault.effect, index) for fault in due])
+        # Every effect, not only those up to the first that asks for out of memory.
+        wants_oom = [self._act(fault.effect, index) for fault in due]
+        return any(wants_oom)
 
     def untouched(self) -> tuple[Fault, ...]:
         """Faults that have affected nothing yet. A test that ends with some has not tested what it says."""

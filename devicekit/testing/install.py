@@ -37,8 +37,8 @@ def is_enabled() -> bool:
 def enable(config: SimConfig | None = None) -> Simulator:
     """Give this process a simulated accelerator, as device type ``sim`` and module ``torch.sim``.
 
-    Returns the machine. Called again, it returns the machine that is there; with a config then, it raises ValueError
-    unless the config equals that machine's, since a machine does not change under its tensors: see
+    Returns the machine. Called again, it returns the machine that is there; with a config then, it raises
+    ValueError unless the config equals that machine's, since a machine does not change under its tensors: see
     :func:`simulation`.
 
     Raises
@@ -84,12 +84,13 @@ def _check_possible() -> None:
     taken = torch._C._get_privateuse1_backend_name()
     if taken not in ("privateuseone", DEVICE_TYPE):
         raise CannotEnable(
-            f"torch has one free device type in a process, and {taken!r} has taken it: use the simulated accelerator "
-            "in a process where that backend is not imported (TORCH_DEVICE_BACKEND_AUTOLOAD=0 keeps it out)"
+            f"torch has one free device type in a process, and {taken!r} has taken it: use the simulated "
+            "accelerator in a process that does not import that backend (TORCH_DEVICE_BACKEND_AUTOLOAD=0 keeps it "
+            "out)"
         )
 
 
-class _Hooks(torch._C._acc.PrivateUse1Hooks):  # type: ignore[name-defined,misc]  # torch has no stubs for _acc
+class _Hooks(torch._C._acc.PrivateUse1Hooks):
     def is_available(self) -> bool:
         return True
 
@@ -106,13 +107,9 @@ def _teach_torch() -> torch.library.Library:
     _setup_privateuseone_for_python_backend(DEVICE_TYPE, backend_module=SimModule(), hook=_Hooks())
     # What torch cached while there was no such device.
     torch.get_device_module.cache_clear()
-    library = torch.library.Library("aten", "IMPL")
-    library.impl("empty.memory_format", _empty, "PrivateUse1")
-    library.impl("empty_strided", _empty_strided, "PrivateUse1")
-    library.impl("_copy_from", _copy_from, "PrivateUse1")
-    library.impl("scaled_dot_product_attention", _attention, "AutogradPrivateUse1")
-    library.impl("is_pinned", _is_pinned, "CPU")
-    library.impl("_pin_memory", _pin_memory, "CPU")
+    library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]  # torch does not type it
+    for operator, key, function in _KERNELS:
+        library.impl(operator, function, key)  # type: ignore[no-untyped-call]  # torch does not type it
     accelerator.route()
     torch.serialization.add_safe_globals([rebuild])
     _refuse_what_crashes()
@@ -218,3 +215,13 @@ def _refuse_storage() -> NoReturn:
         f"a raw storage cannot be made on {DEVICE_TYPE}: make a tensor there instead, and load checkpoints with "
         "map_location='cpu' before moving them"
     )
+
+
+_KERNELS: tuple[tuple[str, str, Callable[..., object]], ...] = (
+    ("empty.memory_format", "PrivateUse1", _empty),
+    ("empty_strided", "PrivateUse1", _empty_strided),
+    ("_copy_from", "PrivateUse1", _copy_from),
+    ("scaled_dot_product_attention", "AutogradPrivateUse1", _attention),
+    ("is_pinned", "CPU", _is_pinned),
+    ("_pin_memory", "CPU", _pin_memory),
+)

@@ -55,5 +55,5 @@ def import_tensor(handle: object) -> SimTensor:
     if not isinstance(handle, IpcHandle):
         raise TypeError(f"not a handle to a tensor on {active.DEVICE_TYPE}: {handle!r}")
     storage = torch.UntypedStorage._new_shared_filename_cpu(handle.manager, handle.name, handle.nbytes)
-    inner = torch.empty(0, dtype=handle.dtype).set_(storage, handle.offset, handle.shape, handle.stride)  # type: ignore[call-overload]  # the stubs lack this form
+    inner = torch.empty(0, dtype=handle.dtype).set_(storage, handle.offset, handle.shape, handle.stride)
     return adopt(SimTensor, inner, active.simulator().device(handle.index))

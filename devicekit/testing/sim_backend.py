@@ -28,7 +28,7 @@ from devicekit.testing.install import enable
 from devicekit.testing.ipc import export_tensor, import_tensor
 from devicekit.testing.module import SimModule
 from devicekit.testing.simulator import Simulator
-from devicekit.testing.streams import SimEvent, SimStream
+from devicekit.testing.streams import SimEvent, own
 
 __all__ = ["SimBackend", "SimPool", "manifest", "register"]
 
@@ -45,8 +45,8 @@ _KINDS: dict[ErrorKind, tuple[type[BaseException], ...]] = {
 def manifest() -> Manifest:
     """What the backend's ``backend.toml`` would say of the machine in use."""
     capabilities = [
-        "driver_memory", "events", "graphs", "ipc", "memory_fraction", "memory_pools", "peak_memory", "pinned_memory",
-        "rng_state", "streams",
+        "driver_memory", "events", "graphs", "ipc", "memory_fraction", "memory_pools", "peak_memory",
+        "pinned_memory", "rng_state", "streams",
     ]  # fmt: skip
     config = active.simulator().config
     if config.caching:
@@ -72,7 +72,7 @@ def manifest() -> Manifest:
 def register() -> Candidate:
     """Give this process the simulated accelerator, if it has none, and offer it as backend ``sim``.
 
-    Called again, it returns the candidate that is there. Raises CannotEnable as :func:`devicekit.testing.enable` does.
+    Called again, it returns the candidate that is there. Raises CannotEnable as `devicekit.testing.enable` does.
     """
     enable()
     for candidate in discover():
@@ -141,9 +141,7 @@ class SimBackend:
 
     @hookimpl
     def use_stream(self, stream: Stream) -> AbstractContextManager[object]:
-        if not isinstance(stream, SimStream):
-            raise TypeError(f"{stream!r} is no stream of {_SOURCE}")
-        return _sim.stream(stream)
+        return _sim.stream(own(stream))
 
     @hookimpl
     def create_event(self, index: int, timing: bool) -> Event:

@@ -15,6 +15,7 @@ from devicekit.testing.blocks import Block
 from devicekit.testing.driver import Holder, PhysicalMemory
 from devicekit.testing.errors import CaptureError
 from devicekit.testing.graphs import SimGraph
+from devicekit.testing.poison import fill_with_poison
 from devicekit.testing.streams import Operation, SimStream
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ class SimDevice:
         kept: list[tuple[int, int, AsyncCopy]] = []
         for low, high, copy in self._endangered:
             if copy.reads_later and low < end and start < high:
-                copy.device_bytes.untyped_storage().fill_(0xFF)
+                fill_with_poison(copy.device_bytes)
             elif copy.reads_later:
                 kept.append((low, high, copy))
         self._endangered = kept

@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 
@@ -80,16 +81,17 @@ class Simulator:
     # Which device, which stream.
 
     def index_of(self, device: DeviceLike = None) -> int:
-        """The index that `device` means here. Raises ValueError for another type, WrongDevice for no such device."""
+        """The index that `device` means here. Raises ValueError for another type, WrongDevice for no such one."""
         if device is None:
             return self._thread.device
-        if not isinstance(device, int):
+        if isinstance(device, str | torch.device):
             parsed = torch.device(device)
             if parsed.type != DEVICE_TYPE:
                 raise ValueError(f"a {DEVICE_TYPE} device is needed here, not {str(parsed)!r}")
-            if parsed.index is None:
+            index = cast("int | None", parsed.index)  # torch's stubs say int
+            if index is None:
                 return self._thread.device
-            device = parsed.index
+            device = index
         if not 0 <= device < len(self.devices):
             raise WrongDevice(
                 f"there is no device {DEVICE_TYPE}:{device}: this machine has {len(self.devices)}"
@@ -115,7 +117,7 @@ class Simulator:
         return SimStream(self.device(device), priority)
 
     def set_stream(self, stream: SimStream) -> None:
-        """Make `stream` this thread's current one on its device. Raises ValueError for another machine's stream."""
+        """Make `stream` this thread's current one on its device. Raises ValueError if it is another machine's."""
         if stream.host not in self.devices:
             raise ValueError(f"{stream!r} belongs to another simulated machine")
         self._thread.streams[stream.device_index] = stream
@@ -175,8 +177,7 @@ class Simulator:
 
     def visit(self, operation: str, index: int | None) -> bool:
         """Run the scripted faults of one use of `operation`; True asks for an out-of-memory error."""
-        return (
-            any([script.visit(operation, index) for script in tuple(self._scripts)])
-            if self._scripts
-            else False
-        )
+        if not self._scripts:
+            return False
+        wants_oom = [script.visit(operation, index) for script in tuple(self._scripts)]
+        return any(wants_oom)

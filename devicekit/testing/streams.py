@@ -1,7 +1,7 @@
 """Streams and events on a virtual clock: what is submitted stays pending until the clock reaches its end.
 
-A stream works in order, so the end of each operation is known when it is submitted. An operation has two parts. Its
-*device part* is what later work in the same stream must see; it runs when such work is submitted, or at the
+A stream works in order, so the end of each operation is known when it is submitted. An operation has two parts.
+Its *device part* is what later work in the same stream must see; it runs when such work is submitted, or at the
 operation's end, whichever is first. Its *completion* is what the host must not see early; it runs at the end.
 """
 
@@ -15,10 +15,11 @@ from typing import Protocol
 
 import torch
 
+from devicekit.contract.handles import Event, Stream
 from devicekit.testing import active
 from devicekit.testing.clock import MockClock
 
-__all__ = ["Operation", "SimEvent", "SimStream", "StreamFence", "StreamHost"]
+__all__ = ["Operation", "SimEvent", "SimStream", "StreamFence", "StreamHost", "own"]
 
 _numbers = itertools.count(1)
 
@@ -100,13 +101,14 @@ class SimStream:
         event.record(self)
         return event
 
-    def wait_event(self, event: SimEvent) -> None:
+    def wait_event(self, event: Event) -> None:
         """Everything submitted from now on runs after `event`. The host does not wait."""
         event.wait(self)
 
-    def wait_stream(self, stream: SimStream) -> None:
-        """Everything submitted from now on runs after all that `stream` was given so far. The host does not wait."""
-        self._wait(stream, stream.tail)
+    def wait_stream(self, stream: Stream) -> None:
+        """Everything submitted from now on runs after all that `stream` was given so far. The host goes on."""
+        other = own(stream)
+        self._wait(other, other.tail)
 
     def submit(
         self,
@@ -183,6 +185,13 @@ class SimStream:
         return f"<sim stream {self.stream_id} of device {self.host.index}, busy until {self.tail:g} s>"
 
 
+def own(stream: object) -> SimStream:
+    """`stream` itself. Raises TypeError when it is not of this device type."""
+    if not isinstance(stream, SimStream):
+        raise TypeError(f"a stream of torch.{active.DEVICE_TYPE} is needed here, not {stream!r}")
+    return stream
+
+
 class SimEvent:
     """A mark in a stream. Never recorded, it counts as done, as vendors' events do."""
 
@@ -199,20 +208,20 @@ class SimEvent:
         self._time = 0.0
         self._through = 0
 
-    def record(self, stream: SimStream | None = None) -> None:
+    def record(self, stream: Stream | None = None) -> None:
         """Mark the end of all that `stream`, by default the current one, was given so far."""
-        stream = active.simulator().current_stream() if stream is None else stream
-        stream.host.visit("event.record")
-        self._stream = stream
-        self._time = max(stream.tail, stream.host.clock.now())
+        marked = active.simulator().current_stream() if stream is None else own(stream)
+        marked.host.visit("event.record")
+        self._stream = marked
+        self._time = max(marked.tail, marked.host.clock.now())
         self._through = next(_numbers)
 
-    def wait(self, stream: SimStream | None = None) -> None:
+    def wait(self, stream: Stream | None = None) -> None:
         """Make `stream`, by default the current one, wait for this mark before anything submitted to it later."""
-        stream = active.simulator().current_stream() if stream is None else stream
-        stream.host.visit("event.wait")
+        waiting = active.simulator().current_stream() if stream is None else own(stream)
+        waiting.host.visit("event.wait")
         if self._stream is not None:
-            stream._wait(self._stream, self._time, self._through)
+            waiting._wait(self._stream, self._time, self._through)
 
     def query(self) -> bool:
         """True when the mark was reached. A False costs the host ``SimConfig.poll_seconds``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -13,16 +13,19 @@ from devicekit.testing.dispatch import run
 from devicekit.testing.streams import SimStream
 from devicekit.testing.wrapper import DeviceTensor
 
+if TYPE_CHECKING:
+    import numpy
+
 __all__ = ["SimTensor", "rebuild"]
 
 
 class SimTensor(DeviceTensor):
     """A tensor of device type ``sim``. Made by torch's own functions: ``torch.zeros(2, device="sim")``."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # torch's own idiom
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]  # the stubs give the type of the disabled one
         cls,
         func: torch._ops.OpOverload,
         types: Sequence[type],
@@ -31,7 +34,7 @@ class SimTensor(DeviceTensor):
     ) -> object:
         return run(cls, func, args, dict(kwargs or {}))
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:
+    def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]  # an odd stub
         self._device().wait_for_host()
         return f"{self._inner!r} on {self.device}"
 
@@ -41,12 +44,12 @@ class SimTensor(DeviceTensor):
         """The address on the device. It names the bytes; the host cannot read there."""
         if self._lease is None or self._lease.block is None:
             return 0
-        return self._lease.block.address + self._inner.storage_offset() * self._inner.element_size()
+        return self._lease.block.address + int(self._inner.storage_offset()) * self._inner.element_size()
 
-    def tolist(self) -> object:
+    def tolist(self) -> list[Any]:
         return self.cpu().tolist()
 
-    def numpy(self, *, force: bool = False) -> object:
+    def numpy(self, *, force: bool = False) -> numpy.ndarray[Any, Any]:
         if force:
             return self.detach().cpu().resolve_conj().resolve_neg().numpy()
         raise TypeError(
@@ -93,7 +96,7 @@ class SimTensor(DeviceTensor):
                 f"torch's autograd engine knows one device of a backend written in Python: run backward on "
                 f"{active.DEVICE_TYPE}:0, not on {self.device}"
             )
-        super().backward(*args, **kwargs)  # type: ignore[arg-type]  # torch's own defaults and checks apply
+        super().backward(*args, **kwargs)  # type: ignore[no-untyped-call]  # torch does not type it
 
     # A parameter keeps its identity when a module moves: torch swaps contents, and needs to see inside.
 

@@ -3,8 +3,8 @@
 A blocking copy has happened when it returns. A ``non_blocking`` copy to or from *pinned* host memory is queued:
 
 - device to host: the host tensor holds its old bytes, or poison if the copy made it, until the copy has retired;
-- host to device: the source is read when the copy runs, which is when later work in its stream is submitted or when
-  it retires, so a source that is overwritten too early is copied wrong, as on hardware;
+- host to device: the source is read when the copy runs, which is when later work in its stream is submitted or
+  when it retires, so a source that is overwritten too early is copied wrong, as on hardware;
 - either: work in another stream sees the old bytes unless it waits for an event or for the stream.
 
 From pageable memory a non-blocking copy reads its source at once, and to pageable memory it waits, as drivers do.

@@ -9,14 +9,12 @@ from typing import TypeVar, cast
 import torch
 
 from devicekit.testing import active
+from devicekit.testing.poison import fill_with_poison
 from devicekit.testing.sim_device import Lease, SimDevice
 
 __all__ = ["DeviceTensor", "adopt", "empty_on", "wrap"]
 
 _T = TypeVar("_T", bound="DeviceTensor")
-
-#: The byte that memory reads as before anything was written to it: NaN in floats, -1 in integers.
-POISON = 0xFF
 
 # Tensors that share a storage share one lease: which one, by the storage's identity.
 _leases: weakref.WeakValueDictionary[int, Lease] = weakref.WeakValueDictionary()
@@ -30,7 +28,7 @@ class DeviceTensor(torch.Tensor):
 
     @staticmethod
     def __new__(cls: type[_T], inner: torch.Tensor, device: SimDevice) -> _T:
-        made = torch.Tensor._make_wrapper_subclass(
+        return torch.Tensor._make_wrapper_subclass(
             cls,
             inner.size(),
             strides=inner.stride(),
@@ -40,7 +38,6 @@ class DeviceTensor(torch.Tensor):
             device=torch.device(active.DEVICE_TYPE, device.index),
             storage_size=inner.untyped_storage().nbytes(),
         )
-        return cast(_T, made)
 
     def __init__(self, inner: torch.Tensor, device: SimDevice) -> None:
         self._inner = inner
@@ -89,13 +86,6 @@ def adopt(cls: type[_T], inner: torch.Tensor, device: SimDevice) -> _T:
     lease = Lease(device, None, 0)
     _leases[inner.untyped_storage()._cdata] = lease
     return cls(inner, device)
-
-
-def fill_with_poison(tensor: torch.Tensor) -> None:
-    """Make uninitialised memory recognisable: NaN in floats, -1 in integers, True in bools."""
-    if tensor.nbytes:
-        value = 1 if tensor.dtype == torch.bool else POISON
-        torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage()).fill_(value)
 
 
 def _lease_for(inner: torch.Tensor, device: SimDevice) -> Lease | None:
