@@ -28,7 +28,8 @@ What it cannot do
 - ``torch.Generator("sim")``, raw storages on the device (hence ``torch.load(map_location="sim")``),
   ``untyped_storage().resize_()``, DLPack, and ``torch.empty(..., pin_memory=True)`` on the host raise;
   ``tensor.pin_memory()`` works.
-- Collectives on its tensors: exchange host tensors.
+- Collectives on its tensors, sparse, quantized and nested tensors, and recurrent layers: they raise.
+- ``untyped_storage().byteswap()`` ends the process, in torch's own C++.
 - Be fast: an operator costs about 20 µs more than on the host.
 
 What else changes in the process: ``torch.accelerator`` and ``torch.get_device_module()`` speak of this device,

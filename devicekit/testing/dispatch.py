@@ -45,9 +45,9 @@ def _run(
         raise RuntimeError(f"{traits.name} reached {active.DEVICE_TYPE} without a tensor of it")
     target = _redirect(inner_kwargs, device)
     if target is not device:
-        raise NotImplementedError(
-            f"{traits.name} cannot make its result on another device: use .to() on the result"
-        )
+        # A factory like zeros_like(x, device=...): it takes x's shape, and none of its bytes.
+        made = func(*inner_args, **inner_kwargs)
+        return made if target is None else wrap(cls, made, target)
     if traits.is_view:
         return _finish_view(cls, func(*inner_args, **inner_kwargs), args, device, traits)
     if traits.waits:

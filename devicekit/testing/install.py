@@ -159,6 +159,11 @@ def _copy_from(source: torch.Tensor, destination: torch.Tensor, non_blocking: bo
     return copy_(destination, source, non_blocking)
 
 
+def _read_scalar(tensor: torch.Tensor) -> bool | int | float | complex:
+    # torch reads scalars straight from the device when it makes a tensor of a list of them.
+    return tensor.cpu().item()
+
+
 def _attention(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -221,6 +226,7 @@ _KERNELS: tuple[tuple[str, str, Callable[..., object]], ...] = (
     ("empty.memory_format", "PrivateUse1", _empty),
     ("empty_strided", "PrivateUse1", _empty_strided),
     ("_copy_from", "PrivateUse1", _copy_from),
+    ("_local_scalar_dense", "PrivateUse1", _read_scalar),
     ("scaled_dot_product_attention", "AutogradPrivateUse1", _attention),
     ("is_pinned", "CPU", _is_pinned),
     ("_pin_memory", "CPU", _pin_memory),

@@ -38,6 +38,9 @@ class SimTensor(DeviceTensor):
         self._device().wait_for_host()
         return f"{self._inner!r} on {self.device}"
 
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if self.dim() == 0 else super().__format__(spec)
+
     # What torch's C++ does with a raw pointer, it must not do here.
 
     def data_ptr(self) -> int:
@@ -45,6 +48,22 @@ class SimTensor(DeviceTensor):
         if self._lease is None or self._lease.block is None:
             return 0
         return self._lease.block.address + int(self._inner.storage_offset()) * self._inner.element_size()
+
+    def new_tensor(
+        self,
+        data: object,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        requires_grad: bool = False,
+    ) -> torch.Tensor:
+        # torch's own puts the result on device 0, wherever this tensor is.
+        return torch.tensor(
+            data,
+            dtype=self.dtype if dtype is None else dtype,
+            device=self.device if device is None else device,
+            requires_grad=requires_grad,
+        )
 
     def tolist(self) -> list[Any]:
         return self.cpu().tolist()

@@ -82,7 +82,8 @@ def device_to_device(
     """Copy between two devices, each on its current stream, the one that writes after the one that reads."""
     target.machine.initialize()
     target.visit("copy")
-    target.refuse_capture("a copy between devices")
+    for device in (target, origin):
+        device.refuse_capture("a copy between devices")
     reading = origin.machine.current_stream(origin.index)
     writing = target.machine.current_stream(target.index)
     reading.run_device_parts()

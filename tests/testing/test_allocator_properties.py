@@ -139,7 +139,9 @@ class Books(RuleBasedStateMachine):
                 assert stats[f"{name}.peak"] >= value
                 assert stats[f"{name}.allocated"] - stats[f"{name}.freed"] == value
             if ".all." in key and metric in ("current", "allocated", "freed"):
-                assert value == sum(stats[key.replace(".all.", f".{pool}.")] for pool in ("small_pool", "large_pool"))
+                assert value == sum(
+                    stats[key.replace(".all.", f".{pool}.")] for pool in ("small_pool", "large_pool")
+                )
 
     @invariant()
     def counters_agree_with_what_was_done(self) -> None:

@@ -44,7 +44,11 @@ def test_a_device_waits_for_all_of_its_streams_and_no_other_device(machine: Simu
 
 def test_work_in_one_stream_runs_in_turn_and_in_two_streams_side_by_side(machine: Simulator) -> None:
     first, second = machine.create_stream(), machine.create_stream()
-    assert [first.submit("a", 1.0).end, first.submit("b", 1.0).end, second.submit("c", 1.5).end] == [1.0, 2.0, 1.5]
+    assert [first.submit("a", 1.0).end, first.submit("b", 1.0).end, second.submit("c", 1.5).end] == [
+        1.0,
+        2.0,
+        1.5,
+    ]
 
 
 def test_polling_takes_time_so_that_a_loop_that_polls_ends(machine: Simulator) -> None:
@@ -97,7 +101,9 @@ def test_elapsed_time_needs_events_that_keep_time_and_were_recorded() -> None:
 
 
 @pytest.mark.parametrize("how", ["event", "stream"])
-def test_waiting_in_a_stream_orders_its_later_work_without_holding_the_host(machine: Simulator, how: str) -> None:
+def test_waiting_in_a_stream_orders_its_later_work_without_holding_the_host(
+    machine: Simulator, how: str
+) -> None:
     producer, consumer = machine.create_stream(), machine.create_stream()
     order: list[str] = []
     producer.submit("produce", 3.0, completion=lambda: order.append("produced"))

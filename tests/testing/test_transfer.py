@@ -27,7 +27,9 @@ def test_a_copy_takes_latency_and_bandwidth(machine: Simulator) -> None:
     assert machine.clock.now() - before == pytest.approx(machine.config.copy_seconds(1 << 20))
 
 
-def test_bytes_copied_to_the_host_without_waiting_arrive_only_when_the_copy_is_done(machine: Simulator) -> None:
+def test_bytes_copied_to_the_host_without_waiting_arrive_only_when_the_copy_is_done(
+    machine: Simulator,
+) -> None:
     there = torch.full((4,), 7.0, device="sim")
     torch.sim.synchronize()
     here = there.to("cpu", non_blocking=True)
