@@ -102,8 +102,12 @@ class _Hooks(torch._C._acc.PrivateUse1Hooks):
 
 
 def _teach_torch() -> torch.library.Library:
-    from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
-
+    try:
+        from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+    except ImportError as error:
+        raise CannotEnable(
+            f"torch {torch.__version__} has no way for a backend in Python, as 2.10 to 2.13 have"
+        ) from error
     _setup_privateuseone_for_python_backend(DEVICE_TYPE, backend_module=SimModule(), hook=_Hooks())
     # What torch cached while there was no such device.
     torch.get_device_module.cache_clear()

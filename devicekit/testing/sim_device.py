@@ -43,11 +43,12 @@ class Lease:
     Without a block it stands for memory that another process allocated.
     """
 
-    __slots__ = ("__weakref__", "block", "copies", "device", "stream_id", "users")
+    __slots__ = ("__weakref__", "block", "copies", "device", "nbytes", "stream_id", "users")
 
-    def __init__(self, device: SimDevice, block: Block | None, stream_id: int) -> None:
+    def __init__(self, device: SimDevice, block: Block | None, stream_id: int, nbytes: int) -> None:
         self.device = device
         self.block = block
+        self.nbytes = nbytes
         self.stream_id = stream_id
         self.users: set[SimStream] = set()
         self.copies: list[AsyncCopy] = []
@@ -65,6 +66,7 @@ class SimDevice:
         self.index = index
         self.memory = memory
         self.clock = machine.clock
+        self.lock = machine.lock
         self.tail = 0.0
         self.fraction = 1.0
         self.blocking_launches = machine.config.blocking_launches
@@ -112,7 +114,7 @@ class SimDevice:
         self._charge_driver(*before)
         if self._endangered:
             self._overwrite(block)
-        return Lease(self, block, stream.stream_id)
+        return Lease(self, block, stream.stream_id, nbytes)
 
     def release(self, lease: Lease, block: Block) -> None:
         """Free the `block` of `lease`, holding it active while a stream that was recorded for it is busy."""

@@ -39,7 +39,7 @@ class SimTensor(DeviceTensor):
         return f"{self._inner!r} on {self.device}"
 
     def __format__(self, spec: str) -> str:
-        return format(self.item(), spec) if self.dim() == 0 else super().__format__(spec)
+        return format(self.item(), spec) if self.dim() == 0 else object.__format__(self, spec)
 
     # What torch's C++ does with a raw pointer, it must not do here.
 
@@ -49,7 +49,7 @@ class SimTensor(DeviceTensor):
             return 0
         return self._lease.block.address + int(self._inner.storage_offset()) * self._inner.element_size()
 
-    def new_tensor(
+    def new_tensor(  # type: ignore[override]  # the stubs make keyword-only arguments positional
         self,
         data: object,
         *,

@@ -83,7 +83,7 @@ def empty_on(
 
 def adopt(cls: type[_T], inner: torch.Tensor, device: SimDevice) -> _T:
     """A tensor on `device` over bytes that another process allocated: it takes nothing from the allocator here."""
-    lease = Lease(device, None, 0)
+    lease = Lease(device, None, 0, inner.untyped_storage().nbytes())
     _leases[inner.untyped_storage()._cdata] = lease
     return cls(inner, device)
 
@@ -91,10 +91,11 @@ def adopt(cls: type[_T], inner: torch.Tensor, device: SimDevice) -> _T:
 def _lease_for(inner: torch.Tensor, device: SimDevice) -> Lease | None:
     storage = inner.untyped_storage()
     key = storage._cdata
+    nbytes = storage.nbytes()
     lease = _leases.get(key)
-    if lease is None:
-        nbytes = storage.nbytes()
+    if lease is None or lease.nbytes < nbytes:
         if not nbytes:
             return None
+        # New bytes, or an operator made the host tensor's storage larger.
         lease = _leases[key] = device.allocate(nbytes)
     return lease

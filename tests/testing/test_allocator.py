@@ -254,6 +254,22 @@ def test_a_block_may_be_freed_while_the_allocator_is_at_work() -> None:
     assert allocator.malloc(18 * MIB).allocated
 
 
+def test_a_driver_may_run_code_that_allocates() -> None:
+    allocator, card = make()
+    inner: list[Block] = []
+    take = card.take
+
+    def take_slowly(nbytes: int) -> bool:
+        card.take = take  # type: ignore[method-assign]  # only once
+        inner.append(allocator.malloc(512))
+        return take(nbytes)
+
+    card.take = take_slowly  # type: ignore[method-assign]  # as a timer on the clock may
+    outer = allocator.malloc(512)
+    assert outer.address != inner[0].address
+    assert current(allocator, "allocated_bytes") == 1024
+
+
 def test_history_names_the_code_that_allocated() -> None:
     allocator, _ = make()
     allocator.malloc(512)

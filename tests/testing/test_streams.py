@@ -185,6 +185,30 @@ def test_a_synchronous_machine_never_has_work_pending(machine: Simulator) -> Non
     assert machine.clock.now() == 2.0
 
 
+def test_threads_may_submit_and_wait_at_once(machine: Simulator) -> None:
+    streams = [machine.create_stream() for _ in range(2)]
+    done: list[int] = []
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for turn in range(200):
+                stream = streams[turn % 2]
+                stream.wait_stream(streams[1 - turn % 2])
+                stream.submit("work", 1e-6, completion=lambda turn=turn: done.append(turn))
+                stream.synchronize()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert sorted(done) == sorted(list(range(200)) * 4)
+
+
 def test_kernels_take_time_on_the_stream_they_are_launched_in(machine: Simulator) -> None:
     x = torch.ones(4, device="sim")
     torch.sim.synchronize()

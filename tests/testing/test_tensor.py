@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F  # noqa: N812  # torch's own convention
+from torch.nn import functional as F
 
 from devicekit.testing import Simulator, StaleTensor, WrongDevice, simulation
 
@@ -115,6 +115,15 @@ def test_views_share_memory_which_lives_as_long_as_one_of_them() -> None:
     assert torch.sim.memory_allocated() == 1 << 20
     del view
     assert torch.sim.memory_allocated() == 0
+
+
+def test_a_tensor_that_grows_takes_more_memory() -> None:
+    x = torch.zeros(4, device="sim")
+    x.resize_(1 << 18)
+    assert torch.sim.memory_allocated() == 1 << 20
+    out = torch.empty(0, device="sim")
+    torch.add(x, 1.0, out=out)
+    assert torch.sim.memory_allocated() == 2 << 20
 
 
 def test_memory_held_only_by_a_cycle_is_freed_by_the_collector() -> None:

@@ -117,6 +117,15 @@ def test_recording_the_stream_keeps_the_memory_until_the_copy_is_done() -> None:
     assert copy_out_on_a_side_stream_then_free_and_reuse(record=True) == ["1.0"]
 
 
+def test_copying_out_again_and_again_holds_nothing_of_the_copies_that_are_done() -> None:
+    there = torch.ones(4, device="sim")
+    for _ in range(100):
+        there.to("cpu", non_blocking=True)
+        torch.sim.synchronize()
+    torch.sim.host_empty_cache()
+    assert torch.sim.host_memory_stats()["allocated_bytes.current"] == 0
+
+
 def test_recorded_memory_is_active_until_the_stream_is_done() -> None:
     there = torch.ones(1024, device="sim")
     torch.sim.synchronize()
