@@ -95,6 +95,21 @@ def test_another_stream_sees_copied_bytes_only_if_it_waits(ordered: bool) -> Non
     assert (there + 0).cpu().tolist() == [1.0 if ordered else 0.0] * 4
 
 
+def test_waiting_for_an_event_shows_what_was_before_it_and_nothing_later() -> None:
+    before, after = torch.zeros(2, device="sim"), torch.zeros(2, device="sim")
+    source = torch.ones(2).pin_memory()
+    side = torch.sim.Stream()
+    with torch.sim.stream(side):
+        before.copy_(source, non_blocking=True)
+        event = side.record_event()
+        after.copy_(source, non_blocking=True)
+    torch.sim.current_stream().wait_event(event)
+    seen = before + after
+    assert seen.tolist() == [1.0, 1.0]
+    torch.sim.synchronize()
+    assert after.tolist() == [1.0, 1.0]
+
+
 def copy_out_on_a_side_stream_then_free_and_reuse(record: bool) -> list[float]:
     there = torch.ones(1024, device="sim")
     torch.sim.synchronize()
