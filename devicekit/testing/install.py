@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -27,6 +28,7 @@ OLDEST_TORCH = Version("2.10")
 
 #: What torch was taught lives as long as this does.
 _library: torch.library.Library | None = None
+_lock = threading.Lock()
 
 
 def is_enabled() -> bool:
@@ -47,10 +49,11 @@ def enable(config: SimConfig | None = None) -> Simulator:
         torch is older than 2.10, or another backend has taken torch's one free device type in this process.
     """
     global _library
-    if _library is None:
-        _check_possible()
-        _library = _teach_torch()
-        active.replace(Simulator(config))
+    with _lock:
+        if _library is None:
+            _check_possible()
+            _library = _teach_torch()
+            active.replace(Simulator(config))
     machine = active.simulator()
     if config is not None and machine.config != config:
         raise ValueError(
@@ -82,7 +85,7 @@ def _check_possible() -> None:
             f"the simulated accelerator needs torch >= {OLDEST_TORCH}, and this is {version}: pip install -U torch"
         )
     taken = torch._C._get_privateuse1_backend_name()
-    if taken not in ("privateuseone", DEVICE_TYPE):
+    if taken != "privateuseone":
         raise CannotEnable(
             f"torch has one free device type in a process, and {taken!r} has taken it: use the simulated "
             "accelerator in a process that does not import that backend (TORCH_DEVICE_BACKEND_AUTOLOAD=0 keeps it "

@@ -80,7 +80,9 @@ class SimDevice:
         self.default_stream = SimStream(self, stream_id=0)
 
     def visit(self, operation: str) -> None:
-        self.machine.visit(operation, self.index)
+        """Run the scripted faults of `operation`. Raises what they raise."""
+        if self.machine.visit(operation, self.index):
+            self.allocator.refuse(0)
 
     @property
     def capturing(self) -> SimGraph | None:
@@ -175,7 +177,7 @@ class SimDevice:
         seconds = (counters.num_device_alloc - allocs) * config.driver_alloc_seconds
         seconds += (counters.num_device_free - frees) * config.driver_free_seconds
         if seconds:
-            self.clock.sleep(seconds)
+            self.clock.advance(seconds)
 
     def _overwrite(self, block: Block) -> None:
         start, end = block.address, block.address + block.size
@@ -212,9 +214,8 @@ class SimDevice:
         machine = self.machine
         machine.initialize()
         if machine.scripted:
-            wants_oom = machine.visit("kernel", self.index) | machine.visit(f"kernel:{name}", self.index)
-            if wants_oom:
-                self.allocator.refuse(0)
+            self.visit("kernel")
+            self.visit(f"kernel:{name}")
         machine.current_stream(self.index).launch(kernels * machine.config.kernel_seconds)
 
     def wait_for_host(self) -> None:

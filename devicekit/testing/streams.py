@@ -162,6 +162,7 @@ class SimStream:
         if stream is self:
             return
         self.tail = max(self.tail, until)
+        self.host.tail = max(self.host.tail, self.tail)
         if stream._pending:
             last = stream._pending[-1].number if through is None else through
             self.submit("wait", 0.0, lambda: stream.run_device_parts(last))

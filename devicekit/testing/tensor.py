@@ -10,6 +10,7 @@ import torch
 
 from devicekit.testing import active
 from devicekit.testing.dispatch import run
+from devicekit.testing.errors import CaptureError, StaleTensor
 from devicekit.testing.streams import SimStream
 from devicekit.testing.wrapper import DeviceTensor
 
@@ -35,7 +36,10 @@ class SimTensor(DeviceTensor):
         return run(cls, func, args, dict(kwargs or {}))
 
     def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]  # an odd stub
-        self._device().wait_for_host()
+        try:
+            self._device().wait_for_host()
+        except (CaptureError, StaleTensor) as error:
+            return f"<tensor of shape {tuple(self.shape)} on {self.device}: {error}>"
         return f"{self._inner!r} on {self.device}"
 
     def __format__(self, spec: str) -> str:

@@ -9,6 +9,7 @@ from typing import TypeVar, cast
 import torch
 
 from devicekit.testing import active
+from devicekit.testing.errors import StaleTensor
 from devicekit.testing.poison import fill_with_poison
 from devicekit.testing.sim_device import Lease, SimDevice
 
@@ -55,7 +56,10 @@ class DeviceTensor(torch.Tensor):
         self._inner, self._lease = fresh._inner, fresh._lease
 
     def _device(self) -> SimDevice:
-        return active.simulator().devices[self.device.index]
+        machine, index, lease = active.simulator(), self.device.index, self._lease
+        if index >= len(machine.devices) or (lease is not None and lease.device.machine is not machine):
+            raise StaleTensor(f"this tensor on {self.device} is of another simulated machine")
+        return machine.devices[index]
 
 
 def wrap(cls: type[DeviceTensor], out: object, device: SimDevice) -> object:

@@ -129,6 +129,17 @@ def test_a_named_function_of_the_module_can_fail(machine: Simulator) -> None:
         torch.sim.memory_stats()
 
 
+def test_any_operation_can_fail_as_out_of_memory(machine: Simulator) -> None:
+    x = torch.ones(2, device="sim")
+    for operation, use in (
+        ("copy", x.cpu),
+        ("synchronize", torch.sim.synchronize),
+        ("kernel", lambda: x + x),
+    ):
+        with machine.inject(Fault(operation, OutOfMemory())), pytest.raises(torch.OutOfMemoryError):
+            use()
+
+
 def test_a_lost_device_fails_allocations_kernels_and_waits(machine: Simulator) -> None:
     x = torch.ones(2, device="sim")
     with machine.inject(Fault("kernel", LoseDevice())):

@@ -118,6 +118,14 @@ def test_waiting_in_a_stream_orders_its_later_work_without_holding_the_host(
     assert machine.clock.now() == 4.0
 
 
+def test_a_device_whose_stream_waits_for_another_device_waits_with_it(machine: Simulator) -> None:
+    producer, consumer = machine.create_stream(0), machine.create_stream(1)
+    producer.submit("produce", 3.0)
+    consumer.wait_stream(producer)
+    machine.synchronize(1)
+    assert machine.clock.now() == 3.0
+
+
 def test_an_event_that_is_recorded_again_marks_the_later_place(machine: Simulator) -> None:
     stream = machine.create_stream()
     event = stream.record_event()

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from devicekit.testing import Simulator, StaleTensor, WrongDevice, simulation
+from devicekit.testing import SimConfig, Simulator, StaleTensor, WrongDevice, simulation
 
 pytestmark = pytest.mark.usefixtures("machine")
 
@@ -167,9 +167,12 @@ def test_asking_for_more_than_the_host_has_is_the_devices_out_of_memory() -> Non
 
 
 def test_a_tensor_of_a_machine_that_was_replaced_says_so() -> None:
-    x = torch.ones(2, device="sim")
-    with simulation(), pytest.raises(StaleTensor, match="another simulated machine"):
-        x + x
+    x = torch.ones(2, device="sim:1")
+    with simulation(SimConfig(device_count=1)):
+        for use in (lambda: x + x, x.cpu, lambda: x.copy_(torch.ones(2)), lambda: torch.ones(2).copy_(x)):
+            with pytest.raises(StaleTensor, match="another simulated machine"):
+                use()
+        assert "another simulated machine" in repr(x)
     assert (x + x).tolist() == [2.0, 2.0]
 
 

@@ -154,9 +154,13 @@ def test_recorded_memory_is_active_until_the_stream_is_done() -> None:
     assert torch.sim.memory_stats()["active_bytes.all.current"] == 0
 
 
-def test_devices_copy_to_each_other_in_order() -> None:
+def test_devices_copy_to_each_other_in_order(machine: Simulator) -> None:
     x = torch.arange(4.0, device="sim:0")
+    torch.sim.synchronize(0)
+    before = machine.clock.now()
     y = x.to("sim:1")
+    torch.sim.synchronize(0)
+    assert machine.clock.now() - before == pytest.approx(machine.config.copy_seconds(16))
     x.zero_()
     assert y.device.index == 1
     assert y.cpu().tolist() == [0.0, 1.0, 2.0, 3.0]
