@@ -149,6 +149,17 @@ def test_a_lost_device_fails_allocations_kernels_and_waits(machine: Simulator) -
         assert torch.ones(2, device="sim:1").tolist() == [1.0, 1.0]
 
 
+def test_hangs_end_with_their_block(machine: Simulator) -> None:
+    thread = threading.Thread(target=torch.sim.synchronize)
+    with machine.inject(Fault("synchronize", Hang(bound=30.0))) as script:
+        thread.start()
+        while not script.hits:
+            thread.join(timeout=0.01)
+        assert thread.is_alive()
+    thread.join(timeout=5)
+    assert not thread.is_alive()
+
+
 def test_faults_end_with_their_block(machine: Simulator) -> None:
     with machine.inject(Fault("allocate", OutOfMemory(), times=None)), pytest.raises(torch.OutOfMemoryError):
         torch.empty(1, device="sim")
