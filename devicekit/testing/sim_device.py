@@ -75,7 +75,7 @@ class SimDevice:
         self.allocator = CachingAllocator(machine.config, self, base_address=(index + 1) << 40)
         self._holder = Holder(os.getpid(), f"{DEVICE_TYPE}:{index}")
         self._thread = threading.local()
-        # Copies that still read a block which was freed under them, with no stream recorded to hold it.
+        # Copies in other streams that still read a block which was freed under them.
         self._endangered: list[tuple[int, int, AsyncCopy]] = []
         self.default_stream = SimStream(self, stream_id=0)
 
@@ -121,11 +121,7 @@ class SimDevice:
     def release(self, lease: Lease, block: Block) -> None:
         """Free the `block` of `lease`, holding it active while a stream that was recorded for it is busy."""
         for copy in lease.copies:
-            if (
-                copy.reads_later
-                and copy.stream not in lease.users
-                and copy.stream.stream_id != lease.stream_id
-            ):
+            if copy.reads_later and copy.stream.stream_id != lease.stream_id:
                 self._endangered.append((block.address, block.address + block.size, copy))
         self.allocator.free(block, tuple(stream.fence() for stream in lease.users))
 
