@@ -23,27 +23,21 @@ def test_another_configuration_is_refused_with_the_way_to_get_it() -> None:
         enable(SimConfig(capacity=12345 << 12))
 
 
-def test_importing_enables_nothing(run: Interpreter) -> None:
+def test_importing_enables_nothing_and_use_before_enabling_is_told_so(run: Interpreter) -> None:
     out = run(
         """
-        import torch, devicekit.testing, devicekit.testing.sim_backend
-        print(torch.accelerator.is_available(), hasattr(torch, "sim"), devicekit.testing.is_enabled())
-        """
-    )
-    assert out == "False False False"
-
-
-def test_use_before_enabling_is_named(run: Interpreter) -> None:
-    out = run(
-        """
-        from devicekit.testing import NotEnabled, active
+        import torch, devicekit.testing.sim_backend
+        from devicekit.testing import NotEnabled, active, is_enabled
+        print(torch.accelerator.is_available(), hasattr(torch, "sim"), is_enabled())
         try:
             active.simulator()
         except NotEnabled as error:
             print(error)
         """
     )
-    assert "devicekit.testing.enable()" in out
+    flags, message = out.splitlines()
+    assert flags == "False False False"
+    assert "devicekit.testing.enable()" in message
 
 
 def test_enabling_works_before_anything_else_and_initialises_nothing(run: Interpreter) -> None:
