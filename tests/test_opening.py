@@ -15,6 +15,7 @@ from devicekit.contract.errors import (
     BackendLoadError,
     BackendUnavailable,
     ConfigurationError,
+    HookError,
     InvalidDevice,
     UnknownBackend,
 )
@@ -210,6 +211,21 @@ class TestFork:
         assert "before this process was forked" in str(error)
         assert "'spawn'" in str(error)
         assert devicekit.get_device("pair") is pair
+
+    def test_a_backend_that_cannot_say_is_a_named_fault_in_the_child(self, register):
+        class Silent(Pair):
+            @hookimpl
+            def is_bad_fork(self) -> bool:
+                raise OSError("no driver")
+
+        register(Silent, name="silent", open=False)
+        assert (
+            in_child(lambda: devicekit.get_device("silent").name) == "silent"
+        )  # never opened before: not asked
+        devicekit.get_device("silent")
+        error = in_child(lambda: devicekit.get_device("silent"))
+        assert isinstance(error, HookError)
+        assert "is_bad_fork of backend 'silent'" in str(error)
 
     def test_a_child_forked_while_another_thread_loads_a_plugin_does_not_wait_for_ever(self, register):
         loading, go_on = threading.Event(), threading.Event()
