@@ -1,4 +1,4 @@
-"""What backends over a torch device module share, so that a plugin states only what is different about its vendor."""
+"""What backends over a torch device module share, so that a plugin states only how its vendor differs."""
 
 from devicekit.torchlike.backend import TorchModuleBackend
 from devicekit.torchlike.errors import ErrorRules, classify

@@ -1,7 +1,7 @@
 """The hooks of any backend whose vendor ships a torch device module; a plugin subclasses it for its vendor.
 
-Vendor functions are looked up at each call, so that what an engine patches on the module is honoured, and are called
-positionally, because parameter names differ from vendor to vendor.
+Vendor functions are looked up at each call, so that what an engine patches on the module is honoured, and are
+called positionally, because parameter names differ from vendor to vendor.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an exception from a torch device means: judged by type, then by code, then by message, through its causes."""
+"""What an exception from a torch device means: by type, then by code, then by message, through its causes."""
 
 from __future__ import annotations
 
@@ -74,13 +74,12 @@ def cuda_like_rules(
         not_initialised: the vendor's own words for a missing driver, as a regular expression.
         codes: what the error codes of the runtime mean.
     """
+    # "CUDA error: ..." is torch's, "Cuda failure 2 '...'" the collective library's.
+    reported = rf"(?i:\b{label} (?:driver )?error: |\b{label} failure (?:\d+ )?')"
     return ErrorRules(
         codes=codes,
-        device_lost=rf"(?i:\b{label} (?:driver )?error: |\b{label} failure (?:\d+ )?')(?:{_STICKY})",
-        out_of_memory=(
-            rf"\b{label} out of memory\.|(?i:\b{label} (?:driver )?error: |\b{label} failure (?:\d+ )?')out of memory"
-            rf"|{out_of_memory}"
-        ),
+        device_lost=rf"{reported}(?:{_STICKY})",
+        out_of_memory=rf"\b{label} out of memory\.|{reported}out of memory|{out_of_memory}",
         not_initialised=(
             rf"Cannot re-initialize \w+ in forked subprocess|Torch not compiled with {label} enabled"
             rf"|\bNo {label} GPUs are available|{label} driver version is insufficient"

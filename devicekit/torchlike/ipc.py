@@ -26,7 +26,7 @@ def export_tensor(tensor: torch.Tensor, device_type: str) -> SharedTensor:
     """
     if tensor.device.type != device_type:
         raise ValueError(f"A tensor on {tensor.device} cannot be shared as one of a {device_type} device.")
-    rebuild, arguments = reductions.reduce_tensor(tensor)
+    rebuild, arguments = reductions.reduce_tensor(tensor)  # type: ignore[no-untyped-call]  # torch has no types here
     return SharedTensor(device_type, rebuild, tuple(arguments))
 
 

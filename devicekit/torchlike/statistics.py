@@ -1,4 +1,4 @@
-"""Turns a vendor's allocator counters into records: a key that is there is a value, a key that is not is unknown."""
+"""Turns a vendor's allocator counters into records: a key that is there is a value, an absent one is unknown."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Strict stand-ins for vendors' torch modules: real names, parameters and versions over a small model of a device."""
+"""Strict stand-ins for vendors' torch modules: real names, parameters and versions over a model of a device."""

@@ -33,8 +33,8 @@ class DeviceModule:
     def _lazy_init(self) -> None:
         if self.driver.forked:
             raise RuntimeError(
-                f"Cannot re-initialize {self.flavour.label} in forked subprocess. To use {self.flavour.label} with "
-                "multiprocessing, you must use the 'spawn' start method"
+                f"Cannot re-initialize {self.flavour.label} in forked subprocess. To use {self.flavour.label} "
+                "with multiprocessing, you must use the 'spawn' start method"
             )
         if not self.driver.cards:
             raise self.flavour.no_hardware()
@@ -143,8 +143,9 @@ class DeviceModule:
         card = self.driver.cards[self._index(device)]
         if "free memory is not told" in self.traps:
             raise RuntimeError(
-                "The device (Intel(R) Arc(TM) Graphics) doesn't support querying the available free memory. You can "
-                "file an issue at https://github.com/pytorch/pytorch/issues to help us prioritize its implementation."
+                "The device (Intel(R) Arc(TM) Graphics) doesn't support querying the available free memory. "
+                "You can file an issue at https://github.com/pytorch/pytorch/issues to help us prioritize its "
+                "implementation."
             )
         if "free memory is an error" in self.traps:
             raise RuntimeError("HIP error: invalid argument")

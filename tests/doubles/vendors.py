@@ -39,7 +39,7 @@ class Flavour:
         return RuntimeError(self.no_hardware_text or f"No {self.label} devices are available.")
 
     def out_of_memory(self, index: int) -> Exception:
-        text = f"{self.label} out of memory. Tried to allocate 2.00 GiB. GPU {index} has a total capacity of 1.00 GiB"
+        text = f"{self.label} out of memory. Tried to allocate 2.00 GiB. GPU {index} has a total capacity of 1 GiB"
         return torch.OutOfMemoryError(text) if self.oom_is_typed else RuntimeError(text)
 
     def statistics(self, card: Card) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Each hook before initialisation, in a forked child, and without hardware: no zeros, no initialising, no noise."""
+"""Each hook before initialisation, in a forked child and without hardware: no zeros and no initialising."""
 
 from __future__ import annotations
 

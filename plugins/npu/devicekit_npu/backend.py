@@ -49,7 +49,7 @@ VENDOR = Vendor(
         ),
         Quirk(
             "host-cache-unguarded",
-            "Emptying the pinned cache is not guarded by initialisation; it is called only once the device is in use.",
+            "Emptying the pinned cache would initialise the device; it is called only once the device is in use.",
             "https://github.com/Ascend/pytorch",
             ">=2.10",
         ),
