@@ -17,6 +17,7 @@
     capabilities = ["streams"]          # claims, each checked by conformance
     indexed = true                      # false where torch knows one device without an index, as for cpu
     host = false                        # true for the host itself: chosen only when nothing else claims hardware
+    automatic = true                    # false: used only when asked for by name
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Manifest:
     capabilities: frozenset[str] = frozenset()
     indexed: bool = True
     host: bool = False
+    automatic: bool = True
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
@@ -106,6 +108,7 @@ class Manifest:
             capabilities=reader.names("capabilities", CAPABILITIES, "capability"),
             indexed=reader.value("indexed", bool, True),
             host=reader.value("host", bool, False),
+            automatic=reader.value("automatic", bool, True),
         )
         reader.finish(known={entry.name for entry in fields(cls)})
         return manifest

@@ -121,6 +121,9 @@ def _first_with_hardware(candidates: tuple[Candidate, ...], policy: Policy) -> S
         if backend is not None:
             reports.append(_not_tried(candidate, f"{backend.name!r} comes first in probe order"))
             continue
+        if candidate.manifest is not None and not candidate.manifest.automatic:
+            reports.append(_not_tried(candidate, "it is used only when asked for by name"))
+            continue
         report, backend = _try(candidate)
         reports.append(report)
         if report.error is not None and _forbids(policy, candidate):

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import ModuleType
-from typing import ClassVar
 
 import torch
 
@@ -36,6 +35,7 @@ class TorchModuleBackend:
     """Hooks over ``torch.<device type>``. Hooks whose vendor functions are missing are absent.
 
     Attributes:
+        vendor: the vendor's facts; a subclass sets it.
         module: the vendor's module.
         version: the vendor's version, against which quirks are gated.
         quirks: the traps this version has.
@@ -44,7 +44,7 @@ class TorchModuleBackend:
         without_quirks: names of quirks to switch off, for tests.
     """
 
-    vendor: ClassVar[Vendor]
+    vendor: Vendor
 
     def __init__(self, *, without_quirks: Collection[str] = ()) -> None:
         self.module = self._load()
@@ -99,26 +99,31 @@ class TorchModuleBackend:
     # -- Presence ---------------------------------------------------------------------------------------------
 
     @hookimpl
+    @needs("device_count")
     def is_available(self) -> bool:
         # The vendor's is_available() asks the runtime, which poisons fork; device_count() asks the management
         # library first wherever the vendor has one.
         return self.device_count() > 0
 
     @hookimpl
+    @needs("device_count")
     def device_count(self) -> int:
         return int(self.module.device_count()) if self._is_built() else 0
 
     # -- Selection --------------------------------------------------------------------------------------------
 
     @hookimpl
+    @needs("current_device")
     def current_index(self) -> int:
         return int(self.module.current_device())
 
     @hookimpl
+    @needs("set_device")
     def set_index(self, index: int) -> None:
         self.module.set_device(index)
 
     @hookimpl
+    @needs("get_device_properties")
     def device_properties(self, index: int) -> DeviceProperties:
         found = self.module.get_device_properties(index)
         return properties.device_properties(
@@ -128,33 +133,38 @@ class TorchModuleBackend:
     # -- Ordering ---------------------------------------------------------------------------------------------
 
     @hookimpl
+    @needs("synchronize")
     def synchronize(self, index: int) -> None:
         # Nothing was submitted to a device that was never used. A forked child still gets the vendor's error.
         if self.module.is_initialized() or self.module._is_in_bad_fork():
             self.module.synchronize(index)
 
     @hookimpl
+    @needs("current_stream")
     def current_stream(self, index: int) -> Stream:
         stream: Stream = self.module.current_stream(index)
         return stream
 
     @hookimpl
+    @needs("Stream")
     def create_stream(self, index: int, priority: int) -> Stream:
         stream: Stream = self.module.Stream(index, clamp_priority(self.module, priority))
         return stream
 
     @hookimpl
+    @needs("stream")
     def use_stream(self, stream: Stream) -> AbstractContextManager[object]:
         context: AbstractContextManager[object] = self.module.stream(stream)
         return context
 
     @hookimpl
+    @needs("Event")
     def create_event(self, index: int, timing: bool) -> Event:
         event: Event = self.module.Event(timing)
         return event
 
     @hookimpl
-    @needs("is_current_stream_capturing")
+    @needs("is_current_stream_capturing", "device")
     def is_capturing(self, index: int) -> bool:
         if not self._is_used():  # the vendor's function raises then
             return False
@@ -162,13 +172,14 @@ class TorchModuleBackend:
             return bool(self.module.is_current_stream_capturing())
 
     @hookimpl
-    @needs("graph")
+    @needs("graph", "device", "Stream")
     def create_graph(self, index: int) -> TorchGraph:
         return TorchGraph(self.module, self.vendor.graph_class, index)
 
     # -- Releasing --------------------------------------------------------------------------------------------
 
     @hookimpl
+    @needs("empty_cache")
     def empty_cache(self) -> None:
         if not self._is_used():
             return
@@ -190,6 +201,7 @@ class TorchModuleBackend:
     # -- Observing --------------------------------------------------------------------------------------------
 
     @hookimpl
+    @needs("memory_stats")
     def memory_stats(self, index: int) -> MemoryStats:
         # The vendor's answer in both cases is an empty mapping, or zeros.
         if self.module._is_in_bad_fork():
@@ -199,6 +211,7 @@ class TorchModuleBackend:
         return statistics.memory_stats(self.module.memory_stats(index), self._source, self._keys)
 
     @hookimpl
+    @needs("mem_get_info")
     def memory_info(self, index: int) -> MemoryInfo:
         if self.module._is_in_bad_fork():
             return MemoryInfo()
@@ -221,6 +234,7 @@ class TorchModuleBackend:
         return [segment for segment in self.module.memory_snapshot() if segment.get("device", index) == index]
 
     @hookimpl
+    @needs("reset_peak_memory_stats")
     def reset_peak_memory_stats(self, index: int) -> None:
         if self._is_used():  # unguarded, it raises or initialises
             self.module.reset_peak_memory_stats(index)
@@ -256,17 +270,20 @@ class TorchModuleBackend:
     # -- Random -----------------------------------------------------------------------------------------------
 
     @hookimpl
+    @needs("manual_seed", "device")
     def manual_seed(self, index: int, seed: int) -> None:
         # The vendor's function seeds whichever device is current by the time the process initialises.
         with self.module.device(index):
             self.module.manual_seed(seed)
 
     @hookimpl
+    @needs("get_rng_state")
     def get_rng_state(self, index: int) -> torch.Tensor:
         state: torch.Tensor = self.module.get_rng_state(index)
         return state
 
     @hookimpl
+    @needs("set_rng_state")
     def set_rng_state(self, index: int, state: torch.Tensor) -> None:
         self.module.set_rng_state(state, index)
 
@@ -281,6 +298,7 @@ class TorchModuleBackend:
         return self.vendor.visible_devices_variable
 
     @hookimpl
+    @needs("_is_in_bad_fork")
     def is_bad_fork(self) -> bool:
         return bool(self.module._is_in_bad_fork())
 

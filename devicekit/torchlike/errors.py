@@ -45,8 +45,9 @@ _SPEAKS_FOR_DRIVER = (RuntimeError, AssertionError, NameError)
 
 @dataclass(frozen=True, slots=True)
 class ErrorRules:
-    """One vendor's codes and words. The words are regular expressions, searched in the message."""
+    """One vendor's types, codes and words. The words are regular expressions, searched in the message."""
 
+    out_of_memory_types: tuple[type[BaseException], ...] = (torch.OutOfMemoryError,)
     codes: Mapping[int, ErrorKind] = field(default_factory=dict)
     device_lost: str | None = None
     out_of_memory: str | None = None
@@ -104,7 +105,7 @@ def classify(error: BaseException, rules: ErrorRules) -> ErrorKind | None:
 
 
 def _judge(error: BaseException, rules: ErrorRules) -> ErrorKind | None:
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, rules.out_of_memory_types):
         return ErrorKind.OUT_OF_MEMORY
     code = getattr(error, "error_code", None)  # torch.AcceleratorError, since torch 2.8
     if isinstance(error, RuntimeError) and type(code) is int and code in rules.codes:

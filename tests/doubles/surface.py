@@ -2,7 +2,7 @@
 
 * a name the vendor does not have in this version      -> AttributeError, as on hardware
 * arguments the vendor's function would refuse         -> TypeError, as on hardware
-* a real name that the double does not model           -> NotImplementedError
+* a call of a real name that the double does not model -> NotImplementedError
 * a double that models what the vendor does not have   -> SurfaceError when it is built
 """
 
@@ -50,7 +50,10 @@ class Surface:
     def call_rows(self, name: str) -> list[list[object]] | None:
         """The parameters of a function or constructor; None where the vendor publishes none."""
         record = self.record
-        return record["classes"][name]["call"] if name in record["classes"] else record["functions"][name]
+        found = (
+            record["classes"][name]["call"] if name in record["classes"] else record["functions"].get(name)
+        )
+        return list(found) if found is not None else None
 
 
 def signature(rows: list[list[object]] | None) -> inspect.Signature | None:
@@ -105,38 +108,33 @@ def strict_class(surface: Surface, name: str, model: type) -> type:
     return type(name, (model,), members)
 
 
-class StrictModule(ModuleType):
-    """A module that knows which names are real."""
+def _unmodelled(module: str, name: str) -> Callable[..., object]:
+    def refuse(*args: object, **kwargs: object) -> object:
+        raise NotImplementedError(f"{module}.{name} is real, and this double does not model it")
 
-    def __init__(self, name: str, real: frozenset[str]) -> None:
-        super().__init__(name)
-        self.__dict__["_real"] = real
-
-    def __getattr__(self, name: str) -> object:
-        if name in self.__dict__["_real"]:
-            raise NotImplementedError(f"{self.__name__}.{name} is real, and this double does not model it")
-        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+    return refuse
 
 
-def strict_module(surface: Surface, model: object, classes: Mapping[str, type]) -> StrictModule:
+def strict_module(surface: Surface, model: object, classes: Mapping[str, type]) -> ModuleType:
     """A module with those of ``model``'s methods and ``classes`` that the vendor has in this version.
 
     Raises:
         SurfaceError: ``classes`` has one that the vendor never had.
     """
-    module = StrictModule(surface.module, surface.names)
+    module = ModuleType(surface.module)
     for name, one in classes.items():
         if name not in surface.record["classes"]:
             raise SurfaceError(f"{surface.module} has no class {name}")
         if name in surface.names:
             setattr(module, name, strict_class(surface, name, one))
     for name in surface.names:
-        if name not in classes and hasattr(model, name):
-            found = getattr(model, name)
+        if name not in classes:
+            found = getattr(model, name, _unmodelled(surface.module, name))
             setattr(module, name, guarded(found, surface.call_rows(name)) if callable(found) else found)
     if memory := surface.memory_names():
-        module.memory = StrictModule(f"{surface.module}.memory", memory)  # type: ignore[attr-defined]
+        inner = ModuleType(f"{surface.module}.memory")
         for name in memory:
-            if hasattr(model, name):
-                setattr(module.memory, name, guarded(getattr(model, name), surface.record["memory"][name]))
+            found = getattr(model, name, _unmodelled(inner.__name__, name))
+            setattr(inner, name, guarded(found, surface.record["memory"][name]))
+        module.memory = inner  # type: ignore[attr-defined]
     return module

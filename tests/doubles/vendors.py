@@ -14,7 +14,7 @@ import torch
 from tests.doubles.driver import COUNTERS, Card, Driver
 from tests.doubles.handles import classes
 from tests.doubles.module import DeviceModule
-from tests.doubles.surface import StrictModule, Surface, strict_module
+from tests.doubles.surface import Surface, strict_module
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Double:
     flavour: Flavour
     driver: Driver
     traps: set[str]
-    module: StrictModule
+    module: ModuleType
 
 
 def cuda(version: str | None = None) -> Flavour:
@@ -193,7 +193,7 @@ def install(patch: pytest.MonkeyPatch, double: Double) -> None:
     patch.setattr(torch._C, "_host_emptyCache", lambda: _empty_pinned(double.driver), raising=False)
 
 
-def accelerator(version: str, driver: Driver) -> StrictModule:
+def accelerator(version: str, driver: Driver) -> ModuleType:
     """``torch.accelerator`` of a torch version, as far as plugins use it."""
     return strict_module(
         Surface("accelerator", version), SimpleNamespace(empty_host_cache=lambda: _empty_pinned(driver)), {}

@@ -1,4 +1,4 @@
-"""Each trap, switched on in the double: right with the quirk, wrong without it, and right where the trap is absent."""
+"""Each trap, switched on in the double: right with the quirk, wrong without it, right without the trap."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def _empty_while_capturing(bench: Bench) -> None:
         bench.backend.empty_cache()
 
 
-@pytest.mark.parametrize("case", [("cuda", "2.7.1"), ("rocm", "2.7.1"), ("npu", None), ("musa", None)], ids=str)
+@pytest.mark.parametrize(
+    "case", [("cuda", "2.7.1"), ("rocm", "2.7.1"), ("npu", None), ("musa", None)], ids=str
+)
 def test_emptying_the_cache_in_a_capture_is_harmless(case: tuple[str, str | None], make: Make) -> None:
     bench = make(*case, traps=[CAPTURE])
     _empty_while_capturing(bench)
@@ -181,7 +183,8 @@ def test_importing_torch_npu_leaves_autoloading_as_it_was(
 
 
 @pytest.mark.parametrize(
-    ("version", "has_it"), [("2.7.1", True), ("2.8.0a0+git1234", False), ("2.7.1.post2", True), ("2.8", False)]
+    ("version", "has_it"),
+    [("2.7.1", True), ("2.8.0a0+git1234", False), ("2.7.1.post2", True), ("2.8", False)],
 )
 def test_a_quirk_is_gated_on_the_release_behind_any_build(version: str, has_it: bool) -> None:
     assert Quirk("trap", "It hurts.", "https://example.org", "<2.8").applies_to(version) is has_it

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from torch.profiler import ProfilerActivity
 
 # torch raises a plain RuntimeError when the host allocator fails; this is the allocator's own wording.
-ERRORS = ErrorRules(out_of_memory="DefaultCPUAllocator: (?:can't allocate|not enough) memory")
+ERRORS = ErrorRules(
+    out_of_memory_types=(torch.OutOfMemoryError, MemoryError),
+    out_of_memory="DefaultCPUAllocator: (?:can't allocate|not enough) memory",
+)
 
 
 class Backend:
@@ -104,4 +107,3 @@ class Backend:
     @hookimpl
     def profiler_activity(self) -> ProfilerActivity | None:
         return torch.profiler.ProfilerActivity.CPU
-
