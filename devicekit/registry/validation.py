@@ -2,6 +2,9 @@
 
 pluggy alone lets most of these through: it drops defaulted arguments on some versions and passes them on others,
 accepts a hook that leaves an argument out, and ignores a misspelt or undecorated one.
+
+A hook that is ``None``, on the class or on the object, is absent: so a plugin takes back an inherited hook, or one
+that this version of the vendor's software cannot serve.
 """
 
 from __future__ import annotations

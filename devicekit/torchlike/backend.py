@@ -89,6 +89,10 @@ class TorchModuleBackend:
         name = self.vendor.host_empty_cache
         return None if name is None else getattr(self.module, name, None)
 
+    def _empty_cache(self) -> None:
+        """Empty the cache of a device in use, outside any capture that would forbid it."""
+        self.module.empty_cache()
+
     def _has_quirk(self, name: str) -> bool:
         return name in self._quirk_names
 
@@ -168,6 +172,8 @@ class TorchModuleBackend:
     def is_capturing(self, index: int) -> bool:
         if not self._is_used():  # the vendor's function raises then
             return False
+        if self.module.current_device() == index:
+            return bool(self.module.is_current_stream_capturing())
         with self.module.device(index):
             return bool(self.module.is_current_stream_capturing())
 
@@ -185,7 +191,7 @@ class TorchModuleBackend:
             return
         if self._has_quirk(EMPTY_CACHE_IN_CAPTURE) and self.module.is_current_stream_capturing():
             return
-        self.module.empty_cache()
+        self._empty_cache()
 
     @hookimpl
     def empty_host_cache(self) -> None:

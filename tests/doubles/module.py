@@ -188,10 +188,10 @@ class DeviceModule:
         self.driver.history = enabled
 
     def _get_nvml_device_index(self, device: object) -> int:
-        return self._index(device)
+        return self.flavour.hidden_devices + self._index(device)
 
     def _get_amdsmi_device_index(self, device: object) -> int:
-        return self._index(device)
+        return self.flavour.hidden_devices + self._index(device)
 
     # -- Random -----------------------------------------------------------------------------------------------
 

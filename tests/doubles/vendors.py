@@ -34,6 +34,7 @@ class Flavour:
     reads_priorities: bool = False
     compiled: bool = True
     no_hardware_text: str = ""
+    hidden_devices: int = 1  # devices that the machine has, in front of those this process sees
 
     def no_hardware(self) -> Exception:
         return RuntimeError(self.no_hardware_text or f"No {self.label} devices are available.")

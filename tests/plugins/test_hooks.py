@@ -228,7 +228,7 @@ def test_nvml_names_the_processes_and_their_bytes(make: Make, monkeypatch: pytes
         NVMLError=_ManagementError,
         nvmlInit=lambda: None,
         nvmlDeviceGetHandleByIndex=lambda index: index,
-        nvmlDeviceGetComputeRunningProcesses=lambda handle: running if handle == 1 else [],
+        nvmlDeviceGetComputeRunningProcesses=lambda handle: running if handle == 2 else [],
     )
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     backend = make("cuda").backend
@@ -245,14 +245,14 @@ def test_amdsmi_names_the_processes_and_their_bytes(make: Make, monkeypatch: pyt
     amdsmi.__dict__.update(
         AmdSmiException=_ManagementError,
         amdsmi_init=lambda: None,
-        amdsmi_get_processor_handles=lambda: ["first", "second"],
+        amdsmi_get_processor_handles=lambda: ["a", "bb", "ccc"],
         amdsmi_get_gpu_process_list=lambda handle: [
             {"pid": 7, "memory_usage": {"vram_mem": len(handle) * MIB}}
         ],
     )
     monkeypatch.setitem(sys.modules, "amdsmi", amdsmi)
     backend = make("rocm").backend
-    assert backend.process_memory(1) == [ProcessMemory(7, 6 * MIB)]
+    assert backend.process_memory(1) == [ProcessMemory(7, 3 * MIB)]
     monkeypatch.setattr(amdsmi, "amdsmi_init", _fail)
     assert backend.process_memory(1) is None
     monkeypatch.setitem(sys.modules, "amdsmi", None)

@@ -9,7 +9,6 @@ from types import ModuleType
 
 import torch
 
-from devicekit.contract import hookimpl
 from devicekit.torchlike import ErrorRules, Quirk, TorchModuleBackend, Vendor
 from devicekit.torchlike.quirks import EMPTY_CACHE_IN_CAPTURE
 
@@ -101,8 +100,7 @@ class Backend(TorchModuleBackend):
     def _is_built(self) -> bool:
         return True  # the module exists only where torch_npu was imported
 
-    @hookimpl
-    def empty_cache(self) -> None:
-        if self._has_quirk(NO_CONTEXT_IN_THREAD) and self._is_used():
+    def _empty_cache(self) -> None:
+        if self._has_quirk(NO_CONTEXT_IN_THREAD):
             self.module.set_device(self.module.current_device())
-        super().empty_cache()
+        super()._empty_cache()
