@@ -34,7 +34,7 @@ def introspect(name: str) -> dict[str, object]:
         if inspect.isclass(value):
             if key in CLASSES:
                 classes[key] = _class(value)
-        elif callable(value) and _is_part_of(value, key):
+        elif callable(value) and _is_part_of(module.__name__, value, key):
             functions[key] = _rows(value)
     memory = getattr(module, "memory", None)
     return {
@@ -46,10 +46,10 @@ def introspect(name: str) -> dict[str, object]:
     }
 
 
-def _is_part_of(value: object, key: str) -> bool:
+def _is_part_of(module: str, value: object, key: str) -> bool:
     home = getattr(value, "__module__", None) or ""
     is_function = inspect.isfunction(inspect.unwrap(value))  # type: ignore[arg-type]  # a cached one is no function
-    return key in PRIVATE or (not key.startswith("_") and is_function and home.startswith("torch"))
+    return key in PRIVATE or (not key.startswith("_") and is_function and home.startswith(module))
 
 
 def _class(found: type) -> dict[str, object]:

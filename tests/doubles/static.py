@@ -12,19 +12,17 @@ from tests.doubles.wanted import CLASSES, MEMORY, PRIVATE, SOURCES, Rows
 
 def read_sources(path: Path) -> Callable[[str], str | None]:
     """A reader of the modules in a wheel or below a folder, by dotted name; None where there is no such module."""
-    if path.is_dir():
-        names = {str(file.relative_to(path)).replace("\\", "/") for file in path.rglob("*.py")}
-        load: Callable[[str], str] = lambda name: (path / name).read_text(encoding="utf-8")  # noqa: E731
-    else:
-        archive = zipfile.ZipFile(path)
-        names = set(archive.namelist())
-        load = lambda name: archive.read(name).decode("utf-8")  # noqa: E731
+    archive = None if path.is_dir() else zipfile.ZipFile(path)
+    listed = frozenset() if archive is None else frozenset(archive.namelist())
 
     def read(dotted: str) -> str | None:
         base = dotted.replace(".", "/")
         for name in (f"{base}/__init__.py", f"{base}.py"):
-            if name in names:
-                return load(name)
+            if archive is not None:
+                if name in listed:
+                    return archive.read(name).decode("utf-8")
+            elif (path / name).is_file():
+                return (path / name).read_text(encoding="utf-8")
         return None
 
     return read
@@ -33,7 +31,8 @@ def read_sources(path: Path) -> Callable[[str], str | None]:
 class Static:
     """The names of modules, found by following their imports without running anything."""
 
-    def __init__(self, read: Callable[[str], str | None]) -> None:
+    def __init__(self, root: str, read: Callable[[str], str | None]) -> None:
+        self._root = root
         self._read = read
         self._known: dict[str, dict[str, ast.AST]] = {}
 
@@ -52,7 +51,10 @@ class Static:
                 into[one.name] = one
             elif isinstance(one, ast.ImportFrom):
                 source = self._absolute(dotted, one)
-                found = self.names(source) if source.split(".")[0] == dotted.split(".")[0] else {}
+                within = f"{source}.".startswith(
+                    f"{self._root}."
+                )  # what lies elsewhere is no part of the surface
+                found = self.names(source) if within else {}
                 for alias in one.names:
                     if alias.name == "*":
                         into.update({key: value for key, value in found.items() if not key.startswith("_")})
@@ -71,7 +73,7 @@ class Static:
 
 
 def _assigned(value: ast.expr, known: dict[str, ast.AST]) -> ast.AST | None:
-    """The definition behind ``name = other``, ``= deprecated(...)(other)`` and ``= getattr(c, "name", lambda: ...)``."""
+    """The definition behind ``= other``, ``= deprecated(...)(other)`` and ``= getattr(c, "f", lambda: ...)``."""
     if isinstance(value, ast.Name):
         return known.get(value.id)
     if isinstance(value, ast.Call):
@@ -96,7 +98,7 @@ def _statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
 
 def extract(name: str, read: Callable[[str], str | None]) -> dict[str, object]:
     """The surface of a module from its sources."""
-    static = Static(read)
+    static = Static(SOURCES[name], read)
     functions: dict[str, Rows | None] = {}
     classes: dict[str, object] = {}
     found = static.names(SOURCES[name])
