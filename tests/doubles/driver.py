@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 MIB = 1024**2
 SEGMENT = 2 * MIB
+COUNTERS = ("num_alloc_retries", "num_ooms", "num_device_alloc", "num_device_free")
 
 
 @dataclass
@@ -75,9 +76,6 @@ class Card:
     def _note_peaks(self) -> None:
         for name, value in self.current().items():
             self.peaks[name] = max(value, self.peaks.get(name, 0))
-
-
-COUNTERS = ("num_alloc_retries", "num_ooms", "num_device_alloc", "num_device_free")
 
 
 @dataclass

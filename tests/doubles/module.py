@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -96,7 +96,7 @@ class DeviceModule:
 
     def current_stream(self, device: object = None) -> object:
         self._lazy_init()
-        found = object.__new__(self.stream_type)
+        found: Any = object.__new__(self.stream_type)
         found._queue = self.driver.current_queues[self._index(device)]
         return found
 

@@ -125,14 +125,14 @@ def main() -> None:
     if options.installed:
         import torch
 
-        version = torch.__version__.split("+")[0]
+        release = torch.__version__.split("+")[0]
         for name in ("cuda", "xpu", "mps", "mtia", "accelerator"):
-            merge(name, introspect(name), version, f"torch=={version}", only_absent=options.only_absent)
+            merge(name, introspect(name), release, f"torch=={release}", only_absent=options.only_absent)
         return
     if options.name is None or options.wheel is None:
         parser.error("name a surface and a --wheel, or say --installed")
     named = re.match(r"[^-]+-(\d+(?:\.\d+)*)", options.wheel.name)
-    version = options.version or (named and named[1])
+    version = options.version or (named[1] if named else None)
     if version is None:
         parser.error("the version cannot be read off the file name: give --version")
     fresh = extract(options.name, read_sources(options.wheel))

@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 
+from tests.doubles.wanted import Rows
+
 _FOLDER = Path(__file__).parent / "surfaces"
 _KINDS = {kind.name.lower(): kind for kind in inspect._ParameterKind}
 
@@ -47,7 +49,7 @@ class Surface:
     def memory_names(self) -> frozenset[str]:
         return frozenset(name for name in self.record["memory"] if f"memory.{name}" not in self._absent)
 
-    def call_rows(self, name: str) -> list[list[object]] | None:
+    def call_rows(self, name: str) -> Rows | None:
         """The parameters of a function or constructor; None where the vendor publishes none."""
         record = self.record
         found = (
@@ -56,7 +58,7 @@ class Surface:
         return list(found) if found is not None else None
 
 
-def signature(rows: list[list[object]] | None) -> inspect.Signature | None:
+def signature(rows: Rows | None) -> inspect.Signature | None:
     if rows is None:
         return None
     empty = inspect.Parameter.empty
@@ -68,7 +70,7 @@ def signature(rows: list[list[object]] | None) -> inspect.Signature | None:
     )
 
 
-def guarded(function: Callable[..., object], rows: list[list[object]] | None) -> Callable[..., object]:
+def guarded(function: Callable[..., object], rows: Rows | None) -> Callable[..., object]:
     """``function``, refusing what the vendor's would refuse, and called positionally."""
     real = signature(rows)
     if real is None:
@@ -93,7 +95,7 @@ def strict_class(surface: Surface, name: str, model: type) -> type:
 
     def create(cls: type, *args: object, **kwargs: object) -> object:
         bound = (args, kwargs) if real is None else (lambda b: (b.args, b.kwargs))(real.bind(*args, **kwargs))
-        made = object.__new__(cls)
+        made: object = object.__new__(cls)
         model.__init__(made, *bound[0], **bound[1])  # type: ignore[misc]
         return made
 

@@ -172,7 +172,7 @@ def build(flavour: Flavour, *, cards: int = 2, traps: set[str] | None = None) ->
         behaviour,
         classes(behaviour, flavour.graph_class, reads_priorities=flavour.reads_priorities),
     )
-    behaviour.stream_type = module.Stream  # type: ignore[attr-defined]
+    behaviour.stream_type = module.Stream
     return Double(flavour, driver, switched, module)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 SOURCES = {
     "cuda": "torch.cuda",
     "xpu": "torch.xpu",
@@ -31,4 +33,4 @@ PRIVATE = frozenset(
 )
 MEMORY = frozenset({"_dump_snapshot", "_record_memory_history", "_snapshot"})
 
-Rows = list[list[object]]  # name, kind, has a default
+Rows = list[list[Any]]  # for each parameter: name, kind, has a default

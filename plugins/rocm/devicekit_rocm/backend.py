@@ -31,7 +31,10 @@ VENDOR = Vendor(
             "HIPBLAS_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED|hipErrorOutOfMemory|miopenStatusAllocFailed"
         ),
         # torch's own checks keep CUDA's name in a ROCm build.
-        not_initialised="Found no NVIDIA driver|No CUDA GPUs are available|no ROCm-capable device is detected",
+        not_initialised=(
+            "Found no NVIDIA driver|No CUDA GPUs are available|Torch not compiled with CUDA enabled"
+            "|no ROCm-capable device is detected"
+        ),
     ),
     quirks=(
         CAPTURE_QUIRK,
