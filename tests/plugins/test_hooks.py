@@ -109,6 +109,15 @@ def test_emptying_the_cache_reaches_every_device_and_no_live_tensor(bench: Bench
     assert kept in driver.cards[0].live
 
 
+@serving("is_capturing")
+def test_a_capture_is_seen_from_another_current_device(bench: Bench) -> None:
+    backend, driver = bench.backend, bench.driver
+    with backend.create_graph(1).capture(), driver.on(0):
+        assert backend.is_capturing(1) is True
+        assert backend.is_capturing(0) is False
+        assert driver.current == 0
+
+
 @serving("empty_host_cache")
 def test_the_host_cache_keeps_what_callers_hold(bench: Bench) -> None:
     bench.driver.initialised = True

@@ -55,10 +55,14 @@ def test_cuda_refuses_who_only_answers_to_its_name(
     assert bench.backend.device_count() == 0
 
 
-def test_rocm_refuses_a_cuda_build(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = make("rocm")
-    monkeypatch.setattr(torch.version, "hip", None)
+@pytest.mark.parametrize(("vendor", "mark"), [("rocm", "hip"), ("musa", "musa")])
+def test_another_vendors_build_of_torch_is_refused(
+    vendor: str, mark: str, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make(vendor)
+    monkeypatch.setattr(torch.version, mark, None)
     assert bench.backend.is_available() is False
+    assert bench.backend.device_count() == 0
 
 
 def test_before_initialisation_statistics_are_unknown_and_nothing_is_initialised(bench: Bench) -> None:
