@@ -159,9 +159,6 @@ def _first_with_hardware(candidates: tuple[Candidate, ...], policy: Policy) -> S
             reason = "it is used only when asked for by name"
             reports.append(_report(candidate, Stage.FOUND, Verdict.NOT_TRIED, reason))
             continue
-        if candidate.manifest is not None and not candidate.manifest.automatic:
-            reports.append(_not_tried(candidate, "it is used only when asked for by name"))
-            continue
         report, backend = _try(candidate)
         reports.append(report)
         if report.error is not None and _forbids(policy, candidate):

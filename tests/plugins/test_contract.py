@@ -7,7 +7,7 @@ import torch
 
 from devicekit.contract import CONTRACT_VERSION, HOOKS
 from devicekit.device import Device
-from devicekit.registry import Candidate, LoadedBackend, open_backend
+from devicekit.registry import Candidate, OpenedBackend
 from devicekit.registry.validation import check_hooks, implemented_hooks
 from tests.doubles.vendors import FLAVOURS
 from tests.plugins.support import ABSENT, CASES, VENDORS, Bench, Make, manifest_of
@@ -90,6 +90,4 @@ def _candidate(bench: Bench) -> Candidate:
 def _open(bench: Bench) -> Device:
     candidate = _candidate(bench)
     assert candidate.manifest is not None
-    return Device(
-        open_backend(LoadedBackend(candidate, candidate.manifest, CONTRACT_VERSION, bench.backend)), 0
-    )
+    return Device(OpenedBackend(candidate, candidate.manifest, CONTRACT_VERSION, bench.backend), 0)

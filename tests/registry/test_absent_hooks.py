@@ -6,8 +6,7 @@ import pytest
 
 from devicekit.contract import CONTRACT_VERSION, Manifest, hookimpl
 from devicekit.contract.errors import InvalidHooks
-from devicekit.registry import Candidate, LoadedBackend
-from devicekit.registry.opened import OpenedBackend
+from devicekit.registry import Candidate, OpenedBackend
 from devicekit.registry.validation import check_hooks, implemented_hooks
 
 
@@ -52,7 +51,7 @@ def test_a_hook_set_to_none_is_neither_implemented_nor_called(plugin: Vendor) ->
     check_hooks(plugin, candidate)
     assert "empty_cache" not in implemented_hooks(plugin)
     assert candidate.manifest is not None
-    opened = OpenedBackend(LoadedBackend(candidate, candidate.manifest, CONTRACT_VERSION, plugin))
+    opened = OpenedBackend(candidate, candidate.manifest, CONTRACT_VERSION, plugin)
     assert opened.function("empty_cache") is None
     assert opened.function("synchronize") is not None
 
