@@ -6,7 +6,7 @@ called positionally, because parameter names differ from vendor to vendor.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import ModuleType
 
@@ -54,13 +54,16 @@ class TorchModuleBackend:
         self._source = f"torch.{self.vendor.device_type}"
         self._keys = statistics.KEYS
         hide_unmet(self, self.module)
-        if not has(self.module, self.vendor.graph_class):
-            hide(self, "create_graph")
-        if self.vendor.copies_overlap is None:
-            hide(self, "copies_overlap")
         self._empty_host_cache = self._find_empty_host_cache()
-        if self._empty_host_cache is None:
-            hide(self, "empty_host_cache")
+        for hook, known in (
+            ("create_graph", has(self.module, self.vendor.graph_class)),
+            ("copies_overlap", self.vendor.copies_overlap is not None),
+            ("empty_host_cache", self._empty_host_cache is not None),
+            ("collective_backend", self.vendor.collective_backend is not None),
+            ("visible_devices_variable", self.vendor.visible_devices_variable is not None),
+        ):
+            if not known:
+                hide(self, hook)
 
     # -- What a vendor may change -----------------------------------------------------------------------------
 
@@ -84,7 +87,7 @@ class TorchModuleBackend:
         """The vendor's word for the architecture of a properties object."""
         return None
 
-    def _find_empty_host_cache(self) -> object:
+    def _find_empty_host_cache(self) -> Callable[[], object] | None:
         """The function that empties the pinned cache, or ``None``."""
         name = self.vendor.host_empty_cache
         return None if name is None else getattr(self.module, name, None)
@@ -195,7 +198,7 @@ class TorchModuleBackend:
 
     @hookimpl
     def empty_host_cache(self) -> None:
-        if self._is_used() and callable(self._empty_host_cache):
+        if self._empty_host_cache is not None and self._is_used():
             self._empty_host_cache()
 
     @hookimpl
@@ -297,7 +300,7 @@ class TorchModuleBackend:
 
     @hookimpl
     def collective_backend(self) -> str:
-        return self.vendor.collective_backend
+        return str(self.vendor.collective_backend)
 
     @hookimpl
     def visible_devices_variable(self) -> str | None:

@@ -43,6 +43,11 @@ VENDOR = Vendor(
             "https://github.com/MooreThreads/torch_musa",
         ),
         Quirk(
+            "graph-executables-limited",
+            "About 2048 captured graphs can be alive in one process.",
+            "https://github.com/MooreThreads/torchada",
+        ),
+        Quirk(
             "no-uuid",
             "Properties carry no uuid; it is unknown.",
             "https://github.com/MooreThreads/torch_musa",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import torch
 
@@ -51,6 +51,17 @@ VENDOR = Vendor(
             "https://github.com/intel/torch-xpu-ops/issues/3744",
         ),
         Quirk(
+            "free-memory-may-not-move",
+            "The driver's free memory has been seen unchanged after large allocations.",
+            "https://github.com/pytorch/pytorch/issues/161381",
+        ),
+        Quirk(
+            "reuse-after-empty-cache-may-be-wrong",
+            "On Windows, memory reused after emptying the cache has produced NaN.",
+            "https://github.com/pytorch/pytorch/issues/197520",
+            ">=2.14,<2.15",
+        ),
+        Quirk(
             "synchronize-own-queues-only",
             "Synchronising waits for torch's own queues, not for those of other libraries.",
             "https://docs.pytorch.org/docs/stable/xpu.html",
@@ -68,7 +79,7 @@ class Backend(TorchModuleBackend):
         super().__init__(without_quirks=without_quirks)
         self._free_not_told: set[int] = set()
 
-    def _find_empty_host_cache(self) -> object:
+    def _find_empty_host_cache(self) -> Callable[[], object] | None:
         return getattr(torch.accelerator, "empty_host_cache", None)
 
     def _architecture(self, found: object) -> str | None:
