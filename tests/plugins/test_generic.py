@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
 
@@ -324,3 +327,52 @@ def test_out_of_memory_is_known_by_the_devices_name() -> None:
     error = RuntimeError("Cannot execute emptyCache() without MPS backend.")
     assert backend.classify_error(error).value == "not_initialised"
     assert backend.classify_error(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")) is None
+
+
+_ON_A_REAL_DEVICE_TYPE = """
+import torch, devicekit
+from devicekit import generic
+from devicekit.testing import enable
+
+enable()
+assert {"caching_allocator", "streams", "events"} <= generic.register("sim").manifest.capabilities
+device = devicekit.get_device("sim:1")
+assert not device.supports("pin_memory") and not device.supports("export_ipc")
+tensor = torch.ones(1000, 1000, device="sim:1")
+stats = device.memory_stats()
+assert stats.requested == 4_000_000 <= stats.allocated <= stats.reserved == stats.peak_reserved, stats
+assert devicekit.get_device("sim:0").memory_stats().allocated == 0
+del tensor
+assert device.empty_cache().released == stats.reserved
+stream, end = device.create_stream(), device.create_event(timing=True)
+with device.use_stream(stream):
+    tensor = torch.ones(10, device="sim:1")
+    end.record(stream)
+device.synchronize()
+assert end.query() and stream.query()
+draws = []
+for _ in range(2):
+    device.manual_seed(3)
+    draws.append(torch.rand(3, device="sim:1").cpu())
+assert torch.equal(*draws)
+try:
+    torch.empty(2**45, device="sim:1")
+except RuntimeError as error:
+    assert device.classify_error(error).value == "out_of_memory"
+else:
+    raise AssertionError("nothing can be that large")
+"""
+
+
+def test_a_real_device_type_without_a_plugin_is_served_with_real_tensors() -> None:
+    """In a process of its own: torch has room for one such device type, and never gives it back."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ran = subprocess.run(
+        [sys.executable, "-c", _ON_A_REAL_DEVICE_TYPE],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
