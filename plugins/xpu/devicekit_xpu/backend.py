@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 import torch
 
 from devicekit.contract import DeviceProperties, MemoryInfo, hookimpl
-from devicekit.torchlike import ErrorRules, Quirk, TorchModuleBackend, Vendor
+from devicekit.torchlike import ErrorRules, Quirk, TorchModuleBackend, Vendor, lacks
 from devicekit.torchlike.properties import device_properties
 
 NO_FREE_MEMORY = "free-memory-not-told"
@@ -70,6 +70,9 @@ VENDOR = Vendor(
 )
 
 
+# torch shares no tensors of this device between processes and counts no pinned memory; that copies overlap has
+# not been established.
+@lacks("collect_ipc", "export_ipc", "import_ipc", "host_memory_stats", "copies_overlap")
 class Backend(TorchModuleBackend):
     """Hooks of Intel GPUs."""
 
