@@ -25,11 +25,12 @@ import torch
 
 from devicekit.available import available_memory
 from devicekit.clock import Clock, SystemClock
-from devicekit.device import Device, get_device
+from devicekit.device import Device
 from devicekit.generation import Generation, IncrementalText
 from devicekit.memory.host_kv import HostKVPool
 from devicekit.memory.kv import KVLayout, KVPool
 from devicekit.memory.sizing import KVPlan, plan_kv
+from devicekit.opening import get_device
 from devicekit.release import ReleasePoints
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.errors import MissingTokenizer

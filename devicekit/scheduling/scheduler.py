@@ -28,6 +28,7 @@ from devicekit.scheduling.pause import continue_if_due
 from devicekit.scheduling.planning import BatchBuilder, Plan, Planner
 from devicekit.scheduling.request import Finish, FinishKind, Request, TokenLogprob
 from devicekit.scheduling.reservation import NewTokenRatio
+from devicekit.scheduling.resting import idle_seconds
 from devicekit.scheduling.retraction import Retraction
 from devicekit.scheduling.running import RunningBatch
 from devicekit.scheduling.state import Participant, SchedulerState
@@ -120,11 +121,20 @@ class Scheduler:
         self._inbox.append(message)
         self._woken.set()
 
-    def wait(self, seconds: float) -> bool:
+    def wait(self, seconds: float | None) -> bool:
         """Block until something is posted, or ``seconds`` have passed. Returns whether something was."""
         posted = self._woken.wait(seconds)
         self._woken.clear()
         return posted or bool(self._inbox)
+
+    def rest(self) -> None:
+        """Block while no step could do anything: call it between steps, from the thread that steps.
+
+        Only for clocks that run by themselves.
+        """
+        seconds = idle_seconds(self.state, self.control)
+        if seconds != 0:
+            self.wait(seconds)
 
     # -- From the scheduler's thread --------------------------------------------------------------------------
 
