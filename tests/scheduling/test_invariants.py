@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from devicekit.device import get_device
+from devicekit.opening import get_device
 from devicekit.scheduling.messages import (
     Abort,
     Continue,
