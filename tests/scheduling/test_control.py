@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from devicekit.runners.hash_runner import expected
 from devicekit.scheduling.messages import Flush, Operation, Pause, PauseMode, Refusal, Reply
-from devicekit.testing.hash_runner import expected
 from tests.scheduling.rig import Rig
 
 

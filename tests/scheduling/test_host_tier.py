@@ -8,6 +8,7 @@ import pytest
 
 from devicekit.contract.errors import ConfigurationError
 from devicekit.memory.host_kv import HostKVPool
+from devicekit.runners.hash_runner import expected, make_weights
 from devicekit.scheduling.host_tier import attach_host_tier
 from devicekit.scheduling.messages import (
     Abort,
@@ -20,7 +21,6 @@ from devicekit.scheduling.messages import (
     PauseReply,
     UpdateReply,
 )
-from devicekit.testing.hash_runner import expected, make_weights
 from devicekit.weights.operations import MemoryReply, ReleaseMemory, ResumeMemory, UpdateWeightsFromTensor
 from tests.scheduling.conftest import MakeRig
 from tests.scheduling.rig import LateCopier, Rig

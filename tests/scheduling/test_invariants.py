@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from devicekit.opening import get_device
+from devicekit.runners.hash_runner import expected, make_weights
 from devicekit.scheduling.messages import (
     Abort,
     Continue,
@@ -33,7 +34,6 @@ from devicekit.scheduling.messages import (
 )
 from devicekit.scheduling.request import FinishKind
 from devicekit.scheduling.transaction import Settle, Transaction
-from devicekit.testing.hash_runner import expected, make_weights
 from devicekit.weights.occupation import MemoryTag
 from devicekit.weights.operations import (
     BeginWeightUpdate,

@@ -13,6 +13,7 @@ from devicekit.memory.copies import StreamCopier
 from devicekit.opening import get_device
 from devicekit.registry import unregister_backend
 from devicekit.release import ReleasePoint
+from devicekit.runners.hash_runner import expected, make_weights, salt_of
 from devicekit.scheduling.messages import (
     Blocker,
     Continue,
@@ -25,7 +26,6 @@ from devicekit.scheduling.messages import (
     UpdateReply,
 )
 from devicekit.testing import SimConfig, Simulator, simulation
-from devicekit.testing.hash_runner import expected, make_weights, salt_of
 from devicekit.testing.sim_backend import register
 from devicekit.weights.occupation import MemoryTag
 from devicekit.weights.operations import (

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from devicekit.release import ReleasePoint
+from devicekit.runners.hash_runner import expected, make_weights, salt_of
 from devicekit.scheduling.messages import (
     Blocker,
     Continue,
@@ -18,7 +19,6 @@ from devicekit.scheduling.messages import (
     UpdateReply,
 )
 from devicekit.scheduling.request import FinishKind, VersionSpan
-from devicekit.testing.hash_runner import expected, make_weights, salt_of
 from devicekit.weights.operations import UpdateWeightsFromTensor
 from tests.scheduling.conftest import MakeRig
 from tests.scheduling.rig import Rig
