@@ -149,7 +149,7 @@ def raise_as_hook_error(backend: OpenedBackend, hook: str, error: BaseException)
 
 
 def classify(backend: OpenedBackend, error: BaseException) -> ErrorKind | None:
-    """What the backend says ``error`` means; torch's own out-of-memory type where it says nothing. Never raises."""
+    """What the backend says ``error`` means; torch's own type where it says nothing. Never raises."""
     kind: object = None
     function = backend.function("classify_error")
     if function is not None:
