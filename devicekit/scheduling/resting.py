@@ -18,7 +18,10 @@ def idle_seconds(state: SchedulerState, control: Control) -> float | None:
     if control.pending or any(part.pending() for part in state.participants if part.pending is not None):
         return LOOK
     due = [state.requests[identity].deadline for identity in state.timed]
-    times = [one for one in (*due, state.continue_at) if one is not None]
+    # A pause cannot end by itself while something holds generation, and letting go of that is posted.
+    if not state.holds:
+        due.append(state.continue_at)
+    times = [one for one in due if one is not None]
     if not times:
         return None
     return max(0.0, min(times) - state.clock.now())

@@ -180,9 +180,7 @@ class Scheduler:
         """
         state = self.state
         self._take_in()
-        for part in state.participants:
-            if part.retire is not None:
-                part.retire()
+        state.retire()
         self._expire()
         continue_if_due(state)
         self.control.answer()

@@ -156,6 +156,18 @@ def test_continuing_in_time_disarms_the_watchdog(rig: Rig) -> None:
     assert rig.scheduler.state.paused
 
 
+def test_the_last_to_pause_says_for_how_long(rig: Rig) -> None:
+    rig.do(Pause("a", PauseMode.IN_PLACE, continue_after=30.0), PauseReply)
+    rig.do(Pause("b", PauseMode.IN_PLACE), PauseReply)
+    rig.clock.sleep(1000)
+    rig.step()
+    assert rig.scheduler.state.paused
+    rig.do(Pause("c", PauseMode.IN_PLACE, continue_after=5.0), PauseReply)
+    rig.clock.sleep(6)
+    rig.step()
+    assert not rig.scheduler.state.paused
+
+
 @pytest.mark.parametrize("after", [0.0, -1.0, math.nan, math.inf])
 def test_a_watchdog_needs_a_positive_number_of_seconds(rig: Rig, after: float) -> None:
     reply = rig.do(Pause("p", PauseMode.ABORT, continue_after=after), PauseReply)

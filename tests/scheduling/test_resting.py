@@ -9,6 +9,7 @@ import pytest
 
 from devicekit.scheduling.messages import Drain, Flush, Pause, PauseMode, PauseReply
 from devicekit.scheduling.resting import LOOK, idle_seconds
+from devicekit.weights.operations import MemoryReply, ReleaseMemory, ResumeMemory
 from tests.scheduling.rig import Rig, Work
 
 
@@ -44,6 +45,17 @@ def test_it_wakes_for_deadlines_and_for_the_end_of_a_pause(rig: Rig) -> None:
     assert idle(rig) == 0
     rig.step()
     assert idle(rig) == 17
+
+
+def test_a_pause_that_should_end_but_cannot_does_not_keep_it_awake(rig: Rig) -> None:
+    rig.do(ReleaseMemory("r"), MemoryReply)
+    rig.do(Pause("p", PauseMode.IN_PLACE, continue_after=3.0), PauseReply)
+    rig.clock.sleep(4)
+    rig.step()
+    assert rig.scheduler.state.paused
+    assert idle(rig) is None
+    rig.do(ResumeMemory("s", ("kv_cache",)), MemoryReply)
+    assert idle(rig) is None, "the weights are still gone"
 
 
 def test_it_looks_now_and_then_at_what_others_do(rig: Rig) -> None:
