@@ -116,6 +116,22 @@ class Scheduler:
         self._woken.clear()
         return posted or bool(self._inbox)
 
+    def wake(self) -> None:
+        """End a `wait` that is going on, or the next one."""
+        self._woken.set()
+
+    def check(self, request: Request) -> None:
+        """Whether a request can ever run; looks at nothing that changes.
+
+        Raises:
+            InvalidRequest: with everything that is wrong.
+        """
+        request.validate(self._model, self._pool_tokens)
+        if request.params.stop and self._stops.detokenizer is None:
+            raise InvalidRequest(
+                f"Request {request.id!r} has stop strings, and this engine has no tokenizer."
+            )
+
     # -- From the scheduler's thread --------------------------------------------------------------------------
 
     def add(self, request: Request) -> None:
@@ -126,11 +142,7 @@ class Scheduler:
         """
         if request.id in self.state.requests:
             raise InvalidRequest(f"A request {request.id!r} is already in flight.")
-        request.validate(self._model, self._pool_tokens)
-        if request.params.stop and self._stops.detokenizer is None:
-            raise InvalidRequest(
-                f"Request {request.id!r} has stop strings, and this engine has no tokenizer."
-            )
+        self.check(request)
         if not self.state.healthy:
             raise InvalidRequest(f"Request {request.id!r} cannot run: the device is lost.")
         self._arrivals += 1
