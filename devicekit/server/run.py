@@ -1,0 +1,44 @@
+"""Runs the application on uvicorn until it is told to stop."""
+
+from __future__ import annotations
+
+import socket
+
+import uvicorn
+from starlette.applications import Starlette
+
+from devicekit.contract.errors import ConfigurationError
+from devicekit.server.settings import ServerSettings
+
+_GRACE = 5  # seconds that open connections get at the end
+
+
+def run(app: Starlette, settings: ServerSettings) -> int:
+    """Serve until interrupted. Says where, once requests can come.
+
+    Raises:
+        ConfigurationError: nobody can listen there.
+    """
+    listener = listen(settings)
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    print(f"Serving on http://{shown}:{port}", flush=True)
+    server(app).run(sockets=[listener])
+    return 0
+
+
+def listen(settings: ServerSettings) -> socket.socket:
+    """A listening socket; connections that come now wait until the server runs."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigurationError(f"Cannot listen on {settings.host} port {settings.port}: {error}") from error
+
+
+def server(app: Starlette) -> uvicorn.Server:
+    """A uvicorn server for the application."""
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=_GRACE
+    )
+    return uvicorn.Server(config)
