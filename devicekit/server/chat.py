@@ -13,11 +13,11 @@ from starlette.responses import JSONResponse, Response
 
 from devicekit.generation import Generation
 from devicekit.scheduling.request import TokenLogprob
-from devicekit.server import openai
+from devicekit.server import openai_format as openai
 from devicekit.server.endpoints import Arguments, Endpoint
 from devicekit.server.errors import BadRequest
 from devicekit.server.events import EventStream
-from devicekit.server.group import GenerationFailed, Group, Sequence_, several
+from devicekit.server.group import GenerationFailed, Group, SequenceSpec, several
 from devicekit.server.serving import Serving
 
 
@@ -34,6 +34,7 @@ class Message(Arguments):
     role: str
     content: str | list[TextPart] | None = None
     name: str | None = None
+    tool_calls: list[object] | None = None
 
 
 class ResponseFormat(Arguments):
@@ -58,15 +59,20 @@ class ChatArguments(openai.OpenAIArguments):
 async def chat(serving: Serving, arguments: ChatArguments, request: Request) -> Response:
     """Continue a conversation, in OpenAI's format."""
     openai.need_tokenizer(serving)
-    if arguments.tools or (arguments.response_format and arguments.response_format.type != "text"):
+    called = any(message.tool_calls for message in arguments.messages)
+    constrained = arguments.response_format is not None and arguments.response_format.type != "text"
+    if arguments.tools or called or constrained:
         raise BadRequest("This engine does not support tools and response_format other than text.")
-    tokens = await serving.encode(_render(serving, arguments))
-    most = arguments.max_completion_tokens or arguments.max_tokens
+    tokens = _render(serving, arguments)
+    most = (
+        arguments.max_tokens if arguments.max_completion_tokens is None else arguments.max_completion_tokens
+    )
     longest = serving.engine.runner.limits.max_positions
     params = arguments.sampling(
-        most or max(1, longest - len(tokens)), (arguments.top_logprobs or 0) if arguments.logprobs else None
+        max(1, longest - len(tokens)) if most is None else most,
+        (arguments.top_logprobs or 0) if arguments.logprobs else None,
     )
-    one = Sequence_(
+    one = SequenceSpec(
         tokens,
         params,
         priority=arguments.priority or 0,
@@ -84,8 +90,8 @@ async def chat(serving: Serving, arguments: ChatArguments, request: Request) -> 
     return JSONResponse({**head, "choices": choices, "usage": openai.usage(generations, 1)})
 
 
-def _render(serving: Serving, arguments: ChatArguments) -> str:
-    """The conversation as the prompt that the model was taught."""
+def _render(serving: Serving, arguments: ChatArguments) -> list[int]:
+    """The conversation as the prompt that the model was taught, in token ids."""
     tokenizer = serving.engine.tokenizer
     template = serving.settings.chat_template or getattr(tokenizer, "chat_template", None)
     if tokenizer is None or template is None:
@@ -100,11 +106,11 @@ def _render(serving: Serving, arguments: ChatArguments) -> str:
             {"role": message.role, "content": text} | ({"name": message.name} if message.name else {})
         )
     try:
-        rendered: str = tokenizer.apply_chat_template(
+        rendered: list[int] = tokenizer.apply_chat_template(
             messages,
             chat_template=serving.settings.chat_template,
-            tokenize=False,
             add_generation_prompt=True,
+            return_dict=False,
             **(arguments.chat_template_kwargs or {}),
         )
     except (TemplateError, TypeError, ValueError) as error:

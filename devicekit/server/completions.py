@@ -12,11 +12,11 @@ from starlette.responses import JSONResponse, Response
 
 from devicekit.generation import Generation
 from devicekit.scheduling.request import TokenLogprob
-from devicekit.server import openai
+from devicekit.server import openai_format as openai
 from devicekit.server.endpoints import Endpoint
 from devicekit.server.errors import BadRequest
 from devicekit.server.events import EventStream
-from devicekit.server.group import GenerationFailed, Group, Sequence_, several
+from devicekit.server.group import GenerationFailed, Group, SequenceSpec, several
 from devicekit.server.serving import Serving
 
 _DEFAULT_TOKENS = 16
@@ -26,7 +26,7 @@ class CompletionArguments(openai.OpenAIArguments):
     """Body of ``/v1/completions``."""
 
     prompt: str | list[str] | list[int] | list[list[int]]
-    max_tokens: int | None = None
+    max_tokens: int = _DEFAULT_TOKENS
     logprobs: Annotated[int, Field(ge=0)] | None = None
     echo: bool | None = None
     best_of: int | None = None
@@ -39,12 +39,12 @@ async def complete(serving: Serving, arguments: CompletionArguments, request: Re
     count = arguments.n or 1
     if arguments.echo or arguments.suffix or (arguments.best_of or count) != count:
         raise BadRequest("This engine does not support echo, suffix, and best_of other than n.")
-    params = arguments.sampling(arguments.max_tokens or _DEFAULT_TOKENS, arguments.logprobs)
+    params = arguments.sampling(arguments.max_tokens, arguments.logprobs)
     prompts = await _prompts(serving, arguments.prompt)
-    sequences: list[Sequence_] = []
+    sequences: list[SequenceSpec] = []
     identity = arguments.rid
     for index, tokens in enumerate(prompts):
-        one = Sequence_(
+        one = SequenceSpec(
             tokens,
             params,
             priority=arguments.priority or 0,

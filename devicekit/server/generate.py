@@ -16,7 +16,7 @@ from devicekit.scheduling.request import Finish, FinishKind
 from devicekit.server.endpoints import Arguments, Endpoint
 from devicekit.server.errors import BadRequest
 from devicekit.server.events import EventStream
-from devicekit.server.group import GenerationFailed, Group, Sequence_, several
+from devicekit.server.group import GenerationFailed, Group, SequenceSpec, several
 from devicekit.server.sampling import SamplingArguments
 from devicekit.server.serving import Serving
 
@@ -98,19 +98,19 @@ async def _prompts(serving: Serving, arguments: GenerateArguments) -> tuple[list
     return [[one for one in ids or () if isinstance(one, int)]], False
 
 
-def _sequences(arguments: GenerateArguments, prompts: list[list[int]]) -> tuple[list[Sequence_], bool]:
+def _sequences(arguments: GenerateArguments, prompts: list[list[int]]) -> tuple[list[SequenceSpec], bool]:
     """Every sequence asked for, and whether some prompt has more than one."""
     count = len(prompts)
     sampling = _each(arguments.sampling_params, count, "sampling_params")
     logprobs = _each(arguments.return_logprob, count, "return_logprob")
     top = _each(arguments.top_logprobs_num, count, "top_logprobs_num")
     rids = _ids(arguments.rid, count)
-    found: list[Sequence_] = []
+    found: list[SequenceSpec] = []
     for index, tokens in enumerate(prompts):
         chosen = sampling[index] or SamplingArguments()
         params = chosen.params((top[index] or 0) if logprobs[index] else None)
         given = {"id": rid} if (rid := rids[index]) else {}
-        one = Sequence_(
+        one = SequenceSpec(
             tokens,
             params,
             priority=arguments.priority or 0,
@@ -156,9 +156,9 @@ class _Form:
         self._began = began
 
     def answer(self, generation: Generation) -> dict[str, object]:
-        version = (
-            generation.spans[-1].version if generation.spans else self._serving.loop.snapshot.weight_version
-        )
+        version = self._serving.loop.snapshot.weight_version
+        if generation.done and generation.spans:
+            version = generation.spans[-1].version
         meta: dict[str, object] = {
             "id": generation.id,
             "finish_reason": finish_reason(generation.finish, len(generation.tokens)),

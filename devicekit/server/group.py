@@ -33,7 +33,7 @@ class ClientGone(HttpError):
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence_:
+class SequenceSpec:
     """One sequence to complete."""
 
     tokens: Sequence[int]
@@ -51,7 +51,7 @@ class Group:
         InvalidRequest, TooManyRequests, BadRequest, EngineStopped: then none of them was submitted.
     """
 
-    def __init__(self, serving: Serving, sequences: Sequence[Sequence_], *, stream: bool) -> None:
+    def __init__(self, serving: Serving, sequences: Sequence[SequenceSpec], *, stream: bool) -> None:
         requests = [
             Request(one.id, prompt_array(one.tokens), one.params, priority=one.priority, stream=stream)
             for one in sequences
@@ -94,7 +94,7 @@ class Group:
         self._outputs.close()
 
 
-def several(sequence: Sequence_, count: int) -> list[Sequence_]:
+def several(sequence: SequenceSpec, count: int) -> list[SequenceSpec]:
     """The same prompt ``count`` times, each with an id and a seed of its own."""
     if count == 1:
         return [sequence]
@@ -144,7 +144,7 @@ class _Decoder:
         return text
 
 
-def _decoder(serving: Serving, sequence: Sequence_) -> IncrementalText | None:
+def _decoder(serving: Serving, sequence: SequenceSpec) -> IncrementalText | None:
     if serving.engine.tokenizer is None:
         return None
     return IncrementalText(_Decoder(serving, sequence.skip_special_tokens))

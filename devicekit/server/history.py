@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from dataclasses import dataclass
 
+from devicekit.contract.errors import DeviceError
+from devicekit.contract.records import MemoryStats
 from devicekit.device import Device
 from devicekit.scheduling.messages import Operation, Reply
 from devicekit.server.snapshot import Snapshot
+
+_log = logging.getLogger(__name__)
 
 _OPERATIONS = 50
 _SAMPLES = 300  # seconds
@@ -46,6 +51,7 @@ class History:
     def __init__(self, device: Device) -> None:
         self._device = device
         self._next_sample = 0.0
+        self._warned = False
         self.operations: deque[OperationRecord] = deque(maxlen=_OPERATIONS)
         self._samples: tuple[Sample, ...] = ()
 
@@ -60,7 +66,7 @@ class History:
         if now < self._next_sample:
             return
         self._next_sample = now + 1.0
-        stats = self._device.memory_stats()
+        stats = self._statistics()
         taken = Sample(
             time.time(),
             snapshot.running + snapshot.prefilling,
@@ -74,6 +80,15 @@ class History:
         )
         # A new tuple each time: other threads may be reading the old one.
         self._samples = (*self._samples[-_SAMPLES + 1 :], taken)
+
+    def _statistics(self) -> MemoryStats:
+        try:
+            return self._device.memory_stats()
+        except DeviceError as error:  # a number that cannot be had must not end the engine
+            if not self._warned:
+                self._warned = True
+                _log.warning("Memory statistics are unknown: %s", error)
+            return MemoryStats()
 
     def answered(self, operation: Operation, reply: Reply) -> None:
         """Keep what became of an operation."""

@@ -103,10 +103,12 @@ class EngineLoop:
 
         Raises:
             InvalidRequest: one of them can never run, or its id is in use.
-            EngineStopped: nothing runs any more.
+            EngineStopped: nothing runs any more, or the device is lost.
         """
         if self.failure is not None:
             raise EngineStopped(self.failure)
+        if not self.snapshot.healthy:
+            raise EngineStopped("The device is lost.")
         ids: set[str] = set()
         for request in requests:
             if request.id in self._outputs or request.id in ids:
@@ -145,6 +147,14 @@ class EngineLoop:
             self._scheduler.post(Abort(f"abandon {identity}", request_id=identity))
 
     def _deliver(self, step: Step) -> None:
+        try:
+            self._route(step)
+        except Exception as error:  # nobody may be left waiting for what it lost
+            _log.critical("Delivering the results of a step failed.", exc_info=error)
+            self._stopping.set()
+            self._fail(f"Delivering results failed: {type(error).__name__}: {error}")
+
+    def _route(self, step: Step) -> None:
         for output in step.outputs:
             outputs = self._outputs.get(output.id)
             if output.finish is not None:
