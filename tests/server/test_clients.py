@@ -103,7 +103,7 @@ def test_slime_synchronises_weights(server: Server, models: Models) -> None:
 
 def test_slime_synchronises_weights_under_load(server: Server, models: Models) -> None:
     slime = Slime(server.url)
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(8) as pool:
         rollouts = [pool.submit(_rollout, server, sampling_params=LONG) for _ in range(8)]
         server.eventually(lambda: server.load()["num_running_reqs"] == 8)
         slime.post("pause_generation")

@@ -89,7 +89,7 @@ def _operator(url: str, seed: int, deadline: float, models: Models) -> int:
         ("POST", "/abort_request", {"abort_all": True}),
         ("POST", "/update_weights_from_disk", update),
         ("POST", "/update_weights_from_disk", {**update, "abort_all_requests": True, "flush_cache": False}),
-        ("GET", "/health_generate", None),
+        ("GET", "/health", None),
         ("GET", "/v1/loads", None),
         ("GET", "/metrics", None),
     )
@@ -110,9 +110,4 @@ def _ended(server: Server) -> int:
     for line in server.get("/metrics").text.splitlines():
         if line.startswith('devicekit_requests_total{finish="'):
             total += float(line.rpartition(" ")[2])
-    return int(total) - _probes(server)
-
-
-def _probes(server: Server) -> int:
-    """Requests of health probes, which are in the metrics as well."""
-    return server.serving.probes
+    return int(total)
