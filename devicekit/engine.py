@@ -25,15 +25,15 @@ import torch
 
 from devicekit.available import available_memory
 from devicekit.clock import Clock, SystemClock
-from devicekit.contract.errors import ConfigurationError
 from devicekit.device import Device, get_device
 from devicekit.generation import Generation, IncrementalText
-from devicekit.memory.kv import KVPool
+from devicekit.memory.kv import KVLayout, KVPool
 from devicekit.memory.sizing import KVPlan, plan_kv
 from devicekit.release import ReleasePoints
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.errors import MissingTokenizer
 from devicekit.runners.transformers_runner import TransformersRunner
+from devicekit.scheduling.batch import ModelLimits
 from devicekit.scheduling.errors import InvalidRequest
 from devicekit.scheduling.messages import (
     Abort,
@@ -72,6 +72,7 @@ class EngineConfig:
     kv_tokens: int | None = None  # size of the KV pool; None: as above
     policy: str = "fcfs"
     prefix_caching: bool = True
+    conservativeness: float = 1.0  # lower admits more requests at once, at the price of retractions
 
 
 class Engine:
@@ -90,7 +91,7 @@ class Engine:
         self.runner = runner
         self.config = config
         self.clock = clock or SystemClock()
-        self.plan = _plan(runner, device, config)
+        self.plan = plan_pool(runner.layout, runner.limits, available_memory(device).bytes, config)
         self.tokenizer = _tokenizer(runner.directory)
         runner.bind(KVPool(device, runner.layout, self.plan.num_pages, config.page_size))
         limits = SchedulerLimits(
@@ -100,6 +101,7 @@ class Engine:
             max_batch_tokens=config.max_batch_tokens,
             policy=config.policy,
             prefix_caching=config.prefix_caching,
+            conservativeness=config.conservativeness,
         )
         self._detokenizer = None if self.tokenizer is None else _Detokenizer(self.tokenizer)
         self.scheduler = Scheduler(
@@ -316,36 +318,28 @@ def _tokenizer(directory: ModelDirectory) -> PreTrainedTokenizerBase | None:
         return None
 
 
-def _plan(runner: TransformersRunner, device: Device, config: EngineConfig) -> KVPlan:
-    """Size the KV pool: what fits, but no more than the running requests can ever use."""
-    longest = runner.limits.max_positions
-    useful = config.max_running * -(-longest // config.page_size)
-    if config.kv_tokens is not None:
-        useful = -(-config.kv_tokens // config.page_size)
-    available = available_memory(device).bytes
-    if available is None:
-        if config.kv_tokens is None:
-            raise ConfigurationError(
-                f"Backend {device.backend.label} does not say how much memory is free: set kv_tokens."
-            )
-        available = runner.layout.bytes_per_token * (config.kv_tokens + config.page_size) * 2
-    plan = plan_kv(
+def plan_pool(layout: KVLayout, limits: ModelLimits, available: int | None, config: EngineConfig) -> KVPlan:
+    """Size the KV pool: what fits, but no more than the running requests can ever use.
+
+    Args:
+        available: bytes that are free once the weights are loaded; ``None`` if the device does not say.
+
+    Raises:
+        NotEnoughMemory: not even one short request fits.
+        ConfigurationError: a setting is out of range, or ``available`` is unknown and ``kv_tokens`` is not set.
+    """
+    most = config.kv_tokens
+    if most is None and available is not None:
+        most = config.max_running * -(-limits.max_positions // config.page_size) * config.page_size
+    return plan_kv(
         available,
-        runner.layout,
+        layout,
         page_size=config.page_size,
         max_running=config.max_running,
-        max_positions=longest,
+        max_positions=limits.max_positions,
         fraction=config.memory_fraction,
         reserve_bytes=config.reserve_bytes,
-    )
-    if plan.num_pages <= useful:
-        return plan
-    spared = (plan.num_pages - useful) * plan.page_bytes
-    return dataclasses.replace(
-        plan,
-        num_pages=useful,
-        pool_bytes=plan.pool_bytes - spared,
-        unused_bytes=plan.unused_bytes + spared,
+        max_tokens=most,
     )
 
 

@@ -2,45 +2,51 @@
 
 ::
 
-    PoolError
-    ├── ForeignPage      a page came back that this pool never handed out
-    ├── DoubleFree       a page came back that is already free
-    ├── PagesInUse       a pool cannot shrink below pages that are still held
-    ├── CacheInUse       a prefix cache cannot be reset while prefixes are locked
-    ├── StaleNode        a prefix was locked or unlocked that the cache no longer holds
-    └── UnknownPolicy    no eviction policy of that name
+    DeviceKitError
+    └── PoolError
+        ├── ForeignPage      a page came back that this pool never handed out
+        ├── DoubleFree       a page came back that is already free
+        ├── PagesInUse       a pool cannot shrink below pages that are still held
+        ├── CacheInUse       a prefix cache cannot be reset while prefixes are locked
+        ├── StaleNode        a prefix was locked or unlocked that the cache no longer holds
+        └── UnknownPolicy    no eviction policy of that name (a ConfigurationError as well)
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from devicekit.contract.errors import ConfigurationError, DeviceKitError
 
 
-class PoolError(Exception):
+class PoolError(DeviceKitError):
     """Root of everything that `devicekit.memory` raises on purpose."""
 
 
 class ForeignPage(PoolError):
     """Pages were given back that this pool never handed out."""
 
-    def __init__(self, pages: Sequence[int], num_pages: int) -> None:
-        self.pages = tuple(pages)
+    def __init__(self, pages: tuple[int, ...], num_pages: int) -> None:
+        super().__init__(pages, num_pages)
+        self.pages = pages
         self.num_pages = num_pages
-        super().__init__(f"{_ids(pages)} given back, but never handed out by this pool of 1..{num_pages}")
+
+    def __str__(self) -> str:
+        return f"{_ids(self.pages)} given back, but never handed out by this pool of 1..{self.num_pages}"
 
 
 class DoubleFree(PoolError):
     """Pages were given back that are free already; `pages` is empty when only their number is known."""
 
-    def __init__(self, pages: Sequence[int], num_pages: int) -> None:
-        self.pages = tuple(pages)
+    def __init__(self, pages: tuple[int, ...], num_pages: int) -> None:
+        super().__init__(pages, num_pages)
+        self.pages = pages
         self.num_pages = num_pages
-        what = _ids(pages) if pages else f"more than the pool's {num_pages} pages"
-        super().__init__(
-            f"{what} given back while already free; build the pool with checked=True to find where"
+
+    def __str__(self) -> str:
+        if self.pages:
+            return f"{_ids(self.pages)} given back while already free in this pool of 1..{self.num_pages}"
+        return (
+            f"more pages given back than this pool of {self.num_pages} handed out; "
+            "build it with checked=True to learn which and where"
         )
 
 
@@ -48,12 +54,15 @@ class PagesInUse(PoolError):
     """The pool cannot shrink: `in_use` pages above the new size are still held."""
 
     def __init__(self, in_use: int, num_pages: int, requested: int) -> None:
+        super().__init__(in_use, num_pages, requested)
         self.in_use = in_use
         self.num_pages = num_pages
         self.requested = requested
-        super().__init__(
-            f"cannot shrink from {num_pages} to {requested} pages: "
-            f"{in_use} pages above {requested} are in use"
+
+    def __str__(self) -> str:
+        return (
+            f"cannot shrink from {self.num_pages} to {self.requested} pages: "
+            f"{self.in_use} pages above {self.requested} are in use"
         )
 
 
@@ -61,26 +70,30 @@ class CacheInUse(PoolError):
     """The prefix cache cannot be reset: `protected` of its pages are locked by running requests."""
 
     def __init__(self, protected: int) -> None:
+        super().__init__(protected)
         self.protected = protected
-        super().__init__(
-            f"cannot reset the prefix cache: {protected} of its pages are locked; unlock them first"
-        )
+
+    def __str__(self) -> str:
+        return f"cannot reset the prefix cache: {self.protected} of its pages are locked; unlock them first"
 
 
 class StaleNode(PoolError):
     """A node was used after its prefix was evicted or reset, or unlocked more often than locked."""
 
 
-class UnknownPolicy(PoolError, ValueError):
+class UnknownPolicy(PoolError, ConfigurationError):
     """No eviction policy has this name."""
 
-    def __init__(self, name: str, known: Sequence[str]) -> None:
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(name, known)
         self.name = name
-        self.known = tuple(known)
-        super().__init__(f"no eviction policy {name!r}; choose one of {', '.join(known)}, or pass a function")
+        self.known = known
+
+    def __str__(self) -> str:
+        return f"no eviction policy {self.name!r}: choose one of {', '.join(self.known)}, or pass a Policy"
 
 
-def _ids(pages: Sequence[int]) -> str:
+def _ids(pages: tuple[int, ...]) -> str:
     shown = ", ".join(map(str, pages[:8]))
     more = f" and {len(pages) - 8} more" if len(pages) > 8 else ""
     return f"page{'s' if len(pages) != 1 else ''} {shown}{more}"

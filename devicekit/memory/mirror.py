@@ -1,4 +1,4 @@
-"""The request table's copy on a device, kept up to date by uploading only the rows that changed."""
+"""The request table's copy on a device, kept up to date by uploading only what changed."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ class TableMirror:
         self.tensor = torch.zeros(table.pages.shape, dtype=torch.int32, device=device)
 
     def sync(self) -> int:
-        """Upload the rows marked since the last call, on the current stream; how many there were."""
-        rows, self._mark = self._table.changed_since(self._mark)
-        if not len(rows):
+        """Upload what was marked since the last call, on the current stream; how many rows it concerned."""
+        table = self._table
+        rows, blocks, self._mark = table.changed_since(self._mark)
+        if not rows:
             return 0
         device = self.tensor.device
         # The gather copies: the table may change again while an asynchronous upload is under way.
-        values = torch.from_numpy(self._table.pages[rows])
-        self.tensor.index_copy_(0, torch.from_numpy(rows).to(device), values.to(device))
-        return len(rows)
+        values = torch.from_numpy(table.pages.reshape(-1, table.block)[blocks])
+        target = self.tensor.view(-1, table.block)
+        target.index_copy_(0, torch.from_numpy(blocks).to(device), values.to(device))
+        return rows

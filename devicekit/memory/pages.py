@@ -270,11 +270,11 @@ class _CheckedAllocator(PageAllocator):
     def _check(self, pages: npt.NDArray[np.int32] | npt.NDArray[np.int64]) -> None:
         foreign = pages[(pages < 1) | (pages >= self._fresh)]
         if len(foreign):
-            raise ForeignPage(foreign.tolist(), self._num_pages)
+            raise ForeignPage(tuple(foreign.tolist()), self._num_pages)
         ids, counts = np.unique(pages, return_counts=True)
         twice = ids[(counts > 1) | ~self._taken[ids]]
         if len(twice):
-            raise DoubleFree(twice.tolist(), self._num_pages)
+            raise DoubleFree(tuple(twice.tolist()), self._num_pages)
         self._taken[ids] = False
 
 

@@ -19,8 +19,11 @@ those whose keys and values are written, from the start (never the token just sa
 published before); a page that is not full is left alone. ::
 
     done = cache.insert(tokens, row, namespace, held=held)
-    pool.give(done.duplicates)                  # someone published the same tokens first: use theirs
+    pool.give(done.duplicates)
     held, row, shared = done.node, done.pages + row[len(done.pages):], len(done.pages)
+
+Where `duplicates` is not empty, someone published the same tokens first and `done.pages` are theirs: the
+request's line in the request table changes with `row`.
 
 Finish: publish, then ::
 
@@ -45,7 +48,7 @@ prompts part along the way, evicting and resetting not even that.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +69,8 @@ Int32Data = bytes | npt.NDArray[np.int32]
 _RECLAIM = 64  # nodes of a cache that was reset, let go of at each insertion
 
 
-class Match(NamedTuple):
+@dataclass(slots=True)  # not frozen: building one is most of what a short match costs
+class Match:
     """The longest cached prefix: its pages (int32 bytes), its length in tokens, and the node to lock."""
 
     pages: bytes
@@ -74,7 +78,8 @@ class Match(NamedTuple):
     node: Node
 
 
-class Insertion(NamedTuple):
+@dataclass(slots=True)
+class Insertion:
     """The pages that now hold the inserted prefix, those given that do not, and the node at its end."""
 
     pages: bytes
@@ -101,7 +106,8 @@ class PrefixStats:
 class PrefixCache(PrefixTree):
     """A radix tree over token bytes, in whole pages of `page_size` tokens; see the module for its use.
 
-    `policy` is one of lru, lfu, fifo, priority, slru, or a `Policy`; `UnknownPolicy` otherwise.
+    `policy` is one of lru, lfu, fifo, priority, slru, or a `Policy`; `UnknownPolicy` otherwise. A `page_size`
+    below 1 is a ValueError.
     """
 
     def __init__(self, allocator: PageAllocator, page_size: int, *, policy: str | Policy = "lru") -> None:
@@ -168,7 +174,7 @@ class PrefixCache(PrefixTree):
             raise ValueError(f"{count} pages of tokens need as many page ids, got {len(mine) // 4}")
         if not count:
             return Insertion(b"", b"", held or self._nowhere)
-        key, mine = key[: count * self._page_bytes], mine[: count * 4]
+        mine = mine[: count * 4]
         root = self._roots.get(namespace)
         if root is None:
             root = self._roots[namespace] = Root(namespace)
@@ -183,13 +189,14 @@ class PrefixCache(PrefixTree):
             rank = self._policy.enter(self._turn if added else 0, priority)
         if added:
             self._inserted += added
-            node = self._append(node, key[at:], mine[len(cached) :], held, rank)
+            end = count * self._page_bytes
+            node = self._append(node, key[at:end], mine[len(cached) :], held, rank)
         if held is not None and held is not node:
             self.lock(node)
             self.unlock(held)
         if self._ranked:
             self._raise_path(node, rank)
-        else:
+        elif held is None:
             self._touch(node)
         if self._retired:
             self.reclaim(_RECLAIM)

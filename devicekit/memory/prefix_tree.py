@@ -43,6 +43,11 @@ class PrefixTree:
         """Pages in the cache."""
         return self.evictable + self.protected
 
+    @property
+    def namespaces(self) -> int:
+        """Namespaces that hold pages."""
+        return len(self._roots)
+
     def lock(self, node: Node) -> None:
         """Keep the prefix that ends at `node` from being evicted; once more for each call."""
         while not node.locks:
@@ -106,6 +111,7 @@ class PrefixTree:
             node.parent is not None
             and not node.children
             and node.locks == (1 if node is held else 0)
+            and node.rank <= rank
             and len(node.key) + len(key) <= self._max_edge
         ):
             first = node.size

@@ -6,17 +6,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from devicekit.runners.errors import (
     InvalidModelDirectory,
     MissingTokenizer,
     UnsupportedModel,
+    one_line,
 )
 from devicekit.runners.huggingface import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     AutoConfig,
     AutoTokenizer,
-    GenerationConfig,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
     SafetensorError,
@@ -73,9 +74,7 @@ class ModelDirectory:
             raise UnsupportedModel(
                 f"{self.path}: the config has no max_position_embeddings", path=str(self.path)
             )
-        return ModelLimits(
-            text.vocab_size, _stable_positions(text, longest), frozenset(self._eos_token_ids())
-        )
+        return ModelLimits(text.vocab_size, _stable_positions(text, longest), self._eos_token_ids())
 
     def stored_tensors(self) -> dict[str, StoredTensor]:
         """Name, shape and dtype of every stored tensor, from the headers alone."""
@@ -88,7 +87,7 @@ class ModelDirectory:
                         found[name] = StoredTensor(tuple(part.get_shape()), part.get_dtype())
             except (SafetensorError, OSError) as error:
                 raise InvalidModelDirectory(
-                    f"{file} cannot be read as safetensors: {error}", path=str(self.path)
+                    f"{file} cannot be read as safetensors: {one_line(error)}", path=str(self.path)
                 ) from error
         return found
 
@@ -101,17 +100,17 @@ class ModelDirectory:
             return AutoTokenizer.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise MissingTokenizer(
-                f"{self.path}: the tokenizer cannot be loaded: {error}", path=str(self.path)
+                f"{self.path}: the tokenizer cannot be loaded: {one_line(error)}", path=str(self.path)
             ) from error
 
-    def _eos_token_ids(self) -> list[int]:
+    def _eos_token_ids(self) -> frozenset[int]:
         eos = self.config.get_text_config().eos_token_id
         if (self.path / "generation_config.json").is_file():
-            generation = GenerationConfig.from_pretrained(self.path, local_files_only=True)
-            eos = eos if generation.eos_token_id is None else generation.eos_token_id
+            # Chat models end turns with tokens that only this file names.
+            eos = _read_json(self.path, "generation_config.json").get("eos_token_id", eos)
         if eos is None:
-            return []
-        return [eos] if isinstance(eos, int) else list(eos)
+            return frozenset()
+        return frozenset([eos] if isinstance(eos, int) else eos)
 
 
 def _read_config(root: Path) -> PreTrainedConfig:
@@ -126,9 +125,8 @@ def _read_config(root: Path) -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(root, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        line = str(error).strip().splitlines()[0]
         raise UnsupportedModel(
-            f"{root}: transformers cannot use config.json: {line}", path=str(root)
+            f"{root}: transformers cannot use config.json: {one_line(error)}", path=str(root)
         ) from error
 
 
@@ -153,6 +151,8 @@ def _refuse_unserved(root: Path, config: PreTrainedConfig) -> None:
         raise refuse(
             f"has layers of kind {', '.join(others)}; only layers that keep keys and values are served"
         )
+    if getattr(config, "quantization_config", None) is not None:
+        raise refuse("is stored quantised, which this runner does not load")
     if getattr(text, "num_attention_heads", None) is None:
         raise refuse(
             "keeps a recurrent state instead of keys and values (Mamba, RWKV and the like); not served"
@@ -164,6 +164,11 @@ def _find_weights(root: Path) -> tuple[Path, ...]:
         index = _read_json(root, _INDEX).get("weight_map")
         if not isinstance(index, dict) or not index:
             raise InvalidModelDirectory(f"{root / _INDEX} has no weight_map", path=str(root))
+        astray = [name for name in index.values() if not isinstance(name, str) or Path(name).name != name]
+        if astray:
+            raise InvalidModelDirectory(
+                f"{root / _INDEX} names {astray[0]!r}, not a file beside it", path=str(root)
+            )
         files = tuple(root / name for name in sorted(set(index.values())))
         absent = [file.name for file in files if not file.is_file()]
         if absent:
@@ -183,13 +188,15 @@ def _find_weights(root: Path) -> tuple[Path, ...]:
     raise InvalidModelDirectory(f"{root} has no weights ({_SINGLE} or {_INDEX})", path=str(root))
 
 
-def _read_json(root: Path, name: str) -> Mapping[str, object]:
+def _read_json(root: Path, name: str) -> Mapping[str, Any]:
     try:
         document = json.loads((root / name).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InvalidModelDirectory(f"{root} has no {name}", path=str(root)) from error
     except (OSError, ValueError) as error:
-        raise InvalidModelDirectory(f"{root / name} cannot be read: {error}", path=str(root)) from error
+        raise InvalidModelDirectory(
+            f"{root / name} cannot be read: {one_line(error)}", path=str(root)
+        ) from error
     if not isinstance(document, dict):
         raise InvalidModelDirectory(f"{root / name} is not a JSON object", path=str(root))
     return document

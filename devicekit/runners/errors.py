@@ -46,3 +46,8 @@ class CheckpointMismatch(ModelError):
 
 class MissingDependency(ModelError):
     """A package that runners need is not installed."""
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's message: the rest stays with the chained cause."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

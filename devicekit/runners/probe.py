@@ -12,8 +12,9 @@ import torch
 from devicekit.memory.kv import KVLayout
 from devicekit.runners.attention import ATTENTION_NAME, AttentionCall, attending, register
 from devicekit.runners.checkpoint import ModelDirectory
-from devicekit.runners.errors import UnsupportedModel
+from devicekit.runners.errors import UnsupportedModel, one_line
 from devicekit.runners.huggingface import AutoModelForCausalLM, PreTrainedModel
+from devicekit.runners.reload import own_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ def sketch_model(directory: ModelDirectory, *, dtype: torch.dtype | None = None)
             copy.deepcopy(directory.config), attn_implementation=ATTENTION_NAME, dtype=torch.bfloat16
         ).eval()
     layout = probe_layout(model, path=directory.path)
-    size = sum(parameter.numel() for parameter in model.parameters()) * wanted.itemsize
+    size = sum(weight.numel() for weight in own_tensors(model).values()) * wanted.itemsize
     return ModelSketch(replace(layout, dtype=wanted), size)
 
 
@@ -47,15 +48,19 @@ def probe_layout(model: PreTrainedModel, *, path: Path) -> KVLayout:
     probe = _Probe()
     token = torch.zeros((1, 1), dtype=torch.int64, device=model.device)
     try:
-        with torch.inference_mode(), attending(probe):
+        with torch.no_grad(), attending(probe):
             model(
                 input_ids=token,
                 position_ids=token.clone(),
                 use_cache=False,
                 logits_to_keep=torch.zeros(1, dtype=torch.int64, device=model.device),
             )
+    except NotImplementedError as error:
+        raise _refusal(
+            model, path, f"needs an operation that {model.device} does not have: {one_line(error)}"
+        ) from error
     except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
-        raise _refusal(model, path, f"does not run on packed tokens: {error}") from error
+        raise _refusal(model, path, f"does not run on packed tokens: {one_line(error)}") from error
     reason = _why_not(model, probe.calls)
     if reason is not None:
         raise _refusal(model, path, reason)

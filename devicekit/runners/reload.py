@@ -10,7 +10,7 @@ import torch
 
 from devicekit.runners.attention import ATTENTION_NAME
 from devicekit.runners.checkpoint import ModelDirectory, StoredTensor
-from devicekit.runners.errors import CheckpointMismatch, InvalidModelDirectory, UnsupportedModel
+from devicekit.runners.errors import CheckpointMismatch, InvalidModelDirectory, UnsupportedModel, one_line
 from devicekit.runners.huggingface import (
     AutoModelForCausalLM,
     PreTrainedConfig,
@@ -62,7 +62,7 @@ def load_model(directory: ModelDirectory, *, dtype: torch.dtype | None) -> PreTr
                 output_loading_info=True,
             )
     except SafetensorError as error:
-        message = f"{directory.path}: the weights cannot be read as safetensors: {error}"
+        message = f"{directory.path}: the weights cannot be read as safetensors: {one_line(error)}"
         raise InvalidModelDirectory(message, path=str(directory.path)) from error
     except KeyError as error:
         if error.args != (ATTENTION_NAME,):

@@ -70,7 +70,8 @@ class TransformersRunner:
         """Write the batch's keys and values into the pool and return the wanted tokens."""
         if self._pool is None:
             raise RuntimeError("bind a KV pool before the first step")
-        with torch.inference_mode():
+        # Not inference mode: its tensors carry no version counter, which backends written in Python trip over.
+        with torch.no_grad():
             logits = self._forward(batch, self._pool)
             tokens = sampling.choose(logits, batch.sampling)
             logprobs = None
@@ -79,7 +80,11 @@ class TransformersRunner:
             return StepOutput(tokens.to(torch.int32).cpu().numpy(), logprobs)
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every parameter and persistent buffer once; tied tensors under their first name."""
+        """Every parameter and persistent buffer once, by the model's own names; tied tensors under their first.
+
+        Those are the checkpoint's names too, except where transformers fuses tensors as it loads them, as it
+        does with the experts of some mixtures.
+        """
         yield from own_tensors(self.model).items()
 
     def update_from_disk(self, path: str | Path) -> UpdateRecord:

@@ -78,6 +78,6 @@ class Retraction:
 
     def _raise_ratio(self) -> None:
         running = self._state.running
-        remaining = int(running.left.sum())
+        remaining = running.to_come()
         decoded = sum(request.num_output for request in running.requests)
         self._ratio.retracted(decoded, remaining, len(running))

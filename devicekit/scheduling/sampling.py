@@ -8,6 +8,7 @@ from devicekit.scheduling.batch import Float32, ForwardBatch, Int32, Int64, Samp
 from devicekit.scheduling.request import Request
 
 _TEMPERATURE, _TOP_P, _MIN_P = range(3)
+_GREEDY = (0.0, 1.0, 0.0)
 
 
 class SamplingColumns:
@@ -15,6 +16,7 @@ class SamplingColumns:
 
     def __init__(self, capacity: int) -> None:
         self._floats: Float32 = np.zeros((3, capacity), np.float32)
+        self._floats[_TOP_P] = 1.0
         self._top_k: Int32 = np.zeros(capacity, np.int32)
         self._seed: Int64 = np.zeros(capacity, np.int64)
         self._count = 0
@@ -23,20 +25,26 @@ class SamplingColumns:
 
     def join(self, column: int, request: Request) -> None:
         params = request.params
-        self._floats[:, column] = params.temperature, params.top_p, params.min_p
-        self._top_k[column] = params.top_k
-        self._seed[column] = request.seed
         self._count = column + 1
-        self._sampled += params.temperature > 0
+        # Greedy columns need nothing but their zero, which a batch without sampling has everywhere.
+        if params.temperature > 0:
+            self._sampled += 1
+            self._floats[:, column] = (params.temperature, params.top_p, params.min_p)
+            self._top_k[column] = params.top_k
+            self._seed[column] = request.seed
+        elif self._sampled:
+            self._floats[:, column] = _GREEDY
         if params.logprobs is not None:
             self.logprobs[request.id] = params.logprobs
 
     def leave(self, column: int, last: int, request: Request) -> None:
-        self._floats[:, column] = self._floats[:, last]
-        self._top_k[column] = self._top_k[last]
-        self._seed[column] = self._seed[last]
         self._count = last
-        self._sampled -= request.params.temperature > 0
+        if self._sampled:
+            self._floats[:, column] = self._floats[:, last]
+            self._floats[:, last] = _GREEDY
+            self._top_k[column] = self._top_k[last]
+            self._seed[column] = self._seed[last]
+            self._sampled -= request.params.temperature > 0
         self.logprobs.pop(request.id, None)
 
     def fill(self, batch: ForwardBatch, positions: Int32, joining: list[Request]) -> None:

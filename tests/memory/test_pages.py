@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -113,6 +115,32 @@ def test_restore_returns_to_the_saved_state(checked: bool) -> None:
     assert pool.available == 61
     pool.give(np.array(held, np.int32))
     assert pool.available == 100
+
+
+@pytest.mark.parametrize("checked", [False, True])
+def test_restore_forgets_single_pages_given_back_since(checked: bool) -> None:
+    pool = PageAllocator(10, checked=checked)
+    held = ids(pool.take(4))
+    state = pool.save()
+    for page in held:
+        pool.give_one(page)
+    pool.restore(state)
+    assert pool.available == 6
+    assert not set(held) & set(pool.free_pages().tolist())
+
+
+def test_pages_given_back_one_by_one_cost_no_more_memory_than_in_bulk() -> None:
+    size = 50_000
+    tracemalloc.start()
+    try:
+        pool = PageAllocator(size)
+        for page in [pool.take_one() for _ in range(size)]:
+            pool.give_one(page)
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert used < 5 * size
+    assert pool.available == size
 
 
 def test_a_state_of_another_size_is_refused() -> None:

@@ -70,6 +70,34 @@ def test_a_mirror_uploads_only_the_marked_rows() -> None:
     assert mirror.sync() == 0
 
 
+def test_a_mirror_uploads_only_the_blocks_around_marked_columns() -> None:
+    table = RequestTable(10, 640)
+    mirror = TableMirror(table, CPU)
+    table.pages[:] = 7
+    table.mark(np.array([3, 4]), np.array([100, 639]))
+    assert mirror.sync() == 2
+    assert mirror.tensor[3].nonzero().flatten().tolist() == list(range(64, 128))
+    assert mirror.tensor[4].nonzero().flatten().tolist() == list(range(576, 640))
+    assert mirror.tensor.count_nonzero() == 128
+    assert mirror.sync() == 0
+
+
+@pytest.mark.parametrize("pages_per_row", [1, 7, 64, 100, 320])
+def test_a_mirror_equals_its_table_at_every_width(pages_per_row: int) -> None:
+    rng = np.random.default_rng(2)
+    table = RequestTable(20, pages_per_row)
+    mirror = TableMirror(table, CPU)
+    for value in range(1, 30):
+        rows = rng.integers(1, 21, 5)
+        columns = rng.integers(0, pages_per_row, 5)
+        table.pages[rows, columns] = value
+        table.mark(rows, columns)
+        if value % 3:
+            mirror.sync()
+    mirror.sync()
+    assert np.array_equal(mirror.tensor.numpy(), table.pages)
+
+
 def test_a_mirror_keeps_its_tensor() -> None:
     table = RequestTable(10, 4)
     mirror = TableMirror(table, CPU)
@@ -122,13 +150,13 @@ class TableMachine(RuleBasedStateMachine):
         self.table.give_one(row)
 
     @precondition(lambda self: self.out)
-    @rule(data=st.data())
-    def write(self, data: st.DataObject) -> None:
-        rows = data.draw(st.lists(st.sampled_from(sorted(self.out))))
+    @rule(data=st.data(), cells=st.booleans())
+    def write(self, data: st.DataObject, cells: bool) -> None:
+        rows = np.array(data.draw(st.lists(st.sampled_from(sorted(self.out)))), np.int64)
         self.value += 1
         self.table.pages[rows, self.value % 5] = self.value
-        self.table.mark(np.array(rows, np.int64))
-        self.dirty |= set(rows)
+        self.table.mark(rows, self.value % 5 if cells else None)
+        self.dirty |= set(rows.tolist())
 
     @rule()
     def sync(self) -> None:

@@ -91,6 +91,12 @@ def test_a_shard_that_the_index_names_and_nobody_has(directory):
     assert "model-1.safetensors" in refusal(InvalidModelDirectory, directory)
 
 
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", 7])
+def test_an_index_that_points_elsewhere(directory, name):
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    assert "not a file beside it" in refusal(InvalidModelDirectory, directory)
+
+
 def test_sharded_weights_load(directory, device, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(directory)
     model.save_pretrained(tmp_path / "sharded", max_shard_size="200KB")
@@ -132,6 +138,7 @@ def test_weights_of_another_shape_are_not_made_up(directory, device):
         ("bamba", {"attn_layer_indices": [1], "num_hidden_layers": 2}, "linear_attention"),
         ("rwkv", {}, "recurrent state"),
         ("llama4_text", {"num_hidden_layers": 4}, "chunked_attention"),
+        ("llama", {"quantization_config": {"quant_method": "fp8"}}, "quantised"),
     ],
 )
 def test_models_that_cannot_be_served_are_refused_before_loading(tmp_path, model_type, settings, reason):
@@ -140,14 +147,26 @@ def test_models_that_cannot_be_served_are_refused_before_loading(tmp_path, model
     assert reason in refusal(UnsupportedModel, tmp_path)
 
 
+_MOSHI = {
+    "hidden_size": 32,
+    "ffn_dim": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "sliding_window": 8,
+}
+
+
 @pytest.mark.parametrize(
     ("model_type", "settings", "reason"),
     [
+        ("bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4}, "position_ids"),
         (
-            "bloom",
-            {"hidden_size": 32, "n_layer": 2, "n_head": 4},
-            "2 layers and calls attention that can be replaced 0 times",
+            "codegen",
+            {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 8},
+            "2 layers and calls .* 0 times",
         ),
+        ("gptj", {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 8}, "cannot be replaced"),
+        ("moshi", _MOSHI, r"sliding window of layers \[0, 1\]"),
         ("mpt", {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64}, "packed tokens"),
         ("bert", {"num_hidden_layers": 2, "is_decoder": False}, "attends to later tokens"),
     ],
@@ -165,6 +184,13 @@ def test_a_missing_tokenizer_is_found_when_text_is_asked_for(directory):
     opened = ModelDirectory.open(directory)
     with pytest.raises(MissingTokenizer, match="has no tokenizer"):
         opened.tokenizer()
+
+
+def test_a_damaged_tokenizer_gets_one_line(directory):
+    (directory / "tokenizer.json").write_text("{}")
+    with pytest.raises(MissingTokenizer, match="cannot be loaded") as error:
+        ModelDirectory.open(directory).tokenizer()
+    assert "\n" not in str(error.value)
 
 
 def test_the_generation_config_knows_more_end_tokens(directory):
@@ -186,3 +212,9 @@ def test_every_error_survives_a_process_boundary():
     error = CheckpointMismatch("no", path="/models/a", problems=("x is missing",))
     copy = pickle.loads(pickle.dumps(error))
     assert (str(copy), copy.path, copy.problems) == ("no", "/models/a", ("x is missing",))
+
+
+def test_a_damaged_generation_config_is_named(directory):
+    (directory / "generation_config.json").write_text("{")
+    with pytest.raises(InvalidModelDirectory, match=r"generation_config\.json cannot be read"):
+        _ = ModelDirectory.open(directory).limits
