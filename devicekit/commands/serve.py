@@ -19,7 +19,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     try:
         from devicekit.server.app import create_app
-        from devicekit.server.run import run
+        from devicekit.server.run import bind, run
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "devicekit":
             raise
@@ -33,6 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     settings = _settings(options)
     if settings.host not in _LOOPBACK and settings.admin_api_key is None and settings.api_key is None:
         print(f"Anyone who can reach {settings.host} can steer this server: no key is set.", file=sys.stderr)
+    listener = bind(settings)  # before the model is loaded: that an address is taken need not take minutes
     config = EngineConfig(
         page_size=options.page_size,
         max_running=options.max_running_requests,
@@ -42,8 +43,9 @@ def main(arguments: Sequence[str]) -> int:
         policy=options.policy,
         prefix_caching=not options.disable_prefix_caching,
     )
-    engine = Engine.open(options.model, options.device, config=config)
-    return run(create_app(engine, settings), settings)
+    with listener:
+        engine = Engine.open(options.model, options.device, config=config)
+        return run(create_app(engine, settings), listener)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,13 +14,9 @@ _BACKLOG = 2048
 _GRACE = 5  # seconds that open connections get at the end
 
 
-def run(app: Starlette, settings: ServerSettings) -> int:
-    """Serve until interrupted. Says where, once requests can come.
-
-    Raises:
-        ConfigurationError: nobody can listen there.
-    """
-    listener = listen(settings)
+def run(app: Starlette, listener: socket.socket) -> int:
+    """Serve until interrupted. Says where, once requests can come."""
+    listener.listen(_BACKLOG)  # those that come before the application is up wait for it
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     print(f"Serving on http://{shown}:{port}", flush=True)
@@ -28,8 +24,12 @@ def run(app: Starlette, settings: ServerSettings) -> int:
     return 0
 
 
-def listen(settings: ServerSettings) -> socket.socket:
-    """A listening socket; connections that come now wait until the server runs."""
+def bind(settings: ServerSettings) -> socket.socket:
+    """A socket of the server's address, which refuses connections until the server runs.
+
+    Raises:
+        ConfigurationError: the address cannot be had.
+    """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # asyncio turns off Nagle's algorithm only where the protocol is spelled out; with it, every second small write
     # of a stream waits 40 ms for an acknowledgement.
@@ -37,7 +37,6 @@ def listen(settings: ServerSettings) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((settings.host, settings.port))
-        listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         raise ConfigurationError(f"Cannot listen on {settings.host} port {settings.port}: {error}") from error

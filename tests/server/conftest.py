@@ -18,7 +18,7 @@ import torch
 from devicekit.engine import Engine, EngineConfig
 from devicekit.runners.example import write_example_checkpoint
 from devicekit.server.app import create_app
-from devicekit.server.run import listen, server
+from devicekit.server.run import bind, server
 from devicekit.server.serving import Serving
 from devicekit.server.settings import ServerSettings
 
@@ -126,7 +126,8 @@ def serve(models: Models) -> Serve:
         rest = {name: value for name, value in settings.items() if name not in sizes}
         chosen = ServerSettings(port=0, **rest)
         app = create_app(Engine.open(model or models.a, "cpu", config=config), chosen)
-        listener = listen(chosen)
+        listener = bind(chosen)
+        listener.listen()
         running = server(app)
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
         thread.start()

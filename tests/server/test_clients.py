@@ -151,9 +151,7 @@ def _retrying(call: Callable[[], requests.Response], attempts: int = 3) -> objec
 
 def _verl_flush(server: Server, attempts: int = 6) -> object:
     for _ in range(attempts):
-        response = requests.get(
-            f"{server.url}/flush_cache", params={"reset_connector": "true"}, timeout=60
-        )
+        response = requests.get(f"{server.url}/flush_cache", params={"reset_connector": "true"}, timeout=60)
         if response.status_code == 200:
             return response.json()
         _PAUSE(0.02)
@@ -197,9 +195,7 @@ def test_verl_aborts_all_by_a_pause_and_resumes(server: Server) -> None:
     with ThreadPoolExecutor() as pool:
         rollout = pool.submit(_rollout, server, sampling_params=LONG)
         server.eventually(lambda: server.load()["num_running_reqs"] == 1)
-        _retrying(
-            lambda: requests.post(f"{server.url}/pause_generation", json={"mode": "abort"}, timeout=60)
-        )
+        _retrying(lambda: requests.post(f"{server.url}/pause_generation", json={"mode": "abort"}, timeout=60))
         assert rollout.result()["meta_info"]["finish_reason"]["type"] == "abort"
         assert _verl_flush(server, attempts=1)
         _retrying(lambda: requests.post(f"{server.url}/continue_generation", json={}, timeout=60))

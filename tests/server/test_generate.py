@@ -194,7 +194,10 @@ def test_a_client_that_gives_up_waiting_ends_its_requests(serve: Serve) -> None:
 
     with serve() as server:
         document = {"text": ["a", "b"], "sampling_params": LONG}
-        with httpx.Client(base_url=server.url, trust_env=False) as impatient, pytest.raises(httpx.ReadTimeout):
+        with (
+            httpx.Client(base_url=server.url, trust_env=False) as impatient,
+            pytest.raises(httpx.ReadTimeout),
+        ):
             impatient.post("/generate", json=document, timeout=0.3)
         server.eventually(lambda: server.load()["num_total_reqs"] == 0)
         assert server.serving.loop.in_flight == 0

@@ -68,7 +68,11 @@ def _leave(http: httpx.Client, document: dict[str, object]) -> None:
 
 def _document(draw: random.Random) -> dict[str, object]:
     prompts = [[draw.randrange(2, 300)] * draw.randrange(1, 60) for _ in range(draw.randrange(1, 4))]
-    params = {"max_new_tokens": draw.randrange(1, 40), "n": draw.randrange(1, 3), "temperature": draw.random()}
+    params = {
+        "max_new_tokens": draw.randrange(1, 40),
+        "n": draw.randrange(1, 3),
+        "temperature": draw.random(),
+    }
     return {"input_ids": prompts, "sampling_params": params}
 
 

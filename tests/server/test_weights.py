@@ -22,7 +22,9 @@ def _version(server: Server) -> str:
     return server.get("/get_weight_version").json()["weight_version"]
 
 
-def test_new_weights_answer_the_next_request_and_old_ones_can_come_back(server: Server, models: Models) -> None:
+def test_new_weights_answer_the_next_request_and_old_ones_can_come_back(
+    server: Server, models: Models
+) -> None:
     old = server.generate()["output_ids"]
     answer = server.post("/update_weights_from_disk", {"model_path": str(models.b), "weight_version": "2"})
     assert answer.status_code == 200
@@ -130,7 +132,9 @@ def test_what_is_no_source_of_weights_is_refused(
     if not pickled.exists():
         shutil.copytree(models.b, pickled, ignore=shutil.ignore_patterns("*.safetensors"))
         torch.save({}, pickled / "pytorch_model.bin")
-    given = {k: v.replace("{root}", str(models.root)) if isinstance(v, str) else v for k, v in document.items()}
+    given = {
+        k: v.replace("{root}", str(models.root)) if isinstance(v, str) else v for k, v in document.items()
+    }
     answer = server.post("/update_weights_from_disk", given)
     assert answer.status_code == 400
     assert reason in answer.json()["error"]["message"]
