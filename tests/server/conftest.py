@@ -131,7 +131,7 @@ def serve(models: Models) -> Serve:
         running = server(app)
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
         thread.start()
-        url = "http://127.0.0.1:{}".format(listener.getsockname()[1])
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         try:
             with httpx.Client(base_url=url, timeout=30, trust_env=False) as http:
                 yield Server(url, app.state.serving, http)

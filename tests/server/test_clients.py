@@ -1,4 +1,4 @@
-"""The flows of reinforcement-learning frameworks, written as their own clients are: plain requests, retries and all."""
+"""The flows of reinforcement-learning frameworks, written as their own clients are, retries and all."""
 
 from __future__ import annotations
 
