@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 
@@ -39,6 +40,8 @@ async def _encode(documents: AsyncIterator[Mapping[str, object]]) -> AsyncIterat
     try:
         async for document in documents:
             yield event(document)
+            # Neither reading what has piled up nor sending it suspends: let others run, a disconnect among them.
+            await asyncio.sleep(0)
     except DeviceKitError as error:
         yield b"data: " + bytes(error_response(error).body) + b"\n\n"
     yield _END
