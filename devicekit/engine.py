@@ -25,16 +25,17 @@ import torch
 
 from devicekit.available import available_memory
 from devicekit.clock import Clock, SystemClock
-from devicekit.device import Device, get_device
+from devicekit.device import Device
 from devicekit.generation import Generation, IncrementalText
 from devicekit.memory.kv import KVLayout, KVPool
 from devicekit.memory.sizing import KVPlan, plan_kv
+from devicekit.opening import get_device
 from devicekit.release import ReleasePoints
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.errors import MissingTokenizer
 from devicekit.runners.transformers_runner import TransformersRunner
 from devicekit.scheduling.batch import ModelLimits
-from devicekit.scheduling.errors import InvalidRequest
+from devicekit.scheduling.errors import InvalidOperation, InvalidRequest
 from devicekit.scheduling.messages import (
     Abort,
     AbortReply,
@@ -58,6 +59,8 @@ if TYPE_CHECKING:
     from devicekit.runners.huggingface import PreTrainedTokenizerBase
 
 _R = TypeVar("_R", bound=Reply)
+
+_NAP = 0.001  # seconds between looks at an operation that waits while nothing runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +183,9 @@ class Engine:
 
         Raises:
             InvalidRequest: one of them can never run; then none of them has run.
+            InvalidOperation: the engine is paused, so that nobody would ever answer.
         """
+        self._refuse_while_paused()
         chosen = _override(params or SamplingParams(), overrides)
         generations: list[Generation] = []
         try:
@@ -196,7 +201,12 @@ class Engine:
     def stream(
         self, prompt: str | Sequence[int], params: SamplingParams | None = None
     ) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Complete one prompt, giving out text and tokens as they come."""
+        """Complete one prompt, giving out text and tokens as they come.
+
+        Raises:
+            InvalidRequest, InvalidOperation: as `generate`.
+        """
+        self._refuse_while_paused()
         generation = self.submit(prompt, params, stream=True)
         text = tokens = 0
         while not generation.done:
@@ -283,7 +293,8 @@ class Engine:
         """
         self.post(operation)
         while (reply := self.take_reply(operation.id)) is None:
-            self.step()
+            if not self.step().ran:  # it waits for time to pass, or for another thread
+                self.scheduler.wait(_NAP)
         if isinstance(reply, kind):
             return reply
         return kind(**{field.name: getattr(reply, field.name) for field in dataclasses.fields(reply)})
@@ -295,6 +306,10 @@ class Engine:
     def take_reply(self, operation_id: str) -> Reply | None:
         """The answer to a posted operation, once; ``None`` while there is none."""
         return self._replies.pop(operation_id, None)
+
+    def _refuse_while_paused(self) -> None:
+        if self.scheduler.state.paused:
+            raise InvalidOperation("Generation is paused: continue_generation() first, or submit() and wait.")
 
     def _next_id(self, kind: str) -> str:
         return f"{kind}-{next(self._ids)}"

@@ -13,7 +13,8 @@ from devicekit.commands.text import human_bytes
 from devicekit.contract.environment import VARIABLES
 from devicekit.contract.hooks import HOOKS
 from devicekit.contract.versions import CONTRACT_VERSION
-from devicekit.device import Device, device_of
+from devicekit.device import Device
+from devicekit.opening import device_of
 from devicekit.registry.probing import probe
 from devicekit.registry.request import parse_request
 from devicekit.registry.selection import Selection, select
@@ -46,8 +47,8 @@ def _document(selection: Selection, devices: list[Device]) -> Mapping[str, objec
     return {
         "contract": str(CONTRACT_VERSION),
         "backend": backend.name,
-        "distribution": backend.loaded.candidate.distribution,
-        "version": backend.loaded.candidate.version,
+        "distribution": backend.candidate.distribution,
+        "version": backend.candidate.version,
         "candidates": [
             {
                 "name": report.name,
