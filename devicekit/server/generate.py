@@ -22,6 +22,16 @@ from devicekit.server.serving import Serving
 
 _T = TypeVar("_T")
 TokenId = int
+_IMPOSSIBLE = (
+    "input_embeds",
+    "image_data",
+    "video_data",
+    "audio_data",
+    "lora_path",
+    "session_params",
+    "return_hidden_states",
+    "custom_logit_processor",
+)
 _TopLogprobs = Annotated[int, Field(ge=0)]
 
 
@@ -50,11 +60,7 @@ class GenerateArguments(Arguments):
 
     def refuse_unsupported(self) -> None:
         """Raises BadRequest for what this engine cannot do."""
-        names = (
-            "input_embeds image_data video_data audio_data lora_path session_params return_hidden_states "
-            "custom_logit_processor"
-        )
-        asked = [name for name in names.split() if getattr(self, name)]
+        asked = [name for name in _IMPOSSIBLE if getattr(self, name)]
         if asked:
             raise BadRequest(f"This engine does not support {', '.join(asked)}.")
         starts = (

@@ -61,9 +61,9 @@ async def server_info(serving: Serving, arguments: Arguments, request: Request) 
             "internal_states": [
                 {
                     "memory_usage": {
-                        "weight": round(engine.weight_bytes / 2**30, 3),
-                        "kvcache": round(engine.plan.pool_bytes / 2**30, 3),
-                        "startup_available": round(engine.plan.available_bytes / 2**30, 3),
+                        "weight": _gib(engine.weight_bytes),
+                        "kvcache": _gib(engine.plan.pool_bytes),
+                        "startup_available": _gib(engine.plan.available_bytes),
                         "token_capacity": engine.plan.num_tokens,
                     },
                     "effective_max_running_requests_per_dp": engine.config.max_running,
@@ -71,6 +71,10 @@ async def server_info(serving: Serving, arguments: Arguments, request: Request) 
             ],
         }
     )
+
+
+def _gib(size: int | None) -> float | None:
+    return None if size is None else round(size / 2**30, 3)
 
 
 async def models(serving: Serving, arguments: Arguments, request: Request) -> Response:

@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 # How long the thread sleeps when a step had nothing to compute. Whatever is posted wakes it at once.
 _TICK = 1.0  # nothing is going on: idle work and a fresh snapshot
-_POLL = 0.01  # an operation or a participant waits for something that posts nothing
+_POLL = 0.002  # an operation or a participant waits for something that posts nothing
 _RETRY = 0.001  # requests could run, and did not: memory was short in this step
 
 

@@ -16,6 +16,20 @@ from devicekit.server.errors import BadRequest
 from devicekit.server.sampling import MAX_SEQUENCES, SamplingArguments, Seed, TokenIds
 from devicekit.server.serving import Serving
 
+# Parameters that have the same name in `SamplingArguments`.
+_SHARED = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "stop",
+    "stop_token_ids",
+    "ignore_eos",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "logit_bias",
+)
 _NO_LOGPROB = -9999.0  # what this API says of a token that had no chance
 
 
@@ -59,14 +73,9 @@ class OpenAIArguments(Arguments):
         Raises:
             BadRequest: something was asked for that this engine cannot do.
         """
-        names = "temperature top_p top_k min_p stop stop_token_ids ignore_eos"
-        values = {name: getattr(self, name) for name in names.split()}
-        penalties = "presence_penalty frequency_penalty repetition_penalty logit_bias"
-        values |= {name: getattr(self, name) for name in penalties.split()}
-        arguments = SamplingArguments(
-            max_new_tokens=max_tokens, sampling_seed=self.seed, min_new_tokens=self.min_tokens, **values
-        )
-        return arguments.params(logprobs)
+        shared = {name: getattr(self, name) for name in _SHARED}
+        renamed = {"sampling_seed": self.seed, "min_new_tokens": self.min_tokens}
+        return SamplingArguments(max_new_tokens=max_tokens, **renamed, **shared).params(logprobs)
 
     @property
     def wants_usage(self) -> bool:

@@ -181,7 +181,7 @@ def test_a_paused_engine_sleeps(server: Server) -> None:
         server.post("/pause_generation", {"mode": "in_place"})
         before = server.get("/status").json()["engine"]["steps"]
         assert server.get("/flush_cache", timeout=0.5).status_code == 400
-        assert server.get("/status").json()["engine"]["steps"] - before < 200
+        assert server.get("/status").json()["engine"]["steps"] - before < 500
 
 
 def test_an_idle_engine_sleeps(serve: Serve) -> None:
