@@ -74,8 +74,10 @@ class OpenAIArguments(Arguments):
             BadRequest: something was asked for that this engine cannot do.
         """
         shared = {name: getattr(self, name) for name in _SHARED}
-        renamed = {"sampling_seed": self.seed, "min_new_tokens": self.min_tokens}
-        return SamplingArguments(max_new_tokens=max_tokens, **renamed, **shared).params(logprobs)
+        arguments = SamplingArguments(
+            max_new_tokens=max_tokens, min_new_tokens=self.min_tokens, sampling_seed=self.seed, **shared
+        )
+        return arguments.params(logprobs)
 
     @property
     def wants_usage(self) -> bool:

@@ -22,7 +22,10 @@ from devicekit.server.run import bind, server
 from devicekit.server.serving import Serving
 from devicekit.server.settings import ServerSettings
 
-CHAT_TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 
 
 @pytest.fixture(scope="session", autouse=True)

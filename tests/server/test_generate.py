@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import httpx
 import pytest
 
 from devicekit.engine import Engine, EngineConfig
@@ -190,8 +191,6 @@ def test_a_client_that_leaves_its_stream_ends_its_request(shared: Server) -> Non
 
 
 def test_a_client_that_gives_up_waiting_ends_its_requests(serve: Serve) -> None:
-    import httpx
-
     with serve() as server:
         document = {"text": ["a", "b"], "sampling_params": LONG}
         with (
@@ -201,6 +200,7 @@ def test_a_client_that_gives_up_waiting_ends_its_requests(serve: Serve) -> None:
             impatient.post("/generate", json=document, timeout=0.3)
         server.eventually(lambda: server.load()["num_total_reqs"] == 0)
         assert server.serving.loop.in_flight == 0
+        assert 'devicekit_requests_total{finish="abort"} 2.0' in server.get("/metrics").text
 
 
 def test_a_stream_that_cannot_begin_is_an_error_and_no_stream(shared: Server) -> None:
