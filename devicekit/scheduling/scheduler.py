@@ -28,7 +28,6 @@ from devicekit.scheduling.pause import continue_if_due
 from devicekit.scheduling.planning import BatchBuilder, Plan, Planner
 from devicekit.scheduling.request import Finish, FinishKind, Request, TokenLogprob
 from devicekit.scheduling.reservation import NewTokenRatio
-from devicekit.scheduling.resting import idle_seconds
 from devicekit.scheduling.retraction import Retraction
 from devicekit.scheduling.running import RunningBatch
 from devicekit.scheduling.state import Participant, SchedulerState
@@ -121,20 +120,27 @@ class Scheduler:
         self._inbox.append(message)
         self._woken.set()
 
-    def wait(self, seconds: float | None) -> bool:
+    def wait(self, seconds: float) -> bool:
         """Block until something is posted, or ``seconds`` have passed. Returns whether something was."""
         posted = self._woken.wait(seconds)
         self._woken.clear()
         return posted or bool(self._inbox)
 
-    def rest(self) -> None:
-        """Block while no step could do anything: call it between steps, from the thread that steps.
+    def wake(self) -> None:
+        """End a `wait` that is going on, or the next one."""
+        self._woken.set()
 
-        Only for clocks that run by themselves.
+    def check(self, request: Request) -> None:
+        """Whether a request can ever run; looks at nothing that changes.
+
+        Raises:
+            InvalidRequest: with everything that is wrong.
         """
-        seconds = idle_seconds(self.state, self.control)
-        if seconds != 0:
-            self.wait(seconds)
+        request.validate(self._model, self._pool_tokens)
+        if request.params.stop and self._stops.detokenizer is None:
+            raise InvalidRequest(
+                f"Request {request.id!r} has stop strings, and this engine has no tokenizer."
+            )
 
     # -- From the scheduler's thread --------------------------------------------------------------------------
 
@@ -146,11 +152,7 @@ class Scheduler:
         """
         if request.id in self.state.requests:
             raise InvalidRequest(f"A request {request.id!r} is already in flight.")
-        request.validate(self._model, self._pool_tokens)
-        if request.params.stop and self._stops.detokenizer is None:
-            raise InvalidRequest(
-                f"Request {request.id!r} has stop strings, and this engine has no tokenizer."
-            )
+        self.check(request)
         if not self.state.healthy:
             raise InvalidRequest(f"Request {request.id!r} cannot run: the device is lost.")
         self._arrivals += 1

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
-
 import pytest
 
 from devicekit.scheduling.messages import Drain, Flush, Pause, PauseMode, PauseReply
@@ -73,16 +70,3 @@ def test_it_looks_now_and_then_at_what_others_do(rig: Rig) -> None:
     rig.step()
     assert idle(rig) == 0, "what it waits for is a forward pass"
     rig.run()
-
-
-def test_a_rest_ends_when_another_thread_posts_and_costs_no_processor_time(rig: Rig) -> None:
-    rig.do(Pause("p", PauseMode.IN_PLACE), PauseReply)
-    rig.scheduler.wait(0)  # forget what was posted until now
-    waker = threading.Timer(0.3, lambda: rig.post(Flush("f")))
-    waker.start()
-    used = time.thread_time()
-    rig.scheduler.rest()
-    assert time.thread_time() - used < 0.1
-    rig.step()
-    assert rig.replies["f"].success
-    waker.join()
