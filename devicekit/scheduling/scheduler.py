@@ -65,7 +65,7 @@ class Scheduler:
         runner: what turns a batch into tokens.
         device: where it runs; asked what an error means, and to empty its cache at release points.
         limits: sizes.
-        releases: release points; default: the device's with default policies.
+        releases: release points; default: as the environment sets them, on the scheduler's clock.
         detokenizer: needed by requests with stop strings.
     """
 
@@ -96,7 +96,7 @@ class Scheduler:
             kv=RequestKV(table, pages, limits.page_size, prefix),
             running=RunningBatch(table, pages, limits.page_size, longest),
             waiting=WaitingQueue(limits.policy),
-            releases=releases or ReleasePoints(device, clock=clock),
+            releases=releases or ReleasePoints.configured(device, clock=clock),
             clock=clock,
         )
         self._ratio = NewTokenRatio(limits.conservativeness)
