@@ -12,11 +12,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from devicekit.clock import Clock, SystemClock
+from devicekit.contract.errors import DeviceError
 from devicekit.contract.records import ErrorKind
 from devicekit.device import Device
 from devicekit.memory.pages import PageAllocator
 from devicekit.memory.prefix import PrefixCache
 from devicekit.memory.rows import RequestTable
+from devicekit.oom import OutOfMemoryRecovery, describe
 from devicekit.release import ReleasePoint, ReleasePoints
 from devicekit.scheduling.batch import ForwardBatch, Int32, Logprobs, Runner, StepOutput
 from devicekit.scheduling.control import Control
@@ -103,6 +105,7 @@ class Scheduler:
         self._planner = Planner(self.state, self._ratio, limits.max_batch_tokens)
         self._builder = BatchBuilder(self.state, limits.max_running, limits.max_batch_tokens)
         self._retraction = Retraction(self.state, self._ratio)
+        self._recovery = OutOfMemoryRecovery(device, self.state.releases)
         self._stops = StopConditions(model, detokenizer)
         self._inbox: deque[Request | Operation] = deque()
         self._woken = threading.Event()
@@ -223,33 +226,32 @@ class Scheduler:
             return 0
         self._process(plan, result)
         self._ratio.decay()
+        self._planner.succeeded()
         return len(batch.tokens)
 
     def _run(self, batch: ForwardBatch, plan: Plan) -> StepOutput | None:
-        """One forward pass; on out of memory empty the cache and try once more. ``None``: it failed."""
+        """One forward pass, tried twice if it runs out of memory. ``None``: it failed."""
         try:
-            return self.state.runner.step(batch)
+            return self._recovery.run("the forward pass", self.state.runner.step, batch)
         except Exception as error:
             kind = self._device.classify_error(error)
-            if kind is not ErrorKind.OUT_OF_MEMORY:
-                self._fail(plan, error, kind)
-                return None
-        # Outside the handler: the traceback held on to the tensors of the failed pass.
-        self.state.releases.reach(ReleasePoint.OUT_OF_MEMORY)
-        try:
-            return self.state.runner.step(batch)
-        except Exception as error:
-            kind = self._device.classify_error(error)
-            if kind is ErrorKind.OUT_OF_MEMORY and self._retraction.shed_load(plan):
-                return None
+            if kind is ErrorKind.OUT_OF_MEMORY:
+                most = self._planner.halve(len(batch.tokens))
+                if self._retraction.shed_load(most):
+                    return None
             self._fail(plan, error, kind)
             return None
 
     def _idle(self) -> None:
         self._ratio.reset()
         self.state.kv.tidy()
-        if not self.state.paused and not self.state.blockers():
+        if self.state.paused or not self.state.healthy or self.state.blockers():
+            return
+        try:
             self.state.releases.reach(ReleasePoint.IDLE)
+        except DeviceError as error:  # the ledger has it, and it failed no request
+            if self._device.classify_error(error) is ErrorKind.DEVICE_LOST:
+                self.state.healthy = False
 
     def _fail(self, plan: Plan, error: Exception, kind: ErrorKind | None) -> None:
         """End the requests of a pass that failed; all there are, if the device is gone."""
@@ -257,7 +259,7 @@ class Scheduler:
         if kind is ErrorKind.DEVICE_LOST:
             self.state.healthy = False
             involved = list(self.state.requests.values())
-        message = f"The forward pass failed: {type(error).__name__}: {error}"
+        message = f"The forward pass failed: {describe(error)}"
         for request in involved:
             self.state.finish(request, Finish(FinishKind.ERROR, message=message))
 
