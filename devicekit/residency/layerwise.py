@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from devicekit.contract.records import ErrorKind
+from devicekit.oom import forget_tensors
 from devicekit.residency.errors import NoLayers, ResidencyError
 from devicekit.residency.modes import Strategy
 from devicekit.residency.tensors import ModuleTensors, own_tensors
@@ -103,6 +105,8 @@ class _LayerwiseOffload(Strategy):
         self._depth = mode.prefetch if transfer.asynchronous else 0
         self._dtype: torch.dtype | None = None
         self._active = False
+        #: Layers that came late, since the device ran out of memory when they were to come early.
+        self.prefetches_failed = 0
         self._hooks: list[RemovableHandle] = []
         for index, layer in enumerate(layers):
             self._hooks.append(layer.register_forward_pre_hook(partial(self._before, index)))
@@ -120,7 +124,11 @@ class _LayerwiseOffload(Strategy):
             return
         self._dtype = dtype
         self.prefetched = True
-        self._rest.fetch(dtype)
+        try:
+            self._rest.fetch(dtype)
+        except BaseException:
+            self.park()
+            raise
         self._fetch_first()
 
     def ready(self, dtype: torch.dtype | None) -> None:
@@ -154,7 +162,16 @@ class _LayerwiseOffload(Strategy):
 
     def _fetch_first(self) -> None:
         for part in [part for part in self._layers if not part.resident][: self._depth]:
+            self._fetch_ahead(part)
+
+    def _fetch_ahead(self, part: _Part) -> None:
+        try:
             part.fetch(self._dtype)
+        except Exception as error:
+            if self.transfer.device.classify_error(error) is not ErrorKind.OUT_OF_MEMORY:
+                raise
+            forget_tensors(error)  # it is brought when its turn comes, and what fails then is raised
+            self.prefetches_failed += 1
 
     def _before(self, index: int, module: nn.Module, inputs: object) -> None:
         if not self._active:
@@ -163,7 +180,7 @@ class _LayerwiseOffload(Strategy):
         # Submitted before this layer's own work, so that the copies run beside it. After the last layer comes
         # the first: the next step of a denoising loop.
         for ahead in range(1, self._depth + 1):
-            self._layers[(index + ahead) % len(self._layers)].fetch(self._dtype)
+            self._fetch_ahead(self._layers[(index + ahead) % len(self._layers)])
 
     def _after(self, index: int, module: nn.Module, inputs: object, output: object) -> None:
         if self._active and not self._layers[index].resident:

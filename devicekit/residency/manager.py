@@ -121,7 +121,7 @@ class Residency:
             if request.active is not None:
                 self._finish_use(request)
             request.position = len(request.plan)
-            for name, use in request.seen.items():
+            for name, use in list(request.held.items()):
                 if not request.kept(name):
                     self._release(request, use)
             self._give_up_prefetches(request, but=None)
@@ -173,7 +173,7 @@ class Residency:
             self._finish_use(request, following=use)
         if request.active is None:
             self._make_ready(use)
-        request.active = request.seen[component] = use
+        request.active = request.held[component] = use
         self._prefetch_next(request)
         return self._components.modules[component]
 
@@ -235,11 +235,10 @@ class Residency:
     def _release(self, request: RequestState, use: ComponentUse) -> None:
         strategy = self._components[use.component]
         before = strategy.bytes_on_device
-        if not before:
-            return
         strategy.park()
+        del request.held[use.component]
         remaining = strategy.bytes_on_device
-        if remaining == before:
+        if remaining == before and not strategy.layerwise:
             return  # it is resident
         stats = self.device.memory_stats()
         upcoming = request.upcoming

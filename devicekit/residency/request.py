@@ -21,7 +21,7 @@ class RequestState:
     stage: Stage | None = None
     stage_position: int = 0  # the next stage that has not begun
     active: ComponentUse | None = None
-    seen: dict[str, ComponentUse] = field(default_factory=dict)  # the last use of each component
+    held: dict[str, ComponentUse] = field(default_factory=dict)  # components made ready and not released
 
     def __post_init__(self) -> None:
         self.plan = [use for stage in self.stages for use in stage.uses]
@@ -59,7 +59,7 @@ class RequestState:
 
     def kept(self, component: str) -> bool:
         """Whether a component stays ready when this request has ended."""
-        uses = [use for use in (*self.plan, *self.seen.values()) if use.component == component]
+        uses = [use for use in self.plan if use.component == component]
         if self.report.warmup:
             return any(use.keep_after_warmup for use in uses)
         return any(use.keep_after_request for use in uses)

@@ -32,8 +32,7 @@ class ModuleTensors:
                         slot.places.append((owner, name))
         self._slots = list(slots.values())
         for slot in self._slots:
-            if type(slot.tensor) is nn.Parameter:
-                slot.attributes = dict(vars(slot.tensor))
+            slot.attributes = _own_attributes(slot.tensor) if slot.is_parameter else {}
 
     @property
     def ids(self) -> set[int]:
@@ -73,6 +72,15 @@ def is_on(tensor: torch.Tensor, device: torch.device) -> bool:
     """Whether a tensor is on a device; one without an index is the only one of its kind."""
     here = tensor.device
     return here.type == device.type and device.index in (None, here.index)
+
+
+def _own_attributes(parameter: torch.Tensor) -> dict[str, object]:
+    """What others have set on a parameter, without what its tensor type keeps there itself."""
+    found = vars(parameter)
+    if not found:
+        return {}
+    usual = vars(nn.Parameter(parameter.detach(), requires_grad=False))
+    return {name: value for name, value in found.items() if name not in usual}
 
 
 def _install(slot: _Slot, tensor: torch.Tensor) -> None:
