@@ -97,7 +97,7 @@ def test_it_runs_where_the_whole_does_not_fit(
     assert torch.equal(image, picture)
 
 
-@pytest.mark.parametrize("sim_machine", [{"copy_bandwidth": 2e9}], indirect=True)
+@pytest.mark.parametrize("sim_machine", [{"copy_bandwidth": 2e9, "kernel_seconds": 4e-5}], indirect=True)
 def test_prefetching_takes_memory_and_saves_time(sim_machine: Simulator, sim_device: Device) -> None:
     measured: list[tuple[float, int]] = []
     for margin in (1 << 30, 0):  # more than there is: nothing comes early
@@ -107,7 +107,7 @@ def test_prefetching_takes_memory_and_saves_time(sim_machine: Simulator, sim_dev
         run(sim_device, {"all": SnapshotOffload()}, prefetch_margin=margin)
         measured.append((sim_machine.clock.now() - before, peaks(sim_device)[0]))
     (slow, small), (fast, large) = measured
-    assert fast < 0.8 * slow
+    assert slow - fast > 1e-3  # the transformer came while the text encoder worked
     assert large > small + 1_000_000
 
 
