@@ -1,15 +1,16 @@
-"""Shared by all tests: one thread, and small checkpoints made once."""
+"""Shared by all tests: one thread, no DEVICEKIT_* setting, backends taken back, and small checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from devicekit.device import Device, get_device
-from devicekit.registry import unregister_backend
+import devicekit
+from devicekit.contract import Manifest
 from devicekit.testing import SimConfig, Simulator, simulation
 
 torch.set_num_threads(1)  # the models are tiny: threads cost more than they bring
@@ -37,10 +38,40 @@ def sim_machine(request: pytest.FixtureRequest) -> Iterator[Simulator]:
 
 
 @pytest.fixture
-def sim_device(sim_machine: Simulator) -> Iterator[Device]:
+def sim_device(sim_machine: Simulator) -> Iterator[devicekit.Device]:
     """Device 0 of that machine, as engine code holds it."""
     from devicekit.testing.sim_backend import register
 
     register()
-    yield get_device("sim")
-    unregister_backend("sim")
+    yield devicekit.get_device("sim")
+    devicekit.unregister_backend("sim")
+
+
+Register = Callable[..., devicekit.Device]
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("DEVICEKIT_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def register() -> Iterator[Register]:
+    """Register a backend class in this process, open its first device, and take it back after the test.
+
+    Keyword arguments are keys of its manifest.
+    """
+    names: list[str] = []
+
+    def offer(
+        factory: Callable[[], object], *, name: str = "acme", open: bool = True, **keys: object
+    ) -> object:
+        table = {"name": name, "device_type": "cpu", "contract": ">=1.0,<2", "indexed": False, **keys}
+        candidate = devicekit.register_backend(factory, Manifest.parse({"backend": table}))
+        names.append(name)
+        return devicekit.get_device(name) if open else candidate
+
+    yield offer
+    for name in names:
+        devicekit.unregister_backend(name)

@@ -13,7 +13,8 @@ from devicekit.contract.errors import HookError
 from devicekit.contract.hooks import hookimpl
 from devicekit.contract.manifest import Manifest
 from devicekit.contract.records import ErrorKind
-from devicekit.device import Device, get_device
+from devicekit.device import Device
+from devicekit.opening import get_device
 from devicekit.registry import register_backend, unregister_backend
 from devicekit.release import (
     PointCounters,

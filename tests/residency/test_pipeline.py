@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from devicekit.device import Device, get_device
+from devicekit.device import Device
+from devicekit.opening import get_device
 from devicekit.residency import (
     ComponentOffload,
     ComponentUse,
@@ -111,6 +112,7 @@ def test_prefetching_takes_memory_and_saves_time(sim_machine: Simulator, sim_dev
     assert large > small + 1_000_000
 
 
+@pytest.mark.parametrize("name", MODES)
 def test_the_host_makes_the_same_picture_and_moves_nothing(picture: torch.Tensor, name: str) -> None:
     image, (report,) = run(get_device("cpu"), MODES[name])
     assert torch.equal(image, picture)
