@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import enum
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import nn
@@ -109,8 +109,9 @@ class _LayerwiseOffload(Strategy):
         self.prefetches_failed = 0
         self._hooks: list[RemovableHandle] = []
         for index, layer in enumerate(layers):
-            self._hooks.append(layer.register_forward_pre_hook(partial(self._before, index)))
-            self._hooks.append(layer.register_forward_hook(partial(self._after, index), always_call=True))
+            before, after = _hooks(weakref.ref(self), index)
+            self._hooks.append(layer.register_forward_pre_hook(before))
+            self._hooks.append(layer.register_forward_hook(after, always_call=True))
 
     @property
     def bytes(self) -> int:
@@ -173,7 +174,8 @@ class _LayerwiseOffload(Strategy):
             forget_tensors(error)  # it is brought when its turn comes, and what fails then is raised
             self.prefetches_failed += 1
 
-    def _before(self, index: int, module: nn.Module, inputs: object) -> None:
+    def enter_layer(self, index: int) -> None:
+        """Have a layer on the device, and the next ones on their way."""
         if not self._active:
             return
         self._layers[index].enter(self._dtype)
@@ -182,9 +184,29 @@ class _LayerwiseOffload(Strategy):
         for ahead in range(1, self._depth + 1):
             self._fetch_ahead(self._layers[(index + ahead) % len(self._layers)])
 
-    def _after(self, index: int, module: nn.Module, inputs: object, output: object) -> None:
+    def leave_layer(self, index: int) -> None:
+        """Give up a layer's device memory."""
         if self._active and not self._layers[index].resident:
             self._layers[index].leave()
+
+
+def _hooks(
+    strategy: weakref.ref[_LayerwiseOffload], index: int
+) -> tuple[Callable[[nn.Module, object], None], Callable[[nn.Module, object, object], None]]:
+    """What a layer calls before and after its work.
+
+    Weakly: module and strategy would otherwise keep each other, and device memory, until a garbage collection.
+    """
+
+    def before(module: nn.Module, inputs: object) -> None:
+        if (found := strategy()) is not None:
+            found.enter_layer(index)
+
+    def after(module: nn.Module, inputs: object, output: object) -> None:
+        if (found := strategy()) is not None:
+            found.leave_layer(index)
+
+    return before, after
 
 
 def _largest_list(module: nn.Module) -> list[nn.Module]:

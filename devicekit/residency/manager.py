@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from devicekit.device import Device
-from devicekit.oom import OutOfMemoryRecovery, add_note, describe
+from devicekit.oom import OutOfMemoryRecovery, OutOfMemoryReport, add_note, describe
 from devicekit.opening import get_device
 from devicekit.release import ReleasePoint, ReleasePoints
 from devicekit.residency.components import Components, Mode
@@ -54,9 +54,9 @@ class Residency:
         self._margin = prefetch_margin
         self._transfer = Transfer(self.device, pin=pin)
         self._components = Components(components, modes or {}, self._transfer)
-        self._recovery = OutOfMemoryRecovery(self.device, self.releases, self._make_room)
+        #: The last time a component did not fit at first.
+        self.last_out_of_memory: OutOfMemoryReport | None = None
         self._request: RequestState | None = None
-        self._making_ready: str | None = None
         self._cached: dict[str, int | None] = {}  # before each was made ready
 
     @property
@@ -211,16 +211,17 @@ class Residency:
         strategy = self._components[use.component]
         if not strategy.bytes_on_device and not strategy.prefetched:
             self._cached[use.component] = self.device.memory_stats().fragmentation
-        self._making_ready = use.component
+        # Not kept: it refers to this object, which then only a garbage collection would free, bytes and all.
+        recovery = OutOfMemoryRecovery(self.device, self.releases, lambda: self._make_room(use.component))
         try:
-            self._recovery.run(f"making {use.component} ready", strategy.ready, use.target_dtype)
+            recovery.run(f"making {use.component} ready", strategy.ready, use.target_dtype)
         finally:
-            self._making_ready = None
+            self.last_out_of_memory = recovery.last or self.last_out_of_memory
 
-    def _make_room(self) -> None:
-        """Let go of what another component needs more: prefetches, and what is only kept ready."""
+    def _make_room(self, component: str) -> None:
+        """Let go of what a component needs more: prefetches, and what is only kept ready."""
         for name, strategy in self._components.attached():
-            if name != self._making_ready:
+            if name != component:
                 strategy.park()
 
     def _finish_use(self, request: RequestState, following: ComponentUse | None = None) -> None:

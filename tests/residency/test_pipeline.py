@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 
@@ -117,6 +119,17 @@ def test_the_host_makes_the_same_picture_and_moves_nothing(picture: torch.Tensor
     image, (report,) = run(get_device("cpu"), MODES[name])
     assert torch.equal(image, picture)
     assert (report.synchronous, report.bytes_in, report.bytes_out) == (True, 0, 0)
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_dropping_a_pipeline_frees_the_device_at_once(sim_device: Device, name: str) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        run(sim_device, MODES[name])
+        assert sim_device.memory_stats().allocated == 0
+    finally:
+        gc.enable()
 
 
 def test_a_use_can_be_declared_with_flags(sim_device: Device, picture: torch.Tensor) -> None:
