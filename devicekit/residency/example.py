@@ -8,17 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 
 import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from devicekit.residency.manager import Residency
 from devicekit.residency.uses import ComponentUse, Stage
 
 _HEADS = 4
 _VOCABULARY = 256
 _PATCH = 8
+
+
+class Moves(Protocol):
+    """Whatever has components where they are needed."""
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """For the length of a stage."""
+        ...
 
 
 class Block(nn.Module):
@@ -117,13 +125,16 @@ class ExamplePipeline:
         names = {"encode": "text_encoder", "denoise": "transformer", "decode": "decoder"}
         return [Stage(stage, (chosen.get(name, ComponentUse(name)),)) for stage, name in names.items()]
 
-    def run(
-        self, tokens: torch.Tensor, device: torch.device, residency: Residency | None = None
-    ) -> torch.Tensor:
-        """An image for (batch, length) token ids on the host; with ``residency``, inside a request of its own."""
+    def run(self, tokens: torch.Tensor, device: torch.device, moves: Moves | None = None) -> torch.Tensor:
+        """An image for (batch, length) token ids on the host.
+
+        Args:
+            moves: has the components on the device stage by stage: a `Residency` in which a request is under way.
+                Without it they must be there.
+        """
 
         def stage(name: str) -> AbstractContextManager[object]:
-            return nullcontext() if residency is None else residency.stage(name)
+            return nullcontext() if moves is None else moves.stage(name)
 
         noise = torch.linspace(-1, 1, 16 * self.width).reshape(1, 16, self.width)
         with torch.no_grad():

@@ -25,6 +25,9 @@ from devicekit.residency.uses import ComponentUse, Stage
 class Residency:
     """The components of one pipeline on one device. One request at a time; not thread-safe.
 
+    Work on a component is submitted to the stream that was current when its use began: that stream waits for the
+    component's copies, and memory that the component leaves is used anew in its order.
+
     Args:
         components: by name. Looked up at each use: a module that was replaced is treated afresh.
         modes: by component name; ``"all"`` means those without one of their own. Default: `Resident`.
@@ -32,6 +35,7 @@ class Residency:
         rule: when a release is large enough to empty the cache.
         prefetch_margin: bytes that a prefetch beside another component must leave free.
         pin: page-lock host copies, where the backend can.
+        measure_warmups: report the peak of each use of a warm-up. This resets the device's peak statistics.
 
     Raises:
         UnknownComponent: a mode is for a component that is not there.
@@ -47,11 +51,13 @@ class Residency:
         rule: LargeReleaseRule | None = None,
         prefetch_margin: int = GIB,
         pin: bool = True,
+        measure_warmups: bool = False,
     ) -> None:
         self.device = get_device(device)
         self.releases = releases or ReleasePoints.configured(self.device)
         self._rule = rule or LargeReleaseRule()
         self._margin = prefetch_margin
+        self._measure_warmups = measure_warmups
         self._transfer = Transfer(self.device, pin=pin)
         self._components = Components(components, modes or {}, self._transfer)
         #: The last time a component did not fit at first.
@@ -174,6 +180,8 @@ class Residency:
             self._finish_use(request, following=use)
         if request.active is None:
             self._make_ready(use)
+            if self._measures(request):
+                self.device.reset_peak_memory_stats()
         request.active = request.held[component] = use
         self._prefetch_next(request)
         return self._components.modules[component]
@@ -207,6 +215,9 @@ class Residency:
             raise ResidencyError("No request is under way: begin one first.")
         return self._request
 
+    def _measures(self, request: RequestState) -> bool:
+        return self._measure_warmups and request.report.warmup
+
     def _make_ready(self, use: ComponentUse) -> None:
         strategy = self._components[use.component]
         if not strategy.bytes_on_device and not strategy.prefetched:
@@ -227,6 +238,9 @@ class Residency:
     def _finish_use(self, request: RequestState, following: ComponentUse | None = None) -> None:
         use, request.active = request.active, None
         assert use is not None
+        if self._measures(request) and (peak := self.device.memory_stats().peak_allocated) is not None:
+            phase = use.component, use.phase
+            request.report.peaks[phase] = max(peak, request.report.peaks.get(phase, 0))
         coming = following or request.upcoming
         stays = coming is not None and coming.component == use.component
         if not stays and use.release_after_use and not (request.is_last(use) and request.kept(use.component)):

@@ -34,6 +34,8 @@ class RequestReport:
     synchronous: bool  # the backend lacks streams: every copy kept the host waiting
     releases: list[ComponentRelease] = field(default_factory=list)
     prefetches: list[Prefetch] = field(default_factory=list)
+    #: By component and phase, the most that was allocated while it was in use; only of warm-ups, if asked for.
+    peaks: dict[tuple[str, str], int] = field(default_factory=dict)
     bytes_in: int = 0  # copied to the device
     bytes_out: int = 0  # copied to the host
 

@@ -280,6 +280,27 @@ def test_out_of_memory_that_stays_is_raised_with_a_note(sim_machine: Simulator, 
     assert any("making encoder ready" in note for note in caught.value.__notes__)
 
 
+def test_a_warmup_tells_the_peak_of_each_phase(parts: Parts, sim_device: Device) -> None:
+    modes = {"all": ComponentOffload()}
+    residency = Residency(parts, sim_device, modes, measure_warmups=True)
+    stages = pipeline(ComponentUse("encoder", "large"), ComponentUse("encoder", "small"))
+    for warmup in (True, False):
+        with residency.request(stages, warmup=warmup) as report:
+            for name, size in (("0", 512 * KIB), ("1", 16 * KIB)):
+                with residency.stage(name):
+                    torch.empty(size, dtype=torch.uint8, device=sim_device.torch_device)
+        expected = {("encoder", "large"): SIZE + 512 * KIB, ("encoder", "small"): SIZE + 16 * KIB}
+        assert report.peaks == (expected if warmup else {})
+
+
+def test_peaks_are_nobody_elses_business_unless_asked_for(residency: Residency, sim_device: Device) -> None:
+    torch.empty(MIB, dtype=torch.uint8, device=sim_device.torch_device)
+    with residency.request(pipeline("encoder"), warmup=True) as report, residency.stage("0"):
+        pass
+    assert report.peaks == {}
+    assert sim_device.memory_stats().peak_allocated == MIB
+
+
 @pytest.fixture
 def eager(parts: Parts, sim_device: Device) -> Residency:
     return Residency(parts, sim_device, {"all": SnapshotOffload()}, prefetch_margin=SIZE)
