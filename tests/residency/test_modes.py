@@ -356,3 +356,32 @@ def test_without_streams_it_works_and_says_so(streamless: Device, model: Model, 
     assert torch.equal(forward(model, streamless.torch_device), expected)
     strategy.detach()
     assert devices(model) == {"cpu"}
+
+
+SLOW = pytest.mark.parametrize("sim_machine", [{"copy_latency": 1e-3}], indirect=True)
+
+
+@SLOW
+@pytest.mark.parametrize("mode", [SnapshotOffload(), LayerwiseOffload()], ids=["snapshot", "layerwise"])
+def test_memory_of_a_prefetch_that_is_given_up_is_not_used_before_its_copies_are_over(
+    sim_device: Device, model: Model, mode: Mode
+) -> None:
+    strategy = mode.attach(model, Transfer(sim_device))
+    sim_device.synchronize()
+    strategy.prefetch(None)
+    assert sim_device.current_stream().query()
+    strategy.park()
+    assert not sim_device.current_stream().query()
+
+
+@SLOW
+def test_memory_of_a_copy_that_failed_is_not_freed_before_the_others_are_over(
+    sim_machine: Simulator, sim_device: Device, model: Model
+) -> None:
+    strategy = SnapshotOffload().attach(model, Transfer(sim_device))
+    sim_device.synchronize()
+    before = sim_machine.clock.now()
+    fault = Fault("copy", Raise(lambda: RuntimeError("bus error")), nth=4)
+    with sim_machine.inject(fault), pytest.raises(RuntimeError, match="bus error"):
+        strategy.ready(None)
+    assert sim_machine.clock.now() - before >= 3e-3
