@@ -1,15 +1,18 @@
-"""Updating weights in place, again and again: reserved memory stays flat with emptying and climbs without."""
+"""Updating weights, once and again and again: when that empties the cache, and what reserved memory does then."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+import torch
 
 from devicekit.device import Device
 from devicekit.devtools.bench.machines import fine_grained
 from devicekit.devtools.bench.releases import reserved_over_updates
-from devicekit.testing import Simulator
+from devicekit.engine import Engine, EngineConfig
+from devicekit.release import ReleasePoint
+from devicekit.testing import MIB, Simulator
 
 FINE = pytest.mark.parametrize("sim_machine", [fine_grained()], indirect=True)
 UPDATES = 12
@@ -36,3 +39,20 @@ def test_without_emptying_it_climbs_until_another_process_gets_no_memory(
         sim_machine.other_process(wanted)
     sim_device.empty_cache()
     sim_machine.other_process(wanted).release()
+
+
+@pytest.mark.parametrize("flush", [True, False])
+def test_an_update_empties_only_when_told_to_and_then_once(
+    sim_device: Device, checkpoints: tuple[Path, Path], flush: bool
+) -> None:
+    engine = Engine.open(checkpoints[0], sim_device, config=EngineConfig(max_running=2, kv_tokens=512))
+    torch.empty(32 * MIB, dtype=torch.uint8, device=sim_device.torch_device)
+    ledger = engine.scheduler.state.releases.ledger
+    reply = engine.update_weights_from_disk(checkpoints[1], flush_cache=flush)
+    assert reply.success
+    assert ledger.query(emptied=True) == []
+    engine.update_weights_from_disk(checkpoints[0], flush_cache=flush, empty_cache=True)
+    (entry,) = ledger.query(emptied=True)
+    assert entry.point is ReleasePoint.WEIGHT_UPDATE
+    assert entry.released is not None
+    assert entry.released >= 32 * MIB

@@ -10,11 +10,10 @@ import torch
 from devicekit.device import Device
 from devicekit.devtools.bench.scheduler import ConstantRunner
 from devicekit.release import ReleaseEntry, ReleasePoint, ReleasePoints, interval
-from devicekit.scheduling.messages import Continue, Flush, Operation, Pause, PauseMode, Reply, UpdateWeights
+from devicekit.scheduling.messages import Continue, Flush, Operation, Pause, PauseMode, Reply
 from devicekit.scheduling.request import Request, SamplingParams, prompt_array
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits
 from devicekit.testing import MIB, Fault, LoseDevice, MockClock, Raise, Simulator
-from devicekit.weights.update import Loaded, update
 
 
 @dataclass
@@ -62,10 +61,6 @@ def rig(sim_device: Device) -> Rig:
     releases = ReleasePoints(sim_device, {ReleasePoint.IDLE: interval(30)}, clock)
     limits = SchedulerLimits(num_pages=64)
     scheduler = Scheduler(ConstantRunner(600), sim_device, limits, clock=clock, releases=releases)
-    state = scheduler.state
-    scheduler.control.register(
-        UpdateWeights, lambda operation: update(state, operation, lambda: Loaded(tensors=1, bytes=1))
-    )
     rig = Rig(scheduler, sim_device, clock)
     rig.leave_cached()
     return rig
@@ -81,13 +76,6 @@ def test_a_flush_empties_unless_told_not_to(rig: Rig) -> None:
     entry = rig.release(Flush("b"))
     assert entry is not None
     assert entry.released == 20 * MIB
-
-
-def test_a_weight_update_empties_only_when_told_to_and_then_once(rig: Rig) -> None:
-    assert not rig.release(UpdateWeights("a"))
-    assert rig.reserved == 20 * MIB
-    assert rig.release(UpdateWeights("b", empty_cache=True))
-    assert rig.emptied == [ReleasePoint.WEIGHT_UPDATE]
 
 
 def test_continuing_empties_by_default_while_still_paused(rig: Rig) -> None:
