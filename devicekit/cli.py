@@ -22,6 +22,8 @@ _BUILT_IN: Mapping[str, tuple[str, str]] = MappingProxyType(
             "which backend was chosen and why, its devices, hooks and memory",
         ),
         "demo": ("devicekit.commands.demo", "serve a small model through one reinforcement-learning cycle"),
+        "top": ("devicekit.commands.top", "watch a device's memory, or an engine's recording, live"),
+        "plot": ("devicekit.commands.plot", "draw a recorded timeline as HTML or PNG"),
         "generate": ("devicekit.commands.generate", "complete a prompt with a local model"),
     }
 )
