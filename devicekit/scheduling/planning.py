@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,8 +13,7 @@ from devicekit.scheduling.reservation import NewTokenRatio
 from devicekit.scheduling.state import SchedulerState
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Tokens ``start`` to ``end - 1`` of a request whose earlier tokens are computed."""
 
     request: Request
@@ -51,9 +51,22 @@ class Planner:
         budget = self._max_batch_tokens - plan.decoding
         for request in state.prefilling:
             budget = self._take_chunk(plan, request, budget)
-        while budget > 0 and state.admitting and len(state.waiting) and self._admit(state.waiting.first()):
-            budget = self._take_chunk(plan, state.prefilling[-1], budget)
+        if budget > 0 and state.admitting and len(state.waiting):
+            self._admit_waiting(plan, budget)
         return plan
+
+    def _admit_waiting(self, plan: Plan, budget: int) -> None:
+        state = self._state
+        state.waiting.arrange()
+        to_come = state.running.to_come()
+        for request in state.prefilling:
+            to_come += request.limit - request.total
+        while budget > 0 and len(state.waiting):
+            request = state.waiting.first()
+            to_come += request.limit - request.total
+            if not self._admit(request, to_come):
+                return
+            budget = self._take_chunk(plan, request, budget)
 
     @staticmethod
     def _take_chunk(plan: Plan, request: Request, budget: int) -> int:
@@ -62,10 +75,17 @@ class Planner:
             plan.chunks.append(Chunk(request, request.computed, request.computed + count))
         return budget - count
 
-    def _admit(self, request: Request) -> bool:
+    def _admit(self, request: Request, to_come: int) -> bool:
+        """Give a request its row and pages.
+
+        Args:
+            to_come: output tokens that it and everything that has pages may still produce; a share of their
+                pages stays free. Alone it needs no such reserve: nothing else will ever free anything for it.
+        """
         state = self._state
-        namespace = (request.namespace, state.weight_version)
-        if not state.kv.acquire(request, namespace, self._spare(request)):
+        alone = not (state.running.requests or state.prefilling)
+        spare = 0 if alone else state.kv.pages_for(int(to_come * self._ratio.value))
+        if not state.kv.acquire(request, state.namespace(request), spare):
             return False
         state.waiting.take_first()
         if not request.num_output:
@@ -73,17 +93,6 @@ class Planner:
         state.running.history[request.row, : request.total] = request.tokens
         state.prefilling.append(request)
         return True
-
-    def _spare(self, newcomer: Request) -> int:
-        """Pages to leave for the output of what runs already, and of the newcomer."""
-        state = self._state
-        others = len(state.running) + len(state.prefilling)
-        if not others:  # whatever it may need later, nothing else is going to free anything for it
-            return 0
-        to_come = state.running.to_come() + newcomer.limit - newcomer.total
-        for request in state.prefilling:
-            to_come += request.limit - request.total
-        return state.kv.pages_for(int(to_come * self._ratio.value))
 
 
 class BatchBuilder:

@@ -10,6 +10,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from devicekit.clock import Clock, SystemClock
 from devicekit.contract.records import ErrorKind
@@ -49,8 +50,7 @@ class SchedulerLimits:
     checked: bool = False  # find double frees, at a cost
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """What came out of one step."""
 
     outputs: tuple[Output, ...]
@@ -91,11 +91,14 @@ class Scheduler:
         )
         pages = PageAllocator(limits.num_pages, checked=limits.checked)
         prefix = PrefixCache(pages, limits.page_size) if limits.prefix_caching else None
+        kv = RequestKV(table, pages, limits.page_size, prefix)
         self.state = SchedulerState(
             runner=runner,
-            kv=RequestKV(table, pages, limits.page_size, prefix),
+            kv=kv,
             running=RunningBatch(table, pages, limits.page_size, longest),
-            waiting=WaitingQueue(limits.policy),
+            waiting=WaitingQueue(
+                limits.policy, lambda request: kv.cached_tokens(request, self.state.namespace(request))
+            ),
             releases=releases or ReleasePoints(device, clock=clock),
             clock=clock,
         )

@@ -14,8 +14,9 @@ from time import process_time
 import numpy as np
 import torch
 
-from devicekit.device import Device, get_device
+from devicekit.device import Device
 from devicekit.devtools.bench.harness import Peer, Row, time_us, timed_row
+from devicekit.opening import get_device
 from devicekit.scheduling.batch import ForwardBatch, Int32, ModelLimits, StepOutput
 from devicekit.scheduling.request import Request, SamplingParams
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits
