@@ -49,7 +49,9 @@ class CachingAllocator:
         self.record_history = False
         self._config = config
         self._driver = driver
-        self._lock = threading.Lock()
+        # Re-entrant, since a driver that is slow moves the clock, which runs timers that may allocate.
+        self._lock = threading.RLock()
+        self._depth = 0
         self._segments: dict[int, Segment] = {}
         self._free: dict[PoolKey, FreeList] = defaultdict(FreeList)
         # A finalizer may run at any instruction, also while this thread holds the lock: it only appends here.
@@ -83,9 +85,10 @@ class CachingAllocator:
         """Give a block back. It stays active until every fence is done."""
         block.fences = fences
         self._returned.append(block)
-        while self._returned and self._lock.acquire(blocking=False):
+        if self._lock.acquire(blocking=False):
             try:
-                self._settle()
+                if self._depth == 0:
+                    self._settle()
             finally:
                 self._lock.release()
 
@@ -136,8 +139,13 @@ class CachingAllocator:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         with self._lock:
-            self._settle()
-            yield
+            self._depth += 1
+            try:
+                if self._depth == 1:
+                    self._settle()
+                yield
+            finally:
+                self._depth -= 1
 
     def _rounded(self, nbytes: int) -> int:
         return _round_up(max(nbytes, 1), self._config.rounding)

@@ -16,17 +16,19 @@ __all__ = ["copy_", "to_copy"]
 
 def copy_(destination: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
     """Copy between any two of host and devices; returns `destination`."""
-    machine = active.simulator()
-    if not isinstance(destination, DeviceTensor):
-        assert isinstance(source, DeviceTensor)
-        device_to_host(source._device(), destination, source._inner, source._lease, non_blocking=non_blocking)
-    elif not isinstance(source, DeviceTensor):
+    if not isinstance(source, DeviceTensor):
+        if not isinstance(destination, DeviceTensor):
+            return destination.copy_(source)
         host_to_device(destination._device(), destination._inner, source, non_blocking=non_blocking)
-    elif source.device != destination.device:
-        device_to_device(destination._device(), source._device(), destination._inner, source._inner)
+        return destination
+    origin = source._device()
+    if not isinstance(destination, DeviceTensor):
+        device_to_host(origin, destination, source._inner, source._lease, non_blocking=non_blocking)
+    elif (target := destination._device()) is not origin:
+        device_to_device(target, origin, destination._inner, source._inner)
     else:
         inner, other = destination._inner, source._inner
-        machine.devices[destination.device.index].run_kernel("aten::copy_", lambda: inner.copy_(other), inner)
+        origin.run_kernel("aten::copy_", lambda: inner.copy_(other), inner)
     return destination
 
 

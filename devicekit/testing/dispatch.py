@@ -9,7 +9,7 @@ import torch
 
 from devicekit.testing import active
 from devicekit.testing.copies import copy_, to_copy
-from devicekit.testing.errors import StaleTensor, WrongDevice
+from devicekit.testing.errors import WrongDevice
 from devicekit.testing.operators import OperatorTraits, traits_of
 from devicekit.testing.sim_device import SimDevice
 from devicekit.testing.wrapper import DeviceTensor, wrap
@@ -49,7 +49,7 @@ def _run(
         made = func(*inner_args, **inner_kwargs)
         return made if target is None else wrap(cls, made, target)
     if traits.is_view:
-        return _finish_view(cls, func(*inner_args, **inner_kwargs), args, device, traits)
+        return _finish_view(cls, func(*inner_args, **inner_kwargs), args, device)
     if traits.waits:
         device.wait_for_host()
 
@@ -99,20 +99,14 @@ class _Unwrapper:
         return value
 
     def _inner_of(self, tensor: DeviceTensor) -> torch.Tensor:
-        device, lease = self.device, tensor._lease
-        index = tensor.device.index
-        if device is None:
-            machine = active.simulator()
-            if index >= len(machine.devices):
-                raise StaleTensor(f"this tensor on {tensor.device} is of another simulated machine")
-            device = self.device = machine.devices[index]
-        elif device.index != index and tensor.dim():
+        device = tensor._device()
+        if self.device is None:
+            self.device = device
+        elif device is not self.device and tensor.dim():
             raise WrongDevice(
                 f"{self.traits.name}: expected all tensors on the same device, but found "
-                f"{active.DEVICE_TYPE}:{device.index} and {tensor.device}"
+                f"{active.DEVICE_TYPE}:{self.device.index} and {tensor.device}"
             )
-        if lease is not None and lease.device.machine is not device.machine:
-            raise StaleTensor(f"this tensor on {tensor.device} is of another simulated machine")
         return tensor._inner
 
 
@@ -151,9 +145,7 @@ def _run_random(
         torch.set_rng_state(host)
 
 
-def _finish_view(
-    cls: type[DeviceTensor], out: object, args: Sequence[object], device: SimDevice, traits: OperatorTraits
-) -> object:
+def _finish_view(cls: type[DeviceTensor], out: object, args: Sequence[object], device: SimDevice) -> object:
     made = wrap(cls, out, device)
     base = next(arg for arg in args if isinstance(arg, DeviceTensor))
     for view in made if isinstance(made, tuple | list) else (made,):

@@ -24,7 +24,7 @@ class PhysicalMemory:
     def __init__(self, total: int) -> None:
         self.total = total
         self._held: dict[Holder, int] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer may give back while this thread takes
 
     @property
     def free(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -27,6 +28,7 @@ OLDEST_TORCH = Version("2.10")
 
 #: What torch was taught lives as long as this does.
 _library: torch.library.Library | None = None
+_lock = threading.Lock()
 
 
 def is_enabled() -> bool:
@@ -47,10 +49,11 @@ def enable(config: SimConfig | None = None) -> Simulator:
         torch is older than 2.10, or another backend has taken torch's one free device type in this process.
     """
     global _library
-    if _library is None:
-        _check_possible()
-        _library = _teach_torch()
-        active.replace(Simulator(config))
+    with _lock:
+        if _library is None:
+            _check_possible()
+            _library = _teach_torch()
+            active.replace(Simulator(config))
     machine = active.simulator()
     if config is not None and machine.config != config:
         raise ValueError(
@@ -82,7 +85,7 @@ def _check_possible() -> None:
             f"the simulated accelerator needs torch >= {OLDEST_TORCH}, and this is {version}: pip install -U torch"
         )
     taken = torch._C._get_privateuse1_backend_name()
-    if taken not in ("privateuseone", DEVICE_TYPE):
+    if taken != "privateuseone":
         raise CannotEnable(
             f"torch has one free device type in a process, and {taken!r} has taken it: use the simulated "
             "accelerator in a process that does not import that backend (TORCH_DEVICE_BACKEND_AUTOLOAD=0 keeps it "
@@ -102,8 +105,12 @@ class _Hooks(torch._C._acc.PrivateUse1Hooks):
 
 
 def _teach_torch() -> torch.library.Library:
-    from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
-
+    try:
+        from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+    except ImportError as error:
+        raise CannotEnable(
+            f"torch {torch.__version__} has no way for a backend in Python, as 2.10 to 2.13 have"
+        ) from error
     _setup_privateuseone_for_python_backend(DEVICE_TYPE, backend_module=SimModule(), hook=_Hooks())
     # What torch cached while there was no such device.
     torch.get_device_module.cache_clear()

@@ -35,7 +35,7 @@ def export_tensor(tensor: torch.Tensor) -> IpcHandle:
     if not isinstance(tensor, SimTensor):
         raise TypeError(f"only tensors on {active.DEVICE_TYPE} can be exported, not one on {tensor.device}")
     inner = tensor._inner
-    # What is queued still holds these bytes under their old address.
+    # Another process cannot wait for what is queued here.
     tensor._device().synchronize()
     manager, name, nbytes = inner.untyped_storage()._share_filename_cpu_()
     return IpcHandle(

@@ -239,7 +239,7 @@ class SimModule:
     def _visited(self, operation: str, device: DeviceLike = None) -> Simulator:
         machine = active.simulator()
         if machine.scripted:
-            machine.visit(operation, machine.index_of(device))
+            machine.device(device).visit(operation)
         return machine
 
 

@@ -43,11 +43,12 @@ class Lease:
     Without a block it stands for memory that another process allocated.
     """
 
-    __slots__ = ("__weakref__", "block", "copies", "device", "stream_id", "users")
+    __slots__ = ("__weakref__", "block", "copies", "device", "nbytes", "stream_id", "users")
 
-    def __init__(self, device: SimDevice, block: Block | None, stream_id: int) -> None:
+    def __init__(self, device: SimDevice, block: Block | None, stream_id: int, nbytes: int) -> None:
         self.device = device
         self.block = block
+        self.nbytes = nbytes
         self.stream_id = stream_id
         self.users: set[SimStream] = set()
         self.copies: list[AsyncCopy] = []
@@ -65,6 +66,7 @@ class SimDevice:
         self.index = index
         self.memory = memory
         self.clock = machine.clock
+        self.lock = machine.lock
         self.tail = 0.0
         self.fraction = 1.0
         self.blocking_launches = machine.config.blocking_launches
@@ -73,12 +75,14 @@ class SimDevice:
         self.allocator = CachingAllocator(machine.config, self, base_address=(index + 1) << 40)
         self._holder = Holder(os.getpid(), f"{DEVICE_TYPE}:{index}")
         self._thread = threading.local()
-        # Copies that still read a block which was freed under them, with no stream recorded to hold it.
+        # Copies in other streams that still read a block which was freed under them.
         self._endangered: list[tuple[int, int, AsyncCopy]] = []
         self.default_stream = SimStream(self, stream_id=0)
 
     def visit(self, operation: str) -> None:
-        self.machine.visit(operation, self.index)
+        """Run the scripted faults of `operation`. Raises what they raise."""
+        if self.machine.visit(operation, self.index):
+            self.allocator.refuse(0)
 
     @property
     def capturing(self) -> SimGraph | None:
@@ -112,16 +116,12 @@ class SimDevice:
         self._charge_driver(*before)
         if self._endangered:
             self._overwrite(block)
-        return Lease(self, block, stream.stream_id)
+        return Lease(self, block, stream.stream_id, nbytes)
 
     def release(self, lease: Lease, block: Block) -> None:
         """Free the `block` of `lease`, holding it active while a stream that was recorded for it is busy."""
         for copy in lease.copies:
-            if (
-                copy.reads_later
-                and copy.stream not in lease.users
-                and copy.stream.stream_id != lease.stream_id
-            ):
+            if copy.reads_later and copy.stream.stream_id != lease.stream_id:
                 self._endangered.append((block.address, block.address + block.size, copy))
         self.allocator.free(block, tuple(stream.fence() for stream in lease.users))
 
@@ -173,7 +173,7 @@ class SimDevice:
         seconds = (counters.num_device_alloc - allocs) * config.driver_alloc_seconds
         seconds += (counters.num_device_free - frees) * config.driver_free_seconds
         if seconds:
-            self.clock.sleep(seconds)
+            self.clock.advance(seconds)
 
     def _overwrite(self, block: Block) -> None:
         start, end = block.address, block.address + block.size
@@ -210,14 +210,11 @@ class SimDevice:
         machine = self.machine
         machine.initialize()
         if machine.scripted:
-            wants_oom = machine.visit("kernel", self.index) | machine.visit(f"kernel:{name}", self.index)
-            if wants_oom:
-                self.allocator.refuse(0)
+            self.visit("kernel")
+            self.visit(f"kernel:{name}")
         machine.current_stream(self.index).launch(kernels * machine.config.kernel_seconds)
 
     def wait_for_host(self) -> None:
         """Let the host wait for this thread's current stream, as reading a value back does."""
         self.refuse_capture("reading a value back")
-        stream = self.machine.current_stream(self.index)
-        stream.run_device_parts()
-        self.clock.advance_to(stream.tail)
+        self.clock.advance_to(self.machine.current_stream(self.index).tail)

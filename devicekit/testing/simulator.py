@@ -71,6 +71,8 @@ class Simulator:
         self.clock = MockClock() if clock is None else clock
         self.initialized = False
         self._owner = os.getpid()
+        #: Held while a queue of work changes; one for all streams, since they wait for each other.
+        self.lock = threading.RLock()
         self._thread = _ThreadState()
         self._scripts: list[FaultScript] = []
         count, capacity = self.config.device_count, self.config.capacity

@@ -11,6 +11,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import RLock
 from typing import Protocol
 
 import torch
@@ -30,6 +31,7 @@ class StreamHost(Protocol):
     index: int
     clock: MockClock
     tail: float
+    lock: RLock
 
     @property
     def poll_seconds(self) -> float: ...
@@ -57,6 +59,13 @@ class Operation:
         if part is not None:
             part()
 
+    def complete(self) -> None:
+        # Forgotten once it has run, for it holds on to the tensors it copies.
+        completion, self.completion = self.completion, None
+        if completion is not None:
+            completion()
+        self.done = True
+
 
 class SimStream:
     """An ordered queue of work on one device, the current one by default. Equal streams are the same queue."""
@@ -77,6 +86,8 @@ class SimStream:
         self.priority = priority
         self.tail = 0.0
         self._pending: deque[Operation] = deque()
+        # Of these, the ones whose device part has not run yet. They run in order, so this is the tail end.
+        self._unrun: deque[Operation] = deque()
 
     @property
     def device(self) -> torch.device:
@@ -118,9 +129,12 @@ class SimStream:
         completion: Callable[[], None] | None = None,
     ) -> Operation:
         """Queue work that takes `seconds` of the device's time, behind all that is queued already."""
-        self._extend(seconds)
-        operation = Operation(name, next(_numbers), self.tail, device_part, completion)
-        self._pending.append(operation)
+        with self.host.lock:
+            self._extend(seconds)
+            operation = Operation(name, next(_numbers), self.tail, device_part, completion)
+            self._pending.append(operation)
+            if device_part is not None:
+                self._unrun.append(operation)
         if self.tail <= self.host.clock.now():
             self._retire()
         else:
@@ -130,16 +144,16 @@ class SimStream:
 
     def launch(self, seconds: float) -> None:
         """Queue a kernel whose effect the caller applies at once: all that it may read is made true first."""
-        self.run_device_parts()
-        self._extend(seconds)
+        with self.host.lock:
+            self.run_device_parts()
+            self._extend(seconds)
         self._block_if_asked()
 
     def run_device_parts(self, through: int | None = None) -> None:
         """Apply the device parts of what is queued, up to operation number `through`."""
-        for operation in tuple(self._pending):
-            if through is not None and operation.number > through:
-                break
-            operation.run_device_part()
+        with self.host.lock:
+            while self._unrun and (through is None or self._unrun[0].number <= through):
+                self._unrun.popleft().run_device_part()
 
     def fence(self) -> StreamFence:
         return StreamFence(self, self.tail)
@@ -148,6 +162,7 @@ class SimStream:
         if stream is self:
             return
         self.tail = max(self.tail, until)
+        self.host.tail = max(self.host.tail, self.tail)
         if stream._pending:
             last = stream._pending[-1].number if through is None else through
             self.submit("wait", 0.0, lambda: stream.run_device_parts(last))
@@ -168,12 +183,11 @@ class SimStream:
 
     def _retire(self) -> None:
         now = self.host.clock.now()
-        while self._pending and self._pending[0].end <= now:
-            operation = self._pending.popleft()
-            operation.run_device_part()
-            if operation.completion is not None:
-                operation.completion()
-            operation.done = True
+        with self.host.lock:
+            while self._pending and self._pending[0].end <= now:
+                operation = self._pending.popleft()
+                self.run_device_parts(operation.number)
+                operation.complete()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SimStream) and self.host is other.host and self.stream_id == other.stream_id

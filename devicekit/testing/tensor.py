@@ -10,6 +10,7 @@ import torch
 
 from devicekit.testing import active
 from devicekit.testing.dispatch import run
+from devicekit.testing.errors import CaptureError, StaleTensor
 from devicekit.testing.streams import SimStream
 from devicekit.testing.wrapper import DeviceTensor
 
@@ -35,11 +36,14 @@ class SimTensor(DeviceTensor):
         return run(cls, func, args, dict(kwargs or {}))
 
     def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]  # an odd stub
-        self._device().wait_for_host()
+        try:
+            self._device().wait_for_host()
+        except (CaptureError, StaleTensor) as error:
+            return f"<tensor of shape {tuple(self.shape)} on {self.device}: {error}>"
         return f"{self._inner!r} on {self.device}"
 
     def __format__(self, spec: str) -> str:
-        return format(self.item(), spec) if self.dim() == 0 else super().__format__(spec)
+        return format(self.item(), spec) if self.dim() == 0 else object.__format__(self, spec)
 
     # What torch's C++ does with a raw pointer, it must not do here.
 
@@ -49,7 +53,7 @@ class SimTensor(DeviceTensor):
             return 0
         return self._lease.block.address + int(self._inner.storage_offset()) * self._inner.element_size()
 
-    def new_tensor(
+    def new_tensor(  # type: ignore[override]  # the stubs make keyword-only arguments positional
         self,
         data: object,
         *,

@@ -67,7 +67,7 @@ def device_to_host(
             completion=lambda: _copy(destination, staged.pop()),
         )
         if lease is not None and not copy.operation.done:
-            lease.copies.append(copy)
+            lease.copies = [*(earlier for earlier in lease.copies if earlier.reads_later), copy]
         return
     device.refuse_capture("a copy that is not queued")
     stream.run_device_parts()

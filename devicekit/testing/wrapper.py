@@ -9,6 +9,7 @@ from typing import TypeVar, cast
 import torch
 
 from devicekit.testing import active
+from devicekit.testing.errors import StaleTensor
 from devicekit.testing.poison import fill_with_poison
 from devicekit.testing.sim_device import Lease, SimDevice
 
@@ -55,7 +56,10 @@ class DeviceTensor(torch.Tensor):
         self._inner, self._lease = fresh._inner, fresh._lease
 
     def _device(self) -> SimDevice:
-        return active.simulator().devices[self.device.index]
+        machine, index, lease = active.simulator(), self.device.index, self._lease
+        if index >= len(machine.devices) or (lease is not None and lease.device.machine is not machine):
+            raise StaleTensor(f"this tensor on {self.device} is of another simulated machine")
+        return machine.devices[index]
 
 
 def wrap(cls: type[DeviceTensor], out: object, device: SimDevice) -> object:
@@ -83,7 +87,7 @@ def empty_on(
 
 def adopt(cls: type[_T], inner: torch.Tensor, device: SimDevice) -> _T:
     """A tensor on `device` over bytes that another process allocated: it takes nothing from the allocator here."""
-    lease = Lease(device, None, 0)
+    lease = Lease(device, None, 0, inner.untyped_storage().nbytes())
     _leases[inner.untyped_storage()._cdata] = lease
     return cls(inner, device)
 
@@ -91,10 +95,11 @@ def adopt(cls: type[_T], inner: torch.Tensor, device: SimDevice) -> _T:
 def _lease_for(inner: torch.Tensor, device: SimDevice) -> Lease | None:
     storage = inner.untyped_storage()
     key = storage._cdata
+    nbytes = storage.nbytes()
     lease = _leases.get(key)
-    if lease is None:
-        nbytes = storage.nbytes()
+    if lease is None or lease.nbytes < nbytes:
         if not nbytes:
             return None
+        # New bytes, or an operator made the host tensor's storage larger.
         lease = _leases[key] = device.allocate(nbytes)
     return lease

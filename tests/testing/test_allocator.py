@@ -254,6 +254,42 @@ def test_a_block_may_be_freed_while_the_allocator_is_at_work() -> None:
     assert allocator.malloc(18 * MIB).allocated
 
 
+def test_a_finalizer_may_free_in_the_middle_of_an_allocation() -> None:
+    allocator, _ = make()
+    first, second, _third = (allocator.malloc(512) for _ in range(3))
+    hole = second.address
+    allocator.free(second)
+    add = allocator.counters.add
+
+    def add_after_a_collection(name: str, pool: str, amount: int) -> None:
+        allocator.counters.add = add  # type: ignore[method-assign]  # only once
+        allocator.free(first)
+        add(name, pool, amount)
+
+    allocator.counters.add = add_after_a_collection  # type: ignore[method-assign]  # at any instruction, really
+    assert allocator.malloc(512).address == hole
+    assert current(allocator, "allocated_bytes") == 1024
+    (segment,) = allocator.snapshot()
+    states = [entry["state"] for entry in segment["blocks"]]  # type: ignore[attr-defined]  # a plain record
+    assert states == ["inactive", "active_allocated", "active_allocated", "inactive"]
+
+
+def test_a_driver_may_run_code_that_allocates() -> None:
+    allocator, card = make()
+    inner: list[Block] = []
+    take = card.take
+
+    def take_slowly(nbytes: int) -> bool:
+        card.take = take  # type: ignore[method-assign]  # only once
+        inner.append(allocator.malloc(512))
+        return take(nbytes)
+
+    card.take = take_slowly  # type: ignore[method-assign]  # as a timer on the clock may
+    outer = allocator.malloc(512)
+    assert outer.address != inner[0].address
+    assert current(allocator, "allocated_bytes") == 1024
+
+
 def test_history_names_the_code_that_allocated() -> None:
     allocator, _ = make()
     allocator.malloc(512)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -170,7 +172,7 @@ class Books(RuleBasedStateMachine):
             assert at == segment["address"] + segment["total_size"]  # type: ignore[operator]  # both are ints
             spans.append((segment["address"], at))  # type: ignore[arg-type]  # both are ints
         spans.sort()
-        assert all(end <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+        assert all(end <= start for (_, end), (start, _) in pairwise(spans))
         assert stats["active_bytes.all.current"] == sum(segment["active_size"] for segment in segments)
 
     @staticmethod

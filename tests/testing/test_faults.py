@@ -85,7 +85,7 @@ def test_a_hang_blocks_its_thread_until_it_is_released() -> None:
 
 def test_a_hang_that_nobody_ends_raises_at_its_bound() -> None:
     script = FaultScript((Fault("synchronize", Hang(bound=0.01)),), MockClock())
-    with pytest.raises(HangEnded, match="0.01"):
+    with pytest.raises(HangEnded, match=r"0\.01"):
         script.visit("synchronize")
 
 
@@ -129,6 +129,17 @@ def test_a_named_function_of_the_module_can_fail(machine: Simulator) -> None:
         torch.sim.memory_stats()
 
 
+def test_any_operation_can_fail_as_out_of_memory(machine: Simulator) -> None:
+    x = torch.ones(2, device="sim")
+    for operation, use in (
+        ("copy", x.cpu),
+        ("synchronize", torch.sim.synchronize),
+        ("kernel", lambda: x + x),
+    ):
+        with machine.inject(Fault(operation, OutOfMemory())), pytest.raises(torch.OutOfMemoryError):
+            use()
+
+
 def test_a_lost_device_fails_allocations_kernels_and_waits(machine: Simulator) -> None:
     x = torch.ones(2, device="sim")
     with machine.inject(Fault("kernel", LoseDevice())):
@@ -138,8 +149,18 @@ def test_a_lost_device_fails_allocations_kernels_and_waits(machine: Simulator) -
         assert torch.ones(2, device="sim:1").tolist() == [1.0, 1.0]
 
 
+def test_hangs_end_with_their_block(machine: Simulator) -> None:
+    thread = threading.Thread(target=torch.sim.synchronize)
+    with machine.inject(Fault("synchronize", Hang(bound=30.0))) as script:
+        thread.start()
+        while not script.hits:
+            thread.join(timeout=0.01)
+        assert thread.is_alive()
+    thread.join(timeout=5)
+    assert not thread.is_alive()
+
+
 def test_faults_end_with_their_block(machine: Simulator) -> None:
-    with machine.inject(Fault("allocate", OutOfMemory(), times=None)):
-        with pytest.raises(torch.OutOfMemoryError):
-            torch.empty(1, device="sim")
+    with machine.inject(Fault("allocate", OutOfMemory(), times=None)), pytest.raises(torch.OutOfMemoryError):
+        torch.empty(1, device="sim")
     torch.empty(1, device="sim")

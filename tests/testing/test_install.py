@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from devicekit.testing import CannotEnable, SimConfig, active, enable, install, is_enabled
 
-
-def run(code: str) -> str:
-    """Run `code` in a fresh interpreter in which warnings are errors, and return what it printed."""
-    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(code)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+Interpreter = Callable[[str], str]
 
 
 def test_enabling_twice_is_harmless_and_gives_the_same_machine() -> None:
@@ -31,30 +23,24 @@ def test_another_configuration_is_refused_with_the_way_to_get_it() -> None:
         enable(SimConfig(capacity=12345 << 12))
 
 
-def test_importing_enables_nothing() -> None:
+def test_importing_enables_nothing_and_use_before_enabling_is_told_so(run: Interpreter) -> None:
     out = run(
         """
-        import torch, devicekit.testing, devicekit.testing.sim_backend
-        print(torch.accelerator.is_available(), hasattr(torch, "sim"), devicekit.testing.is_enabled())
-        """
-    )
-    assert out == "False False False"
-
-
-def test_use_before_enabling_is_named() -> None:
-    out = run(
-        """
-        from devicekit.testing import NotEnabled, active
+        import torch, devicekit.testing.sim_backend
+        from devicekit.testing import NotEnabled, active, is_enabled
+        print(torch.accelerator.is_available(), hasattr(torch, "sim"), is_enabled())
         try:
             active.simulator()
         except NotEnabled as error:
             print(error)
         """
     )
-    assert "devicekit.testing.enable()" in out
+    flags, message = out.splitlines()
+    assert flags == "False False False"
+    assert "devicekit.testing.enable()" in message
 
 
-def test_enabling_works_before_anything_else_and_initialises_nothing() -> None:
+def test_enabling_works_before_anything_else_and_initialises_nothing(run: Interpreter) -> None:
     out = run(
         """
         import torch
@@ -68,7 +54,7 @@ def test_enabling_works_before_anything_else_and_initialises_nothing() -> None:
     assert out.splitlines() == ["3 False torch.sim", "2.0"]
 
 
-def test_a_process_in_which_another_backend_took_the_place_is_told_which() -> None:
+def test_a_process_in_which_another_backend_took_the_place_is_told_which(run: Interpreter) -> None:
     out = run(
         """
         import torch
@@ -94,7 +80,7 @@ def test_an_old_torch_is_refused_with_both_versions(monkeypatch: pytest.MonkeyPa
         active.replace(before)
 
 
-def test_the_process_ends_cleanly_with_tensors_and_work_left_over() -> None:
+def test_the_process_ends_cleanly_with_tensors_and_work_left_over(run: Interpreter) -> None:
     out = run(
         """
         import torch

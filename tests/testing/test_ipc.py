@@ -32,6 +32,14 @@ def test_a_child_process_reads_and_writes_the_same_bytes() -> None:
     assert base.tolist() == [0.0, 1.0, 2.0, 3.0, 40.0, 5.0]
 
 
+def test_exporting_waits_for_the_bytes_to_be_there() -> None:
+    tensor = torch.zeros(4, device="sim")
+    tensor.copy_(torch.ones(4).pin_memory(), non_blocking=True)
+    handle = export_tensor(tensor)
+    torch.sim.set_stream(torch.sim.Stream())
+    assert import_tensor(handle).tolist() == [1.0] * 4
+
+
 def test_an_imported_tensor_costs_the_importer_nothing() -> None:
     tensor = torch.ones(1 << 20, device="sim")
     allocated = torch.sim.memory_allocated()

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from devicekit.engine import Engine, EngineConfig
+from devicekit.registry import unregister_backend
+from devicekit.runners.example import write_example_checkpoint
+from devicekit.scheduling.request import SamplingParams
+from devicekit.testing.sim_backend import register
 
 pytestmark = pytest.mark.usefixtures("machine")
 
@@ -51,3 +59,23 @@ def test_a_model_that_does_not_fit_fails_as_out_of_memory(llama: LlamaForCausalL
     torch.sim.set_per_process_memory_fraction(0.0)
     with pytest.raises(torch.OutOfMemoryError):
         llama.to("sim")
+
+
+def test_the_engine_serves_from_the_device_what_the_model_says_on_the_host(tmp_path: Path) -> None:
+    write_example_checkpoint(tmp_path, seed=0)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    prompts = [[1, 2, 3, 4], [9] * 20, [5]]
+    register()
+    try:
+        engine = Engine.open(tmp_path, "sim:1", config=EngineConfig(max_running=2))
+        results = engine.generate(prompts, SamplingParams(max_new_tokens=12, temperature=0.0))
+    finally:
+        unregister_backend("sim")
+    for prompt, result in zip(prompts, results, strict=True):
+        tokens = torch.tensor([prompt])
+        expected = model.generate(
+            tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=12, do_sample=False
+        )
+        assert list(result.tokens) == expected[0, len(prompt) :].tolist()
+    assert torch.sim.memory_allocated(0) == 0
+    assert torch.sim.memory_allocated(1) > 0

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gc
-import os
 import threading
 from collections.abc import Callable
 
 import pytest
 import torch
 
-from devicekit.testing import MIB, ForkedAfterUse, SimConfig, Simulator, simulation
+from devicekit.testing import MIB, SimConfig, Simulator, simulation
 
 pytestmark = pytest.mark.usefixtures("machine")
 VARIANTS = [
@@ -93,6 +91,22 @@ def test_the_numbers_of_an_allocation_and_its_end(machine: Simulator) -> None:
     torch.sim.empty_cache()
     assert get("reserved_bytes") == 0
     assert torch.sim.mem_get_info() == (free, total)
+
+
+@variants
+def test_free_stays_within_a_total_that_never_changes(machine: Simulator) -> None:
+    total = torch.sim.mem_get_info()[1]
+    assert total == machine.config.capacity == torch.sim.get_device_properties().total_memory
+    held: list[torch.Tensor] = []
+    while True:
+        free, now = torch.sim.mem_get_info()
+        assert 0 <= free <= now == total
+        assert get("reserved_bytes") <= total
+        try:
+            held.append(torch.empty(37 * MIB, dtype=torch.uint8, device="sim"))
+        except torch.OutOfMemoryError:
+            break
+    assert len(held) == total // (38 * MIB if machine.config.caching else 37 * MIB)
 
 
 @variants
@@ -236,36 +250,6 @@ def test_a_private_pool_serves_its_block_only_in_its_thread_and_while_it_lasts()
     torch.sim.release_pool(pool)
     torch.sim.empty_cache()
     assert torch.sim.memory_stats()["segment.all.current"] == 0
-
-
-def test_a_forked_child_knows_that_it_cannot_use_the_device() -> None:
-    torch.sim.init()
-    assert in_fork(lambda: torch.sim._is_in_bad_fork() and not torch.sim.is_initialized())
-    assert in_fork(lambda: torch.sim.memory_stats() == {})
-
-    def use() -> bool:
-        with pytest.raises(ForkedAfterUse, match="spawn"):
-            torch.ones(1, device="sim")
-        return True
-
-    assert in_fork(use)
-    assert not torch.sim._is_in_bad_fork()
-
-
-def test_a_child_forked_before_first_use_can_use_the_device() -> None:
-    assert in_fork(lambda: torch.ones(1, device="sim").item() == 1.0)
-
-
-def in_fork(question: Callable[[], bool]) -> bool:
-    gc.collect()
-    child = os.fork()
-    if child == 0:
-        answer = 1
-        try:
-            answer = 0 if question() else 1
-        finally:
-            os._exit(answer)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_simulation_ends_with_its_block_and_leaves_the_one_before(machine: Simulator) -> None:

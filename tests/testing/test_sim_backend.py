@@ -15,7 +15,7 @@ from devicekit.contract.hooks import HOOKS
 from devicekit.contract.records import AllocatorState, ErrorKind
 from devicekit.device import Device
 from devicekit.registry import unregister_backend
-from devicekit.testing import MIB, DeviceLost, ForkedAfterUse, SimConfig, Simulator, WrongDevice
+from devicekit.testing import MIB, DeviceLost, ForkedAfterUse, SimConfig, Simulator, WrongDevice, simulation
 from devicekit.testing.sim_backend import manifest, register
 
 
@@ -63,6 +63,14 @@ def test_statistics_name_every_quantity(device: Device) -> None:
     assert stats.raw["segment.large_pool.current"] == 1
 
 
+def test_resetting_peaks_before_first_use_is_no_use(device: Device) -> None:
+    assert device.reset_peak_memory_stats()
+    assert not torch.sim.is_initialized()
+    torch.empty(MIB, device=device.torch_device)
+    device.reset_peak_memory_stats()
+    assert device.memory_stats().peak_allocated == 0
+
+
 def test_emptying_gives_back_what_it_says(device: Device) -> None:
     torch.empty(30 * MIB, dtype=torch.uint8, device=device.torch_device)
     free = device.memory_info().free
@@ -78,6 +86,15 @@ def test_memory_is_told_by_process(machine: Simulator, device: Device) -> None:
     with machine.other_process(5 * MIB, 1) as other:
         held = {entry.pid: entry.used for entry in device.process_memory() or ()}
     assert held == {os.getpid(): 2 * MIB, other.pid: 5 * MIB}
+
+
+@pytest.mark.parametrize("machine", [SimConfig.unified()], indirect=True)
+def test_a_process_with_several_holdings_is_told_once_with_their_sum(
+    machine: Simulator, device: Device
+) -> None:
+    held = [torch.empty(8, device="sim:0"), torch.empty(8, device="sim:1"), device.pin_memory(torch.ones(2))]
+    (entry,) = device.process_memory() or ()
+    assert entry.used == 2 * 2 * MIB + held[2].nbytes
 
 
 def test_properties_say_what_the_machine_is(device: Device) -> None:
@@ -139,8 +156,14 @@ def test_errors_are_told_apart_by_type(device: Device, error: Exception, kind: E
 def test_pinned_memory_and_overlap(device: Device) -> None:
     assert device.pin_memory(torch.ones(3)).is_pinned()
     assert device.copies_overlap() is True
+    held = device.pin_memory(torch.zeros(1024, dtype=torch.uint8))
+    device.pin_memory(torch.zeros(1024, dtype=torch.uint8))
+    device.synchronize()
     host = device.host_memory_stats()
-    assert host.allocated == 0 or host.allocated is None
+    assert host.allocated == held.nbytes
+    assert host.reserved is not None
+    assert host.reserved >= 2 * held.nbytes
+    assert device.empty_host_cache().released == host.reserved - held.nbytes
 
 
 def test_random_state_is_per_device_and_can_be_restored(device: Device) -> None:
@@ -181,16 +204,17 @@ def test_exported_memory_comes_back(device: Device) -> None:
 
 
 @pytest.mark.parametrize(
-    ("machine", "claimed", "denied"),
+    ("machine", "gained", "lost"),
     [
-        (SimConfig.uncached(), "streams", "caching_allocator"),
-        (SimConfig.synchronous(), "caching_allocator", "async_copies"),
-        (SimConfig.unified(), "unified_memory", "ipc_over_network"),
-        (SimConfig(), "async_copies", "unified_memory"),
+        (SimConfig.uncached(), set(), {"caching_allocator"}),
+        (SimConfig.synchronous(), set(), {"async_copies"}),
+        (SimConfig.unified(), {"unified_memory"}, set()),
     ],
     indirect=["machine"],
 )
-def test_capabilities_are_those_of_the_machine(machine: Simulator, claimed: str, denied: str) -> None:
-    capabilities = manifest().capabilities
-    assert claimed in capabilities
-    assert denied not in capabilities
+def test_capabilities_are_those_of_the_machine(machine: Simulator, gained: set[str], lost: set[str]) -> None:
+    claimed = manifest().capabilities
+    with simulation():
+        usual = manifest().capabilities
+    assert claimed - usual == gained
+    assert usual - claimed == lost

@@ -118,6 +118,14 @@ def test_waiting_in_a_stream_orders_its_later_work_without_holding_the_host(
     assert machine.clock.now() == 4.0
 
 
+def test_a_device_whose_stream_waits_for_another_device_waits_with_it(machine: Simulator) -> None:
+    producer, consumer = machine.create_stream(0), machine.create_stream(1)
+    producer.submit("produce", 3.0)
+    consumer.wait_stream(producer)
+    machine.synchronize(1)
+    assert machine.clock.now() == 3.0
+
+
 def test_an_event_that_is_recorded_again_marks_the_later_place(machine: Simulator) -> None:
     stream = machine.create_stream()
     event = stream.record_event()
@@ -183,6 +191,30 @@ def test_a_synchronous_machine_never_has_work_pending(machine: Simulator) -> Non
     torch.sim.busy(2.0, stream)
     assert stream.query()
     assert machine.clock.now() == 2.0
+
+
+def test_threads_may_submit_and_wait_at_once(machine: Simulator) -> None:
+    streams = [machine.create_stream() for _ in range(2)]
+    done: list[int] = []
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for turn in range(200):
+                stream = streams[turn % 2]
+                stream.wait_stream(streams[1 - turn % 2])
+                stream.submit("work", 1e-6, completion=lambda turn=turn: done.append(turn))
+                stream.synchronize()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert sorted(done) == sorted(list(range(200)) * 4)
 
 
 def test_kernels_take_time_on_the_stream_they_are_launched_in(machine: Simulator) -> None:

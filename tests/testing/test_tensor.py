@@ -12,9 +12,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F  # noqa: N812  # torch's own convention
+from torch.nn import functional as F
 
-from devicekit.testing import Simulator, StaleTensor, WrongDevice, simulation
+from devicekit.testing import SimConfig, Simulator, StaleTensor, WrongDevice, simulation
 
 pytestmark = pytest.mark.usefixtures("machine")
 
@@ -97,6 +97,38 @@ def flat(result: object) -> list[torch.Tensor]:
     return [torch.as_tensor(result)]
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_attention_gives_the_very_bits_of_the_host(mode: Callable[[], object]) -> None:
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 4, 33, 16) for _ in range(3))
+    with mode():  # type: ignore[attr-defined]  # both are context managers
+        expected = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        made = F.scaled_dot_product_attention(query.to("sim"), key.to("sim"), value.to("sim"), is_causal=True)
+    assert torch.equal(made.cpu(), expected)
+
+
+def test_attention_can_be_trained_through() -> None:
+    x = torch.randn(1, 2, 5, 8, device="sim", requires_grad=True)
+    F.scaled_dot_product_attention(x, x, x).sum().backward()
+    assert x.grad is not None
+    twin = x.detach().cpu().requires_grad_()
+    F.scaled_dot_product_attention(twin, twin, twin).sum().backward()
+    assert torch.allclose(x.grad.cpu(), twin.grad, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_tensors_move_in_every_mode(mode: Callable[[], object]) -> None:
+    with mode():  # type: ignore[attr-defined]  # both are context managers
+        x = torch.arange(4.0).to("sim")
+        moved = x.to("sim:1", torch.float16)
+        assert (moved.device.index, moved.dtype) == (1, torch.float16)
+        assert moved.to("sim:1") is moved
+        assert x.reshape(2, 2).data_ptr() == x.data_ptr()
+        assert x.view(2, 2).t().reshape(4).tolist() == [0.0, 2.0, 1.0, 3.0]
+        assert type(x.to("cpu")) is type(x.cpu()) is torch.Tensor
+        assert moved.type_as(x).device.index == 0
+
+
 def test_views_write_through_to_their_base() -> None:
     x = torch.zeros(3, 2, device="sim")
     x[1] = 5.0
@@ -111,10 +143,21 @@ def test_views_share_memory_which_lives_as_long_as_one_of_them() -> None:
     view = x[100:].view(-1, 4)
     assert torch.sim.memory_allocated() == 1 << 20
     assert view.data_ptr() == x.data_ptr() + 100
+    assert view.untyped_storage()._cdata == x.untyped_storage()._cdata
+    assert x.untyped_storage().nbytes() == 1 << 20
     del x
     assert torch.sim.memory_allocated() == 1 << 20
     del view
     assert torch.sim.memory_allocated() == 0
+
+
+def test_a_tensor_that_grows_takes_more_memory() -> None:
+    x = torch.zeros(4, device="sim")
+    x.resize_(1 << 18)
+    assert torch.sim.memory_allocated() == 1 << 20
+    out = torch.empty(0, device="sim")
+    torch.add(x, 1.0, out=out)
+    assert torch.sim.memory_allocated() == 2 << 20
 
 
 def test_memory_held_only_by_a_cycle_is_freed_by_the_collector() -> None:
@@ -158,9 +201,12 @@ def test_asking_for_more_than_the_host_has_is_the_devices_out_of_memory() -> Non
 
 
 def test_a_tensor_of_a_machine_that_was_replaced_says_so() -> None:
-    x = torch.ones(2, device="sim")
-    with simulation(), pytest.raises(StaleTensor, match="another simulated machine"):
-        x + x
+    x = torch.ones(2, device="sim:1")
+    with simulation(SimConfig(device_count=1)):
+        for use in (lambda: x + x, x.cpu, lambda: x.copy_(torch.ones(2)), lambda: torch.ones(2).copy_(x)):
+            with pytest.raises(StaleTensor, match="another simulated machine"):
+                use()
+        assert "another simulated machine" in repr(x)
     assert (x + x).tolist() == [2.0, 2.0]
 
 

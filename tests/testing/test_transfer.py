@@ -95,6 +95,21 @@ def test_another_stream_sees_copied_bytes_only_if_it_waits(ordered: bool) -> Non
     assert (there + 0).cpu().tolist() == [1.0 if ordered else 0.0] * 4
 
 
+def test_waiting_for_an_event_shows_what_was_before_it_and_nothing_later() -> None:
+    before, after = torch.zeros(2, device="sim"), torch.zeros(2, device="sim")
+    source = torch.ones(2).pin_memory()
+    side = torch.sim.Stream()
+    with torch.sim.stream(side):
+        before.copy_(source, non_blocking=True)
+        event = side.record_event()
+        after.copy_(source, non_blocking=True)
+    torch.sim.current_stream().wait_event(event)
+    seen = before + after
+    assert seen.tolist() == [1.0, 1.0]
+    torch.sim.synchronize()
+    assert after.tolist() == [1.0, 1.0]
+
+
 def copy_out_on_a_side_stream_then_free_and_reuse(record: bool) -> list[float]:
     there = torch.ones(1024, device="sim")
     torch.sim.synchronize()
@@ -117,6 +132,15 @@ def test_recording_the_stream_keeps_the_memory_until_the_copy_is_done() -> None:
     assert copy_out_on_a_side_stream_then_free_and_reuse(record=True) == ["1.0"]
 
 
+def test_copying_out_again_and_again_holds_nothing_of_the_copies_that_are_done() -> None:
+    there = torch.ones(4, device="sim")
+    for _ in range(100):
+        there.to("cpu", non_blocking=True)
+        torch.sim.synchronize()
+    torch.sim.host_empty_cache()
+    assert torch.sim.host_memory_stats()["allocated_bytes.current"] == 0
+
+
 def test_recorded_memory_is_active_until_the_stream_is_done() -> None:
     there = torch.ones(1024, device="sim")
     torch.sim.synchronize()
@@ -130,9 +154,13 @@ def test_recorded_memory_is_active_until_the_stream_is_done() -> None:
     assert torch.sim.memory_stats()["active_bytes.all.current"] == 0
 
 
-def test_devices_copy_to_each_other_in_order() -> None:
+def test_devices_copy_to_each_other_in_order(machine: Simulator) -> None:
     x = torch.arange(4.0, device="sim:0")
+    torch.sim.synchronize(0)
+    before = machine.clock.now()
     y = x.to("sim:1")
+    torch.sim.synchronize(0)
+    assert machine.clock.now() - before == pytest.approx(machine.config.copy_seconds(16))
     x.zero_()
     assert y.device.index == 1
     assert y.cpu().tolist() == [0.0, 1.0, 2.0, 3.0]
