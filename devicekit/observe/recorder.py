@@ -17,8 +17,8 @@ from types import TracebackType
 
 from devicekit.clock import Clock, SystemClock
 from devicekit.contract.errors import ConfigurationError
-from devicekit.contract.hooks import hookimpl
 from devicekit.contract.records import AllocatorState, MemoryInfo
+from devicekit.contract.spec import hookimpl
 from devicekit.device import Device
 from devicekit.observe.timeline import Mark, MarkKind, Sample, Timeline, write_entry, write_head
 from devicekit.release import ReleaseEntry, ReleasePoints

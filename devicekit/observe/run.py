@@ -74,7 +74,7 @@ class Run:
 
 def provenance_of(device: Device, *, driver: str | None = None) -> Provenance:
     """Where numbers measured now on ``device`` come from. The driver's version has to be given."""
-    candidate = device.backend.loaded.candidate
+    candidate = device.backend.candidate
     versions = {"python": platform.python_version()}
     versions |= {name: metadata.version(name) for name in ("torch", "devicekit")}
     if candidate.version is not None:

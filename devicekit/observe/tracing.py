@@ -24,7 +24,8 @@ from types import TracebackType
 
 import torch
 
-from devicekit.contract.hooks import HOOKS, HookKind, hookimpl
+from devicekit.contract.hooks import HOOKS
+from devicekit.contract.spec import HookKind, hookimpl
 from devicekit.device import Device
 
 
