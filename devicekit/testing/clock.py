@@ -11,31 +11,12 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+
+from devicekit.clock import Clock, SystemClock
 
 __all__ = ["Clock", "ClockStuck", "MockClock", "SystemClock", "Timer"]
-
-
-@runtime_checkable
-class Clock(Protocol):
-    """The passage of time, in seconds from an arbitrary start."""
-
-    def now(self) -> float: ...
-
-    def sleep(self, seconds: float) -> None: ...
-
-
-class SystemClock:
-    """The machine's monotonic clock."""
-
-    def now(self) -> float:
-        return time.monotonic()
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
 
 
 class ClockStuck(RuntimeError):
