@@ -16,9 +16,9 @@ from pathlib import Path
 from types import TracebackType
 
 from devicekit.clock import Clock, SystemClock
+from devicekit.contract import hookimpl
 from devicekit.contract.errors import ConfigurationError
 from devicekit.contract.records import AllocatorState, MemoryInfo
-from devicekit.contract.spec import hookimpl
 from devicekit.device import Device
 from devicekit.observe.timeline import Mark, MarkKind, Sample, Timeline, write_entry, write_head
 from devicekit.release import ReleaseEntry, ReleasePoints

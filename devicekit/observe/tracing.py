@@ -24,8 +24,9 @@ from types import TracebackType
 
 import torch
 
+from devicekit.contract import hookimpl
 from devicekit.contract.hooks import HOOKS
-from devicekit.contract.spec import HookKind, hookimpl
+from devicekit.contract.spec import HookKind
 from devicekit.device import Device
 
 
