@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from devicekit.commands.doctor_text import as_text, without_home
 from devicekit.devtools.doctor.diagnosis import diagnose
-from devicekit.devtools.doctor.text import as_text, without_home
 
 
 def main(arguments: Sequence[str]) -> int:

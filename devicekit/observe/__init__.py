@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from devicekit.observe.allocation_log import AllocationLog, LogLine, ReplayReport, read_log, replay
 from devicekit.observe.allocations import Adaptor, Allocation, settle, watch
+from devicekit.observe.chrome import chrome_trace, write_chrome_trace
 from devicekit.observe.html import as_html, write_html
 from devicekit.observe.limit import Limit, MemoryLimitExceeded, OnOutOfMemory
 from devicekit.observe.memory_scope import MemoryScope, memory_scope
@@ -12,7 +13,7 @@ from devicekit.observe.stages import NO_PROFILER, Profiler, Stage, StageProfiler
 from devicekit.observe.statistics import AllocationScope, Statistics, Tally
 from devicekit.observe.summary import StageSummary
 from devicekit.observe.timeline import Mark, MarkKind, Sample, Timeline
-from devicekit.observe.tracing import Span, Tracer, chrome_trace, write_chrome_trace
+from devicekit.observe.tracing import Span, Tracer
 from devicekit.observe.track import Outstanding, Track
 
 __all__ = [

@@ -12,14 +12,11 @@ directly, and tracing costs nothing.
 
 from __future__ import annotations
 
-import json
-import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 
 import torch
@@ -116,38 +113,6 @@ class Tracer:
             return self.device.memory_stats().reserved
         finally:
             self._busy.here = False
-
-
-def write_chrome_trace(path: str | Path, spans: Iterable[Span]) -> None:
-    """Write spans in the format of Chrome's trace viewer, which Perfetto reads too."""
-    Path(path).write_text(json.dumps(chrome_trace(spans)), encoding="utf-8")
-
-
-def chrome_trace(spans: Iterable[Span]) -> dict[str, object]:
-    """The document that `write_chrome_trace` writes: one complete event for each span, microseconds."""
-    process = os.getpid()
-    events = [
-        {
-            "name": span.hook,
-            "cat": HOOKS[span.hook].kind.value,
-            "ph": "X",
-            "ts": span.started * 1e6,
-            "dur": span.seconds * 1e6,
-            "pid": process,
-            "tid": span.thread,
-            "args": {
-                key: value
-                for key, value in (
-                    ("device", span.backend if span.index is None else f"{span.backend}:{span.index}"),
-                    ("bytes", span.bytes),
-                    ("error", span.error),
-                )
-                if value is not None
-            },
-        }
-        for span in spans
-    ]
-    return {"traceEvents": events, "displayTimeUnit": "ms"}
 
 
 def _observer(tracer: Tracer, hooks: Iterable[str]) -> object:

@@ -10,7 +10,7 @@ import torch
 
 from devicekit import Device
 from devicekit.contract.errors import HookError
-from devicekit.observe import Tracer, write_chrome_trace
+from devicekit.observe import StageProfiler, Tracer, write_chrome_trace
 from devicekit.testing import MIB, Fault, Raise, Simulator
 
 
@@ -74,14 +74,17 @@ def test_two_tracers_see_the_same_calls(cpu: Device) -> None:
     assert [span.hook for span in one.spans] == [span.hook for span in other.spans] == ["synchronize"]
 
 
-def test_the_trace_opens_in_a_trace_viewer(cpu: Device, tmp_path: Path) -> None:
-    with Tracer(cpu) as tracer:
-        cpu.synchronize()
+def test_a_trace_viewer_shows_calls_inside_the_stages_that_made_them(sim: Device, tmp_path: Path) -> None:
+    torch.empty(1, device=sim.torch_device)
+    profiler = StageProfiler(sim, memory=False)
+    with Tracer(sim, hooks=["synchronize"]) as tracer, profiler.stage("step"):
+        sim.synchronize()
     path = tmp_path / "trace.json"
-    write_chrome_trace(path, tracer.spans)
-    (event,) = json.loads(path.read_text())["traceEvents"]
-    (span,) = tracer.spans
-    assert (event["name"], event["cat"], event["ph"]) == ("synchronize", "required", "X")
-    assert event["ts"] == span.started * 1e6
-    assert event["dur"] == span.seconds * 1e6
-    assert event["args"] == {"device": "cpu:0"}
+    write_chrome_trace(path, tracer.spans, profiler.records)
+    call, stage = json.loads(path.read_text())["traceEvents"]
+    assert (call["name"], call["cat"], call["ph"]) == ("synchronize", "required", "X")
+    assert call["args"] == {"device": "sim:1"}
+    assert (stage["name"], stage["cat"], stage["tid"]) == ("step", "stage", call["tid"])
+    assert stage["ts"] <= call["ts"]
+    assert call["ts"] + call["dur"] <= stage["ts"] + stage["dur"]
+    assert stage["args"]["device_seconds"] >= 0

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from devicekit.cli import main
+from devicekit.commands.doctor_text import as_text
 from devicekit.contract.errors import ConfigurationError
 from devicekit.devtools.doctor import Diagnosis, diagnose
 from devicekit.devtools.doctor.children import examine
 from devicekit.devtools.doctor.facts import wrong_setting
-from devicekit.devtools.doctor.text import as_text
 
 Install = Callable[[str, str, str], None]
 
