@@ -28,13 +28,14 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from devicekit.contract.records import ErrorKind
 from devicekit.device import Device
-from devicekit.observe.storages import bytes_to_come, storages
+from devicekit.observe.storages import bytes_to_come, is_first_sight, storages
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does n
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
         options = kwargs or {}
-        size = bytes_to_come(func, args, options, self.device.torch_device)
+        size = bytes_to_come(func, args, options, self._is_here)
         attempt = 1
         while True:
             try:
@@ -132,6 +133,16 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does n
                 if not self._makes_room(func, error, size, attempt):
                     raise
             attempt += 1
+
+    def _is_here(self, where: torch.device) -> bool:
+        own = self.device.torch_device
+        if where == own or where.type != own.type:
+            return where == own
+        # Without an index it is the current device that is meant.
+        index = cast("int | None", where.index)  # torch's stubs say int
+        if index is not None or not self.device.supports("current_index"):
+            return False
+        return self.device.current_index() == self.device.index
 
     def _run(
         self,
@@ -185,7 +196,9 @@ class _Live:
         made = {storage._cdata: storage for storage in storages(result, self._device)}
         if not made:
             return None
-        old = {storage._cdata for storage in storages(given, self._device)}
+        old = set[int]()
+        if not is_first_sight(func):
+            old = {storage._cdata for storage in storages(given, self._device)}
         with self._lock:
             self.settle()
             for key, storage in made.items():

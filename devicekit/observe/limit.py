@@ -18,7 +18,8 @@ class Limit(Adaptor):
     """Never lets the tensors made under `watch` hold more than ``limit`` bytes at once.
 
     A factory, a clone or a copy that does not fit is refused before it allocates. What another operator will need
-    is known only when it has run: a result that does not fit is dropped, and never handed out.
+    is known only when it has run: a result that does not fit is dropped, and never handed out. To limit
+    everything that a process allocates, seen or not, there is `devicekit.Device.set_memory_fraction`.
 
     Raises:
         ConfigurationError: ``limit`` is not a positive number of bytes.

@@ -14,6 +14,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import TextIO
 
 from devicekit.clock import Clock, SystemClock
 from devicekit.contract import hookimpl
@@ -33,7 +34,12 @@ class Recorder:
     Args:
         releases: whose ledger to mark as well; its clock is then the recorder's.
         interval: real seconds between samples; ``None``: only those that are asked for and those around marks.
-        path: a file to write every entry to at once, for `devicekit top --follow` and for after a crash.
+        path: a file that every entry of the block is written to at once, for `devicekit top --follow` and for
+            after a crash.
+        keep: samples held in memory; when there are more, the older half is dropped.
+
+    Raises:
+        ConfigurationError: ``interval`` is not positive.
     """
 
     def __init__(
@@ -44,6 +50,7 @@ class Recorder:
         interval: float | None = None,
         clock: Clock | None = None,
         path: str | Path | None = None,
+        keep: int = 100_000,
     ) -> None:
         if interval is not None and not interval > 0:
             raise ConfigurationError(f"The interval must be a positive number of seconds, not {interval!r}.")
@@ -53,16 +60,19 @@ class Recorder:
         self._releases = releases
         self._seen: ReleaseEntry | None = releases.ledger[-1] if releases and releases.ledger else None
         self._interval = interval
+        self._keep = keep
         self._lock = threading.RLock()
-        self._file = None if path is None else Path(path).open("w", encoding="utf-8", buffering=1)  # noqa: SIM115  # closed by __exit__
+        self._path = None if path is None else Path(path)
+        self._file: TextIO | None = None
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
         self._observer = _Verbs(self)
-        if self._file is not None:
-            write_head(self._file, self.timeline)
 
     def __enter__(self) -> Recorder:
+        if self._path is not None:
+            self._file = self._path.open("w", encoding="utf-8", buffering=1)
+            write_head(self._file, self.timeline)
         self.device.backend.add_observer(self._observer)
         self.sample()
         if self._interval is not None:
@@ -86,6 +96,7 @@ class Recorder:
         finally:
             if self._file is not None:
                 self._file.close()
+                self._file = None
 
     def sample(self) -> Sample:
         """Look at the device now, and take over what is new in the ledger."""
@@ -95,6 +106,8 @@ class Recorder:
             found = Sample(self._clock.now(), stats.allocated, stats.reserved, driver.free, driver.total)
             self._take_over_ledger()
             self.timeline.samples.append(found)
+            if len(self.timeline.samples) > self._keep:
+                del self.timeline.samples[: self._keep // 2]
             self._write(found)
             return found
 
@@ -150,7 +163,7 @@ class Recorder:
         return mark
 
     def _write(self, entry: Sample | Mark) -> None:
-        if self._file is not None and not self._file.closed:
+        if self._file is not None:
             write_entry(self._file, entry)
 
 

@@ -169,9 +169,6 @@ class Stage:
 
     def __enter__(self) -> Stage:
         profiler = self._profiler
-        path = profiler._path()
-        path.append(self.name)
-        self.path = tuple(path)
         if self.memory is not None or profiler._asks:
             stats = profiler.device.memory_stats()
             if profiler._asks and profiler._may_ask(stats):
@@ -181,6 +178,9 @@ class Stage:
                     self._begin = profiler._mark()
             if self.memory is not None:
                 self.memory.start(stats)
+        path = profiler._path()
+        path.append(self.name)  # last: a device that could not be asked leaves no stage open
+        self.path = tuple(path)
         self.started = profiler._now()
         return self
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import cast
 
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+
+def is_first_sight(operator: torch._ops.OpOverload) -> bool:
+    """Whether the operator is torch's way to present what it has just made of Python data, as its own argument."""
+    return operator._schema.name == "aten::lift_fresh"
 
 
 def storages(value: object, device: torch.device) -> Iterator[torch.UntypedStorage]:
@@ -62,18 +67,21 @@ def bytes_to_come(
     operator: torch._ops.OpOverload,
     arguments: Sequence[object],
     options: Mapping[str, object],
-    device: torch.device,
+    is_here: Callable[[torch.device], bool],
 ) -> int | None:
-    """Bytes that ``operator`` is about to allocate on ``device``, where its arguments tell; otherwise ``None``.
+    """Bytes that ``operator`` is about to allocate on a device, where its arguments tell; otherwise ``None``.
 
     They tell for torch's factories, for clones and for copies from another device or type.
+
+    Args:
+        is_here: whether a ``torch.device``, which may lack an index, is the one that is asked about.
     """
     name = operator._schema.name.removeprefix("aten::")
     if name not in _BY_SIZE and name not in _BY_SIZE_LIKE and name not in _LIKE:
         return None
     like = arguments[0] if arguments and isinstance(arguments[0], torch.Tensor) else None
     where = options.get("device") or (like.device if like is not None else torch.get_default_device())
-    if torch.device(cast("torch.device", where)) != device:
+    if not is_here(torch.device(cast("torch.device", where))):
         return None
     kind = options.get("dtype") or (like.dtype if like is not None else torch.get_default_dtype())
     sizes = arguments[1] if name in _BY_SIZE_LIKE else like.shape if like is not None else arguments[0]

@@ -97,6 +97,14 @@ def test_a_storage_resized_in_place_counts_with_its_new_size(cpu: Device) -> Non
     assert statistics.overall.count.current == 1
 
 
+def test_tensors_made_of_python_data_are_seen(device: Device) -> None:
+    statistics = Statistics()
+    with watch(device, statistics):
+        held = torch.tensor([1.0, 2.0], device=device.torch_device)
+        assert statistics.overall.bytes.current == held.nbytes
+    assert statistics.overall.count.current == 1
+
+
 def test_a_backward_pass_is_seen(cpu: Device) -> None:
     statistics = Statistics()
     weight = torch.ones(256, requires_grad=True)
@@ -140,7 +148,7 @@ def test_adaptors_work_alike_in_any_order(sim: Device, order: tuple[int, ...], n
 
 def test_a_limit_refuses_a_factory_before_it_allocates(sim: Device) -> None:
     limit = Limit(MIB)
-    with watch(sim, limit):
+    with sim.current(), watch(sim, limit):
         held = torch.zeros(MIB // 2, dtype=torch.uint8, device=sim.torch_device)
         assert limit.left == MIB // 2
         before = sim.memory_stats()
@@ -148,6 +156,7 @@ def test_a_limit_refuses_a_factory_before_it_allocates(sim: Device) -> None:
             lambda: torch.empty(MIB, dtype=torch.uint8, device=sim.torch_device),
             lambda: torch.ones(MIB, dtype=torch.uint8).to(sim.torch_device),
             lambda: held.new_full((MIB,), 1),
+            lambda: torch.empty(MIB // 4, device="sim"),  # the current device
             lambda: torch.zeros_like(held, dtype=torch.float32),
         ):
             with pytest.raises(MemoryLimitExceeded, match=f"of the {MIB} allowed"):

@@ -115,6 +115,14 @@ def test_another_file_is_refused(text: str, tmp_path: Path) -> None:
         Timeline.read(path)
 
 
+def test_the_older_half_goes_when_there_are_too_many(cpu: Device) -> None:
+    recorder = Recorder(cpu, keep=10)
+    for _ in range(11):
+        latest = recorder.sample()
+    assert len(recorder.timeline.samples) == 6
+    assert recorder.timeline.samples[-1] is latest
+
+
 def test_an_interval_must_be_positive(cpu: Device) -> None:
     with pytest.raises(ConfigurationError, match="interval"):
         Recorder(cpu, interval=0)

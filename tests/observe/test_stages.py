@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from devicekit import Device
+from devicekit.contract.errors import HookError
 from devicekit.observe import NO_PROFILER, StageProfiler
-from devicekit.testing import MIB, SimConfig, Simulator
+from devicekit.testing import MIB, Fault, Raise, SimConfig, Simulator
 
 
 def _work(device: Device, times: int = 1) -> torch.Tensor:
@@ -103,6 +104,18 @@ def test_a_failing_stage_is_recorded_and_its_error_untouched(sim: Device) -> Non
     with profiler.stage("next") as stage:
         pass
     assert stage.path == ("next",)
+
+
+def test_a_device_that_cannot_be_asked_leaves_no_stage_open(sim: Device, machine: Simulator) -> None:
+    profiler = StageProfiler(sim)
+    with (
+        machine.inject(Fault("memory_stats", Raise(lambda: ValueError("broken")))),
+        pytest.raises(HookError, match="broken"),
+    ):
+        profiler.stage("first").__enter__()
+    with profiler.stage("second") as stage:
+        pass
+    assert stage.path == ("second",)
 
 
 def test_threads_have_nestings_of_their_own(cpu: Device) -> None:
