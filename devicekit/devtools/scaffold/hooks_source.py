@@ -50,7 +50,8 @@ class Backend:
 
     def __init__(self) -> None:
         self._simulated = SimBackend()
-        enable()
+        if not is_enabled():  # a process has one simulated machine
+            enable(SimConfig(capacity=16 * GIB, fill_uninitialized=False))
 '''
 
 
@@ -113,7 +114,7 @@ def _imports() -> Iterator[str]:
     yield ""
     yield "from devicekit import hookimpl"
     yield from (_import(module, wanted[module]) for module in sorted(wanted.keys() - set(standard)))
-    yield "from devicekit.testing import enable"
+    yield "from devicekit.testing import GIB, SimConfig, enable, is_enabled"
     yield "from devicekit.testing.sim_backend import SimBackend"
 
 
