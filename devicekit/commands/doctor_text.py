@@ -32,7 +32,7 @@ def without_home(text: str) -> str:
 
 
 def _section(title: str, lines: Iterable[str]) -> list[str]:
-    return ["", title, *(f"  {line}" for line in lines)]
+    return ["", title, *(f"  {part}" for line in lines for part in line.splitlines())]
 
 
 def _pairs(facts: Facts, unknown: str = "unknown") -> list[str]:
