@@ -26,6 +26,7 @@ VARIABLES: Mapping[str, str] = MappingProxyType(
         "DEVICEKIT_BACKEND": "backend to use when none is named in code, for example 'npu' or 'npu:1'",
         "DEVICEKIT_POLICY": "what a failing plugin does to selection: 'strict', 'matching' or 'lenient'",
         "DEVICEKIT_ALLOWED_DISTRIBUTIONS": "comma-separated distributions whose backends may be imported",
+        "DEVICEKIT_BASELINE_TOLERANCES": "how far runs may exceed a baseline, such as 'step=0.3+20ms'",
         "DEVICEKIT_PROBE_TIMEOUT": "seconds that a plugin's is_available() and device_count() may take",
         "DEVICEKIT_RELEASE_FILE": "TOML file whose [release] table sets release points",
         "DEVICEKIT_RELEASE_DRY_RUN": "'yes': record what release points would give back, and empty nothing",
