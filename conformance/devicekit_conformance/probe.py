@@ -39,6 +39,12 @@ class Probe(Protocol):
     def random(self, index: int, count: int) -> Sequence[float]:
         """Numbers from the device's default generator."""
 
+    def held(self, index: int) -> int | None:
+        """Bytes that this process's allocator holds from the driver; ``None`` if that cannot be seen."""
+
+    def pinned(self, tensor: torch.Tensor) -> bool | None:
+        """Whether a host tensor is page-locked; ``None`` if that cannot be seen."""
+
 
 class TorchProbe:
     """Plain torch on the backend's device type."""
@@ -90,6 +96,13 @@ class TorchProbe:
     def random(self, index: int, count: int) -> Sequence[float]:
         found: list[float] = torch.rand(count, device=self._device(index)).cpu().tolist()
         return found
+
+    def held(self, index: int) -> int | None:
+        asked = getattr(self._module, "memory_reserved", None)
+        return int(asked(index)) if callable(asked) else None
+
+    def pinned(self, tensor: torch.Tensor) -> bool | None:
+        return tensor.is_pinned()
 
     def _device(self, index: int) -> torch.device:
         return torch.device(self._type, index) if self._indexed else torch.device(self._type)

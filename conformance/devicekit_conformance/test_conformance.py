@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from devicekit_conformance.pytest_run import decide
@@ -11,8 +10,5 @@ if TYPE_CHECKING:
     from devicekit_conformance.session import Session
 
 
-def test_requirement(
-    dk_session: Session, dk_requirement: str, record_property: Callable[[str, object], None]
-) -> None:
-    record_property("requirement", dk_requirement)
+def test_requirement(dk_session: Session, dk_requirement: str) -> None:
     decide(dk_session, dk_requirement)

@@ -31,7 +31,7 @@ def hooks_have_the_contracts_signatures(ctx: Context) -> None:
     """Every hook MUST be a plain method with exactly the contract's argument names and no defaults.
 
     pluggy drops a defaulted argument on some versions and passes it on others, and lets a hook leave arguments
-    out: the backend then works on the wrong device. Judged against the suite's copy of the contract, not the host's.
+    out: the backend then works on the wrong device. Judged by the suite's own copy of the contract.
     """
     faults: list[str] = []
     for name in dir(ctx.loaded.plugin):

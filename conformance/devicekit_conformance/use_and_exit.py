@@ -1,0 +1,20 @@
+"""Uses a backend's device once and ends the way any program ends; run as a module with the address to use."""
+
+from __future__ import annotations
+
+import sys
+
+from devicekit_conformance.context import MIB, Context
+from devicekit_conformance.target import Target
+
+
+def main(address: str, probe: str | None = None) -> None:
+    """Allocate, wait, free, and return."""
+    context = Context(Target(address, probe))
+    block = context.probe.tensor(MIB, 0)
+    context.hook("synchronize")(0)
+    del block
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
