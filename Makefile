@@ -1,0 +1,37 @@
+# Each target sets up what it needs: a machine with Python 3.10 or newer and pip is enough.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+SETUP := $(VENV)/.ready
+PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml conformance/pyproject.toml)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint types architecture check bench docs clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(SETUP): $(PROJECTS) requirements-dev.txt constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (once; minutes on a new machine)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements-dev.txt
+	@touch $@
+
+run: $(SETUP) ## serve a small model through one reinforcement-learning cycle
+	@$(BIN)/devicekit demo
+
+test: $(SETUP) lint types architecture ## everything that must hold: lint, types, architecture, tests
+	@$(BIN)/python -m pytest
+
+lint: $(SETUP) ## style and likely mistakes
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+
+types: $(SETUP) ## strict types
+	@$(BIN)/mypy --no-error-summary
+
+architecture: $(SETUP) ## dependencies point downwards only
+	@$(BIN)/lint-imports --no-logo
+
+clean: ## remove the virtual environment and every cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist

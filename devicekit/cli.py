@@ -1,0 +1,88 @@
+"""The ``devicekit`` command. Each sub-command is a module of its own, imported only when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from types import MappingProxyType
+from typing import cast
+
+from devicekit.contract.errors import DeviceKitError
+
+COMMAND_GROUP = "devicekit.commands"
+
+_BUILT_IN: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "list": ("devicekit.commands.list_backends", "what is installed; imports neither torch nor a plugin"),
+        "info": (
+            "devicekit.commands.info",
+            "which backend was chosen and why, its devices, hooks and memory",
+        ),
+        "demo": ("devicekit.commands.demo", "serve a small model through one reinforcement-learning cycle"),
+        "generate": ("devicekit.commands.generate", "complete a prompt with a local model"),
+    }
+)
+# Commands of distributions that may not be installed, and what to install for them.
+_ELSEWHERE: Mapping[str, str] = MappingProxyType({"conformance": "devicekit[conformance]"})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a sub-command; returns the exit status (2: wrong usage)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if given else 2
+    if given[0] in ("-V", "--version"):
+        from devicekit import __version__
+
+        print(f"devicekit {__version__}")
+        return 0
+    run = _find(given[0])
+    if run is None:
+        return 2
+    try:
+        return run(given[1:])
+    except DeviceKitError as error:
+        print(f"devicekit {given[0]}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _find(name: str) -> Callable[[Sequence[str]], int] | None:
+    if name in _BUILT_IN:
+        module = importlib.import_module(_BUILT_IN[name][0])
+        return cast("Callable[[Sequence[str]], int]", module.main)
+    for entry in metadata.entry_points(group=COMMAND_GROUP):
+        if entry.name == name:
+            return cast("Callable[[Sequence[str]], int]", entry.load())
+    if name in _ELSEWHERE:
+        message = f"{name!r} is not installed. Try: pip install '{_ELSEWHERE[name]}'"
+    else:
+        message = f"there is no command {name!r}. See: devicekit --help"
+    print(f"devicekit: {message}", file=sys.stderr)
+    return None
+
+
+def _usage() -> str:
+    commands = {name: text for name, (_, text) in _BUILT_IN.items()}
+    for entry in metadata.entry_points(group=COMMAND_GROUP):
+        distribution = entry.dist.name if entry.dist else "an unknown distribution"
+        commands.setdefault(entry.name, f"from {distribution}")
+    width = max(map(len, commands))
+    lines = [f"  {name:<{width}}  {text}" for name, text in commands.items()]
+    return (
+        "usage: devicekit COMMAND [OPTIONS]\n\n"
+        + "\n".join(lines)
+        + "\n\ndevicekit COMMAND --help says more."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""``devicekit info``: which backend was chosen and why, and everything it says of itself."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+
+from devicekit.available import available_memory
+from devicekit.commands.text import human_bytes
+from devicekit.contract.environment import VARIABLES
+from devicekit.contract.hooks import HOOKS
+from devicekit.contract.versions import CONTRACT_VERSION
+from devicekit.device import Device, device_of, get_device
+from devicekit.registry.probing import probe
+from devicekit.registry.selection import Selection, select
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="devicekit info",
+        description="Show which backend is chosen and why, its devices, hooks and memory.",
+    )
+    parser.add_argument("--device", help="backend, or backend:index; default: DEVICEKIT_BACKEND, or the best")
+    parser.add_argument("--plan", metavar="MODEL", help="also show how a KV pool for this model is sized")
+    parser.add_argument("--json", action="store_true", help="JSON instead of text")
+    options = parser.parse_args(arguments)
+    selection = select(options.device)
+    devices = [device_of(selection.backend, index) for index in range(probe(selection.backend).device_count)]
+    if options.json:
+        print(json.dumps(_document(selection, devices), indent=2))
+    else:
+        _print(selection, devices)
+    if options.plan:
+        _print_plan(options.plan, get_device(options.device))
+    return 0
+
+
+def _document(selection: Selection, devices: list[Device]) -> Mapping[str, object]:
+    backend = selection.backend
+    return {
+        "contract": str(CONTRACT_VERSION),
+        "backend": backend.name,
+        "distribution": backend.loaded.candidate.distribution,
+        "version": backend.loaded.candidate.version,
+        "candidates": [
+            {
+                "name": report.name,
+                "distribution": report.distribution,
+                "version": report.version,
+                "stage": report.stage.value,
+                "verdict": report.verdict.value,
+                "reason": report.reason,
+                "seconds": round(report.seconds, 6),
+            }
+            for report in selection.candidates
+        ],
+        "hooks": {name: name in backend.implemented for name in HOOKS},
+        "noop": sorted(backend.manifest.noop),
+        "emulated": sorted(backend.manifest.emulated),
+        "capabilities": sorted(backend.manifest.capabilities),
+        "devices": [_device_document(device) for device in devices],
+    }
+
+
+def _device_document(device: Device) -> Mapping[str, object]:
+    stats = dataclasses.asdict(device.memory_stats())
+    del stats["raw"]
+    return {
+        "index": device.index,
+        "torch_device": str(device.torch_device),
+        "properties": dataclasses.asdict(device.properties()),
+        "memory": dataclasses.asdict(device.memory_info()),
+        "available": dataclasses.asdict(available_memory(device)),
+        "allocator": {**stats, "state": stats["state"].value},
+    }
+
+
+def _print(selection: Selection, devices: list[Device]) -> None:
+    backend = selection.backend
+    print(selection.explain())
+    print(f"\ndevice contract {CONTRACT_VERSION}, plugin accepts {backend.manifest.contract}")
+    for device in devices:
+        _print_device(device)
+    present = [name for name in HOOKS if name in backend.implemented]
+    print(f"\nhooks present ({len(present)} of {len(HOOKS)}):")
+    for name in present:
+        notes = [word for word in ("noop", "emulated") if name in getattr(backend.manifest, word)]
+        print(f"  {name}{f' ({notes[0]})' if notes else ''}")
+    print("hooks missing, and what a device does instead:")
+    for name, hook in HOOKS.items():
+        if name not in backend.implemented:
+            print(f"  {name}: {_WHEN_MISSING[hook.kind.value]}")
+    print(f"\ncapabilities claimed: {', '.join(sorted(backend.manifest.capabilities)) or 'none'}")
+    set_here = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+    if set_here:
+        print("environment: " + ", ".join(f"{name}={value}" for name, value in set_here.items()))
+
+
+_WHEN_MISSING = {
+    "ordering": "raises UnsupportedHook",
+    "releasing": "does nothing and says so",
+    "observing": "answers None, for unknown",
+    "required": "cannot be: the plugin would be refused",
+}
+
+
+def _print_device(device: Device) -> None:
+    properties, info, stats = device.properties(), device.memory_info(), device.memory_stats()
+    print(f"\n{device.name}:{device.index}  {properties.name or 'name unknown'}")
+    print(f"  torch device  {device.torch_device}")
+    print(
+        f"  memory        {human_bytes(info.free)} free of {human_bytes(info.total)} (source: {info.source})"
+    )
+    print(f"  available     {human_bytes(available_memory(device).bytes)} to a new allocation")
+    print(
+        f"  allocator     {human_bytes(stats.allocated)} allocated, {human_bytes(stats.reserved)} reserved "
+        f"({stats.state.value})"
+    )
+
+
+def _print_plan(path: str, device: Device) -> None:
+    from devicekit.engine import Engine, EngineConfig
+
+    plan = Engine.open(path, device, config=EngineConfig()).plan
+    print(f"\nKV pool for {path} on {device.name}:{device.index}")
+    print(
+        f"  {human_bytes(plan.available_bytes)} available with the weights loaded x {plan.fraction:g} "
+        f"- {human_bytes(plan.reserve_bytes)} reserved = {human_bytes(plan.usable_bytes)} usable"
+    )
+    print(
+        f"  {plan.bytes_per_token} B a token x {plan.page_size} tokens = {human_bytes(plan.page_bytes)} a page"
+    )
+    print(f"  {human_bytes(plan.table_bytes)} for the request table of {plan.max_running} requests")
+    print(f"  {plan.num_pages} pages = {plan.num_tokens} tokens = {human_bytes(plan.pool_bytes)}")
+    print(f"  {human_bytes(plan.unused_bytes)} left over")

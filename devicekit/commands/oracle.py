@@ -1,0 +1,78 @@
+"""What the model says when transformers runs it alone: the reference that served tokens must equal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from devicekit.generation import Generation
+from devicekit.runners.huggingface import AutoModelForCausalLM, PreTrainedModel
+from devicekit.runners.reload import quiet
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Served tokens beside reference tokens."""
+
+    id: str
+    equal: bool
+    tokens: int
+    first_difference: int | None  # index into the output
+
+
+class Oracle:
+    """Two versions of a model, run by ``transformers`` one sequence at a time with its own cache.
+
+    Args:
+        versions: weight version and model directory, oldest first.
+    """
+
+    def __init__(
+        self, versions: Sequence[tuple[str, Path]], dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self._models: dict[str, PreTrainedModel] = {}
+        with quiet():
+            for version, path in versions:
+                model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
+                self._models[version] = model.to(device).eval()
+        self._device = device
+
+    @torch.inference_mode()
+    def tokens(self, prompt: Sequence[int], generation: Generation, limit: int) -> list[int]:
+        """The greedy output for a prompt, changing models at the tokens where the engine changed weights.
+
+        The cache of the older weights is kept across the change, as an update in place keeps it.
+        """
+        sequence = torch.tensor([list(prompt)], device=self._device)
+        cache = None
+        spans = generation.spans
+        for span in spans:
+            last = span is spans[-1]
+            room = limit - span.start if last else span.end - span.start
+            result = self._models[span.version].generate(
+                sequence,
+                attention_mask=torch.ones_like(sequence),
+                past_key_values=cache,
+                max_new_tokens=room,
+                do_sample=False,
+                return_dict_in_generate=True,
+                use_cache=True,
+            )
+            sequence, cache = result.sequences, result.past_key_values
+        found: list[int] = sequence[0, len(prompt) :].tolist()
+        return found
+
+    def compare(self, prompt: Sequence[int], generation: Generation, limit: int) -> Comparison:
+        """Whether a finished generation equals the reference, token for token."""
+        expected = self.tokens(prompt, generation, limit)
+        served = generation.tokens
+        differences = [
+            at for at, pair in enumerate(zip(served, expected, strict=False)) if pair[0] != pair[1]
+        ]
+        if len(served) != len(expected):
+            differences.append(min(len(served), len(expected)))
+        first = differences[0] if differences else None
+        return Comparison(generation.id, first is None, len(served), first)

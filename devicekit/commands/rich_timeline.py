@@ -1,0 +1,52 @@
+"""The timeline drawn with rich: events scroll by, and a progress bar stays at the bottom."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.text import Text
+
+from devicekit.commands.timeline import Event
+
+
+class RichTimeline:
+    """A `Timeline` for terminals. Without a terminal it prints the same lines, uncoloured and without a bar."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False)
+        self._progress = Progress(
+            SpinnerColumn(),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("requests done; {task.description}"),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._progress.add_task("starting", total=None, visible=False)
+        self._started = time.monotonic()
+
+    def __enter__(self) -> RichTimeline:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def say(self, text: str) -> None:
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def record(self, event: Event) -> None:
+        line = Text(f"{time.monotonic() - self._started:6.2f} s  ", style="dim")
+        line.append(f"{event.verb:<22} ", style="bold cyan")
+        line.append(event.outcome, style="default")
+        self._console.print(line, soft_wrap=True)
+        if event.details:
+            self._console.print(Text(f"{'':33}{event.details}", style="dim"), soft_wrap=True)
+
+    def progress(self, done: int, total: int, note: str) -> None:
+        self._progress.update(self._task, completed=done, total=total, description=note, visible=True)

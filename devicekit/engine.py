@@ -1,0 +1,356 @@
+"""An inference engine in one object: a model on a device, its pools, its scheduler, and the verbs to steer it.
+
+::
+
+    from devicekit.engine import Engine
+
+    engine = Engine.open("path/to/model")
+    for generation in engine.generate(["Once upon", "The sea"], max_new_tokens=16, temperature=0):
+        print(generation.text)
+
+The caller's thread drives it: `generate` steps until its requests are done, `step` does one step, and every verb
+steps until it is answered. Requests submitted before go on meanwhile.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+
+from devicekit.available import available_memory
+from devicekit.clock import Clock, SystemClock
+from devicekit.contract.errors import ConfigurationError
+from devicekit.device import Device, get_device
+from devicekit.generation import Generation, IncrementalText
+from devicekit.memory.kv import KVPool
+from devicekit.memory.sizing import KVPlan, plan_kv
+from devicekit.release import ReleasePoints
+from devicekit.runners.checkpoint import ModelDirectory
+from devicekit.runners.errors import MissingTokenizer
+from devicekit.runners.transformers_runner import TransformersRunner
+from devicekit.scheduling.errors import InvalidRequest
+from devicekit.scheduling.messages import (
+    Abort,
+    AbortReply,
+    Blocker,
+    Continue,
+    Flush,
+    FlushReply,
+    Operation,
+    Pause,
+    PauseMode,
+    PauseReply,
+    Reply,
+    UpdateReply,
+    UpdateWeightsFromDisk,
+)
+from devicekit.scheduling.request import Request, SamplingParams, prompt_array
+from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits, Step
+from devicekit.weights.disk import disk_handler
+
+if TYPE_CHECKING:
+    from devicekit.runners.huggingface import PreTrainedTokenizerBase
+
+_R = TypeVar("_R", bound=Reply)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Sizes of an engine. The KV pool takes what memory allows, up to what ``max_running`` requests can use."""
+
+    page_size: int = 16  # tokens
+    max_running: int = 32  # requests with KV
+    max_batch_tokens: int = 512  # tokens per forward pass
+    memory_fraction: float = 0.9  # of the memory available once the weights are loaded
+    reserve_bytes: int = 0  # kept free for activations and everything else
+    kv_tokens: int | None = None  # size of the KV pool; None: as above
+    policy: str = "fcfs"
+    prefix_caching: bool = True
+    conservativeness: float = 1.0  # lower admits more requests at once, at the price of retractions
+
+
+class Engine:
+    """A model being served. Build one with `open`."""
+
+    def __init__(
+        self,
+        runner: TransformersRunner,
+        device: Device,
+        config: EngineConfig,
+        *,
+        clock: Clock | None = None,
+        releases: ReleasePoints | None = None,
+    ) -> None:
+        self.device = device
+        self.runner = runner
+        self.config = config
+        self.clock = clock or SystemClock()
+        self.plan = _plan(runner, device, config)
+        self.tokenizer = _tokenizer(runner.directory)
+        runner.bind(KVPool(device, runner.layout, self.plan.num_pages, config.page_size))
+        limits = SchedulerLimits(
+            num_pages=self.plan.num_pages,
+            page_size=config.page_size,
+            max_running=config.max_running,
+            max_batch_tokens=config.max_batch_tokens,
+            policy=config.policy,
+            prefix_caching=config.prefix_caching,
+            conservativeness=config.conservativeness,
+        )
+        self._detokenizer = None if self.tokenizer is None else _Detokenizer(self.tokenizer)
+        self.scheduler = Scheduler(
+            runner, device, limits, clock=self.clock, releases=releases, detokenizer=self._detokenizer
+        )
+        self.scheduler.control.register(UpdateWeightsFromDisk, disk_handler(self.scheduler.state, runner))
+        self._generations: dict[str, Generation] = {}
+        self._replies: dict[str, Reply] = {}
+        self._ids = itertools.count(1)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        device: Device | str | torch.device | None = None,
+        *,
+        config: EngineConfig | None = None,
+        dtype: torch.dtype | None = None,
+        clock: Clock | None = None,
+    ) -> Engine:
+        """Load a local Hugging Face model directory onto a device and make it ready to serve.
+
+        Args:
+            device: as for `devicekit.get_device`.
+            dtype: of weights and KV; default: what the model's config says.
+
+        Raises:
+            SelectionError, ContractError, InvalidDevice: there is no such device.
+            ModelError: the directory cannot be served.
+            NotEnoughMemory: not even one short request would fit beside the weights.
+        """
+        handle = get_device(device)
+        runner = TransformersRunner.load(path, handle, dtype=dtype)
+        return cls(runner, handle, config or EngineConfig(), clock=clock)
+
+    # -- Requests ---------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        request_id: str | None = None,
+        stream: bool = False,
+        priority: int = 0,
+        timeout: float | None = None,
+    ) -> Generation:
+        """Queue a prompt, text or token ids. The result fills in while the engine steps.
+
+        Raises:
+            InvalidRequest: it can never run. Nothing was allocated for it.
+            MissingTokenizer: the prompt is text, and the model directory has no tokenizer.
+        """
+        tokens = self.encode(prompt) if isinstance(prompt, str) else prompt
+        request = Request(
+            request_id or self._next_id("request"),
+            prompt_array(tokens),
+            params or SamplingParams(),
+            priority=priority,
+            timeout=timeout,
+            stream=stream,
+        )
+        self.scheduler.add(request)
+        decoder = None if self._detokenizer is None else IncrementalText(self._detokenizer)
+        generation = Generation(request.id, len(request.prompt), _decoder=decoder)
+        self._generations[request.id] = generation
+        return generation
+
+    def generate(
+        self,
+        prompts: Sequence[str | Sequence[int]],
+        params: SamplingParams | None = None,
+        **overrides: float | int | tuple[str, ...] | tuple[int, ...] | bool | None,
+    ) -> list[Generation]:
+        """Complete prompts and wait for all of them. Keyword arguments override fields of ``params``.
+
+        Raises:
+            InvalidRequest: one of them can never run; then none of them has run.
+        """
+        chosen = _override(params or SamplingParams(), overrides)
+        generations: list[Generation] = []
+        try:
+            generations += [self.submit(prompt, chosen) for prompt in prompts]
+        except Exception:
+            for generation in generations:
+                self.abort(generation.id)
+            raise
+        while not all(generation.done for generation in generations):
+            self.step()
+        return generations
+
+    def stream(
+        self, prompt: str | Sequence[int], params: SamplingParams | None = None
+    ) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Complete one prompt, giving out text and tokens as they come."""
+        generation = self.submit(prompt, params, stream=True)
+        text = tokens = 0
+        while not generation.done:
+            self.step()
+            if len(generation.tokens) > tokens or generation.done:
+                yield generation.text[text:], tuple(generation.tokens[tokens:])
+                text, tokens = len(generation.text), len(generation.tokens)
+
+    def step(self) -> Step:
+        """One step of the scheduler; results reach their `Generation`."""
+        step = self.scheduler.step()
+        for output in step.outputs:
+            generation = self._generations[output.id]
+            generation.receive(output)
+            if generation.done:
+                del self._generations[output.id]
+        self._replies.update((reply.id, reply) for reply in step.replies)
+        return step
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text.
+
+        Raises:
+            MissingTokenizer: the model directory has none.
+        """
+        tokenizer = self.tokenizer or self.runner.directory.tokenizer()
+        tokens: list[int] = tokenizer.encode(text)
+        return tokens
+
+    # -- Verbs ------------------------------------------------------------------------------------------------
+
+    def flush(self, timeout: float | None = None, *, empty_cache: bool | None = None) -> FlushReply:
+        """Forget every logical cache; with ``timeout`` (seconds) wait for the engine to be idle first."""
+        return self.perform(Flush(self._next_id("flush"), timeout, empty_cache), FlushReply)
+
+    def pause(self, mode: PauseMode = PauseMode.ABORT) -> PauseReply:
+        """Start no forward pass until `continue_generation`."""
+        return self.perform(Pause(self._next_id("pause"), mode), PauseReply)
+
+    def continue_generation(self, *, empty_cache: bool | None = None) -> PauseReply:
+        """End a pause, emptying the allocator's cache first unless told otherwise."""
+        return self.perform(Continue(self._next_id("continue"), empty_cache), PauseReply)
+
+    def abort(self, request_id: str) -> AbortReply:
+        """End one request."""
+        return self.perform(Abort(self._next_id("abort"), request_id), AbortReply)
+
+    def update_weights_from_disk(
+        self,
+        path: str | Path,
+        *,
+        flush_cache: bool = True,
+        empty_cache: bool | None = None,
+        abort_all_requests: bool = False,
+        weight_version: str | None = None,
+    ) -> UpdateReply:
+        """Replace the weights by another checkpoint of the same architecture.
+
+        At once while paused; otherwise when no request is in flight.
+        """
+        operation = UpdateWeightsFromDisk(
+            self._next_id("update"),
+            flush_cache=flush_cache,
+            empty_cache=empty_cache,
+            abort_all_requests=abort_all_requests,
+            weight_version=weight_version,
+            path=str(path),
+        )
+        return self.perform(operation, UpdateReply)
+
+    def blockers(self) -> tuple[Blocker, ...]:
+        """Every reason for not being idle."""
+        return self.scheduler.blockers()
+
+    def perform(self, operation: Operation, kind: type[_R]) -> _R:
+        """Post an operation and step until it is answered.
+
+        A refusal that never reached a handler is filled into a reply of the expected type.
+        """
+        self.post(operation)
+        while (reply := self.take_reply(operation.id)) is None:
+            self.step()
+        if isinstance(reply, kind):
+            return reply
+        return kind(**{field.name: getattr(reply, field.name) for field in dataclasses.fields(reply)})
+
+    def post(self, operation: Operation) -> None:
+        """Queue an operation of the caller's own making; `take_reply` has its answer after some steps."""
+        self.scheduler.post(operation)
+
+    def take_reply(self, operation_id: str) -> Reply | None:
+        """The answer to a posted operation, once; ``None`` while there is none."""
+        return self._replies.pop(operation_id, None)
+
+    def _next_id(self, kind: str) -> str:
+        return f"{kind}-{next(self._ids)}"
+
+
+class _Detokenizer:
+    """A tokenizer's decoder, without the special tokens."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+        return text
+
+
+def _tokenizer(directory: ModelDirectory) -> PreTrainedTokenizerBase | None:
+    try:
+        return directory.tokenizer()
+    except MissingTokenizer:  # token ids in and out work without; text says what is missing when it is used
+        return None
+
+
+def _plan(runner: TransformersRunner, device: Device, config: EngineConfig) -> KVPlan:
+    """Size the KV pool: what fits, but no more than the running requests can ever use."""
+    longest = runner.limits.max_positions
+    useful = config.max_running * -(-longest // config.page_size)
+    if config.kv_tokens is not None:
+        useful = -(-config.kv_tokens // config.page_size)
+    available = available_memory(device).bytes
+    if available is None:
+        if config.kv_tokens is None:
+            raise ConfigurationError(
+                f"Backend {device.backend.label} does not say how much memory is free: set kv_tokens."
+            )
+        available = runner.layout.bytes_per_token * (config.kv_tokens + config.page_size) * 2
+    plan = plan_kv(
+        available,
+        runner.layout,
+        page_size=config.page_size,
+        max_running=config.max_running,
+        max_positions=longest,
+        fraction=config.memory_fraction,
+        reserve_bytes=config.reserve_bytes,
+    )
+    if plan.num_pages <= useful:
+        return plan
+    spared = (plan.num_pages - useful) * plan.page_bytes
+    return dataclasses.replace(
+        plan,
+        num_pages=useful,
+        pool_bytes=plan.pool_bytes - spared,
+        unused_bytes=plan.unused_bytes + spared,
+    )
+
+
+def _override(params: SamplingParams, overrides: Mapping[str, object]) -> SamplingParams:
+    known = {field.name for field in dataclasses.fields(SamplingParams)}
+    unknown = sorted(overrides.keys() - known)
+    if unknown:
+        raise InvalidRequest(
+            f"There is no sampling parameter {unknown[0]!r}; there are {', '.join(sorted(known))}."
+        )
+    return dataclasses.replace(params, **overrides)  # type: ignore[arg-type]  # names checked above

@@ -1,0 +1,112 @@
+"""Where keys and values live: one pair of buffers per layer, addressed by token slot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from devicekit.device import Device
+
+PADDING_SLOT = 0
+"""First slot of page 0. It is zero when the pool is made and no request is ever given it."""
+
+
+@dataclass(frozen=True, slots=True)
+class KVLayout:
+    """The shape of what one token leaves behind in every layer of a model."""
+
+    num_layers: int
+    num_kv_heads: int
+    key_dim: int  # elements of one head's key
+    value_dim: int  # elements of one head's value
+    dtype: torch.dtype
+    windows: tuple[
+        int | None, ...
+    ] = ()  # per layer, keys visible to a token, itself included; None or (): all
+
+    def __post_init__(self) -> None:
+        if min(self.num_layers, self.num_kv_heads, self.key_dim, self.value_dim) < 1:
+            raise ValueError(f"every dimension of a KV layout must be at least 1: {self}")
+        if self.windows and len(self.windows) != self.num_layers:
+            raise ValueError(f"{len(self.windows)} windows were given for {self.num_layers} layers")
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes that one token takes over all layers, key and value together."""
+        per_head = self.key_dim + self.value_dim
+        return self.num_layers * self.num_kv_heads * per_head * self.dtype.itemsize
+
+
+class KVPool:
+    """Key and value buffers of ``num_pages`` usable pages, and page 0 for padding, on one device.
+
+    ``key(layer)`` and ``value(layer)`` are ``[(num_pages + 1) * page_size, num_kv_heads, dim]``; the
+    first index is the token slot, ``page * page_size + position % page_size``. Which pages belong to
+    whom is the page allocator's business.
+
+    Only the padding slot is initialised: the contents of any other slot are unspecified until they are
+    written, so readers must send positions that do not exist to the padding slot.
+    """
+
+    def __init__(self, device: Device, layout: KVLayout, num_pages: int, page_size: int) -> None:
+        """Allocates everything at once; raises ValueError for a pool without pages."""
+        if num_pages < 1 or page_size < 1:
+            raise ValueError(f"a KV pool needs pages: num_pages={num_pages}, page_size={page_size}")
+        self.device = device
+        self.layout = layout
+        self.num_pages = num_pages
+        self.page_size = page_size
+        # Few kernels index or scatter 8-bit floats, and every device can move bytes.
+        self._stored_as_bytes = layout.dtype.is_floating_point and layout.dtype.itemsize == 1
+        self._keys = [self._allocate(layout.key_dim) for _ in range(layout.num_layers)]
+        self._values = [self._allocate(layout.value_dim) for _ in range(layout.num_layers)]
+
+    @property
+    def num_slots(self) -> int:
+        """Token slots, those of the padding page included."""
+        return (self.num_pages + 1) * self.page_size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers, the padding page included."""
+        return self.num_slots * self.layout.bytes_per_token
+
+    def key(self, layer: int) -> torch.Tensor:
+        """The keys of one layer, in the layout's dtype: a view, not a copy."""
+        return self._keys[layer].view(self.layout.dtype)
+
+    def value(self, layer: int) -> torch.Tensor:
+        """The values of one layer, in the layout's dtype: a view, not a copy."""
+        return self._values[layer].view(self.layout.dtype)
+
+    def write(self, layer: int, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Store ``key`` and ``value`` (``[T, num_kv_heads, dim]``) at ``slots`` (``[T]``, int64)."""
+        self._keys[layer].index_copy_(0, slots, self._encode(key))
+        self._values[layer].index_copy_(0, slots, self._encode(value))
+
+    def read(self, layer: int, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Copies of key and value at ``slots`` (int64, any shape): ``[*slots.shape, num_kv_heads, dim]``."""
+        flat = slots.reshape(-1)
+        key = self._keys[layer].index_select(0, flat).view(self.layout.dtype)
+        value = self._values[layer].index_select(0, flat).view(self.layout.dtype)
+        return key.view(*slots.shape, *key.shape[1:]), value.view(*slots.shape, *value.shape[1:])
+
+    def _allocate(self, dim: int) -> torch.Tensor:
+        stored = torch.uint8 if self._stored_as_bytes else self.layout.dtype
+        shape = (self.num_slots, self.layout.num_kv_heads, dim)
+        buffer = torch.empty(shape, dtype=stored, device=self.device.torch_device)
+        buffer[PADDING_SLOT] = 0
+        return buffer
+
+    def _encode(self, rows: torch.Tensor) -> torch.Tensor:
+        dtype = self.layout.dtype
+        if rows.dtype == dtype:
+            return rows.view(torch.uint8) if self._stored_as_bytes else rows
+        if not self._stored_as_bytes:
+            return rows.to(dtype)
+        # A plain cast turns what 8 bits cannot hold into NaN; the nearest number it can hold is the better error.
+        limit = torch.finfo(dtype).max
+        return rows.clamp(-limit, limit).to(dtype).view(torch.uint8)

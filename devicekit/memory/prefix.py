@@ -1,0 +1,282 @@
+"""The prefix cache: finds the pages of a prompt that an earlier request already computed.
+
+Life of a request, in the calls it makes. `row` is its page ids so far, as int32 bytes; `shared` is how many
+*bytes* at the front of `row` belong to the cache. Everything behind belongs to the request.
+
+Admit: find what is cached and keep it from being evicted. Leave the last token out: a model must run at
+least one token to say what comes next. ::
+
+    match = cache.match(prompt[:-1], namespace)
+    cache.lock(match.node)
+    held, row, shared = match.node, match.pages, len(match.pages)
+    own = pool.take(missing)
+    if own is None:
+        cache.evict(missing - pool.available)   # pages freed; take again, or unlock and wait
+    row += own
+
+Publish, after prefill and again at any later time: share the pages that are full by now. `tokens` are all
+those whose keys and values are written, from the start (never the token just sampled, never fewer than
+published before); a page that is not full is left alone. ::
+
+    done = cache.insert(tokens, row, namespace, held=held)
+    pool.give(done.duplicates)
+    held, row, shared = done.node, done.pages + row[len(done.pages):], len(done.pages)
+
+Where `duplicates` is not empty, someone published the same tokens first and `done.pages` are theirs: the
+request's line in the request table changes with `row`.
+
+Finish: publish, then ::
+
+    pool.give(row[shared:])
+    cache.unlock(held)
+
+Abort or retract: the last two lines without publishing. Nothing else is needed in any case.
+
+Ownership: `insert` moves every given page into the cache, except `duplicates`, which stay the caller's to
+give back, and pages behind the last full one, which it does not look at. Pages in the cache are never
+written: a request writes only behind `shared`, and what is shared is always whole pages. `evict` and `reset`
+give the cache's pages back to the allocator themselves.
+
+A `Match` is good until the next call that changes the cache: lock its node at once. A namespace (tenant,
+adapter, weight version: anything hashable) sees only prefixes inserted under an equal one. Tokens are
+int32, as an array or as its bytes; comparison is exact, on the tokens themselves.
+
+Cost does not depend on what the cache holds: matching and inserting follow the number of places where known
+prompts part along the way, evicting and resetting not even that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from devicekit.memory.errors import CacheInUse
+from devicekit.memory.events import CacheListener, EventFeed
+from devicekit.memory.eviction import Policy, ReleaseOrder, find_policy, order_for
+from devicekit.memory.prefix_node import Node, Root, common_pages
+from devicekit.memory.prefix_tree import PrefixTree
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from devicekit.memory.pages import PageAllocator
+
+Int32Data = bytes | npt.NDArray[np.int32]
+
+_RECLAIM = 64  # nodes of a cache that was reset, let go of at each insertion
+
+
+@dataclass(slots=True)  # not frozen: building one is most of what a short match costs
+class Match:
+    """The longest cached prefix: its pages (int32 bytes), its length in tokens, and the node to lock."""
+
+    pages: bytes
+    tokens: int
+    node: Node
+
+
+@dataclass(slots=True)
+class Insertion:
+    """The pages that now hold the inserted prefix, those given that do not, and the node at its end."""
+
+    pages: bytes
+    duplicates: bytes
+    node: Node
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixStats:
+    """Counts since the cache was built."""
+
+    queries: int
+    queried_tokens: int
+    hit_tokens: int
+    inserted_pages: int
+    evicted_pages: int
+
+    @property
+    def hit_rate(self) -> float | None:
+        """Share of the queried tokens that were cached; None before the first query."""
+        return self.hit_tokens / self.queried_tokens if self.queried_tokens else None
+
+
+class PrefixCache(PrefixTree):
+    """A radix tree over token bytes, in whole pages of `page_size` tokens; see the module for its use.
+
+    `policy` is one of lru, lfu, fifo, priority, slru, or a `Policy`; `UnknownPolicy` otherwise. A `page_size`
+    below 1 is a ValueError.
+    """
+
+    def __init__(self, allocator: PageAllocator, page_size: int, *, policy: str | Policy = "lru") -> None:
+        if page_size < 1:
+            raise ValueError(f"page_size must be at least 1, got {page_size}")
+        super().__init__(page_size, find_policy(policy))
+        self.allocator = allocator
+        self._nowhere = Root(None)  # where a match in an unknown namespace ends
+        self._retired: list[ReleaseOrder] = []  # of caches that were reset, to be taken apart bit by bit
+        self._turn = 0
+        self._queries = self._queried_bytes = self._hit_bytes = 0
+        self._inserted = self._evicted = 0
+
+    @property
+    def stats(self) -> PrefixStats:
+        """What was asked, found, inserted and evicted so far."""
+        return PrefixStats(
+            self._queries, self._queried_bytes // 4, self._hit_bytes // 4, self._inserted, self._evicted
+        )
+
+    def match(self, tokens: Int32Data, namespace: Hashable = None) -> Match:
+        """The longest cached prefix of `tokens`, in whole pages. Counts as a use of it."""
+        key = tokens if type(tokens) is bytes else _as_bytes(tokens)
+        node, at, pages = self._descend(self._roots.get(namespace, self._nowhere), key)
+        self._queries += 1
+        self._queried_bytes += len(key)
+        self._hit_bytes += at
+        if self._ranked:
+            self._hit_path(node)
+        else:
+            self._touch(node)
+        return Match(pages, at // 4, node)
+
+    def peek(self, tokens: Int32Data, namespace: Hashable = None) -> int:
+        """How many leading tokens are cached. Changes and counts nothing."""
+        key = tokens if type(tokens) is bytes else _as_bytes(tokens)
+        node: Node = self._roots.get(namespace, self._nowhere)
+        page, at = self._page_bytes, 0
+        while (child := node.children.get(key[at : at + page])) is not None:
+            if not key.startswith(child.key, at):
+                return at // 4 + common_pages(child.key, key, at, page) * self.page_size
+            node = child
+            at += len(child.key)
+        return at // 4
+
+    def insert(
+        self,
+        tokens: Int32Data,
+        pages: Int32Data,
+        namespace: Hashable = None,
+        *,
+        held: Node | None = None,
+        priority: int = 0,
+    ) -> Insertion:
+        """Cache the whole pages of `tokens`, which `pages` hold in order; further pages are ignored.
+
+        A lock on `held` moves to the node of the answer; without `held` the answer is not locked. `priority`
+        matters only to the policy of that name. ValueError when `pages` are too few.
+        """
+        key = tokens if type(tokens) is bytes else _as_bytes(tokens)
+        mine = pages if type(pages) is bytes else _as_bytes(pages)
+        count = len(key) // self._page_bytes
+        if len(mine) < count * 4:
+            raise ValueError(f"{count} pages of tokens need as many page ids, got {len(mine) // 4}")
+        if not count:
+            return Insertion(b"", b"", held or self._nowhere)
+        mine = mine[: count * 4]
+        root = self._roots.get(namespace)
+        if root is None:
+            root = self._roots[namespace] = Root(namespace)
+        node, at, cached = self._descend(root, key)
+        duplicates = b""
+        if not mine.startswith(cached):
+            duplicates = _where_different(mine, cached)
+            mine = cached + mine[len(cached) :]
+        rank, added = 0, count - len(cached) // 4
+        if self._ranked:
+            self._turn += 1
+            rank = self._policy.enter(self._turn if added else 0, priority)
+        if added:
+            self._inserted += added
+            end = count * self._page_bytes
+            node = self._append(node, key[at:end], mine[len(cached) :], held, rank)
+        if held is not None and held is not node:
+            self.lock(node)
+            self.unlock(held)
+        if self._ranked:
+            self._raise_path(node, rank)
+        elif held is None:
+            self._touch(node)
+        if self._retired:
+            self.reclaim(_RECLAIM)
+        return Insertion(mine, duplicates, node)
+
+    def evict(self, pages: int) -> int:
+        """Give `pages` unlocked pages back to the allocator, or all there are; how many it were."""
+        gone: list[bytes] = []
+        freed = 0
+        while freed < pages and (node := self._order.first()) is not None:
+            size = min(len(node.pages) // 4, pages - freed)
+            freed += size
+            if self._feed is not None:
+                self._feed.removed(node, size)
+            if size * 4 < len(node.pages):
+                gone.append(node.pages[-size * 4 :])
+                node.pages = node.pages[: -size * 4]
+                node.key = node.key[: -size * self._page_bytes]
+            else:
+                gone.append(node.pages)
+                self._remove(node)
+        self.evictable -= freed
+        self._evicted += freed
+        self.allocator.give(b"".join(gone))
+        return freed
+
+    def reset(self) -> None:
+        """Forget everything and free its pages; raises `CacheInUse` while anything is locked.
+
+        Costs the same at any size when every page that is out is the cache's, as on an idle engine;
+        otherwise the pages are given back prefix by prefix.
+        """
+        if self.protected:
+            raise CacheInUse(self.protected)
+        if self.allocator.in_use == self.evictable:
+            self.allocator.reset()
+        else:
+            self.allocator.give(b"".join([node.pages for node in self.nodes()]))
+        if self.evictable:
+            self._retired.append(self._order)
+            self._order = order_for(self._policy)
+        self._roots = {}
+        self.evictable = 0
+        if self._feed is not None:
+            self._feed.cleared()
+
+    def reclaim(self, nodes: int) -> int:
+        """Release the memory of up to `nodes` nodes that `reset` forgot; how many. For idle moments."""
+        done = 0
+        while self._retired and done < nodes:
+            node = self._retired[-1].first()
+            if node is None:
+                self._retired.pop()
+            else:
+                self._remove(node)
+                done += 1
+        return done
+
+    def attach(self, listener: CacheListener | None) -> None:
+        """Tell `listener` every block stored and removed from now on, beginning with those cached already.
+
+        It is called in the middle of cache calls: it must neither raise nor call back. None ends it.
+        """
+        self._feed = None if listener is None else EventFeed(listener, self.page_size)
+        if self._feed is not None:
+            for node in self.nodes():
+                self._feed.stored(node)
+
+
+def _as_bytes(data: Int32Data) -> bytes:
+    if isinstance(data, bytes):
+        return data
+    if data.dtype != np.int32:
+        raise TypeError(f"tokens and page ids are int32, got {data.dtype}")
+    return data.tobytes()
+
+
+def _where_different(mine: bytes, cached: bytes) -> bytes:
+    """Ids of `mine` that are not at the same place in `cached`, which is no longer than `mine`."""
+    theirs = np.frombuffer(cached, np.int32)
+    ours = np.frombuffer(mine, np.int32, len(theirs))
+    different: bytes = ours[ours != theirs].tobytes()
+    return different

@@ -1,0 +1,175 @@
+"""The tree under the prefix cache: following, growing, locking and removing nodes, and their counts.
+
+Two facts hold after every call. A node's ancestors are locked whenever it is. An unlocked node stands in the
+eviction order behind all its descendants, so the front of the order is a leaf.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from devicekit.memory.errors import StaleNode
+from devicekit.memory.eviction import POLICIES, Policy, ReleaseOrder, order_for
+from devicekit.memory.prefix_node import Node, Root, common_pages
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterator
+
+    from devicekit.memory.events import EventFeed
+
+_MAX_EDGE = 1 << 16  # bytes of tokens on one edge: bounds what growing or trimming a leaf copies
+
+
+class PrefixTree:
+    """Nodes of every namespace, the order they are evicted in, and how many pages are locked.
+
+    `evictable` and `protected` (locked) count pages; both are plain attributes, to be read only.
+    """
+
+    def __init__(self, page_size: int, policy: Policy) -> None:
+        self.page_size = page_size
+        self.evictable = 0
+        self.protected = 0
+        self._page_bytes = page_size * 4
+        self._max_edge = max(1, _MAX_EDGE // self._page_bytes) * self._page_bytes
+        self._policy = policy
+        self._ranked = policy is not POLICIES["lru"]
+        self._order: ReleaseOrder = order_for(policy)
+        self._roots: dict[Hashable, Root] = {}
+        self._feed: EventFeed | None = None
+
+    @property
+    def total(self) -> int:
+        """Pages in the cache."""
+        return self.evictable + self.protected
+
+    @property
+    def namespaces(self) -> int:
+        """Namespaces that hold pages."""
+        return len(self._roots)
+
+    def lock(self, node: Node) -> None:
+        """Keep the prefix that ends at `node` from being evicted; once more for each call."""
+        while not node.locks:
+            queue, parent = node.queue, node.parent
+            if queue is None or parent is None:
+                raise StaleNode(
+                    "this prefix has left the cache: lock a match before anything else changes it"
+                )
+            del queue[node]
+            node.queue = None
+            node.locks = 1
+            size = len(node.pages) // 4
+            self.protected += size
+            self.evictable -= size
+            node = parent
+        node.locks += 1
+
+    def unlock(self, node: Node) -> None:
+        """Undo one `lock`."""
+        if node.locks < 1 or (node.locks == 1 and node.parent is None):
+            raise StaleNode("this prefix is not locked: it was unlocked more often than locked")
+        while node.locks == 1 and node.parent is not None:
+            node.locks = 0
+            size = len(node.pages) // 4
+            self.protected -= size
+            self.evictable += size
+            self._order.add(node)
+            node = node.parent
+        node.locks -= 1
+
+    def nodes(self) -> Iterator[Node]:
+        """Every node, parents before children. For audits: the whole tree is walked."""
+        waiting: list[Node] = list(self._roots.values())
+        while waiting:
+            node = waiting.pop()
+            if node.parent is not None:
+                yield node
+            waiting += node.children.values()
+
+    def _descend(self, node: Node, key: bytes) -> tuple[Node, int, bytes]:
+        """Follow `key` as far as it is known, cutting an edge where it parts: node, bytes of key, pages."""
+        page, at = self._page_bytes, 0
+        parts: list[bytes] = []
+        while (child := node.children.get(key[at : at + page])) is not None:
+            edge = child.key
+            if not key.startswith(edge, at):
+                node = child.split(common_pages(edge, key, at, page), page)
+                if not node.locks:
+                    self._order.add(node)
+                at += len(node.key)
+                parts.append(node.pages)
+                break
+            node = child
+            at += len(edge)
+            parts.append(child.pages)
+        return node, at, b"".join(parts)
+
+    def _append(self, node: Node, key: bytes, pages: bytes, held: Node | None, rank: int) -> Node:
+        """Add pages below `node`, on its own edge where no other holder would notice; the node at the end."""
+        if (
+            node.parent is not None
+            and not node.children
+            and node.locks == (1 if node is held else 0)
+            and node.rank <= rank
+            and len(node.key) + len(key) <= self._max_edge
+        ):
+            first = node.size
+            node.key += key
+            node.pages += pages
+            self._count_new(node, len(pages) // 4)
+            if self._feed is not None:
+                self._feed.stored(node, first)
+            return node
+        for cut in range(0, len(key), self._max_edge):
+            edge = key[cut : cut + self._max_edge]
+            child = Node(node, edge, pages[cut // self.page_size :][: len(edge) // self.page_size], rank)
+            node.children[edge[: self._page_bytes]] = child
+            self._order.add(child)
+            self._count_new(child, child.size)
+            if self._feed is not None:
+                self._feed.stored(child)
+            node = child
+        return node
+
+    def _count_new(self, node: Node, size: int) -> None:
+        if node.locks:
+            self.protected += size
+        else:
+            self.evictable += size
+
+    def _remove(self, node: Node) -> None:
+        """Take an unlocked leaf out of the tree; a namespace without pages goes with its last leaf."""
+        queue, parent = node.queue, node.parent
+        if queue is None or parent is None:
+            raise StaleNode("this prefix has left the cache already")
+        del queue[node]
+        del parent.children[node.key[: self._page_bytes]]
+        node.queue = node.parent = None
+        if not parent.children and isinstance(parent, Root) and self._roots.get(parent.namespace) is parent:
+            del self._roots[parent.namespace]
+
+    def _touch(self, node: Node) -> None:
+        """Move the unlocked path above and including `node` to the back of the order, deepest first."""
+        while (queue := node.queue) is not None and node.parent is not None:
+            queue.move_to_end(node)
+            node = node.parent
+
+    def _hit_path(self, node: Node) -> None:
+        """Rank every node of the path after a match."""
+        hit = self._policy.hit
+        while node.parent is not None:
+            self._requeue(node, hit(node.rank))
+            node = node.parent
+
+    def _raise_path(self, node: Node, rank: int) -> None:
+        """Rank every node of the path at least `rank`."""
+        while node.parent is not None:
+            self._requeue(node, max(node.rank, rank))
+            node = node.parent
+
+    def _requeue(self, node: Node, rank: int) -> None:
+        node.rank = rank
+        if node.queue is not None:
+            del node.queue[node]
+            self._order.add(node)

@@ -1,0 +1,123 @@
+"""How many pages of keys and values fit: the arithmetic, with every term on view."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from devicekit.contract.errors import ConfigurationError, DeviceKitError
+from devicekit.memory.kv import KVLayout
+
+_TABLE_ENTRY_BYTES = 4  # the request table on the device holds int32 page numbers
+
+
+class NotEnoughMemory(DeviceKitError):
+    """Not even one request of minimal length fits. ``needed_bytes`` and ``usable_bytes`` say by how much."""
+
+    def __init__(self, message: str, *, needed_bytes: int = 0, usable_bytes: int = 0) -> None:
+        super().__init__(message)
+        self.needed_bytes = needed_bytes
+        self.usable_bytes = usable_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KVPlan:
+    """A KV pool that fits, and how its size came about. All sizes in bytes.
+
+    ``usable = available * fraction - reserve``; of that, the request table and the padding page come
+    first, and whole pages take what is left.
+    """
+
+    available_bytes: int
+    fraction: float
+    reserve_bytes: int
+    usable_bytes: int
+    bytes_per_token: int
+    page_size: int  # tokens
+    page_bytes: int
+    max_running: int  # requests
+    table_bytes: int
+    num_pages: int  # without the padding page
+    pool_bytes: int  # with the padding page
+    unused_bytes: int  # of the usable ones
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the pool holds."""
+        return self.num_pages * self.page_size
+
+    @property
+    def tokens_per_request(self) -> int:
+        """Tokens for each request when ``max_running`` of them share the pool evenly, in whole pages."""
+        return self.num_pages // self.max_running * self.page_size
+
+
+def plan_kv(
+    available_bytes: int,
+    layout: KVLayout,
+    *,
+    page_size: int,
+    max_running: int,
+    max_positions: int,
+    fraction: float = 0.9,
+    reserve_bytes: int = 0,
+    min_tokens: int = 2,
+) -> KVPlan:
+    """Size a pool for the memory that is available once the weights are loaded.
+
+    ``fraction`` of ``available_bytes`` may be used, less ``reserve_bytes`` for activations and whatever
+    else comes later. ``min_tokens`` is the shortest request worth serving: one token in, one out.
+
+    Raises NotEnoughMemory when a request of ``min_tokens`` does not fit, and ConfigurationError for an
+    argument out of range.
+    """
+    _check(available_bytes, page_size, max_running, max_positions, fraction, reserve_bytes, min_tokens)
+    usable = int(available_bytes * fraction) - reserve_bytes
+    page_bytes = page_size * layout.bytes_per_token
+    table_bytes = (max_running + 1) * -(-max_positions // page_size) * _TABLE_ENTRY_BYTES
+    needed = table_bytes + (1 + -(-min_tokens // page_size)) * page_bytes
+    if usable < needed:
+        raise NotEnoughMemory(
+            f"not enough memory for one request of {min_tokens} tokens: {needed:,} bytes needed, "
+            f"{max(usable, 0):,} usable "
+            f"({available_bytes:,} available x {fraction:g} - {reserve_bytes:,} reserved)",
+            needed_bytes=needed,
+            usable_bytes=max(usable, 0),
+        )
+    pages, unused = divmod(usable - table_bytes, page_bytes)
+    return KVPlan(
+        available_bytes=available_bytes,
+        fraction=fraction,
+        reserve_bytes=reserve_bytes,
+        usable_bytes=usable,
+        bytes_per_token=layout.bytes_per_token,
+        page_size=page_size,
+        page_bytes=page_bytes,
+        max_running=max_running,
+        table_bytes=table_bytes,
+        num_pages=pages - 1,
+        pool_bytes=pages * page_bytes,
+        unused_bytes=unused,
+    )
+
+
+def _check(
+    available_bytes: int,
+    page_size: int,
+    max_running: int,
+    max_positions: int,
+    fraction: float,
+    reserve_bytes: int,
+    min_tokens: int,
+) -> None:
+    if not 0 < fraction <= 1:
+        raise ConfigurationError(f"the fraction of memory must be above 0 and at most 1, not {fraction}")
+    for name, value, least in (
+        ("available_bytes", available_bytes, 0),
+        ("page_size", page_size, 1),
+        ("max_running", max_running, 1),
+        ("max_positions", max_positions, 1),
+        ("reserve_bytes", reserve_bytes, 0),
+        ("min_tokens", min_tokens, 1),
+    ):
+        if value < least:
+            raise ConfigurationError(f"{name} must be at least {least}, not {value}")

@@ -1,0 +1,153 @@
+"""Paged attention: what transformers models call in place of their own, reading keys from the KV pool."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch.nn import functional
+
+from devicekit.memory.kv import KVPool
+from devicekit.runners.huggingface import AttentionInterface
+from devicekit.runners.plan import AttentionPlan, Segments
+
+ATTENTION_NAME = "devicekit_paged"
+# Not keyword arguments of the forward pass: some models do not hand those on to their attention.
+_context: ContextVar[AttentionContext] = ContextVar("devicekit_attention")
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionCall:
+    """What one layer asks for. Tensors are ``[1, heads, T, dim]``, the packed tokens of the batch."""
+
+    layer: int
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    scale: float
+    window: int | None  # keys visible to a query, itself included
+    softcap: float | None
+    sinks: torch.Tensor | None  # [heads], a logit per head that takes weight and gives nothing
+    bias: bool  # the model adds a bias to the scores
+    causal: bool
+
+
+class AttentionContext(Protocol):
+    """What a forward pass carries to its attention layers."""
+
+    def attend(self, call: AttentionCall) -> torch.Tensor:
+        """Answer ``[1, T, heads, value_dim]``."""
+        ...
+
+
+class PagedAttention:
+    """The context of one step: stores each layer's keys and values, and reads them by the plan."""
+
+    def __init__(self, pool: KVPool, plan: AttentionPlan, slots: torch.Tensor) -> None:
+        self._pool = pool
+        self._plan = plan
+        self._slots = slots  # [T] where the batch's own keys and values go
+
+    def attend(self, call: AttentionCall) -> torch.Tensor:
+        query = call.query[0].transpose(0, 1)  # [T, heads, dim]
+        self._pool.write(call.layer, self._slots, call.key[0].transpose(0, 1), call.value[0].transpose(0, 1))
+        output = query.new_empty(query.shape[0], query.shape[1], call.value.shape[-1])
+        for segments in self._plan.segments(call.window):
+            key, value = self._pool.read(call.layer, segments.key_slots)
+            attended = _attend(
+                query[segments.tokens], key.to(query.dtype), value.to(query.dtype), segments, call
+            )
+            # Padded queries repeat the segment's last token, so they write what it writes.
+            output.index_copy_(0, segments.tokens.reshape(-1), attended.flatten(0, 1))
+        return output.unsqueeze(0)
+
+
+@contextmanager
+def attending(context: AttentionContext) -> Iterator[None]:
+    """Forward passes in this block, on this thread, take their attention from ``context``."""
+    token = _context.set(context)
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, call: AttentionCall
+) -> torch.Tensor:
+    """``query`` [G, Q, heads, dim] over ``key`` and ``value`` [G, L, kv_heads, dim] gives [G, Q, heads, dim]."""
+    groups, queries, heads, _ = query.shape
+    kv_heads = key.shape[2]
+    shared = heads // kv_heads
+    # Query heads that share a key head become extra query rows: keys and values are never repeated.
+    packed = query.view(groups, queries, kv_heads, shared, -1).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    key, value = key.transpose(1, 2), value.transpose(1, 2)
+    mask = segments.mask(shared)
+    if call.softcap is None and call.sinks is None:
+        result = functional.scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=call.scale)
+    else:
+        result = _attend_by_hand(packed, key, value, mask, call)
+    per_head = result.reshape(groups, kv_heads, shared, queries, -1)
+    return per_head.permute(0, 3, 1, 2, 4).flatten(2, 3)
+
+
+def _attend_by_hand(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, call: AttentionCall
+) -> torch.Tensor:
+    """The same for models that bend the scores in a way the fused kernel has no argument for."""
+    scores = torch.matmul(query, key.transpose(-1, -2)) * call.scale
+    if call.softcap is not None:
+        scores = torch.tanh(scores / call.softcap) * call.softcap
+    scores = scores.masked_fill(~mask, float("-inf"))
+    if call.sinks is None:
+        weights = functional.softmax(scores, dim=-1, dtype=torch.float32)
+    else:
+        rows_per_head = query.shape[2] * query.shape[1] // call.sinks.numel()
+        sinks = call.sinks.view(1, query.shape[1], -1).repeat_interleave(rows_per_head, dim=2)
+        sinks = sinks.unsqueeze(-1).expand(query.shape[0], -1, -1, -1).to(scores.dtype)
+        weights = functional.softmax(torch.cat([scores, sinks], dim=-1), dim=-1, dtype=torch.float32)[
+            ..., :-1
+        ]
+    return torch.matmul(weights.to(value.dtype), value)
+
+
+def _from_transformers(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    is_causal: bool | None = None,
+    **others: object,
+) -> tuple[torch.Tensor, None]:
+    call = AttentionCall(
+        layer=int(module.layer_idx),  # type: ignore[arg-type]  # every decoder layer has one; modules are untyped
+        query=query,
+        key=key,
+        value=value,
+        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        window=sliding_window,
+        softcap=softcap,
+        sinks=s_aux,
+        bias=attention_mask is not None or others.get("position_bias") is not None,
+        causal=bool(getattr(module, "is_causal", True) if is_causal is None else is_causal),
+    )
+    return _context.get().attend(call), None
+
+
+def register() -> None:
+    """Make the attention known to transformers under ``ATTENTION_NAME``; doing it again changes nothing.
+
+    It is left out of transformers' mask registry on purpose: an attention without an entry there gets no
+    mask at all, while a registered mask function is only called after a search for packed sequences that
+    makes the device wait in every step.
+    """
+    AttentionInterface.register(ATTENTION_NAME, _from_transformers)

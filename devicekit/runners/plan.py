@@ -1,0 +1,147 @@
+"""Who attends to what in one step: built once from a batch, used by every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from devicekit.memory.kv import PADDING_SLOT
+from devicekit.scheduling.batch import ForwardBatch, Int32, Int64
+
+MAX_CELLS = 1 << 22
+"""Bound on queries times keys of one segment: a long prompt is cut here, and its mask stays in megabytes."""
+
+PADDING_ALLOWANCE = 1.5
+"""How many times the real cells a group of segments may hold before it is split."""
+
+
+@dataclass(slots=True)
+class Segments:
+    """``G`` runs of queries computed together, padded to ``Q`` queries and ``L`` keys each."""
+
+    tokens: torch.Tensor  # [G, Q] index of each query in the packed batch; padding repeats the last one
+    key_slots: torch.Tensor  # [G, L] KV slot of each visible key; the padding slot where there is none
+    visible: torch.Tensor  # [G, 1, Q, L] bool
+    _masks: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def mask(self, shared: int) -> torch.Tensor:
+        """``visible`` for ``shared`` query heads folded into the query rows: [G, 1, shared * Q, L]."""
+        if shared == 1 or self.visible.shape[2] == 1:
+            return self.visible  # one row serves all: it broadcasts
+        if shared not in self._masks:
+            self._masks[shared] = self.visible.repeat(1, 1, shared, 1)
+        return self._masks[shared]
+
+
+@dataclass(frozen=True, slots=True)
+class _Runs:
+    """Runs of consecutive queries of one sequence, one entry per run."""
+
+    row: Int64  # request row
+    token: Int64  # index of the first query in the packed batch
+    position: Int64  # position of the first query in its sequence
+    queries: Int64
+
+    def take(self, index: Int64) -> _Runs:
+        return _Runs(self.row[index], self.token[index], self.position[index], self.queries[index])
+
+
+class AttentionPlan:
+    """The segments of a batch, for each window that the model's layers use."""
+
+    def __init__(self, batch: ForwardBatch, device: torch.device) -> None:
+        self._longest = int(batch.lengths.max(initial=0))
+        self._batch = batch
+        self._device = device
+        self._by_window: dict[int | None, list[Segments]] = {}
+
+    def segments(self, window: int | None) -> list[Segments]:
+        """Segments that together hold every token of the batch once, for layers with this window."""
+        if window is not None and window >= self._longest:
+            window = None
+        if window not in self._by_window:
+            runs = _cut(self._batch, window)
+            keys = _first_keys(runs, window)
+            counts = runs.position + runs.queries - keys
+            self._by_window[window] = [
+                self._build(runs.take(group), keys[group], window) for group in _group(runs.queries, counts)
+            ]
+        return self._by_window[window]
+
+    def _build(self, runs: _Runs, first_key: Int64, window: int | None) -> Segments:
+        ends = runs.position + runs.queries
+        offset = np.minimum(np.arange(runs.queries.max()), runs.queries[:, None] - 1)
+        query_positions = runs.position[:, None] + offset
+        first_page = first_key // self._batch.page_size
+        last_page = (ends - 1) // self._batch.page_size
+        columns = first_page[:, None] + np.arange((last_page - first_page).max() + 1)
+        exists = columns <= last_page[:, None]
+        pages = np.where(exists, self._batch.page_table[runs.row[:, None], np.where(exists, columns, 0)], 0)
+        tokens, positions, first, end, page = to_device(
+            (runs.token[:, None] + offset, query_positions, first_key[:, None], ends[:, None], pages),
+            self._device,
+        )
+        # From here on the device works: keys are many more than pages.
+        count = int((ends - first_key).max())
+        key_positions = first + torch.arange(count, device=self._device)
+        size = self._batch.page_size
+        column = key_positions // size - first // size
+        page_of_key = page.gather(1, column.clamp_(max=page.shape[1] - 1))
+        slots = torch.where(key_positions < end, page_of_key * size + key_positions % size, PADDING_SLOT)
+        visible = key_positions[:, None, :] <= positions[:, :, None]
+        if window is not None:
+            visible &= key_positions[:, None, :] > positions[:, :, None] - window
+        return Segments(tokens, slots, visible.unsqueeze(1))
+
+
+def to_device(arrays: Sequence[Int32 | Int64], device: torch.device) -> list[torch.Tensor]:
+    """Several small arrays in a single copy, as int64."""
+    flat = torch.from_numpy(np.concatenate([array.ravel() for array in arrays], dtype=np.int64)).to(device)
+    parts = torch.split(flat, [array.size for array in arrays])
+    return [part.view(array.shape) for part, array in zip(parts, arrays, strict=True)]
+
+
+def _cut(batch: ForwardBatch, window: int | None) -> _Runs:
+    """The batch's sequences as runs whose queries times keys stay within ``MAX_CELLS``."""
+    starts = batch.starts.astype(np.int64)
+    queries = np.diff(starts)
+    lengths = batch.lengths.astype(np.int64)
+    rows = batch.rows.astype(np.int64)
+    keys = lengths if window is None else np.minimum(lengths, queries + window - 1)
+    per_run = np.maximum(MAX_CELLS // np.maximum(keys, 1), 1)
+    runs = -(-queries // per_run)  # a sequence without tokens gives no run
+    owner = np.repeat(np.arange(len(rows)), runs)
+    nth = np.arange(len(owner)) - np.repeat(np.cumsum(runs) - runs, runs)
+    skipped = nth * per_run[owner]
+    return _Runs(
+        row=rows[owner],
+        token=starts[:-1][owner] + skipped,
+        position=(lengths - queries)[owner] + skipped,
+        queries=np.minimum(queries[owner] - skipped, per_run[owner]),
+    )
+
+
+def _first_keys(runs: _Runs, window: int | None) -> Int64:
+    if window is None:
+        return np.zeros_like(runs.position)
+    return np.maximum(runs.position - window + 1, 0)
+
+
+def _group(queries: Int64, keys: Int64) -> list[Int64]:
+    """Put runs of like shape together: few kernels, little padding."""
+    order = np.lexsort((keys, queries))
+    groups: list[Int64] = []
+    begin = 0
+    while begin < len(order):
+        rest = order[begin:]
+        widest, longest = np.maximum.accumulate(queries[rest]), np.maximum.accumulate(keys[rest])
+        padded = np.arange(1, len(rest) + 1) * widest * longest
+        real = np.cumsum(queries[rest] * keys[rest])
+        fits = (padded <= PADDING_ALLOWANCE * real) & (padded <= 4 * MAX_CELLS)
+        count = int(np.flatnonzero(fits)[-1]) + 1 if fits.any() else 1
+        groups.append(rest[:count])
+        begin += count
+    return groups

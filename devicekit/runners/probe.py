@@ -1,0 +1,119 @@
+"""What a model keeps per token, found by running one token through it rather than by reading its config."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from devicekit.memory.kv import KVLayout
+from devicekit.runners.attention import ATTENTION_NAME, AttentionCall, attending, register
+from devicekit.runners.checkpoint import ModelDirectory
+from devicekit.runners.errors import UnsupportedModel, one_line
+from devicekit.runners.huggingface import AutoModelForCausalLM, PreTrainedModel
+from devicekit.runners.reload import own_tensors
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSketch:
+    """What a model will take, known without reading its weights."""
+
+    layout: KVLayout
+    weight_bytes: int
+
+
+def sketch_model(directory: ModelDirectory, *, dtype: torch.dtype | None = None) -> ModelSketch:
+    """Build the model without memory and probe it; raises UnsupportedModel as loading would."""
+    register()
+    wanted = dtype or directory.config.get_text_config().dtype or torch.float32
+    # Grouped products of experts know only bfloat16 on the meta device; shapes are all that is asked of it.
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            copy.deepcopy(directory.config), attn_implementation=ATTENTION_NAME, dtype=torch.bfloat16
+        ).eval()
+    layout = probe_layout(model, path=directory.path)
+    size = sum(weight.numel() for weight in own_tensors(model).values()) * wanted.itemsize
+    return ModelSketch(replace(layout, dtype=wanted), size)
+
+
+def probe_layout(model: PreTrainedModel, *, path: Path) -> KVLayout:
+    """The KV layout of ``model``; works on the meta device too, where it costs neither memory nor time.
+
+    Raises UnsupportedModel for a model whose attention does not go through the registry in every layer, or
+    asks for something that pages of keys and values cannot answer.
+    """
+    probe = _Probe()
+    token = torch.zeros((1, 1), dtype=torch.int64, device=model.device)
+    try:
+        with torch.no_grad(), attending(probe):
+            model(
+                input_ids=token,
+                position_ids=token.clone(),
+                use_cache=False,
+                logits_to_keep=torch.zeros(1, dtype=torch.int64, device=model.device),
+            )
+    except NotImplementedError as error:
+        raise _refusal(
+            model, path, f"needs an operation that {model.device} does not have: {one_line(error)}"
+        ) from error
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        raise _refusal(model, path, f"does not run on packed tokens: {one_line(error)}") from error
+    reason = _why_not(model, probe.calls)
+    if reason is not None:
+        raise _refusal(model, path, reason)
+    first = probe.calls[0]
+    return KVLayout(
+        num_layers=len(probe.calls),
+        num_kv_heads=first.key.shape[1],
+        key_dim=first.key.shape[-1],
+        value_dim=first.value.shape[-1],
+        dtype=first.key.dtype,
+        windows=tuple(call.window for call in probe.calls),
+    )
+
+
+class _Probe:
+    """Records what each layer asks for, and answers zeros."""
+
+    def __init__(self) -> None:
+        self.calls: list[AttentionCall] = []
+
+    def attend(self, call: AttentionCall) -> torch.Tensor:
+        self.calls.append(call)
+        return call.query.new_zeros(1, call.query.shape[2], call.query.shape[1], call.value.shape[-1])
+
+
+def _why_not(model: PreTrainedModel, calls: list[AttentionCall]) -> str | None:
+    config = model.config.get_text_config()
+    layers = config.num_hidden_layers
+    absent = {"position_ids", "logits_to_keep"} - inspect.signature(model.forward).parameters.keys()
+    if absent:
+        return f"does not take {' and '.join(sorted(absent))}, which packed tokens need"
+    if [call.layer for call in calls] != list(range(layers)):
+        return (
+            f"has {layers} layers and calls attention that can be replaced {len(calls)} times; "
+            "once in every layer, in order, is what paging needs"
+        )
+    if any(call.bias for call in calls):
+        return "adds a bias to its attention scores, which paged attention does not do"
+    if not all(call.causal for call in calls):
+        return "attends to later tokens"
+    if (
+        len({(call.key.shape[1], call.key.shape[-1], call.value.shape[-1], call.key.dtype) for call in calls})
+        > 1
+    ):
+        return "has layers with keys and values of different shapes"
+    # A config without layer types means sliding windows everywhere if it has a window at all.
+    everywhere = layers if getattr(config, "sliding_window", None) is not None else 0
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * everywhere
+    silent = [i for i, kind in enumerate(kinds) if kind == "sliding_attention" and calls[i].window is None]
+    if silent:
+        return f"does not tell attention the sliding window of layers {silent}"
+    return None
+
+
+def _refusal(model: PreTrainedModel, path: Path, reason: str) -> UnsupportedModel:
+    return UnsupportedModel(f"{path}: {type(model).__name__} {reason}", path=str(path))

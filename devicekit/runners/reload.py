@@ -1,0 +1,190 @@
+"""Reading weights: a model from its directory, and new weights into a model that is being served."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from devicekit.runners.attention import ATTENTION_NAME
+from devicekit.runners.checkpoint import ModelDirectory, StoredTensor
+from devicekit.runners.errors import CheckpointMismatch, InvalidModelDirectory, UnsupportedModel, one_line
+from devicekit.runners.huggingface import (
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    SafetensorError,
+    transformers_logging,
+)
+
+# What a config says about its file, its defaults or its tokenizer, and not about the shape of the computation.
+_BOOKKEEPING = frozenset(
+    {
+        "_name_or_path",
+        "architectures",
+        "bos_token_id",
+        "dtype",
+        "eos_token_id",
+        "pad_token_id",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRecord:
+    """What an update wrote."""
+
+    tensors: int
+    bytes: int
+
+
+def load_model(directory: ModelDirectory, *, dtype: torch.dtype | None) -> PreTrainedModel:
+    """The model of a directory in host memory, in ``dtype`` or as the config says.
+
+    Raises InvalidModelDirectory when weights are missing or have the wrong shape: transformers would fill
+    them with random numbers.
+    """
+    try:
+        with quiet():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                directory.path,
+                dtype="auto" if dtype is None else dtype,
+                attn_implementation=ATTENTION_NAME,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # reported below, with everything else that is wrong
+                output_loading_info=True,
+            )
+    except SafetensorError as error:
+        message = f"{directory.path}: the weights cannot be read as safetensors: {one_line(error)}"
+        raise InvalidModelDirectory(message, path=str(directory.path)) from error
+    except KeyError as error:
+        if error.args != (ATTENTION_NAME,):
+            raise
+        # A few old models keep a table of their own attention classes.
+        message = f"{directory.path}: {directory.config.model_type} has attention that cannot be replaced"
+        raise UnsupportedModel(message, path=str(directory.path)) from error
+    problems = [f"{name} is missing" for name in sorted(info["missing_keys"])]
+    problems += [
+        f"{name} is {found}, not {wanted}" for name, found, wanted in sorted(info["mismatched_keys"])
+    ]
+    problems += info["error_msgs"]
+    if problems:
+        raise InvalidModelDirectory(f"{directory.path}: {_summary(problems)}", path=str(directory.path))
+    return model.eval().requires_grad_(False)
+
+
+def update_in_place(
+    model: PreTrainedModel,
+    stored: dict[str, StoredTensor],
+    directory: ModelDirectory,
+    *,
+    dtype: torch.dtype | None,
+) -> UpdateRecord:
+    """Copy the weights of ``directory`` into the tensors that ``model`` already has.
+
+    ``stored`` is what the checkpoint that the model came from held. Everything is read and compared first:
+    CheckpointMismatch or InvalidModelDirectory mean that nothing was written.
+    """
+    _require(directory, _config_differences(model.config, directory.config))
+    _require(
+        directory, _stored_differences(stored, directory.stored_tensors(), set(model.all_tied_weights_keys))
+    )
+    candidate = load_model(directory, dtype=dtype)
+    old, new = own_tensors(model), candidate.state_dict()
+    _require(directory, _tensor_differences(old, new) or _tie_differences(model, new))
+    with torch.no_grad():
+        for name, tensor in old.items():
+            tensor.copy_(new[name])
+    return UpdateRecord(len(old), sum(tensor.nbytes for tensor in old.values()))
+
+
+def own_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Parameters and persistent buffers; of names that share a tensor, only the first."""
+    every_parameter = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    found: dict[str, torch.Tensor] = dict(model.named_parameters())
+    found |= {name: tensor for name, tensor in model.state_dict().items() if name not in every_parameter}
+    return found
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hide transformers' progress bars and loading reports: what they say comes back as typed errors."""
+    bars, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _config_differences(old: PreTrainedConfig, new: PreTrainedConfig) -> list[str]:
+    if old.model_type != new.model_type:
+        return [f"config model_type is {new.model_type!r}, not {old.model_type!r}"]
+    before, after = old.to_dict(), new.to_dict()
+    keys = sorted((before.keys() | after.keys()) - _BOOKKEEPING)
+    return [
+        f"config {key} is {after.get(key)!r}, not {before.get(key)!r}"
+        for key in keys
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _stored_differences(
+    old: dict[str, StoredTensor], new: dict[str, StoredTensor], tied: set[str]
+) -> list[str]:
+    problems = []
+    for name in sorted(old.keys() | new.keys()):
+        before, after = old.get(name), new.get(name)
+        if before == after or (name in tied and (before is None or after is None)):
+            continue  # some writers store a tied tensor under both its names
+        if before is None:
+            problems.append(f"{name} is unknown")
+        elif after is None:
+            problems.append(f"{name} is missing")
+        else:
+            problems.append(
+                f"{name} is {after.dtype} {list(after.shape)}, not {before.dtype} {list(before.shape)}"
+            )
+    return problems
+
+
+def _tensor_differences(old: dict[str, torch.Tensor], new: dict[str, torch.Tensor]) -> list[str]:
+    return [
+        f"{name} cannot take the place of the one that is loaded"
+        for name, tensor in old.items()
+        if name not in new or new[name].shape != tensor.shape or new[name].dtype != tensor.dtype
+    ]
+
+
+def _tie_differences(model: PreTrainedModel, new: dict[str, torch.Tensor]) -> list[str]:
+    """Two names of one tensor in the model must be given one value."""
+    owner = {id(tensor): name for name, tensor in model.named_parameters()}
+    return [
+        f"{name} differs from {owner[id(tensor)]}, and the model holds them in one tensor"
+        for name, tensor in model.named_parameters(remove_duplicate=False)
+        if not torch.equal(new[name], new[owner[id(tensor)]])
+    ]
+
+
+def _require(directory: ModelDirectory, problems: list[str]) -> None:
+    if problems:
+        raise CheckpointMismatch(
+            f"{directory.path} does not fit the loaded model, which was left as it was: {_summary(problems)}",
+            path=str(directory.path),
+            problems=tuple(problems),
+        )
+
+
+def _summary(problems: list[str]) -> str:
+    shown = "; ".join(problems[:3])
+    return shown if len(problems) <= 3 else f"{shown}; and {len(problems) - 3} more"

@@ -1,0 +1,92 @@
+"""From logits to tokens: greedy, or a draw that depends only on a request's seed and position."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from devicekit.scheduling.batch import Float32, Int64, Logprobs, SamplingArrays
+
+_BITS = 23  # the largest uniform, 1 - 2**-23, times any float32 total stays below that total
+
+
+def choose(logits: torch.Tensor, sampling: SamplingArrays | None) -> torch.Tensor:
+    """The next token of each row of ``logits`` ([L, vocabulary], float32): [L], int64, on the same device."""
+    greedy = logits.argmax(dim=-1)
+    if sampling is None:
+        return greedy
+    temperature = _column(sampling.temperature, logits)
+    probabilities = torch.softmax(logits / torch.where(temperature > 0, temperature, 1.0), dim=-1)
+    draws = _column(uniforms(sampling.seed, sampling.position), logits)
+    tokens = _invert(probabilities, draws).squeeze(1)
+    # Whether a row goes through the filters depends on that row alone: so does its draw.
+    filtered = np.flatnonzero(
+        ((sampling.top_k > 0) & (sampling.top_k < logits.shape[1]))
+        | (sampling.top_p < 1)
+        | (sampling.min_p > 0)
+    )
+    if filtered.size:
+        rows = torch.from_numpy(filtered).to(logits.device)
+        tokens[rows] = _draw_filtered(probabilities[rows], draws[rows], sampling, filtered)
+    return torch.where(temperature.squeeze(1) > 0, tokens, greedy)
+
+
+def log_probabilities(logits: torch.Tensor, tokens: torch.Tensor, top: int) -> Logprobs:
+    """Natural logarithms of the probabilities of ``tokens`` and of the ``top`` likeliest, before temperature."""
+    scores = torch.log_softmax(logits, dim=-1)
+    values, ids = scores.topk(min(top, scores.shape[1]), dim=-1)
+    return Logprobs(
+        chosen=scores.gather(1, tokens.unsqueeze(1)).squeeze(1).cpu().numpy(),
+        top_ids=ids.to(torch.int32).cpu().numpy(),
+        top_values=values.cpu().numpy(),
+    )
+
+
+def uniforms(seed: Int64, position: Int64) -> Float32:
+    """A number in [0, 1) for each pair, the same on every machine: two rounds of a 64-bit mixing function."""
+    mixed = _mix(_mix(seed.astype(np.uint64)) ^ position.astype(np.uint64))
+    top: Float32 = (mixed >> np.uint64(64 - _BITS)).astype(np.float32)
+    top *= np.float32(2.0**-_BITS)
+    return top
+
+
+def _mix(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood, 2014). Unsigned arithmetic wraps, as it should."""
+    value = value + np.uint64(0x9E3779B97F4A7C15)
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    value ^= value >> np.uint64(31)
+    return value
+
+
+def _draw_filtered(
+    probabilities: torch.Tensor, draws: torch.Tensor, sampling: SamplingArrays, rows: npt.NDArray[np.intp]
+) -> torch.Tensor:
+    """Top-k, then top-p of what is left, then min-p, then the draw; likeliest token first."""
+    ranked, ids = probabilities.sort(dim=-1, descending=True, stable=True)
+    vocabulary = ranked.shape[1]
+    limit = np.where(sampling.top_k[rows] > 0, sampling.top_k[rows], vocabulary).astype(np.int64)
+    rank = torch.arange(vocabulary, device=ranked.device)
+    ranked = ranked * (rank < _column(limit, rank))
+    before = ranked.cumsum(-1) - ranked
+    total = ranked.sum(-1, keepdim=True)
+    keep = before < _column(sampling.top_p[rows], ranked) * total
+    keep &= ranked >= _column(sampling.min_p[rows], ranked) * ranked[:, :1]
+    keep[:, 0] = True
+    kept = (keep & (ranked > 0)).sum(-1, keepdim=True).clamp_(min=1)  # what is kept comes first
+    drawn = _invert(ranked * (rank < kept), draws)
+    return ids.gather(1, torch.minimum(drawn, kept - 1)).squeeze(1)
+
+
+def _invert(weights: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+    """Index at which the running sum of ``weights`` passes ``draws`` of the total: [L, 1]."""
+    running = weights.cumsum(-1)
+    passed = (running <= draws * running[:, -1:]).sum(-1, keepdim=True)
+    return passed.clamp_(max=weights.shape[1] - 1)
+
+
+def _column(values: npt.NDArray[np.generic], like: torch.Tensor) -> torch.Tensor:
+    return (
+        torch.from_numpy(np.ascontiguousarray(values)).to(device=like.device, dtype=like.dtype).unsqueeze(1)
+    )

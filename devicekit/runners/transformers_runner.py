@@ -1,0 +1,115 @@
+"""Serves a Hugging Face causal language model: packed tokens in, next tokens out, keys and values in pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from devicekit.memory.kv import KVLayout, KVPool
+from devicekit.runners import attention, sampling
+from devicekit.runners.checkpoint import ModelDirectory
+from devicekit.runners.huggingface import PreTrainedModel
+from devicekit.runners.plan import AttentionPlan, to_device
+from devicekit.runners.probe import probe_layout
+from devicekit.runners.reload import UpdateRecord, load_model, own_tensors, update_in_place
+from devicekit.scheduling.batch import ForwardBatch, ModelLimits, StepOutput
+
+if TYPE_CHECKING:
+    from devicekit.device import Device
+
+
+class TransformersRunner:
+    """A model on a device. ``bind`` a KV pool of its ``layout`` before the first ``step``."""
+
+    def __init__(
+        self,
+        directory: ModelDirectory,
+        model: PreTrainedModel,
+        device: Device,
+        *,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """``model`` must have been read from ``directory`` by ``load_model`` and moved to ``device``."""
+        self.directory = directory
+        self.model = model
+        self.device = device
+        self.layout: KVLayout = probe_layout(model, path=directory.path)
+        self._limits = directory.limits
+        self._stored = directory.stored_tensors()
+        self._dtype = dtype
+        self._pool: KVPool | None = None
+
+    @classmethod
+    def load(
+        cls, path: str | Path, device: Device, *, dtype: torch.dtype | None = None
+    ) -> TransformersRunner:
+        """Read a local model directory onto ``device``, in ``dtype`` or as the config says.
+
+        Raises InvalidModelDirectory or UnsupportedModel, before any weight is read where that is possible.
+        """
+        attention.register()
+        directory = ModelDirectory.open(path)
+        model = load_model(directory, dtype=dtype).to(device.torch_device)
+        return cls(directory, model, device, dtype=dtype)
+
+    @property
+    def limits(self) -> ModelLimits:
+        return self._limits
+
+    def bind(self, pool: KVPool) -> None:
+        """Use ``pool`` from now on. Its dtype may differ from the model's; its shape may not (ValueError)."""
+        if replace(pool.layout, dtype=self.layout.dtype, windows=self.layout.windows) != self.layout:
+            raise ValueError(f"the pool's layout {pool.layout} does not fit the model's {self.layout}")
+        self._pool = pool
+
+    def step(self, batch: ForwardBatch) -> StepOutput:
+        """Write the batch's keys and values into the pool and return the wanted tokens."""
+        if self._pool is None:
+            raise RuntimeError("bind a KV pool before the first step")
+        # Not inference mode: its tensors carry no version counter, which backends written in Python trip over.
+        with torch.no_grad():
+            logits = self._forward(batch, self._pool)
+            tokens = sampling.choose(logits, batch.sampling)
+            logprobs = None
+            if batch.top_logprobs is not None:
+                logprobs = sampling.log_probabilities(logits, tokens, batch.top_logprobs)
+            return StepOutput(tokens.to(torch.int32).cpu().numpy(), logprobs)
+
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every parameter and persistent buffer once, by the model's own names; tied tensors under their first.
+
+        Those are the checkpoint's names too, except where transformers fuses tensors as it loads them, as it
+        does with the experts of some mixtures.
+        """
+        yield from own_tensors(self.model).items()
+
+    def update_from_disk(self, path: str | Path) -> UpdateRecord:
+        """Load another checkpoint of the same architecture into the tensors that are there.
+
+        Raises InvalidModelDirectory, UnsupportedModel or CheckpointMismatch, in which case no weight has
+        changed. Keys and values that were computed with the old weights are the caller's business.
+        """
+        directory = ModelDirectory.open(path)
+        record = update_in_place(self.model, self._stored, directory, dtype=self._dtype)
+        self.directory = directory
+        return record
+
+    def _forward(self, batch: ForwardBatch, pool: KVPool) -> torch.Tensor:
+        """Logits of the wanted positions: [L, vocabulary], float32."""
+        device = self.device.torch_device
+        tokens, positions, wanted, slots = to_device(
+            (batch.tokens, batch.positions, batch.wanted, batch.slots), device
+        )
+        with attention.attending(attention.PagedAttention(pool, AttentionPlan(batch, device), slots)):
+            output = self.model(
+                input_ids=tokens.unsqueeze(0),
+                position_ids=positions.unsqueeze(0),
+                use_cache=False,
+                logits_to_keep=wanted,
+            )
+        logits: torch.Tensor = output.logits[0]
+        return logits.float()

@@ -1,0 +1,97 @@
+"""Answers control operations, each exactly once: at once where it can, and otherwise as soon as it can.
+
+A handler takes an operation and returns its reply, or a function that is asked again in every step until it
+returns one. What a handler knows of the scheduler is `SchedulerState`; handlers for further operations are
+registered by the packages that define them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from devicekit.contract.errors import DeviceKitError
+from devicekit.scheduling.flush import FlushHandler
+from devicekit.scheduling.messages import Abort, Continue, Flush, Operation, Pause, Reply
+from devicekit.scheduling.pause import abort, pause, resume
+from devicekit.scheduling.state import SchedulerState
+
+Poll = Callable[[], Reply | None]
+_O = TypeVar("_O", bound=Operation)
+_A = TypeVar("_A")
+
+
+@dataclass(slots=True)
+class _Pending:
+    operation: Operation
+    arrived: float
+    poll: Poll
+
+
+class Control:
+    """The control operations of one scheduler."""
+
+    def __init__(self, state: SchedulerState) -> None:
+        self._state = state
+        self._handlers: dict[type[Operation], Callable[[Operation], Reply | Poll]] = {}
+        self._pending: list[_Pending] = []
+        self._replies: list[Reply] = []
+        self.register(Flush, FlushHandler(state))
+        self.register(Pause, lambda operation: pause(state, operation))
+        self.register(Continue, lambda operation: resume(state, operation))
+        self.register(Abort, lambda operation: abort(state, operation))
+
+    def register(self, kind: type[_O], handler: Callable[[_O], Reply | Poll]) -> None:
+        """Have ``handler`` answer operations of exactly this type."""
+        self._handlers[kind] = handler  # type: ignore[assignment]  # looked up by the operation's own type
+
+    def submit(self, operation: Operation) -> None:
+        """Begin an operation. An unknown one is refused."""
+        arrived = self._state.clock.now()
+        handler = self._handlers.get(type(operation))
+        if handler is None:
+            known = ", ".join(sorted(kind.__name__ for kind in self._handlers))
+            message = f"This engine has no operation {type(operation).__name__} (it has {known})."
+            self._replies.append(Reply(operation.id, False, message))
+            return
+        answer = _guarded(operation, lambda: handler(operation))
+        if isinstance(answer, Reply):
+            self._reply(answer, arrived)
+        else:
+            self._pending.append(_Pending(operation, arrived, answer))
+
+    def answer(self) -> None:
+        """Ask every pending operation again, in order of arrival."""
+        pending, self._pending = self._pending, []
+        for one in pending:
+            reply = _guarded(one.operation, one.poll)
+            if reply is None:
+                self._pending.append(one)
+            else:
+                self._reply(reply, one.arrived)
+
+    def _reply(self, reply: Reply, arrived: float) -> None:
+        self._replies.append(dataclasses.replace(reply, seconds=self._state.clock.now() - arrived))
+
+    def take_replies(self) -> tuple[Reply, ...]:
+        """Answers since the last call."""
+        replies, self._replies = tuple(self._replies), []
+        return replies
+
+    @property
+    def pending(self) -> tuple[Operation, ...]:
+        """Operations that wait for an answer."""
+        return tuple(one.operation for one in self._pending)
+
+
+def _guarded(operation: Operation, ask: Callable[[], _A]) -> _A | Reply:
+    """What ``ask`` answers, or the refusal that its error amounts to."""
+    try:
+        return ask()
+    except DeviceKitError as error:
+        return Reply(operation.id, False, str(error))
+    except Exception as error:  # an operator's mistake must not end the loop that serves everybody else
+        message = f"{type(operation).__name__} failed: {type(error).__name__}: {error}"
+        return Reply(operation.id, False, message)

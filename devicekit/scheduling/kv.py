@@ -1,0 +1,129 @@
+"""A request's hold on the KV pools: its row, its pages, and its lock on the prefix cache."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import numpy as np
+
+from devicekit.memory.pages import PageAllocator
+from devicekit.memory.prefix import PrefixCache
+from devicekit.memory.prefix_node import Node
+from devicekit.memory.rows import RequestTable
+from devicekit.scheduling.batch import Int32
+from devicekit.scheduling.request import Request
+
+_TIDY_NODES = 256
+
+
+class RequestKV:
+    """Takes and gives rows and pages for requests, sharing cached prefixes where there is a cache."""
+
+    def __init__(self, table: RequestTable, pages: PageAllocator, page_size: int, prefix: PrefixCache | None):
+        self.table = table
+        self.pages = pages
+        self.page_size = page_size
+        self.prefix = prefix
+        self._held: dict[str, tuple[Node, Hashable]] = {}  # by request id: the locked node and its namespace
+        self._private: set[str] = set()  # ids whose KV mixes weight versions: nobody else may use it
+
+    @property
+    def available(self) -> int:
+        """Pages that can be taken, evicting what the prefix cache need not keep."""
+        return self.pages.available + (self.prefix.evictable if self.prefix else 0)
+
+    def pages_for(self, tokens: int) -> int:
+        return -(-tokens // self.page_size)
+
+    def acquire(self, request: Request, namespace: Hashable, spare: int) -> bool:
+        """Give a request a row and pages for all its known tokens, cached ones first.
+
+        Args:
+            spare: pages that must be left over.
+
+        Returns:
+            False, and nothing taken, when there is no row or there are too few pages.
+        """
+        if not self.table.available:
+            return False
+        cached = b""
+        if self.prefix is not None:
+            match = self.prefix.match(request.tokens[:-1], namespace)
+            cached = match.pages
+            self.prefix.lock(match.node)
+        shared = len(cached) // 4
+        needed = self.pages_for(request.total) - shared
+        if needed + spare > self.available or (own := self.take(needed)) is None:
+            if self.prefix is not None:
+                self.prefix.unlock(match.node)
+            return False
+        if self.prefix is not None:
+            self._held[request.id] = (match.node, namespace)
+        request.row = row = self.table.take_one()
+        request.cached_pages = shared
+        request.num_pages = shared + needed
+        request.computed = shared * self.page_size
+        self.table.pages[row, : request.num_pages] = np.frombuffer(cached + own, np.int32)
+        self.table.mark(row)
+        return True
+
+    def take(self, count: int) -> bytes | None:
+        """Take pages, evicting if need be; ``None``, and nothing taken, when there are too few."""
+        self.make_room(count)
+        return self.pages.take(count)
+
+    def make_room(self, count: int) -> bool:
+        """Evict until ``count`` pages are available. False: even so they are not."""
+        short = count - self.pages.available
+        if short > 0 and self.prefix is not None:
+            short -= self.prefix.evict(short)
+        return short <= 0
+
+    def publish(self, request: Request, tokens: Int32) -> None:
+        """Share the full pages of ``tokens``, whose KV is in the pool, with later requests."""
+        held = self._held.get(request.id)
+        if self.prefix is None or held is None or request.id in self._private:
+            return
+        node, namespace = held
+        row = self.table.pages[request.row, : request.num_pages]
+        done = self.prefix.insert(tokens, row.tobytes(), namespace, held=node)
+        if done.duplicates:
+            self.pages.give(done.duplicates)
+            row[: len(done.pages) // 4] = np.frombuffer(done.pages, np.int32)
+            self.table.mark(request.row)
+        request.cached_pages = len(done.pages) // 4
+        self._held[request.id] = (done.node, namespace)
+
+    def keep_private(self) -> None:
+        """Never publish what requests hold now: the weights are about to change under them."""
+        self._private.update(self._held)
+
+    def release(self, request: Request) -> None:
+        """Give back a request's row and its own pages. Cached pages stay with the cache."""
+        if not request.row:
+            return
+        self.pages.give(self.table.pages[request.row, request.cached_pages : request.num_pages].tobytes())
+        held = self._held.pop(request.id, None)
+        self._private.discard(request.id)
+        if self.prefix is not None and held is not None:
+            self.prefix.unlock(held[0])
+        self.table.give_one(request.row)
+        request.row = request.num_pages = request.cached_pages = request.computed = 0
+
+    def tidy(self) -> None:
+        """Take apart a little of what `reset` only forgot. For idle moments."""
+        if self.prefix is not None:
+            self.prefix.reclaim(_TIDY_NODES)
+
+    def reset(self) -> int:
+        """Forget every cached prefix and free every page and row. Nothing may hold any.
+
+        Returns:
+            Cached pages that were forgotten.
+        """
+        forgotten = self.prefix.evictable if self.prefix is not None else 0
+        if self.prefix is not None:
+            self.prefix.reset()
+        self.table.reset()
+        self.pages.reset()
+        return forgotten

@@ -1,0 +1,176 @@
+"""What goes into a scheduler and what comes out: control operations, their answers, and generated tokens.
+
+All are plain values. Each operation carries an id and is answered exactly once, under that id.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from devicekit.release import ReleaseEntry
+from devicekit.scheduling.request import Finish, TokenLogprob, VersionSpan
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """One reason for not being idle."""
+
+    name: str  # "running", "prefilling", "waiting", or what a participant calls its own
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.count}"
+
+
+def describe(blockers: tuple[Blocker, ...]) -> str:
+    """Blockers in one line, for messages."""
+    return ", ".join(map(str, blockers)) or "none"
+
+
+# -- Into the scheduler ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A control operation. ``id`` comes back in its `Reply`."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Flush(Operation):
+    """Forget every logical cache: prefixes, request rows, pages, and what participants registered.
+
+    Refused while anything blocks; with a ``timeout`` (seconds) it waits that long for the scheduler to be idle.
+    Waiting requests that hold no KV do not block a paused scheduler.
+    """
+
+    timeout: float | None = None
+    empty_cache: bool | None = None  # None: as the release point's policy says
+
+
+class PauseMode(str, enum.Enum):
+    """What a pause does to requests in flight."""
+
+    ABORT = "abort"  # end them
+    RETRACT = "retract"  # take their KV; they start over from their tokens when generation continues
+    IN_PLACE = "in_place"  # leave them as they are, KV included
+
+
+@dataclass(frozen=True, slots=True)
+class Pause(Operation):
+    """Start no forward pass until `Continue`. Control operations are still answered."""
+
+    mode: PauseMode = PauseMode.ABORT
+
+
+@dataclass(frozen=True, slots=True)
+class Continue(Operation):
+    """End a pause, emptying the allocator's cache first unless told otherwise."""
+
+    empty_cache: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Abort(Operation):
+    """End requests: one by its id, all whose id starts with ``prefix``, or all there are."""
+
+    request_id: str | None = None
+    prefix: str | None = None
+    all: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateWeights(Operation):
+    """Replace the model's weights. Each source is a subclass.
+
+    Runs between two forward passes: at once while paused, and otherwise as soon as no request is in flight; new
+    requests wait meanwhile.
+    """
+
+    flush_cache: bool = True
+    empty_cache: bool | None = None  # None: as the release point's policy says
+    abort_all_requests: bool = False
+    weight_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateWeightsFromDisk(UpdateWeights):
+    """Replace the weights by those of a local model directory."""
+
+    path: str = ""
+
+
+# -- Out of the scheduler -------------------------------------------------------------------------------------
+
+
+class UpdateOutcome(str, enum.Enum):
+    """What a weight update left behind."""
+
+    UNCHANGED = "unchanged"  # nothing was written
+    UPDATED = "updated"
+    UPDATED_NOT_FLUSHED = "updated_not_flushed"  # new weights, and caches made by the old ones
+    PARTIAL = "partial"  # some tensors are new: discard the model
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to one operation."""
+
+    id: str
+    success: bool
+    message: str = ""
+    blockers: tuple[Blocker, ...] = ()  # what stood in the way
+    seconds: float = 0.0  # from its arrival to this answer
+    release: ReleaseEntry | None = None  # what the release point on its way did
+
+
+@dataclass(frozen=True, slots=True)
+class FlushReply(Reply):
+    """The answer to `Flush`. Refused means that nothing changed."""
+
+    pages_freed: int = 0  # cached pages that were forgotten
+
+
+@dataclass(frozen=True, slots=True)
+class PauseReply(Reply):
+    """The answer to `Pause` and `Continue`."""
+
+    epoch: int = 0  # grows with every change between running and paused
+    changed: bool = False
+    aborted: int = 0
+    retracted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AbortReply(Reply):
+    """The answer to `Abort`."""
+
+    aborted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateReply(Reply):
+    """The answer to an `UpdateWeights`."""
+
+    outcome: UpdateOutcome = UpdateOutcome.UNCHANGED
+    tensors: int = 0
+    bytes: int = 0
+    weight_version: str | None = None
+    flush: FlushReply | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Tokens of one request: an increment while it streams, everything not yet reported when it ends."""
+
+    id: str
+    tokens: tuple[int, ...]
+    finish: Finish | None = None
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0  # all so far, these included
+    retractions: int = 0
+    spans: tuple[VersionSpan, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()

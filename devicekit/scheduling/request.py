@@ -1,0 +1,177 @@
+"""A generation request: what the user asked for, and how far it has come."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from devicekit.scheduling.batch import Int32, ModelLimits
+from devicekit.scheduling.errors import InvalidRequest
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are drawn and when to stop."""
+
+    max_new_tokens: int = 128
+    temperature: float = 1.0  # 0: greedy
+    top_k: int = 0  # 0: no limit
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int | None = None  # None: derived from the request's id
+    stop: tuple[str, ...] = ()  # text that ends the output and is cut from it; needs a tokenizer
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None  # how many alternatives to report per token; 0: the chosen one only
+
+    def problems(self, limits: ModelLimits) -> list[str]:
+        """Everything that is wrong with these parameters for this model."""
+        found: list[str] = []
+        if self.max_new_tokens < 1:
+            found.append(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            found.append(f"temperature must be 0 or more, not {self.temperature}")
+        if self.top_k < 0:
+            found.append(f"top_k must be 0 or more, not {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            found.append(f"top_p must be above 0 and at most 1, not {self.top_p}")
+        if not 0 <= self.min_p <= 1:
+            found.append(f"min_p must be from 0 to 1, not {self.min_p}")
+        if self.logprobs is not None and not 0 <= self.logprobs <= limits.vocab_size:
+            found.append(f"logprobs must be from 0 to {limits.vocab_size}, not {self.logprobs}")
+        if any(not text for text in self.stop):
+            found.append("a stop string must not be empty")
+        foreign = [token for token in self.stop_token_ids if not 0 <= token < limits.vocab_size]
+        if foreign:
+            found.append(f"stop_token_ids {foreign} are outside the vocabulary of {limits.vocab_size}")
+        return found
+
+
+class FinishKind(str, enum.Enum):
+    """Why a request ended."""
+
+    STOP = "stop"  # eos, a stop token or a stop string
+    LENGTH = "length"
+    ABORT = "abort"  # by the user, a deadline, a pause, or an operator
+    ERROR = "error"  # the engine could not serve it
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """How a request ended."""
+
+    kind: FinishKind
+    matched: int | str | None = None  # the token or text that stopped it
+    message: str = ""  # abort and error: what happened
+
+
+@dataclass(frozen=True, slots=True)
+class VersionSpan:
+    """Which weights made the output tokens ``start`` to ``end - 1``."""
+
+    version: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Log-probability of one output token, and of its best alternatives (natural logarithm)."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One sequence to complete.
+
+    Args:
+        id: unique among the requests that are not finished.
+        prompt: token ids, at least one.
+        priority: higher runs first under the priority policy.
+        timeout: seconds after arrival at which the request is aborted.
+        stream: report tokens as they come, not only at the end.
+        namespace: prompts share cached prefixes only within a namespace (tenant, adapter).
+    """
+
+    id: str
+    prompt: Int32
+    params: SamplingParams = field(default_factory=SamplingParams)
+    priority: int = 0
+    timeout: float | None = None
+    stream: bool = False
+    namespace: Hashable = None
+
+    # Kept by the scheduler.
+    arrival: int = 0  # order of arrival
+    deadline: float | None = None  # the clock's seconds
+    seed: int = 0
+    limit: int = 0  # tokens, prompt included, at which the output is long enough
+    tokens: Int32 = field(default_factory=lambda: np.empty(0, np.int32))  # prompt and output, while it waits
+    row: int = 0  # 0: holds no KV
+    computed: int = 0  # leading tokens whose keys and values are in the pool
+    total: int = 0  # tokens, prompt and output, that are known
+    num_pages: int = 0  # pages in its row, cached ones included
+    cached_pages: int = 0  # leading pages of its row that belong to the prefix cache
+    cached_tokens: int = 0  # prompt tokens that its first run did not have to compute
+    column: int = -1  # in the running batch
+    retractions: int = 0
+    reported: int = 0  # output tokens already streamed
+    spans: list[VersionSpan] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.prompt = np.ascontiguousarray(self.prompt, dtype=np.int32)
+        self.tokens = self.prompt
+        self.total = len(self.prompt)
+
+    @property
+    def num_output(self) -> int:
+        return self.total - len(self.prompt)
+
+    def validate(self, limits: ModelLimits, pool_tokens: int) -> None:
+        """Check the request against the model and the pool before anything is allocated for it.
+
+        Raises:
+            InvalidRequest: with everything that is wrong.
+        """
+        found = self.params.problems(limits)
+        size = len(self.prompt)
+        if size == 0:
+            found.append("the prompt is empty")
+        elif int(self.prompt.view(np.uint32).max()) >= limits.vocab_size:  # a negative one is huge, unsigned
+            found.append(f"the prompt has tokens outside the vocabulary of {limits.vocab_size}")
+        if size >= limits.max_positions:
+            found.append(
+                f"the prompt has {size} tokens, and the model takes fewer than {limits.max_positions}"
+            )
+        if size >= pool_tokens:
+            found.append(f"the prompt has {size} tokens, and the KV pool holds {pool_tokens}")
+        if self.timeout is not None and not self.timeout > 0:
+            found.append(f"timeout must be a positive number of seconds, not {self.timeout}")
+        if found:
+            raise InvalidRequest(f"Request {self.id!r} cannot run: {'; '.join(found)}.")
+
+
+def prompt_array(tokens: Sequence[int] | Int32) -> Int32:
+    """Token ids as the scheduler keeps them.
+
+    Raises:
+        InvalidRequest: they are not a flat list of integers.
+    """
+    try:
+        found = np.asarray(tokens)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidRequest(f"A prompt is a flat list of token ids: {error}") from error
+    if found.ndim != 1 or (len(found) and found.dtype.kind not in "iu"):
+        raise InvalidRequest(f"A prompt is a flat list of token ids, not {tokens!r:.80}.")
+    bounds = np.iinfo(np.int32)
+    if len(found) and not bounds.min <= int(found.min()) <= int(found.max()) <= bounds.max:
+        raise InvalidRequest("A prompt has token ids that do not fit 32 bits.")
+    return found.astype(np.int32)

@@ -1,0 +1,83 @@
+"""Who gives up its KV when the pool runs short: the request that has generated least."""
+
+from __future__ import annotations
+
+from devicekit.scheduling.planning import Plan
+from devicekit.scheduling.request import Finish, FinishKind, Request
+from devicekit.scheduling.reservation import LOOK_AHEAD, NewTokenRatio
+from devicekit.scheduling.state import SchedulerState
+
+
+class Retraction:
+    """Frees pages by sending requests back to the waiting queue. They keep the tokens they have."""
+
+    def __init__(self, state: SchedulerState, ratio: NewTokenRatio) -> None:
+        self._state = state
+        self._ratio = ratio
+        self.count = 0  # retractions so far
+
+    def make_room_for_step(self) -> bool:
+        """Give every running request the page it needs next, retracting until the rest fit.
+
+        Returns:
+            False when a request that runs alone had to be ended because it does not fit.
+        """
+        state = self._state
+        running = state.running
+        needed = running.pages_needed()
+        if needed == 0 or state.kv.make_room(needed):
+            return running.begin_step()
+        # Prompts that have begun hold pages and have generated least of all.
+        for request in reversed(state.prefilling[:]):
+            self._retract(request)
+            if state.kv.make_room(running.pages_needed()):
+                return running.begin_step()
+        ranked = self._ranked()
+        while len(ranked) > 1:
+            self._retract(ranked.pop())
+            ahead = state.kv.pages_for(LOOK_AHEAD) * len(ranked)
+            if state.kv.make_room(running.pages_needed()):
+                state.kv.make_room(ahead)
+                self._raise_ratio()
+                return running.begin_step()
+        alone = ranked[0]
+        running.settle(alone)
+        message = f"The KV pool of {state.kv.pages.num_pages} pages cannot hold its {alone.total} tokens."
+        state.finish(alone, Finish(FinishKind.ERROR, message=message))
+        return False
+
+    def shed_load(self, plan: Plan) -> bool:
+        """After two device out-of-memory failures: make the next pass smaller. False: it cannot be smaller."""
+        if plan.chunks and (plan.decoding or len(plan.chunks) > 1):
+            victims = [chunk.request for chunk in plan.chunks[1 if not plan.decoding else 0 :]]
+        else:
+            ranked = self._ranked()
+            victims = ranked[(len(ranked) + 1) // 2 :]
+        for request in victims:
+            self._retract(request)
+        return bool(victims)
+
+    def _ranked(self) -> list[Request]:
+        """Running requests, first the one to keep its KV longest: most generated, then shortest prompt."""
+        running = self._state.running
+        for request in running.requests:
+            running.settle(request)
+        return sorted(
+            running.requests,
+            key=lambda request: (
+                -request.priority,
+                -request.num_output,
+                len(request.prompt),
+                request.arrival,
+            ),
+        )
+
+    def _retract(self, request: Request) -> None:
+        self._state.retract(request)
+        self.count += 1
+
+    def _raise_ratio(self) -> None:
+        running = self._state.running
+        remaining = running.to_come()
+        decoded = sum(request.num_output for request in running.requests)
+        self._ratio.retracted(decoded, remaining, len(running))

@@ -1,0 +1,80 @@
+"""Sampling parameters of the running batch, as columns; a batch that is all greedy carries none of them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from devicekit.scheduling.batch import Float32, ForwardBatch, Int32, Int64, SamplingArrays
+from devicekit.scheduling.request import Request
+
+_TEMPERATURE, _TOP_P, _MIN_P = range(3)
+_GREEDY = (0.0, 1.0, 0.0)
+
+
+class SamplingColumns:
+    """One column per running request, kept beside the running batch's own."""
+
+    def __init__(self, capacity: int) -> None:
+        self._floats: Float32 = np.zeros((3, capacity), np.float32)
+        self._floats[_TOP_P] = 1.0
+        self._top_k: Int32 = np.zeros(capacity, np.int32)
+        self._seed: Int64 = np.zeros(capacity, np.int64)
+        self._count = 0
+        self._sampled = 0  # running requests that are not greedy
+        self.logprobs: dict[str, int] = {}  # running requests that want log-probabilities, and how many
+
+    def join(self, column: int, request: Request) -> None:
+        params = request.params
+        self._count = column + 1
+        # Greedy columns need nothing but their zero, which a batch without sampling has everywhere.
+        if params.temperature > 0:
+            self._sampled += 1
+            self._floats[:, column] = (params.temperature, params.top_p, params.min_p)
+            self._top_k[column] = params.top_k
+            self._seed[column] = request.seed
+        elif self._sampled:
+            self._floats[:, column] = _GREEDY
+        if params.logprobs is not None:
+            self.logprobs[request.id] = params.logprobs
+
+    def leave(self, column: int, last: int, request: Request) -> None:
+        self._count = last
+        if self._sampled:
+            self._floats[:, column] = self._floats[:, last]
+            self._floats[:, last] = _GREEDY
+            self._top_k[column] = self._top_k[last]
+            self._seed[column] = self._seed[last]
+            self._sampled -= request.params.temperature > 0
+        self.logprobs.pop(request.id, None)
+
+    def fill(self, batch: ForwardBatch, positions: Int32, joining: list[Request]) -> None:
+        """Set a batch's ``sampling`` and ``top_logprobs``.
+
+        Args:
+            positions: [n] position of each running request's input token.
+            joining: requests whose prompt this pass completes; their tokens follow those of the batch.
+        """
+        wanted = [*self.logprobs.values()]
+        wanted += [one.params.logprobs for one in joining if one.params.logprobs is not None]
+        batch.top_logprobs = max(wanted) if wanted else None
+        if not self._sampled and all(one.params.temperature == 0 for one in joining):
+            return
+        count = self._count
+        extra = np.array(
+            [(one.params.temperature, one.params.top_p, one.params.min_p) for one in joining], np.float32
+        ).reshape(-1, 3)
+        floats = np.concatenate((self._floats[:, :count], extra.T), axis=1)
+        batch.sampling = SamplingArrays(
+            temperature=floats[_TEMPERATURE],
+            top_k=_joined(self._top_k[:count], [one.params.top_k for one in joining]),
+            top_p=floats[_TOP_P],
+            min_p=floats[_MIN_P],
+            seed=np.concatenate((self._seed[:count], np.array([one.seed for one in joining], np.int64))),
+            position=np.concatenate(
+                (positions.astype(np.int64) + 1, np.array([one.total for one in joining], np.int64))
+            ),
+        )
+
+
+def _joined(column: Int32, extra: list[int]) -> Int32:
+    return np.concatenate((column, np.array(extra, np.int32)))

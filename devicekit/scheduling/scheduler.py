@@ -1,0 +1,351 @@
+"""The scheduler: one step takes in messages, answers what is pending, and runs one forward pass.
+
+Single-threaded: one thread calls `Scheduler.step`. Other threads may call `Scheduler.post`, which only queues.
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections import deque
+from dataclasses import dataclass
+
+from devicekit.clock import Clock, SystemClock
+from devicekit.contract.records import ErrorKind
+from devicekit.device import Device
+from devicekit.memory.pages import PageAllocator
+from devicekit.memory.prefix import PrefixCache
+from devicekit.memory.rows import RequestTable
+from devicekit.release import ReleasePoint, ReleasePoints
+from devicekit.scheduling.batch import ForwardBatch, Int32, Int64, Logprobs, Runner, StepOutput
+from devicekit.scheduling.control import Control
+from devicekit.scheduling.errors import InvalidRequest
+from devicekit.scheduling.kv import RequestKV
+from devicekit.scheduling.messages import Blocker, Operation, Output, Reply
+from devicekit.scheduling.planning import BatchBuilder, Plan, Planner
+from devicekit.scheduling.request import Finish, FinishKind, Request, TokenLogprob
+from devicekit.scheduling.reservation import NewTokenRatio
+from devicekit.scheduling.retraction import Retraction
+from devicekit.scheduling.running import RunningBatch
+from devicekit.scheduling.state import Participant, SchedulerState
+from devicekit.scheduling.stopping import Detokenizer, StopConditions
+from devicekit.scheduling.waiting import WaitingQueue
+
+_BLOCK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerLimits:
+    """The sizes a scheduler works with."""
+
+    num_pages: int
+    page_size: int = 16  # tokens
+    max_running: int = 64  # requests with KV
+    max_batch_tokens: int = 512  # tokens per forward pass: bounds the time a decode step waits for prompts
+    policy: str = "fcfs"
+    prefix_caching: bool = True
+    conservativeness: float = 1.0  # scales the share of max_new_tokens that admission sets pages aside for
+    checked: bool = False  # find double frees, at a cost
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What came out of one step."""
+
+    outputs: tuple[Output, ...]
+    replies: tuple[Reply, ...]
+    ran: int = 0  # tokens computed
+
+
+class Scheduler:
+    """Continuous batching over one runner.
+
+    Args:
+        runner: what turns a batch into tokens.
+        device: where it runs; asked what an error means, and to empty its cache at release points.
+        limits: sizes.
+        releases: release points; default: the device's with default policies.
+        detokenizer: needed by requests with stop strings.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        device: Device,
+        limits: SchedulerLimits,
+        *,
+        clock: Clock | None = None,
+        releases: ReleasePoints | None = None,
+        detokenizer: Detokenizer | None = None,
+    ) -> None:
+        clock = clock or SystemClock()
+        model = runner.limits
+        self.limits = limits
+        self._device = device
+        self._model = model
+        self._pool_tokens = limits.num_pages * limits.page_size
+        longest = min(model.max_positions, self._pool_tokens)
+        table = RequestTable(
+            limits.max_running, _row_width(longest, limits.page_size), checked=limits.checked
+        )
+        pages = PageAllocator(limits.num_pages, checked=limits.checked)
+        prefix = PrefixCache(pages, limits.page_size) if limits.prefix_caching else None
+        self.state = SchedulerState(
+            runner=runner,
+            kv=RequestKV(table, pages, limits.page_size, prefix),
+            running=RunningBatch(table, pages, limits.page_size, longest),
+            waiting=WaitingQueue(limits.policy),
+            releases=releases or ReleasePoints(device, clock=clock),
+            clock=clock,
+        )
+        self._ratio = NewTokenRatio(limits.conservativeness)
+        self._planner = Planner(self.state, self._ratio, limits.max_batch_tokens)
+        self._builder = BatchBuilder(self.state, limits.max_running, limits.max_batch_tokens)
+        self._retraction = Retraction(self.state, self._ratio)
+        self._stops = StopConditions(model, detokenizer)
+        self._inbox: deque[Request | Operation] = deque()
+        self._woken = threading.Event()
+        self._arrivals = 0
+        self.control = Control(self.state)
+
+    # -- From any thread --------------------------------------------------------------------------------------
+
+    def post(self, message: Request | Operation) -> None:
+        """Queue a request or an operation for the next step. Safe from any thread."""
+        self._inbox.append(message)
+        self._woken.set()
+
+    def wait(self, seconds: float) -> bool:
+        """Block until something is posted, or ``seconds`` have passed. Returns whether something was."""
+        posted = self._woken.wait(seconds)
+        self._woken.clear()
+        return posted or bool(self._inbox)
+
+    # -- From the scheduler's thread --------------------------------------------------------------------------
+
+    def add(self, request: Request) -> None:
+        """Take in a request at once.
+
+        Raises:
+            InvalidRequest: it can never run, or its id is in use. Nothing was allocated for it.
+        """
+        if request.id in self.state.requests:
+            raise InvalidRequest(f"A request {request.id!r} is already in flight.")
+        request.validate(self._model, self._pool_tokens)
+        if request.params.stop and self._stops.detokenizer is None:
+            raise InvalidRequest(
+                f"Request {request.id!r} has stop strings, and this engine has no tokenizer."
+            )
+        if not self.state.healthy:
+            raise InvalidRequest(f"Request {request.id!r} cannot run: the device is lost.")
+        self._arrivals += 1
+        request.arrival = self._arrivals
+        size = len(request.prompt)
+        # The last token needs no KV of its own, hence the one extra.
+        request.limit = min(
+            size + request.params.max_new_tokens, self._model.max_positions, self._pool_tokens + 1
+        )
+        seed = request.params.seed
+        request.seed = zlib.crc32(request.id.encode()) if seed is None else seed
+        if request.timeout is not None:
+            request.deadline = self.state.clock.now() + request.timeout
+            self.state.timed.add(request.id)
+        if StopConditions.is_special(request):
+            self.state.special.add(request.id)
+        if request.stream:
+            self.state.streaming.add(request.id)
+        self.state.requests[request.id] = request
+        self.state.waiting.add(request)
+
+    def step(self) -> Step:
+        """Take in messages, retire finished copies, answer what is pending, then plan, run and process a pass.
+
+        Everything before the plan happens while paused as well. Never raises for a request's or an operator's
+        mistake.
+        """
+        state = self.state
+        self._take_in()
+        for part in state.participants:
+            if part.retire is not None:
+                part.retire()
+        self._expire()
+        self.control.answer()
+        computed = 0
+        if not state.paused and state.healthy:
+            computed = self._forward()
+        if not state.requests:
+            self._idle()
+        self.control.answer()
+        outputs, state.outputs = tuple(state.outputs), []
+        return Step(outputs, self.control.take_replies(), computed)
+
+    def blockers(self) -> tuple[Blocker, ...]:
+        """Every reason for not being idle; idle is having none."""
+        return self.state.blockers()
+
+    def register(self, participant: Participant) -> None:
+        """Let an engine part take part in flushes, and block them while it has work."""
+        self.state.participants.append(participant)
+
+    # -- The phases of a step ---------------------------------------------------------------------------------
+
+    def _take_in(self) -> None:
+        while self._inbox:
+            message = self._inbox.popleft()
+            if isinstance(message, Operation):
+                self.control.submit(message)
+                continue
+            try:
+                self.add(message)
+            except InvalidRequest as error:
+                refused = Finish(FinishKind.ERROR, message=str(error))
+                self.state.outputs.append(Output(message.id, (), refused, prompt_tokens=len(message.prompt)))
+
+    def _expire(self) -> None:
+        if not self.state.timed:
+            return
+        now = self.state.clock.now()
+        for request in [self.state.requests[one] for one in sorted(self.state.timed)]:
+            if request.deadline is not None and now >= request.deadline:
+                message = f"The request did not finish within its {request.timeout:g} s."
+                self.state.finish(request, Finish(FinishKind.ABORT, message=message))
+
+    def _forward(self) -> int:
+        if not self._retraction.make_room_for_step():
+            return 0
+        plan = self._planner.plan()
+        if not plan:
+            return 0
+        batch = self._builder.build(plan)
+        result = self._run(batch, plan)
+        if result is None:
+            return 0
+        self._process(plan, result)
+        self._ratio.decay()
+        return len(batch.tokens)
+
+    def _run(self, batch: ForwardBatch, plan: Plan) -> StepOutput | None:
+        """One forward pass; on out of memory empty the cache and try once more. ``None``: it failed."""
+        try:
+            return self.state.runner.step(batch)
+        except Exception as error:
+            kind = self._device.classify_error(error)
+            if kind is not ErrorKind.OUT_OF_MEMORY:
+                self._fail(plan, error, kind)
+                return None
+        # Outside the handler: the traceback held on to the tensors of the failed pass.
+        self.state.releases.reach(ReleasePoint.OUT_OF_MEMORY)
+        try:
+            return self.state.runner.step(batch)
+        except Exception as error:
+            kind = self._device.classify_error(error)
+            if kind is ErrorKind.OUT_OF_MEMORY and self._retraction.shed_load(plan):
+                return None
+            self._fail(plan, error, kind)
+            return None
+
+    def _idle(self) -> None:
+        self._ratio.reset()
+        self.state.kv.tidy()
+        if not self.state.paused and not self.state.blockers():
+            self.state.releases.reach(ReleasePoint.IDLE)
+
+    def _fail(self, plan: Plan, error: Exception, kind: ErrorKind | None) -> None:
+        """End the requests of a pass that failed; all there are, if the device is gone."""
+        involved = [*self.state.running.requests, *(chunk.request for chunk in plan.chunks)]
+        if kind is ErrorKind.DEVICE_LOST:
+            self.state.healthy = False
+            involved = list(self.state.requests.values())
+        message = f"The forward pass failed: {type(error).__name__}: {error}"
+        for request in involved:
+            self.state.finish(request, Finish(FinishKind.ERROR, message=message))
+
+    def _process(self, plan: Plan, result: StepOutput) -> None:
+        """Append the new tokens, end what is finished, and let completed prompts join the running batch."""
+        state, count = self.state, plan.decoding
+        tokens = result.tokens[:count]
+        decoded = state.running.requests[:count]
+        if result.logprobs is not None:
+            self._keep_logprobs(plan, result.tokens, result.logprobs)
+        at_limit = state.running.end_step(tokens) if count else None
+        finished = self._finished(decoded, tokens, at_limit)
+        wanted = count
+        for chunk in plan.chunks:
+            request = chunk.request
+            request.computed = chunk.end
+            if chunk.completes:
+                self._complete_prompt(request, int(result.tokens[wanted]))
+                wanted += 1
+        for request, finish in finished:
+            self._finish(request, finish)
+        for identity in sorted(state.streaming):
+            self._stream(state.requests[identity])
+
+    def _finished(
+        self, decoded: list[Request], tokens: Int32, at_limit: Int64 | None
+    ) -> list[tuple[Request, Finish]]:
+        """Running requests that this step ended, each once."""
+        state = self.state
+        found: dict[str, tuple[Request, Finish]] = {}
+        if (ended := self._stops.ended(tokens)) is not None:
+            for column in ended.tolist():
+                request = decoded[column]
+                if request.id not in self.state.special:
+                    found[request.id] = (request, Finish(FinishKind.STOP, int(tokens[column])))
+        for identity in self.state.special:
+            request = state.requests[identity]
+            if request.column >= 0:
+                state.running.settle(request)
+                output = state.running.history[request.row, len(request.prompt) : request.total]
+                if (finish := self._stops.check(request, output)) is not None:
+                    found[identity] = (request, finish)
+        if at_limit is not None:
+            for column in at_limit.tolist():
+                request = decoded[column]
+                found.setdefault(request.id, (request, Finish(FinishKind.LENGTH)))
+        return list(found.values())
+
+    def _complete_prompt(self, request: Request, token: int) -> None:
+        state = self.state
+        history = state.running.history[request.row]
+        state.kv.publish(request, history[: request.computed])
+        state.prefilling.remove(request)
+        history[request.total] = token
+        request.total += 1
+        state.running.join(request)
+        finish = self._stops.check(request, history[len(request.prompt) : request.total])
+        if finish is None and request.total >= request.limit:
+            finish = Finish(FinishKind.LENGTH)
+        if finish is not None:
+            self._finish(request, finish)
+
+    def _finish(self, request: Request, finish: Finish) -> None:
+        state = self.state
+        state.running.settle(request)
+        state.kv.publish(request, state.running.history[request.row, : request.computed])
+        state.finish(request, finish)
+
+    def _stream(self, request: Request) -> None:
+        """Report new tokens, holding back those that may turn out to be the beginning of a stop string."""
+        increment = self.state.unreported(request)
+        if request.params.stop:
+            longest = max(len(text.encode()) for text in request.params.stop)
+            increment = increment[: max(0, len(increment) - longest)]
+        if increment:
+            self.state.outputs.append(self.state.output(request, increment, None))
+
+    def _keep_logprobs(self, plan: Plan, tokens: Int32, logprobs: Logprobs) -> None:
+        requests = [*self.state.running.requests[: plan.decoding]]
+        requests += [chunk.request for chunk in plan.chunks if chunk.completes]
+        for at, request in enumerate(requests):
+            asked = request.params.logprobs
+            if asked is not None:
+                ids, values = logprobs.top_ids[at, :asked], logprobs.top_values[at, :asked]
+                top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+                request.logprobs.append(TokenLogprob(int(tokens[at]), float(logprobs.chosen[at]), top))
+
+
+def _row_width(longest: int, page_size: int) -> int:
+    """Pages in a row of the request table; wide rows in whole blocks, which is what its mirrors upload."""
+    width = -(-longest // page_size)
+    return width if width < _BLOCK else -(-width // _BLOCK) * _BLOCK

@@ -1,0 +1,133 @@
+"""What the parts of the scheduler share: the pools, the requests, and whether generation is paused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from devicekit.clock import Clock
+from devicekit.release import ReleasePoints
+from devicekit.scheduling.batch import Runner
+from devicekit.scheduling.kv import RequestKV
+from devicekit.scheduling.messages import Blocker, Output
+from devicekit.scheduling.request import Finish, Request, TokenLogprob, VersionSpan
+from devicekit.scheduling.running import RunningBatch
+from devicekit.scheduling.waiting import WaitingQueue
+
+
+@dataclass(frozen=True, slots=True)
+class Participant:
+    """An engine part that has a cache to forget, or work that keeps the scheduler from being idle."""
+
+    name: str
+    flush: Callable[[], None] | None = None
+    pending: Callable[[], int] | None = None  # how much unfinished work it has
+    retire: Callable[[], None] | None = None  # collects work that has finished; called in every step
+
+
+@dataclass(slots=True)
+class SchedulerState:
+    """Everything a control operation may look at or change."""
+
+    runner: Runner
+    kv: RequestKV
+    running: RunningBatch
+    waiting: WaitingQueue
+    releases: ReleasePoints
+    clock: Clock
+    weight_version: str = "default"
+    prefilling: list[Request] = field(default_factory=list)
+    requests: dict[str, Request] = field(default_factory=dict)  # all that are not finished, by id
+    outputs: list[Output] = field(default_factory=list)  # since the last step
+    participants: list[Participant] = field(default_factory=list)
+    # Ids of requests that cost something in every step; all others cost nothing.
+    special: set[str] = field(default_factory=set)  # stop conditions of their own
+    streaming: set[str] = field(default_factory=set)
+    timed: set[str] = field(default_factory=set)  # with a deadline
+    paused: bool = False
+    admitting: bool = True  # False while an operation waits for the running requests to end
+    epoch: int = 0
+    healthy: bool = True  # False: the device is lost
+
+    def blockers(self) -> tuple[Blocker, ...]:
+        """Every reason for not being idle. Waiting requests hold no KV and do not count while paused."""
+        counts = [
+            ("running", len(self.running)),
+            ("prefilling", len(self.prefilling)),
+            ("waiting", 0 if self.paused else len(self.waiting)),
+        ]
+        counts += [(part.name, part.pending()) for part in self.participants if part.pending is not None]
+        return tuple(Blocker(name, count) for name, count in counts if count)
+
+    # -- Requests ---------------------------------------------------------------------------------------------
+
+    def finish(self, request: Request, finish: Finish) -> None:
+        """End a request wherever it is, and give back what it holds."""
+        tokens = self.unreported(request)
+        self.detach(request)
+        self.kv.release(request)
+        del self.requests[request.id]
+        for side_list in (self.special, self.streaming, self.timed):
+            side_list.discard(request.id)
+        self.close_span(request)
+        self.outputs.append(self.output(request, tokens, finish))
+
+    def retract(self, request: Request) -> None:
+        """Take a request's KV and put it back among the waiting. Its tokens are kept."""
+        self.detach(request)
+        request.tokens = self.running.history[request.row, : request.total].copy()
+        self.kv.release(request)
+        request.retractions += 1
+        self.waiting.add(request)
+
+    def detach(self, request: Request) -> None:
+        """Take a request out of the list it is in."""
+        if request.column >= 0:
+            self.running.leave(request)
+        elif request.row:
+            self.prefilling.remove(request)
+        else:
+            self.waiting.remove(request)
+
+    def unreported(self, request: Request) -> tuple[int, ...]:
+        """Output tokens that no `Output` has carried yet."""
+        if request.column >= 0:
+            self.running.settle(request)
+        start = len(request.prompt) + request.reported
+        source = self.running.history[request.row] if request.row else request.tokens
+        return tuple(source[start : request.total].tolist())
+
+    def output(self, request: Request, tokens: tuple[int, ...], finish: Finish | None) -> Output:
+        """Report tokens of a request."""
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if request.logprobs:
+            logprobs = tuple(request.logprobs[: len(tokens)])
+            del request.logprobs[: len(tokens)]
+        request.reported += len(tokens)
+        return Output(
+            request.id,
+            tokens,
+            finish,
+            prompt_tokens=len(request.prompt),
+            cached_tokens=request.cached_tokens,
+            output_tokens=request.num_output,
+            retractions=request.retractions,
+            spans=tuple(request.spans),
+            logprobs=logprobs,
+        )
+
+    def close_span(self, request: Request) -> None:
+        """Note which weights made the output tokens since the last note."""
+        start = request.spans[-1].end if request.spans else 0
+        end = request.num_output
+        if end > start:
+            request.spans.append(VersionSpan(self.weight_version, start, end))
+
+    def set_weight_version(self, version: str) -> None:
+        """Give the weights a new name; what requests hold now is no longer shared with others."""
+        for request in self.requests.values():
+            if request.column >= 0:
+                self.running.settle(request)
+            self.close_span(request)
+        self.kv.keep_private()
+        self.weight_version = version

@@ -1,0 +1,1 @@
+"""Replacing a model's weights while it serves."""

@@ -1,0 +1,750 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from devicekit.contract.errors import ConfigurationError
+from devicekit.memory.audit import audit
+from devicekit.memory.errors import CacheInUse, StaleNode, UnknownPolicy
+from devicekit.memory.events import BlocksRemoved, BlocksStored, CacheEvent
+from devicekit.memory.eviction import POLICIES
+from devicekit.memory.pages import PageAllocator
+from devicekit.memory.prefix import Insertion, PrefixCache
+from devicekit.memory.prefix_node import Node
+
+Int32 = npt.NDArray[np.int32]
+
+
+def tokens(*pages: int, page_size: int = 4, tail: int = 0) -> Int32:
+    """One page of equal tokens for each number, and `tail` tokens more."""
+    return np.array([t for page in pages for t in [page] * page_size] + [99] * tail, np.int32)
+
+
+def ids(pages: bytes) -> list[int]:
+    return [int(page) for page in np.frombuffer(pages, np.int32)]
+
+
+def build(num_pages: int = 100, page_size: int = 4, policy: str = "lru") -> tuple[PageAllocator, PrefixCache]:
+    pool = PageAllocator(num_pages, checked=True)
+    return pool, PrefixCache(pool, page_size, policy=policy)
+
+
+def publish(cache: PrefixCache, prompt: Int32, namespace: object = None, priority: int = 0) -> Insertion:
+    """What a request does that is admitted, prefilled and finished at once."""
+    match = cache.match(prompt, namespace)
+    cache.lock(match.node)
+    own = cache.allocator.take(-(-len(prompt) // cache.page_size) - len(match.pages) // 4)
+    assert own is not None
+    done = cache.insert(prompt, match.pages + own, namespace, held=match.node, priority=priority)
+    cache.allocator.give(done.duplicates)
+    cache.allocator.give((match.pages + own)[len(done.pages) :])
+    cache.unlock(done.node)
+    return done
+
+
+# Matching
+
+
+def test_an_empty_cache_matches_nothing() -> None:
+    _, cache = build()
+    match = cache.match(tokens(1, 2, 3))
+    assert (match.pages, match.tokens) == (b"", 0)
+    cache.lock(match.node)
+    cache.unlock(match.node)
+
+
+def test_a_prompt_finds_the_pages_of_the_longest_known_prefix() -> None:
+    _, cache = build()
+    done = publish(cache, tokens(1, 2, 3, 4))
+    assert len(ids(done.pages)) == 4
+    assert cache.match(tokens(1, 2, 3, 4, 5)).pages == done.pages
+    assert cache.match(tokens(1, 2)).pages == done.pages[:8]
+    match = cache.match(tokens(1, 2, 9, 9))
+    assert (match.pages, match.tokens) == (done.pages[:8], 8)
+    assert cache.match(tokens(2, 3)).tokens == 0
+
+
+def test_only_whole_pages_are_shared() -> None:
+    pool, cache = build()
+    publish(cache, tokens(1, 2, tail=3))
+    assert cache.total == 2
+    assert pool.available == 98
+    assert cache.match(tokens(1, 2, tail=3)).tokens == 8
+    assert cache.match(tokens(1)[:3]).tokens == 0
+    nearly = tokens(1, 2)
+    nearly[7] = 77
+    assert cache.match(nearly).tokens == 4
+
+
+@pytest.mark.parametrize("page_size", [1, 2, 16, 256])
+def test_every_page_size_finds_the_same_prefix(page_size: int) -> None:
+    _, cache = build(page_size=page_size)
+    done = publish(cache, tokens(1, 2, 3, page_size=page_size))
+    match = cache.match(tokens(1, 2, 8, page_size=page_size))
+    assert (match.pages, match.tokens) == (done.pages[:8], 2 * page_size)
+
+
+def test_tokens_are_the_same_as_array_and_as_bytes() -> None:
+    _, cache = build()
+    publish(cache, tokens(1, 2))
+    assert cache.match(tokens(1, 2).tobytes()).tokens == 8
+    with pytest.raises(TypeError, match="int32"):
+        cache.match(tokens(1, 2).astype(np.int64))
+
+
+def test_namespaces_do_not_see_each_other() -> None:
+    _, cache = build()
+    first = publish(cache, tokens(1, 2), ("tenant", 1))
+    second = publish(cache, tokens(1, 2), ("tenant", 2))
+    assert not set(ids(first.pages)) & set(ids(second.pages))
+    assert cache.match(tokens(1, 2), ("tenant", 1)).pages == first.pages
+    assert cache.match(tokens(1, 2)).tokens == 0
+
+
+def test_a_namespace_goes_with_its_last_page() -> None:
+    pool, cache = build()
+    for version in range(5):
+        publish(cache, tokens(1, 2), version)
+    cache.match(tokens(1), "never inserted")
+    assert cache.namespaces == 5
+    assert cache.evict(5) == 5
+    assert cache.namespaces == 3
+    cache.reset()
+    assert cache.namespaces == 0
+    assert pool.available == 100
+
+
+def test_a_namespace_that_went_while_a_request_waited_comes_back() -> None:
+    pool, cache = build()
+    publish(cache, tokens(1), "tenant")
+    match = cache.match(tokens(2), "tenant")
+    cache.lock(match.node)
+    cache.evict(1)
+    done = cache.insert(tokens(2), pool.take(1) or b"", "tenant", held=match.node)
+    assert (cache.namespaces, cache.protected) == (1, 1)
+    cache.unlock(done.node)
+    assert cache.match(tokens(2), "tenant").pages == done.pages
+    assert audit(pool, owned=b"", cache=cache).balanced
+
+
+def test_peeking_counts_and_changes_nothing() -> None:
+    _, cache = build(num_pages=6)
+    publish(cache, tokens(1, 2, 3))
+    publish(cache, tokens(4, 5, 6))
+    before = cache.stats
+    assert cache.peek(tokens(1, 2, 9)) == 8
+    assert cache.peek(tokens(1, 2, 3, 4)) == 12
+    assert cache.peek(tokens(8)) == 0
+    assert cache.stats == before
+    assert len(list(cache.nodes())) == 2
+    cache.evict(3)
+    assert cache.peek(tokens(1, 2, 3)) == 0, "peeking made it no more recent"
+
+
+def test_a_prompt_longer_than_one_edge_is_cached_whole() -> None:
+    pool, cache = build(num_pages=30_000)
+    prompt = np.arange(100_003, dtype=np.int32)
+    done = publish(cache, prompt)
+    assert cache.total == 25_000
+    assert cache.match(prompt).pages == done.pages
+    assert cache.peek(prompt[:70_000]) == 70_000
+    assert cache.evict(10_001) == 10_001
+    assert cache.match(prompt).pages == done.pages[: 14_999 * 4]
+    assert audit(pool, owned=b"", cache=cache).balanced
+
+
+# Inserting: who owns what
+
+
+def test_a_conversation_grows_one_prefix() -> None:
+    pool, cache = build()
+    publish(cache, tokens(1, 2))
+    publish(cache, tokens(1, 2, 3))
+    publish(cache, tokens(1, 2, 3, 4, 5))
+    assert cache.total == 5
+    assert pool.in_use == 5
+    assert len(list(cache.nodes())) == 1
+
+
+def test_pages_published_twice_stay_with_the_second_publisher() -> None:
+    pool, cache = build()
+    prompt = tokens(1, 2, 3)
+    a, b = pool.take(3), pool.take(3)
+    assert a is not None
+    assert b is not None
+    assert cache.insert(prompt, a).duplicates == b""
+    done = cache.insert(prompt, b)
+    assert done.pages == a
+    assert done.duplicates == b
+    assert cache.total == 3
+    pool.give(done.duplicates)
+    assert audit(pool, owned=b"", cache=cache).balanced
+
+
+def test_only_the_overlap_is_a_duplicate() -> None:
+    pool, cache = build()
+    a, b = pool.take(3), pool.take(4)
+    assert a is not None
+    assert b is not None
+    cache.insert(tokens(1, 2, 3), a)
+    done = cache.insert(tokens(1, 2, 8, 9), b)
+    assert done.duplicates == b[:8]
+    assert done.pages == a[:8] + b[8:]
+    assert cache.total == 5
+
+
+def test_publishing_the_own_prefix_again_makes_no_duplicates() -> None:
+    _, cache = build()
+    first = publish(cache, tokens(1, 2, 3))
+    again = cache.insert(tokens(1, 2, 3), first.pages)
+    assert again.duplicates == b""
+    assert again.pages == first.pages
+
+
+def test_a_prefix_parts_below_a_node_that_goes_on_already() -> None:
+    pool, cache = build()
+    whole = publish(cache, tokens(1, 2, 3))
+    match = cache.match(tokens(1, 2))
+    cache.lock(match.node)
+    done = cache.insert(tokens(1, 2, 8), match.pages + (pool.take(1) or b""), held=match.node)
+    assert cache.match(tokens(1, 2, 3)).pages == whole.pages
+    assert cache.match(tokens(1, 2, 8)).pages == done.pages
+    assert cache.total == 4
+
+
+def test_inserting_without_a_lock_leaves_everything_evictable_leaves_first() -> None:
+    pool, cache = build()
+    publish(cache, tokens(1, 2))
+    for page in (3, 4, 5):
+        done = cache.insert(tokens(1, page), pool.take(2) or b"")
+        pool.give(done.duplicates)
+    assert (cache.evictable, cache.protected) == (5, 0)
+    for left in (4, 3, 2, 1, 0):
+        assert cache.evict(1) == 1
+        assert cache.total == left
+        assert audit(pool, owned=b"", cache=cache).balanced
+        assert cache.peek(tokens(1)) == (4 if left else 0)
+
+
+def test_too_few_pages_are_refused_before_anything_changes() -> None:
+    pool, cache = build()
+    own = pool.take(1)
+    assert own is not None
+    with pytest.raises(ValueError, match="2 pages"):
+        cache.insert(tokens(1, 2), own)
+    assert cache.total == 0
+    assert cache.match(tokens(1)).tokens == 0
+
+
+def test_less_than_a_page_inserts_nothing_and_keeps_the_lock() -> None:
+    pool, cache = build()
+    match = cache.match(tokens(1))
+    cache.lock(match.node)
+    done = cache.insert(tokens(1)[:3], pool.take(1) or b"", held=match.node)
+    assert (done.pages, done.duplicates) == (b"", b"")
+    cache.unlock(done.node)
+    assert cache.total == 0
+
+
+# Locking
+
+
+def test_a_locked_prefix_is_protected_and_the_rest_is_not() -> None:
+    _, cache = build()
+    publish(cache, tokens(1, 2, 3))
+    node = cache.match(tokens(1, 2)).node
+    cache.lock(node)
+    assert (cache.protected, cache.evictable) == (2, 1)
+    assert cache.evict(10) == 1
+    cache.lock(node)
+    cache.unlock(node)
+    assert (cache.protected, cache.evictable) == (2, 0)
+    cache.unlock(node)
+    assert (cache.protected, cache.evictable) == (0, 2)
+
+
+def test_insert_moves_the_lock_to_what_it_inserted() -> None:
+    pool, cache = build()
+    publish(cache, tokens(1, 2))
+    match = cache.match(tokens(1, 2, 3))
+    cache.lock(match.node)
+    done = cache.insert(tokens(1, 2, 3), match.pages + (pool.take(1) or b""), held=match.node)
+    assert cache.protected == 3
+    cache.unlock(done.node)
+    assert cache.protected == 0
+    with pytest.raises(StaleNode):
+        cache.unlock(done.node)
+
+
+def test_publishing_below_a_shared_prefix_does_not_lock_others_into_it() -> None:
+    pool, cache = build()
+    publish(cache, tokens(1, 2))
+    node = cache.match(tokens(1, 2)).node
+    cache.lock(node)
+    cache.lock(node)  # two requests run on it
+    done = cache.insert(tokens(1, 2, 3), cache.match(tokens(1, 2)).pages + (pool.take(1) or b""), held=node)
+    assert cache.protected == 3
+    cache.unlock(done.node)
+    assert (cache.protected, cache.evictable) == (2, 1), "the other request holds only what it matched"
+
+
+def test_a_cut_below_a_lock_keeps_it_whole() -> None:
+    _, cache = build()
+    done = publish(cache, tokens(1, 2, 3, 4))
+    cache.lock(done.node)
+    publish(cache, tokens(1, 2, 8))
+    assert (cache.protected, cache.evictable) == (4, 1)
+    cache.unlock(done.node)
+    assert (cache.protected, cache.evictable) == (0, 5)
+
+
+def test_an_evicted_prefix_cannot_be_locked() -> None:
+    _, cache = build()
+    done = publish(cache, tokens(1, 2))
+    cache.evict(2)
+    with pytest.raises(StaleNode, match="left the cache"):
+        cache.lock(done.node)
+    with pytest.raises(StaleNode):
+        cache.unlock(done.node)
+    assert (cache.protected, cache.evictable) == (0, 0)
+
+
+def test_unlocking_what_nobody_locked_is_refused() -> None:
+    _, cache = build()
+    node = cache.match(tokens(1)).node
+    with pytest.raises(StaleNode):
+        cache.unlock(node)
+    done = publish(cache, tokens(1, 2))
+    with pytest.raises(StaleNode):
+        cache.unlock(done.node)
+
+
+# Evicting
+
+
+def test_eviction_cuts_a_leaf_when_less_is_needed() -> None:
+    pool, cache = build()
+    done = publish(cache, tokens(1, 2, 3, 4))
+    assert cache.evict(1) == 1
+    assert pool.available == 97
+    assert cache.match(tokens(1, 2, 3, 4)).pages == done.pages[:12]
+    assert cache.evict(100) == 3
+    assert cache.evict(1) == 0
+    assert cache.evict(-1) == 0
+    assert pool.available == 100
+
+
+def test_the_least_recently_used_prefix_goes_first() -> None:
+    _, cache = build()
+    for page in (1, 2, 3):
+        publish(cache, tokens(page))
+    cache.match(tokens(1))
+    cache.evict(1)
+    assert [cache.peek(tokens(page)) for page in (1, 2, 3)] == [4, 0, 4]
+    cache.evict(1)
+    assert [cache.peek(tokens(page)) for page in (1, 2, 3)] == [4, 0, 0]
+
+
+def test_shared_prefixes_outlive_what_hangs_below_them() -> None:
+    _, cache = build()
+    for page in (2, 3, 4):
+        publish(cache, tokens(1, page))
+    cache.evict(3)
+    assert cache.peek(tokens(1)) == 4
+    assert cache.total == 1
+
+
+def order_of_eviction(cache: PrefixCache, pages: list[int]) -> list[int]:
+    gone: list[int] = []
+    while cache.evict(1):
+        gone += [page for page in pages if page not in gone and not cache.peek(tokens(page))]
+    return gone
+
+
+@pytest.mark.parametrize(
+    ("policy", "order"),
+    [
+        ("lru", [2, 4, 1, 3]),
+        ("lfu", [2, 4, 3, 1]),  # 1 was matched twice more, 3 once
+        ("fifo", [1, 2, 3, 4]),
+        ("slru", [2, 4, 1, 3]),
+        ("priority", [3, 2, 4, 1]),
+    ],
+)
+def test_policies_differ_in_what_goes_first(policy: str, order: list[int]) -> None:
+    _, cache = build(policy=policy)
+    for page, priority in ((1, 5), (2, 1), (3, -2), (4, 1)):
+        publish(cache, tokens(page), priority=priority)
+    for page in (1, 1, 3):
+        cache.match(tokens(page))
+    assert order_of_eviction(cache, [1, 2, 3, 4]) == order
+
+
+def test_what_is_added_to_a_popular_prefix_is_not_popular_yet() -> None:
+    _, cache = build(policy="lfu")
+    publish(cache, tokens(1, 2))
+    for _ in range(3):
+        cache.match(tokens(1, 2))
+    publish(cache, tokens(7))
+    cache.match(tokens(7))
+    publish(cache, tokens(1, 2, 3))
+    cache.evict(1)
+    assert cache.peek(tokens(1, 2, 3)) == 8
+    assert cache.peek(tokens(7)) == 4
+
+
+def test_a_long_scan_does_not_push_out_reused_prefixes_under_slru() -> None:
+    pool, cache = build(num_pages=10, policy="slru")
+    publish(cache, tokens(1, 2))
+    cache.match(tokens(1, 2))
+    for page in range(10, 60):
+        if not pool.available:
+            cache.evict(1)
+        publish(cache, tokens(page))
+    assert cache.peek(tokens(1, 2)) == 8
+
+
+def test_an_unknown_policy_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UnknownPolicy, match="lfu") as error:
+        build(policy="random")
+    assert isinstance(error.value, ConfigurationError)
+    with pytest.raises(ValueError, match="page_size"):
+        build(page_size=0)
+
+
+# Reset
+
+
+def test_reset_frees_every_page_and_forgets_every_prefix() -> None:
+    pool, cache = build()
+    publish(cache, tokens(1, 2, 3))
+    publish(cache, tokens(1, 9), "other")
+    cache.reset()
+    assert pool.available == 100
+    assert (cache.total, cache.peek(tokens(1))) == (0, 0)
+    assert cache.evict(5) == 0
+    publish(cache, tokens(1, 2, 3))
+    assert cache.total == 3
+
+
+def test_reset_is_refused_while_anything_is_locked() -> None:
+    pool, cache = build()
+    done = publish(cache, tokens(1, 2, 3))
+    cache.lock(done.node)
+    with pytest.raises(CacheInUse, match="3"):
+        cache.reset()
+    assert cache.match(tokens(1, 2, 3)).tokens == 12
+    cache.unlock(done.node)
+    cache.reset()
+    assert pool.available == 100
+
+
+def test_reset_leaves_pages_alone_that_others_hold() -> None:
+    pool, cache = build()
+    publish(cache, tokens(1, 2, 3))
+    held = pool.take(5)
+    cache.reset()
+    assert pool.available == 95
+    assert audit(pool, owned=held or b"", cache=cache).balanced
+
+
+def test_what_reset_forgot_is_let_go_of_bit_by_bit() -> None:
+    _, cache = build(num_pages=500)
+    for page in range(200):
+        publish(cache, tokens(page))
+    cache.reset()
+    assert cache.reclaim(30) == 30
+    publish(cache, tokens(1))
+    assert cache.total == 1
+    assert 0 < cache.reclaim(10_000) < 170
+    assert cache.reclaim(10_000) == 0
+    assert cache.total == 1
+    assert cache.peek(tokens(1)) == 4
+
+
+# Statistics
+
+
+def test_the_hit_rate_counts_tokens_and_is_unknown_before_the_first_query() -> None:
+    _, cache = build()
+    assert cache.stats.hit_rate is None
+    cache.match(tokens(1, 2))
+    publish(cache, tokens(1, 2))
+    cache.match(tokens(1, 2, 3, 4))
+    cache.evict(1)
+    stats = cache.stats
+    assert (stats.queries, stats.queried_tokens, stats.hit_tokens) == (3, 32, 8)
+    assert (stats.inserted_pages, stats.evicted_pages) == (2, 1)
+    assert stats.hit_rate == 0.25
+
+
+# Against a model
+
+
+@dataclass
+class Cached:
+    """One page of a cached prefix."""
+
+    page: int
+    rank: int
+    used: int  # when it was last matched, inserted or released
+    locks: int = 0
+
+
+@dataclass
+class Running:
+    prompt: Int32
+    namespace: int
+    held: Node
+    held_length: int  # pages locked
+    row: bytes
+    shared: int  # bytes of row
+    priority: int
+
+
+Key = tuple[int, bytes]
+
+
+class CacheMachine(RuleBasedStateMachine):
+    """Requests come and go; a model knows page by page what is cached, locked, and evicted next."""
+
+    @initialize(
+        policy=st.sampled_from(sorted(POLICIES)),
+        page_size=st.integers(1, 3),
+        num_pages=st.integers(4, 40),
+    )
+    def build(self, policy: str, page_size: int, num_pages: int) -> None:
+        self.pool = PageAllocator(num_pages, checked=True)
+        self.cache = PrefixCache(self.pool, page_size, policy=policy)
+        self.policy, self.page_size = policy, page_size
+        self.model: dict[Key, Cached] = {}
+        self.running: list[Running] = []
+        self.clock = self.turn = 0
+        self.router: set[bytes] = set()
+        self.cache.attach(self.listen)
+
+    def listen(self, event: CacheEvent) -> None:
+        if isinstance(event, BlocksStored):
+            assert event.parent is None or event.parent in self.router
+            assert not self.router & set(event.hashes)
+            assert len(event.tokens) == len(event.hashes) * self.page_size * 4
+            self.router |= set(event.hashes)
+        elif isinstance(event, BlocksRemoved):
+            assert self.router >= set(event.hashes)
+            self.router -= set(event.hashes)
+        else:
+            self.router.clear()
+
+    # The model
+
+    def path(self, prompt: Int32, namespace: int) -> list[Key]:
+        step = self.page_size
+        return [(namespace, prompt[:at].tobytes()) for at in range(step, len(prompt) + 1, step)]
+
+    def known(self, prompt: Int32, namespace: int) -> list[Key]:
+        return [key for key in self.path(prompt, namespace) if key in self.model]
+
+    def use(self, keys: list[Key]) -> None:
+        self.clock += 1
+        for key in keys:
+            self.model[key].used = self.clock
+
+    def model_match(self, prompt: Int32, namespace: int) -> list[Key]:
+        keys = self.known(prompt, namespace)
+        for key in keys:
+            entry = self.model[key]
+            entry.rank = {"lfu": entry.rank + 1, "slru": 1}.get(self.policy, entry.rank)
+        self.use(keys)
+        return keys
+
+    def model_lock(self, keys: list[Key], by: int) -> None:
+        for key in keys:
+            self.model[key].locks += by
+        if by < 0:
+            self.use([key for key in keys if not self.model[key].locks])
+
+    def model_insert(self, prompt: Int32, namespace: int, pages: list[int], priority: int) -> None:
+        keys = self.path(prompt, namespace)
+        added = any(key not in self.model for key in keys)
+        self.turn += 1
+        rank = {"lfu": 1, "fifo": self.turn if added else 0, "priority": priority}.get(self.policy, 0)
+        for key, page in zip(keys, pages, strict=True):
+            entry = self.model.setdefault(key, Cached(page, rank, 0))
+            entry.rank = max(entry.rank, rank)
+        self.use(keys)
+
+    def model_evict(self, count: int) -> list[int]:
+        gone: list[int] = []
+        for _ in range(count):
+            width = self.page_size * 4
+            parents = {(namespace, key[:-width]) for namespace, key in self.model}
+            leaves = [key for key, entry in self.model.items() if not entry.locks and key not in parents]
+            if not leaves:
+                break
+            victim = min(leaves, key=lambda key: (self.model[key].rank, self.model[key].used))
+            gone.append(self.model.pop(victim).page)
+        return gone
+
+    # What happens
+
+    prompts = st.lists(st.integers(0, 2), min_size=1, max_size=14).map(lambda t: np.array(t, np.int32))
+
+    @rule(prompt=prompts, namespace=st.integers(0, 1), priority=st.integers(0, 2))
+    def admit(self, prompt: Int32, namespace: int, priority: int) -> None:
+        match = self.cache.match(prompt[:-1], namespace)
+        keys = self.model_match(prompt[:-1], namespace)
+        assert ids(match.pages) == [self.model[key].page for key in keys]
+        assert match.tokens == len(keys) * self.page_size
+        self.cache.lock(match.node)
+        self.model_lock(keys, 1)
+        missing = -(-len(prompt) // self.page_size) - len(keys)
+        own = self.pool.take(missing)
+        if own is None:
+            short = missing - self.pool.available
+            assert self.cache.evict(short) == len(self.model_evict(short))
+            own = self.pool.take(missing)
+        if own is None:
+            self.cache.unlock(match.node)
+            self.model_lock(keys, -1)
+            return
+        row = match.pages + own
+        self.running.append(
+            Running(prompt, namespace, match.node, len(keys), row, len(match.pages), priority)
+        )
+
+    @rule(prompt=prompts, namespace=st.integers(0, 1), priority=st.integers(0, 2))
+    def insert_unlocked(self, prompt: Int32, namespace: int, priority: int) -> None:
+        keys = self.path(prompt, namespace)
+        own = self.pool.take(len(keys))
+        if own is None or not keys:
+            return
+        known = [self.model[key].page for key in self.known(prompt, namespace)]
+        done = self.cache.insert(prompt, own, namespace, priority=priority)
+        assert ids(done.pages) == known + ids(own)[len(known) :]
+        assert done.duplicates == own[: len(known) * 4]
+        self.pool.give(done.duplicates)
+        self.model_insert(prompt, namespace, ids(done.pages), priority)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), finish=st.booleans())
+    def publish(self, data: st.DataObject, finish: bool) -> None:
+        request = data.draw(st.sampled_from(self.running))
+        whole = len(request.prompt) // self.page_size
+        expected = [self.model.get(key) for key in self.path(request.prompt, request.namespace)]
+        mine = ids(request.row)[:whole]
+        theirs = [page if entry is None else entry.page for entry, page in zip(expected, mine, strict=True)]
+        done = self.cache.insert(
+            request.prompt,
+            request.row,
+            request.namespace,
+            held=request.held,
+            priority=request.priority,
+        )
+        assert ids(done.pages) == theirs
+        assert ids(done.duplicates) == [
+            page for page, other in zip(mine, theirs, strict=True) if page != other
+        ]
+        self.pool.give(done.duplicates)
+        request.row = done.pages + request.row[len(done.pages) :]
+        request.shared, request.held = len(done.pages), done.node
+        if whole:
+            self.model_insert(request.prompt, request.namespace, theirs, request.priority)
+        keys = self.path(request.prompt, request.namespace)
+        self.model_lock(keys[request.held_length :], 1)
+        request.held_length = whole
+        if finish:
+            self.leave(request)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def abort(self, data: st.DataObject) -> None:
+        self.leave(data.draw(st.sampled_from(self.running)))
+
+    def leave(self, request: Running) -> None:
+        self.running = [other for other in self.running if other is not request]
+        self.pool.give(request.row[request.shared :])
+        self.cache.unlock(request.held)
+        self.model_lock(self.path(request.prompt, request.namespace)[: request.held_length], -1)
+
+    @rule(prompt=prompts, namespace=st.integers(0, 2))
+    def look(self, prompt: Int32, namespace: int) -> None:
+        assert self.cache.peek(prompt, namespace) == len(self.known(prompt, namespace)) * self.page_size
+        assert self.cache.match(prompt, namespace).tokens == self.cache.peek(prompt, namespace)
+        self.model_match(prompt, namespace)
+
+    @rule(count=st.integers(0, 8))
+    def evict(self, count: int) -> None:
+        gone = self.model_evict(count)
+        assert self.cache.evict(count) == len(gone)
+        assert set(gone) <= set(self.pool.free_pages().tolist()), "other pages were evicted"
+
+    @rule()
+    def reset(self) -> None:
+        if any(entry.locks for entry in self.model.values()):
+            with pytest.raises(CacheInUse):
+                self.cache.reset()
+        else:
+            self.cache.reset()
+            self.model.clear()
+
+    @invariant()
+    def conserves(self) -> None:
+        owned = b"".join(request.row[request.shared :] for request in self.running)
+        found = audit(self.pool, owned=owned, cache=self.cache)
+        assert found.balanced, found
+        assert self.cache.total == len(self.model) == len(self.router)
+        for namespace, key in self.model:
+            assert self.cache.peek(key, namespace) == len(key) // 4
+        assert self.cache.protected == sum(entry.locks > 0 for entry in self.model.values())
+
+
+TestCacheMachine = CacheMachine.TestCase
+TestCacheMachine.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_twenty_thousand_random_requests_conserve(policy: str) -> None:
+    rng = np.random.default_rng(11)
+    pool = PageAllocator(400)
+    cache = PrefixCache(pool, 2, policy=policy)
+    running: list[Running] = []
+    owned = 0
+    draws = rng.integers(0, 1000, (20_000, 2)).tolist()
+    texts = rng.integers(0, 3, 40_000).astype(np.int32)
+    for turn, (kind, size) in enumerate(draws):
+        if kind < 500 or not running:
+            prompt = texts[turn : turn + 1 + size % 24]
+            match = cache.match(prompt[:-1], kind % 2)
+            cache.lock(match.node)
+            missing = -(-len(prompt) // 2) - len(match.pages) // 4
+            cache.evict(missing - pool.available)
+            own = pool.take(missing)
+            if own is None:
+                cache.unlock(match.node)
+            else:
+                owned += missing
+                row = match.pages + own
+                running.append(Running(prompt, kind % 2, match.node, 0, row, len(match.pages), size % 3))
+        else:
+            request = running.pop(size % len(running))
+            row, shared, node = request.row, request.shared, request.held
+            if kind < 900:
+                done = cache.insert(
+                    request.prompt, row, request.namespace, held=node, priority=request.priority
+                )
+                pool.give(done.duplicates)
+                owned -= (len(done.pages) - shared) // 4
+                row, shared, node = done.pages + row[len(done.pages) :], len(done.pages), done.node
+            pool.give(row[shared:])
+            owned -= (len(row) - shared) // 4
+            cache.unlock(node)
+        assert pool.available + cache.evictable + cache.protected + owned == 400
+        if turn % 500 == 0:
+            held = b"".join(request.row[request.shared :] for request in running)
+            assert audit(pool, owned=held, cache=cache).balanced

@@ -1,0 +1,161 @@
+"""Checkpoints made once per run, and a driver that schedules badly on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from devicekit.memory.kv import KVPool
+from devicekit.runners.example import write_example_checkpoint
+from devicekit.runners.transformers_runner import TransformersRunner
+from devicekit.scheduling.batch import ForwardBatch, SamplingArrays, StepOutput
+
+Example = Callable[..., Path]
+
+
+@dataclass(frozen=True)
+class HostDevice:
+    """All that runners and pools ask of a device."""
+
+    torch_device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+@dataclass
+class Sequence_:
+    row: int
+    tokens: list[int]
+    prompt: int
+    done: int = 0  # tokens whose keys and values are in the pool
+    temperature: float = 0.0
+    seed: int = 0
+
+    @property
+    def generated(self) -> list[int]:
+        return self.tokens[self.prompt :]
+
+
+class Driver:
+    """Runs prompts to a length in random chunks, in random company, on shuffled pages full of garbage."""
+
+    def __init__(self, runner: TransformersRunner, *, page_size: int, seed: int, pages: int = 256) -> None:
+        self.runner = runner
+        self.rng = np.random.default_rng(seed)
+        self.page_size = page_size
+        self.pool = KVPool(runner.device, runner.layout, pages, page_size)
+        for layer in range(runner.layout.num_layers):
+            self.pool.key(layer)[page_size:] = float("nan")
+            self.pool.value(layer)[page_size:] = float("nan")
+        runner.bind(self.pool)
+        self.free = list(self.rng.permutation(np.arange(1, pages + 1)))
+        # Entries that nobody set must never be read, so they name pages that do not exist.
+        self.table = np.full((32, pages), 1 << 30, dtype=np.int32)
+        self.rows = list(self.rng.permutation(np.arange(1, 32)))
+
+    def add(self, prompt: Sequence[int], *, temperature: float = 0.0, seed: int = 0) -> Sequence_:
+        return Sequence_(int(self.rows.pop()), list(prompt), len(prompt), temperature=temperature, seed=seed)
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], new_tokens: int, **sampling: float
+    ) -> list[list[int]]:
+        running = [self.add(prompt, **sampling) for prompt in prompts]
+        while waiting := [s for s in running if len(s.generated) < new_tokens]:
+            size = self.rng.integers(1, len(waiting) + 1)
+            chosen = [waiting[i] for i in self.rng.permutation(len(waiting))[:size]]
+            chunks = [int(self.rng.integers(1, len(s.tokens) - s.done + 1)) for s in chosen]
+            self.step(list(zip(chosen, chunks, strict=True)))
+        return [s.generated for s in running]
+
+    def step(self, parts: list[tuple[Sequence_, int]], top_logprobs: int | None = None) -> StepOutput:
+        """Run the next tokens of each sequence; those that reach their end get a new token."""
+        batch = self.batch(parts, top_logprobs)
+        output = self.runner.step(batch)
+        finishing = [s for s, chunk in parts if s.done + chunk == len(s.tokens)]
+        for s, chunk in parts:
+            s.done += chunk
+        for s, token in zip(finishing, output.tokens, strict=True):
+            s.tokens.append(int(token))
+        return output
+
+    def batch(self, parts: list[tuple[Sequence_, int]], top_logprobs: int | None = None) -> ForwardBatch:
+        tokens: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        starts, wanted, finishing = [0], [], []
+        for s, chunk in parts:
+            for position in range(s.done, s.done + chunk):
+                column, offset = divmod(position, self.page_size)
+                if self.table[s.row, column] == 1 << 30:
+                    self.table[s.row, column] = self.free.pop()
+                tokens.append(s.tokens[position])
+                positions.append(position)
+                slots.append(int(self.table[s.row, column]) * self.page_size + offset)
+            starts.append(len(tokens))
+            if s.done + chunk == len(s.tokens):
+                wanted.append(len(tokens) - 1)
+                finishing.append(s)
+        return ForwardBatch(
+            tokens=np.array(tokens, np.int32),
+            positions=np.array(positions, np.int32),
+            slots=np.array(slots, np.int64),
+            rows=np.array([s.row for s, _ in parts], np.int32),
+            starts=np.array(starts, np.int32),
+            lengths=np.array([s.done + chunk for s, chunk in parts], np.int32),
+            page_table=self.table,
+            page_size=self.page_size,
+            wanted=np.array(wanted, np.int32),
+            sampling=self._sampling(finishing),
+            top_logprobs=top_logprobs,
+        )
+
+    @staticmethod
+    def _sampling(sequences: list[Sequence_]) -> SamplingArrays | None:
+        if all(s.temperature == 0 for s in sequences):
+            return None
+        count = len(sequences)
+        return SamplingArrays(
+            temperature=np.array([s.temperature for s in sequences], np.float32),
+            top_k=np.zeros(count, np.int32),
+            top_p=np.ones(count, np.float32),
+            min_p=np.zeros(count, np.float32),
+            seed=np.array([s.seed for s in sequences], np.int64),
+            position=np.array([len(s.tokens) for s in sequences], np.int64),
+        )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def device() -> HostDevice:
+    return HostDevice()
+
+
+@pytest.fixture(scope="session")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Example:
+    """``example(architecture, seed=1)``: a checkpoint directory that tests must not change."""
+
+    @cache
+    def write(architecture: str = "llama", seed: int = 1) -> Path:
+        root = tmp_path_factory.mktemp(f"{architecture}-{seed}")
+        return write_example_checkpoint(root, seed=seed, architecture=architecture)
+
+    return write
+
+
+@pytest.fixture
+def driver(device: HostDevice) -> Callable[..., Driver]:
+    """``driver(runner_or_path, page_size=4, seed=0)``."""
+
+    def make(source: TransformersRunner | Path, *, page_size: int = 4, seed: int = 0) -> Driver:
+        runner = TransformersRunner.load(source, device) if isinstance(source, Path) else source
+        return Driver(runner, page_size=page_size, seed=seed)
+
+    return make
