@@ -163,6 +163,7 @@ def a_raising_hook_is_named(ctx: Context) -> None:
             except Exception as error:
                 faults.append(f"{hook} raised, and the caller got {type(error).__name__}")
             faults.extend(_others_broken(ctx, device, hook) if not _shared(hook) else [])
+            faults.extend(f"{hook} raising: {one}" for one in engine_checks.faults_over(device))
     _verdict(faults)
 
 
