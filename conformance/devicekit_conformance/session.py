@@ -25,6 +25,7 @@ class Session:
         waivers: the vendor's.
         profiles: which profiles are judged.
         only: ids to judge; prerequisites are judged with them. The others are reported as not run.
+        patience: scales every time limit, for machines that are slow or faults that are known.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Session:
         waivers: Waivers | None = None,
         profiles: Sequence[str] = DEFAULT_PROFILES,
         only: Collection[str] | None = None,
+        patience: float = 1.0,
     ) -> None:
         self.target = target
         self.profiles = tuple(profiles)
@@ -46,6 +48,7 @@ class Session:
         if only is not None:
             self.exclude(self.rules.keys() - set(only), "left out by --only")
         self._nursery = nursery
+        self._patience = patience
         self._worker: Worker | None = None
         self._raw: dict[str, Result] = {}
         self._facts: dict[str, object] | None = None
@@ -104,12 +107,12 @@ class Session:
         started = time.perf_counter()
         if rule.isolated is None:
             worker = self._shared()
-            answer = worker.ask(rule.id, _SHARED_LIMIT)
+            answer = worker.ask(rule.id, _SHARED_LIMIT * self._patience)
             if answer.content is None:
                 self._worker = None  # the next one gets a new process
         else:
             worker = Worker(self._nursery, self.target, fresh=rule.fresh)
-            answer = worker.ask(rule.id, rule.isolated)
+            answer = worker.ask(rule.id, rule.isolated * self._patience)
             if answer.content is not None:
                 worker.kill()
         seconds = time.perf_counter() - started

@@ -11,6 +11,7 @@ from devicekit_conformance.target import Target
 def main(address: str, probe: str | None = None) -> None:
     """Allocate, wait, free, and return."""
     context = Context(Target(address, probe))
+    context.device_count  # noqa: B018  # opens the backend, which the probe may need to have happened
     block = context.probe.tensor(MIB, 0)
     context.hook("synchronize")(0)
     del block

@@ -99,7 +99,8 @@ def _blame(error: BaseException) -> tuple[Status, str]:
         return Status.FAIL, text
     frames = traceback.extract_tb(error.__traceback__)
     own = Path(__file__).parent
-    if frames and own in Path(frames[-1].filename).parents:
+    parents = Path(frames[-1].filename).parents if frames else ()
+    if own in parents and own / "selftest" not in parents:
         return Status.ERROR, f"{text} at {Path(frames[-1].filename).name}:{frames[-1].lineno}"
     where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
     return Status.FAIL, text + where

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING, cast
 
 from devicekit_conformance.context import MIB, Context, NotApplicable, NotRun, expect, fail
 from devicekit_conformance.measures import BLOCK, LARGE, filled, held, info, intact, settle, stats
 from devicekit_conformance.outcomes import Level
 from devicekit_conformance.rulebook import requirement
+
+if TYPE_CHECKING:
+    import torch
 
 
 @requirement("DK-CACHE-001", profile="memory", isolated=60.0, device=False)
@@ -98,10 +102,14 @@ def accounting_survives(ctx: Context) -> None:
 @requirement("DK-CACHE-006", profile="memory", hooks=["empty_cache"], after=["DK-CACHE-002"])
 def keeps_the_current_device(ctx: Context) -> None:
     """empty_cache() MUST leave the current device as it was."""
-    before = ctx.probe.current_index()
-    ctx.hook("empty_cache")()
-    after = ctx.probe.current_index()
-    expect(before == after, f"device {before} was current before and {after} after")
+    indices = sorted({0, ctx.device_count - 1}) if ctx.has("set_index") else [ctx.probe.current_index()]
+    for index in reversed(indices):
+        if ctx.has("set_index"):
+            ctx.hook("set_index")(index)
+        before = ctx.probe.current_index()
+        ctx.hook("empty_cache")()
+        after = ctx.probe.current_index()
+        expect(before == after, f"device {before} was current before and {after} after")
 
 
 @requirement(
@@ -152,11 +160,22 @@ def pending_work_is_safe(ctx: Context) -> None:
         raise NotRun("the probe cannot submit work that it can ask about")
     target.copy_(source)  # queued behind the work
     del source
+    uploaded = ctx.probe.tensor(BLOCK, 0)
+    uploaded.copy_(_on_host(ctx, 7), non_blocking=True)
     ctx.hook("empty_cache")()
     over = [filled(ctx, BLOCK, 1) for _ in range(3)]
     ctx.hook("synchronize")(0)
     expect(intact(target, 9), "a copy that was pending during empty_cache() wrote other data")
+    expect(intact(uploaded, 7), "an upload that was pending during empty_cache() wrote other data")
     del over
+
+
+def _on_host(ctx: Context, value: int) -> torch.Tensor:
+    """A host block to upload from, page-locked where the backend can: only then is the upload pending."""
+    import torch
+
+    block = torch.full((BLOCK,), value, dtype=torch.uint8)
+    return cast("torch.Tensor", ctx.hook("pin_memory")(block)) if ctx.has("pin_memory") else block
 
 
 @requirement("DK-CACHE-010", profile="host", hooks=["empty_host_cache"], after=["DK-CACHE-002"])

@@ -216,7 +216,9 @@ def a_wrong_result_is_refused(ctx: Context) -> None:
                         faults.append(f"the HookResultError of {hook} names {error.hook!r}")
                 except Exception as error:
                     faults.append(f"{hook} returned {value!r}, and the caller got {type(error).__name__}")
-                faults.extend(f"{hook} of the wrong type: {one}" for one in engine_checks.faults_over(device))
+                if value is _RUBBISH[-1] or value is None:
+                    said = engine_checks.faults_over(device)
+                    faults.extend(f"{hook} returning {value!r}: {one}" for one in said)
     _verdict(faults)
 
 
@@ -305,7 +307,7 @@ def _raise_exit() -> object:
     raise SystemExit(3)
 
 
-@requirement("DK-SAFE-009", profile="engine", after=["DK-SAFE-001"])
+@requirement("DK-SAFE-009", profile="engine", after=_AFTER)
 def a_lie_stays_where_it_is(ctx: Context) -> None:
     """A hook that lies MUST NOT make the host lose data, crash, or claim what it did not measure."""
     faults: list[str] = []
@@ -343,7 +345,7 @@ def _lies(ctx: Context) -> dict[str, object]:
     }
 
 
-@requirement("DK-SAFE-010", profile="engine", after=["DK-SAFE-001"])
+@requirement("DK-SAFE-010", profile="engine", after=_AFTER)
 def backends_do_not_answer_for_each_other(ctx: Context) -> None:
     """A backend that lacks a hook MUST NOT be answered for by another backend that has it."""
     from devicekit.contract import records

@@ -23,6 +23,13 @@ def _event(ctx: Context, timing: bool = False) -> Event:
     return cast("Event", ctx.hook("create_event")(0, timing))
 
 
+def _long_work(ctx: Context, stream: object | None) -> Token:
+    """More work than `_work`, so that what waits for it cannot be done first by having less to do."""
+    for _ in range(3):
+        _work(ctx, stream)
+    return _work(ctx, stream)
+
+
 def _work(ctx: Context, stream: object | None) -> Token:
     token = ctx.probe.submit(0, stream)
     if token is None:
@@ -102,7 +109,7 @@ def the_device_waits_for_every_stream(ctx: Context) -> None:
 def a_stream_waits_for_a_stream(ctx: Context) -> None:
     """wait_stream() MUST make later work wait for everything in the other stream."""
     first, second = _stream(ctx), _stream(ctx)
-    token = _work(ctx, first)
+    token = _long_work(ctx, first)
     second.wait_stream(first)
     _work(ctx, second)
     second.synchronize()
@@ -119,7 +126,7 @@ def a_stream_waits_for_a_stream(ctx: Context) -> None:
 def a_stream_waits_for_an_event(ctx: Context) -> None:
     """wait_event() MUST make later work wait for the event's mark."""
     first, second = _stream(ctx), _stream(ctx)
-    token, event = _work(ctx, first), _event(ctx)
+    token, event = _long_work(ctx, first), _event(ctx)
     event.record(first)
     second.wait_event(event)
     _work(ctx, second)
