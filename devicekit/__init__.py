@@ -31,7 +31,8 @@ if TYPE_CHECKING:
         ProcessMemory,
         ReleaseResult,
     )
-    from devicekit.device import Device, get_device
+    from devicekit.device import Device
+    from devicekit.opening import get_device, use
     from devicekit.registry import Policy, Selection, discover, register_backend, select, unregister_backend
 
 __version__ = "0.1.0"
@@ -61,6 +62,7 @@ __all__ = [
     "register_backend",
     "select",
     "unregister_backend",
+    "use",
 ]
 
 _HOMES = {
@@ -77,7 +79,8 @@ _HOMES = {
         "ProcessMemory",
         "ReleaseResult",
     ),
-    "devicekit.device": ("Device", "get_device"),
+    "devicekit.device": ("Device",),
+    "devicekit.opening": ("get_device", "use"),
     "devicekit.registry": (
         "Policy",
         "Selection",

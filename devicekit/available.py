@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from devicekit.contract.records import AllocatorState
-from devicekit.device import Device, get_device
+from devicekit.device import Device
+from devicekit.opening import get_device
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

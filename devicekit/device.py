@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from devicekit import dispatch
-from devicekit.contract.errors import BackendUnavailable, InvalidDevice, UnknownBackend, UnsupportedHook
+from devicekit.contract.errors import UnsupportedHook
 from devicekit.contract.handles import DeviceGraph, Event, MemoryPool, Stream
 from devicekit.contract.hooks import HOOKS
 from devicekit.contract.records import (
@@ -23,141 +22,68 @@ from devicekit.contract.records import (
     ProcessMemory,
     ReleaseResult,
 )
-from devicekit.registry.discovery import discover
 from devicekit.registry.opened import OpenedBackend
-from devicekit.registry.probing import probe
-from devicekit.registry.request import parse_request, requested_by_environment
-from devicekit.registry.selection import select
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_NO_STATS = MemoryStats()
-_NO_INFO = MemoryInfo()
-_NO_PROPERTIES = DeviceProperties()
-_NO_HOST_STATS = HostMemoryStats()
-
 
 class Device:
-    """One index of one opened backend. Get it from `get_device`; there is one per index and process.
+    """One index of one opened backend. Get it from `devicekit.get_device`; there is one per index and process.
 
-    Every hook of the contract is an attribute or method of the same name, without the index. What happens when
-    the backend lacks a hook depends on the hook's kind: ordering hooks raise `UnsupportedHook`, releasing hooks
-    do nothing and say so, observing hooks answer ``None`` or a record full of ``None``.
+    Every hook of the contract is a method of the same name, without the index. What happens when the backend lacks
+    a hook depends on the hook's kind: ordering hooks raise `UnsupportedHook`, releasing hooks do nothing and say
+    so, observing hooks answer ``None`` or a record full of ``None``.
+
+    Any method may raise `HookError` (the vendor's function raised; it names backend and hook and chains the cause)
+    or `HookResultError` (it returned something the contract does not allow). Out of memory keeps its own type.
     """
 
-    # A dict gives each slot its docstring: help(Device) reads like help of any class.
-    __slots__ = {
-        "__weakref__": None,
-        "backend": "The opened backend.",
-        "index": "Index of this device within the backend.",
-        "torch_device": "The ``torch.device`` to allocate on with plain torch.",
-        "synchronize": "Block until all work submitted to this device, on every stream, has finished.",
-        "current_stream": "The calling thread's current stream.",
-        "use_stream": "use_stream(stream): a context in which ``stream`` is current.",
-        "create_graph": "A new, empty graph.",
-        "memory_stats": "This process's allocator, as MemoryStats. Changes nothing.",
-        "memory_info": "The driver's free and total bytes, as MemoryInfo.",
-        "host_memory_stats": "The cache of pinned host memory, as HostMemoryStats.",
-        "properties": "What the device is, as DeviceProperties.",
-        "is_capturing": "Whether the current stream captures a graph; None if unknown.",
-        "copies_overlap": "Whether copies run beside computation; None if unknown.",
-        "memory_pool": "A new private allocator pool.",
-        "pin_memory": "pin_memory(tensor): a page-locked copy of a host tensor.",
-        "manual_seed": "manual_seed(seed): seed the default generator.",
-        "get_rng_state": "The default generator's state, a uint8 host tensor.",
-        "set_rng_state": "set_rng_state(state): restore what get_rng_state returned.",
-        "set_memory_fraction": "set_memory_fraction(fraction): limit this process's share, 0 to 1.",
-        "record_memory_history": "record_memory_history(enabled): start or stop recording allocations.",
-        "export_ipc": "export_ipc(tensor): a picklable handle for another process.",
-        "import_ipc": "import_ipc(handle): the tensor behind another process's handle.",
-        "current_index": "Index of the calling thread's current device.",
-        "_set_index": None,
-        "_create_stream": None,
-        "_create_event": None,
-        "_empty_cache": None,
-        "_empty_host_cache": None,
-        "_collect_ipc": None,
-        "_reset_peak": None,
-        "_process_memory": None,
-        "_memory_snapshot": None,
-        "_implemented": None,
-    }
+    __slots__ = ("__weakref__", "_implemented", "backend", "index", "torch_device")
 
     backend: OpenedBackend
     index: int
-    torch_device: torch.device
-    synchronize: Callable[[], None]
-    current_stream: Callable[[], Stream]
-    use_stream: Callable[[Stream], AbstractContextManager[object]]
-    create_graph: Callable[[], DeviceGraph]
-    memory_stats: Callable[[], MemoryStats]
-    memory_info: Callable[[], MemoryInfo]
-    host_memory_stats: Callable[[], HostMemoryStats]
-    properties: Callable[[], DeviceProperties]
-    is_capturing: Callable[[], bool | None]
-    copies_overlap: Callable[[], bool | None]
-    memory_pool: Callable[[], MemoryPool]
-    pin_memory: Callable[[torch.Tensor], torch.Tensor]
-    manual_seed: Callable[[int], None]
-    get_rng_state: Callable[[], torch.Tensor]
-    set_rng_state: Callable[[torch.Tensor], None]
-    set_memory_fraction: Callable[[float], None]
-    record_memory_history: Callable[[bool], None]
-    export_ipc: Callable[[torch.Tensor], object]
-    import_ipc: Callable[[object], torch.Tensor]
-    current_index: Callable[[], int]
-    _set_index: Callable[[], None]
+    torch_device: torch.device  # to allocate on with plain torch
+    _implemented: frozenset[str]
+
+    # Compiled, as are the methods below that have no body of their own.
+    _set_index: Callable[[int], object]
     _create_stream: Callable[[int], Stream]
     _create_event: Callable[[bool], Event]
-    _empty_cache: Callable[[], None]
-    _empty_host_cache: Callable[[], None]
-    _collect_ipc: Callable[[], None]
-    _reset_peak: Callable[[], None]
-    _process_memory: Callable[[], Sequence[ProcessMemory] | None]
-    _memory_snapshot: Callable[[], Sequence[Mapping[str, object]]]
-    _implemented: frozenset[str]
+    _empty_host_cache: Callable[[], bool]
+    _collect_ipc: Callable[[], bool]
+
+    def __new__(cls, backend: OpenedBackend, index: int) -> Device:
+        """A device of a class of its own, which holds the methods compiled for this backend and index."""
+        return super().__new__(type(cls.__name__, (cls,), {"__slots__": (), "__module__": cls.__module__}))
 
     def __init__(self, backend: OpenedBackend, index: int) -> None:
         self.backend = backend
         self.index = index
-        manifest = backend.manifest
-        self.torch_device = (
-            torch.device(manifest.device_type, index)
-            if manifest.indexed
-            else torch.device(manifest.device_type)
-        )
-        self._compile()
+        kind = backend.manifest.device_type
+        self.torch_device = torch.device(kind, index) if backend.manifest.indexed else torch.device(kind)
         backend.on_recompile(self._compile)
 
     def _compile(self) -> None:
-        """Bind every hook once; calls then pay for no lookup."""
-        backend, index = self.backend, self.index
-        self._implemented = backend.implemented
-        for slot, hook in _INDEXED_SLOTS.items():
-            setattr(self, slot, dispatch.call_on(backend, hook, index))
-        for slot, hook in _PLAIN_SLOTS.items():
-            setattr(self, slot, dispatch.call(backend, hook))
-        observe = dispatch.observe
-        self.memory_stats = observe(backend, "memory_stats", (MemoryStats,), _NO_STATS, index)
-        self.memory_info = observe(backend, "memory_info", (MemoryInfo,), _NO_INFO, index)
-        self.host_memory_stats = observe(backend, "host_memory_stats", (HostMemoryStats,), _NO_HOST_STATS)
-        self.properties = observe(backend, "device_properties", (DeviceProperties,), _NO_PROPERTIES, index)
-        self.is_capturing = observe(backend, "is_capturing", (bool,), None, index)
-        self.copies_overlap = observe(backend, "copies_overlap", (bool,), None, index)
+        """Put the backend's functions in place of the declarations below; calls then pay for no lookup."""
+        self._implemented = self.backend.implemented
+        for method, hook in _COMPILED.items():
+            # Restoring the previous device takes another index than this one's.
+            index = None if hook == "set_index" else self.index
+            setattr(type(self), method, dispatch.compile_method(self.backend, hook, index))
 
     def __repr__(self) -> str:
         return f"<Device {self.name}:{self.index} of {self.backend.label}>"
 
     def __reduce__(self) -> tuple[Callable[..., Device], tuple[str]]:
+        from devicekit.opening import get_device  # which imports this module
+
         return get_device, (f"{self.name}:{self.index}",)
 
     @property
     def name(self) -> str:
         """The backend's name, for logs. Engine code asks `supports` instead of comparing names."""
         return self.backend.name
-
-    # -- Asking first -----------------------------------------------------------------------------------------
 
     def supports(self, hook: str) -> bool:
         """Whether the backend implements ``hook``.
@@ -175,21 +101,42 @@ class Device:
         """Raise `UnsupportedHook` naming every one of ``hooks`` that the backend lacks."""
         absent = [hook for hook in hooks if not self.supports(hook)]
         if absent:
-            raise UnsupportedHook(
-                f"Backend {self.backend.label} lacks {', '.join(absent)}, which this operation needs.",
-                backend=self.name,
-                hook=absent[0],
-            )
+            message = f"Backend {self.backend.label} lacks {', '.join(absent)}, which this operation needs."
+            raise UnsupportedHook(message, backend=self.name, hook=absent[0])
 
     # -- Ordering ---------------------------------------------------------------------------------------------
+
+    def synchronize(self) -> None:
+        """Block until all work submitted to this device, on every stream, has finished."""
+        raise NotImplementedError
+
+    def current_stream(self) -> Stream:
+        """The calling thread's current stream."""
+        raise NotImplementedError
 
     def create_stream(self, priority: int = 0) -> Stream:
         """A new stream. Lower priorities run first."""
         return self._create_stream(priority)
 
+    def use_stream(self, stream: Stream) -> AbstractContextManager[object]:
+        """A context in which ``stream`` is current; the previous one is restored on every exit."""
+        raise NotImplementedError
+
     def create_event(self, *, timing: bool = False) -> Event:
         """A new event; with ``timing`` it has ``elapsed_time(end)`` in milliseconds."""
         return self._create_event(timing)
+
+    def create_graph(self) -> DeviceGraph:
+        """A new, empty graph."""
+        raise NotImplementedError
+
+    def is_capturing(self) -> bool | None:
+        """Whether the current stream captures a graph; ``None`` if unknown."""
+        raise NotImplementedError
+
+    def current_index(self) -> int:
+        """Index of the calling thread's current device of this backend."""
+        raise NotImplementedError
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -206,11 +153,11 @@ class Device:
         if previous == self.index:
             yield
             return
-        self._set_index()
         try:
+            self._set_index(self.index)
             yield
         finally:
-            device_of(self.backend, previous)._set_index()
+            self._set_index(previous)
 
     # -- Releasing --------------------------------------------------------------------------------------------
 
@@ -220,14 +167,11 @@ class Device:
         Reaches every device of this process; the bytes reported are this device's. Synchronises, so engine code
         empties at named release points only.
         """
-        return self._release("empty_cache", self._empty_cache, lambda: self.memory_stats().reserved)
+        return self._release("empty_cache", self.release_cache, lambda: self.memory_stats().reserved)
 
     def release_cache(self) -> bool:
         """As `empty_cache`, measuring nothing. False: the backend lacks the hook, and nothing happened."""
-        if "empty_cache" not in self._implemented:
-            return False
-        self._empty_cache()
-        return True
+        raise NotImplementedError
 
     def empty_host_cache(self) -> ReleaseResult:
         """Hand unused pinned host memory back to the operating system; the bytes are the host cache's."""
@@ -241,13 +185,10 @@ class Device:
 
     def reset_peak_memory_stats(self) -> bool:
         """Make every peak equal to its current value. False: this backend has no peaks to reset."""
-        if "reset_peak_memory_stats" not in self._implemented:
-            return False
-        self._reset_peak()
-        return True
+        raise NotImplementedError
 
     def _release(
-        self, hook: str, release: Callable[..., object], reserved: Callable[[], int | None]
+        self, hook: str, release: Callable[[], bool], reserved: Callable[[], int | None]
     ) -> ReleaseResult:
         if hook not in self._implemented:
             return ReleaseResult(False, f"backend {self.backend.label} does not implement {hook}")
@@ -259,142 +200,103 @@ class Device:
 
     # -- Observing --------------------------------------------------------------------------------------------
 
+    def memory_stats(self) -> MemoryStats:
+        """This process's allocator, in bytes. Changes nothing."""
+        raise NotImplementedError
+
+    def memory_info(self) -> MemoryInfo:
+        """The driver's free and total bytes, every process included."""
+        raise NotImplementedError
+
+    def host_memory_stats(self) -> HostMemoryStats:
+        """The cache of pinned host memory, in bytes."""
+        raise NotImplementedError
+
     def process_memory(self) -> Sequence[ProcessMemory] | None:
         """Who holds memory on this device; ``None`` where the vendor cannot be asked."""
-        if "process_memory" not in self._implemented:
-            return None
-        return self._process_memory()
+        raise NotImplementedError
 
     def memory_snapshot(self) -> Sequence[Mapping[str, object]] | None:
         """The allocator's segments and blocks in the vendor's own form; ``None`` where there are none."""
-        if "memory_snapshot" not in self._implemented:
-            return None
-        return self._memory_snapshot()
+        raise NotImplementedError
+
+    def properties(self) -> DeviceProperties:
+        """What the device is."""
+        raise NotImplementedError
 
     def classify_error(self, error: BaseException) -> ErrorKind | None:
         """What ``error`` means on this backend; ``None`` if it is none of its errors. Never raises."""
-        if dispatch.is_out_of_memory(self.backend, error):
-            return ErrorKind.OUT_OF_MEMORY
-        function = self.backend.function("classify_error")
-        try:
-            kind = function(error) if function is not None else None
-        except Exception:  # the answer "unknown" is safe; a second exception inside a handler is not
-            return None
-        return kind if isinstance(kind, ErrorKind) else None
+        return dispatch.classify(self.backend, error)
+
+    # -- Limits, host side, random ----------------------------------------------------------------------------
+
+    def set_memory_fraction(self, fraction: float) -> None:
+        """Limit this process to ``fraction`` (0 to 1) of the device's total; beyond it, out of memory."""
+        raise NotImplementedError
+
+    def memory_pool(self) -> MemoryPool:
+        """A new private allocator pool."""
+        raise NotImplementedError
+
+    def pin_memory(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A page-locked copy of a host tensor."""
+        raise NotImplementedError
+
+    def copies_overlap(self) -> bool | None:
+        """Whether copies from and to pinned memory run beside computation; ``None`` if unknown."""
+        raise NotImplementedError
+
+    def manual_seed(self, seed: int) -> None:
+        """Seed the default generator."""
+        raise NotImplementedError
+
+    def get_rng_state(self) -> torch.Tensor:
+        """The default generator's state, a uint8 host tensor."""
+        raise NotImplementedError
+
+    def set_rng_state(self, state: torch.Tensor) -> None:
+        """Restore what `get_rng_state` returned."""
+        raise NotImplementedError
 
     # -- Processes and tools ----------------------------------------------------------------------------------
 
     def collective_backend(self) -> str | None:
-        """Name to give ``torch.distributed.init_process_group``; ``None`` if the vendor has none."""
-        return dispatch.observe(self.backend, "collective_backend", (str,), None)()
+        """Name to give ``torch.distributed.init_process_group``; ``None`` if unknown."""
+        raise NotImplementedError
 
     def visible_devices_variable(self) -> str | None:
         """Environment variable that limits the devices a process sees."""
-        return dispatch.observe(self.backend, "visible_devices_variable", (str, type(None)), None)()
+        raise NotImplementedError
 
     def is_bad_fork(self) -> bool | None:
         """Whether this process was forked after its parent initialised the device; ``None`` if unknown."""
-        return dispatch.observe(self.backend, "is_bad_fork", (bool,), None)()
+        raise NotImplementedError
+
+    def export_ipc(self, tensor: torch.Tensor) -> object:
+        """A picklable handle by which another process can map the tensor's memory."""
+        raise NotImplementedError
+
+    def import_ipc(self, handle: object) -> torch.Tensor:
+        """The tensor behind a handle from `export_ipc` of another process."""
+        raise NotImplementedError
 
     def profiler_activity(self) -> torch.profiler.ProfilerActivity | None:
         """The activity that makes ``torch.profiler`` record this device."""
-        kinds = (torch.profiler.ProfilerActivity, type(None))
-        return dispatch.observe(self.backend, "profiler_activity", kinds, None)()
+        raise NotImplementedError
+
+    def record_memory_history(self, enabled: bool) -> None:
+        """Start or stop recording allocations for `memory_snapshot`."""
+        raise NotImplementedError
 
 
-_INDEXED_SLOTS = {
-    "synchronize": "synchronize",
-    "current_stream": "current_stream",
-    "create_graph": "create_graph",
-    "memory_pool": "memory_pool",
-    "manual_seed": "manual_seed",
-    "get_rng_state": "get_rng_state",
-    "set_rng_state": "set_rng_state",
-    "set_memory_fraction": "set_memory_fraction",
-    "record_memory_history": "record_memory_history",
+_BEHIND = {
     "_set_index": "set_index",
     "_create_stream": "create_stream",
     "_create_event": "create_event",
-    "_reset_peak": "reset_peak_memory_stats",
-    "_process_memory": "process_memory",
-    "_memory_snapshot": "memory_snapshot",
-}
-_PLAIN_SLOTS = {
-    "current_index": "current_index",
-    "use_stream": "use_stream",
-    "pin_memory": "pin_memory",
-    "export_ipc": "export_ipc",
-    "import_ipc": "import_ipc",
-    "_empty_cache": "empty_cache",
     "_empty_host_cache": "empty_host_cache",
     "_collect_ipc": "collect_ipc",
+    "release_cache": "empty_cache",
+    "properties": "device_properties",
 }
-
-_lock = threading.Lock()
-_devices: dict[tuple[int, int], Device] = {}
-
-
-def get_device(spec: str | torch.device | Device | None = None) -> Device:
-    """Open a device.
-
-    Args:
-        spec: a backend's name, with or without an index (``"npu"``, ``"npu:1"``); a ``torch.device``; a Device,
-            which is returned as it is; or ``None`` for ``DEVICEKIT_BACKEND``, and failing that the best backend
-            of this machine. Without an index it is device 0.
-
-    Raises:
-        SelectionError, ContractError: no backend could be chosen; see `devicekit.select`.
-        InvalidDevice: the backend has no such index.
-    """
-    if isinstance(spec, Device):
-        return spec
-    if isinstance(spec, torch.device):
-        return device_of(select(_name_for_torch_device(spec)).backend, spec.index or 0)
-    text = spec or requested_by_environment()
-    if text is None:
-        return device_of(select().backend, 0)
-    name, index = parse_request(text)
-    return device_of(select(name).backend, index or 0)
-
-
-def device_of(backend: OpenedBackend, index: int) -> Device:
-    """The device at ``index`` of an opened backend.
-
-    Raises:
-        InvalidDevice: there is no such index.
-    """
-    key = (id(backend), index)
-    with _lock:
-        found = _devices.get(key)
-    if found is not None:
-        return found
-    count = probe(backend).device_count
-    if not 0 <= index < count:
-        listed = "index 0 is the only one" if count == 1 else f"indices 0 to {count - 1} exist"
-        message = f"Backend {backend.label} has no device {index}: {listed}."
-        if (variable := backend.manifest.visible_devices_variable) is not None:
-            message += f" {variable} limits what this process sees."
-        raise InvalidDevice(message, backend=backend.name)
-    with _lock:
-        return _devices.setdefault(key, Device(backend, index))
-
-
-def _name_for_torch_device(device: torch.device) -> str:
-    # One torch type may have several backends (ROCm answers to torch's "cuda"): the first with hardware wins.
-    names = [
-        candidate.name
-        for candidate in discover()
-        if candidate.manifest is not None and candidate.manifest.device_type == device.type
-    ]
-    if not names:
-        raise UnknownBackend(
-            f"No installed backend serves torch devices of type {device.type!r}. `devicekit list` shows what is "
-            "installed.",
-            backend=device.type,
-        )
-    for name in names[:-1]:
-        try:
-            return select(name).backend.name
-        except BackendUnavailable:
-            continue
-    return names[-1]
+_WRITTEN_OUT = {*_BEHIND.values(), "classify_error"}  # what has a method with more to it than the call
+_COMPILED = _BEHIND | {hook: hook for hook in HOOKS if hook in Device.__dict__ and hook not in _WRITTEN_OUT}

@@ -25,16 +25,17 @@ import torch
 
 from devicekit.available import available_memory
 from devicekit.clock import Clock, SystemClock
-from devicekit.contract.errors import ConfigurationError
-from devicekit.device import Device, get_device
+from devicekit.device import Device
 from devicekit.generation import Generation, IncrementalText
-from devicekit.memory.kv import KVPool
+from devicekit.memory.kv import KVLayout, KVPool
 from devicekit.memory.sizing import KVPlan, plan_kv
+from devicekit.opening import get_device
 from devicekit.release import ReleasePoints
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.errors import MissingTokenizer
 from devicekit.runners.transformers_runner import TransformersRunner
-from devicekit.scheduling.errors import InvalidRequest
+from devicekit.scheduling.batch import ModelLimits
+from devicekit.scheduling.errors import InvalidOperation, InvalidRequest
 from devicekit.scheduling.messages import (
     Abort,
     AbortReply,
@@ -58,6 +59,8 @@ if TYPE_CHECKING:
     from devicekit.runners.huggingface import PreTrainedTokenizerBase
 
 _R = TypeVar("_R", bound=Reply)
+
+_NAP = 0.001  # seconds between looks at an operation that waits while nothing runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,7 @@ class Engine:
         self.runner = runner
         self.config = config
         self.clock = clock or SystemClock()
-        self.plan = _plan(runner, device, config)
+        self.plan = plan_pool(runner.layout, runner.limits, available_memory(device).bytes, config)
         self.tokenizer = _tokenizer(runner.directory)
         runner.bind(KVPool(device, runner.layout, self.plan.num_pages, config.page_size))
         limits = SchedulerLimits(
@@ -180,7 +183,9 @@ class Engine:
 
         Raises:
             InvalidRequest: one of them can never run; then none of them has run.
+            InvalidOperation: the engine is paused, so that nobody would ever answer.
         """
+        self._refuse_while_paused()
         chosen = _override(params or SamplingParams(), overrides)
         generations: list[Generation] = []
         try:
@@ -196,7 +201,12 @@ class Engine:
     def stream(
         self, prompt: str | Sequence[int], params: SamplingParams | None = None
     ) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Complete one prompt, giving out text and tokens as they come."""
+        """Complete one prompt, giving out text and tokens as they come.
+
+        Raises:
+            InvalidRequest, InvalidOperation: as `generate`.
+        """
+        self._refuse_while_paused()
         generation = self.submit(prompt, params, stream=True)
         text = tokens = 0
         while not generation.done:
@@ -278,7 +288,8 @@ class Engine:
         """
         self.post(operation)
         while (reply := self.take_reply(operation.id)) is None:
-            self.step()
+            if not self.step().ran:  # it waits for time to pass, or for another thread
+                self.scheduler.wait(_NAP)
         if isinstance(reply, kind):
             return reply
         return kind(**{field.name: getattr(reply, field.name) for field in dataclasses.fields(reply)})
@@ -290,6 +301,10 @@ class Engine:
     def take_reply(self, operation_id: str) -> Reply | None:
         """The answer to a posted operation, once; ``None`` while there is none."""
         return self._replies.pop(operation_id, None)
+
+    def _refuse_while_paused(self) -> None:
+        if self.scheduler.state.paused:
+            raise InvalidOperation("Generation is paused: continue_generation() first, or submit() and wait.")
 
     def _next_id(self, kind: str) -> str:
         return f"{kind}-{next(self._ids)}"
@@ -313,36 +328,28 @@ def _tokenizer(directory: ModelDirectory) -> PreTrainedTokenizerBase | None:
         return None
 
 
-def _plan(runner: TransformersRunner, device: Device, config: EngineConfig) -> KVPlan:
-    """Size the KV pool: what fits, but no more than the running requests can ever use."""
-    longest = runner.limits.max_positions
-    useful = config.max_running * -(-longest // config.page_size)
-    if config.kv_tokens is not None:
-        useful = -(-config.kv_tokens // config.page_size)
-    available = available_memory(device).bytes
-    if available is None:
-        if config.kv_tokens is None:
-            raise ConfigurationError(
-                f"Backend {device.backend.label} does not say how much memory is free: set kv_tokens."
-            )
-        available = runner.layout.bytes_per_token * (config.kv_tokens + config.page_size) * 2
-    plan = plan_kv(
+def plan_pool(layout: KVLayout, limits: ModelLimits, available: int | None, config: EngineConfig) -> KVPlan:
+    """Size the KV pool: what fits, but no more than the running requests can ever use.
+
+    Args:
+        available: bytes that are free once the weights are loaded; ``None`` if the device does not say.
+
+    Raises:
+        NotEnoughMemory: not even one short request fits.
+        ConfigurationError: a setting is out of range, or ``available`` is unknown and ``kv_tokens`` is not set.
+    """
+    most = config.kv_tokens
+    if most is None and available is not None:
+        most = config.max_running * -(-limits.max_positions // config.page_size) * config.page_size
+    return plan_kv(
         available,
-        runner.layout,
+        layout,
         page_size=config.page_size,
         max_running=config.max_running,
-        max_positions=longest,
+        max_positions=limits.max_positions,
         fraction=config.memory_fraction,
         reserve_bytes=config.reserve_bytes,
-    )
-    if plan.num_pages <= useful:
-        return plan
-    spared = (plan.num_pages - useful) * plan.page_bytes
-    return dataclasses.replace(
-        plan,
-        num_pages=useful,
-        pool_bytes=plan.pool_bytes - spared,
-        unused_bytes=plan.unused_bytes + spared,
+        max_tokens=most,
     )
 
 

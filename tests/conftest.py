@@ -1,11 +1,16 @@
-"""Shared by all tests: one thread, and small checkpoints made once."""
+"""Shared by all tests: one thread, no DEVICEKIT_* setting, backends taken back, and small checkpoints."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+import devicekit
+from devicekit.contract import Manifest
 
 torch.set_num_threads(1)  # the models are tiny: threads cost more than they bring
 
@@ -20,3 +25,33 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         write_example_checkpoint(folder / "v1", seed=1),
         write_example_checkpoint(folder / "v2", seed=2),
     )
+
+
+Register = Callable[..., devicekit.Device]
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("DEVICEKIT_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def register() -> Iterator[Register]:
+    """Register a backend class in this process, open its first device, and take it back after the test.
+
+    Keyword arguments are keys of its manifest.
+    """
+    names: list[str] = []
+
+    def offer(
+        factory: Callable[[], object], *, name: str = "acme", open: bool = True, **keys: object
+    ) -> object:
+        table = {"name": name, "device_type": "cpu", "contract": ">=1.0,<2", "indexed": False, **keys}
+        candidate = devicekit.register_backend(factory, Manifest.parse({"backend": table}))
+        names.append(name)
+        return devicekit.get_device(name) if open else candidate
+
+    yield offer
+    for name in names:
+        devicekit.unregister_backend(name)

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from devicekit.contract.errors import ConfigurationError
 from devicekit.engine import Engine, EngineConfig
 from devicekit.memory.sizing import NotEnoughMemory
-from devicekit.scheduling.errors import InvalidRequest
+from devicekit.scheduling.errors import InvalidOperation, InvalidRequest
 from devicekit.scheduling.messages import PauseMode, UpdateOutcome
 from devicekit.scheduling.request import FinishKind, SamplingParams
 
@@ -63,7 +63,7 @@ def random_prompts(seed: int, count: int, longest: int = 60) -> list[list[int]]:
     budget=st.integers(6, 64),
     pool=st.integers(90, 400),
     caching=st.booleans(),
-    policy=st.sampled_from(["fcfs", "priority"]),
+    policy=st.sampled_from(["fcfs", "priority", "longest_prefix"]),
     seed=st.integers(0, 3),
 )
 def test_tokens_do_not_depend_on_paging_chunking_sharing_or_retraction(
@@ -180,6 +180,22 @@ def test_retract_pauses_without_losing_a_token(engine: Engine, reference: dict[s
     for prompt, generation in zip(prompts, generations, strict=True):
         assert generation.retractions == 1
         assert generation.tokens == expected(reference["v1"], prompt, 24)
+
+
+def test_generating_while_paused_is_refused_and_not_waited_for(engine: Engine) -> None:
+    engine.pause(PauseMode.IN_PLACE)
+    with pytest.raises(InvalidOperation, match="continue_generation"):
+        engine.generate([[1, 2]], GREEDY)
+    with pytest.raises(InvalidOperation, match="continue_generation"):
+        next(engine.stream([1, 2], GREEDY))
+    queued = engine.submit([1, 2], GREEDY)
+    engine.step()
+    assert not queued.tokens
+    refused = engine.flush(timeout=0.05)
+    assert refused.success  # what waits holds nothing
+    engine.continue_generation()
+    while not queued.done:
+        engine.step()
 
 
 def test_sampling_depends_on_the_seed_and_not_on_the_batch(engine: Engine) -> None:

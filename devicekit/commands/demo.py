@@ -17,9 +17,9 @@ from devicekit.commands.oracle import Comparison, Oracle
 from devicekit.commands.text import human_bytes
 from devicekit.commands.timeline import Event, Timeline, open_timeline
 from devicekit.contract.errors import ConfigurationError
-from devicekit.device import device_of
 from devicekit.engine import Engine, EngineConfig
 from devicekit.generation import Generation
+from devicekit.opening import device_of
 from devicekit.registry.request import parse_request
 from devicekit.registry.selection import select
 from devicekit.runners.checkpoint import ModelDirectory
@@ -78,11 +78,22 @@ def main(arguments: Sequence[str]) -> int:
         help="the weights to change to; default: a copy of the model with a little noise added",
     )
     parser.add_argument("--device", help="backend, or backend:index; default: the best of this machine")
+    parser.add_argument(
+        "--simulate", action="store_true", help="run on the simulated accelerator, which counts every byte"
+    )
     options = parser.parse_args(arguments)
+    if options.simulate:
+        options.device = _simulated_device()
     if options.second_model and not options.model:
         raise ConfigurationError("--second-model needs --model.")
     with tempfile.TemporaryDirectory(prefix="devicekit-demo-") as folder, open_timeline() as timeline:
         return _Demo(timeline, options.device, _checkpoints(options, Path(folder), timeline)).run()
+
+
+def _simulated_device() -> str:
+    from devicekit.testing.sim_backend import register
+
+    return register().name
 
 
 def _checkpoints(options: argparse.Namespace, folder: Path, timeline: Timeline) -> tuple[Path, Path]:

@@ -13,8 +13,10 @@ from devicekit.commands.text import human_bytes
 from devicekit.contract.environment import VARIABLES
 from devicekit.contract.hooks import HOOKS
 from devicekit.contract.versions import CONTRACT_VERSION
-from devicekit.device import Device, device_of, get_device
+from devicekit.device import Device
+from devicekit.opening import device_of
 from devicekit.registry.probing import probe
+from devicekit.registry.request import parse_request
 from devicekit.registry.selection import Selection, select
 
 
@@ -28,13 +30,15 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="JSON instead of text")
     options = parser.parse_args(arguments)
     selection = select(options.device)
-    devices = [device_of(selection.backend, index) for index in range(probe(selection.backend).device_count)]
+    index = parse_request(options.device)[1] if options.device else None
+    shown = range(probe(selection.backend).device_count) if index is None else (index,)
+    devices = [device_of(selection.backend, one) for one in shown]
     if options.json:
         print(json.dumps(_document(selection, devices), indent=2))
     else:
         _print(selection, devices)
     if options.plan:
-        _print_plan(options.plan, get_device(options.device))
+        _print_plan(options.plan, devices[0])
     return 0
 
 
@@ -43,8 +47,8 @@ def _document(selection: Selection, devices: list[Device]) -> Mapping[str, objec
     return {
         "contract": str(CONTRACT_VERSION),
         "backend": backend.name,
-        "distribution": backend.loaded.candidate.distribution,
-        "version": backend.loaded.candidate.version,
+        "distribution": backend.candidate.distribution,
+        "version": backend.candidate.version,
         "candidates": [
             {
                 "name": report.name,
@@ -122,13 +126,22 @@ def _print_device(device: Device) -> None:
 
 
 def _print_plan(path: str, device: Device) -> None:
-    from devicekit.engine import Engine, EngineConfig
+    from devicekit.engine import EngineConfig, plan_pool
+    from devicekit.runners.checkpoint import ModelDirectory
+    from devicekit.runners.probe import sketch_model
 
-    plan = Engine.open(path, device, config=EngineConfig()).plan
+    directory = ModelDirectory.open(path)
+    sketch = sketch_model(directory)
+    free = available_memory(device).bytes
+    left = None if free is None else free - sketch.weight_bytes
+    plan = plan_pool(sketch.layout, directory.limits, left, EngineConfig())
     print(f"\nKV pool for {path} on {device.name}:{device.index}")
     print(
-        f"  {human_bytes(plan.available_bytes)} available with the weights loaded x {plan.fraction:g} "
-        f"- {human_bytes(plan.reserve_bytes)} reserved = {human_bytes(plan.usable_bytes)} usable"
+        f"  {human_bytes(free)} available - {human_bytes(sketch.weight_bytes)} of weights = {human_bytes(left)}"
+    )
+    print(
+        f"  x {plan.fraction:g} - {human_bytes(plan.reserve_bytes)} reserved "
+        f"= {human_bytes(plan.usable_bytes)} usable"
     )
     print(
         f"  {plan.bytes_per_token} B a token x {plan.page_size} tokens = {human_bytes(plan.page_bytes)} a page"

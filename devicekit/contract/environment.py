@@ -19,15 +19,14 @@ VARIABLES: Mapping[str, str] = MappingProxyType(
     }
 )
 
+# Distributions that build on devicekit keep variables of their own, and check those themselves.
+FOREIGN_PREFIXES = ("DEVICEKIT_CONFORMANCE_",)
+
 
 def check_environment(environ: Mapping[str, str]) -> None:
     """Raise `ConfigurationError` for any ``DEVICEKIT_*`` variable that does not exist."""
     for name in sorted(environ):
-        if (
-            name.startswith(PREFIX)
-            and name not in VARIABLES
-            and not name.startswith("DEVICEKIT_CONFORMANCE_")
-        ):
+        if name.startswith(PREFIX) and name not in VARIABLES and not name.startswith(FOREIGN_PREFIXES):
             near = difflib.get_close_matches(name, VARIABLES, n=1)
             hint = f" Did you mean {near[0]}?" if near else f" Known: {', '.join(sorted(VARIABLES))}."
             raise ConfigurationError(f"The environment variable {name} does not exist.{hint}")

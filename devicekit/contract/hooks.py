@@ -9,15 +9,9 @@ initialise a device that was not initialised.
 
 from __future__ import annotations
 
-import enum
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeVar
-
-import pluggy
+from typing import TYPE_CHECKING
 
 from devicekit.contract.handles import DeviceGraph, Event, MemoryPool, Stream
 from devicekit.contract.records import (
@@ -28,52 +22,10 @@ from devicekit.contract.records import (
     MemoryStats,
     ProcessMemory,
 )
+from devicekit.contract.spec import HookKind, HookSpec, collect, hook
 
 if TYPE_CHECKING:
     import torch
-
-PROJECT = "devicekit"
-
-hookimpl = pluggy.HookimplMarker(PROJECT)
-_hookspec = pluggy.HookspecMarker(PROJECT)
-
-
-class HookKind(enum.Enum):
-    """What a device does when a backend does not implement a hook."""
-
-    REQUIRED = "required"  # the registry refuses the plugin
-    ORDERING = "ordering"  # UnsupportedHook: correctness depends on it
-    RELEASING = "releasing"  # nothing happens and the result says so
-    OBSERVING = "observing"  # the value is unknown: None
-
-
-@dataclass(frozen=True, slots=True)
-class HookSpec:
-    """One hook of the contract."""
-
-    name: str
-    kind: HookKind
-    group: str  # the heading it stands under in the reference
-    since: str  # the contract version that introduced it
-    parameters: tuple[str, ...]
-    doc: str
-
-    @property
-    def signature(self) -> str:
-        return f"{self.name}({', '.join(self.parameters)})"
-
-
-_F = TypeVar("_F", bound=Callable[..., object])
-_HOOK_ATTRIBUTE = "_devicekit_hook"
-
-
-def _hook(kind: HookKind, group: str, *, since: str = "1.0") -> Callable[[_F], _F]:
-    def mark(function: _F) -> _F:
-        setattr(function, _HOOK_ATTRIBUTE, (kind, group, since))
-        return _hookspec(firstresult=True)(function)
-
-    return mark
-
 
 _REQUIRED, _ORDERING = HookKind.REQUIRED, HookKind.ORDERING
 _RELEASING, _OBSERVING = HookKind.RELEASING, HookKind.OBSERVING
@@ -84,7 +36,7 @@ class BackendSpec:
 
     # -- Presence ---------------------------------------------------------------------------------------------
 
-    @_hook(_REQUIRED, "Presence")
+    @hook(_REQUIRED, "Presence")
     def is_available(self) -> bool:
         """Whether this backend can run on this machine now.
 
@@ -92,68 +44,68 @@ class BackendSpec:
         """
         raise NotImplementedError
 
-    @_hook(_REQUIRED, "Presence")
+    @hook(_REQUIRED, "Presence")
     def device_count(self) -> int:
         """Number of devices visible to this process; 0 exactly when `is_available` is false."""
         raise NotImplementedError
 
     # -- Selection --------------------------------------------------------------------------------------------
 
-    @_hook(_ORDERING, "Selection")
+    @hook(_ORDERING, "Selection")
     def current_index(self) -> int:
         """Index of the calling thread's current device. May initialise."""
         raise NotImplementedError
 
-    @_hook(_ORDERING, "Selection")
+    @hook(_ORDERING, "Selection")
     def set_index(self, index: int) -> None:
         """Make ``index`` the calling thread's current device. May initialise."""
         raise NotImplementedError
 
-    @_hook(_OBSERVING, "Selection")
+    @hook(_OBSERVING, "Selection")
     def device_properties(self, index: int) -> DeviceProperties:
         """What the device is. May initialise."""
         raise NotImplementedError
 
     # -- Ordering ---------------------------------------------------------------------------------------------
 
-    @_hook(_REQUIRED, "Ordering")
+    @hook(_REQUIRED, "Ordering")
     def synchronize(self, index: int) -> None:
         """Block until all work submitted to the device, on every stream, has finished."""
         raise NotImplementedError
 
-    @_hook(_ORDERING, "Ordering")
+    @hook(_ORDERING, "Ordering")
     def current_stream(self, index: int) -> Stream:
         """The calling thread's current stream on the device."""
         raise NotImplementedError
 
-    @_hook(_ORDERING, "Ordering")
+    @hook(_ORDERING, "Ordering")
     def create_stream(self, index: int, priority: int) -> Stream:
         """A new stream. Lower numbers run first; 0 is the default, and out-of-range values are clamped."""
         raise NotImplementedError
 
-    @_hook(_ORDERING, "Ordering")
+    @hook(_ORDERING, "Ordering")
     def use_stream(self, stream: Stream) -> AbstractContextManager[object]:
         """A context in which ``stream`` is current; the previous one is restored on every exit."""
         raise NotImplementedError
 
-    @_hook(_ORDERING, "Ordering")
+    @hook(_ORDERING, "Ordering")
     def create_event(self, index: int, timing: bool) -> Event:
         """A new event; with ``timing`` it has ``elapsed_time(end) -> float`` in milliseconds."""
         raise NotImplementedError
 
-    @_hook(_OBSERVING, "Ordering")
+    @hook(_OBSERVING, "Ordering")
     def is_capturing(self, index: int) -> bool:
         """Whether the current stream is capturing a graph. Never raises, not even before initialisation."""
         raise NotImplementedError
 
-    @_hook(_ORDERING, "Ordering")
+    @hook(_ORDERING, "Ordering")
     def create_graph(self, index: int) -> DeviceGraph:
         """A new, empty graph."""
         raise NotImplementedError
 
     # -- Releasing --------------------------------------------------------------------------------------------
 
-    @_hook(_RELEASING, "Releasing")
+    @hook(_RELEASING, "Releasing")
     def empty_cache(self) -> None:
         """Hand unused allocator blocks of every device of this process back to the driver.
 
@@ -162,19 +114,19 @@ class BackendSpec:
         """
         raise NotImplementedError
 
-    @_hook(_RELEASING, "Releasing")
+    @hook(_RELEASING, "Releasing")
     def empty_host_cache(self) -> None:
         """Hand unused pinned host memory back to the operating system."""
         raise NotImplementedError
 
-    @_hook(_RELEASING, "Releasing")
+    @hook(_RELEASING, "Releasing")
     def collect_ipc(self) -> None:
         """Release memory that other processes have finished using."""
         raise NotImplementedError
 
     # -- Observing --------------------------------------------------------------------------------------------
 
-    @_hook(_OBSERVING, "Observing")
+    @hook(_OBSERVING, "Observing")
     def memory_stats(self, index: int) -> MemoryStats:
         """This process's allocator on the device. Initialises nothing, empties nothing, does not synchronise.
 
@@ -182,46 +134,46 @@ class BackendSpec:
         """
         raise NotImplementedError
 
-    @_hook(_OBSERVING, "Observing")
+    @hook(_OBSERVING, "Observing")
     def memory_info(self, index: int) -> MemoryInfo:
         """The driver's free and total bytes, all processes included. May initialise."""
         raise NotImplementedError
 
-    @_hook(_OBSERVING, "Observing")
+    @hook(_OBSERVING, "Observing")
     def process_memory(self, index: int) -> Sequence[ProcessMemory] | None:
         """Who holds memory on the device, by the vendor's management library; ``None`` if it cannot be asked."""
         raise NotImplementedError
 
-    @_hook(_OBSERVING, "Observing")
+    @hook(_OBSERVING, "Observing")
     def host_memory_stats(self) -> HostMemoryStats:
         """The backend's cache of pinned host memory."""
         raise NotImplementedError
 
-    @_hook(_OBSERVING, "Observing")
+    @hook(_OBSERVING, "Observing")
     def memory_snapshot(self, index: int) -> Sequence[Mapping[str, object]]:
         """The allocator's segments and blocks, in the vendor's own form."""
         raise NotImplementedError
 
-    @_hook(_RELEASING, "Observing")
+    @hook(_RELEASING, "Observing")
     def reset_peak_memory_stats(self, index: int) -> None:
         """Make every peak equal to its current value. Before initialisation it does nothing."""
         raise NotImplementedError
 
     # -- Limits and pools -------------------------------------------------------------------------------------
 
-    @_hook(_ORDERING, "Limits and pools")
+    @hook(_ORDERING, "Limits and pools")
     def set_memory_fraction(self, index: int, fraction: float) -> None:
         """Limit this process to ``fraction`` (0 to 1) of the device's total; beyond it, out of memory."""
         raise NotImplementedError
 
-    @_hook(_ORDERING, "Limits and pools")
+    @hook(_ORDERING, "Limits and pools")
     def memory_pool(self, index: int) -> MemoryPool:
         """A new private allocator pool."""
         raise NotImplementedError
 
     # -- Failure ----------------------------------------------------------------------------------------------
 
-    @_hook(_OBSERVING, "Failure")
+    @hook(_OBSERVING, "Failure")
     def classify_error(self, error: BaseException) -> ErrorKind | None:
         """What ``error`` means on this backend; ``None`` if it is none of ours. Never raises.
 
@@ -231,82 +183,72 @@ class BackendSpec:
 
     # -- Host side --------------------------------------------------------------------------------------------
 
-    @_hook(_ORDERING, "Host side")
+    @hook(_ORDERING, "Host side")
     def pin_memory(self, tensor: torch.Tensor) -> torch.Tensor:
         """A page-locked copy of a host tensor (the tensor itself if it is page-locked already)."""
         raise NotImplementedError
 
-    @_hook(_OBSERVING, "Host side")
+    @hook(_OBSERVING, "Host side")
     def copies_overlap(self, index: int) -> bool:
         """Whether copies from and to pinned memory really run beside computation."""
         raise NotImplementedError
 
     # -- Random -----------------------------------------------------------------------------------------------
 
-    @_hook(_ORDERING, "Random")
+    @hook(_ORDERING, "Random")
     def manual_seed(self, index: int, seed: int) -> None:
         """Seed the device's default generator."""
         raise NotImplementedError
 
-    @_hook(_ORDERING, "Random")
+    @hook(_ORDERING, "Random")
     def get_rng_state(self, index: int) -> torch.Tensor:
         """The default generator's state, as a uint8 host tensor."""
         raise NotImplementedError
 
-    @_hook(_ORDERING, "Random")
+    @hook(_ORDERING, "Random")
     def set_rng_state(self, index: int, state: torch.Tensor) -> None:
         """Restore what `get_rng_state` returned."""
         raise NotImplementedError
 
     # -- Processes --------------------------------------------------------------------------------------------
 
-    @_hook(_OBSERVING, "Processes")
+    @hook(_OBSERVING, "Processes")
     def collective_backend(self) -> str:
         """Name to give ``torch.distributed.init_process_group``."""
         raise NotImplementedError
 
-    @_hook(_OBSERVING, "Processes")
+    @hook(_OBSERVING, "Processes")
     def visible_devices_variable(self) -> str | None:
         """Environment variable that limits the devices a process sees; ``None`` if there is none."""
         raise NotImplementedError
 
-    @_hook(_OBSERVING, "Processes")
+    @hook(_OBSERVING, "Processes")
     def is_bad_fork(self) -> bool:
         """Whether this process was forked after its parent initialised the device."""
         raise NotImplementedError
 
-    @_hook(_ORDERING, "Processes")
+    @hook(_ORDERING, "Processes")
     def export_ipc(self, tensor: torch.Tensor) -> object:
         """A picklable handle by which another process can map the tensor's memory."""
         raise NotImplementedError
 
-    @_hook(_ORDERING, "Processes")
+    @hook(_ORDERING, "Processes")
     def import_ipc(self, handle: object) -> torch.Tensor:
         """The tensor behind a handle from `export_ipc` of another process."""
         raise NotImplementedError
 
     # -- Tools ------------------------------------------------------------------------------------------------
 
-    @_hook(_OBSERVING, "Tools")
+    @hook(_OBSERVING, "Tools")
     def profiler_activity(self) -> torch.profiler.ProfilerActivity | None:
         """The activity that makes ``torch.profiler`` record this device."""
         raise NotImplementedError
 
-    @_hook(_ORDERING, "Tools")
+    @hook(_ORDERING, "Tools")
     def record_memory_history(self, index: int, enabled: bool) -> None:
         """Start or stop recording allocations for `memory_snapshot`."""
         raise NotImplementedError
 
 
-def _collect(spec: type) -> Mapping[str, HookSpec]:
-    hooks: dict[str, HookSpec] = {}
-    for name, function in vars(spec).items():
-        if (marked := getattr(function, _HOOK_ATTRIBUTE, None)) is not None:
-            kind, group, since = marked
-            parameters = tuple(inspect.signature(function).parameters)[1:]
-            hooks[name] = HookSpec(name, kind, group, since, parameters, inspect.getdoc(function) or "")
-    return MappingProxyType(hooks)
-
-
-HOOKS: Mapping[str, HookSpec] = _collect(BackendSpec)
+HOOKS: Mapping[str, HookSpec] = collect(BackendSpec)
 """Every hook by name, in the order of the reference."""

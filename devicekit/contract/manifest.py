@@ -17,6 +17,7 @@
     capabilities = ["streams"]          # claims, each checked by conformance
     indexed = true                      # false where torch knows one device without an index, as for cpu
     host = false                        # true for the host itself: chosen only when nothing else claims hardware
+    automatic = true                    # false: used only when asked for by name
 """
 
 from __future__ import annotations
@@ -26,14 +27,16 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from devicekit.contract.capabilities import CAPABILITIES
 from devicekit.contract.errors import ManifestError
 from devicekit.contract.hooks import HOOKS
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -62,6 +65,7 @@ class Manifest:
     capabilities: frozenset[str] = frozenset()
     indexed: bool = True
     host: bool = False
+    automatic: bool = True
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
@@ -72,12 +76,12 @@ class Manifest:
         """
         try:
             text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise ManifestError(f"The manifest {path.name} cannot be read: {error}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise ManifestError(f"The manifest {path} cannot be read: {error}") from error
         try:
             document = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise ManifestError(f"The manifest {path.name} is not valid TOML: {error}") from error
+            raise ManifestError(f"The manifest {path} is not valid TOML: {error}") from error
         return cls.parse(document)
 
     @classmethod
@@ -91,6 +95,7 @@ class Manifest:
         if not isinstance(table, dict):
             raise ManifestError("The manifest has no [backend] table.", problems=("no [backend] table",))
         reader = _Reader(table)
+        reader.refuse_beside(document)
         manifest = cls(
             name=reader.identifier("name"),
             device_type=reader.identifier("device_type"),
@@ -106,6 +111,7 @@ class Manifest:
             capabilities=reader.names("capabilities", CAPABILITIES, "capability"),
             indexed=reader.value("indexed", bool, True),
             host=reader.value("host", bool, False),
+            automatic=reader.value("automatic", bool, True),
         )
         reader.finish(known={entry.name for entry in fields(cls)})
         return manifest
@@ -129,9 +135,10 @@ class _Reader:
         return self.value(key, str, "") or None
 
     def identifier(self, key: str) -> str:
-        text = self.value(key, str, "")
-        if not text.isidentifier() or text != text.lower():
-            self._problems.append(f"{key} is required: a lower-case identifier, not {self._table.get(key)!r}")
+        text = self._table.get(key)
+        if not isinstance(text, str) or not text.isidentifier() or text != text.lower():
+            self._problems.append(f"{key} is required: a lower-case identifier, not {text!r}")
+            return ""
         return text
 
     def strings(self, key: str) -> list[str]:
@@ -142,9 +149,10 @@ class _Reader:
         return found
 
     def specifier(self, key: str, *, required: bool = False) -> SpecifierSet:
-        text = self.value(key, str, "")
-        if required and not text:
+        if required and not self._table.get(key):
             self._problems.append(f'{key} is required: a version range such as ">=1.0,<2"')
+            return SpecifierSet()
+        text = self.value(key, str, "")
         try:
             return SpecifierSet(text)
         except InvalidSpecifier:
@@ -152,8 +160,14 @@ class _Reader:
             return SpecifierSet()
 
     def requirements(self, key: str) -> tuple[Requirement, ...]:
+        texts = self.strings(key)
+        if not texts:
+            return ()
+        # Most manifests have none, and the parser takes a tenth of the time that importing devicekit takes.
+        from packaging.requirements import InvalidRequirement, Requirement
+
         parsed: list[Requirement] = []
-        for text in self.strings(key):
+        for text in texts:
             try:
                 parsed.append(Requirement(text))
             except InvalidRequirement:
@@ -166,6 +180,12 @@ class _Reader:
             if name not in known:
                 self._problems.append(f"{key}: there is no {what} {name!r}{_suggest(name, known)}")
         return frozenset(found)
+
+    def refuse_beside(self, document: Mapping[str, object]) -> None:
+        """A key above the [backend] line belongs to no table, and would be ignored in silence."""
+        self._problems.extend(
+            f"{key!r} stands outside the [backend] table" for key in document if key != "backend"
+        )
 
     def finish(self, known: set[str]) -> None:
         for key in self._table:

@@ -11,9 +11,10 @@ CONTRACT_VERSION = Version("1.0")
 SERVED_CONTRACTS: tuple[Version, ...] = (CONTRACT_VERSION,)
 
 
-def negotiate(accepted: SpecifierSet) -> Version | None:
-    """The newest contract that both sides speak, or ``None``."""
-    for version in SERVED_CONTRACTS:
-        if accepted.contains(version, prereleases=True):
-            return version
-    return None
+def negotiate(accepted: SpecifierSet) -> tuple[Version, ...]:
+    """The contracts that both sides speak, newest first; empty if there is none.
+
+    A plugin whose range reaches back to an older contract may have been written against that one, so it is held
+    to what the oldest of these demands.
+    """
+    return tuple(version for version in SERVED_CONTRACTS if accepted.contains(version, prereleases=True))

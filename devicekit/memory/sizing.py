@@ -24,13 +24,13 @@ class KVPlan:
     """A KV pool that fits, and how its size came about. All sizes in bytes.
 
     ``usable = available * fraction - reserve``; of that, the request table and the padding page come
-    first, and whole pages take what is left.
+    first, and whole pages take what is left, up to ``max_tokens``. ``None``: the device does not say.
     """
 
-    available_bytes: int
+    available_bytes: int | None
     fraction: float
     reserve_bytes: int
-    usable_bytes: int
+    usable_bytes: int | None
     bytes_per_token: int
     page_size: int  # tokens
     page_bytes: int
@@ -38,7 +38,7 @@ class KVPlan:
     table_bytes: int
     num_pages: int  # without the padding page
     pool_bytes: int  # with the padding page
-    unused_bytes: int  # of the usable ones
+    unused_bytes: int | None  # of the usable ones
 
     @property
     def num_tokens(self) -> int:
@@ -52,7 +52,7 @@ class KVPlan:
 
 
 def plan_kv(
-    available_bytes: int,
+    available_bytes: int | None,
     layout: KVLayout,
     *,
     page_size: int,
@@ -61,29 +61,40 @@ def plan_kv(
     fraction: float = 0.9,
     reserve_bytes: int = 0,
     min_tokens: int = 2,
+    max_tokens: int | None = None,
 ) -> KVPlan:
     """Size a pool for the memory that is available once the weights are loaded.
 
     ``fraction`` of ``available_bytes`` may be used, less ``reserve_bytes`` for activations and whatever
     else comes later. ``min_tokens`` is the shortest request worth serving: one token in, one out.
+    ``max_tokens`` bounds the pool; it is all there is to go by where ``available_bytes`` is unknown.
 
     Raises NotEnoughMemory when a request of ``min_tokens`` does not fit, and ConfigurationError for an
     argument out of range.
     """
-    _check(available_bytes, page_size, max_running, max_positions, fraction, reserve_bytes, min_tokens)
-    usable = int(available_bytes * fraction) - reserve_bytes
+    _check(page_size, max_running, max_positions, fraction, reserve_bytes, min_tokens)
     page_bytes = page_size * layout.bytes_per_token
     table_bytes = (max_running + 1) * -(-max_positions // page_size) * _TABLE_ENTRY_BYTES
-    needed = table_bytes + (1 + -(-min_tokens // page_size)) * page_bytes
-    if usable < needed:
-        raise NotEnoughMemory(
-            f"not enough memory for one request of {min_tokens} tokens: {needed:,} bytes needed, "
-            f"{max(usable, 0):,} usable "
-            f"({available_bytes:,} available x {fraction:g} - {reserve_bytes:,} reserved)",
-            needed_bytes=needed,
-            usable_bytes=max(usable, 0),
+    wanted = None if max_tokens is None else -(-max_tokens // page_size)
+    usable = unused = None
+    if available_bytes is not None:
+        usable = int(available_bytes * fraction) - reserve_bytes
+        needed = table_bytes + (1 + -(-min_tokens // page_size)) * page_bytes
+        if usable < needed:
+            raise NotEnoughMemory(
+                f"not enough memory for one request of {min_tokens} tokens: {needed:,} bytes needed, "
+                f"{max(usable, 0):,} usable "
+                f"({available_bytes:,} available x {fraction:g} - {reserve_bytes:,} reserved)",
+                needed_bytes=needed,
+                usable_bytes=max(usable, 0),
+            )
+        fitting = (usable - table_bytes) // page_bytes - 1
+        wanted = fitting if wanted is None else min(wanted, fitting)
+        unused = usable - table_bytes - (wanted + 1) * page_bytes
+    if wanted is None:
+        raise ConfigurationError(
+            "the device does not say how much memory is free: give the pool a size in tokens"
         )
-    pages, unused = divmod(usable - table_bytes, page_bytes)
     return KVPlan(
         available_bytes=available_bytes,
         fraction=fraction,
@@ -94,14 +105,13 @@ def plan_kv(
         page_bytes=page_bytes,
         max_running=max_running,
         table_bytes=table_bytes,
-        num_pages=pages - 1,
-        pool_bytes=pages * page_bytes,
+        num_pages=wanted,
+        pool_bytes=(wanted + 1) * page_bytes,
         unused_bytes=unused,
     )
 
 
 def _check(
-    available_bytes: int,
     page_size: int,
     max_running: int,
     max_positions: int,
@@ -112,7 +122,6 @@ def _check(
     if not 0 < fraction <= 1:
         raise ConfigurationError(f"the fraction of memory must be above 0 and at most 1, not {fraction}")
     for name, value, least in (
-        ("available_bytes", available_bytes, 0),
         ("page_size", page_size, 1),
         ("max_running", max_running, 1),
         ("max_positions", max_positions, 1),

@@ -2,8 +2,8 @@
 
 from devicekit.registry.candidates import Candidate, register_backend, unregister_backend
 from devicekit.registry.discovery import ENTRY_POINT_GROUP, discover
-from devicekit.registry.loading import LoadedBackend, load
-from devicekit.registry.opened import OpenedBackend, open_backend
+from devicekit.registry.loading import load
+from devicekit.registry.opened import OpenedBackend
 from devicekit.registry.selection import CandidateReport, Policy, Selection, Verdict, select
 from devicekit.registry.stages import Stage
 
@@ -11,7 +11,6 @@ __all__ = [
     "ENTRY_POINT_GROUP",
     "Candidate",
     "CandidateReport",
-    "LoadedBackend",
     "OpenedBackend",
     "Policy",
     "Selection",
@@ -19,7 +18,6 @@ __all__ = [
     "Verdict",
     "discover",
     "load",
-    "open_backend",
     "register_backend",
     "select",
     "unregister_backend",

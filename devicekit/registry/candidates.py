@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from devicekit.contract.errors import DeviceKitError, DuplicateBackend
 from devicekit.contract.manifest import Manifest
+from devicekit.registry.locking import registry_lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class Candidate:
     manifest: Manifest | None
     error: DeviceKitError | None = None  # why it cannot go on: manifest or name
     factory: Callable[[], object] | None = None  # set for a registered class; None: import `target`
+    path: Path | None = None  # of the manifest of an installed backend
+    serial: int = 0  # tells apart two registrations of one factory
 
     @property
     def label(self) -> str:
@@ -31,8 +34,8 @@ class Candidate:
 
 IN_PROCESS = "in process"
 
-_lock = threading.Lock()
 _registered: dict[str, Candidate] = {}
+_registrations = 0
 
 
 def register_backend(factory: Callable[[], object], manifest: Manifest) -> Candidate:
@@ -46,25 +49,45 @@ def register_backend(factory: Callable[[], object], manifest: Manifest) -> Candi
         DuplicateBackend: a registered backend has this name.
     """
     target = f"{getattr(factory, '__module__', '?')}:{getattr(factory, '__qualname__', '?')}"
-    candidate = Candidate(manifest.name, IN_PROCESS, None, target, manifest, factory=factory)
-    with _lock:
+    with registry_lock:
+        serial = _registrations + 1
+        candidate = Candidate(
+            manifest.name, IN_PROCESS, None, target, manifest, factory=factory, serial=serial
+        )
         if manifest.name in _registered:
             raise DuplicateBackend(
                 f"A backend {manifest.name!r} is already registered in this process "
                 f"({_registered[manifest.name].target}). Call unregister_backend({manifest.name!r}) first.",
                 backend=manifest.name,
             )
-        _registered[manifest.name] = candidate
+        _replace_registered({**_registered, manifest.name: candidate})
     return candidate
 
 
 def unregister_backend(name: str) -> None:
     """Take back a `register_backend`. Devices that are open keep working; the name is free again."""
-    with _lock:
-        _registered.pop(name, None)
+    with registry_lock:
+        if name in _registered:
+            _replace_registered({key: one for key, one in _registered.items() if key != name})
 
 
 def registered() -> tuple[Candidate, ...]:
     """Backends registered in this process, in order."""
-    with _lock:
-        return tuple(_registered.values())
+    return tuple(_registered.values())
+
+
+def registrations() -> int:
+    """A number that changes whenever a backend is registered or unregistered."""
+    return _registrations
+
+
+def roll_back_registrations(earlier: tuple[Candidate, ...]) -> None:
+    """Return to what `registered` answered earlier, after a plugin failed half-way."""
+    if registered() != earlier:
+        _replace_registered({candidate.name: candidate for candidate in earlier})
+
+
+def _replace_registered(backends: dict[str, Candidate]) -> None:
+    global _registered, _registrations
+    _registered = backends
+    _registrations += 1

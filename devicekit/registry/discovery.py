@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections import defaultdict
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-from devicekit.contract.errors import DeviceKitError, DuplicateBackend, ManifestError
+from devicekit.contract.errors import DuplicateBackend, ManifestError
 from devicekit.contract.manifest import FILE_NAME, Manifest
 from devicekit.registry.candidates import Candidate, registered
 
@@ -52,18 +53,21 @@ def _installed() -> list[Candidate]:
     # The same distribution is listed twice where a directory stands on sys.path twice.
     seen: dict[tuple[str, str, str], Candidate] = {}
     for entry in metadata.entry_points(group=ENTRY_POINT_GROUP):
-        distribution = entry.dist.name if entry.dist else "unknown distribution"
-        version = entry.dist.version if entry.dist else None
+        # Left-over metadata without a name or a version is not reason enough to hide every other backend.
+        distribution = (entry.dist and entry.dist.metadata["Name"]) or "unknown distribution"
+        version = (entry.dist and entry.dist.metadata["Version"]) or None
         key = (entry.name, canonicalize_name(distribution), entry.value)
         if key not in seen:
-            manifest, error = _manifest_of(entry)
-            seen[key] = Candidate(entry.name, distribution, version, entry.value, manifest, error)
+            found = Candidate(entry.name, distribution, version, entry.value, None)
+            seen[key] = _with_manifest(found, entry)
     return list(seen.values())
 
 
-def _manifest_of(entry: metadata.EntryPoint) -> tuple[Manifest | None, DeviceKitError | None]:
+def _with_manifest(candidate: Candidate, entry: metadata.EntryPoint) -> Candidate:
+    path: Path | None = None
     try:
-        manifest = Manifest.read(_manifest_path(entry.module))
+        path = _manifest_path(entry.module)
+        manifest = Manifest.read(path)
         if manifest.name != entry.name:
             raise ManifestError(
                 f"The entry point is called {entry.name!r}, but its manifest says name = {manifest.name!r}. "
@@ -71,8 +75,8 @@ def _manifest_of(entry: metadata.EntryPoint) -> tuple[Manifest | None, DeviceKit
                 backend=entry.name,
             )
     except ManifestError as error:
-        return None, error
-    return manifest, None
+        return replace(candidate, error=error, path=path)
+    return replace(candidate, manifest=manifest, path=path)
 
 
 def _manifest_path(module: str) -> Path:
@@ -80,6 +84,9 @@ def _manifest_path(module: str) -> Path:
     top, *rest = module.split(".")
     try:
         spec = importlib.util.find_spec(top)
+        if spec is None:  # installed a moment ago, into a directory whose listing is remembered
+            importlib.invalidate_caches()
+            spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
         spec = None
     if spec is None:

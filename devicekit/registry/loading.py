@@ -1,30 +1,17 @@
-"""Takes one candidate from its manifest to a checked plugin object; a failure is final and repeats itself."""
+"""Takes one candidate from its manifest to a checked backend; a failure is final and repeats itself."""
 
 from __future__ import annotations
 
 import importlib
-import os
-import threading
-from dataclasses import dataclass
+from collections.abc import Callable
 
-from packaging.version import Version
-
-from devicekit.contract.errors import BackendLoadError, ConfigurationError, DeviceKitError
-from devicekit.contract.manifest import Manifest
-from devicekit.registry.candidates import Candidate
-from devicekit.registry.requirements import check_requirements
+from devicekit.contract.errors import BackendLoadError, DeviceKitError
+from devicekit.registry.candidates import Candidate, registered, roll_back_registrations
+from devicekit.registry.locking import registry_lock
+from devicekit.registry.opened import OpenedBackend
+from devicekit.registry.requirements import check_allowed, check_requirements
 from devicekit.registry.stages import Stage
 from devicekit.registry.validation import check_hooks
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedBackend:
-    """A plugin that was imported, constructed and found to obey the contract."""
-
-    candidate: Candidate
-    manifest: Manifest
-    contract: Version  # the version both sides speak
-    plugin: object
 
 
 class LoadFailure(Exception):
@@ -36,12 +23,11 @@ class LoadFailure(Exception):
         self.error = error
 
 
-_lock = threading.RLock()
-_outcomes: dict[tuple[object, ...], LoadedBackend | LoadFailure] = {}
-_loading: set[str] = set()
+_outcomes: dict[Candidate, OpenedBackend | LoadFailure] = {}
+_loading: list[Candidate] = []
 
 
-def load(candidate: Candidate) -> LoadedBackend:
+def load(candidate: Candidate) -> OpenedBackend:
     """Import, construct and check a plugin, once per process.
 
     Raises:
@@ -50,85 +36,111 @@ def load(candidate: Candidate) -> LoadedBackend:
     try:
         return load_staged(candidate)
     except LoadFailure as failure:
-        raise failure.error from failure.error.__cause__
+        # The same object each time, but not with the frames of every earlier time.
+        raise failure.error.with_traceback(None) from failure.error.__cause__
 
 
-def load_staged(candidate: Candidate) -> LoadedBackend:
+def load_staged(candidate: Candidate) -> OpenedBackend:
     """As `load`, raising `LoadFailure` so that the stage is known."""
-    if candidate.error is not None:  # found anew by each discovery, so that a repaired file counts
+    # These two are judged anew each time, so that a repaired file or a changed setting counts.
+    if candidate.error is not None:
         raise LoadFailure(Stage.FOUND if candidate.manifest else Stage.MANIFEST, candidate.error)
-    identity = (candidate.name, candidate.distribution, candidate.version, candidate.target)
-    key = (*identity, candidate.factory, candidate.manifest)
-    with _lock:
-        outcome = _outcomes.get(key)
+    try:
+        check_allowed(candidate)
+    except DeviceKitError as error:
+        raise LoadFailure(Stage.VERSION, error) from error
+    with registry_lock:
+        _forget_unregistered()
+        outcome = _outcomes.get(candidate)
         if outcome is None:
-            if candidate.name in _loading:
-                error = BackendLoadError(
-                    f"Backend {candidate.label} asked devicekit for itself while it was being imported. "
-                    "A plugin must not select or open a backend at import time.",
-                    backend=candidate.name,
-                )
-                raise LoadFailure(Stage.IMPORT, error)
-            _loading.add(candidate.name)
+            if candidate in _loading:
+                raise LoadFailure(Stage.IMPORT, _reentered(candidate))
+            _loading.append(candidate)
             try:
                 outcome = _load(candidate)
             except LoadFailure as failure:
                 outcome = failure
             finally:
-                _loading.discard(candidate.name)
-            _outcomes[key] = outcome
+                _loading.remove(candidate)
+            _outcomes[candidate] = outcome
     if isinstance(outcome, LoadFailure):
-        raise outcome
+        raise LoadFailure(outcome.stage, outcome.error)
     return outcome
 
 
-def _load(candidate: Candidate) -> LoadedBackend:
+def _load(candidate: Candidate) -> OpenedBackend:
     manifest = candidate.manifest
     if manifest is None:
         raise ValueError(f"Candidate {candidate.label} has neither a manifest nor an error.")
     try:
-        _check_allowed(candidate)
-        contract = check_requirements(candidate)
+        contracts = check_requirements(candidate)
     except DeviceKitError as error:
         raise LoadFailure(Stage.VERSION, error) from error
-    plugin = _construct(candidate)
+    before = registered()
     try:
-        check_hooks(plugin, candidate)
-    except DeviceKitError as error:
-        raise LoadFailure(Stage.HOOKS, error) from error
-    return LoadedBackend(candidate, manifest, contract, plugin)
-
-
-def _check_allowed(candidate: Candidate) -> None:
-    listed = os.environ.get("DEVICEKIT_ALLOWED_DISTRIBUTIONS")
-    if listed is None or candidate.factory is not None:
-        return
-    allowed = {name.strip() for name in listed.split(",") if name.strip()}
-    if candidate.distribution not in allowed:
-        raise ConfigurationError(
-            f"Backend {candidate.label} may not be imported: DEVICEKIT_ALLOWED_DISTRIBUTIONS is {listed!r}."
-        )
+        plugin = _construct(candidate)
+        try:
+            check_hooks(plugin, candidate)
+            return OpenedBackend(candidate, manifest, contracts[0], plugin)
+        except DeviceKitError as error:
+            raise LoadFailure(Stage.HOOKS, error) from error
+        except Exception as cause:  # an object whose __dir__ or attributes raise
+            raise _failed(Stage.HOOKS, candidate, "could not be inspected", cause) from cause
+    except BaseException:
+        roll_back_registrations(before)
+        raise
 
 
 def _construct(candidate: Candidate) -> object:
+    factory: object = candidate.factory
+    if factory is None:
+        factory = _attempt(
+            candidate, f"could not be imported from {candidate.target}", _import_target(candidate)
+        )
+    if not callable(factory):
+        return factory  # a module with hooks, or a ready-made object
+    return _attempt(candidate, f"could not be constructed by calling {candidate.target}", factory)
+
+
+def _attempt(candidate: Candidate, what: str, action: Callable[[], object]) -> object:
     try:
-        factory = candidate.factory or _import_target(candidate.target)
-        return factory() if callable(factory) else factory
+        return action()
     except KeyboardInterrupt:
         raise
     except BaseException as cause:  # a plugin may raise SystemExit or a driver's own BaseException
-        error = BackendLoadError(
-            f"Backend {candidate.label} could not be imported from {candidate.target}: "
-            f"{type(cause).__name__}: {cause}",
-            backend=candidate.name,
-        )
-        error.__cause__ = cause
-        raise LoadFailure(Stage.IMPORT, error) from cause
+        raise _failed(Stage.IMPORT, candidate, what, cause) from cause
 
 
-def _import_target(target: str) -> object:
-    module_name, _, attribute = target.partition(":")
-    found: object = importlib.import_module(module_name)
-    for part in filter(None, attribute.split(".")):
-        found = getattr(found, part)
-    return found
+def _import_target(candidate: Candidate) -> Callable[[], object]:
+    module_name, _, attribute = candidate.target.partition(":")
+
+    def resolve() -> object:
+        found: object = importlib.import_module(module_name)
+        for part in filter(None, attribute.split(".")):
+            found = getattr(found, part)
+        return found
+
+    return resolve
+
+
+def _failed(stage: Stage, candidate: Candidate, what: str, cause: BaseException) -> LoadFailure:
+    error = BackendLoadError(
+        f"Backend {candidate.label} {what}: {type(cause).__name__}: {cause}", backend=candidate.name
+    )
+    error.__cause__ = cause
+    return LoadFailure(stage, error)
+
+
+def _reentered(candidate: Candidate) -> BackendLoadError:
+    return BackendLoadError(
+        f"Backend {candidate.label} asked devicekit for itself while it was being imported. "
+        "A plugin must not select or open a backend at import time.",
+        backend=candidate.name,
+    )
+
+
+def _forget_unregistered() -> None:
+    """Let go of backends registered in this process and taken back since."""
+    current = registered()
+    for candidate in [one for one in _outcomes if one.factory is not None and one not in current]:
+        del _outcomes[candidate]

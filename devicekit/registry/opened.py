@@ -1,58 +1,71 @@
-"""An opened backend: one plugin behind a plugin manager of its own, and its hooks compiled to plain callables."""
+"""An opened backend: one plugin behind a plugin manager of its own, and the callables that reach its hooks."""
 
 from __future__ import annotations
 
-import threading
+import weakref
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pluggy
+from packaging.version import Version
 
-from devicekit.contract.errors import InvalidHooks
-from devicekit.contract.hooks import HOOKS, PROJECT, BackendSpec
+from devicekit.contract.errors import BackendLoadError, InvalidHooks
+from devicekit.contract.hooks import HOOKS, BackendSpec
 from devicekit.contract.manifest import Manifest
-from devicekit.registry.loading import LoadedBackend
-from devicekit.registry.validation import implemented_hooks
+from devicekit.contract.spec import PROJECT
+from devicekit.registry.candidates import Candidate
+from devicekit.registry.locking import registry_lock
+from devicekit.registry.validation import implemented_hooks, parameter_names
+from devicekit.registry.witness import Witness
+
+if TYPE_CHECKING:
+    from devicekit.device import Device
 
 
 class OpenedBackend:
     """One backend and its observers. A call made here can reach no other backend.
 
     Observers are pluggy plugins whose hooks are wrappers (``@hookimpl(wrapper=True)``); while one wraps a hook,
-    that hook goes through pluggy, and the others keep their compiled, direct path.
+    that hook goes through pluggy, and the others keep their compiled, direct path. An observer may raise, but it
+    cannot answer in the backend's place.
     """
 
-    def __init__(self, loaded: LoadedBackend) -> None:
-        self.loaded = loaded
-        self.implemented = implemented_hooks(loaded.plugin)
-        self._manager = pluggy.PluginManager(PROJECT)
+    def __init__(self, candidate: Candidate, manifest: Manifest, contract: Version, plugin: object) -> None:
+        self.candidate = candidate
+        self.manifest = manifest
+        self.contract = contract  # the newest version both sides speak
+        self.plugin = plugin
+        self.implemented = implemented_hooks(plugin)
+        self.devices: dict[int, Device] = {}  # those opened so far, by index
+        self.device_count: int | None = None  # fixed when the first device is opened
+        self.hung: BackendLoadError | None = None  # set once a probe did not return
+        self._functions = {hook: getattr(plugin, hook) for hook in self.implemented}
+        self._parameters = {hook: parameter_names(self._functions[hook]) for hook in self.implemented}
+        self._manager = _HooksOnly(PROJECT)
         self._manager.add_hookspecs(BackendSpec)
-        self._manager.register(loaded.plugin, name=loaded.candidate.name)
-        self._listeners: list[Callable[[], None]] = []
-        self._lock = threading.Lock()
+        self._manager.register(plugin, name=candidate.name)
+        self._witness = Witness(self.label)
+        self._observed: frozenset[str] = frozenset()
+        self._listeners: list[weakref.WeakMethod[Callable[[], None]]] = []
 
     @property
     def name(self) -> str:
-        return self.loaded.candidate.name
+        return self.candidate.name
 
     @property
     def label(self) -> str:
         """Name, distribution and version, as error messages give them."""
-        return self.loaded.candidate.label
-
-    @property
-    def manifest(self) -> Manifest:
-        return self.loaded.manifest
+        return self.candidate.label
 
     def function(self, hook: str) -> Callable[..., object] | None:
-        """The callable behind ``hook``, taking positional arguments; ``None`` if the backend lacks it."""
-        if hook not in self.implemented:
-            return None
-        caller: pluggy.HookCaller = getattr(self._manager.hook, hook)
-        implementations = caller.get_hookimpls()
-        if all(not (one.hookwrapper or one.wrapper) for one in implementations):
-            return implementations[-1].function
-        names = HOOKS[hook].parameters
-        return lambda *arguments: caller(**dict(zip(names, arguments, strict=True)))
+        """The callable behind ``hook``, taking `parameters` by position; ``None`` if the backend lacks it."""
+        if hook not in self._observed:
+            return self._functions.get(hook)
+        return self._witness.guard(getattr(self._manager.hook, hook), HOOKS[hook].parameters)
+
+    def parameters(self, hook: str) -> tuple[str, ...]:
+        """What `function` takes: fewer than the contract's where the plugin predates an appended argument."""
+        return HOOKS[hook].parameters if hook in self._observed else self._parameters[hook]
 
     def add_observer(self, observer: object) -> None:
         """Let ``observer`` wrap hooks of this backend.
@@ -60,13 +73,13 @@ class OpenedBackend:
         Raises:
             InvalidHooks: it implements a hook instead of wrapping it, which would let it answer for the backend.
         """
-        with self._lock:
+        with registry_lock:
             self._manager.register(observer)
             replaced = [
                 caller.name
                 for caller in self._manager.get_hookcallers(observer) or ()
                 for one in caller.get_hookimpls()
-                if one.plugin is observer and not (one.hookwrapper or one.wrapper)
+                if one.plugin is observer and not one.wrapper
             ]
             if replaced:
                 self._manager.unregister(observer)
@@ -76,31 +89,43 @@ class OpenedBackend:
                     backend=self.name,
                     problems=tuple(replaced),
                 )
-        self._recompile()
+            self._recompile()
 
     def remove_observer(self, observer: object) -> None:
         """Undo `add_observer`."""
-        with self._lock:
+        with registry_lock:
             self._manager.unregister(observer)
-        self._recompile()
+            self._recompile()
 
     def on_recompile(self, listener: Callable[[], None]) -> None:
-        """Call ``listener`` whenever the callables that `function` returns have changed."""
-        self._listeners.append(listener)
+        """Call the bound method ``listener`` now, and whenever the callables that `function` returns change.
 
-    def _recompile(self) -> None:
-        for listener in self._listeners:
+        Its object is not kept alive.
+        """
+        with registry_lock:
+            self._listeners.append(weakref.WeakMethod(listener))
             listener()
 
+    def _recompile(self) -> None:
+        # The witness has to stand nearest to the backend, and the last to come with trylast does.
+        if self._manager.is_registered(self._witness):
+            self._manager.unregister(self._witness)
+        self._observed = frozenset(
+            caller.name
+            for observer in self._manager.get_plugins() - {self.plugin}
+            for caller in self._manager.get_hookcallers(observer) or ()
+            if caller.name in self.implemented
+        )
+        if self._observed:
+            self._manager.register(self._witness)
+        self._listeners = [listener for listener in self._listeners if listener() is not None]
+        for reference in self._listeners:
+            if (listener := reference()) is not None:
+                listener()
 
-_open_lock = threading.Lock()
-_opened: dict[int, OpenedBackend] = {}
 
+class _HooksOnly(pluggy.PluginManager):
+    """Looks at no attribute that is not a hook: a vendor's property may raise, or initialise the device."""
 
-def open_backend(loaded: LoadedBackend) -> OpenedBackend:
-    """The one `OpenedBackend` of a loaded plugin in this process."""
-    with _open_lock:
-        key = id(loaded.plugin)
-        if key not in _opened:
-            _opened[key] = OpenedBackend(loaded)
-        return _opened[key]
+    def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
+        return super().parse_hookimpl_opts(plugin, name) if name in HOOKS else None

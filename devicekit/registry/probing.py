@@ -22,17 +22,34 @@ class Probe:
     device_count: int
 
 
+class _Asked(threading.local):
+    """The backend whose probe this thread runs, if any."""
+
+    label: str | None = None
+
+
+_asked = _Asked()
+
+
 def probe(backend: OpenedBackend) -> Probe:
     """Call ``is_available`` and ``device_count`` in a thread of their own.
+
+    Asked anew until the backend's first device is opened, because what is visible may change until then. A probe
+    that did not return is not repeated: each try would leave another thread stuck in the driver.
 
     Raises:
         BackendLoadError: a call raised, did not return in time, or contradicted the contract.
     """
+    if backend.device_count is not None:
+        return Probe(True, backend.device_count)
+    if backend.hung is not None:
+        raise backend.hung.with_traceback(None)
     limit = probe_timeout()
     answer: list[object] = []
     failure: list[BaseException] = []
 
     def ask() -> None:
+        _asked.label = backend.label
         try:
             is_available, device_count = backend.function("is_available"), backend.function("device_count")
             if is_available is None or device_count is None:
@@ -52,12 +69,22 @@ def probe(backend: OpenedBackend) -> Probe:
             backend=backend.name,
         ) from cause
     if len(answer) < 2:
-        raise BackendLoadError(
+        backend.hung = BackendLoadError(
             f"Backend {backend.label} did not answer is_available() and device_count() within {limit:g} s. "
             "A longer limit can be set in DEVICEKIT_PROBE_TIMEOUT.",
             backend=backend.name,
         )
+        raise backend.hung
     return _checked(backend, *answer)
+
+
+def refuse_inside_probe() -> None:
+    """Raise `BackendLoadError` in a thread that runs a probe: the choice would wait for itself."""
+    if _asked.label is not None:
+        raise BackendLoadError(
+            f"Backend {_asked.label} asked devicekit for a device while it was being probed. "
+            "is_available() and device_count() must not select or open a backend."
+        )
 
 
 def _checked(backend: OpenedBackend, available: object, count: object) -> Probe:
@@ -90,6 +117,11 @@ def probe_timeout() -> float:
     return seconds
 
 
+def hardware_signs(manifest: Manifest) -> list[str]:
+    """Paths of this machine that the manifest names as signs of the hardware."""
+    return sorted(path for pattern in manifest.hardware for path in glob.glob(pattern))
+
+
 def hardware_seen(manifest: Manifest | None) -> bool:
     """Whether the machine shows signs of the hardware, judged without the plugin.
 
@@ -98,4 +130,4 @@ def hardware_seen(manifest: Manifest | None) -> bool:
     """
     if manifest is None or manifest.host or not manifest.hardware:
         return True
-    return any(glob.glob(pattern) for pattern in manifest.hardware)
+    return bool(hardware_signs(manifest))

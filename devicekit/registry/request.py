@@ -7,7 +7,7 @@ import re
 
 from devicekit.contract.errors import ConfigurationError
 
-_REQUEST = re.compile(r"(?P<name>[a-z_][a-z0-9_]*)(?::(?P<index>\d+))?")
+_REQUEST = re.compile(r"(?P<name>[a-z_][a-z0-9_]*)(?::(?P<index>[0-9]+))?")
 
 
 def parse_request(text: str) -> tuple[str, int | None]:
@@ -16,7 +16,7 @@ def parse_request(text: str) -> tuple[str, int | None]:
     Raises:
         ConfigurationError: the text is neither.
     """
-    matched = _REQUEST.fullmatch(text.strip().lower())
+    matched = _REQUEST.fullmatch(text.strip().lower()) if isinstance(text, str) else None
     if matched is None:
         raise ConfigurationError(
             f"A device is written 'backend' or 'backend:index', as in 'npu:1', not {text!r}."

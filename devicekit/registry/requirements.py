@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
+import os
 from importlib import metadata
+from typing import TYPE_CHECKING
 
-from packaging.requirements import Requirement
-from packaging.version import Version
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
 
-from devicekit.contract.errors import IncompatibleBackend
+from devicekit.contract.errors import ConfigurationError, IncompatibleBackend
 from devicekit.contract.versions import CONTRACT_VERSION, SERVED_CONTRACTS, negotiate
 from devicekit.registry.candidates import IN_PROCESS, Candidate
 
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
-def check_requirements(candidate: Candidate) -> Version:
-    """Return the contract version that both sides will speak.
+
+def is_allowed(candidate: Candidate) -> bool:
+    """Whether ``DEVICEKIT_ALLOWED_DISTRIBUTIONS`` lets the candidate be imported. Unset, it lets all."""
+    listed = os.environ.get("DEVICEKIT_ALLOWED_DISTRIBUTIONS")
+    if listed is None or candidate.factory is not None:
+        return True
+    return canonicalize_name(candidate.distribution) in {
+        canonicalize_name(name.strip()) for name in listed.split(",")
+    }
+
+
+def check_allowed(candidate: Candidate) -> None:
+    """Raise `ConfigurationError` unless `is_allowed`."""
+    if not is_allowed(candidate):
+        raise ConfigurationError(
+            f"Backend {candidate.label} may not be imported: DEVICEKIT_ALLOWED_DISTRIBUTIONS is "
+            f"{os.environ['DEVICEKIT_ALLOWED_DISTRIBUTIONS']!r}. Add {candidate.distribution} to it to allow this."
+        )
+
+
+def check_requirements(candidate: Candidate) -> tuple[Version, ...]:
+    """Return the contract versions that both sides speak, newest first.
 
     Raises:
         IncompatibleBackend: a range is not met; the message names both versions and the command that helps.
@@ -21,28 +46,28 @@ def check_requirements(candidate: Candidate) -> Version:
     manifest = candidate.manifest
     if manifest is None:
         raise ValueError("A candidate without a manifest cannot be checked.")
-    contract = negotiate(manifest.contract)
-    if contract is None:
+    contracts = negotiate(manifest.contract)
+    if not contracts:
         served = ", ".join(str(version) for version in SERVED_CONTRACTS)
         raise IncompatibleBackend(
             f"Backend {candidate.label} was written for device contract {manifest.contract}, and this devicekit "
             f"serves {served}. {_contract_remedy(candidate)}",
             backend=candidate.name,
         )
-    problems = [
-        problem
-        for requirement in (Requirement(f"torch{manifest.torch}"), *manifest.requires)
-        if (problem := _unmet(requirement)) is not None
-    ]
-    if problems:
-        wanted = " ".join(f"'{requirement}'" for _, requirement in problems)
-        said = "; ".join(text for text, _ in problems)
+    unmet = {}
+    if (problem := _problem("torch", manifest.torch)) is not None:
+        unmet[f"torch{manifest.torch}"] = problem
+    for requirement in manifest.requires:
+        if (problem := _unmet(requirement)) is not None:
+            unmet[str(requirement)] = problem
+    if unmet:
+        wanted = " ".join(f"'{requirement}'" for requirement in unmet)
         raise IncompatibleBackend(
-            f"Backend {candidate.label} cannot be used: {said}. Try: pip install {wanted}",
+            f"Backend {candidate.label} cannot be used: {'; '.join(unmet.values())}. Try: pip install {wanted}",
             backend=candidate.name,
-            problems=tuple(text for text, _ in problems),
+            problems=tuple(unmet.values()),
         )
-    return contract
+    return contracts
 
 
 def _contract_remedy(candidate: Candidate) -> str:
@@ -60,14 +85,21 @@ def _contract_remedy(candidate: Candidate) -> str:
     return f"Try: pip install --upgrade {candidate.distribution}"
 
 
-def _unmet(requirement: Requirement) -> tuple[str, Requirement] | None:
+def _unmet(requirement: Requirement) -> str | None:
     if requirement.marker is not None and not requirement.marker.evaluate():
         return None
+    return _problem(requirement.name, requirement.specifier)
+
+
+def _problem(name: str, wanted: SpecifierSet) -> str | None:
     try:
-        installed = metadata.version(requirement.name)
+        installed = metadata.version(name)
     except metadata.PackageNotFoundError:
-        return f"it needs {requirement}, which is not installed", requirement
+        return f"it needs {name}{wanted}, which is not installed"
     # "2.13.0+cpu" satisfies "==2.13.0", but a vendor's "2.7.1.post2" must be compared as it stands.
-    if requirement.specifier.contains(Version(installed), prereleases=True):
-        return None
-    return f"it needs {requirement}, and {requirement.name} {installed} is installed", requirement
+    try:
+        if wanted.contains(Version(installed), prereleases=True):
+            return None
+    except InvalidVersion:
+        return f"it needs {name}{wanted}, and the installed version {installed!r} is no version"
+    return f"it needs {name}{wanted}, and {name} {installed} is installed"

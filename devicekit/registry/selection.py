@@ -6,7 +6,7 @@ import difflib
 import enum
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from devicekit.contract.environment import check_environment
 from devicekit.contract.errors import (
@@ -20,9 +20,10 @@ from devicekit.contract.errors import (
 from devicekit.registry.candidates import Candidate
 from devicekit.registry.discovery import ENTRY_POINT_GROUP, discover
 from devicekit.registry.loading import LoadFailure, load_staged
-from devicekit.registry.opened import OpenedBackend, open_backend
-from devicekit.registry.probing import hardware_seen, probe
+from devicekit.registry.opened import OpenedBackend
+from devicekit.registry.probing import hardware_seen, hardware_signs, probe, refuse_inside_probe
 from devicekit.registry.request import parse_request, requested_by_environment
+from devicekit.registry.requirements import is_allowed
 from devicekit.registry.stages import Stage
 
 FIRST_PARTY = ("cpu", "cuda", "musa", "npu", "rocm", "xpu")
@@ -42,6 +43,7 @@ class Verdict(enum.Enum):
     CHOSEN = "chosen"
     NO_HARDWARE = "no hardware"
     FAILED = "failed"
+    NOT_ALLOWED = "not allowed"  # DEVICEKIT_ALLOWED_DISTRIBUTIONS leaves it out
     NOT_TRIED = "not tried"  # another was chosen first, or asked for by name
 
 
@@ -91,27 +93,54 @@ def select(request: str | None = None, policy: Policy | str | None = None) -> Se
         BackendUnavailable: the named backend finds no hardware, or no backend does.
         BackendLoadError, ContractError, DuplicateBackend: a plugin failed and the policy does not pass it over.
     """
+    refuse_inside_probe()
     check_environment(os.environ)
-    request = request or requested_by_environment()
+    if request is None:
+        request = requested_by_environment()
     if request is not None:
         request, _ = parse_request(request)
     chosen_policy = _policy(policy)
     candidates = discover()
-    if request is not None:
-        # One name may still stand for several distributions, in which case each carries the error.
-        named = [candidate for candidate in candidates if candidate.name == request]
-        if not named:
-            raise _unknown(request, candidates)
-        report, backend = _try(named[0])
-        if backend is None:
-            raise report.error or _no_hardware(named[0])
-        others = [
-            _not_tried(other, f"{request!r} was asked for by name")
-            for other in candidates
-            if other is not named[0]
-        ]
-        return Selection(backend, request, chosen_policy, (report, *others))
-    return _first_with_hardware(candidates, chosen_policy)
+    if request is None:
+        return _first_with_hardware(candidates, chosen_policy)
+    # One name may still stand for several distributions, in which case each carries the error.
+    named = next((candidate for candidate in candidates if candidate.name == request), None)
+    if named is None:
+        raise _unknown(request, candidates)
+    report, backend = _try(named)
+    if backend is None:
+        raise _no_hardware(named) if report.error is None else report.error.with_traceback(None)
+    others = [
+        _report(other, Stage.FOUND, Verdict.NOT_TRIED, f"{request!r} was asked for by name")
+        for other in candidates
+        if other is not named
+    ]
+    return Selection(backend, request, chosen_policy, (report, *others))
+
+
+def select_type(device_type: str) -> Selection:
+    """Choose a backend for tensors of one torch device type, as in ``torch.device(device_type)``.
+
+    The backend named like the type is asked first, then the others that serve it in probe order: on a ROCm
+    machine ``torch.device("cuda")`` belongs to the backend ``rocm``.
+
+    Raises:
+        UnknownBackend: no installed backend serves the type.
+        SelectionError, ContractError: as `select`.
+    """
+    refuse_inside_probe()
+    check_environment(os.environ)
+    candidates = discover()
+    serving = [
+        one for one in candidates if one.manifest is not None and one.manifest.device_type == device_type
+    ]
+    serving.sort(key=lambda candidate: candidate.name != device_type)
+    named = [
+        one for one in candidates if one.manifest is None and one.name == device_type
+    ]  # broken, not absent
+    if not serving and not named:
+        raise _unknown(device_type, candidates)
+    return _first_with_hardware((*named, *serving), _policy(None))
 
 
 def _first_with_hardware(candidates: tuple[Candidate, ...], policy: Policy) -> Selection:
@@ -119,12 +148,21 @@ def _first_with_hardware(candidates: tuple[Candidate, ...], policy: Policy) -> S
     backend: OpenedBackend | None = None
     for candidate in candidates:
         if backend is not None:
-            reports.append(_not_tried(candidate, f"{backend.name!r} comes first in probe order"))
+            reason = f"{backend.name!r} comes first in probe order"
+            reports.append(_report(candidate, Stage.FOUND, Verdict.NOT_TRIED, reason))
+            continue
+        if not is_allowed(candidate):
+            reason = "DEVICEKIT_ALLOWED_DISTRIBUTIONS does not list its distribution"
+            reports.append(_report(candidate, Stage.FOUND, Verdict.NOT_ALLOWED, reason))
+            continue
+        if candidate.manifest is not None and not candidate.manifest.automatic:
+            reason = "it is used only when asked for by name"
+            reports.append(_report(candidate, Stage.FOUND, Verdict.NOT_TRIED, reason))
             continue
         report, backend = _try(candidate)
         reports.append(report)
         if report.error is not None and _forbids(policy, candidate):
-            raise report.error
+            raise report.error.with_traceback(None)
     if backend is None:
         raise _nothing(reports)
     return Selection(backend, None, policy, tuple(reports))
@@ -142,41 +180,26 @@ def _try(candidate: Candidate) -> tuple[CandidateReport, OpenedBackend | None]:
     error: DeviceKitError | None = None
     verdict, reason = Verdict.FAILED, ""
     try:
-        opened = open_backend(load_staged(candidate))
+        opened = load_staged(candidate)
         found = probe(opened)
         count = found.device_count
         if found.available:
             backend, verdict, reason = opened, Verdict.CHOSEN, f"{count} device{'s' if count > 1 else ''}"
         else:
             verdict, reason = Verdict.NO_HARDWARE, "is_available() is False"
+            if signs := hardware_signs(opened.manifest):
+                reason += f", although {signs[0]} exists"
     except LoadFailure as failure:
         stage, error, reason = failure.stage, failure.error, str(failure.error)
     except BackendLoadError as failure:
         error, reason = failure, str(failure)
     seconds = time.perf_counter() - started
-    report = CandidateReport(
-        candidate.name,
-        candidate.distribution,
-        candidate.version,
-        stage,
-        verdict,
-        reason,
-        error,
-        count,
-        seconds,
-    )
-    return report, backend
+    report = _report(candidate, stage, verdict, reason)
+    return replace(report, error=error, device_count=count, seconds=seconds), backend
 
 
-def _not_tried(candidate: Candidate, reason: str) -> CandidateReport:
-    return CandidateReport(
-        candidate.name,
-        candidate.distribution,
-        candidate.version,
-        Stage.FOUND,
-        Verdict.NOT_TRIED,
-        reason,
-    )
+def _report(candidate: Candidate, stage: Stage, verdict: Verdict, reason: str) -> CandidateReport:
+    return CandidateReport(candidate.name, candidate.distribution, candidate.version, stage, verdict, reason)
 
 
 def _policy(policy: Policy | str | None) -> Policy:

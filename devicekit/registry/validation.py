@@ -2,40 +2,56 @@
 
 pluggy alone lets most of these through: it drops defaulted arguments on some versions and passes them on others,
 accepts a hook that leaves an argument out, and ignores a misspelt or undecorated one.
+
+A hook that is ``None``, on the class or on the object, is absent: so a plugin takes back an inherited hook, or one
+that this version of the vendor's software cannot serve.
 """
 
 from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Set
+
+from packaging.version import Version
 
 from devicekit.contract.capabilities import CAPABILITIES
 from devicekit.contract.errors import InvalidHooks
-from devicekit.contract.hooks import HOOKS, PROJECT, HookKind, HookSpec
+from devicekit.contract.hooks import HOOKS
+from devicekit.contract.spec import PROJECT, HookKind, HookSpec
+from devicekit.contract.versions import SERVED_CONTRACTS, negotiate
 from devicekit.registry.candidates import Candidate
 
 _MARK = f"{PROJECT}_impl"  # the attribute that pluggy's marker sets
 
 
 def check_hooks(plugin: object, candidate: Candidate) -> None:
-    """Check what ``plugin`` implements.
+    """Check what ``plugin`` implements, against every contract that both sides speak: it may be written for any.
 
     Raises:
         InvalidHooks: with one entry in ``problems`` for each fault.
     """
     manifest = candidate.manifest
+    contracts = SERVED_CONTRACTS if manifest is None else negotiate(manifest.contract)
     members = _functions(plugin)
-    implemented = {name for name, function in members.items() if hasattr(function, _MARK)}
-    problems = [_unknown(name) for name in sorted(implemented - HOOKS.keys())]
+    marks = {name: mark for name, one in members.items() if (mark := getattr(one, _MARK, None)) is not None}
+    implemented = marks.keys() & HOOKS.keys()
+    # pluggy's own mark for a hook that an older host may not know.
+    problems = [
+        _unknown(name) for name in sorted(marks.keys() - implemented) if not marks[name].get("optionalhook")
+    ]
     problems.extend(
         f"{name} is a hook of the contract but is not decorated: put @devicekit.hookimpl above it"
         for name in sorted(members.keys() & HOOKS.keys() - implemented)
     )
     for name, spec in HOOKS.items():
         if name in implemented:
-            problems.extend(_signature_problems(members[name], spec))
-        elif spec.kind is HookKind.REQUIRED and name not in members:
+            problems.extend(_signature_problems(members[name], spec, contracts))
+            if marks[name].get("wrapper") or marks[name].get("hookwrapper"):
+                problems.append(f"{name} is a wrapper: a backend implements hooks, and observers wrap them")
+        elif name not in members and _is_attribute(plugin, name):
+            problems.append(f"{name} is a hook of the contract but not a method: write {spec.signature}")
+        elif _is_required(spec, contracts) and name not in members:
             problems.append(f"the required hook {spec.signature} is missing")
     if manifest is not None:
         problems.extend(
@@ -59,6 +75,19 @@ def implemented_hooks(plugin: object) -> frozenset[str]:
     return frozenset(name for name in HOOKS if name in members and hasattr(members[name], _MARK))
 
 
+def parameter_names(function: Callable[..., object]) -> tuple[str, ...]:
+    """The parameters of an implemented hook, in order."""
+    return tuple(inspect.signature(function).parameters)
+
+
+def _is_required(spec: HookSpec, contracts: tuple[Version, ...]) -> bool:
+    return spec.kind is HookKind.REQUIRED and min(contracts) >= Version(spec.since)
+
+
+def _is_attribute(plugin: object, name: str) -> bool:
+    return inspect.getattr_static(plugin, name, None) is not None
+
+
 def _functions(plugin: object) -> dict[str, Callable[..., object]]:
     found: dict[str, Callable[..., object]] = {}
     for name in dir(plugin):
@@ -76,7 +105,9 @@ def _unknown(name: str) -> str:
     return f"{name} is not a hook of the contract{hint}"
 
 
-def _signature_problems(function: Callable[..., object], spec: HookSpec) -> list[str]:
+def _signature_problems(
+    function: Callable[..., object], spec: HookSpec, contracts: tuple[Version, ...]
+) -> list[str]:
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
@@ -90,7 +121,7 @@ def _signature_problems(function: Callable[..., object], spec: HookSpec) -> list
         return [f"{spec.name} uses * or **: its signature must be {spec.signature}"]
     problems: list[str] = []
     names = tuple(parameter.name for parameter in parameters)
-    if names != spec.parameters:
+    if names not in {spec.parameters_at(version) for version in contracts}:
         problems.append(
             f"{spec.name}({', '.join(names)}) has the wrong signature: it must be {spec.signature}"
         )
@@ -102,7 +133,7 @@ def _signature_problems(function: Callable[..., object], spec: HookSpec) -> list
     return problems
 
 
-def _unfounded_claims(claimed: frozenset[str], implemented: set[str]) -> list[str]:
+def _unfounded_claims(claimed: frozenset[str], implemented: Set[str]) -> list[str]:
     problems: list[str] = []
     for name in sorted(claimed):
         absent = [hook for hook in CAPABILITIES[name].hooks if hook not in implemented]

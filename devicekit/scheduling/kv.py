@@ -35,6 +35,10 @@ class RequestKV:
     def pages_for(self, tokens: int) -> int:
         return -(-tokens // self.page_size)
 
+    def cached_tokens(self, request: Request, namespace: Hashable) -> int:
+        """Leading tokens of a waiting request that are cached. Counts as no use of them."""
+        return 0 if self.prefix is None else self.prefix.peek(request.tokens[:-1], namespace)
+
     def acquire(self, request: Request, namespace: Hashable, spare: int) -> bool:
         """Give a request a row and pages for all its known tokens, cached ones first.
 
@@ -44,21 +48,23 @@ class RequestKV:
         Returns:
             False, and nothing taken, when there is no row or there are too few pages.
         """
+        prefix, pages = self.prefix, self.pages
         if not self.table.available:
             return False
-        cached = b""
-        if self.prefix is not None:
-            match = self.prefix.match(request.tokens[:-1], namespace)
-            cached = match.pages
-            self.prefix.lock(match.node)
+        cached, node = b"", None
+        if prefix is not None:
+            match = prefix.match(request.tokens[:-1], namespace)
+            cached, node = match.pages, match.node
+            prefix.lock(node)
         shared = len(cached) // 4
-        needed = self.pages_for(request.total) - shared
-        if needed + spare > self.available or (own := self.take(needed)) is None:
-            if self.prefix is not None:
-                self.prefix.unlock(match.node)
+        needed = -(-request.total // self.page_size) - shared
+        own = pages.take(needed) if needed + spare <= pages.available else self._take_evicting(needed, spare)
+        if own is None:
+            if prefix is not None and node is not None:
+                prefix.unlock(node)
             return False
-        if self.prefix is not None:
-            self._held[request.id] = (match.node, namespace)
+        if node is not None:
+            self._held[request.id] = (node, namespace)
         request.row = row = self.table.take_one()
         request.cached_pages = shared
         request.num_pages = shared + needed
@@ -66,6 +72,11 @@ class RequestKV:
         self.table.pages[row, : request.num_pages] = np.frombuffer(cached + own, np.int32)
         self.table.mark(row)
         return True
+
+    def _take_evicting(self, count: int, spare: int) -> bytes | None:
+        if count + spare > self.available:
+            return None
+        return self.take(count)
 
     def take(self, count: int) -> bytes | None:
         """Take pages, evicting if need be; ``None``, and nothing taken, when there are too few."""

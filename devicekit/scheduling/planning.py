@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
-from devicekit.scheduling.batch import ForwardBatch, Int32
+from devicekit.scheduling.batch import ForwardBatch, Int32, Int64
 from devicekit.scheduling.request import Request
 from devicekit.scheduling.reservation import NewTokenRatio
 from devicekit.scheduling.state import SchedulerState
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Tokens ``start`` to ``end - 1`` of a request whose earlier tokens are computed."""
 
     request: Request
@@ -51,9 +51,22 @@ class Planner:
         budget = self._max_batch_tokens - plan.decoding
         for request in state.prefilling:
             budget = self._take_chunk(plan, request, budget)
-        while budget > 0 and state.admitting and len(state.waiting) and self._admit(state.waiting.first()):
-            budget = self._take_chunk(plan, state.prefilling[-1], budget)
+        if budget > 0 and state.admitting and len(state.waiting):
+            self._admit_waiting(plan, budget)
         return plan
+
+    def _admit_waiting(self, plan: Plan, budget: int) -> None:
+        state = self._state
+        state.waiting.arrange()
+        to_come = state.running.to_come()
+        for request in state.prefilling:
+            to_come += request.limit - request.total
+        while budget > 0 and len(state.waiting):
+            request = state.waiting.first()
+            to_come += request.limit - request.total
+            if not self._admit(request, to_come):
+                return
+            budget = self._take_chunk(plan, request, budget)
 
     @staticmethod
     def _take_chunk(plan: Plan, request: Request, budget: int) -> int:
@@ -62,10 +75,17 @@ class Planner:
             plan.chunks.append(Chunk(request, request.computed, request.computed + count))
         return budget - count
 
-    def _admit(self, request: Request) -> bool:
+    def _admit(self, request: Request, to_come: int) -> bool:
+        """Give a request its row and pages.
+
+        Args:
+            to_come: output tokens that it and everything that has pages may still produce; a share of their
+                pages stays free. Alone it needs no such reserve: nothing else will ever free anything for it.
+        """
         state = self._state
-        namespace = (request.namespace, state.weight_version)
-        if not state.kv.acquire(request, namespace, self._spare(request)):
+        alone = not (state.running.requests or state.prefilling)
+        spare = 0 if alone else state.kv.pages_for(int(to_come * self._ratio.value))
+        if not state.kv.acquire(request, state.namespace(request), spare):
             return False
         state.waiting.take_first()
         if not request.num_output:
@@ -74,25 +94,18 @@ class Planner:
         state.prefilling.append(request)
         return True
 
-    def _spare(self, newcomer: Request) -> int:
-        """Pages to leave for the output of what runs already, and of the newcomer."""
-        state = self._state
-        others = len(state.running) + len(state.prefilling)
-        if not others:  # whatever it may need later, nothing else is going to free anything for it
-            return 0
-        to_come = state.running.to_come() + newcomer.limit - newcomer.total
-        for request in state.prefilling:
-            to_come += request.limit - request.total
-        return state.kv.pages_for(int(to_come * self._ratio.value))
-
 
 class BatchBuilder:
     """Lays a plan out as the flat arrays that a runner reads."""
 
     def __init__(self, state: SchedulerState, max_running: int, max_batch_tokens: int) -> None:
         self._state = state
-        # Every batch is made of slices of this.
-        self._count: Int32 = np.arange(max_running + max_batch_tokens + 1, dtype=np.int32)
+        most = max_running + max_batch_tokens
+        # Every batch is made of slices of these.
+        self._count: Int32 = np.arange(most + 1, dtype=np.int32)
+        self._tokens: Int32 = np.empty(most, np.int32)
+        self._positions: Int32 = np.empty(most, np.int32)
+        self._slots: Int64 = np.empty(most, np.int64)
         self._flat_history = state.running.history.reshape(-1)
         self._flat_table = state.kv.table.pages.reshape(-1)
 
@@ -121,23 +134,38 @@ class BatchBuilder:
         return batch
 
     def _append(self, batch: ForwardBatch, chunks: list[Chunk]) -> None:
-        """Put the chunks behind the decoding tokens, all at once."""
-        table, size = self._state.kv.table, batch.page_size
-        decoding = len(batch.rows)
-        fields = [(chunk.request.row, chunk.start, chunk.end, chunk.completes) for chunk in chunks]
-        rows, begins, ends, completes = np.array(fields, np.int64).T
-        sizes = ends - begins
-        stops = np.cumsum(sizes)
-        # One entry per token: its position, and the row it is in.
-        positions = np.arange(stops[-1]) + np.repeat(begins - stops + sizes, sizes)
-        token_rows = np.repeat(rows, sizes)
-        pages = self._flat_table[token_rows * table.pages_per_row + positions // size].astype(np.int64)
-        tokens = self._flat_history[token_rows * self._state.running.history.shape[1] + positions]
-        batch.tokens = np.concatenate((batch.tokens, tokens))
-        batch.positions = np.concatenate((batch.positions, positions.astype(np.int32)))
-        batch.slots = np.concatenate((batch.slots, pages * size + positions % size))
-        batch.rows = np.concatenate((batch.rows, rows.astype(np.int32)))
-        batch.starts = np.concatenate((batch.starts, (stops + decoding).astype(np.int32)))
-        batch.lengths = np.concatenate((batch.lengths, ends.astype(np.int32)))
-        last = (stops + decoding - 1)[completes.astype(bool)]
-        batch.wanted = np.concatenate((batch.wanted, last.astype(np.int32)))
+        """Put the chunks behind the decoding tokens, all at once: few operations, however many chunks."""
+        table, size, width = self._state.kv.table, batch.page_size, self._state.running.history.shape[1]
+        at = decoding = len(batch.rows)
+        sizes: list[int] = []
+        ends: list[int] = []  # of each chunk, in the packed tokens
+        wanted: list[int] = []
+        shifts: list[tuple[int, int, int]] = []  # what turns a packed index into position, history and row
+        for chunk in chunks:
+            row, shift = chunk.request.row, chunk.start - at
+            sizes.append(chunk.end - chunk.start)
+            shifts.append((shift, row * width + shift, row * table.pages_per_row))
+            at += sizes[-1]
+            ends.append(at)
+            if chunk.completes:
+                wanted.append(at - 1)
+        shift, history, rows = np.repeat(np.array(shifts, np.int64).T, sizes, axis=1)
+        packed = self._count[decoding:at]
+        positions, pages = packed + shift, rows
+        pages += positions // size
+        self._tokens[:decoding] = batch.tokens
+        self._tokens[decoding:at] = self._flat_history[packed + history]
+        self._positions[:decoding] = batch.positions
+        self._positions[decoding:at] = positions
+        self._slots[:decoding] = batch.slots
+        self._slots[decoding:at] = self._flat_table[pages].astype(np.int64) * size + positions % size
+        batch.tokens, batch.positions = self._tokens[:at], self._positions[:at]
+        batch.slots = self._slots[:at]
+        batch.rows = _extended(batch.rows, [chunk.request.row for chunk in chunks])
+        batch.lengths = _extended(batch.lengths, [chunk.end for chunk in chunks])
+        batch.starts = _extended(batch.starts, ends)
+        batch.wanted = _extended(batch.wanted, wanted)
+
+
+def _extended(array: Int32, values: list[int]) -> Int32:
+    return np.concatenate((array, np.array(values, np.int32)))

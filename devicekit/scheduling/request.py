@@ -6,6 +6,7 @@ import enum
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -60,8 +61,7 @@ class FinishKind(str, enum.Enum):
     ERROR = "error"  # the engine could not serve it
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(NamedTuple):
     """How a request ended."""
 
     kind: FinishKind
@@ -69,8 +69,7 @@ class Finish:
     message: str = ""  # abort and error: what happened
 
 
-@dataclass(frozen=True, slots=True)
-class VersionSpan:
+class VersionSpan(NamedTuple):
     """Which weights made the output tokens ``start`` to ``end - 1``."""
 
     version: str
@@ -78,8 +77,7 @@ class VersionSpan:
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
+class TokenLogprob(NamedTuple):
     """Log-probability of one output token, and of its best alternatives (natural logarithm)."""
 
     token: int

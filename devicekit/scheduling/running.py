@@ -27,6 +27,8 @@ _ROW = 3  # request row
 _LIMIT = 4  # length at which the output is long enough
 _LAST = 5  # input token
 
+_FEW = 6
+
 
 class RunningBatch:
     """Up to ``table.num_rows`` decoding requests over one page pool.
@@ -101,9 +103,11 @@ class RunningBatch:
             moved.column = column
 
     def settle(self, request: Request) -> None:
-        """Write back to a running request how many tokens it has, without taking it out."""
-        request.computed = int(self._narrow[_POSITION, request.column])
-        request.total = request.computed + 1
+        """Write back to a running request how many tokens and pages it has, without taking it out."""
+        position, _, room, _, _, _ = self._narrow[:, request.column].tolist()
+        request.computed = position
+        request.total = position + 1
+        request.num_pages = (position + room) // self._page_size
 
     # -- A decode step ----------------------------------------------------------------------------------------
 
@@ -118,21 +122,34 @@ class RunningBatch:
         full = self.pages_needed()
         if not full:
             return True
+        if full <= _FEW:
+            return self._give_few(full)
         pages = self._pages.take_array(full)
         if pages is None:
             return False
-        room = self._room_now
+        room, size = self._room_now, self._page_size
         columns = np.flatnonzero(room == 0)
-        size = self._page_size
         rows = self.rows[columns].astype(np.int64)
         index = self.positions[columns] // size
         self._flat_table[rows * self._table.pages_per_row + index] = pages
         self._table.mark(rows, index)
         self.slots[columns] = pages.astype(np.int64) * size
         room[columns] = size
-        requests = self.requests
-        for column in columns.tolist():
-            requests[column].num_pages += 1
+        return True
+
+    def _give_few(self, full: int) -> bool:
+        """As `begin_step`, one by one: for a few columns that is cheaper than a dozen vector operations."""
+        if self._pages.available < full:
+            return False
+        size, table = self._page_size, self._table
+        for column in np.flatnonzero(self._room_now == 0).tolist():
+            narrow = self._narrow[:, column]
+            row, index = int(narrow[_ROW]), int(narrow[_POSITION]) // size
+            page = self._pages.take_one()
+            table.pages[row, index] = page
+            table.mark(row, index)
+            self.slots[column] = page * size
+            narrow[_ROOM] = size
         return True
 
     def to_come(self) -> int:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import threading
 import zlib
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from devicekit.clock import Clock, SystemClock
 from devicekit.contract.records import ErrorKind
@@ -17,7 +19,7 @@ from devicekit.memory.pages import PageAllocator
 from devicekit.memory.prefix import PrefixCache
 from devicekit.memory.rows import RequestTable
 from devicekit.release import ReleasePoint, ReleasePoints
-from devicekit.scheduling.batch import ForwardBatch, Int32, Int64, Logprobs, Runner, StepOutput
+from devicekit.scheduling.batch import ForwardBatch, Int32, Logprobs, Runner, StepOutput
 from devicekit.scheduling.control import Control
 from devicekit.scheduling.errors import InvalidRequest
 from devicekit.scheduling.kv import RequestKV
@@ -48,8 +50,7 @@ class SchedulerLimits:
     checked: bool = False  # find double frees, at a cost
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """What came out of one step."""
 
     outputs: tuple[Output, ...]
@@ -90,11 +91,14 @@ class Scheduler:
         )
         pages = PageAllocator(limits.num_pages, checked=limits.checked)
         prefix = PrefixCache(pages, limits.page_size) if limits.prefix_caching else None
+        kv = RequestKV(table, pages, limits.page_size, prefix)
         self.state = SchedulerState(
             runner=runner,
-            kv=RequestKV(table, pages, limits.page_size, prefix),
+            kv=kv,
             running=RunningBatch(table, pages, limits.page_size, longest),
-            waiting=WaitingQueue(limits.policy),
+            waiting=WaitingQueue(
+                limits.policy, lambda request: kv.cached_tokens(request, self.state.namespace(request))
+            ),
             releases=releases or ReleasePoints(device, clock=clock),
             clock=clock,
         )
@@ -263,12 +267,9 @@ class Scheduler:
     def _process(self, plan: Plan, result: StepOutput) -> None:
         """Append the new tokens, end what is finished, and let completed prompts join the running batch."""
         state, count = self.state, plan.decoding
-        tokens = result.tokens[:count]
-        decoded = state.running.requests[:count]
         if result.logprobs is not None:
             self._keep_logprobs(plan, result.tokens, result.logprobs)
-        at_limit = state.running.end_step(tokens) if count else None
-        finished = self._finished(decoded, tokens, at_limit)
+        finished = self._advance(result.tokens[:count]) if count else ()
         wanted = count
         for chunk in plan.chunks:
             request = chunk.request
@@ -278,21 +279,24 @@ class Scheduler:
                 wanted += 1
         for request, finish in finished:
             self._finish(request, finish)
-        for identity in sorted(state.streaming):
-            self._stream(state.requests[identity])
+        if state.streaming:
+            for identity in sorted(state.streaming):
+                self._stream(state.requests[identity])
 
-    def _finished(
-        self, decoded: list[Request], tokens: Int32, at_limit: Int64 | None
-    ) -> list[tuple[Request, Finish]]:
-        """Running requests that this step ended, each once."""
-        state = self.state
+    def _advance(self, tokens: Int32) -> Iterable[tuple[Request, Finish]]:
+        """Append the running requests' tokens; return those that this ended, each once."""
+        state, requests = self.state, self.state.running.requests
+        at_limit = state.running.end_step(tokens)
+        ended = self._stops.ended(tokens)
+        if at_limit is None and ended is None and not state.special:
+            return ()
         found: dict[str, tuple[Request, Finish]] = {}
-        if (ended := self._stops.ended(tokens)) is not None:
+        if ended is not None:
             for column in ended.tolist():
-                request = decoded[column]
-                if request.id not in self.state.special:
+                request = requests[column]
+                if request.id not in state.special:
                     found[request.id] = (request, Finish(FinishKind.STOP, int(tokens[column])))
-        for identity in self.state.special:
+        for identity in state.special:
             request = state.requests[identity]
             if request.column >= 0:
                 state.running.settle(request)
@@ -301,9 +305,9 @@ class Scheduler:
                     found[identity] = (request, finish)
         if at_limit is not None:
             for column in at_limit.tolist():
-                request = decoded[column]
+                request = requests[column]
                 found.setdefault(request.id, (request, Finish(FinishKind.LENGTH)))
-        return list(found.values())
+        return found.values()
 
     def _complete_prompt(self, request: Request, token: int) -> None:
         state = self.state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 from devicekit.clock import Clock
@@ -58,6 +58,10 @@ class SchedulerState:
         ]
         counts += [(part.name, part.pending()) for part in self.participants if part.pending is not None]
         return tuple(Blocker(name, count) for name, count in counts if count)
+
+    def namespace(self, request: Request) -> Hashable:
+        """Within which cached prefixes may be shared: never across tenants, adapters or weights."""
+        return (request.namespace, self.weight_version)
 
     # -- Requests ---------------------------------------------------------------------------------------------
 

@@ -6,10 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from devicekit.devtools.bench import pools, scheduler
+from devicekit.devtools.bench import dispatch, pools, scheduler
 from devicekit.devtools.bench.harness import as_json, as_table
 
-SUITES = {"pools": pools.run, "scheduler": scheduler.run}
+SUITES = {"dispatch": dispatch.run, "pools": pools.run, "scheduler": scheduler.run}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Benchmarks of the scheduler alone: what a step costs beside the model, steady and with requests coming and going.
+"""Benchmarks of the scheduler alone: what a step costs beside the model, steady and with requests in and out.
 
 The runner answers at once with the same token, so all that is timed is the host's bookkeeping, whole: taking in
 messages, admission, pages, stop conditions, prefix cache, outputs.
@@ -14,8 +14,9 @@ from time import process_time
 import numpy as np
 import torch
 
-from devicekit.device import Device, get_device
+from devicekit.device import Device
 from devicekit.devtools.bench.harness import Peer, Row, time_us, timed_row
+from devicekit.opening import get_device
 from devicekit.scheduling.batch import ForwardBatch, Int32, ModelLimits, StepOutput
 from devicekit.scheduling.request import Request, SamplingParams
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits
@@ -23,6 +24,7 @@ from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits
 _POSITIONS = 60_000
 _PROMPT = 64
 _STAY = 128  # decode steps of a request that comes and goes
+_GROUP = 16  # steps timed together: every group then holds the same number of arrivals
 _STEADY = {
     64: (34.0, 4.0),
     256: (134.0, 7.0),
@@ -68,7 +70,8 @@ def steady(device: Device, running: int) -> Scheduler:
     scheduler = _scheduler(device, running, running * _POSITIONS // 16)
     params = SamplingParams(max_new_tokens=_POSITIONS, temperature=0.0)
     for number in range(running):
-        scheduler.add(Request(f"r{number}", _prompt(number), params))
+        # Of different lengths, so that every step has pages to hand out.
+        scheduler.add(Request(f"r{number}", _prompt(number)[: _PROMPT - number % 16], params))
     while len(scheduler.state.running) < running:
         scheduler.step()
     return scheduler
@@ -91,18 +94,16 @@ def churn(device: Device, running: int) -> float:
     rate = running / _STAY
     owed = 0.0
     samples: list[float] = []
-    for step in range(_STAY * 8):
-        owed += rate
+    for group in range(_STAY * 8 // _GROUP):
         started = process_time()
-        refill(int(owed))
-        scheduler.step()
-        spent = process_time() - started
-        owed -= int(owed)
-        if step > _STAY * 2:
-            samples.append(spent)
-    # A mean over groups, median over groups: a group holds the same number of arrivals, a step does not.
-    groups = [samples[at : at + 16] for at in range(0, len(samples) - 15, 16)]
-    return statistics.median(map(statistics.mean, groups)) * 1e6
+        for _ in range(_GROUP):
+            owed += rate
+            refill(int(owed))
+            owed -= int(owed)
+            scheduler.step()
+        if group * _GROUP > _STAY * 2:
+            samples.append((process_time() - started) / _GROUP)
+    return statistics.median(samples) * 1e6
 
 
 def _scheduler(device: Device, running: int, pages: int) -> Scheduler:

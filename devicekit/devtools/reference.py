@@ -1,0 +1,149 @@
+"""``python -m devicekit.devtools.reference``: writes the page about hooks, and who supports them, from the code.
+
+The table of support is read from the plugins of a checkout: from their manifests, and from their classes without
+constructing one, so that no vendor software is needed. What a version of that software adds or lacks is not in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from devicekit.contract import CAPABILITIES, CONTRACT_VERSION, HOOKS, HookKind, HookSpec, Manifest
+from devicekit.contract.manifest import FILE_NAME
+from devicekit.registry.validation import implemented_hooks
+
+CHECKOUT = Path(__file__).parents[2]
+
+_WHEN_MISSING = {
+    HookKind.REQUIRED: "the plugin is refused when it is loaded, and the hook is named",
+    HookKind.ORDERING: "`UnsupportedHook` is raised; `device.supports({name!r})` asks first",
+    HookKind.RELEASING: "nothing happens, and the result is false and says why",
+    HookKind.OBSERVING: "the value is unknown: {unknown}",
+}
+_RECORDS = ("MemoryStats", "MemoryInfo", "HostMemoryStats", "DeviceProperties")
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """What one plugin of the checkout offers."""
+
+    manifest: Manifest
+    hooks: frozenset[str]
+
+    def mark(self, hook: str) -> str:
+        """One word for the table."""
+        if hook not in self.hooks:
+            return "no"
+        if hook in self.manifest.noop:
+            return "no-op"
+        return "emulated" if hook in self.manifest.emulated else "yes"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the page; exit status 0."""
+    parser = argparse.ArgumentParser(prog="python -m devicekit.devtools.reference", description=__doc__)
+    parser.add_argument("--output", type=Path, default=CHECKOUT / "docs" / "hooks.md")
+    parser.add_argument("--plugins", type=Path, default=CHECKOUT / "plugins")
+    options = parser.parse_args(arguments)
+    options.output.parent.mkdir(exist_ok=True)
+    options.output.write_text(render(read_support(options.plugins)), encoding="utf-8")
+    print(options.output)
+    return 0
+
+
+def read_support(plugins: Path) -> list[Support]:
+    """Every plugin under a folder of distributions, in order of name."""
+    found: list[Support] = []
+    for path in sorted(plugins.glob(f"*/*/{FILE_NAME}")):
+        package = path.parent
+        sys.path.insert(0, str(package.parent))
+        try:
+            backend: object = importlib.import_module(package.name).Backend
+        finally:
+            sys.path.remove(str(package.parent))
+        found.append(Support(Manifest.read(path), implemented_hooks(backend)))
+    return found
+
+
+def render(support: Sequence[Support]) -> str:
+    """The page, as Markdown."""
+    lines = [
+        "# Hooks",
+        "",
+        f"The hooks of device contract {CONTRACT_VERSION}. This page is written by",
+        "`python -m devicekit.devtools.reference`; edit the code and write it again.",
+        "",
+        "A backend is a class whose methods bear `@devicekit.hookimpl` and repeat these signatures: the same",
+        "names in the same order, without defaults. Callers pass every argument by position.",
+        "",
+        *_support_table(support),
+    ]
+    for group, specs in groupby(HOOKS.values(), key=lambda spec: spec.group):
+        lines += [f"## {group}", ""]
+        for spec in specs:
+            lines += _section(spec)
+    return "\n".join([*lines, *_capabilities()]).rstrip() + "\n"
+
+
+def _support_table(support: Sequence[Support]) -> list[str]:
+    heads = ["hook", "kind", *(one.manifest.name for one in support)]
+    rows = [
+        [f"[`{spec.name}`](#{spec.name})", spec.kind.value, *(one.mark(spec.name) for one in support)]
+        for spec in HOOKS.values()
+    ]
+    return [
+        "## Support",
+        "",
+        "*yes*: the vendor's own; *emulated*: done without the vendor's help; *no-op*: doing nothing is right;",
+        "*no*: absent. A plugin may take a hook back where the installed vendor software lacks it.",
+        "",
+        *(f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)),
+        "",
+    ]
+
+
+def _section(spec: HookSpec) -> list[str]:
+    unknown = f"a `{spec.returns}` full of `None`" if spec.returns in _RECORDS else "`None`"
+    missing = _WHEN_MISSING[spec.kind].format(name=spec.name, unknown=unknown)
+    return [
+        f"### {spec.name}",
+        "",
+        "```python",
+        spec.declaration,
+        "```",
+        "",
+        f"- kind: {spec.kind.value}",
+        f"- since: {spec.since}",
+        *(f"- argument `{name}`: since {version}" for name, version in spec.added.items()),
+        f"- when missing: {missing}",
+        "",
+        spec.doc,
+        "",
+    ]
+
+
+def _capabilities() -> list[str]:
+    rows = [
+        f"| `{one.name}` | {one.sentence} | {', '.join(f'`{hook}`' for hook in one.hooks)} |"
+        for one in CAPABILITIES.values()
+    ]
+    heading = "What a manifest may claim. A claim without its hooks is refused when the plugin is loaded."
+    return [
+        "## Capabilities",
+        "",
+        heading,
+        "",
+        "| capability | meaning | hooks |",
+        "| --- | --- | --- |",
+        *rows,
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""Copies between host and device, and when their bytes can be seen.
+
+A blocking copy has happened when it returns. A ``non_blocking`` copy to or from *pinned* host memory is queued:
+
+- device to host: the host tensor holds its old bytes, or poison if the copy made it, until the copy has retired;
+- host to device: the source is read when the copy runs, which is when later work in its stream is submitted or
+  when it retires, so a source that is overwritten too early is copied wrong, as on hardware;
+- either: work in another stream sees the old bytes unless it waits for an event or for the stream.
+
+From pageable memory a non-blocking copy reads its source at once, and to pageable memory it waits, as drivers do.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from devicekit.testing.sim_device import AsyncCopy, Lease, SimDevice
+
+__all__ = ["device_to_device", "device_to_host", "host_to_device"]
+
+
+def host_to_device(
+    device: SimDevice, destination: torch.Tensor, source: torch.Tensor, *, non_blocking: bool
+) -> None:
+    """Copy `source` on the host into `destination`, the bytes of a tensor on `device`."""
+    device.machine.initialize()
+    device.visit("copy")
+    stream = device.machine.current_stream(device.index)
+    seconds = device.machine.config.copy_seconds(destination.nbytes)
+    if non_blocking and device.machine.pinned.is_pinned(source):
+        if device.capturing is not None:
+            device.capturing.note(lambda: _copy(destination, source), destination)
+            return
+        stream.submit("copy to device", seconds, lambda: _copy(destination, source))
+        return
+    device.refuse_capture("a copy that is not queued")
+    stream.run_device_parts()
+    _copy(destination, source)
+    stream.submit("copy to device", seconds)
+    if not non_blocking:
+        device.wait_for_host()
+
+
+def device_to_host(
+    device: SimDevice,
+    destination: torch.Tensor,
+    source: torch.Tensor,
+    lease: Lease | None,
+    *,
+    non_blocking: bool,
+) -> None:
+    """Copy `source`, the bytes of a tensor on `device`, into `destination` on the host."""
+    device.machine.initialize()
+    device.visit("copy")
+    stream = device.machine.current_stream(device.index)
+    seconds = device.machine.config.copy_seconds(source.nbytes)
+    if non_blocking and device.machine.pinned.is_pinned(destination):
+        if device.capturing is not None:
+            device.capturing.note(lambda: _copy(destination, source), destination)
+            return
+        staged: list[torch.Tensor] = []
+        copy = AsyncCopy(source, stream)
+        copy.operation = stream.submit(
+            "copy to host",
+            seconds,
+            device_part=lambda: staged.append(source.clone()),
+            completion=lambda: _copy(destination, staged.pop()),
+        )
+        if lease is not None and not copy.operation.done:
+            lease.copies = [*(earlier for earlier in lease.copies if earlier.reads_later), copy]
+        return
+    device.refuse_capture("a copy that is not queued")
+    stream.run_device_parts()
+    _copy(destination, source)
+    stream.submit("copy to host", seconds)
+    device.wait_for_host()
+
+
+def device_to_device(
+    target: SimDevice, origin: SimDevice, destination: torch.Tensor, source: torch.Tensor
+) -> None:
+    """Copy between two devices, each on its current stream, the one that writes after the one that reads."""
+    target.machine.initialize()
+    target.visit("copy")
+    for device in (target, origin):
+        device.refuse_capture("a copy between devices")
+    reading = origin.machine.current_stream(origin.index)
+    writing = target.machine.current_stream(target.index)
+    reading.run_device_parts()
+    writing.run_device_parts()
+    _copy(destination, source)
+    seconds = target.machine.config.copy_seconds(destination.nbytes)
+    writing.wait_stream(reading)
+    writing.submit("copy between devices", seconds)
+    reading.wait_stream(writing)
+
+
+def _copy(destination: torch.Tensor, source: torch.Tensor) -> None:
+    with torch.no_grad():
+        destination.copy_(source)

@@ -1,0 +1,146 @@
+"""The devicekit command as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from devicekit.cli import main
+from devicekit.commands import oracle
+
+
+class Done(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Done]
+
+
+@pytest.fixture
+def devicekit(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    def run(*arguments: str, **environment: str) -> Done:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        status = main(arguments)
+        return Done(status, *capsys.readouterr())
+
+    return run
+
+
+def test_help_lists_every_command_and_no_command_is_an_error(devicekit: Command) -> None:
+    helped = devicekit("--help")
+    assert helped.status == 0
+    for command in ("list", "info", "demo", "generate"):
+        assert f"  {command} " in helped.out
+    assert devicekit().status == 2
+    unknown = devicekit("lisst")
+    assert unknown.status == 2
+    assert "there is no command 'lisst'" in unknown.err
+
+
+def test_list_imports_neither_torch_nor_a_plugin() -> None:
+    code = (
+        "import sys; from devicekit.cli import main; main(['list', '--json']);"
+        "print(sorted(m for m in sys.modules if m.split('.')[0] in ('torch', 'numpy', 'devicekit_cpu')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    listed, _, modules = done.stdout.rpartition("\n[")
+    assert modules == "]\n"
+    (cpu,) = [row for row in json.loads(listed) if row["name"] == "cpu"]
+    assert cpu["distribution"] == "devicekit-cpu"
+    assert cpu["problem"] is None
+
+
+def test_info_explains_the_choice_and_names_missing_hooks(devicekit: Command) -> None:
+    shown = devicekit("info", "--device", "cpu")
+    assert shown.status == 0
+    assert "'cpu' was asked for" in shown.out
+    assert "create_stream: raises UnsupportedHook" in shown.out
+    assert "memory_stats: answers None, for unknown" in shown.out
+    document = json.loads(devicekit("info", "--device", "cpu", "--json").out)
+    assert document["hooks"]["synchronize"] is True
+    assert document["hooks"]["create_graph"] is False
+    assert document["devices"][0]["allocator"]["allocated"] is None
+    assert document["devices"][0]["memory"]["total"] > 2**28
+
+
+def test_info_shows_how_a_pool_is_sized(devicekit: Command, checkpoints: tuple[Path, Path]) -> None:
+    shown = devicekit("info", "--device", "cpu", "--plan", str(checkpoints[0]))
+    assert shown.status == 0
+    assert "512 B a token x 16 tokens = 8.0 KiB a page" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        (("info", "--device", "cuba"), {}, "No backend 'cuba' is installed"),
+        (("info", "--device", "cpu:7"), {}, "has no device 7"),
+        (("info",), {"DEVICEKIT_BACKEND": "hal9000"}, "No backend 'hal9000' is installed"),
+        (("info",), {"DEVICEKIT_BACKENDS": "cpu"}, "Did you mean DEVICEKIT_BACKEND?"),
+        (("generate", "--model", "nowhere", "--prompt", "a"), {}, "no model directory at nowhere"),
+        (("demo", "--model", "nowhere"), {}, "no model directory at nowhere"),
+        (("demo", "--second-model", "x"), {}, "--second-model needs --model"),
+    ],
+)
+def test_a_mistake_gets_one_clear_line(
+    devicekit: Command, arguments: tuple[str, ...], environment: dict[str, str], message: str
+) -> None:
+    done = devicekit(*arguments, **environment)
+    assert done.status == 1
+    assert message in done.err
+    assert len(done.err.strip().splitlines()) == 1
+
+
+def test_generate_continues_a_prompt(devicekit: Command, checkpoints: tuple[Path, Path]) -> None:
+    model = str(checkpoints[0])
+    done = devicekit("generate", "--model", model, "--prompt", "Memory", "--max-new-tokens", "8")
+    assert done.status == 0
+    assert done.out.startswith("Memory")
+    assert len(done.out) > len("Memory\n")
+    again = devicekit("generate", "--model", model, "--prompt", "Memory", "--max-new-tokens", "8")
+    assert again.out == done.out
+
+
+def test_generate_without_a_tokenizer_says_so(
+    devicekit: Command, checkpoints: tuple[Path, Path], tmp_path: Path
+) -> None:
+    for file in checkpoints[0].iterdir():
+        if "token" not in file.name:
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    done = devicekit("generate", "--model", str(tmp_path), "--prompt", "Memory")
+    assert done.status == 1
+    assert "has no tokenizer" in done.err
+
+
+def test_the_demo_proves_its_tokens(devicekit: Command) -> None:
+    done = devicekit("demo", "--device", "cpu")
+    assert done.status == 0, done.out + done.err
+    for verb in ("pause in place", "update from disk", "continue", "flush, 120 s deadline"):
+        assert verb in done.out
+    assert "refused: Not idle: running=" in done.out
+    for versions in ("v1", "v1 then v2", "v2"):
+        assert f"made by weights {versions}\n" in done.out
+    assert "Every token is the model's own" in done.out
+
+
+def test_the_demo_takes_a_model_of_ones_own(devicekit: Command, checkpoints: tuple[Path, Path]) -> None:
+    done = devicekit("demo", "--device", "cpu", "--model", str(checkpoints[0]))
+    assert done.status == 0, done.out + done.err
+    assert "Every token is the model's own" in done.out
+
+
+def test_the_demo_fails_when_tokens_differ(devicekit: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = oracle.Oracle.tokens
+    monkeypatch.setattr(oracle.Oracle, "tokens", lambda *args: [token + 1 for token in expected(*args)])
+    done = devicekit("demo", "--device", "cpu")
+    assert done.status == 1
+    assert "differs from token 0 on" in done.out
+    assert "not the model's own" in done.out

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from devicekit.contract import HOOKS
+from devicekit.devtools.reference import CHECKOUT, main, read_support, render
+
+
+def test_the_page_in_the_repository_is_the_one_the_code_writes():
+    written = (CHECKOUT / "docs" / "hooks.md").read_text(encoding="utf-8")
+    assert written == render(read_support(CHECKOUT / "plugins")), (
+        "run: python -m devicekit.devtools.reference"
+    )
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_every_hook_has_its_section(hook):
+    page = render([])
+    section = page.split(f"### {hook}\n")[1].split("\n### ")[0]
+    assert HOOKS[hook].declaration in section
+    assert HOOKS[hook].doc in section
+    assert f"- kind: {HOOKS[hook].kind.value}" in section
+    assert f"- since: {HOOKS[hook].since}" in section
+    assert "- when missing: " in section
+
+
+def test_the_table_tells_a_no_op_and_an_emulation_from_the_vendors_own():
+    page = render(read_support(CHECKOUT / "plugins"))
+    rows = [[cell.strip() for cell in line.split("|")] for line in page.splitlines() if line.startswith("|")]
+    column = rows[0].index("cpu")
+    marks = {row[1].split("`")[1]: row[column] for row in rows if row[1].startswith("[")}
+    assert marks.keys() == HOOKS.keys()
+    assert marks["synchronize"] == "no-op"
+    assert marks["memory_info"] == "emulated"
+    assert marks["get_rng_state"] == "yes"
+    assert marks["create_stream"] == "no"
+
+
+def test_the_command_writes_the_page(tmp_path, capsys):
+    shutil.copytree(CHECKOUT / "plugins" / "cpu", tmp_path / "plugins" / "cpu")
+    output = tmp_path / "docs" / "hooks.md"
+    assert main(["--output", str(output), "--plugins", str(tmp_path / "plugins")]) == 0
+    assert capsys.readouterr().out.strip() == str(output)
+    assert output.read_text(encoding="utf-8").startswith("# Hooks\n")

@@ -1,0 +1,1 @@
+raise SystemExit("a plugin for another contract must not be imported")

@@ -1,0 +1,181 @@
+"""Copies between host and device: what can be seen when, and what goes wrong when nobody waits."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from devicekit.testing import Simulator
+
+pytestmark = pytest.mark.usefixtures("machine")
+
+
+def test_a_blocking_copy_has_happened_when_it_returns(machine: Simulator) -> None:
+    x = torch.arange(6.0)
+    there = x.to("sim")
+    assert torch.sim.current_stream().query()
+    assert torch.equal(there.cpu(), x)
+
+
+def test_a_copy_takes_latency_and_bandwidth(machine: Simulator) -> None:
+    data = torch.zeros(1 << 20, dtype=torch.uint8)
+    before = machine.clock.now()
+    destination = torch.empty_like(data, device="sim")
+    destination.copy_(data)
+    assert machine.clock.now() - before == pytest.approx(machine.config.copy_seconds(1 << 20))
+
+
+def test_bytes_copied_to_the_host_without_waiting_arrive_only_when_the_copy_is_done(
+    machine: Simulator,
+) -> None:
+    there = torch.full((4,), 7.0, device="sim")
+    torch.sim.synchronize()
+    here = there.to("cpu", non_blocking=True)
+    done = torch.sim.current_stream().record_event()
+    assert here.is_pinned()
+    assert all(math.isnan(value) for value in here.tolist())
+    assert not done.query()
+    done.synchronize()
+    assert here.tolist() == [7.0] * 4
+
+
+def test_moving_the_clock_is_enough_for_a_copy_to_arrive(machine: Simulator) -> None:
+    here = torch.zeros(4).pin_memory()
+    here.copy_(torch.ones(4, device="sim"), non_blocking=True)
+    assert here.tolist() == [0.0] * 4
+    machine.clock.advance(1.0)
+    assert here.tolist() == [1.0] * 4
+
+
+def test_a_copy_to_the_host_carries_the_bytes_of_its_place_in_the_stream() -> None:
+    there = torch.ones(4, device="sim")
+    here = there.to("cpu", non_blocking=True)
+    there.fill_(2.0)
+    torch.sim.synchronize()
+    assert here.tolist() == [1.0] * 4
+
+
+def test_later_work_in_the_same_stream_sees_what_was_copied_to_the_device() -> None:
+    there = torch.ones(4).pin_memory().to("sim", non_blocking=True)
+    assert (there + 1).cpu().tolist() == [2.0] * 4
+
+
+def test_a_source_that_is_overwritten_before_its_copy_ran_is_copied_wrong() -> None:
+    source = torch.ones(4).pin_memory()
+    there = source.to("sim", non_blocking=True)
+    source.zero_()
+    torch.sim.synchronize()
+    assert there.cpu().tolist() == [0.0] * 4
+
+
+def test_a_pageable_source_is_read_at_once() -> None:
+    source = torch.ones(4)
+    there = source.to("sim", non_blocking=True)
+    source.zero_()
+    assert there.cpu().tolist() == [1.0] * 4
+
+
+def test_a_copy_to_pageable_memory_waits_even_if_asked_not_to() -> None:
+    here = torch.zeros(4)
+    here.copy_(torch.ones(4, device="sim"), non_blocking=True)
+    assert here.tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_another_stream_sees_copied_bytes_only_if_it_waits(ordered: bool) -> None:
+    there = torch.zeros(4, device="sim")
+    source = torch.ones(4).pin_memory()
+    side = torch.sim.Stream()
+    with torch.sim.stream(side):
+        there.copy_(source, non_blocking=True)
+    if ordered:
+        torch.sim.current_stream().wait_stream(side)
+    assert (there + 0).cpu().tolist() == [1.0 if ordered else 0.0] * 4
+
+
+def test_waiting_for_an_event_shows_what_was_before_it_and_nothing_later() -> None:
+    before, after = torch.zeros(2, device="sim"), torch.zeros(2, device="sim")
+    source = torch.ones(2).pin_memory()
+    side = torch.sim.Stream()
+    with torch.sim.stream(side):
+        before.copy_(source, non_blocking=True)
+        event = side.record_event()
+        after.copy_(source, non_blocking=True)
+    torch.sim.current_stream().wait_event(event)
+    seen = before + after
+    assert seen.tolist() == [1.0, 1.0]
+    torch.sim.synchronize()
+    assert after.tolist() == [1.0, 1.0]
+
+
+def copy_out_on_a_side_stream_then_free_and_reuse(record: bool) -> list[float]:
+    there = torch.ones(1024, device="sim")
+    torch.sim.synchronize()
+    side = torch.sim.Stream()
+    with torch.sim.stream(side):
+        here = there.to("cpu", non_blocking=True)
+    if record:
+        there.record_stream(side)
+    del there
+    torch.zeros(1024, device="sim")
+    side.synchronize()
+    return sorted({str(value) for value in here.tolist()})  # type: ignore[return-value]  # compared as text
+
+
+def test_memory_reused_under_a_copy_that_nobody_recorded_spoils_the_copy() -> None:
+    assert copy_out_on_a_side_stream_then_free_and_reuse(record=False) == ["nan"]
+
+
+def test_recording_the_stream_keeps_the_memory_until_the_copy_is_done() -> None:
+    assert copy_out_on_a_side_stream_then_free_and_reuse(record=True) == ["1.0"]
+
+
+def test_copying_out_again_and_again_holds_nothing_of_the_copies_that_are_done() -> None:
+    there = torch.ones(4, device="sim")
+    for _ in range(100):
+        there.to("cpu", non_blocking=True)
+        torch.sim.synchronize()
+    torch.sim.host_empty_cache()
+    assert torch.sim.host_memory_stats()["allocated_bytes.current"] == 0
+
+
+def test_recorded_memory_is_active_until_the_stream_is_done() -> None:
+    there = torch.ones(1024, device="sim")
+    torch.sim.synchronize()
+    side = torch.sim.Stream()
+    torch.sim.busy(1.0, side)
+    there.record_stream(side)
+    del there
+    assert torch.sim.memory_allocated() == 0
+    assert torch.sim.memory_stats()["active_bytes.all.current"] == 4096
+    torch.sim.synchronize()
+    assert torch.sim.memory_stats()["active_bytes.all.current"] == 0
+
+
+def test_devices_copy_to_each_other_in_order(machine: Simulator) -> None:
+    x = torch.arange(4.0, device="sim:0")
+    torch.sim.synchronize(0)
+    before = machine.clock.now()
+    y = x.to("sim:1")
+    torch.sim.synchronize(0)
+    assert machine.clock.now() - before == pytest.approx(machine.config.copy_seconds(16))
+    x.zero_()
+    assert y.device.index == 1
+    assert y.cpu().tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_memory_never_written_to_is_recognisable() -> None:
+    assert all(math.isnan(value) for value in torch.empty(3, device="sim").tolist())
+    assert torch.empty(3, dtype=torch.int32, device="sim").tolist() == [-1, -1, -1]
+    assert torch.empty(2, dtype=torch.bool, device="sim").tolist() == [True, True]
+
+
+def test_a_copy_changes_type_and_shape_as_on_the_host() -> None:
+    x = torch.arange(6.0, device="sim").view(2, 3)
+    assert x.to("cpu", torch.int32).dtype == torch.int32
+    target = torch.zeros(2, 3, device="sim")
+    target.copy_(torch.tensor([1, 2, 3]))
+    assert target.tolist() == [[1.0, 2.0, 3.0]] * 2
+    assert x.to("meta").shape == (2, 3)
