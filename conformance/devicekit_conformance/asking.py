@@ -61,19 +61,25 @@ ASK: Mapping[str, Callable[[Device], object]] = {
     "record_memory_history": lambda device: device.record_memory_history(False),
 }
 
-# Observing hooks whose result the host promises to check by its exact type.
-CHECKED = (
-    "device_properties",
-    "is_capturing",
-    "memory_stats",
-    "memory_info",
-    "host_memory_stats",
-    "copies_overlap",
-    "collective_backend",
-    "visible_devices_variable",
-    "is_bad_fork",
-    "profiler_activity",
+# Hooks that return something, and whose result the host therefore promises to check. A classifier is asked inside
+# handlers: what it says wrongly counts as nothing.
+CHECKED = tuple(
+    name
+    for name, hook in HOOKS.items()
+    if name in ASK and hook.returns != ("NoneType",) and name != "classify_error"
 )
+_SEQUENCES = (list, tuple, str, bytes)
+
+
+def may_return(hook: str, value: object) -> bool:
+    """Whether the contract allows the hook to return ``value``, as far as a host can be expected to look."""
+    allowed = HOOKS[hook].returns
+    if "*" in allowed:
+        return value is not None
+    if "list" in allowed and isinstance(value, _SEQUENCES):
+        return True
+    return type(value).__name__ in allowed
+
 
 _RECORDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "memory_stats": ("MemoryStats", STATS_FIELDS),

@@ -12,7 +12,7 @@ from devicekit_conformance.target import Target, load_object
 if TYPE_CHECKING:
     from devicekit.contract.manifest import Manifest
     from devicekit.device import Device
-    from devicekit.registry import Candidate, LoadedBackend, OpenedBackend
+    from devicekit.registry import Candidate, OpenedBackend
     from devicekit_conformance.probe import Probe
 
 MIB = 1 << 20
@@ -51,16 +51,15 @@ class Context:
         return cast("Manifest", self.candidate.manifest)
 
     @functools.cached_property
-    def loaded(self) -> LoadedBackend:
+    def opened(self) -> OpenedBackend:
         from devicekit.registry import load
 
         return load(self.candidate)
 
-    @functools.cached_property
-    def opened(self) -> OpenedBackend:
-        from devicekit.registry import open_backend
-
-        return open_backend(self.loaded)
+    @property
+    def plugin(self) -> object:
+        """The backend's own object."""
+        return self.opened.plugin
 
     @property
     def implemented(self) -> frozenset[str]:
@@ -77,7 +76,7 @@ class Context:
 
     def device(self, index: int = 0) -> Device:
         """The engine's handle, for what is to be seen through the host."""
-        from devicekit.device import device_of
+        from devicekit.opening import device_of
 
         return device_of(self.opened, index)
 

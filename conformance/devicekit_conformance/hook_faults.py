@@ -53,7 +53,7 @@ def without(plugin: object, implemented: frozenset[str], hooks: frozenset[str]) 
 
 def replacing(plugin: object, implemented: frozenset[str], hook: str, body: Callable[..., object]) -> Altered:
     """``plugin`` with one hook replaced, or added, by ``body``, which takes the hook's arguments."""
-    from devicekit.contract.hooks import hookimpl
+    from devicekit.contract import hookimpl
 
     def replacement(*arguments: object) -> object:
         return body(*arguments)

@@ -34,11 +34,11 @@ def hooks_have_the_contracts_signatures(ctx: Context) -> None:
     out: the backend then works on the wrong device. Judged by the suite's own copy of the contract.
     """
     faults: list[str] = []
-    for name in dir(ctx.loaded.plugin):
-        member = inspect.getattr_static(ctx.loaded.plugin, name, None)
+    for name in dir(ctx.plugin):
+        member = inspect.getattr_static(ctx.plugin, name, None)
         if name.startswith("_") or not (callable(member) or isinstance(member, (staticmethod, classmethod))):
             continue
-        function = getattr(ctx.loaded.plugin, name)
+        function = getattr(ctx.plugin, name)
         decorated = hasattr(function, _MARK)
         if decorated and name not in frozen_contract.HOOKS:
             faults.append(f"{name} is decorated and is no hook")
@@ -113,7 +113,7 @@ def importing_opens_no_connection(ctx: Context) -> None:
 @requirement("DK-LOAD-007", profile="core", isolated=60.0, device=False)
 def two_instances_agree(ctx: Context) -> None:
     """A backend constructed twice in one process MUST give the same answers both times."""
-    first = ctx.loaded.plugin
+    first = ctx.plugin
     second = type(first)()
     for hook in ("is_available", "device_count", "visible_devices_variable", "collective_backend"):
         if ctx.has(hook):
@@ -162,6 +162,6 @@ def answers_the_same_under_test(ctx: Context) -> None:
     plain = {name: ctx.raw_hook(name)() for name in reading}
     os.environ["PYTEST_CURRENT_TEST"] = "test_it.py::test_it (call)"
     sys.modules.setdefault("pytest", types.ModuleType("pytest"))
-    again = type(ctx.loaded.plugin)()
+    again = type(ctx.plugin)()
     tested = {name: getattr(again, name)() for name in reading}
     expect(plain == tested, f"{plain} without a test tool, {tested} with one")

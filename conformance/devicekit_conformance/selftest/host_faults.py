@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import devicekit.device
 import devicekit.dispatch
+import devicekit.opening
 import devicekit.registry.loading
 import devicekit.registry.opened
 import devicekit.registry.probing
@@ -57,7 +58,7 @@ class MissingIsZero(Honest):
     caught_by = "DK-SAFE-001"
 
     def __init__(self) -> None:
-        _put(_device, "_NO_STATS", MemoryStats(allocated=0, reserved=0))
+        _dispatch._UNKNOWN["MemoryStats"] = MemoryStats(allocated=0, reserved=0)
 
 
 class MissingDoesNothing(Honest):
@@ -66,7 +67,7 @@ class MissingDoesNothing(Honest):
     caught_by = "DK-SAFE-001"
 
     def __init__(self) -> None:
-        _put(_dispatch, "unsupported", lambda backend, hook: lambda *arguments: None)
+        _put(_dispatch, "_missing", lambda backend, spec: lambda *arguments: None)
 
 
 class MissingIsAnAttributeError(Honest):
@@ -78,7 +79,7 @@ class MissingIsAnAttributeError(Honest):
         def fall(*arguments: object) -> object:
             raise AttributeError("NoneType has no attribute")
 
-        _put(_dispatch, "unsupported", lambda backend, hook: fall)
+        _put(_dispatch, "_missing", lambda backend, spec: fall)
 
 
 class RequiredIsNotRequired(Honest):
@@ -121,7 +122,7 @@ class WrapsOutOfMemory(Honest):
     caught_by = "DK-SAFE-005"
 
     def __init__(self) -> None:
-        _put(_dispatch, "is_out_of_memory", lambda backend, error: False)
+        _put(_dispatch, "classify", lambda backend, error: None)
 
 
 class BelievesAnyType(Honest):
@@ -130,7 +131,11 @@ class BelievesAnyType(Honest):
     caught_by = "DK-SAFE-006"
 
     def __init__(self) -> None:
-        _put(_dispatch, "refuse_result", lambda backend, hook, found, kinds: found)
+        _put(
+            _dispatch,
+            "_ending",
+            lambda spec: "return True" if spec.kind.value == "releasing" else "return found",
+        )
 
 
 class OneCallAtATime(Honest):
@@ -165,7 +170,7 @@ class BelievesTheProbe(Honest):
             return Probe(True, 1)
 
         _put(devicekit.registry.selection, "probe", trusting)
-        _put(_device, "probe", trusting)
+        _put(devicekit.opening, "probe", trusting)
 
 
 class InventsReleases(Honest):
