@@ -108,6 +108,8 @@ def _in_order(chosen: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _show(result: Result, quiet: bool) -> None:
+    if result.status is Status.BLOCKED:
+        return  # the summary counts them; each would only repeat the failure that is already shown
     loud = result.status in (Status.FAIL, Status.ERROR, Status.STALE_WAIVER)
     if loud or not quiet:
         sentence = rulebook()[result.id].sentence if loud else ""

@@ -101,9 +101,10 @@ class Session:
             self._worker = None
 
     def _decide(self, rule: Requirement) -> Result:
-        failed = [earlier for earlier in rule.after if self._prerequisite(earlier) in _STOPPED]
-        if failed:
-            return _result(rule, Status.BLOCKED, f"{', '.join(failed)} failed")
+        stopped = [earlier for earlier in rule.after if self._prerequisite(earlier) in _STOPPED]
+        if stopped:
+            roots = dict.fromkeys(root for earlier in stopped for root in self._roots(earlier))
+            return _result(rule, Status.BLOCKED, f"{', '.join(roots)} failed")
         started = time.perf_counter()
         if rule.isolated is None:
             worker = self._shared()
@@ -125,6 +126,17 @@ class Session:
         # A prerequisite of a profile that was not asked for is decided all the same: it may explain a failure.
         self.judge(id)
         return self._raw[id].status
+
+    def _roots(self, id: str) -> list[str]:
+        """What failed in the end: the requirement itself, or what it was blocked by."""
+        if self._raw[id].status is not Status.BLOCKED:
+            return [id]
+        return [
+            root
+            for earlier in rulebook()[id].after
+            if self._raw[earlier].status in _STOPPED
+            for root in self._roots(earlier)
+        ]
 
     def _shared(self) -> Worker:
         if self._worker is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from devicekit_conformance import frozen_contract
 from devicekit_conformance.context import Context, Failure, NotApplicable, expect, fail
 from devicekit_conformance.outcomes import Level
@@ -140,6 +142,17 @@ def hooks_keep_the_current_device(ctx: Context) -> None:
             ctx.hook(name)(other)
             now = ctx.probe.current_index()
             expect(now == before, f"{name}({other}) left device {now} current instead of {before}")
+
+
+@requirement("DK-CORE-012", profile="hardware", hooks=["current_index", "set_index"], min_devices=2)
+def each_thread_has_its_own_current_device(ctx: Context) -> None:
+    """set_index() MUST change the current device of the calling thread only."""
+    ctx.hook("set_index")(0)
+    thread = threading.Thread(target=ctx.hook("set_index"), args=(1,), daemon=True)
+    thread.start()
+    thread.join(20.0)
+    found = ctx.hook("current_index")()
+    expect(found == 0, f"another thread called set_index(1), and here current_index() is {found}")
 
 
 @requirement("DK-CORE-011", Level.SHOULD, profile="core", hooks=["device_properties"])

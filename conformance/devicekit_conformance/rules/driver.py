@@ -32,9 +32,10 @@ def figures_are_ints_in_order(ctx: Context) -> None:
 @requirement("DK-DRIVER-002", profile="memory", hooks=["memory_info"], after=["DK-DRIVER-001"])
 def total_is_constant_bytes(ctx: Context) -> None:
     """total MUST be bytes, constant, and agree with device_properties().total_memory."""
+    settle(ctx)
     first = known(info(ctx).total, "total")
     expect(first >= 256 * MIB, f"total is {first}: that is not bytes")
-    block = ctx.probe.tensor(BLOCK, 0)
+    block = ctx.probe.tensor(2 * LARGE, 0)
     second = info(ctx).total
     expect(first == second, f"total was {first} and is {second} with a block live")
     del block

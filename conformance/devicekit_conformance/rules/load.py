@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import tempfile
 import types
 from collections.abc import Callable
 from importlib import metadata
@@ -165,3 +166,15 @@ def answers_the_same_under_test(ctx: Context) -> None:
     again = type(ctx.plugin)()
     tested = {name: getattr(again, name)() for name in reading}
     expect(plain == tested, f"{plain} without a test tool, {tested} with one")
+
+
+@requirement("DK-LOAD-012", Level.SHOULD, profile="core", isolated=60.0, device=False)
+def importing_leaves_no_files(ctx: Context) -> None:
+    """Importing a backend SHOULD NOT leave files in the working directory or the home directory."""
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["HOME"] = home
+        os.chdir(home)
+        ctx.opened.function("is_available")
+        left = sorted(os.listdir(home))
+        os.chdir("/")
+    expect(not left, f"it left {', '.join(left[:5])}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from devicekit_conformance.context import Context, NotRun, expect
+from devicekit_conformance.context import Context, NotApplicable, NotRun, expect
+from devicekit_conformance.outcomes import Level
 from devicekit_conformance.rulebook import requirement
 
 
@@ -34,3 +35,15 @@ def synchronize_waits_for_the_device_named(ctx: Context) -> None:
         raise NotRun("the probe cannot submit work that it can ask about")
     ctx.hook("synchronize")(1)
     expect(token.done(), "work on device 1 was still running after synchronize(1) with device 0 current")
+
+
+@requirement("DK-ORDER-004", Level.SHOULD, profile="hardware", after=["DK-ORDER-003"], min_devices=2)
+def synchronize_leaves_other_devices_alone(ctx: Context) -> None:
+    """synchronize(index) SHOULD NOT wait for other devices."""
+    tokens = [ctx.probe.submit(1, None) for _ in range(4)]
+    if tokens[-1] is None or tokens[-1].done():
+        raise NotApplicable("work on this device is finished when it is submitted")
+    ctx.hook("synchronize")(0)
+    pending = not tokens[-1].done()
+    ctx.hook("synchronize")(1)
+    expect(pending, "work on device 1 was finished when synchronize(0) returned")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from devicekit_conformance import frozen_contract
 from devicekit_conformance.context import Context, NotApplicable, NotRun, expect, fail
-from devicekit_conformance.measures import BLOCK
+from devicekit_conformance.measures import BLOCK, filled
 from devicekit_conformance.outcomes import Level
 from devicekit_conformance.rulebook import requirement
 
@@ -110,18 +110,23 @@ def a_used_device_lets_the_process_end(ctx: Context) -> None:
     """A process that used the device MUST be able to end normally, with exit status 0, in reasonable time."""
     if ctx.device_count == 0:
         raise NotRun("there is no device on this machine")
-    command = [sys.executable, "-m", "devicekit_conformance.use_and_exit", ctx.target.address]
+    done = _run_alone(ctx, "devicekit_conformance.use_and_exit")
+    last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+    expect(done.returncode == 0, f"the process ended with status {done.returncode} {last}")
+
+
+def _run_alone(ctx: Context, module: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Run one of the suite's modules on this backend in an interpreter of its own."""
+    command = [sys.executable, "-m", module, ctx.target.address]
     if ctx.target.probe is not None:
         command.append(ctx.target.probe)
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
     try:
-        done = subprocess.run(
-            command, env=environ, timeout=_EXIT_LIMIT, capture_output=True, text=True, check=False
+        return subprocess.run(
+            command, env=environ, input=given, timeout=_EXIT_LIMIT, capture_output=True, check=False
         )
     except subprocess.TimeoutExpired:
         fail(f"the process did not end within {_EXIT_LIMIT:g} s")
-    last = done.stderr.strip().splitlines()[-1:]
-    expect(done.returncode == 0, f"the process ended with status {done.returncode} {last}")
 
 
 def _expect_of_child(question: Callable[[], bool], message: str) -> None:
@@ -163,6 +168,20 @@ def handles_can_be_pickled(ctx: Context) -> None:
         pickle.loads(pickle.dumps(handle))
     except Exception as error:
         fail(f"the handle cannot be pickled: {type(error).__name__}: {error}")
+
+
+@requirement("DK-PROC-011", profile="processes", capabilities=["ipc"], after=["DK-PROC-009", "DK-PROC-008"])
+def a_tensor_can_be_read_elsewhere(ctx: Context) -> None:
+    """A tensor that was exported MUST hold the same data where another process imports it."""
+    block = filled(ctx, BLOCK // 8, 3)
+    ctx.hook("synchronize")(0)
+    handle = pickle.dumps(ctx.hook("export_ipc")(block))
+    done = _run_alone(ctx, "devicekit_conformance.import_elsewhere", handle)
+    said = done.stdout.decode().strip()
+    expected = str(3 * (BLOCK // 8))
+    last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+    expect(said == expected, f"the sum of its bytes is {expected} here and {said or 'unknown'} there {last}")
+    del block
 
 
 @requirement("DK-PROC-010", Level.SHOULD, profile="processes", isolated=60.0, device=False)

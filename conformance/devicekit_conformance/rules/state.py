@@ -275,3 +275,17 @@ def reserved_covers_the_cache(ctx: Context) -> None:
     expect(
         cached >= with_block, f"reserved fell from {with_block} to {cached} when a block went to the cache"
     )
+
+
+@requirement("DK-STATE-018", profile="memory", hooks=["memory_stats", "pin_memory"], after=["DK-STATE-005"])
+def pinned_memory_is_not_the_devices(ctx: Context) -> None:
+    """Pinned host memory MUST NOT count as allocated on the device."""
+    import torch
+
+    before = known(stats(ctx).allocated, "allocated")
+    pinned = ctx.hook("pin_memory")(torch.zeros(BLOCK, dtype=torch.uint8))
+    after = known(stats(ctx).allocated, "allocated")
+    del pinned
+    expect(
+        before == after, f"allocated went from {before} to {after} when {BLOCK} bytes of the host were pinned"
+    )

@@ -214,16 +214,24 @@ class EmptiesOneDevice(Honest):
             machine().device(None).empty_cache()
 
 
-class EmptyingDropsWork(Honest):
-    """Emptying drops what is queued."""
+class EmptyingFreesSources(Honest):
+    """Emptying gives away what an upload that is still queued reads from."""
 
     caught_by = "DK-CACHE-009"
 
+    def __init__(self) -> None:
+        self._pinned: list[torch.Tensor] = []
+
+    @hookimpl
+    def pin_memory(self, tensor: torch.Tensor) -> torch.Tensor:
+        self._pinned.append(super().pin_memory(tensor))
+        return self._pinned[-1]
+
     @hookimpl
     def empty_cache(self) -> None:
-        for index in range(len(machine().devices)):
-            machine().current_stream(index)._pending.clear()
         super().empty_cache()
+        for one in self._pinned:
+            one.zero_()
 
 
 class HostCacheFreesLiveMemory(Honest):

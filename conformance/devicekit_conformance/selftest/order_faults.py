@@ -59,6 +59,18 @@ class WaitsForTheCurrentDevice(Honest):
         machine().synchronize()
 
 
+class WaitsForEverything(Honest):
+    """synchronize() waits for every device."""
+
+    caught_by = "DK-ORDER-004"
+
+    @hookimpl
+    def synchronize(self, index: int) -> None:
+        for one in range(len(machine().devices)):
+            machine().synchronize(one)
+        machine().index_of(index)
+
+
 class WaitsForOneStream(Honest):
     """synchronize() waits for the current stream only."""
 

@@ -108,6 +108,15 @@ class CallsHome(Honest):
             connection.connect_ex(("127.0.0.1", 9))
 
 
+class LeavesAFolder(Honest):
+    """Constructing the plugin leaves a folder where the user works."""
+
+    caught_by = "DK-LOAD-012"
+
+    def __init__(self) -> None:
+        os.makedirs("kernel_meta", exist_ok=True)
+
+
 class SecondInstanceDiffers(Honest):
     """The second instance in a process sees fewer devices."""
 
@@ -262,6 +271,22 @@ class DeafSelection(Honest):
     @hookimpl
     def set_index(self, index: int) -> None:
         """The device stays as it is."""
+
+
+class OneSelectionForAll(Honest):
+    """One thread's choice of device is every thread's."""
+
+    caught_by = "DK-CORE-012"
+    chosen: ClassVar[int] = 0
+
+    @hookimpl
+    def set_index(self, index: int) -> None:
+        OneSelectionForAll.chosen = index
+        super().set_index(index)
+
+    @hookimpl
+    def current_index(self) -> int:
+        return OneSelectionForAll.chosen
 
 
 class ClampedIndex(Honest):

@@ -252,6 +252,20 @@ class HandlesStayHere(Honest):
         return threading.Lock()
 
 
+class ExportsACopy(Honest):
+    """What is exported is another tensor."""
+
+    caught_by = "DK-PROC-011"
+
+    def __init__(self) -> None:
+        self._copies: list[torch.Tensor] = []
+
+    @hookimpl
+    def export_ipc(self, tensor: torch.Tensor) -> object:
+        self._copies.append(torch.zeros_like(tensor))
+        return super().export_ipc(self._copies[-1])
+
+
 class AsksATool(Honest):
     """Reading the driver's figures starts a process."""
 

@@ -251,6 +251,17 @@ class CounterRunsBack(Honest):
         )
 
 
+class CountsTheHost(Honest):
+    """Pinned host memory counts as the device's."""
+
+    caught_by = "DK-STATE-018"
+
+    @hookimpl
+    def memory_stats(self, index: int) -> MemoryStats:
+        pinned = self.host_memory_stats().allocated or 0
+        return in_every_size(super().memory_stats(index), lambda size: size + pinned)
+
+
 class Wraps32Bits(Honest):
     """Sizes are counted in 32 bits."""
 
