@@ -7,11 +7,13 @@ import sys
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import torch
 
 from devicekit.contract.errors import BackendUnavailable, InvalidDevice
 from devicekit.device import Device
+from devicekit.dispatch import raise_as_hook_error
 from devicekit.registry.candidates import registrations
 from devicekit.registry.locking import registry_lock
 from devicekit.registry.opened import OpenedBackend
@@ -27,7 +29,7 @@ _default: ContextVar[Device | None] = ContextVar("devicekit_default_device", def
 # Choices made so far, by request and by everything that a choice depends on and that can change cheaply.
 _chosen: dict[tuple[object, ...], OpenedBackend] = {}
 _settings = ("DEVICEKIT_BACKEND", "DEVICEKIT_POLICY", "DEVICEKIT_ALLOWED_DISTRIBUTIONS")
-_forked = False
+_with_devices: WeakSet[OpenedBackend] = WeakSet()
 
 
 def get_device(spec: str | torch.device | Device | None = None) -> Device:
@@ -85,7 +87,7 @@ def device_of(backend: OpenedBackend, index: int) -> Device:
         InvalidDevice: there is no such index.
         BackendUnavailable: this process was forked after its parent initialised the backend.
     """
-    if _forked:
+    if backend.inherited:
         _refuse_bad_fork(backend)
     found = backend.devices.get(index)
     if found is not None:
@@ -97,6 +99,7 @@ def device_of(backend: OpenedBackend, index: int) -> Device:
         if index not in backend.devices:
             backend.devices[index] = Device(backend, index)
             backend.device_count = count
+            _with_devices.add(backend)
         return backend.devices[index]
 
 
@@ -129,7 +132,13 @@ def _no_such_index(backend: OpenedBackend, index: int, count: int) -> InvalidDev
 
 def _refuse_bad_fork(backend: OpenedBackend) -> None:
     is_bad_fork = backend.function("is_bad_fork")
-    if is_bad_fork is not None and is_bad_fork() is True:
+    if is_bad_fork is None:
+        return
+    try:
+        bad = is_bad_fork()
+    except Exception as error:
+        raise_as_hook_error(backend, "is_bad_fork", error)
+    if bad is True:
         raise BackendUnavailable(
             f"Backend {backend.label} was initialised before this process was forked, and its devices cannot be "
             "used here. Start worker processes with the 'spawn' method.",
@@ -138,8 +147,8 @@ def _refuse_bad_fork(backend: OpenedBackend) -> None:
 
 
 def _note_fork() -> None:
-    global _forked
-    _forked = True
+    for backend in _with_devices:
+        backend.inherited = True
 
 
 if hasattr(os, "register_at_fork"):

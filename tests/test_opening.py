@@ -15,6 +15,7 @@ from devicekit.contract.errors import (
     BackendLoadError,
     BackendUnavailable,
     ConfigurationError,
+    HookError,
     InvalidDevice,
     UnknownBackend,
 )
@@ -77,10 +78,10 @@ def test_the_variable_that_hides_devices_is_named_with_a_wrong_index(register):
 
 
 def test_a_torch_type_without_a_backend_is_unknown_and_never_replaced(pair):
-    with pytest.raises(UnknownBackend, match="devicekit-cuda"):
-        devicekit.get_device(torch.device("cuda"))
     with pytest.raises(UnknownBackend, match="'meta'"):
         devicekit.get_device(torch.device("meta"))
+    with pytest.raises(UnknownBackend, match="'mtia'"):
+        devicekit.get_device(torch.device("mtia"))
 
 
 def test_a_torch_type_goes_to_the_backend_of_its_name_before_any_other_that_serves_it(register):
@@ -210,6 +211,21 @@ class TestFork:
         assert "before this process was forked" in str(error)
         assert "'spawn'" in str(error)
         assert devicekit.get_device("pair") is pair
+
+    def test_a_backend_that_cannot_say_is_a_named_fault_in_the_child(self, register):
+        class Silent(Pair):
+            @hookimpl
+            def is_bad_fork(self) -> bool:
+                raise OSError("no driver")
+
+        register(Silent, name="silent", open=False)
+        assert (
+            in_child(lambda: devicekit.get_device("silent").name) == "silent"
+        )  # never opened before: not asked
+        devicekit.get_device("silent")
+        error = in_child(lambda: devicekit.get_device("silent"))
+        assert isinstance(error, HookError)
+        assert "is_bad_fork of backend 'silent'" in str(error)
 
     def test_a_child_forked_while_another_thread_loads_a_plugin_does_not_wait_for_ever(self, register):
         loading, go_on = threading.Event(), threading.Event()

@@ -5,7 +5,7 @@ Imports pluggy and packaging only, so that a manifest can be read and an error r
 
 from devicekit.contract.capabilities import CAPABILITIES, Capability
 from devicekit.contract.handles import DeviceGraph, Event, MemoryPool, Stream
-from devicekit.contract.hooks import HOOKS, BackendSpec
+from devicekit.contract.hooks import HOOKS, BackendSpec, hookimpl
 from devicekit.contract.manifest import Manifest
 from devicekit.contract.records import (
     AllocatorState,
@@ -17,7 +17,7 @@ from devicekit.contract.records import (
     ProcessMemory,
     ReleaseResult,
 )
-from devicekit.contract.spec import HookKind, HookSpec, hookimpl
+from devicekit.contract.spec import HookKind, HookSpec
 from devicekit.contract.versions import CONTRACT_VERSION
 
 __all__ = [

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
+import pluggy
+
 from devicekit.contract.handles import DeviceGraph, Event, MemoryPool, Stream
 from devicekit.contract.records import (
     DeviceProperties,
@@ -22,10 +24,12 @@ from devicekit.contract.records import (
     MemoryStats,
     ProcessMemory,
 )
-from devicekit.contract.spec import HookKind, HookSpec, collect, hook
+from devicekit.contract.spec import PROJECT, HookKind, HookSpec, collect, hook
 
 if TYPE_CHECKING:
     import torch
+
+hookimpl = pluggy.HookimplMarker(PROJECT)
 
 _REQUIRED, _ORDERING = HookKind.REQUIRED, HookKind.ORDERING
 _RELEASING, _OBSERVING = HookKind.RELEASING, HookKind.OBSERVING

@@ -1,4 +1,4 @@
-"""What a hook is: its kind, its signature in every contract version, and how one is declared and implemented."""
+"""What a hook is: its kind, its signature in every contract version, and how one is declared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from packaging.version import Version
 
 PROJECT = "devicekit"
 
-hookimpl = pluggy.HookimplMarker(PROJECT)
 _hookspec = pluggy.HookspecMarker(PROJECT)
 
 _F = TypeVar("_F", bound=Callable[..., object])

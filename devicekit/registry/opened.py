@@ -38,6 +38,7 @@ class OpenedBackend:
         self.implemented = implemented_hooks(plugin)
         self.devices: dict[int, Device] = {}  # those opened so far, by index
         self.device_count: int | None = None  # fixed when the first device is opened
+        self.inherited = False  # from a parent process that had opened devices of it
         self.hung: BackendLoadError | None = None  # set once a probe did not return
         self._functions = {hook: getattr(plugin, hook) for hook in self.implemented}
         self._parameters = {hook: parameter_names(self._functions[hook]) for hook in self.implemented}

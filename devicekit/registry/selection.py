@@ -111,9 +111,7 @@ def select(request: str | None = None, policy: Policy | str | None = None) -> Se
     if backend is None:
         raise _no_hardware(named) if report.error is None else report.error.with_traceback(None)
     others = [
-        _report(other, Stage.FOUND, Verdict.NOT_TRIED, f"{request!r} was asked for by name")
-        for other in candidates
-        if other is not named
+        _not_tried(other, f"{request!r} was asked for by name") for other in candidates if other is not named
     ]
     return Selection(backend, request, chosen_policy, (report, *others))
 
@@ -148,16 +146,14 @@ def _first_with_hardware(candidates: tuple[Candidate, ...], policy: Policy) -> S
     backend: OpenedBackend | None = None
     for candidate in candidates:
         if backend is not None:
-            reason = f"{backend.name!r} comes first in probe order"
-            reports.append(_report(candidate, Stage.FOUND, Verdict.NOT_TRIED, reason))
+            reports.append(_not_tried(candidate, f"{backend.name!r} comes first in probe order"))
+            continue
+        if candidate.manifest is not None and not candidate.manifest.automatic:
+            reports.append(_not_tried(candidate, "it is used only when asked for by name"))
             continue
         if not is_allowed(candidate):
             reason = "DEVICEKIT_ALLOWED_DISTRIBUTIONS does not list its distribution"
             reports.append(_report(candidate, Stage.FOUND, Verdict.NOT_ALLOWED, reason))
-            continue
-        if candidate.manifest is not None and not candidate.manifest.automatic:
-            reason = "it is used only when asked for by name"
-            reports.append(_report(candidate, Stage.FOUND, Verdict.NOT_TRIED, reason))
             continue
         report, backend = _try(candidate)
         reports.append(report)
@@ -196,6 +192,10 @@ def _try(candidate: Candidate) -> tuple[CandidateReport, OpenedBackend | None]:
     seconds = time.perf_counter() - started
     report = _report(candidate, stage, verdict, reason)
     return replace(report, error=error, device_count=count, seconds=seconds), backend
+
+
+def _not_tried(candidate: Candidate, reason: str) -> CandidateReport:
+    return _report(candidate, Stage.FOUND, Verdict.NOT_TRIED, reason)
 
 
 def _report(candidate: Candidate, stage: Stage, verdict: Verdict, reason: str) -> CandidateReport:

@@ -6,8 +6,7 @@ import threading
 from collections.abc import Callable, Generator
 
 from devicekit.contract.errors import InvalidHooks
-from devicekit.contract.hooks import HOOKS
-from devicekit.contract.spec import hookimpl
+from devicekit.contract.hooks import HOOKS, hookimpl
 
 
 class _Calls(threading.local):
