@@ -1,4 +1,4 @@
-"""Runs the kill matrix: ``python -m devicekit_conformance.selftest [--full] [--shard 1/4] [--json FILE] [NAME…]``.
+"""Runs the kill matrix: ``python -m devicekit_conformance.selftest [--full] [--shard 1/4] [NAME…]``.
 
 Every faulty backend must fail the requirement that names its fault, and every requirement must be failed by some
 faulty backend. Without ``--full``, only that requirement and its prerequisites are judged.
@@ -71,7 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", help="faulty backends; default: all")
     parser.add_argument("--full", action="store_true", help="judge every requirement on each")
     parser.add_argument("--shard", default="1/1", metavar="I/N", help="every N-th, from the I-th")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the matrix")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the matrix, messages and times included"
+    )
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the matrix as a page to commit")
     arguments = parser.parse_args(argv)
     part, parts = map(int, arguments.shard.split("/"))
     everything = catalogue()
@@ -96,7 +99,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = [asdict(one) for one in outcomes]
         document = {"faults": rows, "survivors": len(survivors), "requirements_that_catch_nothing": idle}
         arguments.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    if arguments.markdown:
+        arguments.markdown.write_text(_page(outcomes), encoding="utf-8")
     return 1 if survivors or idle else 0
+
+
+def _page(outcomes: Sequence[Outcome]) -> str:
+    rows = sorted(outcomes, key=lambda one: (one.caught_by, one.name))
+    survived = sum(not one.killed for one in rows)
+    lines = [
+        "# Kill matrix",
+        "",
+        "Deliberately faulty backends and hosts, and the requirement that catches each. Written by",
+        "`python -m devicekit_conformance.selftest --markdown FILE`.",
+        "",
+        f"{len(rows)} faults, {survived} survived.",
+        "",
+        "| caught by | faulty backend | fault | |",
+        "|---|---|---|---|",
+        *(
+            f"| {one.caught_by} | {one.name} | {one.fault} | {'killed' if one.killed else '**survived**'} |"
+            for one in rows
+        ),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -229,9 +229,9 @@ class EmptyingFreesSources(Honest):
 
     @hookimpl
     def empty_cache(self) -> None:
-        super().empty_cache()
         for one in self._pinned:
             one.zero_()
+        super().empty_cache()
 
 
 class HostCacheFreesLiveMemory(Honest):
