@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 import inspect
 import itertools
 import threading
@@ -17,17 +16,6 @@ if TYPE_CHECKING:
     from devicekit.contract.manifest import Manifest
 
 _serial = itertools.count(1)
-
-
-class Fault(enum.Enum):
-    """What is wrong with a hook."""
-
-    MISSING = "missing"
-    RAISING = "raising"
-    HANGING = "hanging"
-    NOTHING = "returning None"
-    WRONG_TYPE = "returning the wrong type"
-    LYING = "lying"
 
 
 class PlantedError(Exception):

@@ -1,71 +1,28 @@
-"""DK-SAFE: whatever hook is missing, raises, hangs, returns rubbish or lies, an engine stays safe and says so.
+"""DK-SAFE: whatever hook is missing, an engine stays safe and says so.
 
-The backend under test is altered one hook at a time and opened beside the original. What is judged is the host
-over this backend: expected answers come from the suite's own copy of the contract.
+The backend under test loses one hook at a time and is opened beside the original. What is judged is the host over
+this backend: expected answers come from the suite's own copy of the contract.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from devicekit_conformance import asking, engine_checks, hook_faults
-from devicekit_conformance.context import Context, expect, fail
-from devicekit_conformance.frozen_contract import HOOKS, Missing
-from devicekit_conformance.hook_faults import NotInTheContract, PlantedError
+from devicekit_conformance.altered import (
+    AFTER,
+    REQUIRED,
+    device_without,
+    expect_none,
+    name_with,
+    others_broken,
+)
+from devicekit_conformance.context import Context, expect
+from devicekit_conformance.frozen_contract import HOOKS
 from devicekit_conformance.rulebook import requirement
 
-if TYPE_CHECKING:
-    from devicekit.device import Device
 
-_AFTER = ("DK-LOAD-002", "DK-CORE-002", "DK-CORE-005", "DK-CORE-006")
-_REQUIRED = frozenset(name for name, hook in HOOKS.items() if hook.missing is Missing.REFUSE_BACKEND)
-_PROBES = ("is_available", "device_count")
-_RUBBISH: tuple[object, ...] = (None, NotInTheContract(), 1, "text", b"", [], True)
-_PATIENCE = 5.0  # seconds within which everything that does not hang must answer
-
-
-@contextmanager
-def _device_without(ctx: Context, hooks: frozenset[str]) -> Iterator[Device]:
-    from devicekit.opening import get_device
-
-    plugin = hook_faults.without(ctx.plugin, ctx.implemented, hooks)
-    manifest = hook_faults.manifest_for(ctx.manifest, ctx.implemented - hooks)
-    with hook_faults.offered(plugin, manifest) as name:
-        yield get_device(name)
-
-
-@contextmanager
-def _name_with(ctx: Context, hook: str, body: Callable[..., object]) -> Iterator[str]:
-    plugin = hook_faults.replacing(ctx.plugin, ctx.implemented, hook, body)
-    manifest = hook_faults.manifest_for(ctx.manifest, ctx.implemented | {hook})
-    with hook_faults.offered(plugin, manifest) as name:
-        yield name
-
-
-@contextmanager
-def _device_with(ctx: Context, hook: str, body: Callable[..., object]) -> Iterator[Device]:
-    from devicekit.opening import get_device
-
-    with _name_with(ctx, hook, body) as name:
-        try:
-            device = get_device(name)
-        except Exception as error:
-            fail(f"with {hook} altered, opening raised {type(error).__name__}: {error}")
-        yield device
-
-
-def _verdict(faults: list[str]) -> None:
-    more = f" (and {len(faults) - 5} more)" if len(faults) > 5 else ""
-    expect(not faults, "; ".join(faults[:5]) + more)
-
-
-@requirement("DK-SAFE-001", profile="engine", after=_AFTER)
+@requirement("DK-SAFE-001", profile="engine", after=AFTER)
 def a_missing_hook_has_its_answer(ctx: Context) -> None:
     """For each hook that is missing, the host MUST answer as its kind says, and every other hook MUST still work.
 
@@ -73,39 +30,26 @@ def a_missing_hook_has_its_answer(ctx: Context) -> None:
     """
     faults: list[str] = []
     for hook in HOOKS:
-        if hook in _REQUIRED:
+        if hook in REQUIRED:
             continue
         ctx.note(f"{hook} missing")
-        with _device_without(ctx, frozenset({hook})) as device:
+        with device_without(ctx, frozenset({hook})) as device:
             if hook != "set_index" or device.backend.manifest.indexed:
                 fault = asking.fault_of_missing(device, hook)
                 faults.extend([fault] if fault else [])
-            faults.extend(_others_broken(ctx, device, hook))
+            faults.extend(others_broken(ctx, device, hook))
             faults.extend(f"without {hook}, {one}" for one in engine_checks.faults_over(device))
-    _verdict(faults)
+    expect_none(faults)
 
 
-def _others_broken(ctx: Context, device: Device, altered: str) -> list[str]:
-    """Harmless hooks that no longer answer although only ``altered`` was changed."""
-    faults: list[str] = []
-    for name in sorted(ctx.implemented - {altered}):
-        if not HOOKS[name].harmless or name not in asking.ASK:
-            continue
-        try:
-            asking.ASK[name](device)
-        except Exception as error:
-            faults.append(f"with {altered} altered, {name} raised {type(error).__name__}: {error}")
-    return faults
-
-
-@requirement("DK-SAFE-002", profile="engine", after=_AFTER)
+@requirement("DK-SAFE-002", profile="engine", after=AFTER)
 def a_missing_required_hook_is_refused(ctx: Context) -> None:
     """A backend without a required hook MUST be refused by an error that names backend and hook."""
     from devicekit.contract.errors import InvalidHooks
     from devicekit.opening import get_device
 
     faults: list[str] = []
-    for hook in sorted(_REQUIRED):
+    for hook in sorted(REQUIRED):
         plugin = hook_faults.without(ctx.plugin, ctx.implemented, frozenset({hook}))
         manifest = hook_faults.manifest_for(ctx.manifest, ctx.implemented - {hook})
         with hook_faults.offered(plugin, manifest) as name:
@@ -117,14 +61,14 @@ def a_missing_required_hook_is_refused(ctx: Context) -> None:
                     faults.append(f"the refusal names not both: {error}")
             except Exception as error:
                 faults.append(f"without {hook}, {type(error).__name__} was raised: {error}")
-    _verdict(faults)
+    expect_none(faults)
 
 
 @requirement("DK-SAFE-003", profile="engine", after=["DK-SAFE-001"])
 def everything_optional_may_be_missing(ctx: Context) -> None:
     """With every optional hook missing at once, each MUST have its answer, and an engine MUST still run."""
-    optional = frozenset(HOOKS) - _REQUIRED
-    with _device_without(ctx, optional) as device:
+    optional = frozenset(HOOKS) - REQUIRED
+    with device_without(ctx, optional) as device:
         faults = [
             fault
             for hook in sorted(optional)
@@ -133,232 +77,19 @@ def everything_optional_may_be_missing(ctx: Context) -> None:
         ]
         faults.extend(engine_checks.faults_over(device))
         device.synchronize()
-    _verdict(faults)
+    expect_none(faults)
 
 
-@requirement("DK-SAFE-004", profile="engine", after=["DK-SAFE-001"])
-def a_raising_hook_is_named(ctx: Context) -> None:
-    """An exception in a hook MUST reach the caller as HookError, naming the hook, with its cause.
-
-    classify_error is the exception: it is asked inside handlers, and answers None.
-    """
-    from devicekit.contract.errors import HookError
-
-    faults: list[str] = []
-    # SystemExit is what a driver's wrapper raises when it gives up; it must not end the engine.
-    cases: list[tuple[str, BaseException]] = [(hook, PlantedError("planted")) for hook in asking.ASK]
-    cases += [
-        (hook, SystemExit(3)) for hook in ("memory_stats", "empty_cache", "synchronize", "current_index")
-    ]
-    for hook, planted in cases:
-        ctx.note(f"{hook} raising {type(planted).__name__}")
-
-        def body(*_: object, planted: BaseException = planted) -> object:
-            raise planted
-
-        with _device_with(ctx, hook, body) as device:
-            if not asking.asked_through_hook(device, hook):
-                continue
-            try:
-                answer = asking.ASK[hook](device)
-                if hook != "classify_error" or answer is not None:
-                    faults.append(f"{hook} raised, and the caller got {answer!r}")
-            except HookError as error:
-                if error.hook != hook or error.__cause__ is not planted:
-                    faults.append(
-                        f"the HookError of {hook} names {error.hook!r} and its cause is {error.__cause__!r}"
-                    )
-            except (Exception, SystemExit) as error:
-                faults.append(f"{hook} raised, and the caller got {type(error).__name__}")
-            faults.extend(_others_broken(ctx, device, hook) if not _shared(hook) else [])
-            faults.extend(f"{hook} raising: {one}" for one in engine_checks.faults_over(device))
-    _verdict(faults)
-
-
-def _shared(hook: str) -> bool:
-    """Whether the host itself calls the hook on behalf of others (statistics around a release)."""
-    return hook in ("memory_stats", "host_memory_stats", "current_index")
-
-
-@requirement("DK-SAFE-005", profile="engine", after=["DK-SAFE-004"])
-def out_of_memory_keeps_its_type(ctx: Context) -> None:
-    """Out of memory in a hook MUST reach the caller with its own type, whatever hook it happens in."""
-    import torch
-
-    faults: list[str] = []
-
-    def body(*_: object) -> object:
-        raise torch.OutOfMemoryError("planted")
-
-    for hook in asking.ASK:
-        if hook == "classify_error":
-            continue
-        with _device_with(ctx, hook, body) as device:
-            if not asking.asked_through_hook(device, hook):
-                continue
-            try:
-                faults.append(f"{hook} ran out of memory, and the caller got {asking.ASK[hook](device)!r}")
-            except torch.OutOfMemoryError:
-                continue
-            except Exception as error:
-                faults.append(f"{hook} ran out of memory, and the caller got {type(error).__name__}")
-    _verdict(faults)
-
-
-@requirement("DK-SAFE-006", profile="engine", after=["DK-SAFE-001"])
-def a_wrong_result_is_refused(ctx: Context) -> None:
-    """A hook that returns the wrong type, or None for a value, MUST be refused by HookResultError by name."""
-    from devicekit.contract.errors import HookResultError
-
-    faults: list[str] = []
-    for hook in asking.CHECKED:
-        for value in _RUBBISH:
-            if asking.may_return(hook, value):
-                continue
-            with _device_with(ctx, hook, lambda *_, value=value: value) as device:
-                try:
-                    answer = asking.ASK[hook](device)
-                    faults.append(f"{hook} returned {value!r}, and the caller got {answer!r}")
-                except HookResultError as error:
-                    if error.hook != hook:
-                        faults.append(f"the HookResultError of {hook} names {error.hook!r}")
-                except Exception as error:
-                    faults.append(f"{hook} returned {value!r}, and the caller got {type(error).__name__}")
-                if value is _RUBBISH[-1] or value is None:
-                    said = engine_checks.faults_over(device)
-                    faults.extend(f"{hook} returning {value!r}: {one}" for one in said)
-    _verdict(faults)
-
-
-@requirement("DK-SAFE-007", profile="engine", after=["DK-SAFE-001"], unwaivable=True)
-def a_hanging_hook_holds_up_nobody_else(ctx: Context) -> None:
-    """While a hook hangs in one thread, other threads MUST be able to open backends and call other hooks."""
-    faults: list[str] = []
-    for hook in asking.ASK:
-        ctx.note(f"{hook} hanging")
-        gate = hook_faults.Gate()
-        with _device_with(ctx, hook, gate) as device:
-            if not asking.asked_through_hook(device, hook):
-                continue
-            stuck = threading.Thread(target=_ignore_errors, args=(asking.ASK[hook], device), daemon=True)
-            stuck.start()
-            if not gate.entered.wait(_PATIENCE):
-                faults.append(f"asking for {hook} did not reach the backend")
-            started = time.monotonic()
-            faults.extend(_others_broken(ctx, device, hook) if not _shared(hook) else [])
-            with _device_without(ctx, frozenset(HOOKS) - _REQUIRED) as other:
-                other.synchronize()
-            spent = time.monotonic() - started
-            gate.release()
-            stuck.join(_PATIENCE)
-            if spent > _PATIENCE:
-                faults.append(f"while {hook} hung, other hooks took {spent:.1f} s")
-            if stuck.is_alive():
-                faults.append(f"the caller of {hook} never came back")
-    _verdict(faults)
-
-
-def _ignore_errors(ask: Callable[[Device], object], device: Device) -> None:
-    try:
-        ask(device)
-    except Exception:  # what it ends with, once released, is judged elsewhere
-        return
-
-
-@requirement("DK-SAFE-008", profile="engine", after=["DK-SAFE-002"], unwaivable=True)
-def a_broken_presence_check_is_refused(ctx: Context) -> None:
-    """Where is_available() or device_count() raises, hangs or contradicts, opening MUST fail, in time."""
-    from devicekit.contract.errors import BackendLoadError, BackendUnavailable
-    from devicekit.opening import get_device
-
-    faults: list[str] = []
-    gate = hook_faults.Gate()
-    bodies: dict[str, Callable[..., object]] = {
-        "raising": _raise_planted,
-        "exiting": _raise_exit,
-        "hanging": gate,
-        "returning None": lambda: None,
-        "returning an object": NotInTheContract,
-        "returning 1.5": lambda: 1.5,
-        "returning -1": lambda: -1,
-    }
-    os.environ["DEVICEKIT_PROBE_TIMEOUT"] = "0.5"
-    for hook in _PROBES:
-        for what, body in bodies.items():
-            ctx.note(f"{hook} {what}")
-            started = time.monotonic()
-            with _name_with(ctx, hook, body) as name:
-                try:
-                    get_device(name)
-                    faults.append(f"a backend with {hook} {what} was opened")
-                except (BackendLoadError, BackendUnavailable) as error:
-                    if name not in str(error):
-                        faults.append(f"with {hook} {what}, the refusal does not name the backend: {error}")
-                except Exception as error:
-                    faults.append(f"with {hook} {what}, {type(error).__name__} was raised")
-            if time.monotonic() - started > _PATIENCE:
-                faults.append(f"with {hook} {what}, opening took {time.monotonic() - started:.1f} s")
-    gate.release()
-    del os.environ["DEVICEKIT_PROBE_TIMEOUT"]
-    _verdict(faults)
-
-
-def _raise_planted() -> object:
-    raise PlantedError("planted")
-
-
-def _raise_exit() -> object:
-    raise SystemExit(3)
-
-
-@requirement("DK-SAFE-009", profile="engine", after=_AFTER)
-def a_lie_stays_where_it_is(ctx: Context) -> None:
-    """A hook that lies MUST NOT make the host lose data, crash, or claim what it did not measure."""
-    faults: list[str] = []
-    for hook, value in _lies(ctx).items():
-        ctx.note(f"{hook} lying")
-        with _device_with(ctx, hook, lambda *_, value=value: value) as device:
-            faults.extend(f"with {hook} lying, {one}" for one in engine_checks.faults_over(device))
-            faults.extend(_others_broken(ctx, device, hook))
-    with _device_with(ctx, "empty_cache", lambda: None) as device:
-        released = device.empty_cache().released
-        if released:
-            faults.append(f"empty_cache does nothing, and {released} bytes are said to be released")
-    _verdict(faults)
-
-
-def _lies(ctx: Context) -> dict[str, object]:
-    """For each observing hook a value of the right type that is false."""
-    from devicekit.contract import records
-
-    huge = 1 << 62
-    ok = records.AllocatorState.OK
-    return {
-        "memory_stats": records.MemoryStats(state=ok, allocated=huge, active=0, reserved=1, peak_allocated=0),
-        "memory_info": records.MemoryInfo(free=huge, total=1, source="runtime"),
-        "host_memory_stats": records.HostMemoryStats(allocated=huge, reserved=0),
-        "device_properties": records.DeviceProperties(name="", total_memory=-1, compute_units=0),
-        "is_capturing": True,
-        "copies_overlap": True,
-        "is_bad_fork": True,
-        "collective_backend": "no such backend",
-        "visible_devices_variable": "NO_SUCH_VARIABLE",
-        "classify_error": records.ErrorKind.OUT_OF_MEMORY,
-        "process_memory": (records.ProcessMemory(pid=-1, used=-1),),
-        "current_index": 10_000,
-    }
-
-
-@requirement("DK-SAFE-010", profile="engine", after=_AFTER)
+@requirement("DK-SAFE-010", profile="engine", after=AFTER)
 def backends_do_not_answer_for_each_other(ctx: Context) -> None:
     """A backend that lacks a hook MUST NOT be answered for by another backend that has it."""
     from devicekit.contract import records
     from devicekit.opening import get_device
 
     planted = records.MemoryInfo(free=1, total=2, source="runtime")
-    with _name_with(ctx, "memory_info", lambda index: planted) as other:
+    with name_with(ctx, "memory_info", lambda index: planted) as other:
         witness = get_device(other)
-        with _device_without(ctx, frozenset({"memory_info"})) as device:
+        with device_without(ctx, frozenset({"memory_info"})) as device:
             expect(witness.memory_info() == planted, "a backend's own hook was not called")
             found = device.memory_info()
             unknown = all(value is None for value in dataclasses.astuple(found))
