@@ -160,7 +160,8 @@ def _pill(row: Mapping[str, object]) -> str:
 
 
 def _message(row: Mapping[str, object]) -> str:
-    text = f'<span class="message">{_text(row["message"])}</span>' if row["message"] else ""
+    told = [row["message"], row.get("why") if row["status"] in ("fail", "waived") else ""]
+    text = "".join(f'<span class="message">{_text(one)}</span>' for one in told if one)
     waiver = _mapping(row["waiver"]) if row.get("waiver") else {}
     if waiver:
         link = str(waiver.get("link"))

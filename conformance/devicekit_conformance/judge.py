@@ -71,9 +71,12 @@ class Nursery:
     def _reply(self) -> Mapping[str, object]:
         received = b""
         while not received.endswith(b"\n"):
-            piece = self._control.recv(65536)
+            try:
+                piece = self._control.recv(65536)
+            except ConnectionError:
+                piece = b""
             if not piece:
-                raise RuntimeError("The process that workers are forked from has died.")
+                raise RuntimeError("The process that workers are forked from has died; its errors are above.")
             received += piece
         found: Mapping[str, object] = json.loads(received)
         return found

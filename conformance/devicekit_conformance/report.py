@@ -69,6 +69,7 @@ def _as_data(result: Result) -> dict[str, object]:
         "profile": result.profile,
         "status": result.status.value,
         "sentence": rule.sentence,
+        "why": rule.why,
         "message": result.message,
         "seconds": result.seconds,
         "since": rule.since,

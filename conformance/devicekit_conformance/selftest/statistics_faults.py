@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from devicekit.contract import AllocatorState, MemoryStats, hookimpl
-from devicekit_conformance.selftest.honest import Honest, claiming, denying, in_every_size, machine
+from devicekit_conformance.selftest.honest import Honest, in_every_size, machine
 
 
 class Floats(Honest):
@@ -281,42 +281,3 @@ class ReservedIsAllocated(Honest):
     def memory_stats(self, index: int) -> MemoryStats:
         found = super().memory_stats(index)
         return replace(found, reserved=found.allocated, active=found.allocated)
-
-
-class DeniesItsCache(Honest):
-    """There is a cache, and it is not claimed."""
-
-    caught_by = "DK-CAP-005"
-    manifest = denying("caching_allocator")
-
-
-class UnknownPeaks(Honest):
-    """Peaks are claimed and unknown."""
-
-    caught_by = "DK-CAP-006"
-
-    @hookimpl
-    def memory_stats(self, index: int) -> MemoryStats:
-        return replace(super().memory_stats(index), peak_allocated=None)
-
-
-class ClaimsOneMemory(Honest):
-    """Unified memory is claimed by a discrete card."""
-
-    caught_by = "DK-CAP-004"
-    manifest = claiming("unified_memory")
-
-
-class LeaksDeviceMemory(Honest):
-    """Asking whether a graph is captured keeps device memory."""
-
-    caught_by = "DK-HYG-007"
-
-    def __init__(self) -> None:
-        self._kept: list[torch.Tensor] = []
-
-    @hookimpl
-    def is_capturing(self, index: int) -> bool:
-        if machine().initialized:
-            self._kept.append(torch.empty(512, dtype=torch.uint8, device=torch.device("sim", index)))
-        return super().is_capturing(index)
