@@ -208,12 +208,12 @@ class EngineLoop:
         """Seconds to sleep, at most, before the next step."""
         scheduler = self._scheduler
         state = scheduler.state
-        if state.requests and not state.paused:
+        if state.requests and state.may_run:
             return _RETRY
         seconds = _TICK
         if scheduler.control.pending or any(part.pending and part.pending() for part in state.participants):
             seconds = _POLL
-        deadlines = [state.requests[one].deadline for one in state.timed]
+        deadlines = [state.continue_at, *(state.requests[one].deadline for one in state.timed)]
         soonest = min((one for one in deadlines if one is not None), default=None)
         return seconds if soonest is None else min(seconds, max(0.0, soonest - state.clock.now()))
 
