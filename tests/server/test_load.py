@@ -10,7 +10,7 @@ import httpx
 
 from tests.server.conftest import Models, Serve, Server, events
 
-_SECONDS = 8.0
+_SECONDS = 5.0
 _CLIENTS = 6
 _ENDS = ("stop", "length", "abort")
 
