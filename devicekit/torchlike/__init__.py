@@ -2,8 +2,8 @@
 
 from devicekit.torchlike.backend import TorchModuleBackend
 from devicekit.torchlike.errors import ErrorRules, classify
-from devicekit.torchlike.needs import hide, needs
+from devicekit.torchlike.needs import hide, lacks, needs
 from devicekit.torchlike.quirks import Quirk
 from devicekit.torchlike.vendor import Vendor
 
-__all__ = ["ErrorRules", "Quirk", "TorchModuleBackend", "Vendor", "classify", "hide", "needs"]
+__all__ = ["ErrorRules", "Quirk", "TorchModuleBackend", "Vendor", "classify", "hide", "lacks", "needs"]

@@ -6,9 +6,8 @@ called positionally, because parameter names differ from vendor to vendor.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from types import ModuleType
 
 import torch
 
@@ -26,79 +25,13 @@ from devicekit.contract import (
 from devicekit.torchlike import ipc, properties, statistics
 from devicekit.torchlike.errors import classify
 from devicekit.torchlike.handles import TorchGraph, TorchMemoryPool, clamp_priority
-from devicekit.torchlike.needs import has, hide, hide_unmet, needs
-from devicekit.torchlike.quirks import EMPTY_CACHE_IN_CAPTURE, Quirk, applicable
-from devicekit.torchlike.vendor import Vendor
+from devicekit.torchlike.module import VendorModule
+from devicekit.torchlike.needs import needs
+from devicekit.torchlike.quirks import EMPTY_CACHE_IN_CAPTURE
 
 
-class TorchModuleBackend:
-    """Hooks over ``torch.<device type>``. Hooks whose vendor functions are missing are absent.
-
-    Attributes:
-        vendor: the vendor's facts; a subclass sets it.
-        module: the vendor's module.
-        version: the vendor's version, against which quirks are gated.
-        quirks: the traps this version has.
-
-    Args:
-        without_quirks: names of quirks to switch off, for tests.
-    """
-
-    vendor: Vendor
-
-    def __init__(self, *, without_quirks: Collection[str] = ()) -> None:
-        self.module = self._load()
-        self.version = self._version()
-        self.quirks: tuple[Quirk, ...] = applicable(self.vendor.quirks, self.version, without_quirks)
-        self._quirk_names = frozenset(quirk.name for quirk in self.quirks)
-        self._source = f"torch.{self.vendor.device_type}"
-        self._keys = statistics.KEYS
-        hide_unmet(self, self.module)
-        if not has(self.module, self.vendor.graph_class):
-            hide(self, "create_graph")
-        if self.vendor.copies_overlap is None:
-            hide(self, "copies_overlap")
-        self._empty_host_cache = self._find_empty_host_cache()
-        if self._empty_host_cache is None:
-            hide(self, "empty_host_cache")
-
-    # -- What a vendor may change -----------------------------------------------------------------------------
-
-    def _load(self) -> ModuleType:
-        """The vendor's module. Raises ImportError if it is not there."""
-        device_type = self.vendor.device_type
-        module = getattr(torch, device_type, None)
-        if not isinstance(module, ModuleType):
-            raise ImportError(f"torch {torch.__version__} has no torch.{device_type}.")
-        return module
-
-    def _version(self) -> str:
-        """The version that quirks are gated on: torch's, unless the vendor ships a package of its own."""
-        return str(torch.__version__)
-
-    def _is_built(self) -> bool:
-        """Whether this torch was built for this vendor's devices, and for no impersonator's."""
-        return bool(self.module._is_compiled())
-
-    def _architecture(self, found: object) -> str | None:
-        """The vendor's word for the architecture of a properties object."""
-        return None
-
-    def _find_empty_host_cache(self) -> object:
-        """The function that empties the pinned cache, or ``None``."""
-        name = self.vendor.host_empty_cache
-        return None if name is None else getattr(self.module, name, None)
-
-    def _empty_cache(self) -> None:
-        """Empty the cache of a device in use, outside any capture that would forbid it."""
-        self.module.empty_cache()
-
-    def _has_quirk(self, name: str) -> bool:
-        return name in self._quirk_names
-
-    def _is_used(self) -> bool:
-        """Whether this process has initialised the device, and may ask it anything."""
-        return not self.module._is_in_bad_fork() and bool(self.module.is_initialized())
+class TorchModuleBackend(VendorModule):
+    """Hooks over ``torch.<device type>``. Hooks whose vendor functions are missing are absent."""
 
     # -- Presence ---------------------------------------------------------------------------------------------
 
@@ -195,7 +128,7 @@ class TorchModuleBackend:
 
     @hookimpl
     def empty_host_cache(self) -> None:
-        if self._is_used() and callable(self._empty_host_cache):
+        if self._empty_host_cache is not None and self._is_used():
             self._empty_host_cache()
 
     @hookimpl
@@ -297,7 +230,7 @@ class TorchModuleBackend:
 
     @hookimpl
     def collective_backend(self) -> str:
-        return self.vendor.collective_backend
+        return str(self.vendor.collective_backend)
 
     @hookimpl
     def visible_devices_variable(self) -> str | None:

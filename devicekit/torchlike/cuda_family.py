@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import torch
 
@@ -16,23 +16,30 @@ from devicekit.torchlike.quirks import EMPTY_CACHE_IN_CAPTURE, Quirk
 INTEGRATED_MEMORY = "integrated-memory"
 ASYNC_ALLOCATOR = "async-allocator-counts-zero"
 
-CAPTURE_QUIRK = Quirk(
-    EMPTY_CACHE_IN_CAPTURE,
-    "Emptying the cache while a graph is captured fails an internal assertion; nothing is emptied then, as in "
-    "later versions.",
-    "https://github.com/pytorch/pytorch/issues/158152",
-    "<2.8",
-)
-ASYNC_ALLOCATOR_QUIRK = Quirk(
-    ASYNC_ALLOCATOR,
-    "Under backend:cudaMallocAsync most statistics read 0 and there is no snapshot; only allocated and reserved "
-    "are reported.",
-    "https://docs.pytorch.org/docs/stable/generated/torch.cuda.memory.memory_stats.html",
-)
-EXPANDABLE_IPC_QUIRK = Quirk(
-    "expandable-segments-not-shared",
-    "Tensors in expandable segments cannot be exported to another process; the vendor's error is passed on.",
-    "https://github.com/pytorch/pytorch/issues/130890",
+COMMON_QUIRKS = (
+    Quirk(
+        EMPTY_CACHE_IN_CAPTURE,
+        "Emptying the cache while a graph is captured fails an internal assertion; nothing is emptied then, as in "
+        "later versions.",
+        "https://github.com/pytorch/pytorch/issues/158152",
+        "<2.8",
+    ),
+    Quirk(
+        ASYNC_ALLOCATOR,
+        "Under backend:cudaMallocAsync most statistics read 0 and there is no snapshot; only allocated and "
+        "reserved are reported.",
+        "https://docs.pytorch.org/docs/stable/generated/torch.cuda.memory.memory_stats.html",
+    ),
+    Quirk(
+        "expandable-segments-not-shared",
+        "Tensors in expandable segments cannot be exported to another process; the vendor's error is passed on.",
+        "https://github.com/pytorch/pytorch/issues/130890",
+    ),
+    Quirk(
+        "abandoned-capture-keeps-memory",
+        "A capture that is abandoned keeps its private pool; emptying the cache cannot give that memory back.",
+        "https://github.com/pytorch/pytorch/issues/190308",
+    ),
 )
 
 
@@ -50,10 +57,11 @@ class CudaFamilyBackend(TorchModuleBackend):
         # Settled by the environment when torch is imported; asking initialises nothing.
         return self._is_built() and self.module.get_allocator_backend() == "cudaMallocAsync"
 
-    def _find_empty_host_cache(self) -> object:
+    def _find_empty_host_cache(self) -> Callable[[], object] | None:
         # The private function is as old as the cache; the public one came with torch 2.12.
         public = getattr(torch.accelerator, "empty_host_cache", None)
-        return getattr(torch._C, "_host_emptyCache", None) if public is None else public
+        found: Callable[[], object] | None = public or getattr(torch._C, "_host_emptyCache", None)
+        return found
 
     @hookimpl
     def memory_info(self, index: int) -> MemoryInfo:

@@ -37,8 +37,8 @@ class GenericBackend(TorchModuleBackend):
         label = device_type.upper()
         self.vendor = Vendor(
             device_type=device_type,
-            collective_backend=_collective_backend(device_type) or "",
-            visible_devices_variable=_VISIBLE_DEVICES.get(device_type, ""),
+            collective_backend=_collective_backend(device_type),
+            visible_devices_variable=_VISIBLE_DEVICES.get(device_type),
             profiler_activity=_ACTIVITIES.get(device_type, "PrivateUse1"),
             graph_class=f"{label}Graph",
             errors=ErrorRules(
@@ -51,12 +51,6 @@ class GenericBackend(TorchModuleBackend):
         )
         super().__init__()
         hide(self, "pin_memory")
-        for hook, known in (
-            ("collective_backend", self.vendor.collective_backend),
-            ("visible_devices_variable", self.vendor.visible_devices_variable),
-        ):
-            if not known:
-                hide(self, hook)
         if device_type not in _ACTIVITIES and device_type != torch._C._get_privateuse1_backend_name():
             hide(self, "profiler_activity")
         if not hasattr(self.module, "_is_in_bad_fork"):  # then is_bad_fork is absent, and nobody can know

@@ -1,6 +1,7 @@
 """Hooks that exist only where the vendor's module has what they rest on, decided once when a backend is made.
 
-A hook that is set to ``None`` on the object is absent for the registry, for pluggy, and for ``Device.supports``.
+A hook that is set to ``None``, on the class or the object, is absent for the registry, for pluggy, and for
+``Device.supports``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from devicekit.contract import HOOKS
 
 _NEEDS = "_devicekit_needs"
 _F = TypeVar("_F", bound=Callable[..., object])
+_T = TypeVar("_T")
 
 
 def needs(*names: str) -> Callable[[_F], _F]:
@@ -24,8 +26,18 @@ def needs(*names: str) -> Callable[[_F], _F]:
     return mark
 
 
+def lacks(*hooks: str) -> Callable[[type[_T]], type[_T]]:
+    """Take ``hooks`` back from a backend class, for a vendor that has them in no version."""
+
+    def mark(backend: type[_T]) -> type[_T]:
+        hide(backend, *hooks)
+        return backend
+
+    return mark
+
+
 def hide(backend: object, *hooks: str) -> None:
-    """Make ``hooks`` absent from ``backend``.
+    """Make ``hooks`` absent from ``backend``, an object or a class.
 
     Raises:
         ValueError: the contract has no such hook.

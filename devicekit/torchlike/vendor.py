@@ -13,11 +13,11 @@ class Vendor:
     """The facts in which torch's device modules differ."""
 
     device_type: str  # torch's, and the module's name in torch
-    collective_backend: str
-    visible_devices_variable: str
+    collective_backend: str | None  # None, here and below: not known, so the hook is absent
+    visible_devices_variable: str | None
     profiler_activity: str  # a name in torch.profiler.ProfilerActivity
     graph_class: str  # its name in the module
     errors: ErrorRules
     quirks: tuple[Quirk, ...] = ()
-    copies_overlap: bool | None = None  # None: not established, so the hook is absent
+    copies_overlap: bool | None = None
     host_empty_cache: str | None = None  # the module's own function that empties the pinned cache

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
 
@@ -15,99 +18,9 @@ from devicekit.contract.errors import BackendUnavailable, DuplicateBackend, Inva
 from devicekit.registry.validation import implemented_hooks
 from devicekit.torchlike.generic import GenericBackend
 from devicekit_cpu import Backend as HostBackend
+from tests.doubles.partial import Accelerator, Mps
 from tests.doubles.surface import Surface, strict_module
 from tests.doubles.vendors import FLAVOURS, build
-
-
-class Mps:
-    """torch.mps with its hardware."""
-
-    def is_available(self) -> bool:
-        return True
-
-    def device_count(self) -> int:
-        return 1
-
-    def synchronize(self) -> None:
-        self.synchronized = True
-
-    def empty_cache(self) -> None:
-        self.emptied = True
-
-    def current_allocated_memory(self) -> int:
-        return 100
-
-    def driver_allocated_memory(self) -> int:
-        return 400
-
-    def recommended_max_memory(self) -> int:
-        return 1000
-
-    def set_per_process_memory_fraction(self, fraction: float) -> None:
-        self.fraction = fraction
-
-    def manual_seed(self, seed: int) -> None:
-        self.seed_given = seed
-
-    def get_rng_state(self, device: object = "mps") -> torch.Tensor:
-        return torch.zeros(1, dtype=torch.uint8)
-
-    def set_rng_state(self, new_state: torch.Tensor, device: object = "mps") -> None:
-        self.state = new_state
-
-    def _is_in_bad_fork(self) -> bool:
-        return False
-
-
-class Accelerator:
-    """torch.accelerator over one device type; ``fails`` names what its backend never implemented."""
-
-    def __init__(self, device_type: str | None, fails: set[str] | None = None) -> None:
-        self.device_type = device_type
-        self.fails = fails or set()
-        self.calls: list[str] = []
-        self.counters = {"allocated_bytes.all.current": 0, "num_ooms": 0, "reserved_bytes.all.current": 0}
-
-    def current_accelerator(self, check_available: bool = False) -> object:
-        if self.device_type is None:
-            raise RuntimeError(
-                "Please register PrivateUse1HooksInterface by `RegisterPrivateUse1HooksInterface`"
-            )
-        return SimpleNamespace(type=self.device_type)
-
-    def is_available(self) -> bool:
-        return True
-
-    def device_count(self) -> int:
-        return 2
-
-    def current_device_index(self) -> int:
-        return 1
-
-    def set_device_index(self, device: object, /) -> None:
-        self._note("set_device_index")
-
-    def synchronize(self, device: object = None, /) -> None:
-        self._note("synchronize")
-
-    def empty_cache(self) -> None:
-        self._note("empty_cache")
-
-    def memory_stats(self, device_index: object = None, /) -> dict[str, int]:
-        self._note("memory_stats")
-        return self.counters
-
-    def get_memory_info(self, device_index: object = None, /) -> tuple[int, int]:
-        self._note("get_memory_info")
-        return 3, 7
-
-    def reset_peak_memory_stats(self, device_index: object = None, /) -> None:
-        self._note("reset_peak_memory_stats")
-
-    def _note(self, name: str) -> None:
-        self.calls.append(name)
-        if name in self.fails:
-            raise RuntimeError(f"Allocator for acme is not a DeviceAllocator. ({name})")
 
 
 @pytest.fixture(autouse=True)
@@ -324,3 +237,52 @@ def test_out_of_memory_is_known_by_the_devices_name() -> None:
     error = RuntimeError("Cannot execute emptyCache() without MPS backend.")
     assert backend.classify_error(error).value == "not_initialised"
     assert backend.classify_error(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")) is None
+
+
+_ON_A_REAL_DEVICE_TYPE = """
+import torch, devicekit
+from devicekit import generic
+from devicekit.testing import enable
+
+enable()
+assert {"caching_allocator", "streams", "events"} <= generic.register("sim").manifest.capabilities
+device = devicekit.get_device("sim:1")
+assert not device.supports("pin_memory") and not device.supports("export_ipc")
+tensor = torch.ones(1000, 1000, device="sim:1")
+stats = device.memory_stats()
+assert stats.requested == 4_000_000 <= stats.allocated <= stats.reserved == stats.peak_reserved, stats
+assert devicekit.get_device("sim:0").memory_stats().allocated == 0
+del tensor
+assert device.empty_cache().released == stats.reserved
+stream, end = device.create_stream(), device.create_event(timing=True)
+with device.use_stream(stream):
+    tensor = torch.ones(10, device="sim:1")
+    end.record(stream)
+device.synchronize()
+assert end.query() and stream.query()
+draws = []
+for _ in range(2):
+    device.manual_seed(3)
+    draws.append(torch.rand(3, device="sim:1").cpu())
+assert torch.equal(*draws)
+try:
+    torch.empty(2**45, device="sim:1")
+except RuntimeError as error:
+    assert device.classify_error(error).value == "out_of_memory"
+else:
+    raise AssertionError("nothing can be that large")
+"""
+
+
+def test_a_real_device_type_without_a_plugin_is_served_with_real_tensors() -> None:
+    """In a process of its own: torch has room for one such device type, and never gives it back."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ran = subprocess.run(
+        [sys.executable, "-c", _ON_A_REAL_DEVICE_TYPE],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr

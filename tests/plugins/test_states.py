@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 
 import pytest
 import torch
@@ -53,6 +54,22 @@ def test_cuda_refuses_who_only_answers_to_its_name(
         monkeypatch.setattr(torch.version, name, value, raising=False)
     assert bench.backend.is_available() is False
     assert bench.backend.device_count() == 0
+
+
+def test_an_object_in_torch_cudas_place_is_no_reason_to_fail(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one impersonator leaves there, forwarding every name to its own module."""
+    module = make("cuda").double.module
+
+    class Wrapper:
+        def __getattr__(self, name: str) -> object:
+            return getattr(module, name)
+
+    monkeypatch.setattr(torch, "cuda", Wrapper())
+    monkeypatch.setattr(torch.version, "cuda", None)
+    plugin = importlib.import_module("devicekit_cuda")
+    assert plugin.Backend().is_available() is False
 
 
 @pytest.mark.parametrize(("vendor", "mark"), [("rocm", "hip"), ("musa", "musa")])

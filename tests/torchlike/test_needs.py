@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from devicekit.contract import hookimpl
-from devicekit.torchlike import hide, needs
+from devicekit.registry.validation import implemented_hooks
+from devicekit.torchlike import hide, lacks, needs
 from devicekit.torchlike.needs import hide_unmet
 
 
@@ -40,6 +41,15 @@ def test_a_need_inside_a_submodule_is_met_there() -> None:
     hide_unmet(backend, SimpleNamespace(memory=SimpleNamespace(record=print)))
     assert backend.empty_cache is None
     assert backend.record_memory_history is not None
+
+
+def test_a_class_lacks_a_hook_and_the_class_it_extends_keeps_it() -> None:
+    @lacks("empty_cache")
+    class Poorer(Backend):
+        pass
+
+    assert "empty_cache" not in implemented_hooks(Poorer())
+    assert "empty_cache" in implemented_hooks(Backend())
 
 
 def test_hiding_what_is_no_hook_is_a_mistake() -> None:

@@ -8,13 +8,7 @@ import torch
 
 from devicekit.contract import ProcessMemory, hookimpl
 from devicekit.torchlike import Quirk, Vendor
-from devicekit.torchlike.cuda_family import (
-    ASYNC_ALLOCATOR_QUIRK,
-    CAPTURE_QUIRK,
-    EXPANDABLE_IPC_QUIRK,
-    INTEGRATED_MEMORY,
-    CudaFamilyBackend,
-)
+from devicekit.torchlike.cuda_family import COMMON_QUIRKS, INTEGRATED_MEMORY, CudaFamilyBackend
 from devicekit.torchlike.errors import cuda_like_rules
 from devicekit_cuda import processes
 
@@ -31,9 +25,7 @@ VENDOR = Vendor(
         not_initialised="Found no NVIDIA driver|no CUDA-capable device is detected",
     ),
     quirks=(
-        CAPTURE_QUIRK,
-        ASYNC_ALLOCATOR_QUIRK,
-        EXPANDABLE_IPC_QUIRK,
+        *COMMON_QUIRKS,
         Quirk(
             INTEGRATED_MEMORY,
             "On integrated GPUs the runtime's free memory leaves out page cache that the system would give up; "

@@ -9,7 +9,7 @@ from types import ModuleType
 import torch
 
 from devicekit.contract import hookimpl
-from devicekit.torchlike import Quirk, TorchModuleBackend, Vendor, needs
+from devicekit.torchlike import Quirk, TorchModuleBackend, Vendor, lacks, needs
 from devicekit.torchlike.errors import cuda_like_rules
 from devicekit.torchlike.quirks import EMPTY_CACHE_IN_CAPTURE
 
@@ -43,6 +43,11 @@ VENDOR = Vendor(
             "https://github.com/MooreThreads/torch_musa",
         ),
         Quirk(
+            "graph-executables-limited",
+            "About 2048 captured graphs can be alive in one process.",
+            "https://github.com/MooreThreads/torchada",
+        ),
+        Quirk(
             "no-uuid",
             "Properties carry no uuid; it is unknown.",
             "https://github.com/MooreThreads/torch_musa",
@@ -51,6 +56,7 @@ VENDOR = Vendor(
 )
 
 
+@lacks("empty_host_cache", "host_memory_stats")  # the cache of pinned memory is out of Python's reach
 class Backend(TorchModuleBackend):
     """Hooks of Moore Threads GPUs."""
 

@@ -39,7 +39,7 @@ VENDOR = Vendor(
             NO_CONTEXT_IN_THREAD,
             "Emptying the cache fails with 'context pointer null' in a thread that never chose a device; the "
             "current device is chosen again first.",
-            "https://github.com/hiyouga/LLaMA-Factory/issues/8514",
+            "https://github.com/hiyouga/LlamaFactory/issues/8514",
         ),
         Quirk(
             EMPTY_CACHE_IN_CAPTURE,

@@ -8,13 +8,7 @@ import torch
 
 from devicekit.contract import ProcessMemory, hookimpl
 from devicekit.torchlike import Quirk, Vendor
-from devicekit.torchlike.cuda_family import (
-    ASYNC_ALLOCATOR_QUIRK,
-    CAPTURE_QUIRK,
-    EXPANDABLE_IPC_QUIRK,
-    INTEGRATED_MEMORY,
-    CudaFamilyBackend,
-)
+from devicekit.torchlike.cuda_family import COMMON_QUIRKS, INTEGRATED_MEMORY, CudaFamilyBackend
 from devicekit.torchlike.errors import cuda_like_rules
 from devicekit_rocm import processes
 
@@ -37,9 +31,7 @@ VENDOR = Vendor(
         ),
     ),
     quirks=(
-        CAPTURE_QUIRK,
-        ASYNC_ALLOCATOR_QUIRK,
-        EXPANDABLE_IPC_QUIRK,
+        *COMMON_QUIRKS,
         Quirk(
             INTEGRATED_MEMORY,
             "APUs report wrong free memory or fail with 'invalid argument'; the system is asked instead.",

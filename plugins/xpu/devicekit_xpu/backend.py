@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import torch
 
 from devicekit.contract import DeviceProperties, MemoryInfo, hookimpl
-from devicekit.torchlike import ErrorRules, Quirk, TorchModuleBackend, Vendor
+from devicekit.torchlike import ErrorRules, Quirk, TorchModuleBackend, Vendor, lacks
 from devicekit.torchlike.properties import device_properties
 
 NO_FREE_MEMORY = "free-memory-not-told"
@@ -51,6 +51,17 @@ VENDOR = Vendor(
             "https://github.com/intel/torch-xpu-ops/issues/3744",
         ),
         Quirk(
+            "free-memory-may-not-move",
+            "The driver's free memory has been seen unchanged after large allocations.",
+            "https://github.com/pytorch/pytorch/issues/161381",
+        ),
+        Quirk(
+            "reuse-after-empty-cache-may-be-wrong",
+            "On Windows, memory reused after emptying the cache has produced NaN.",
+            "https://github.com/pytorch/pytorch/issues/197520",
+            ">=2.14,<2.15",
+        ),
+        Quirk(
             "synchronize-own-queues-only",
             "Synchronising waits for torch's own queues, not for those of other libraries.",
             "https://docs.pytorch.org/docs/stable/xpu.html",
@@ -59,6 +70,9 @@ VENDOR = Vendor(
 )
 
 
+# torch shares no tensors of this device between processes and counts no pinned memory; that copies overlap has
+# not been established.
+@lacks("collect_ipc", "export_ipc", "import_ipc", "host_memory_stats", "copies_overlap")
 class Backend(TorchModuleBackend):
     """Hooks of Intel GPUs."""
 
@@ -68,7 +82,7 @@ class Backend(TorchModuleBackend):
         super().__init__(without_quirks=without_quirks)
         self._free_not_told: set[int] = set()
 
-    def _find_empty_host_cache(self) -> object:
+    def _find_empty_host_cache(self) -> Callable[[], object] | None:
         return getattr(torch.accelerator, "empty_host_cache", None)
 
     def _architecture(self, found: object) -> str | None:
