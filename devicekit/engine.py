@@ -29,11 +29,13 @@ from devicekit.device import Device
 from devicekit.generation import Generation, IncrementalText
 from devicekit.memory.kv import KVLayout, KVPool
 from devicekit.memory.sizing import KVPlan, plan_kv
+from devicekit.memory.state import StateLayout, StatePool
 from devicekit.opening import get_device
 from devicekit.release import ReleasePoints
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.errors import MissingTokenizer
 from devicekit.runners.transformers_runner import TransformersRunner
+from devicekit.scheduling.audit import PoolAudit
 from devicekit.scheduling.batch import ModelLimits
 from devicekit.scheduling.errors import InvalidOperation, InvalidRequest
 from devicekit.scheduling.messages import (
@@ -76,6 +78,7 @@ class EngineConfig:
     policy: str = "fcfs"
     prefix_caching: bool = True
     conservativeness: float = 1.0  # lower admits more requests at once, at the price of retractions
+    checked: bool = False  # account for every page, row and state slot after every step: raises, and costs
 
 
 class Engine:
@@ -94,9 +97,14 @@ class Engine:
         self.runner = runner
         self.config = config
         self.clock = clock or SystemClock()
-        self.plan = plan_pool(runner.layout, runner.limits, available_memory(device).bytes, config)
+        self.plan = plan_pool(
+            runner.layout, runner.limits, available_memory(device).bytes, config, states=runner.states
+        )
         self.tokenizer = _tokenizer(runner.directory)
-        runner.bind(KVPool(device, runner.layout, self.plan.num_pages, config.page_size))
+        self.states: StatePool | None = None
+        if runner.states is not None:
+            self.states = StatePool(device, runner.states, config.max_running, checked=config.checked)
+        runner.bind(KVPool(device, runner.layout, self.plan.num_pages, config.page_size), self.states)
         limits = SchedulerLimits(
             num_pages=self.plan.num_pages,
             page_size=config.page_size,
@@ -105,10 +113,17 @@ class Engine:
             policy=config.policy,
             prefix_caching=config.prefix_caching,
             conservativeness=config.conservativeness,
+            checked=config.checked,
         )
         self._detokenizer = None if self.tokenizer is None else _Detokenizer(self.tokenizer)
         self.scheduler = Scheduler(
-            runner, device, limits, clock=self.clock, releases=releases, detokenizer=self._detokenizer
+            runner,
+            device,
+            limits,
+            clock=self.clock,
+            releases=releases,
+            detokenizer=self._detokenizer,
+            states=None if self.states is None else self.states.slots,
         )
         self.scheduler.control.register(UpdateWeightsFromDisk, disk_handler(self.scheduler.state, runner))
         self._generations: dict[str, Generation] = {}
@@ -281,6 +296,10 @@ class Engine:
         """Every reason for not being idle."""
         return self.scheduler.blockers()
 
+    def audit(self) -> PoolAudit:
+        """Where every page, request row and state slot is, pool by pool. Changes nothing."""
+        return self.scheduler.audit()
+
     def perform(self, operation: Operation, kind: type[_R]) -> _R:
         """Post an operation and step until it is answered.
 
@@ -328,11 +347,19 @@ def _tokenizer(directory: ModelDirectory) -> PreTrainedTokenizerBase | None:
         return None
 
 
-def plan_pool(layout: KVLayout, limits: ModelLimits, available: int | None, config: EngineConfig) -> KVPlan:
+def plan_pool(
+    layout: KVLayout,
+    limits: ModelLimits,
+    available: int | None,
+    config: EngineConfig,
+    *,
+    states: StateLayout | None = None,
+) -> KVPlan:
     """Size the KV pool: what fits, but no more than the running requests can ever use.
 
     Args:
         available: bytes that are free once the weights are loaded; ``None`` if the device does not say.
+        states: what requests keep besides keys and values; it counts as reserved.
 
     Raises:
         NotEnoughMemory: not even one short request fits.
@@ -341,6 +368,8 @@ def plan_pool(layout: KVLayout, limits: ModelLimits, available: int | None, conf
     most = config.kv_tokens
     if most is None and available is not None:
         most = config.max_running * -(-limits.max_positions // config.page_size) * config.page_size
+    # Once in the pool, and once as the new states of a step before it is known to have succeeded.
+    state_bytes = 0 if states is None else 2 * (config.max_running + 1) * states.bytes_per_slot
     return plan_kv(
         available,
         layout,
@@ -348,7 +377,7 @@ def plan_pool(layout: KVLayout, limits: ModelLimits, available: int | None, conf
         max_running=config.max_running,
         max_positions=limits.max_positions,
         fraction=config.memory_fraction,
-        reserve_bytes=config.reserve_bytes,
+        reserve_bytes=config.reserve_bytes + state_bytes,
         max_tokens=most,
     )
 

@@ -69,9 +69,9 @@ class StateSnapshot:
 class StatePool:
     """State tensors of ``num_slots`` requests, and slot 0 for padding, on one device.
 
-    ``tensor(layer, name)`` is ``[num_slots + 1, *shape]``. ``slots`` hands out the ids; take and give them
-    through the pool, so that nobody starts with what another left behind. With ``checked=True`` a slot given
-    back twice raises (see `PageAllocator`).
+    ``tensor(layer, name)`` is ``[num_slots + 1, *shape]``. `take` hands out a slot and clears it. A scheduler,
+    which must not wait for the device, takes ids from ``slots`` itself, and what runs a request's first tokens
+    clears its slot. With ``checked=True`` a slot given back twice raises (see `PageAllocator`).
     """
 
     def __init__(self, device: Device, layout: StateLayout, num_slots: int, *, checked: bool = False) -> None:
@@ -114,6 +114,11 @@ class StatePool:
             for tensor in self._tensors.values():
                 tensor[slot] = 0
         return slot
+
+    def clear(self, slots: torch.Tensor) -> None:
+        """Make slots (``[G]``, int64) all zeros, as before the first token."""
+        for tensor in self._tensors.values():
+            tensor.index_fill_(0, slots, 0)
 
     def give(self, slot: int) -> None:
         """Give a slot back."""

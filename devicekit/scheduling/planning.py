@@ -43,6 +43,7 @@ class Planner:
         self._state = state
         self._ratio = ratio
         self._max_batch_tokens = max_batch_tokens
+        self._window = state.runner.limits.window
 
     def plan(self) -> Plan:
         """Choose the next pass. Running requests come first, then prompts that have begun, then new ones."""
@@ -64,9 +65,15 @@ class Planner:
         while budget > 0 and len(state.waiting):
             request = state.waiting.first()
             to_come += request.limit - request.total
-            if not self._admit(request, to_come):
+            if self._waits_for_prompt(request) or not self._admit(request, to_come):
                 return
             budget = self._take_chunk(plan, request, budget)
+
+    def _waits_for_prompt(self, request: Request) -> bool:
+        """Whether its prompt is being computed for another of its group, who will share it when it is done."""
+        if request.group is None or self._state.kv.prefix is None:
+            return False
+        return any(one.group == request.group for one in self._state.prefilling)
 
     @staticmethod
     def _take_chunk(plan: Plan, request: Request, budget: int) -> int:
@@ -83,8 +90,10 @@ class Planner:
                 pages stays free. Alone it needs no such reserve: nothing else will ever free anything for it.
         """
         state = self._state
-        alone = not (state.running.requests or state.prefilling)
-        spare = 0 if alone else state.kv.pages_for(int(to_come * self._ratio.value))
+        holders = len(state.running) + len(state.prefilling)
+        if self._window is not None:  # whoever decodes beyond its window gives back what it takes
+            to_come = min(to_come, (holders + 1) * self._window)
+        spare = 0 if not holders else state.kv.pages_for(int(to_come * self._ratio.value))
         if not state.kv.acquire(request, state.namespace(request), spare):
             return False
         state.waiting.take_first()
@@ -124,6 +133,9 @@ class BatchBuilder:
             page_size=state.kv.page_size,
             wanted=self._count[:count],
         )
+        if state.kv.states is not None:
+            rows = _extended(running.rows, [chunk.request.row for chunk in plan.chunks])
+            batch.state_slots = state.kv.state_slots[rows]
         if not plan.chunks:
             running.sampling.fill(batch, running.positions, [])
             return batch

@@ -19,6 +19,7 @@ from devicekit.memory.pages import PageAllocator
 from devicekit.memory.prefix import PrefixCache
 from devicekit.memory.rows import RequestTable
 from devicekit.release import ReleasePoint, ReleasePoints
+from devicekit.scheduling.audit import PoolAudit, PoolsUnbalanced, audit_pools, idle_imbalance
 from devicekit.scheduling.batch import ForwardBatch, Int32, Logprobs, Runner, StepOutput
 from devicekit.scheduling.control import Control
 from devicekit.scheduling.errors import InvalidRequest
@@ -47,7 +48,7 @@ class SchedulerLimits:
     policy: str = "fcfs"
     prefix_caching: bool = True
     conservativeness: float = 1.0  # scales the share of max_new_tokens that admission sets pages aside for
-    checked: bool = False  # find double frees, at a cost
+    checked: bool = False  # find double frees, and account for every id after every step: raises, and costs
 
 
 class Step(NamedTuple):
@@ -67,6 +68,8 @@ class Scheduler:
         limits: sizes.
         releases: release points; default: the device's with default policies.
         detokenizer: needed by requests with stop strings.
+        states: state slots, for a runner whose model has recurrent layers. Prefixes are not cached then: pages
+            alone do not continue such a model.
     """
 
     def __init__(
@@ -78,20 +81,23 @@ class Scheduler:
         clock: Clock | None = None,
         releases: ReleasePoints | None = None,
         detokenizer: Detokenizer | None = None,
+        states: PageAllocator | None = None,
     ) -> None:
         clock = clock or SystemClock()
         model = runner.limits
         self.limits = limits
         self._device = device
         self._model = model
+        self._window = model.window
         self._pool_tokens = limits.num_pages * limits.page_size
         longest = min(model.max_positions, self._pool_tokens)
         table = RequestTable(
             limits.max_running, _row_width(longest, limits.page_size), checked=limits.checked
         )
         pages = PageAllocator(limits.num_pages, checked=limits.checked)
-        prefix = PrefixCache(pages, limits.page_size) if limits.prefix_caching else None
-        kv = RequestKV(table, pages, limits.page_size, prefix)
+        caching = limits.prefix_caching and states is None
+        prefix = PrefixCache(pages, limits.page_size) if caching else None
+        kv = RequestKV(table, pages, limits.page_size, prefix, states)
         self.state = SchedulerState(
             runner=runner,
             kv=kv,
@@ -180,6 +186,8 @@ class Scheduler:
         if not state.requests:
             self._idle()
         self.control.answer()
+        if self.limits.checked:
+            self._check()
         outputs, state.outputs = tuple(state.outputs), []
         return Step(outputs, self.control.take_replies(), computed)
 
@@ -190,6 +198,13 @@ class Scheduler:
     def register(self, participant: Participant) -> None:
         """Let an engine part take part in flushes, and block them while it has work."""
         self.state.participants.append(participant)
+
+    def audit(self) -> PoolAudit:
+        """Where every page, row and state slot is. An imbalance is noted in `SchedulerState.unbalanced`."""
+        found = audit_pools(self.state)
+        if not found.balanced and self.state.unbalanced is None:
+            self.state.unbalanced = found
+        return found
 
     # -- The phases of a step ---------------------------------------------------------------------------------
 
@@ -215,6 +230,8 @@ class Scheduler:
                 self.state.finish(request, Finish(FinishKind.ABORT, message=message))
 
     def _forward(self) -> int:
+        if self._window is not None:
+            self.state.running.drop_unseen(self.state.kv, self._window)
         if not self._retraction.make_room_for_step():
             return 0
         plan = self._planner.plan()
@@ -251,8 +268,15 @@ class Scheduler:
     def _idle(self) -> None:
         self._ratio.reset()
         self.state.kv.tidy()
+        if self.state.unbalanced is None and idle_imbalance(self.state):
+            self.audit()
         if not self.state.paused and not self.state.blockers():
             self.state.releases.reach(ReleasePoint.IDLE)
+
+    def _check(self) -> None:
+        found = self.audit()
+        if not found.balanced:
+            raise PoolsUnbalanced(found)
 
     def _fail(self, plan: Plan, error: Exception, kind: ErrorKind | None) -> None:
         """End the requests of a pass that failed; all there are, if the device is gone."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from devicekit.clock import Clock
 from devicekit.release import ReleasePoints
+from devicekit.scheduling.audit import PoolAudit
 from devicekit.scheduling.batch import Runner
 from devicekit.scheduling.kv import RequestKV
 from devicekit.scheduling.messages import Blocker, Output
@@ -48,6 +49,7 @@ class SchedulerState:
     admitting: bool = True  # False while an operation waits for the running requests to end
     epoch: int = 0
     healthy: bool = True  # False: the device is lost
+    unbalanced: PoolAudit | None = None  # the first time that ids were found missing: something leaks
 
     def blockers(self) -> tuple[Blocker, ...]:
         """Every reason for not being idle. Waiting requests hold no KV and do not count while paused."""
