@@ -53,7 +53,7 @@ from devicekit.scheduling.messages import (
     UpdateReply,
     UpdateWeightsFromDisk,
 )
-from devicekit.scheduling.request import Request, SamplingParams, prompt_array
+from devicekit.scheduling.request import Request, SamplingParams, default_seed, prompt_array
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits, Step
 from devicekit.weights.disk import disk_handler
 
@@ -182,6 +182,55 @@ class Engine:
             timeout=timeout,
             stream=stream,
         )
+        return self._add(request)
+
+    def submit_samples(
+        self,
+        prompt: str | Sequence[int],
+        n: int,
+        params: SamplingParams | None = None,
+        *,
+        request_id: str | None = None,
+        stream: bool = False,
+        priority: int = 0,
+        timeout: float | None = None,
+    ) -> list[Generation]:
+        """Queue ``n`` completions of one prompt, with the seeds seed, seed + 1, and so on.
+
+        Their ids are ``request_id`` with ``-0``, ``-1``, … behind. Where prefixes are cached the full pages of
+        the prompt are computed once; the others wait for them. They stop, stream and are aborted one by one
+        (``Abort(prefix=...)`` ends all).
+
+        Raises:
+            InvalidRequest: they can never run, or ``n`` is below 1; then none of them is queued.
+            MissingTokenizer: as `submit`.
+        """
+        if n < 1:
+            raise InvalidRequest(f"n must be at least 1, not {n}.")
+        base = request_id or self._next_id("request")
+        tokens = prompt_array(self.encode(prompt) if isinstance(prompt, str) else prompt)
+        chosen = params or SamplingParams()
+        first = default_seed(base) if chosen.seed is None else chosen.seed
+        generations: list[Generation] = []
+        try:
+            for at in range(n):
+                request = Request(
+                    f"{base}-{at}",
+                    tokens,
+                    dataclasses.replace(chosen, seed=first + at),
+                    priority=priority,
+                    timeout=timeout,
+                    stream=stream,
+                    group=base,
+                )
+                generations.append(self._add(request))
+        except Exception:
+            for generation in generations:
+                self.abort(generation.id)
+            raise
+        return generations
+
+    def _add(self, request: Request) -> Generation:
         self.scheduler.add(request)
         decoder = None if self._detokenizer is None else IncrementalText(self._detokenizer)
         generation = Generation(request.id, len(request.prompt), _decoder=decoder)

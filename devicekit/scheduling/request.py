@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+import zlib
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -160,6 +161,11 @@ class Request:
             found.append(f"timeout must be a positive number of seconds, not {self.timeout}")
         if found:
             raise InvalidRequest(f"Request {self.id!r} cannot run: {'; '.join(found)}.")
+
+
+def default_seed(identity: str) -> int:
+    """The seed of a request that was given none: the same for the same id, on every machine."""
+    return zlib.crc32(identity.encode())
 
 
 def prompt_array(tokens: Sequence[int] | Int32) -> Int32:

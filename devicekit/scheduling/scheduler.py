@@ -6,7 +6,6 @@ Single-threaded: one thread calls `Scheduler.step`. Other threads may call `Sche
 from __future__ import annotations
 
 import threading
-import zlib
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from devicekit.scheduling.errors import InvalidRequest
 from devicekit.scheduling.kv import RequestKV
 from devicekit.scheduling.messages import Blocker, Operation, Output, Reply
 from devicekit.scheduling.planning import BatchBuilder, Plan, Planner
-from devicekit.scheduling.request import Finish, FinishKind, Request, TokenLogprob
+from devicekit.scheduling.request import Finish, FinishKind, Request, TokenLogprob, default_seed
 from devicekit.scheduling.reservation import NewTokenRatio
 from devicekit.scheduling.retraction import Retraction
 from devicekit.scheduling.running import RunningBatch
@@ -156,7 +155,7 @@ class Scheduler:
             size + request.params.max_new_tokens, self._model.max_positions, self._pool_tokens + 1
         )
         seed = request.params.seed
-        request.seed = zlib.crc32(request.id.encode()) if seed is None else seed
+        request.seed = default_seed(request.id) if seed is None else seed
         if request.timeout is not None:
             request.deadline = self.state.clock.now() + request.timeout
             self.state.timed.add(request.id)
