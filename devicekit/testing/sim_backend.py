@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from devicekit.contract.handles import DeviceGraph, Event, MemoryPool, Stream
+from devicekit.contract.hooks import hookimpl
 from devicekit.contract.manifest import Manifest
 from devicekit.contract.records import (
     AllocatorState,
@@ -19,7 +20,6 @@ from devicekit.contract.records import (
     MemoryStats,
     ProcessMemory,
 )
-from devicekit.contract.spec import hookimpl
 from devicekit.registry import Candidate, discover, register_backend
 from devicekit.testing import active
 from devicekit.testing.errors import DeviceLost, ForkedAfterUse, NotEnabled, WrongDevice
