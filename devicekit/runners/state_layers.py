@@ -20,7 +20,7 @@ import torch
 
 from devicekit.memory.state import StatePool
 from devicekit.runners.plan import to_device
-from devicekit.scheduling.batch import ForwardBatch
+from devicekit.scheduling.batch import ForwardBatch, Int32
 
 # By model type: the kind of its recurrent layers in the config, and the module class that mixes tokens in them.
 # What is here is held to the model's own generate by tests.
@@ -94,7 +94,7 @@ class PackedStates:
         if batch.state_slots is None:
             raise ValueError("the model has recurrent layers, and the batch names no state slots")
         self._pool = pool
-        self._groups = _groups(batch, device)
+        self._groups = _groups(batch.starts, batch.state_slots, device)
         starting = np.flatnonzero(batch.lengths == np.diff(batch.starts))
         if starting.size:  # whoever had these slots before left something in them
             pool.clear(to_device((batch.state_slots[starting],), device)[0])
@@ -107,9 +107,7 @@ class PackedStates:
         flat = hidden[0]
         output = torch.empty_like(flat)
         for tokens, slots in self._groups:
-            states = LayerStates(
-                {name: self._pool.read(layer, name, slots) for name in self._names[layer]}
-            )
+            states = LayerStates({name: self._pool.read(layer, name, slots) for name in self._names[layer]})
             mixed = mixer(flat[tokens], states)
             output.index_copy_(0, tokens.reshape(-1), mixed.flatten(0, 1))
             self._changed += [(layer, name, slots, value) for name, value in states.states.items()]
@@ -158,14 +156,12 @@ class _Packed:
         return self._forward(hidden, **{self._cache: states})
 
 
-def _groups(batch: ForwardBatch, device: torch.device) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _groups(starts: Int32, slots: Int32, device: torch.device) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Indices of the packed tokens, [G, Q], and state slots, [G], of sequences with equally many tokens."""
-    counts = np.diff(batch.starts)
-    slots = cast("np.ndarray", batch.state_slots)  # type: ignore[type-arg]
+    counts = np.diff(starts)
     found = []
     for count in np.unique(counts[counts > 0]).tolist():
         chosen = np.flatnonzero(counts == count)
-        tokens = batch.starts[chosen][:, None].astype(np.int64) + np.arange(count)
-        packed, at = to_device((tokens, slots[chosen]), device)
-        found.append((packed, at))
+        tokens, at = to_device((starts[chosen][:, None] + np.arange(count), slots[chosen]), device)
+        found.append((tokens, at))
     return found

@@ -1,4 +1,4 @@
-"""Does every page, row and state slot of a live scheduler have exactly one owner: answered as data, never by raising."""
+"""Has every page, row and state slot of a live scheduler exactly one owner: answered as data, never by raising."""
 
 from __future__ import annotations
 
@@ -69,9 +69,7 @@ def audit_pools(state: SchedulerState) -> PoolAudit:
 def idle_imbalance(state: SchedulerState) -> bool:
     """Whether a scheduler without requests misses ids. Costs a few additions."""
     kv = state.kv
-    return (
-        kv.available != kv.pages.num_pages or _missing(kv.table.rows) or _missing(kv.states)
-    )
+    return kv.available != kv.pages.num_pages or _missing(kv.table.rows) or _missing(kv.states)
 
 
 def _own_pages(state: SchedulerState, holders: list[Request]) -> Int32:

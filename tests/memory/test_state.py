@@ -29,7 +29,9 @@ def pool(slots: int = 4, *, checked: bool = True) -> StatePool:
 
 def fill(states: StatePool, slot: int, value: float) -> None:
     for one in LAYOUT.tensors:
-        states.write(one.layer, one.name, torch.tensor([slot]), torch.full((1, *one.shape), value, dtype=one.dtype))
+        states.write(
+            one.layer, one.name, torch.tensor([slot]), torch.full((1, *one.shape), value, dtype=one.dtype)
+        )
 
 
 def values(states: StatePool, slot: int) -> set[float]:
