@@ -126,7 +126,7 @@ class RequestKV:
         The cache may evict what the request shared of them. With a hole at its beginning the request shares
         nothing from then on.
         """
-        begin, end = max(request.cached_pages, request.dropped_pages), first // self.page_size
+        begin, end = request.dropped_pages or request.cached_pages, first // self.page_size
         if end <= begin:
             return
         self._unlock(request)
@@ -154,7 +154,7 @@ class RequestKV:
 
     def owned(self, request: Request) -> Int32:
         """The pages that a request has to itself."""
-        begin = max(request.cached_pages, request.dropped_pages)
+        begin = request.dropped_pages or request.cached_pages  # what is dropped ends behind what is cached
         return self.table.pages[request.row, begin : request.num_pages]
 
     def _unlock(self, request: Request) -> None:

@@ -65,15 +65,16 @@ class Planner:
         while budget > 0 and len(state.waiting):
             request = state.waiting.first()
             to_come += request.limit - request.total
-            if self._waits_for_prompt(request) or not self._admit(request, to_come):
+            if request.group is not None and self._is_being_computed(request.group):
+                return
+            if not self._admit(request, to_come):
                 return
             budget = self._take_chunk(plan, request, budget)
 
-    def _waits_for_prompt(self, request: Request) -> bool:
-        """Whether its prompt is being computed for another of its group, who will share it when it is done."""
-        if request.group is None or self._state.kv.prefix is None:
-            return False
-        return any(one.group == request.group for one in self._state.prefilling)
+    def _is_being_computed(self, group: str) -> bool:
+        """Whether one of the group computes their prompt now, who will share it when it is done."""
+        state = self._state
+        return state.kv.prefix is not None and any(one.group == group for one in state.prefilling)
 
     @staticmethod
     def _take_chunk(plan: Plan, request: Request, budget: int) -> int:
@@ -90,10 +91,11 @@ class Planner:
                 pages stays free. Alone it needs no such reserve: nothing else will ever free anything for it.
         """
         state = self._state
-        holders = len(state.running) + len(state.prefilling)
+        alone = not (state.running.requests or state.prefilling)
         if self._window is not None:  # whoever decodes beyond its window gives back what it takes
-            to_come = min(to_come, (holders + 1) * self._window)
-        spare = 0 if not holders else state.kv.pages_for(int(to_come * self._ratio.value))
+            holders = len(state.running) + len(state.prefilling) + 1
+            to_come = min(to_come, holders * self._window)
+        spare = 0 if alone else state.kv.pages_for(int(to_come * self._ratio.value))
         if not state.kv.acquire(request, state.namespace(request), spare):
             return False
         state.waiting.take_first()
