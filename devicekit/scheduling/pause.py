@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from devicekit.contract.errors import DeviceKitError
 from devicekit.release import ReleasePoint
 from devicekit.scheduling.errors import InvalidOperation
 from devicekit.scheduling.messages import Abort, AbortReply, Continue, Pause, PauseMode, PauseReply
@@ -38,12 +39,14 @@ def resume(state: SchedulerState, operation: Continue) -> PauseReply:
     """End a pause. Continuing while running changes nothing, and does not empty the cache either."""
     if not state.paused:
         return PauseReply(operation.id, True, "Generation was not paused.", epoch=state.epoch)
-    release = state.releases.reach(ReleasePoint.CONTINUE, operation.empty_cache)
+    message, release = "Generation continued.", None
+    try:
+        release = state.releases.reach(ReleasePoint.CONTINUE, operation.empty_cache)
+    except DeviceKitError as error:  # what gives memory back is best effort, and no reason to stay paused
+        message = f"Generation continued, but its cache could not be emptied: {error}"
     state.paused = False
     state.epoch += 1
-    return PauseReply(
-        operation.id, True, "Generation continued.", release=release, epoch=state.epoch, changed=True
-    )
+    return PauseReply(operation.id, True, message, release=release, epoch=state.epoch, changed=True)
 
 
 def abort(state: SchedulerState, operation: Abort) -> AbortReply:

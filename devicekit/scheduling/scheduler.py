@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from devicekit.clock import Clock, SystemClock
+from devicekit.contract.errors import DeviceError
 from devicekit.contract.records import ErrorKind
 from devicekit.device import Device
 from devicekit.memory.pages import PageAllocator
 from devicekit.memory.prefix import PrefixCache
 from devicekit.memory.rows import RequestTable
+from devicekit.oom import OutOfMemoryRecovery, describe
 from devicekit.release import ReleasePoint, ReleasePoints
 from devicekit.scheduling.audit import PoolAudit, PoolsUnbalanced, audit_pools, idle_imbalance
 from devicekit.scheduling.batch import ForwardBatch, Int32, Logprobs, Runner, StepOutput
@@ -65,7 +67,7 @@ class Scheduler:
         runner: what turns a batch into tokens.
         device: where it runs; asked what an error means, and to empty its cache at release points.
         limits: sizes.
-        releases: release points; default: the device's with default policies.
+        releases: release points; default: as the environment sets them, on the scheduler's clock.
         detokenizer: needed by requests with stop strings.
         states: state slots, for a runner whose model has recurrent layers. Prefixes are not cached then: pages
             alone do not continue such a model.
@@ -104,13 +106,14 @@ class Scheduler:
             waiting=WaitingQueue(
                 limits.policy, lambda request: kv.cached_tokens(request, self.state.namespace(request))
             ),
-            releases=releases or ReleasePoints(device, clock=clock),
+            releases=releases or ReleasePoints.configured(device, clock=clock),
             clock=clock,
         )
         self._ratio = NewTokenRatio(limits.conservativeness)
         self._planner = Planner(self.state, self._ratio, limits.max_batch_tokens)
         self._builder = BatchBuilder(self.state, limits.max_running, limits.max_batch_tokens)
         self._retraction = Retraction(self.state, self._ratio)
+        self._recovery = OutOfMemoryRecovery(device, self.state.releases)
         self._stops = StopConditions(model, detokenizer)
         self._inbox: deque[Request | Operation] = deque()
         self._woken = threading.Event()
@@ -130,6 +133,22 @@ class Scheduler:
         self._woken.clear()
         return posted or bool(self._inbox)
 
+    def wake(self) -> None:
+        """End a `wait` that is going on, or the next one."""
+        self._woken.set()
+
+    def check(self, request: Request) -> None:
+        """Whether a request can ever run; looks at nothing that changes.
+
+        Raises:
+            InvalidRequest: with everything that is wrong.
+        """
+        request.validate(self._model, self._pool_tokens)
+        if request.params.stop and self._stops.detokenizer is None:
+            raise InvalidRequest(
+                f"Request {request.id!r} has stop strings, and this engine has no tokenizer."
+            )
+
     # -- From the scheduler's thread --------------------------------------------------------------------------
 
     def add(self, request: Request) -> None:
@@ -140,11 +159,7 @@ class Scheduler:
         """
         if request.id in self.state.requests:
             raise InvalidRequest(f"A request {request.id!r} is already in flight.")
-        request.validate(self._model, self._pool_tokens)
-        if request.params.stop and self._stops.detokenizer is None:
-            raise InvalidRequest(
-                f"Request {request.id!r} has stop strings, and this engine has no tokenizer."
-            )
+        self.check(request)
         if not self.state.healthy:
             raise InvalidRequest(f"Request {request.id!r} cannot run: the device is lost.")
         self._arrivals += 1
@@ -242,25 +257,19 @@ class Scheduler:
             return 0
         self._process(plan, result)
         self._ratio.decay()
+        self._planner.succeeded()
         return len(batch.tokens)
 
     def _run(self, batch: ForwardBatch, plan: Plan) -> StepOutput | None:
-        """One forward pass; on out of memory empty the cache and try once more. ``None``: it failed."""
+        """One forward pass, tried twice if it runs out of memory. ``None``: it failed."""
         try:
-            return self.state.runner.step(batch)
+            return self._recovery.run("the forward pass", self.state.runner.step, batch)
         except Exception as error:
             kind = self._device.classify_error(error)
-            if kind is not ErrorKind.OUT_OF_MEMORY:
-                self._fail(plan, error, kind)
-                return None
-        # Outside the handler: the traceback held on to the tensors of the failed pass.
-        self.state.releases.reach(ReleasePoint.OUT_OF_MEMORY)
-        try:
-            return self.state.runner.step(batch)
-        except Exception as error:
-            kind = self._device.classify_error(error)
-            if kind is ErrorKind.OUT_OF_MEMORY and self._retraction.shed_load(plan):
-                return None
+            if kind is ErrorKind.OUT_OF_MEMORY:
+                most = self._planner.halve(len(batch.tokens))
+                if self._retraction.shed_load(most):
+                    return None
             self._fail(plan, error, kind)
             return None
 
@@ -269,8 +278,13 @@ class Scheduler:
         self.state.kv.tidy()
         if self.state.unbalanced is None and idle_imbalance(self.state):
             self.audit()
-        if not self.state.paused and not self.state.blockers():
+        if self.state.paused or not self.state.healthy or self.state.blockers():
+            return
+        try:
             self.state.releases.reach(ReleasePoint.IDLE)
+        except DeviceError as error:  # the ledger has it, and it failed no request
+            if self._device.classify_error(error) is ErrorKind.DEVICE_LOST:
+                self.state.healthy = False
 
     def _check(self) -> None:
         found = self.audit()
@@ -283,7 +297,7 @@ class Scheduler:
         if kind is ErrorKind.DEVICE_LOST:
             self.state.healthy = False
             involved = list(self.state.requests.values())
-        message = f"The forward pass failed: {type(error).__name__}: {error}"
+        message = f"The forward pass failed: {describe(error)}"
         for request in involved:
             self.state.finish(request, Finish(FinishKind.ERROR, message=message))
 
