@@ -11,7 +11,6 @@ from weakref import WeakSet
 
 import torch
 
-from devicekit import dispatch
 from devicekit.contract.errors import BackendUnavailable, InvalidDevice
 from devicekit.device import Device
 from devicekit.dispatch import raise_as_hook_error

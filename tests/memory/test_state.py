@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -131,3 +132,19 @@ def test_random_use_conserves_and_keeps_every_holders_values(slots: int, seed: i
             assert values(states, slot) == {held.pop(slot)}
             states.give(slot)
         assert audit(states.slots, owned=len(held)).balanced
+
+
+def test_a_hundred_thousand_random_operations_conserve():
+    rng = random.Random(5)
+    states = pool(64)
+    held: list[int] = []
+    for at in range(100_000):
+        if rng.random() < 0.5:
+            slot = states.take()
+            assert bool(slot) == (len(held) < 64)
+            held += [slot] * bool(slot)
+        elif held:
+            states.give(held.pop(rng.randrange(len(held))))
+        if at % 1000 == 0:
+            assert audit(states.slots, owned=np.array(held, np.int32)).balanced
+    assert audit(states.slots, owned=np.array(held, np.int32)).balanced

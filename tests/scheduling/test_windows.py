@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import devicekit
+from devicekit.engine import Engine, EngineConfig
+from devicekit.runners.example import write_example_checkpoint
 from devicekit.scheduling.batch import ForwardBatch, ModelLimits, StepOutput
 from devicekit.scheduling.request import FinishKind, Request, SamplingParams
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits
@@ -104,6 +107,21 @@ def test_a_long_generation_holds_no_more_than_its_window(window: int, page_size:
         held.append(sum(len(one.state.kv.owned(each)) for each in one.state.running.requests))
     assert max(held) <= -(-window // page_size) + 2
     assert one.state.kv.available == 500 // page_size
+
+
+def test_a_real_model_runs_on_in_a_few_pages(tmp_path: Path) -> None:
+    path = write_example_checkpoint(tmp_path, seed=1, architecture="mistral")  # a window of 8 tokens
+    config = EngineConfig(page_size=4, kv_tokens=320, prefix_caching=False, checked=True)
+    engine = Engine.open(path, "cpu", config=config)
+    generation = engine.submit(
+        [5, 6, 7, 8], SamplingParams(max_new_tokens=300, temperature=0.0, ignore_eos=True)
+    )
+    most = 0
+    while not generation.done:
+        engine.step()
+        most = max(most, engine.scheduler.state.kv.pages.in_use)
+    assert len(generation.tokens) == 300  # which would be 76 pages
+    assert most == 3
 
 
 def test_together_they_fit_a_pool_that_would_hold_one_without_windows() -> None:
