@@ -197,7 +197,7 @@ class Engine:
     ) -> list[Generation]:
         """Queue ``n`` completions of one prompt, with the seeds seed, seed + 1, and so on.
 
-        Their ids are ``request_id`` with ``-0``, ``-1``, … behind. Where prefixes are cached the full pages of
+        Their ids are ``request_id`` with ``_0``, ``_1``, … behind. Where prefixes are cached the full pages of
         the prompt are computed once; the others wait for them. They stop, stream and are aborted one by one
         (``Abort(prefix=...)`` ends all).
 
@@ -215,7 +215,7 @@ class Engine:
         try:
             for at in range(n):
                 request = Request(
-                    f"{base}-{at}",
+                    f"{base}_{at}",
                     tokens,
                     dataclasses.replace(chosen, seed=first + at),
                     priority=priority,

@@ -38,7 +38,7 @@ def test_each_sample_is_the_completion_of_its_own_seed(open_engine: Callable[...
     engine = open_engine()
     samples = engine.submit_samples(PROMPT, 4, PARAMS, request_id="s")
     wait(engine, samples)
-    assert [one.id for one in samples] == ["s-0", "s-1", "s-2", "s-3"]
+    assert [one.id for one in samples] == ["s_0", "s_1", "s_2", "s_3"]
     alone = [engine.generate([PROMPT], PARAMS, seed=seed)[0].tokens for seed in (40, 41, 42, 43)]
     assert [one.tokens for one in samples] == alone
     assert len({tuple(one.tokens) for one in samples}) == 4
@@ -78,14 +78,14 @@ def test_one_sample_can_end_without_the_others(open_engine: Callable[..., Engine
     engine = open_engine(max_batch_tokens=16)
     samples = engine.submit_samples(PROMPT, 3, PARAMS, request_id="s")
     engine.step()
-    assert engine.abort("s-0").aborted == 1  # the one whose prompt is being computed
+    assert engine.abort("s_0").aborted == 1  # the one whose prompt is being computed
     wait(engine, samples)
     assert samples[0].finish is not None
     assert samples[0].finish.kind is FinishKind.ABORT
     assert [len(one.tokens) for one in samples[1:]] == [12, 12]
     again = engine.submit_samples(PROMPT, 3, PARAMS, request_id="s")
     engine.step()
-    assert engine.perform(Abort("a", prefix="s-"), AbortReply).aborted == 3
+    assert engine.perform(Abort("a", prefix="s_"), AbortReply).aborted == 3
     assert all(one.done for one in again)
 
 
