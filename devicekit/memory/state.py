@@ -7,11 +7,13 @@ the state before the first token, when it is handed out.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 
+from devicekit.memory.errors import MemoryReleased
 from devicekit.memory.pages import PageAllocator
 
 if TYPE_CHECKING:
@@ -81,12 +83,7 @@ class StatePool:
         self.device = device
         self.layout = layout
         self.slots = PageAllocator(num_slots, checked=checked)
-        self._tensors = {
-            (one.layer, one.name): torch.zeros(
-                (num_slots + 1, *one.shape), dtype=one.dtype, device=device.torch_device
-            )
-            for one in layout.tensors
-        }
+        self._tensors: Mapping[tuple[int, str], torch.Tensor] = self._allocate()
 
     @property
     def num_slots(self) -> int:
@@ -128,6 +125,17 @@ class StatePool:
         """Make every slot free again, whoever holds it."""
         self.slots.reset()
 
+    def release(self) -> int:
+        """Free the memory of all tensors, contents and all, until `resume`; bytes. Slots stay as they are."""
+        self.device.synchronize()  # a kernel may still be reading them
+        self._tensors = _Released()
+        return self.nbytes
+
+    def resume(self) -> int:
+        """Allocate the tensors again, all zeros; bytes."""
+        self._tensors = self._allocate()
+        return self.nbytes
+
     def read(self, layer: int, name: str, slots: torch.Tensor) -> torch.Tensor:
         """A copy of the states at ``slots`` (``[G]``, int64): ``[G, *shape]``."""
         return self._tensors[layer, name].index_select(0, slots)
@@ -146,3 +154,26 @@ class StatePool:
             raise ValueError("the snapshot is of another layout than this pool")
         for tensor, kept in zip(self._tensors.values(), snapshot.tensors, strict=True):
             tensor[slot] = kept
+
+    def _allocate(self) -> dict[tuple[int, str], torch.Tensor]:
+        device = self.device.torch_device
+        return {
+            (one.layer, one.name): torch.zeros(
+                (self.num_slots + 1, *one.shape), dtype=one.dtype, device=device
+            )
+            for one in self.layout.tensors
+        }
+
+
+class _Released(Mapping[tuple[int, str], torch.Tensor]):
+    """Stands where the tensors were, so that using them costs no test while they are there."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def __iter__(self) -> Iterator[tuple[int, str]]:
+        self[0, ""]
+        yield from ()
+
+    def __getitem__(self, key: tuple[int, str]) -> NoReturn:
+        raise MemoryReleased("the state pool's memory is released: resume it first")

@@ -69,7 +69,9 @@ def audit_pools(state: SchedulerState) -> PoolAudit:
 def idle_imbalance(state: SchedulerState) -> bool:
     """Whether a scheduler without requests misses ids. Costs a few additions."""
     kv = state.kv
-    return kv.available != kv.pages.num_pages or _missing(kv.table.rows) or _missing(kv.states)
+    cached = 0 if kv.prefix is None else kv.prefix.total  # locked ones too: copies may be under way
+    missing = kv.pages.num_pages - kv.pages.available - cached
+    return missing != 0 or _missing(kv.table.rows) or _missing(kv.states)
 
 
 def _own_pages(state: SchedulerState, holders: list[Request]) -> Int32:

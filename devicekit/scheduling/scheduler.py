@@ -26,6 +26,7 @@ from devicekit.scheduling.control import Control
 from devicekit.scheduling.errors import InvalidRequest
 from devicekit.scheduling.kv import RequestKV
 from devicekit.scheduling.messages import Blocker, Operation, Output, Reply
+from devicekit.scheduling.pause import continue_if_due
 from devicekit.scheduling.planning import BatchBuilder, Plan, Planner
 from devicekit.scheduling.request import Finish, FinishKind, Request, TokenLogprob, default_seed
 from devicekit.scheduling.reservation import NewTokenRatio
@@ -189,13 +190,12 @@ class Scheduler:
         """
         state = self.state
         self._take_in()
-        for part in state.participants:
-            if part.retire is not None:
-                part.retire()
+        state.retire()
         self._expire()
+        continue_if_due(state)
         self.control.answer()
         computed = 0
-        if not state.paused and state.healthy:
+        if state.may_run:
             computed = self._forward()
         if not state.requests:
             self._idle()

@@ -31,8 +31,10 @@ def status_of(serving: Serving) -> tuple[str, str]:
     if seconds > serving.settings.health_timeout:
         return "stalled", f"The engine has been in one step for {seconds:.0f} s."
     lost = loop.snapshot.unbalanced
-    message = f"A pool is out of balance, and may run out in time: {lost}." if lost else ""
-    if loop.snapshot.paused:
+    notes = [f"A pool is out of balance, and may run out in time: {lost}."] if lost else []
+    # Whatever holds generation back, requests wait for it as they do for a pause to end.
+    message = "; ".join([*loop.snapshot.holds, *notes])
+    if loop.snapshot.resting:
         return "paused", message
     return "degraded" if lost else "ok", message
 
@@ -69,9 +71,9 @@ async def health_generate(serving: Serving, arguments: Arguments, request: HttpR
             done, _ = await asyncio.wait((ending,), timeout=_LOOK)
             now = serving.loop.snapshot
             if done:
-                return _verdict(ending, now.paused)
-            if now.paused or now.computed_tokens > before:
-                return _response("paused" if now.paused else "ok", "", 200)
+                return _verdict(ending, now.resting)
+            if now.resting or now.computed_tokens > before:
+                return _response("paused" if now.resting else "ok", "", 200)
         return _response("stalled", f"No token in {serving.settings.health_timeout:g} s.", 503)
     finally:
         ending.cancel()
@@ -96,7 +98,9 @@ def _verdict(ending: asyncio.Future[Finish | None], paused: bool) -> Response:
 
 def _response(status: str, message: str, code: int) -> Response:
     document: dict[str, object] = {"status": status}
-    if message:
+    if message and code == 200:
+        document["message"] = message
+    elif message:
         document["error"] = {"message": message}
     return JSONResponse(document, code)
 

@@ -17,6 +17,7 @@ from functools import partial
 from devicekit.scheduling.errors import InvalidRequest
 from devicekit.scheduling.messages import Abort, Operation, Output, Reply
 from devicekit.scheduling.request import Request
+from devicekit.scheduling.resting import idle_seconds
 from devicekit.scheduling.scheduler import Scheduler, Step
 from devicekit.server.errors import EngineStopped
 from devicekit.server.outputs import Outputs
@@ -26,7 +27,6 @@ _log = logging.getLogger(__name__)
 
 # How long the thread sleeps when a step had nothing to compute. Whatever is posted wakes it at once.
 _TICK = 1.0  # nothing is going on: idle work and a fresh snapshot
-_POLL = 0.002  # an operation or a participant waits for something that posts nothing
 _RETRY = 0.001  # requests could run, and did not: memory was short in this step
 
 
@@ -206,16 +206,10 @@ class EngineLoop:
 
     def _rest(self) -> float:
         """Seconds to sleep, at most, before the next step."""
-        scheduler = self._scheduler
-        state = scheduler.state
-        if state.requests and not state.paused:
+        seconds = idle_seconds(self._scheduler.state, self._scheduler.control)
+        if seconds == 0:
             return _RETRY
-        seconds = _TICK
-        if scheduler.control.pending or any(part.pending and part.pending() for part in state.participants):
-            seconds = _POLL
-        deadlines = [state.requests[one].deadline for one in state.timed]
-        soonest = min((one for one in deadlines if one is not None), default=None)
-        return seconds if soonest is None else min(seconds, max(0.0, soonest - state.clock.now()))
+        return _TICK if seconds is None else min(seconds, _TICK)
 
     def _tell(self, call: Callable[[], None]) -> None:
         if self._events is None or self._events.is_closed():

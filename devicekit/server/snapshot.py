@@ -16,6 +16,9 @@ class Snapshot:
     prefilling: int
     waiting: int
     paused: bool
+    holds: tuple[
+        str, ...
+    ]  # why nothing is generated besides a pause: memory is released, weights are missing
     epoch: int
     healthy: bool  # False: the device is lost
     weight_version: str
@@ -26,6 +29,11 @@ class Snapshot:
     steps: int
     computed_tokens: int  # prompt and output tokens, since the start
     unbalanced: str = ""  # what went missing from a pool, if anything did
+
+    @property
+    def resting(self) -> bool:
+        """Whether nothing is generated, on purpose."""
+        return self.paused or bool(self.holds)
 
     @property
     def pages_used(self) -> int:
@@ -42,6 +50,7 @@ def take_snapshot(scheduler: Scheduler, steps: int, computed_tokens: int) -> Sna
         prefilling=len(state.prefilling),
         waiting=len(state.waiting),
         paused=state.paused,
+        holds=tuple(state.holds.values()),
         epoch=state.epoch,
         healthy=state.healthy,
         weight_version=state.weight_version,

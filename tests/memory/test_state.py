@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import devicekit
 from devicekit.memory.audit import audit
-from devicekit.memory.errors import DoubleFree, ForeignPage
+from devicekit.memory.errors import DoubleFree, ForeignPage, MemoryReleased
 from devicekit.memory.state import StateLayout, StatePool, StateTensor
 
 LAYOUT = StateLayout(
@@ -148,3 +148,20 @@ def test_a_hundred_thousand_random_operations_conserve():
         if at % 1000 == 0:
             assert audit(states.slots, owned=np.array(held, np.int32)).balanced
     assert audit(states.slots, owned=np.array(held, np.int32)).balanced
+
+
+def test_released_memory_comes_back_as_zeros_and_using_it_meanwhile_is_an_error():
+    states = pool(2)
+    slot = states.take()
+    fill(states, slot, 4.0)
+    assert states.release() == states.nbytes
+    for use in (
+        lambda: states.snapshot(slot),
+        lambda: states.clear(torch.tensor([1])),
+        lambda: values(states, 1),
+    ):
+        with pytest.raises(MemoryReleased):
+            use()
+    assert states.resume() == states.nbytes
+    assert values(states, slot) == {0.0}
+    assert states.available == 1

@@ -13,7 +13,7 @@ import torch
 
 from devicekit.contract import DeviceProperties, ErrorKind, MemoryInfo, hookimpl
 from devicekit.torchlike.errors import ErrorRules, classify
-from devicekit_cpu import host_memory
+from devicekit_cpu import host_memory, sharing
 
 if TYPE_CHECKING:
     from torch.profiler import ProfilerActivity
@@ -103,6 +103,14 @@ class Backend:
     @hookimpl
     def is_bad_fork(self) -> bool:
         return False
+
+    @hookimpl
+    def export_ipc(self, tensor: torch.Tensor) -> sharing.SharedTensor:
+        return sharing.export_tensor(tensor)
+
+    @hookimpl
+    def import_ipc(self, handle: object) -> torch.Tensor:
+        return sharing.import_tensor(handle)
 
     @hookimpl
     def profiler_activity(self) -> ProfilerActivity | None:
