@@ -50,24 +50,24 @@ class Case(NamedTuple):
     architecture: str
     page_size: int
     batch_tokens: int  # below the length of most prompts: they are computed in chunks
-    caching: bool
+    caching: str  # of prefixes: not at all, on the device, or on the host as well
     pool: int  # tokens; the smaller one holds hardly two requests
     policy: str
 
     def __str__(self) -> str:
-        parts = (*self[:3], "cached" if self.caching else "uncached", self.pool, self.policy)
-        return "-".join(map(str, parts))
+        return "-".join(map(str, self))
 
 
 CHOICES = (
     ARCHITECTURES,
     (1, 16),
     (13, 512),
-    (True, False),
+    ("uncached", "cached", "hosted"),
     (112, 2048),
     ("fcfs", "priority", "longest_prefix"),
 )
-FULL = [Case(*values) for values in itertools.product(*CHOICES)]
+EVERY = [Case(*values) for values in itertools.product(*CHOICES)]
+FULL = [case for case in EVERY if case.caching != "hosted" or case.architecture not in RECURRENT]
 
 
 def pairs(case: Case) -> set[tuple[tuple[int, object], ...]]:
@@ -141,7 +141,8 @@ def serve(runner: TransformersRunner, device: Device, case: Case) -> Engine:
         max_running=4,
         max_batch_tokens=case.batch_tokens,
         kv_tokens=case.pool,
-        prefix_caching=case.caching,
+        prefix_caching=case.caching != "uncached",
+        host_kv_tokens=1024 if case.caching == "hosted" else 0,
         policy=case.policy,
         conservativeness=0.05,  # admit what fits now: a small pool then runs out later
         checked=True,  # and every pool is audited after every step
@@ -157,7 +158,8 @@ def check(engine: Engine, case: Case, expected: list[list[int]]) -> None:
     retracted = sum(generation.retractions for generation in generations)
     assert bool(retracted) == (case.pool < 1000) or case.architecture in WINDOWED
     cached = sum(generation.cached_tokens for generation in generations)
-    assert bool(cached) == (case.caching and case.architecture not in RECURRENT)
+    assert bool(cached) == (case.caching != "uncached" and case.architecture not in RECURRENT)
+    assert (engine.scheduler.state.kv.tier is not None) == (case.caching == "hosted")
     assert engine.audit().balanced
     assert engine.scheduler.state.kv.available == engine.plan.num_pages
 
@@ -189,9 +191,9 @@ def accelerator() -> Iterator[Device]:
 @pytest.mark.parametrize(
     "case",
     [
-        Case("llama", 16, 13, True, 112, "fcfs"),
-        Case("mistral", 1, 512, True, 112, "priority"),
-        Case("lfm2", 16, 13, False, 2048, "longest_prefix"),
+        Case("llama", 16, 13, "cached", 112, "fcfs"),
+        Case("mistral", 1, 512, "hosted", 112, "priority"),
+        Case("lfm2", 16, 13, "uncached", 2048, "longest_prefix"),
     ],
     ids=str,
 )
