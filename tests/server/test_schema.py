@@ -61,11 +61,11 @@ def test_no_request_is_a_fault_of_the_server(
 
 
 def _shorten(case: Case) -> None:
-    for given in (case.body, case.query):
-        if not isinstance(given, dict):
+    for sent in (case.body, case.query):
+        if not isinstance(sent, dict):
             continue
-        given |= {name: value for name, value in _SHORT.items() if isinstance(given.get(name), (int, float))}
-        if "sampling_params" in given or case.path == "/generate":
-            params = given.get("sampling_params")
+        sent |= {name: value for name, value in _SHORT.items() if isinstance(sent.get(name), (int, float))}
+        if "sampling_params" in sent or case.path == "/generate":
+            params = sent.get("sampling_params")
             if params is None or isinstance(params, dict):
-                given["sampling_params"] = {**(params or {}), "max_new_tokens": 2}
+                sent["sampling_params"] = {**(params or {}), "max_new_tokens": 2}
