@@ -8,6 +8,7 @@ from typing import Protocol
 from devicekit.contract.errors import DeviceKitError
 from devicekit.scheduling.errors import InvalidOperation
 from devicekit.scheduling.messages import Reply, Selector, UpdateWeightsFromDisk
+from devicekit.weights.rollback import OldValues, RolledBack
 from devicekit.weights.store import Loaded, PartlyWritten, WeightStore
 from devicekit.weights.update import Updater
 
@@ -51,17 +52,26 @@ def disk_handler(
 def _load(
     store: WeightStore, loaders: Mapping[Selector, DiskLoader], chosen: list[Selector], path: str
 ) -> Loaded:
+    weights = {key: tensor for kind in chosen for key, tensor in store.tensors(kind).items()}
     names: frozenset[tuple[Selector, str]] = frozenset()
+    touched: frozenset[tuple[Selector, str]] = frozenset()
     size = 0
-    for kind in chosen:
-        touched = names | frozenset(store.tensors(kind))
-        try:
-            size += loaders[kind].update_from_disk(path).bytes
-        except DeviceKitError as error:
-            if not names:
-                raise
-            raise PartlyWritten(touched, error) from error  # a draft of another version than its target
-        except Exception as error:
-            raise PartlyWritten(touched, error) from error
-        names = touched
+    try:
+        with OldValues(weights.values(), store.rollback_bytes) as old:
+            for tensor in weights.values():
+                old.keep(tensor)
+            for kind in chosen:
+                touched = names | frozenset(key for key in weights if key[0] is kind)
+                size += loaders[kind].update_from_disk(path).bytes
+                names = touched
+    except RolledBack as error:
+        if isinstance(error.cause, DeviceKitError) and not names:
+            raise error.cause from None  # the loader refused, and there was nothing to take back
+        raise
+    except DeviceKitError as error:
+        if not names:
+            raise
+        raise PartlyWritten(touched, error) from error  # a draft of another version than its target
+    except Exception as error:
+        raise PartlyWritten(touched, error) from error
     return Loaded(names, size)

@@ -12,9 +12,14 @@ from devicekit.device import Device
 from devicekit.scheduling.errors import Conflict, InvalidOperation
 from devicekit.scheduling.messages import Selector
 from devicekit.scheduling.state import SchedulerState
+from devicekit.weights.rollback import OldValues, RolledBack
 
 HOLD = "weights"
 """The name under which missing weights hold generation back in ``SchedulerState.holds``."""
+
+
+ROLLBACK_BYTES = 1 << 30
+"""How many bytes of weights are kept in host memory while one update writes them."""
 
 
 class WeightSource(Protocol):
@@ -57,7 +62,11 @@ class _Write:
 
 
 class WeightStore:
-    """The weights of a target model and, where there is one, of its draft."""
+    """The weights of a target model and, where there is one, of its draft.
+
+    ``rollback_bytes`` may be set: updates that write more are not kept in host memory meanwhile, and leave the
+    weights partly written where they fail half-way. 0 spares every update the copy.
+    """
 
     def __init__(
         self, state: SchedulerState, device: Device, target: Model, draft: Model | None = None
@@ -67,6 +76,7 @@ class WeightStore:
         self.models = {Selector.TARGET: target}
         if draft is not None:
             self.models[Selector.DRAFT] = draft
+        self.rollback_bytes = ROLLBACK_BYTES
         self._untrusted: set[tuple[Selector, str]] = set()
         self.released = False
 
@@ -103,7 +113,9 @@ class WeightStore:
 
         Raises:
             InvalidOperation: a name, shape or type does not fit. Nothing was written.
-            PartlyWritten: the device failed in the middle.
+            RolledBack: the device failed in the middle. Everything is as it was.
+            PartlyWritten: it failed in the middle, and too much was being written to be kept, or it cannot be put
+                back.
         """
         self.require_mapped()
         with torch.no_grad():
@@ -112,11 +124,7 @@ class WeightStore:
                 for one in self._match(given, selector)
             ]
             _refuse_contradictions(staged)
-            for count, one in enumerate(staged):
-                try:
-                    one.old.copy_(one.new)
-                except Exception as error:
-                    raise PartlyWritten((write.key for write in staged[: count + 1]), error) from error
+            _write(staged, self.rollback_bytes)
         keys = frozenset(one.key for one in staged)
         return Loaded(keys, sum(one.old.nbytes for one in staged))
 
@@ -167,6 +175,20 @@ class WeightStore:
         self.state.holds[HOLD] = (
             f"{len(self._untrusted)} of {total} weights have to be written first ({first} is one)"
         )
+
+
+def _write(staged: list[_Write], rollback_bytes: int) -> None:
+    begun: list[tuple[Selector, str]] = []
+    try:
+        with OldValues((one.old for one in staged), rollback_bytes) as values:
+            for one in staged:
+                values.keep(one.old)
+                begun.append(one.key)
+                one.old.copy_(one.new)
+    except RolledBack:
+        raise
+    except Exception as error:
+        raise PartlyWritten(begun, error) from error
 
 
 def _misfit(old: torch.Tensor, new: torch.Tensor) -> str | None:

@@ -11,6 +11,7 @@ from devicekit.scheduling.flush import flush_now
 from devicekit.scheduling.messages import Refusal, Reply, UpdateOutcome, UpdateReply, UpdateWeights, describe
 from devicekit.scheduling.pause import abort_requests
 from devicekit.scheduling.state import SchedulerState
+from devicekit.weights.rollback import RolledBack
 from devicekit.weights.session import UpdateSession
 from devicekit.weights.store import Loaded, PartlyWritten, WeightStore
 
@@ -32,7 +33,7 @@ class Updater:
 
         Args:
             load: writes the new weights, or answers ``None`` to be asked again in the next step. It must raise
-                before it has written anything, or raise `PartlyWritten`.
+                before it has written anything, or raise `RolledBack` or `PartlyWritten`.
 
         Raises:
             Conflict: the memory of the weights is released.
@@ -67,6 +68,9 @@ class Updater:
         self.store.require_mapped()
         try:
             loaded = load()
+        except RolledBack as error:
+            self.session.failed()
+            return UpdateReply(operation.id, False, str(error), refusal=Refusal.FAILED)
         except PartlyWritten as error:
             return self._partly_written(operation, error)
         if loaded is None:

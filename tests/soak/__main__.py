@@ -6,6 +6,7 @@ Exits with 1 if anything was violated. Each violation comes with the seed that r
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import logging
@@ -47,6 +48,7 @@ def main() -> int:
     logging.disable(logging.CRITICAL)  # injected faults are logged as they should be, a million times
     control = run_machine(options.seconds * (1 - _LOAD_SHARE), options.seed)
     logging.disable(logging.NOTSET)
+    print(json.dumps(dataclasses.asdict(control)), file=sys.stderr, flush=True)  # whatever comes after
     http, status = _over_http(options.seconds * _LOAD_SHARE, options.seed)
     print(
         json.dumps(
@@ -71,7 +73,10 @@ def _over_http(seconds: float, seed: int) -> tuple[_Figures, int]:
         "SCHEMA_EXAMPLES": str(max(10, int(seconds / 2))),
     }
     figures = _Figures()
-    code = pytest.main(["-q", "-p", "no:cacheprovider", *_HTTP_TESTS], plugins=[figures])
+    # Its plugins are imported already, by the machine: pytest warns that it comes too late to rewrite them.
+    quiet = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    with contextlib.redirect_stdout(sys.stderr):  # the summary is alone on the standard output
+        code = pytest.main(["-q", "-p", "no:cacheprovider", *quiet, *_HTTP_TESTS], plugins=[figures])
     return figures, int(code)
 
 

@@ -77,7 +77,21 @@ def test_a_path_that_is_not_there_changes_nothing(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("path", ["breaking", "target only"])
-def test_what_was_written_by_halves_is_partial_and_holds_generation(rig: Rig, path: str) -> None:
+def test_what_was_written_by_halves_is_taken_back(rig: Rig, path: str) -> None:
+    assert rig.draft is not None
+    before, draft = rig.snapshot(), salt_of(rig.draft.weights)
+    reply = update(rig, path)
+    assert (reply.success, reply.outcome, reply.refusal) == (False, UpdateOutcome.UNCHANGED, Refusal.FAILED)
+    assert "taken back" in reply.message
+    assert (rig.snapshot(), salt_of(rig.draft.weights)) == (before, draft)
+    request = rig.add([1, 2, 3], 5)
+    rig.run()
+    assert rig.outputs[request] == expected([1, 2, 3], 5, rig.salt)
+
+
+@pytest.mark.parametrize("path", ["breaking", "target only"])
+def test_what_is_too_large_to_be_kept_is_partial_and_holds_generation(rig: Rig, path: str) -> None:
+    rig.weights.store.rollback_bytes = 367  # both models have 368
     reply = update(rig, path)
     assert (reply.success, reply.outcome) == (False, UpdateOutcome.PARTIAL)
     request = rig.add([1, 2, 3], 5)
@@ -89,7 +103,8 @@ def test_what_was_written_by_halves_is_partial_and_holds_generation(rig: Rig, pa
 
 
 def test_a_target_and_a_draft_of_two_versions_are_repaired_by_either_source(rig: Rig) -> None:
-    update(rig, "target only")
+    rig.weights.store.rollback_bytes = 0
+    assert update(rig, "target only").outcome is UpdateOutcome.PARTIAL
     reply = rig.do(UpdateWeightsFromTensor("t", tensors=NEW), UpdateReply)
     assert (reply.success, reply.tensors) == (True, 6)
     assert rig.scheduler.state.may_run
