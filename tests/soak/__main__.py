@@ -6,16 +6,18 @@ Exits with 1 if anything was violated. Each violation comes with the seed that r
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import logging
 import os
 import platform
 import random
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
+from xml.etree import ElementTree
 
-import pytest
 import torch
 
 from devicekit import __version__
@@ -23,20 +25,6 @@ from tests.soak.machine import run_machine
 
 _LOAD_SHARE = 0.15  # of the time, for clients and operators over HTTP
 _HTTP_TESTS = ("tests/server/test_load.py", "tests/server/test_schema.py")
-
-
-class _Figures:
-    """What tests say that they did, and whether they passed."""
-
-    def __init__(self) -> None:
-        self.figures: dict[str, object] = {}
-        self.failed: list[str] = []
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed:
-            self.failed.append(f"{report.nodeid}: {report.longreprtext[-500:]}")
-        if report.when == "call":
-            self.figures |= {str(name): value for name, value in report.user_properties}
 
 
 def main() -> int:
@@ -49,7 +37,7 @@ def main() -> int:
     control = run_machine(options.seconds * (1 - _LOAD_SHARE), options.seed)
     logging.disable(logging.NOTSET)
     print(json.dumps(dataclasses.asdict(control)), file=sys.stderr, flush=True)  # whatever comes after
-    http, status = _over_http(options.seconds * _LOAD_SHARE, options.seed)
+    http = _over_http(options.seconds * _LOAD_SHARE, options.seed)
     print(
         json.dumps(
             {
@@ -58,26 +46,36 @@ def main() -> int:
                 "torch": torch.__version__,
                 "python": platform.python_version(),
                 "control": dataclasses.asdict(control),
-                "http": {**http.figures, "violations": http.failed},
+                "http": http,
             },
             indent=2,
         )
     )
-    return int(bool(control.violations or http.failed or status))
+    return int(bool(control.violations or http["violations"] or not http["tests"]))
 
 
-def _over_http(seconds: float, seed: int) -> tuple[_Figures, int]:
-    os.environ |= {
+def _over_http(seconds: float, seed: int) -> dict[str, object]:
+    """What the tests over HTTP say that they did, and which of them failed."""
+    sizes = {
         "LOAD_SECONDS": str(max(5.0, seconds)),
         "LOAD_SEED": str(seed),
         "SCHEMA_EXAMPLES": str(max(10, int(seconds / 2))),
     }
-    figures = _Figures()
-    # Its plugins are imported already, by the machine: pytest warns that it comes too late to rewrite them.
-    quiet = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
-    with contextlib.redirect_stdout(sys.stderr):  # the summary is alone on the standard output
-        code = pytest.main(["-q", "-p", "no:cacheprovider", *quiet, *_HTTP_TESTS], plugins=[figures])
-    return figures, int(code)
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.xml")
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+        # The summary is alone on the standard output.
+        subprocess.run([*command, *_HTTP_TESTS], stdout=sys.stderr, env={**os.environ, **sizes}, check=False)
+        cases = [*ElementTree.parse(report).iter("testcase")]
+    figures = {
+        one.attrib["name"]: json.loads(one.attrib["value"]) for case in cases for one in case.iter("property")
+    }
+    failed = [
+        f"{case.attrib['name']}: {one.attrib.get('message', '')[:500]}"
+        for case in cases
+        for one in (*case.iter("failure"), *case.iter("error"))
+    ]
+    return {**figures, "tests": len(cases), "violations": failed}
 
 
 if __name__ == "__main__":
