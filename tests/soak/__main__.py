@@ -63,9 +63,23 @@ def _over_http(seconds: float, seed: int) -> dict[str, object]:
     }
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-o",
+            "junit_family=xunit1",
+        ]
         # The summary is alone on the standard output.
-        subprocess.run([*command, *_HTTP_TESTS], stdout=sys.stderr, env={**os.environ, **sizes}, check=False)
+        subprocess.run(
+            [*command, f"--junitxml={report}", *_HTTP_TESTS],
+            stdout=sys.stderr,
+            env={**os.environ, **sizes},
+            check=False,
+        )
         cases = [*ElementTree.parse(report).iter("testcase")]
     figures = {
         one.attrib["name"]: json.loads(one.attrib["value"]) for case in cases for one in case.iter("property")
