@@ -81,7 +81,11 @@ class Context:
         return device_of(self.opened, index)
 
     def claims(self, capability: str) -> bool:
-        return capability in self.manifest.capabilities
+        """Whether the manifest does, outright or on condition that the hooks are there."""
+        if capability in self.manifest.capabilities:
+            return True
+        conditional = capability in self.manifest.optional
+        return conditional and all(self.has(hook) for hook in frozen_contract.CAPABILITIES[capability])
 
     def has(self, hook: str) -> bool:
         return hook in self.implemented
