@@ -91,6 +91,7 @@ class Scheduler:
         self._device = device
         self._model = model
         self._window = model.window
+        self._checked = limits.checked
         self._pool_tokens = limits.num_pages * limits.page_size
         longest = min(model.max_positions, self._pool_tokens)
         table = RequestTable(
@@ -200,7 +201,7 @@ class Scheduler:
         if not state.requests:
             self._idle()
         self.control.answer()
-        if self.limits.checked:
+        if self._checked:
             self._check()
         outputs, state.outputs = tuple(state.outputs), []
         return Step(outputs, self.control.take_replies(), computed)
