@@ -27,6 +27,7 @@ from devicekit.available import available_memory
 from devicekit.clock import Clock, SystemClock
 from devicekit.device import Device
 from devicekit.generation import Generation, IncrementalText
+from devicekit.memory.host_kv import HostKVPool
 from devicekit.memory.kv import KVLayout, KVPool
 from devicekit.memory.sizing import KVPlan, plan_kv
 from devicekit.opening import get_device
@@ -36,11 +37,14 @@ from devicekit.runners.errors import MissingTokenizer
 from devicekit.runners.transformers_runner import TransformersRunner
 from devicekit.scheduling.batch import ModelLimits
 from devicekit.scheduling.errors import InvalidOperation, InvalidRequest
+from devicekit.scheduling.host_tier import attach_host_tier
 from devicekit.scheduling.messages import (
     Abort,
     AbortReply,
     Blocker,
     Continue,
+    Drain,
+    DrainReply,
     Flush,
     FlushReply,
     Operation,
@@ -48,12 +52,17 @@ from devicekit.scheduling.messages import (
     PauseMode,
     PauseReply,
     Reply,
+    Selector,
     UpdateReply,
+    UpdateWeights,
     UpdateWeightsFromDisk,
 )
 from devicekit.scheduling.request import Request, SamplingParams, prompt_array
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits, Step
-from devicekit.weights.disk import disk_handler
+from devicekit.weights.install import WeightControl, install
+from devicekit.weights.occupation import MemoryTag, Region
+from devicekit.weights.operations import MemoryReply, ReleaseMemory, ResumeMemory
+from devicekit.weights.store import Model, WeightStore
 
 if TYPE_CHECKING:
     from devicekit.runners.huggingface import PreTrainedTokenizerBase
@@ -75,6 +84,7 @@ class EngineConfig:
     kv_tokens: int | None = None  # size of the KV pool; None: as above
     policy: str = "fcfs"
     prefix_caching: bool = True
+    host_kv_tokens: int = 0  # size of the second level of the prefix cache, in host memory; 0: none
     conservativeness: float = 1.0  # lower admits more requests at once, at the price of retractions
 
 
@@ -96,7 +106,8 @@ class Engine:
         self.clock = clock or SystemClock()
         self.plan = plan_pool(runner.layout, runner.limits, available_memory(device).bytes, config)
         self.tokenizer = _tokenizer(runner.directory)
-        runner.bind(KVPool(device, runner.layout, self.plan.num_pages, config.page_size))
+        pool = KVPool(device, runner.layout, self.plan.num_pages, config.page_size)
+        runner.bind(pool)
         limits = SchedulerLimits(
             num_pages=self.plan.num_pages,
             page_size=config.page_size,
@@ -110,7 +121,13 @@ class Engine:
         self.scheduler = Scheduler(
             runner, device, limits, clock=self.clock, releases=releases, detokenizer=self._detokenizer
         )
-        self.scheduler.control.register(UpdateWeightsFromDisk, disk_handler(self.scheduler.state, runner))
+        model = Model(runner, runner.weight_aliases())
+        self.weights: WeightControl = install(
+            self.scheduler.control,
+            WeightStore(self.scheduler.state, device, model),
+            loaders={Selector.TARGET: runner},
+            regions=self._regions(pool),
+        )
         self._generations: dict[str, Generation] = {}
         self._replies: dict[str, Reply] = {}
         self._ids = itertools.count(1)
@@ -139,6 +156,13 @@ class Engine:
         handle = get_device(device)
         runner = TransformersRunner.load(path, handle, dtype=dtype)
         return cls(runner, handle, config or EngineConfig(), clock=clock)
+
+    def _regions(self, pool: KVPool) -> dict[MemoryTag, Region]:
+        regions: dict[MemoryTag, Region] = {MemoryTag.KV_CACHE: pool}
+        if self.config.host_kv_tokens:
+            host = HostKVPool(self.device, pool, -(-self.config.host_kv_tokens // self.config.page_size))
+            regions[MemoryTag.HOST_KV] = attach_host_tier(self.scheduler, host)
+        return regions
 
     # -- Requests ---------------------------------------------------------------------------------------------
 
@@ -253,6 +277,23 @@ class Engine:
     def abort(self, request_id: str) -> AbortReply:
         """End one request."""
         return self.perform(Abort(self._next_id("abort"), request_id), AbortReply)
+
+    def drain(self, timeout: float | None = None) -> DrainReply:
+        """Let running requests end and start no others, then pause."""
+        return self.perform(Drain(self._next_id("drain"), timeout), DrainReply)
+
+    def release_memory(self, *tags: str, backup_weights: bool = False) -> MemoryReply:
+        """Give the memory of regions back (`MemoryTag`; none named: all). Refused unless idle."""
+        operation = ReleaseMemory(self._next_id("release"), tags, backup_weights)
+        return self.perform(operation, MemoryReply)
+
+    def resume_memory(self, *tags: str) -> MemoryReply:
+        """Take the memory of regions again."""
+        return self.perform(ResumeMemory(self._next_id("resume"), tags), MemoryReply)
+
+    def update_weights(self, operation: UpdateWeights) -> UpdateReply:
+        """Run any weight update of `devicekit.weights.operations`."""
+        return self.perform(operation, UpdateReply)
 
     def update_weights_from_disk(
         self,

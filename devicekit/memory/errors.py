@@ -9,6 +9,7 @@
         ├── PagesInUse       a pool cannot shrink below pages that are still held
         ├── CacheInUse       a prefix cache cannot be reset while prefixes are locked
         ├── StaleNode        a prefix was locked or unlocked that the cache no longer holds
+        ├── MemoryReleased   a pool was used while its memory is released
         └── UnknownPolicy    no eviction policy of that name (a ConfigurationError as well)
 """
 
@@ -19,6 +20,10 @@ from devicekit.contract.errors import ConfigurationError, DeviceKitError
 
 class PoolError(DeviceKitError):
     """Root of everything that `devicekit.memory` raises on purpose."""
+
+
+class MemoryReleased(PoolError):
+    """A pool was used while its memory is given back."""
 
 
 class ForeignPage(PoolError):

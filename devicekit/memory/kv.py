@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
+
+from devicekit.memory.errors import MemoryReleased
 
 if TYPE_CHECKING:
     from devicekit.device import Device
@@ -61,8 +64,7 @@ class KVPool:
         self.page_size = page_size
         # Few kernels index or scatter 8-bit floats, and every device can move bytes.
         self._stored_as_bytes = layout.dtype.is_floating_point and layout.dtype.itemsize == 1
-        self._keys = [self._allocate(layout.key_dim) for _ in range(layout.num_layers)]
-        self._values = [self._allocate(layout.value_dim) for _ in range(layout.num_layers)]
+        self._keys, self._values = self._allocate_all()
 
     @property
     def num_slots(self) -> int:
@@ -94,6 +96,30 @@ class KVPool:
         value = self._values[layer].index_select(0, flat).view(self.layout.dtype)
         return key.view(*slots.shape, *key.shape[1:]), value.view(*slots.shape, *value.shape[1:])
 
+    def page_rows(self) -> list[torch.Tensor]:
+        """Every buffer as bytes, ``[num_pages + 1, bytes per page]``: views, keys before values."""
+        return [
+            buffer.view(self.num_pages + 1, -1).view(torch.uint8)
+            for buffers in (self._keys, self._values)
+            for buffer in (buffers[layer] for layer in range(self.layout.num_layers))
+        ]
+
+    def release(self) -> int:
+        """Free the memory of all buffers, contents and all, until `resume`; bytes."""
+        self.device.synchronize()  # a kernel may still be reading them
+        self._keys = self._values = _Released()
+        return self.nbytes
+
+    def resume(self) -> int:
+        """Allocate the buffers again, with contents as unspecified as at first; bytes."""
+        self._keys, self._values = self._allocate_all()
+        return self.nbytes
+
+    def _allocate_all(self) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
+        layout = self.layout
+        keys = [self._allocate(layout.key_dim) for _ in range(layout.num_layers)]
+        return keys, [self._allocate(layout.value_dim) for _ in range(layout.num_layers)]
+
     def _allocate(self, dim: int) -> torch.Tensor:
         stored = torch.uint8 if self._stored_as_bytes else self.layout.dtype
         shape = (self.num_slots, self.layout.num_kv_heads, dim)
@@ -110,3 +136,13 @@ class KVPool:
         # A plain cast turns what 8 bits cannot hold into NaN; the nearest number it can hold is the better error.
         limit = torch.finfo(dtype).max
         return rows.clamp(-limit, limit).to(dtype).view(torch.uint8)
+
+
+class _Released(Sequence[torch.Tensor]):
+    """Stands where the buffers were, so that using them costs no test while they are there."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def __getitem__(self, index: object) -> NoReturn:
+        raise MemoryReleased("the KV pool's memory is released: resume it first")

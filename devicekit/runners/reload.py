@@ -113,6 +113,13 @@ def own_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return found
 
 
+def aliases(model: PreTrainedModel) -> dict[str, str]:
+    """Names of parameters that `own_tensors` has under another name, and that name."""
+    owner = {id(tensor): name for name, tensor in model.named_parameters()}
+    every = {name: owner[id(tensor)] for name, tensor in model.named_parameters(remove_duplicate=False)}
+    return {name: first for name, first in every.items() if name != first}
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Hide transformers' progress bars and loading reports: what they say comes back as typed errors."""

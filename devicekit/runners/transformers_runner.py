@@ -15,7 +15,7 @@ from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.huggingface import PreTrainedModel
 from devicekit.runners.plan import AttentionPlan, to_device
 from devicekit.runners.probe import probe_layout
-from devicekit.runners.reload import UpdateRecord, load_model, own_tensors, update_in_place
+from devicekit.runners.reload import UpdateRecord, aliases, load_model, own_tensors, update_in_place
 from devicekit.scheduling.batch import ForwardBatch, ModelLimits, StepOutput
 
 if TYPE_CHECKING:
@@ -86,6 +86,10 @@ class TransformersRunner:
         does with the experts of some mixtures.
         """
         yield from own_tensors(self.model).items()
+
+    def weight_aliases(self) -> dict[str, str]:
+        """Further names of tied weights, and the name under which `named_weights` has them."""
+        return aliases(self.model)
 
     def update_from_disk(self, path: str | Path) -> UpdateRecord:
         """Load another checkpoint of the same architecture into the tensors that are there.

@@ -8,19 +8,32 @@ registered by the packages that define them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TypeVar
 
-from devicekit.contract.errors import DeviceKitError
+from devicekit.contract.errors import DeviceKitError, UnsupportedHook
+from devicekit.scheduling.drain import drain
+from devicekit.scheduling.errors import Conflict, InvalidOperation
 from devicekit.scheduling.flush import FlushHandler
-from devicekit.scheduling.messages import Abort, Continue, Flush, Operation, Pause, Reply
+from devicekit.scheduling.messages import Abort, Continue, Drain, Flush, Operation, Pause, Refusal, Reply
 from devicekit.scheduling.pause import abort, pause, resume
 from devicekit.scheduling.state import SchedulerState
+from devicekit.scheduling.transaction import Transaction, TransactionHandler
 
 Poll = Callable[[], Reply | None]
 _O = TypeVar("_O", bound=Operation)
 _A = TypeVar("_A")
+_log = logging.getLogger(__name__)
+_REFUSALS: Mapping[type[Exception], Refusal] = MappingProxyType(
+    {
+        InvalidOperation: Refusal.INVALID,
+        Conflict: Refusal.CONFLICT,
+        UnsupportedHook: Refusal.UNSUPPORTED,
+    }
+)
 
 
 @dataclass(slots=True)
@@ -42,31 +55,39 @@ class Control:
         self.register(Pause, lambda operation: pause(state, operation))
         self.register(Continue, lambda operation: resume(state, operation))
         self.register(Abort, lambda operation: abort(state, operation))
+        self.register(Drain, lambda operation: drain(state, operation))
+        self.register(Transaction, TransactionHandler(state, self.begin))
 
     def register(self, kind: type[_O], handler: Callable[[_O], Reply | Poll]) -> None:
         """Have ``handler`` answer operations of exactly this type."""
         self._handlers[kind] = handler  # type: ignore[assignment]  # looked up by the operation's own type
 
     def submit(self, operation: Operation) -> None:
-        """Begin an operation. An unknown one is refused."""
+        """Take an operation in. An unknown one is refused."""
         arrived = self._state.clock.now()
-        handler = self._handlers.get(type(operation))
-        if handler is None:
-            known = ", ".join(sorted(kind.__name__ for kind in self._handlers))
-            message = f"This engine has no operation {type(operation).__name__} (it has {known})."
-            self._replies.append(Reply(operation.id, False, message))
-            return
-        answer = _guarded(operation, lambda: handler(operation))
+        answer = self.begin(operation)
         if isinstance(answer, Reply):
             self._reply(answer, arrived)
         else:
             self._pending.append(_Pending(operation, arrived, answer))
 
+    def begin(self, operation: Operation) -> Reply | Poll:
+        """Begin an operation for a caller that looks after its answer itself. Never raises."""
+        handler = self._handlers.get(type(operation))
+        if handler is None:
+            known = ", ".join(sorted(kind.__name__ for kind in self._handlers))
+            message = f"This engine has no operation {type(operation).__name__} (it has {known})."
+            return Reply(operation.id, False, message, refusal=Refusal.UNSUPPORTED)
+        answer = _guarded(operation, lambda: handler(operation))
+        if isinstance(answer, Reply):
+            return answer
+        return lambda: _guarded(operation, answer)
+
     def answer(self) -> None:
         """Ask every pending operation again, in order of arrival."""
         pending, self._pending = self._pending, []
         for one in pending:
-            reply = _guarded(one.operation, one.poll)
+            reply = one.poll()
             if reply is None:
                 self._pending.append(one)
             else:
@@ -91,7 +112,9 @@ def _guarded(operation: Operation, ask: Callable[[], _A]) -> _A | Reply:
     try:
         return ask()
     except DeviceKitError as error:
-        return Reply(operation.id, False, str(error))
+        kind = next((kind for family, kind in _REFUSALS.items() if isinstance(error, family)), Refusal.FAILED)
+        return Reply(operation.id, False, str(error), refusal=kind)
     except Exception as error:  # an operator's mistake must not end the loop that serves everybody else
+        _log.exception("%s %s failed", type(operation).__name__, operation.id)
         message = f"{type(operation).__name__} failed: {type(error).__name__}: {error}"
-        return Reply(operation.id, False, message)
+        return Reply(operation.id, False, message, refusal=Refusal.FAILED)

@@ -5,7 +5,8 @@
     DeviceKitError
     └── SchedulingError
         ├── InvalidRequest      this request can never run; nothing was allocated for it
-        └── InvalidOperation    this control operation makes no sense as it stands
+        ├── InvalidOperation    this control operation makes no sense as it stands
+        └── Conflict            it makes sense, but not in the state that things are in
 """
 
 from __future__ import annotations
@@ -23,3 +24,7 @@ class InvalidRequest(SchedulingError):
 
 class InvalidOperation(SchedulingError):
     """This control operation makes no sense as it stands, whatever the scheduler is doing."""
+
+
+class Conflict(SchedulingError):
+    """This control operation makes sense, but not in the state that things are in. Nothing was changed."""

@@ -2,50 +2,103 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from devicekit.release import ReleasePoint
 from devicekit.scheduling.errors import InvalidOperation
-from devicekit.scheduling.messages import Flush, FlushReply, Reply, describe
+from devicekit.scheduling.messages import Flush, FlushReply, Refusal, Reply, describe
 from devicekit.scheduling.state import SchedulerState
+
+_log = logging.getLogger(__name__)
 
 
 def flush_now(state: SchedulerState, identity: str, empty_cache: bool | None) -> FlushReply:
     """Flush if nothing blocks; otherwise say what does, and change nothing."""
     blockers = state.blockers()
     if blockers:
-        return FlushReply(identity, False, f"Not idle: {describe(blockers)}.", blockers)
+        message = f"Not idle: {describe(blockers)}."
+        return FlushReply(identity, False, message, blockers, refusal=Refusal.BUSY)
     freed = state.kv.reset()
-    for part in state.participants:
-        if part.flush is not None:
-            part.flush()
+    failed = _flush_participants(state)
     release = state.releases.reach(ReleasePoint.FLUSH, empty_cache)
-    return FlushReply(identity, True, "Cache flushed.", release=release, pages_freed=freed)
+    done = FlushReply(identity, True, "Cache flushed.", release=release, pages_freed=freed)
+    if not failed:
+        return done
+    message = f"The KV cache was flushed, but these caches could not be: {', '.join(failed)}."
+    return replace(done, success=False, message=message, refusal=Refusal.FAILED, failed=failed)
+
+
+def check_timeout(what: str, timeout: float | None) -> None:
+    """Raise `InvalidOperation` for a timeout that is no number of seconds. Zero and less mean: do not wait."""
+    if timeout is not None and not math.isfinite(timeout):
+        raise InvalidOperation(f"A {what} timeout is a finite number of seconds, not {timeout}.")
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    operation: Flush
+    deadline: float
+    reply: FlushReply | None = None
 
 
 class FlushHandler:
-    """Answers `Flush`. Several may wait at once; each is answered, and the first to find the scheduler idle
-    does the work for all."""
+    """Answers `Flush`. Several may wait at once: one flush, when the scheduler is idle, answers them all."""
 
     def __init__(self, state: SchedulerState) -> None:
         self._state = state
+        self._waiting: list[_Waiter] = []
 
     def __call__(self, operation: Flush) -> Reply | Callable[[], Reply | None]:
         timeout = operation.timeout
-        if timeout is not None and not math.isfinite(timeout):
-            raise InvalidOperation(f"A flush timeout is a finite number of seconds, not {timeout}.")
+        check_timeout("flush", timeout)
         if timeout is None or timeout <= 0:
             return flush_now(self._state, operation.id, operation.empty_cache)
-        deadline = self._state.clock.now() + timeout
-        return lambda: self._poll(operation, deadline)
+        waiter = _Waiter(operation, self._state.clock.now() + timeout)
+        self._waiting.append(waiter)
+        return lambda: self._poll(waiter)
 
-    def _poll(self, operation: Flush, deadline: float) -> Reply | None:
+    def _poll(self, waiter: _Waiter) -> Reply | None:
+        if waiter.reply is not None:
+            return waiter.reply
         # Idle is tested before the deadline: becoming idle late, but before anyone looked, is success.
         blockers = self._state.blockers()
         if not blockers:
-            return flush_now(self._state, operation.id, operation.empty_cache)
-        if self._state.clock.now() < deadline:
+            self._flush_for_all()
+            return waiter.reply
+        if self._state.clock.now() < waiter.deadline:
             return None
+        self._waiting.remove(waiter)
+        operation = waiter.operation
         message = f"Timed out after {operation.timeout:g} s waiting for: {describe(blockers)}."
-        return FlushReply(operation.id, False, message, blockers)
+        return FlushReply(operation.id, False, message, blockers, refusal=Refusal.TIMED_OUT)
+
+    def _flush_for_all(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        done = flush_now(self._state, "", _strongest([one.operation.empty_cache for one in waiting]))
+        for one in waiting:
+            one.reply = replace(done, id=one.operation.id)
+
+
+def _strongest(wishes: list[bool | None]) -> bool | None:
+    """Empty if anyone asked for it; leave it to the policy if anyone did not say."""
+    if True in wishes:
+        return True
+    return None if None in wishes else False
+
+
+def _flush_participants(state: SchedulerState) -> tuple[str, ...]:
+    """Flush every participant, whatever the others do; the names of those that raised."""
+    failed: list[str] = []
+    for part in state.participants:
+        try:
+            if part.flush is not None:
+                part.flush()
+        except (
+            Exception
+        ):  # the KV cache is gone already: the rest must follow, and the answer says which did not
+            _log.exception("%s could not flush its cache", part.name)
+            failed.append(part.name)
+    return tuple(failed)

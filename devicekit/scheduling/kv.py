@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from typing import Protocol
 
 import numpy as np
 
@@ -16,6 +17,22 @@ from devicekit.scheduling.request import Request
 _TIDY_NODES = 256
 
 
+class Tier(Protocol):
+    """A further level behind the prefix cache."""
+
+    def load(self, tokens: Int32, namespace: Hashable, known: int, target: bytes, owner: str) -> int:
+        """Fill device pages ``target`` with what comes behind the first ``known`` pages; how many."""
+        ...
+
+    def store(self, tokens: Int32, namespace: Hashable, pages: bytes, node: Node, owner: str) -> None:
+        """Keep a copy of a prefix that has entered the cache."""
+        ...
+
+    def wait(self) -> None:
+        """Wait for the copies under way, which keep pages from being evicted."""
+        ...
+
+
 class RequestKV:
     """Takes and gives rows and pages for requests, sharing cached prefixes where there is a cache."""
 
@@ -24,6 +41,7 @@ class RequestKV:
         self.pages = pages
         self.page_size = page_size
         self.prefix = prefix
+        self.tier: Tier | None = None
         self._held: dict[str, tuple[Node, Hashable]] = {}  # by request id: the locked node and its namespace
         self._private: set[str] = set()  # ids whose KV mixes weight versions: nobody else may use it
 
@@ -71,6 +89,9 @@ class RequestKV:
         request.computed = shared * self.page_size
         self.table.pages[row, : request.num_pages] = np.frombuffer(cached + own, np.int32)
         self.table.mark(row)
+        if self.tier is not None:
+            loaded = self.tier.load(request.tokens[:-1], namespace, shared, own, request.id)
+            request.computed += loaded * self.page_size
         return True
 
     def _take_evicting(self, count: int, spare: int) -> bytes | None:
@@ -88,6 +109,9 @@ class RequestKV:
         short = count - self.pages.available
         if short > 0 and self.prefix is not None:
             short -= self.prefix.evict(short)
+            if short > 0 and self.tier is not None:
+                self.tier.wait()
+                short -= self.prefix.evict(short)
         return short <= 0
 
     def publish(self, request: Request, tokens: Int32) -> None:
@@ -104,6 +128,8 @@ class RequestKV:
             self.table.mark(request.row)
         request.cached_pages = len(done.pages) // 4
         self._held[request.id] = (done.node, namespace)
+        if self.tier is not None:
+            self.tier.store(tokens, namespace, done.pages, done.node, request.id)
 
     def keep_private(self) -> None:
         """Never publish what requests hold now: the weights are about to change under them."""

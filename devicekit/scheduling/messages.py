@@ -64,11 +64,15 @@ class Pause(Operation):
     """Start no forward pass until `Continue`. Control operations are still answered."""
 
     mode: PauseMode = PauseMode.ABORT
+    continue_after: float | None = None  # seconds after which it ends by itself; None: never
 
 
 @dataclass(frozen=True, slots=True)
 class Continue(Operation):
-    """End a pause, emptying the allocator's cache first unless told otherwise."""
+    """End a pause, emptying the allocator's cache first unless told otherwise.
+
+    Refused while generation could not run anyway: memory is released, or weights are missing.
+    """
 
     empty_cache: bool | None = None
 
@@ -83,6 +87,25 @@ class Abort(Operation):
 
 
 @dataclass(frozen=True, slots=True)
+class Drain(Operation):
+    """Let the requests that hold KV run to their end, start no others, and pause when they are done.
+
+    Waiting requests stay where they are. With a ``timeout`` (seconds) that passes first, nothing has changed
+    but that some requests have ended, and generation goes on.
+    """
+
+    timeout: float | None = None
+
+
+class Selector(str, enum.Enum):
+    """Which models an operation on weights concerns."""
+
+    ALL = "all"
+    TARGET = "target"
+    DRAFT = "draft"
+
+
+@dataclass(frozen=True, slots=True)
 class UpdateWeights(Operation):
     """Replace the model's weights. Each source is a subclass.
 
@@ -94,6 +117,7 @@ class UpdateWeights(Operation):
     empty_cache: bool | None = None  # None: as the release point's policy says
     abort_all_requests: bool = False
     weight_version: str | None = None
+    selector: Selector = Selector.ALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +139,17 @@ class UpdateOutcome(str, enum.Enum):
     PARTIAL = "partial"  # some tensors are new: discard the model
 
 
+class Refusal(str, enum.Enum):
+    """What kind of no an answer is."""
+
+    INVALID = "invalid"  # the operation makes no sense as it stands
+    UNSUPPORTED = "unsupported"  # this engine has nothing that could do it
+    BUSY = "busy"  # not idle: the reply's blockers say why
+    TIMED_OUT = "timed_out"  # it was still not idle when the time was up
+    CONFLICT = "conflict"  # not in the state that things are in
+    FAILED = "failed"  # it was begun, and failed
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """The answer to one operation."""
@@ -125,13 +160,15 @@ class Reply:
     blockers: tuple[Blocker, ...] = ()  # what stood in the way
     seconds: float = 0.0  # from its arrival to this answer
     release: ReleaseEntry | None = None  # what the release point on its way did
+    refusal: Refusal | None = None  # None: success
 
 
 @dataclass(frozen=True, slots=True)
 class FlushReply(Reply):
-    """The answer to `Flush`. Refused means that nothing changed."""
+    """The answer to `Flush`. With blockers, nothing changed."""
 
     pages_freed: int = 0  # cached pages that were forgotten
+    failed: tuple[str, ...] = ()  # participants whose own caches could not be forgotten; the others' were
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +179,16 @@ class PauseReply(Reply):
     changed: bool = False
     aborted: int = 0
     retracted: int = 0
+    paused_seconds: float | None = None  # `Continue`: how long the pause was
+
+
+@dataclass(frozen=True, slots=True)
+class DrainReply(Reply):
+    """The answer to `Drain`."""
+
+    remaining: int = 0  # requests that still hold KV
+    waiting: int = 0  # requests that had not begun, and were left waiting
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import logging
+import math
+
 from devicekit.release import ReleasePoint
-from devicekit.scheduling.errors import InvalidOperation
+from devicekit.scheduling.errors import Conflict, InvalidOperation
 from devicekit.scheduling.messages import Abort, AbortReply, Continue, Pause, PauseMode, PauseReply
 from devicekit.scheduling.request import Finish, FinishKind, Request
 from devicekit.scheduling.state import SchedulerState
 
+_log = logging.getLogger(__name__)
+
 
 def pause(state: SchedulerState, operation: Pause) -> PauseReply:
-    """Start no forward pass from now on. Pausing twice is pausing once; a stronger mode still takes effect."""
+    """Start no forward pass from now on. Pausing twice is pausing once; a stronger mode still takes effect.
+
+    Raises:
+        InvalidOperation: ``continue_after`` is not a positive number of seconds.
+    """
+    after = operation.continue_after
+    if after is not None and not (math.isfinite(after) and after > 0):
+        raise InvalidOperation(f"A pause continues after a positive number of seconds, not {after}.")
     changed = not state.paused
-    if changed:
-        state.paused = True
-        state.epoch += 1
+    enter_pause(state)
+    if after is not None:
+        state.continue_at = state.clock.now() + after
     aborted = retracted = 0
     if operation.mode is PauseMode.ABORT:
         aborted = abort_requests(state, list(state.requests.values()), "Generation was paused.")
@@ -34,15 +46,48 @@ def pause(state: SchedulerState, operation: Pause) -> PauseReply:
     )
 
 
+def enter_pause(state: SchedulerState) -> None:
+    """Be paused. While paused already this changes nothing."""
+    if not state.paused:
+        state.paused = True
+        state.paused_at = state.clock.now()
+        state.epoch += 1
+
+
 def resume(state: SchedulerState, operation: Continue) -> PauseReply:
-    """End a pause. Continuing while running changes nothing, and does not empty the cache either."""
+    """End a pause. Continuing while running changes nothing, and does not empty the cache either.
+
+    Raises:
+        Conflict: generation could not run: memory is released, or weights are missing.
+    """
     if not state.paused:
         return PauseReply(operation.id, True, "Generation was not paused.", epoch=state.epoch)
+    if state.holds:
+        raise Conflict(f"Generation cannot continue: {'; '.join(state.holds.values())}.")
     release = state.releases.reach(ReleasePoint.CONTINUE, operation.empty_cache)
+    seconds = None if state.paused_at is None else state.clock.now() - state.paused_at
     state.paused = False
+    state.paused_at = state.continue_at = None
     state.epoch += 1
     return PauseReply(
-        operation.id, True, "Generation continued.", release=release, epoch=state.epoch, changed=True
+        operation.id,
+        True,
+        "Generation continued.",
+        release=release,
+        epoch=state.epoch,
+        changed=True,
+        paused_seconds=seconds,
+    )
+
+
+def continue_if_due(state: SchedulerState) -> None:
+    """End a pause whose time is up, as if its owner had said so. While something holds generation, wait on."""
+    due = state.continue_at
+    if due is None or state.clock.now() < due or state.holds:
+        return
+    reply = resume(state, Continue("pause-watchdog"))
+    _log.warning(
+        "Generation was paused for %.1f s and nobody continued it: it goes on.", reply.paused_seconds
     )
 
 

@@ -24,6 +24,7 @@ from devicekit.scheduling.control import Control
 from devicekit.scheduling.errors import InvalidRequest
 from devicekit.scheduling.kv import RequestKV
 from devicekit.scheduling.messages import Blocker, Operation, Output, Reply
+from devicekit.scheduling.pause import continue_if_due
 from devicekit.scheduling.planning import BatchBuilder, Plan, Planner
 from devicekit.scheduling.request import Finish, FinishKind, Request, TokenLogprob
 from devicekit.scheduling.reservation import NewTokenRatio
@@ -173,9 +174,10 @@ class Scheduler:
             if part.retire is not None:
                 part.retire()
         self._expire()
+        continue_if_due(state)
         self.control.answer()
         computed = 0
-        if not state.paused and state.healthy:
+        if state.may_run:
             computed = self._forward()
         if not state.requests:
             self._idle()

@@ -36,6 +36,7 @@ class SchedulerState:
     releases: ReleasePoints
     clock: Clock
     weight_version: str = "default"
+    weights_epoch: int = 0  # grows whenever a weight changes; prefixes are shared only within one
     prefilling: list[Request] = field(default_factory=list)
     requests: dict[str, Request] = field(default_factory=dict)  # all that are not finished, by id
     outputs: list[Output] = field(default_factory=list)  # since the last step
@@ -45,23 +46,38 @@ class SchedulerState:
     streaming: set[str] = field(default_factory=set)
     timed: set[str] = field(default_factory=set)  # with a deadline
     paused: bool = False
-    admitting: bool = True  # False while an operation waits for the running requests to end
+    paused_at: float | None = None
+    continue_at: float | None = None  # when the pause ends by itself
     epoch: int = 0
     healthy: bool = True  # False: the device is lost
+    # Ids of operations that wait for the running requests to end: meanwhile no new ones start.
+    closed_by: set[str] = field(default_factory=set)
+    # Why no forward pass may run, by who says so: memory is released, weights are missing. Requests wait.
+    holds: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def admitting(self) -> bool:
+        """Whether waiting requests may start."""
+        return not self.closed_by
+
+    @property
+    def may_run(self) -> bool:
+        """Whether a forward pass may start."""
+        return self.healthy and not self.paused and not self.holds
 
     def blockers(self) -> tuple[Blocker, ...]:
-        """Every reason for not being idle. Waiting requests hold no KV and do not count while paused."""
+        """Every reason for not being idle. Waiting requests hold no KV: they count only if they may start."""
         counts = [
             ("running", len(self.running)),
             ("prefilling", len(self.prefilling)),
-            ("waiting", 0 if self.paused else len(self.waiting)),
+            ("waiting", len(self.waiting) if self.may_run and self.admitting else 0),
         ]
         counts += [(part.name, part.pending()) for part in self.participants if part.pending is not None]
         return tuple(Blocker(name, count) for name, count in counts if count)
 
     def namespace(self, request: Request) -> Hashable:
         """Within which cached prefixes may be shared: never across tenants, adapters or weights."""
-        return (request.namespace, self.weight_version)
+        return (request.namespace, self.weights_epoch)
 
     # -- Requests ---------------------------------------------------------------------------------------------
 
@@ -124,14 +140,22 @@ class SchedulerState:
         """Note which weights made the output tokens since the last note."""
         start = request.spans[-1].end if request.spans else 0
         end = request.num_output
-        if end > start:
-            request.spans.append(VersionSpan(self.weight_version, start, end))
+        if end <= start:
+            return
+        if request.spans and request.spans[-1].version == self.weight_version:
+            start = request.spans.pop().start
+        request.spans.append(VersionSpan(self.weight_version, start, end))
 
-    def set_weight_version(self, version: str) -> None:
-        """Give the weights a new name; what requests hold now is no longer shared with others."""
+    def weights_changed(self, version: str) -> None:
+        """Weights have changed, and have a new name; what requests hold now is no longer shared with others."""
+        self.name_weights(version)
+        self.kv.keep_private()
+        self.weights_epoch += 1
+
+    def name_weights(self, version: str) -> None:
+        """Give the weights another name; output tokens up to here were made under the old one."""
         for request in self.requests.values():
             if request.column >= 0:
                 self.running.settle(request)
             self.close_span(request)
-        self.kv.keep_private()
         self.weight_version = version

@@ -3,73 +3,134 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from devicekit.release import ReleasePoint
+from devicekit.scheduling.drain import holding_kv
 from devicekit.scheduling.flush import flush_now
-from devicekit.scheduling.messages import Reply, UpdateOutcome, UpdateReply, UpdateWeights, describe
+from devicekit.scheduling.messages import Refusal, Reply, UpdateOutcome, UpdateReply, UpdateWeights, describe
 from devicekit.scheduling.pause import abort_requests
 from devicekit.scheduling.state import SchedulerState
+from devicekit.weights.session import UpdateSession
+from devicekit.weights.store import Loaded, PartlyWritten, WeightStore
+
+Load = Callable[[], Loaded | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """What a source wrote."""
+class Updater:
+    """Runs weight updates, one at a time, between forward passes."""
 
-    tensors: int
-    bytes: int
+    def __init__(self, store: WeightStore) -> None:
+        self.store = store
+        self.session = UpdateSession(store.state)
 
+    def begin(self, operation: UpdateWeights, load: Load) -> Callable[[], Reply | None]:
+        """Run a weight update as soon as it may.
 
-def update(
-    state: SchedulerState, operation: UpdateWeights, load: Callable[[], Loaded]
-) -> Reply | Callable[[], Reply | None]:
-    """Run a weight update as soon as it may.
+        While paused, at once: requests in flight keep their KV and go on with the new weights. Otherwise it
+        waits until no request holds KV; new ones stay in the queue meanwhile.
 
-    While paused, at once: requests in flight keep their KV and go on with the new weights. Otherwise it waits
-    until no request holds KV; new ones stay in the queue meanwhile.
+        Args:
+            load: writes the new weights, or answers ``None`` to be asked again in the next step. It must raise
+                before it has written anything, or raise `PartlyWritten`.
 
-    Args:
-        load: writes the new weights. It must raise before it has written anything, or restore what it wrote.
-    """
-    if operation.abort_all_requests:
-        abort_requests(state, list(state.requests.values()), "The weights are being updated.")
+        Raises:
+            Conflict: the memory of the weights is released.
+            InvalidOperation: the selected model does not exist.
+        """
+        state = self.store.state
+        self.store.require_mapped()
+        self.store.selected(operation.selector)
+        if operation.abort_all_requests:
+            abort_requests(state, list(state.requests.values()), "The weights are being updated.")
 
-    def poll() -> Reply | None:
-        if not state.paused and (len(state.running) or state.prefilling):
-            state.admitting = False
+        def poll() -> Reply | None:
+            if not _exclusive(state):
+                state.closed_by.add(operation.id)
+                return None
+            try:
+                reply = self._apply(operation, load)
+            except Exception:
+                self.session.failed()
+                state.closed_by.discard(operation.id)
+                raise
+            if reply is None:
+                state.closed_by.add(operation.id)
+            else:
+                state.closed_by.discard(operation.id)
+            return reply
+
+        return poll
+
+    def _apply(self, operation: UpdateWeights, load: Load) -> UpdateReply | None:
+        state = self.store.state
+        self.store.require_mapped()
+        try:
+            loaded = load()
+        except PartlyWritten as error:
+            return self._partly_written(operation, error)
+        if loaded is None:
             return None
-        state.admitting = True
-        return _apply(state, operation, load)
+        version = self._version(operation)
+        state.weights_changed(version)
+        self.store.trust(loaded.names)
+        done = UpdateReply(
+            operation.id,
+            True,
+            f"Weights updated to version {version!r}.",
+            outcome=UpdateOutcome.UPDATED,
+            tensors=len(loaded.names),
+            bytes=loaded.bytes,
+            weight_version=version,
+        )
+        done = _clean_up(state, operation, done)
+        self.session.updated(done)
+        return done
 
-    return poll
+    def _partly_written(self, operation: UpdateWeights, error: PartlyWritten) -> UpdateReply:
+        state = self.store.state
+        version = self._version(operation)
+        state.weights_changed(version)
+        self.store.distrust(error.names)
+        self.session.failed(partial=True)
+        return UpdateReply(
+            operation.id,
+            False,
+            f"Writing failed half-way ({error}). {len(error.names)} weights have no known value now: generation "
+            "waits until they are updated again.",
+            refusal=Refusal.FAILED,
+            outcome=UpdateOutcome.PARTIAL,
+            weight_version=version,
+        )
+
+    def _version(self, operation: UpdateWeights) -> str:
+        return (
+            operation.weight_version or self.session.version or _next_version(self.store.state.weight_version)
+        )
 
 
-def _apply(state: SchedulerState, operation: UpdateWeights, load: Callable[[], Loaded]) -> UpdateReply:
-    loaded = load()
-    version = operation.weight_version or _next_version(state.weight_version)
-    state.set_weight_version(version)
-    done = UpdateReply(
-        operation.id,
-        True,
-        f"Weights updated to version {version!r}.",
-        outcome=UpdateOutcome.UPDATED,
-        tensors=loaded.tensors,
-        bytes=loaded.bytes,
-        weight_version=version,
-    )
+def _exclusive(state: SchedulerState) -> bool:
+    return state.paused or not holding_kv(state)
+
+
+def _clean_up(state: SchedulerState, operation: UpdateWeights, done: UpdateReply) -> UpdateReply:
+    """Flush and empty as the operation says, after its weights are written."""
     if not operation.flush_cache:
         return replace(done, release=state.releases.reach(ReleasePoint.WEIGHT_UPDATE, operation.empty_cache))
     # One empty is enough: the flush leaves it to the update's own release point.
+    state.closed_by.add(operation.id)  # requests that wait for this very update do not stand in its way
     flushed = flush_now(state, operation.id, empty_cache=False)
     release = state.releases.reach(ReleasePoint.WEIGHT_UPDATE, operation.empty_cache)
     if flushed.success:
         return replace(done, release=release, flush=flushed)
+    reason = describe(flushed.blockers) if flushed.blockers else flushed.message
     return replace(
         done,
         success=False,
-        message=f"The weights were updated to version {version!r}, but the cache was not flushed: "
-        f"{describe(flushed.blockers)}. Retract or finish these requests, then flush.",
+        message=f"The weights were updated to version {done.weight_version!r}, but the cache was not flushed: "
+        f"{reason}. Retract or finish these requests, then flush.",
         blockers=flushed.blockers,
+        refusal=flushed.refusal,
         release=release,
         outcome=UpdateOutcome.UPDATED_NOT_FLUSHED,
         flush=flushed,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from devicekit.contract import DeviceProperties, ErrorKind, MemoryInfo, hookimpl
-from devicekit_cpu import host_memory
+from devicekit_cpu import host_memory, sharing
 
 if TYPE_CHECKING:
     from torch.profiler import ProfilerActivity
@@ -108,6 +108,14 @@ class Backend:
     @hookimpl
     def is_bad_fork(self) -> bool:
         return False
+
+    @hookimpl
+    def export_ipc(self, tensor: torch.Tensor) -> sharing.SharedTensor:
+        return sharing.export_tensor(tensor)
+
+    @hookimpl
+    def import_ipc(self, handle: object) -> torch.Tensor:
+        return sharing.import_tensor(handle)
 
     @hookimpl
     def profiler_activity(self) -> ProfilerActivity | None:

@@ -1,0 +1,198 @@
+"""A runner whose next token depends on every token before it, read back from a real KV pool.
+
+It is a model in the only way that matters to a scheduler: a wrong slot, a lost token, a page that two requests
+share by mistake, or keys made by other weights change what comes out. `expected` says what should have come out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from devicekit.device import Device
+from devicekit.memory.kv import KVLayout, KVPool
+from devicekit.scheduling.batch import (
+    Float32,
+    ForwardBatch,
+    Int32,
+    Int64,
+    Logprobs,
+    ModelLimits,
+    StepOutput,
+)
+
+LAYOUT = KVLayout(num_layers=2, num_kv_heads=1, key_dim=1, value_dim=1, dtype=torch.int64)
+
+_U64 = npt.NDArray[np.uint64]
+_SHAPES = {
+    "embed.weight": ((8, 4), torch.float32),
+    "layers.0.bias": ((6,), torch.float32),
+    "head.weight": ((4, 4), torch.bfloat16),
+}
+
+
+class HashRunner:
+    """Holds a KV pool and a few small weights on a device. ``weights`` may be changed in place at any time.
+
+    Exceptions in ``faults`` are raised by the coming steps, one each; ``None`` lets a step pass. With
+    ``faults_after_writing`` they come after the keys and values were written.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        *,
+        num_pages: int,
+        page_size: int,
+        vocab_size: int = 997,
+        max_positions: int = 4096,
+        eos_token_ids: frozenset[int] = frozenset(),
+        seed: int = 0,
+    ) -> None:
+        self.device = device
+        self.pool = KVPool(device, LAYOUT, num_pages, page_size)
+        self.weights = {
+            name: torch.nn.Parameter(tensor.to(device.torch_device), requires_grad=False)
+            for name, tensor in make_weights(seed).items()
+        }
+        self.faults: deque[BaseException | None] = deque()
+        self.faults_after_writing = False
+        self.steps = 0
+        self._limits = ModelLimits(vocab_size, max_positions, eos_token_ids)
+
+    @property
+    def limits(self) -> ModelLimits:
+        return self._limits
+
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every weight by name."""
+        yield from self.weights.items()
+
+    def step(self, batch: ForwardBatch) -> StepOutput:
+        """Write an entry per token into the pool and hash the histories of the wanted ones."""
+        self.steps += 1
+        fault = self.faults.popleft() if self.faults else None
+        if fault is not None and not self.faults_after_writing:
+            raise fault
+        salt = salt_of(self.weights)
+        self._write(batch, salt)
+        if fault is not None:
+            raise fault
+        sums = self._histories(batch)
+        chosen = _choose(sums, salt, batch, self._limits.vocab_size)
+        return StepOutput(chosen, _logprobs(sums, chosen, batch, self._limits.vocab_size))
+
+    def _write(self, batch: ForwardBatch, salt: int) -> None:
+        device = self.device.torch_device
+        slots = torch.from_numpy(batch.slots.astype(np.int64)).to(device)
+        entries = _entries(batch.tokens, batch.positions, salt)
+        for layer in range(LAYOUT.num_layers):
+            key, value = (
+                torch.from_numpy(_mix(entries + np.uint64(2 * layer + part)).view(np.int64)).to(device)
+                for part in (0, 1)
+            )
+            self.pool.write(layer, slots, key.view(-1, 1, 1), value.view(-1, 1, 1))
+
+    def _histories(self, batch: ForwardBatch) -> _U64:
+        """For each wanted token the sum over everything that its sequence has in the pool up to it."""
+        wanted = batch.wanted.astype(np.int64)
+        owner = np.searchsorted(batch.starts, wanted, side="right") - 1
+        lengths = batch.positions[wanted].astype(np.int64) + 1
+        ends = np.cumsum(lengths)
+        total = int(ends[-1]) if len(ends) else 0
+        positions = np.arange(total) - np.repeat(ends - lengths, lengths)
+        rows = np.repeat(batch.rows[owner].astype(np.int64), lengths)
+        pages = batch.page_table[rows, positions // batch.page_size].astype(np.int64)
+        slots = torch.from_numpy(pages * batch.page_size + positions % batch.page_size)
+        cells = np.zeros(total, np.uint64)
+        for layer in range(LAYOUT.num_layers):
+            for tensor in self.pool.read(layer, slots.to(self.device.torch_device)):
+                cells += tensor.reshape(-1).cpu().numpy().view(np.uint64)
+        return np.add.reduceat(cells, ends - lengths) if total else cells
+
+
+def make_weights(seed: int) -> dict[str, torch.Tensor]:
+    """Host tensors with the names, shapes and dtypes of a `HashRunner`'s weights."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(shape, generator=generator).to(dtype) for name, (shape, dtype) in _SHAPES.items()
+    }
+
+
+def salt_of(weights: dict[str, torch.Tensor] | dict[str, torch.nn.Parameter]) -> int:
+    """The number that stands for these weights in every hash."""
+    digest = blake2b(digest_size=8)
+    for name in sorted(weights):
+        digest.update(weights[name].detach().contiguous().cpu().view(torch.uint8).numpy().tobytes())
+    return int.from_bytes(digest.digest(), "little")
+
+
+def expected(
+    prompt: Sequence[int],
+    count: int,
+    salt: int,
+    *,
+    vocab_size: int = 997,
+    kept: int = 0,
+    kept_salt: int = 0,
+    known: Sequence[int] = (),
+) -> list[int]:
+    """Greedy output for a prompt: ``known`` tokens first, then hashed ones, ``count`` in all.
+
+    Args:
+        kept: leading tokens whose entries were made by weights of ``kept_salt`` and are still in the pool.
+    """
+    tokens = [*prompt, *known]
+    while len(tokens) < len(prompt) + count:
+        ids, positions = np.array(tokens, np.int32), np.arange(len(tokens), dtype=np.int32)
+        entries = _entries(ids, positions, salt)
+        entries[:kept] = _entries(ids[:kept], positions[:kept], kept_salt)
+        cells = np.zeros(len(tokens), np.uint64)
+        for part in range(2 * LAYOUT.num_layers):
+            cells += _mix(entries + np.uint64(part))
+        digest = _mix(np.array([cells.sum(dtype=np.uint64)]) ^ np.uint64(salt))
+        tokens.append(int(digest[0] % np.uint64(vocab_size)))
+    return tokens[len(prompt) :]
+
+
+def _choose(sums: _U64, salt: int, batch: ForwardBatch, vocabulary: int) -> Int32:
+    digest = _mix(sums ^ np.uint64(salt))
+    if batch.sampling is not None:
+        draws = _mix(digest ^ _mix(_unsigned(batch.sampling.seed) + _unsigned(batch.sampling.position)))
+        digest = np.where(batch.sampling.temperature > 0, draws, digest)
+    chosen: Int32 = (digest % np.uint64(vocabulary)).astype(np.int32)
+    return chosen
+
+
+def _logprobs(sums: _U64, chosen: Int32, batch: ForwardBatch, vocabulary: int) -> Logprobs | None:
+    """Made up, but the same for the same history: minus a fraction of the hash."""
+    if batch.top_logprobs is None:
+        return None
+    values: Float32 = -(_mix(sums) % np.uint64(1000)).astype(np.float32) / np.float32(1000)
+    ids = (chosen[:, None] + np.arange(batch.top_logprobs, dtype=np.int32)) % vocabulary
+    top = np.repeat(values[:, None], batch.top_logprobs, axis=1)
+    return Logprobs(values, ids.astype(np.int32), top)
+
+
+def _entries(tokens: Int32, positions: Int32, salt: int) -> _U64:
+    pair = (_unsigned(tokens) << np.uint64(32)) | _unsigned(positions)
+    return _mix(pair ^ np.uint64(salt))
+
+
+def _unsigned(values: Int32 | Int64) -> _U64:
+    wide: Int64 = values.astype(np.int64)
+    bits: _U64 = wide.view(np.uint64)
+    return bits
+
+
+def _mix(value: _U64) -> _U64:
+    """A bijection of 64-bit numbers that scatters neighbours; unsigned arithmetic wraps, as it should."""
+    for _ in range(2):
+        value = (value ^ (value >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
+    mixed: _U64 = value ^ (value >> np.uint64(32))
+    return mixed

@@ -1,0 +1,28 @@
+"""Digests of weights: equal wherever the same names hold the same values, whatever the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import blake2b
+
+import torch
+
+_CHUNK = 64 << 20  # bytes brought to the host at once
+
+
+def tensor_digest(tensor: torch.Tensor) -> str:
+    """Hexadecimal digest of a tensor's type, shape and values (bit by bit, so -0.0 is not 0.0)."""
+    digest = blake2b(f"{tensor.dtype}{list(tensor.shape)}".encode(), digest_size=16)
+    content = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    for at in range(0, content.numel(), _CHUNK):
+        digest.update(content[at : at + _CHUNK].cpu().numpy().data)
+    return digest.hexdigest()
+
+
+def digest_all(tensors: Iterable[tuple[str, torch.Tensor]]) -> tuple[str, dict[str, str]]:
+    """One digest over all, whatever their order, and one for each."""
+    each = {name: tensor_digest(tensor) for name, tensor in tensors}
+    total = blake2b(digest_size=16)
+    for name in sorted(each):
+        total.update(f"{name}={each[name]}\n".encode())
+    return total.hexdigest(), each

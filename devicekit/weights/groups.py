@@ -1,0 +1,159 @@
+"""The process groups over which trainers send weights: joined by name, beside the engine's own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import torch.distributed
+from torch.distributed import ProcessGroup, distributed_c10d
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from devicekit.contract.errors import DeviceKitError
+from devicekit.device import Device
+from devicekit.scheduling.errors import Conflict, InvalidOperation
+from devicekit.scheduling.messages import Refusal, Reply
+from devicekit.weights.operations import DestroyUpdateGroup, GroupReply, InitUpdateGroup
+
+
+class GroupFailed(DeviceKitError):
+    """A process group could not be joined, or failed in use."""
+
+
+@dataclass(slots=True)
+class _Joining:
+    """A group being joined on a thread of its own, so that requests go on meanwhile."""
+
+    thread: threading.Thread
+    group: ProcessGroup | None = None
+    error: BaseException | None = None
+
+
+@dataclass(slots=True)
+class UpdateGroups:
+    """The update groups of one engine process."""
+
+    device: Device
+    rank: int = 0  # of this process among the engine's own
+    _groups: dict[str, tuple[ProcessGroup, float]] = field(default_factory=dict)
+    _joining: set[str] = field(default_factory=set)
+
+    def get(self, name: str) -> tuple[ProcessGroup, float]:
+        """A group that was joined, and its timeout in seconds.
+
+        Raises:
+            Conflict: there is none of this name.
+        """
+        if name not in self._groups:
+            known = ", ".join(map(repr, self._groups)) or "none"
+            raise Conflict(f"There is no update group {name!r}; there is {known}. Join it first.")
+        return self._groups[name]
+
+    def init(self, operation: InitUpdateGroup) -> Callable[[], Reply | None]:
+        """Join a group; answered when everybody has.
+
+        Raises:
+            InvalidOperation: a field makes no sense, or the device has no collective backend of its own.
+            Conflict: there is a group of this name already.
+        """
+        rank = operation.rank_offset + self.rank
+        _check(operation, rank)
+        name = operation.group_name
+        if name in self._groups or name in self._joining:
+            raise Conflict(f"There is an update group {name!r} already.")
+        backend = operation.backend or self.device.collective_backend()
+        if backend is None:
+            raise InvalidOperation(
+                f"Backend {self.device.backend.label} names no collective backend: say which one to use."
+            )
+        joining = _Joining(
+            threading.Thread(target=lambda: _join(joining, operation, rank, backend), daemon=True)
+        )
+        self._joining.add(name)
+        joining.thread.start()
+
+        def poll() -> Reply | None:
+            if joining.thread.is_alive():
+                return None
+            self._joining.discard(name)
+            if joining.group is None:
+                message = f"Update group {name!r} could not be joined: {joining.error}"
+                return GroupReply(
+                    operation.id,
+                    False,
+                    message,
+                    refusal=Refusal.FAILED,
+                    group_name=name,
+                    rank=rank,
+                    backend=backend,
+                )
+            self._groups[name] = joining.group, operation.timeout
+            return GroupReply(
+                operation.id, True, f"Joined {name!r}.", group_name=name, rank=rank, backend=backend
+            )
+
+        return poll
+
+    def destroy(self, operation: DestroyUpdateGroup) -> Reply:
+        """Leave a group.
+
+        Raises:
+            Conflict: there is none of this name.
+        """
+        self.get(operation.group_name)
+        self.drop(operation.group_name)
+        return GroupReply(
+            operation.id, True, f"Left {operation.group_name!r}.", group_name=operation.group_name
+        )
+
+    def drop(self, name: str) -> None:
+        """Forget a group, in whatever condition it is."""
+        group, _ = self._groups.pop(name)
+        torch.distributed.destroy_process_group(group)
+        # Some backends wait for what is under way when the last reference goes, until its timeout: not here.
+        last = [group]
+        del group
+        threading.Thread(target=last.clear, daemon=True).start()
+
+    def close(self) -> None:
+        """Leave every group. torch allows one group of a name in a process."""
+        for name in list(self._groups):
+            self.drop(name)
+
+
+def _check(operation: InitUpdateGroup, rank: int) -> None:
+    if not operation.master_address:
+        raise InvalidOperation("An update group needs the address of its master.")
+    if not 0 < operation.master_port < 65536:
+        raise InvalidOperation(f"An update group needs a port from 1 to 65535, not {operation.master_port}.")
+    if not 0 < rank < operation.world_size:
+        raise InvalidOperation(
+            f"Rank {rank} does not fit into a group of {operation.world_size}; rank 0 is the trainer."
+        )
+    if not operation.timeout > 0:
+        raise InvalidOperation(f"A timeout is a positive number of seconds, not {operation.timeout}.")
+
+
+def _join(joining: _Joining, operation: InitUpdateGroup, rank: int, backend: str) -> None:
+    try:
+        timeout = timedelta(seconds=operation.timeout)
+        address = f"tcp://{operation.master_address}:{operation.master_port}"
+        store, rank, world_size = next(rendezvous(address, rank, operation.world_size, timeout=timeout))
+        store.set_timeout(timeout)
+        # The prefix is what trainers use: both sides must look for each other under the same keys. torch has no
+        # public function for a group that is not a part of the default one.
+        joining.group, _ = distributed_c10d._new_process_group_helper(
+            world_size,
+            rank,
+            [],
+            torch.distributed.Backend(backend),
+            PrefixStore(operation.group_name, store),
+            operation.group_name,  # type: ignore[arg-type]  # older torch has no type of its own for it
+            timeout=timeout,
+        )
+        distributed_c10d._world.pg_group_ranks[joining.group] = {one: one for one in range(world_size)}
+    except Exception as error:  # handed over to the scheduler's thread, which answers with it
+        joining.error = error

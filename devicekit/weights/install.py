@@ -1,0 +1,61 @@
+"""Gives a scheduler every operation on weights and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from devicekit.scheduling.control import Control
+from devicekit.scheduling.messages import Selector, UpdateWeightsFromDisk
+from devicekit.weights import operations, reading
+from devicekit.weights.disk import DiskLoader, disk_handler
+from devicekit.weights.distributed import distributed_handler
+from devicekit.weights.groups import UpdateGroups
+from devicekit.weights.occupation import MemoryTag, Occupation, Region
+from devicekit.weights.store import WeightStore
+from devicekit.weights.tensors import ipc_handler, tensor_handler
+from devicekit.weights.update import Updater
+
+
+@dataclass(frozen=True, slots=True)
+class WeightControl:
+    """What stands behind the operations, for whoever wants to look at it."""
+
+    store: WeightStore
+    updater: Updater
+    groups: UpdateGroups
+    occupation: Occupation
+
+
+def install(
+    control: Control,
+    store: WeightStore,
+    *,
+    loaders: Mapping[Selector, DiskLoader] | None = None,
+    regions: Mapping[MemoryTag, Region] | None = None,
+    rank: int = 0,
+) -> WeightControl:
+    """Register the handlers of every operation in `devicekit.weights.operations`, and of updates from disk.
+
+    Args:
+        loaders: who can load a model directory, by the model it loads.
+        regions: what memory can be released besides the weights.
+        rank: of this process among the engine's own.
+    """
+    updater = Updater(store)
+    groups = UpdateGroups(store.device, rank)
+    occupation = Occupation(store, regions or {})
+    control.register(UpdateWeightsFromDisk, disk_handler(updater, loaders or {}))
+    control.register(operations.UpdateWeightsFromTensor, tensor_handler(updater))
+    control.register(operations.UpdateWeightsFromIPC, ipc_handler(updater))
+    control.register(operations.UpdateWeightsFromDistributed, distributed_handler(updater, groups))
+    control.register(operations.InitUpdateGroup, groups.init)
+    control.register(operations.DestroyUpdateGroup, groups.destroy)
+    control.register(operations.BeginWeightUpdate, updater.session.begin)
+    control.register(operations.EndWeightUpdate, updater.session.end)
+    control.register(operations.UpdateWeightVersion, lambda one: reading.rename_version(store, one))
+    control.register(operations.GetWeights, lambda one: reading.get_weights(store, one))
+    control.register(operations.ChecksumWeights, lambda one: reading.checksum(store, one))
+    control.register(operations.ReleaseMemory, occupation.release)
+    control.register(operations.ResumeMemory, occupation.resume)
+    return WeightControl(store, updater, groups, occupation)

@@ -1,0 +1,185 @@
+"""Memory occupation: regions whose memory is given away while somebody else needs it, and taken back.
+
+Each region is mapped or released. Asking for the state that it is in already is success, with ``changed`` false.
+While any is released nothing is generated: requests wait.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from devicekit.contract.records import ErrorKind
+from devicekit.release import ReleaseEntry, ReleasePoint
+from devicekit.scheduling.errors import InvalidOperation
+from devicekit.scheduling.flush import flush_now
+from devicekit.scheduling.messages import Refusal, describe
+from devicekit.weights.operations import MemoryReply, RegionReport, ReleaseMemory, ResumeMemory
+from devicekit.weights.regions import WeightsRegion
+from devicekit.weights.store import WeightStore
+
+HOLD = "memory"
+
+_log = logging.getLogger(__name__)
+
+
+class MemoryTag(str, enum.Enum):
+    """The regions an engine may have, in the order in which they are released."""
+
+    GRAPHS = "graphs"  # captured work, which refers to all the others
+    KV_CACHE = "kv_cache"
+    HOST_KV = "host_kv"
+    WEIGHTS = "weights"
+
+
+class Region(Protocol):
+    """Memory that can be given back and taken again. Both do all or nothing, and answer bytes if they can."""
+
+    def release(self) -> int | None: ...
+
+    def resume(self) -> int | None: ...
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What was done so far, and what went wrong."""
+
+    reports: list[RegionReport]
+    failure: str = ""
+
+
+class Occupation:
+    """The regions of one engine, and the operations on them."""
+
+    def __init__(self, store: WeightStore, regions: Mapping[MemoryTag, Region]) -> None:
+        """``regions`` are those besides the weights, which every engine has."""
+        self._store = store
+        self._state = store.state
+        self._weights = WeightsRegion(store)
+        self._regions: dict[MemoryTag, Region] = {**regions, MemoryTag.WEIGHTS: self._weights}
+        self._released: set[MemoryTag] = set()
+
+    @property
+    def released(self) -> frozenset[MemoryTag]:
+        """Regions without memory."""
+        return frozenset(self._released)
+
+    def release(self, operation: ReleaseMemory) -> MemoryReply:
+        """Release regions, unless anything blocks.
+
+        Raises:
+            InvalidOperation: a tag is unknown.
+        """
+        tags = _parse(operation.tags)
+        blockers = self._state.blockers()
+        if blockers:
+            return MemoryReply(
+                operation.id, False, f"Not idle: {describe(blockers)}.", blockers, refusal=Refusal.BUSY
+            )
+        if self._mapped(MemoryTag.KV_CACHE, tags):
+            # Before the memory goes: a flush afterwards would touch what is no longer there.
+            flush_now(self._state, operation.id, empty_cache=False)
+        done = _Progress([])
+        for tag in MemoryTag:
+            if tag in tags and not done.failure:
+                self._attempt(done, tag, lambda tag=tag: self._release(tag, operation))
+        self._tell()
+        release = self._state.releases.reach(ReleasePoint.MEMORY_OCCUPATION)
+        if MemoryTag.HOST_KV in tags:
+            self._store.device.empty_host_cache()
+        return self._reply(operation.id, "released", done, release)
+
+    def resume(self, operation: ResumeMemory) -> MemoryReply:
+        """Give released regions memory again. One for which there is none stays released.
+
+        Raises:
+            InvalidOperation: a tag is unknown.
+        """
+        tags = _parse(operation.tags)
+        done = _Progress([])
+        for tag in reversed(MemoryTag):
+            if tag in tags and not done.failure:
+                self._attempt(done, tag, lambda tag=tag: self._resume(tag))
+        self._tell()
+        return self._reply(operation.id, "resumed", done, None)
+
+    def _mapped(self, tag: MemoryTag, tags: frozenset[MemoryTag]) -> bool:
+        return tag in tags and tag in self._regions and tag not in self._released
+
+    def _release(self, tag: MemoryTag, operation: ReleaseMemory) -> RegionReport:
+        region = self._regions.get(tag)
+        if region is None:
+            return RegionReport(tag.value, False, False, present=False)
+        if tag in self._released:
+            return RegionReport(tag.value, True, False)
+        backup = 0
+        if tag is MemoryTag.WEIGHTS and operation.backup_weights:
+            backup = self._weights.back_up()
+        size = region.release()
+        self._released.add(tag)
+        return RegionReport(tag.value, True, True, size, backup)
+
+    def _resume(self, tag: MemoryTag) -> RegionReport:
+        region = self._regions.get(tag)
+        if region is None or tag not in self._released:
+            return RegionReport(tag.value, False, False, present=region is not None)
+        try:
+            size = region.resume()
+        except Exception as error:
+            if self._store.device.classify_error(error) is not ErrorKind.OUT_OF_MEMORY:
+                raise
+            retry = True
+        else:
+            retry = False
+        if retry:  # outside the handler: its traceback holds on to what was allocated so far
+            self._state.releases.reach(ReleasePoint.OUT_OF_MEMORY)
+            size = region.resume()
+        self._released.discard(tag)
+        return RegionReport(tag.value, False, True, size)
+
+    def _attempt(self, done: _Progress, tag: MemoryTag, act: _Act) -> None:
+        try:
+            done.reports.append(act())
+        except Exception as error:  # what was done before stays done, and the answer says what that is
+            _log.exception("the memory of %s", tag.value)
+            done.failure = f"{tag.value}: {type(error).__name__}: {error}"
+            done.reports.append(RegionReport(tag.value, tag in self._released, False))
+
+    def _tell(self) -> None:
+        """Hold generation back while anything is released."""
+        if self._released:
+            names = " and ".join(sorted(tag.value for tag in self._released))
+            self._state.holds[HOLD] = f"the memory of {names} is released"
+        else:
+            self._state.holds.pop(HOLD, None)
+
+    def _reply(self, identity: str, verb: str, done: _Progress, release: ReleaseEntry | None) -> MemoryReply:
+        changed = [one.tag for one in done.reports if one.changed]
+        reply = MemoryReply(
+            identity,
+            True,
+            f"Memory {verb}: {', '.join(changed) or 'nothing to do'}.",
+            regions=tuple(done.reports),
+            release=release,
+            untrusted=len(self._store.untrusted),
+        )
+        if not done.failure:
+            return reply
+        message = f"Not everything was {verb}: {done.failure}."
+        return replace(reply, success=False, message=message, refusal=Refusal.FAILED)
+
+
+class _Act(Protocol):
+    def __call__(self) -> RegionReport: ...
+
+
+def _parse(tags: tuple[str, ...]) -> frozenset[MemoryTag]:
+    known = {tag.value: tag for tag in MemoryTag}
+    if unknown := [tag for tag in tags if tag not in known]:
+        raise InvalidOperation(
+            f"There is no memory tag {unknown[0]!r}; there are {', '.join(sorted(known))}."
+        )
+    return frozenset(known[tag] for tag in tags) or frozenset(MemoryTag)

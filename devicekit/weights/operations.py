@@ -1,0 +1,204 @@
+"""The operations on weights and what they answer. Updates from disk are in `devicekit.scheduling.messages`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from devicekit.scheduling.messages import Operation, Reply, Selector, UpdateOutcome, UpdateWeights
+
+if TYPE_CHECKING:
+    import torch
+
+    from devicekit.weights.bucket import FlatBucket
+
+DEFAULT_GROUP = "weight_update_group"
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateWeightsFromTensor(UpdateWeights):
+    """Replace named weights by tensors: given as they are, as safetensors bytes, or in one flat bucket.
+
+    Exactly one of the three. Any subset of the weights may be given; everything is checked before anything is
+    written.
+    """
+
+    tensors: Mapping[str, torch.Tensor] | None = None
+    safetensors: bytes | None = None
+    bucket: FlatBucket | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateWeightsFromIPC(UpdateWeights):
+    """Replace named weights by tensors that another process exports with ``Device.export_ipc``.
+
+    The exporter must keep them until this is answered.
+    """
+
+    handles: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class InitUpdateGroup(Operation):
+    """Join the process group over which a trainer broadcasts weights. The trainer is rank 0."""
+
+    master_address: str = ""
+    master_port: int = 0
+    world_size: int = 0
+    rank_offset: int = 1  # rank of this engine's first process
+    group_name: str = DEFAULT_GROUP
+    backend: str | None = None  # None: the device's own
+    timeout: float = 300.0  # seconds for everybody to join, and for each broadcast later
+
+
+@dataclass(frozen=True, slots=True)
+class DestroyUpdateGroup(Operation):
+    """Leave a process group."""
+
+    group_name: str = DEFAULT_GROUP
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateWeightsFromDistributed(UpdateWeights):
+    """Replace named weights by what rank 0 of an update group broadcasts, in this order.
+
+    With ``flattened`` it broadcasts one tensor of bytes that holds them all, one after the other.
+    """
+
+    names: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    shapes: tuple[tuple[int, ...], ...] = ()
+    group_name: str = DEFAULT_GROUP
+    flattened: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BeginWeightUpdate(Operation):
+    """Open a session of several updates: nothing is generated until `EndWeightUpdate`. Optional."""
+
+    selector: Selector = Selector.ALL
+
+
+@dataclass(frozen=True, slots=True)
+class EndWeightUpdate(Operation):
+    """Close the session; its answer sums up what became of the weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateWeightVersion(Operation):
+    """Rename the weights. They stay what they are, and so do caches."""
+
+    weight_version: str = ""
+    abort_all_requests: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class GetWeights(Operation):
+    """Read weights by name."""
+
+    names: tuple[str, ...] = ()
+    max_rows: int | None = None  # of the first dimension; None: all
+    selector: Selector = Selector.TARGET
+
+
+@dataclass(frozen=True, slots=True)
+class ChecksumWeights(Operation):
+    """A digest of every weight, equal wherever the same values are."""
+
+    selector: Selector = Selector.TARGET
+
+
+@dataclass(frozen=True, slots=True)
+class GroupReply(Reply):
+    """The answer to `InitUpdateGroup` and `DestroyUpdateGroup`."""
+
+    group_name: str = ""
+    rank: int | None = None
+    backend: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionReply(Reply):
+    """The answer to `BeginWeightUpdate` and `EndWeightUpdate`."""
+
+    outcome: UpdateOutcome = UpdateOutcome.UNCHANGED
+    updates: int = 0  # that succeeded
+    failures: int = 0
+    tensors: int = 0
+    bytes: int = 0
+    weight_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VersionReply(Reply):
+    """The answer to `UpdateWeightVersion`."""
+
+    weight_version: str = ""
+    changed: bool = False
+    aborted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A weight as it is now, or its first rows."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]  # of the whole
+    values: torch.Tensor  # a copy in host memory
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsReply(Reply):
+    """The answer to `GetWeights`."""
+
+    weights: tuple[Weight, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ChecksumReply(Reply):
+    """The answer to `ChecksumWeights`: hexadecimal digests."""
+
+    total: str = ""
+    tensors: Mapping[str, str] = field(default_factory=dict)
+    weight_version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseMemory(Operation):
+    """Give the memory of these regions back, until `ResumeMemory`. No tags: all there are.
+
+    Refused unless idle. The KV cache is flushed before it goes. Weights are gone, unless ``backup_weights`` keeps
+    a copy in host memory; without one, they must be updated after they are resumed.
+    """
+
+    tags: tuple[str, ...] = ()
+    backup_weights: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeMemory(Operation):
+    """Take the memory of these regions again. No tags: all there are."""
+
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RegionReport:
+    """What an operation did to one region."""
+
+    tag: str
+    released: bool  # its state now
+    changed: bool
+    bytes: int | None = 0  # that changed hands; None: unknown
+    backup_bytes: int = 0  # host memory that keeps a copy meanwhile
+    present: bool = True  # False: this engine has no such region
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReply(Reply):
+    """The answer to `ReleaseMemory` and `ResumeMemory`."""
+
+    regions: tuple[RegionReport, ...] = ()
+    untrusted: int = 0  # weights that have to be updated before generation goes on

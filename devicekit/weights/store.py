@@ -1,0 +1,190 @@
+"""The weights being served: found by name, checked before they are written, and which cannot be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from devicekit.device import Device
+from devicekit.scheduling.errors import Conflict, InvalidOperation
+from devicekit.scheduling.messages import Selector
+from devicekit.scheduling.state import SchedulerState
+
+HOLD = "weights"
+"""The name under which missing weights hold generation back in ``SchedulerState.holds``."""
+
+
+class WeightSource(Protocol):
+    """Whoever holds weights: a runner."""
+
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every weight once, by the name that updates use."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model's weights. ``aliases`` are further names, of tensors that ``source`` gives under another."""
+
+    source: WeightSource
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What an update wrote: names as (selector, name), and their bytes."""
+
+    names: frozenset[tuple[Selector, str]]
+    bytes: int
+
+
+class PartlyWritten(Exception):
+    """Writing failed after it had begun. ``names`` hold old values, new ones, or neither."""
+
+    def __init__(self, names: Iterable[tuple[Selector, str]], cause: BaseException) -> None:
+        self.names = frozenset(names)
+        super().__init__(f"{type(cause).__name__}: {cause}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    key: tuple[Selector, str]
+    old: torch.Tensor
+    new: torch.Tensor
+
+
+class WeightStore:
+    """The weights of a target model and, where there is one, of its draft."""
+
+    def __init__(
+        self, state: SchedulerState, device: Device, target: Model, draft: Model | None = None
+    ) -> None:
+        self.state = state
+        self.device = device
+        self.models = {Selector.TARGET: target}
+        if draft is not None:
+            self.models[Selector.DRAFT] = draft
+        self._untrusted: set[tuple[Selector, str]] = set()
+        self.released = False
+
+    def selected(self, selector: Selector) -> dict[Selector, Model]:
+        """The models that a selector means.
+
+        Raises:
+            InvalidOperation: there is no such model.
+        """
+        if selector is Selector.ALL:
+            return self.models
+        if selector not in self.models:
+            raise InvalidOperation(f"This engine has no {selector.value} model.")
+        return {selector: self.models[selector]}
+
+    def tensors(self, selector: Selector) -> dict[tuple[Selector, str], torch.Tensor]:
+        """Every weight of the selected models."""
+        found: dict[tuple[Selector, str], torch.Tensor] = {}
+        for kind, model in self.selected(selector).items():
+            found |= {(kind, name): tensor for name, tensor in model.source.named_weights()}
+        return found
+
+    def require_mapped(self) -> None:
+        """Raise `Conflict` while the weights' memory is released."""
+        if self.released:
+            raise Conflict("The memory of the weights is released: resume it first.")
+
+    # -- Writing ----------------------------------------------------------------------------------------------
+
+    def write(self, given: Iterable[tuple[str, torch.Tensor]], selector: Selector) -> Loaded:
+        """Copy tensors into the weights of the same name, converting floating-point types.
+
+        Everything is compared, and brought to the device in the weight's type, before the first is written.
+
+        Raises:
+            InvalidOperation: a name, shape or type does not fit. Nothing was written.
+            PartlyWritten: the device failed in the middle.
+        """
+        self.require_mapped()
+        with torch.no_grad():
+            staged = [
+                _Write(one.key, one.old, one.new.to(one.old.device, one.old.dtype))
+                for one in self._match(given, selector)
+            ]
+            _refuse_contradictions(staged)
+            for count, one in enumerate(staged):
+                try:
+                    one.old.copy_(one.new)
+                except Exception as error:
+                    raise PartlyWritten((write.key for write in staged[: count + 1]), error) from error
+        keys = frozenset(one.key for one in staged)
+        return Loaded(keys, sum(one.old.nbytes for one in staged))
+
+    def _match(self, given: Iterable[tuple[str, torch.Tensor]], selector: Selector) -> list[_Write]:
+        """Find each tensor's weight; in both models where both have it."""
+        weights = self.tensors(selector)
+        models = self.selected(selector)
+        found: list[_Write] = []
+        problems: list[str] = []
+        for name, new in given:
+            keys = [(kind, model.aliases.get(name, name)) for kind, model in models.items()]
+            matches = [(key, weights[key]) for key in keys if key in weights]
+            if not matches:
+                problems.append(f"{name} is unknown")
+            for key, old in matches:
+                if reason := _misfit(old, new):
+                    problems.append(f"{name} {reason}")
+                found.append(_Write(key, old, new))
+        if not found and not problems:
+            problems.append("no tensor was given")
+        if problems:
+            raise InvalidOperation(f"Nothing was written: {_summary(problems)}.")
+        return found
+
+    # -- Trust ------------------------------------------------------------------------------------------------
+
+    @property
+    def untrusted(self) -> frozenset[tuple[Selector, str]]:
+        """Weights that hold no known value: generation waits until each was written."""
+        return frozenset(self._untrusted)
+
+    def distrust(self, names: Iterable[tuple[Selector, str]]) -> None:
+        """Their values are not known any more."""
+        self._untrusted.update(names)
+        self._hold()
+
+    def trust(self, names: Iterable[tuple[Selector, str]]) -> None:
+        """They have been written."""
+        self._untrusted.difference_update(names)
+        self._hold()
+
+    def _hold(self) -> None:
+        if not self._untrusted:
+            self.state.holds.pop(HOLD, None)
+            return
+        first = min(name for _, name in self._untrusted)
+        total = len(self.tensors(Selector.ALL))
+        self.state.holds[HOLD] = (
+            f"{len(self._untrusted)} of {total} weights have to be written first ({first} is one)"
+        )
+
+
+def _misfit(old: torch.Tensor, new: torch.Tensor) -> str | None:
+    if new.shape != old.shape:
+        return f"has shape {list(new.shape)}, not {list(old.shape)}"
+    if new.dtype != old.dtype and not (new.is_floating_point() and old.is_floating_point()):
+        return f"is {new.dtype}, which does not convert to {old.dtype}"
+    return None
+
+
+def _refuse_contradictions(staged: list[_Write]) -> None:
+    """One weight given twice, by one name or by two of its names, must be given one value."""
+    seen: dict[tuple[Selector, str], torch.Tensor] = {}
+    for one in staged:
+        if not torch.equal(seen.setdefault(one.key, one.new), one.new):
+            raise InvalidOperation(f"Nothing was written: {one.key[1]} was given two different values.")
+
+
+def _summary(problems: list[str]) -> str:
+    shown = "; ".join(problems[:5])
+    return shown if len(problems) <= 5 else f"{shown}; and {len(problems) - 5} more"

@@ -1,0 +1,44 @@
+"""The hashing runner tells apart what schedulers get wrong, and its oracle agrees with it."""
+
+from __future__ import annotations
+
+import random
+
+from devicekit.testing.hash_runner import expected, salt_of
+from tests.scheduling.conftest import MakeRig
+from tests.scheduling.rig import Rig
+
+
+def test_output_is_what_the_oracle_says_however_it_was_scheduled(new_rig: MakeRig) -> None:
+    rng = random.Random(3)
+    rig = new_rig(num_pages=24, max_batch_tokens=16)
+    prompts = {f"p{i}": [rng.randrange(1, 900) for _ in range(rng.randint(1, 30))] for i in range(12)}
+    for identity, prompt in prompts.items():
+        rig.add(prompt, 12, id=identity)
+    rig.run()
+    rig.check()
+    for identity, prompt in prompts.items():
+        assert rig.outputs[identity] == expected(prompt, 12, rig.salt)
+
+
+def test_a_corrupted_page_changes_what_comes_out(rig: Rig) -> None:
+    request = rig.add([5, 6, 7, 8, 9], 8)
+    rig.step(3)
+    page = int(rig.scheduler.state.kv.table.pages[rig.scheduler.state.requests[request].row, 0])
+    rig.runner.pool.key(0)[page * 4] += 1
+    rig.run()
+    assert rig.outputs[request] != expected([5, 6, 7, 8, 9], 8, rig.salt)
+
+
+def test_entries_of_old_weights_are_told_from_new_ones(rig: Rig) -> None:
+    prompt = [1, 2, 3, 4, 5, 6]
+    request = rig.add(prompt, 10)
+    rig.step(4)
+    computed, known = rig.progress(request)
+    before = rig.salt
+    rig.runner.weights["layers.0.bias"].data += 1
+    rig.run()
+    after = salt_of(rig.runner.weights)
+    mixed = expected(prompt, 10, after, known=known, kept=computed, kept_salt=before)
+    assert rig.outputs[request] == mixed
+    assert mixed != expected(prompt, 10, after, known=known)

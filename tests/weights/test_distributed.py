@@ -1,0 +1,237 @@
+"""Weights over a process group: a trainer in another process, over real gloo, that behaves or does not."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from devicekit.scheduling.messages import Refusal, Reply, UpdateOutcome, UpdateReply
+from devicekit.testing.hash_runner import expected, make_weights, salt_of
+from devicekit.weights.operations import (
+    DestroyUpdateGroup,
+    GroupReply,
+    InitUpdateGroup,
+    UpdateWeightsFromDistributed,
+)
+from tests.scheduling.rig import Rig
+
+NEW = make_weights(5)
+DESCRIPTION = {
+    "names": tuple(NEW),
+    "dtypes": tuple(str(one.dtype).removeprefix("torch.") for one in NEW.values()),
+    "shapes": tuple(tuple(one.shape) for one in NEW.values()),
+}
+
+# What reinforcement-learning trainers do, in their own way and with torch alone.
+TRAINER = """
+import sys, datetime, torch, torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, _new_process_group_helper, _world, rendezvous
+from devicekit.testing.hash_runner import make_weights
+torch.set_num_threads(1)
+weights = make_weights(5)
+timeout = datetime.timedelta(seconds=30)
+store, rank, size = next(rendezvous("tcp://127.0.0.1:" + sys.argv[1], 0, 2, timeout=timeout))
+store.set_timeout(timeout)
+group, _ = _new_process_group_helper(2, 0, [], "gloo", PrefixStore("weight_update_group", store),
+                                     "weight_update_group", timeout=timeout)
+_world.pg_group_ranks[group] = {0: 0, 1: 1}
+print("joined", flush=True)
+def told(): return sys.stdin.readline().strip()
+"""
+BROADCAST = """
+assert told() == "go"
+for one in weights.values():
+    dist.broadcast(one, src=0, group=group)
+print("sent", flush=True)
+told()
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+class Trainer:
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self.process = process
+        self.port = port
+
+    def tell(self, word: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(word + "\n")
+        self.process.stdin.flush()
+
+    def hear(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+
+@contextmanager
+def trainer(code: str) -> Iterator[Trainer]:
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAINER + textwrap.dedent(code), str(port)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield Trainer(process, port)
+    finally:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def until_answered(rig: Rig, identity: str, seconds: float = 30.0) -> Reply:
+    """Step in real time: the other process takes some."""
+    from devicekit.testing.waiting import wait_until
+
+    def answered() -> bool:
+        rig.step()
+        return identity in rig.replies
+
+    wait_until(answered, seconds)
+    return rig.replies[identity]
+
+
+def join(rig: Rig, other: Trainer) -> GroupReply:
+    rig.post(InitUpdateGroup("init", "127.0.0.1", other.port, world_size=2, timeout=30.0))
+    reply = until_answered(rig, "init")
+    assert reply.success, reply
+    assert isinstance(reply, GroupReply)
+    return reply
+
+
+def test_a_broadcast_replaces_the_weights_and_requests_go_on_while_joining(rig: Rig) -> None:
+    before = rig.salt
+    with trainer(BROADCAST) as other:
+        request = rig.add([1, 2, 3], 12)
+        reply = join(rig, other)
+        assert (reply.rank, reply.backend, reply.group_name) == (1, "gloo", "weight_update_group")
+        assert rig.outputs[request] == expected([1, 2, 3], 12, before), "joining must not stop the engine"
+        rig.post(UpdateWeightsFromDistributed("u", **DESCRIPTION))
+        rig.step(3)
+        assert "u" not in rig.replies, "nothing was sent yet"
+        assert rig.salt == before
+        late = rig.add([4, 5, 6], 5)
+        other.tell("go")
+        update = until_answered(rig, "u")
+        assert isinstance(update, UpdateReply)
+        assert (update.outcome, update.tensors) == (UpdateOutcome.UPDATED, 3)
+        assert rig.salt == salt_of(NEW)
+        rig.run()
+        assert rig.outputs[late] == expected([4, 5, 6], 5, salt_of(NEW))
+        assert rig.do(DestroyUpdateGroup("d"), GroupReply).success
+        assert rig.do(DestroyUpdateGroup("d2"), GroupReply).refusal is Refusal.CONFLICT
+
+
+def test_one_flat_bucket_in_one_broadcast(rig: Rig) -> None:
+    flat = """
+    told()
+    dist.broadcast(torch.cat([one.reshape(-1).view(torch.uint8) for one in weights.values()]), 0, group)
+    told()
+    """
+    with trainer(flat) as other:
+        join(rig, other)
+        other.tell("go")
+        rig.post(UpdateWeightsFromDistributed("u", **DESCRIPTION, flattened=True))
+        assert until_answered(rig, "u").success
+        assert rig.salt == salt_of(NEW)
+
+
+def test_what_does_not_fit_is_received_and_then_refused_so_that_the_trainer_does_not_hang(rig: Rig) -> None:
+    before = rig.snapshot()
+    with trainer(BROADCAST) as other:
+        join(rig, other)
+        wrong = DESCRIPTION | {"names": ("embed.weight", "nobody.bias", "head.weight")}
+        rig.post(UpdateWeightsFromDistributed("u", **wrong))
+        other.tell("go")
+        reply = until_answered(rig, "u")
+        assert reply.refusal is Refusal.INVALID
+        assert "nobody.bias is unknown" in reply.message
+        assert other.hear() == "joined"
+        assert other.hear() == "sent"
+    assert rig.snapshot() == before
+
+
+def test_a_trainer_that_dies_is_an_answer_and_not_a_hang(rig: Rig) -> None:
+    before = rig.snapshot()
+    with trainer(BROADCAST) as other:
+        join(rig, other)
+        rig.post(UpdateWeightsFromDistributed("u", **DESCRIPTION))
+        rig.step(3)
+        other.process.kill()
+        reply = until_answered(rig, "u")
+        assert reply.refusal is Refusal.FAILED
+        assert "Nothing was written" in reply.message
+    assert rig.snapshot() == before
+    assert rig.do(UpdateWeightsFromDistributed("u2", **DESCRIPTION), UpdateReply).refusal is Refusal.CONFLICT
+    request = rig.add([1, 2, 3], 5)
+    rig.run()
+    assert rig.outputs[request] == expected([1, 2, 3], 5, rig.salt)
+
+
+def test_a_trainer_that_never_sends_is_given_up_in_the_end(rig: Rig) -> None:
+    before = rig.snapshot()
+    with trainer(BROADCAST) as other:
+        join(rig, other)
+        rig.post(UpdateWeightsFromDistributed("u", **DESCRIPTION))
+        rig.step(3)
+        rig.clock.sleep(31)
+        rig.step()
+        assert "did not arrive in time" in rig.replies["u"].message
+    assert rig.snapshot() == before
+
+
+def test_a_master_that_is_not_there_is_said(rig: Rig) -> None:
+    rig.post(InitUpdateGroup("init", "127.0.0.1", free_port(), world_size=2, timeout=0.5))
+    reply = until_answered(rig, "init")
+    assert reply.refusal is Refusal.FAILED
+    assert "could not be joined" in reply.message
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"master_address": ""},
+        {"master_port": 0},
+        {"master_port": 70000},
+        {"world_size": 1},
+        {"rank_offset": 0},
+        {"rank_offset": 2},
+        {"timeout": 0.0},
+    ],
+)
+def test_a_group_that_makes_no_sense_is_invalid(rig: Rig, fields: dict[str, object]) -> None:
+    given = {"master_address": "127.0.0.1", "master_port": 1, "world_size": 2} | fields
+    assert rig.do(InitUpdateGroup("i", **given), GroupReply).refusal is Refusal.INVALID  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"dtypes": ("float32",)},
+        {"dtypes": ("float32", "nonsense", "bfloat16")},
+        {"shapes": ((8, 4), (-1,), (4, 4))},
+    ],
+)
+def test_a_description_that_makes_no_sense_is_invalid(rig: Rig, fields: dict[str, object]) -> None:
+    operation = UpdateWeightsFromDistributed("u", **(DESCRIPTION | fields))  # type: ignore[arg-type]
+    assert rig.do(operation, UpdateReply).refusal is Refusal.INVALID
+
+
+def test_an_update_over_a_group_that_nobody_joined_is_a_conflict(rig: Rig) -> None:
+    reply = rig.do(UpdateWeightsFromDistributed("u", **DESCRIPTION), UpdateReply)
+    assert reply.refusal is Refusal.CONFLICT
+    assert "'weight_update_group'" in reply.message

@@ -1,0 +1,239 @@
+"""Releasing and resuming memory: that it is really gone, that nothing runs without it, and what comes back."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from devicekit.memory.errors import MemoryReleased
+from devicekit.release import ReleasePoint
+from devicekit.scheduling.messages import (
+    Blocker,
+    Continue,
+    Flush,
+    FlushReply,
+    Pause,
+    PauseMode,
+    PauseReply,
+    Refusal,
+    UpdateReply,
+)
+from devicekit.testing.hash_runner import expected, make_weights, salt_of
+from devicekit.weights.operations import (
+    ChecksumReply,
+    ChecksumWeights,
+    GetWeights,
+    MemoryReply,
+    RegionReport,
+    ReleaseMemory,
+    ResumeMemory,
+    UpdateWeightsFromTensor,
+    WeightsReply,
+)
+from tests.scheduling.conftest import MakeRig
+from tests.scheduling.rig import Rig
+
+NEW = make_weights(5)
+WEIGHT_BYTES = 8 * 4 * 4 + 6 * 4 + 4 * 4 * 2
+_ids = itertools.count()
+
+
+def release(rig: Rig, *tags: str, backup: bool = False) -> MemoryReply:
+    return rig.do(ReleaseMemory(f"release-{next(_ids)}", tags, backup), MemoryReply)
+
+
+def resume(rig: Rig, *tags: str) -> MemoryReply:
+    return rig.do(ResumeMemory(f"resume-{next(_ids)}", tags), MemoryReply)
+
+
+def report(reply: MemoryReply, tag: str) -> RegionReport:
+    return next(one for one in reply.regions if one.tag == tag)
+
+
+def test_the_memory_is_really_gone_and_counted(rig: Rig) -> None:
+    pool, weights = rig.runner.pool, rig.runner.weights
+    buffers = [pool.key(0), pool.value(0), pool.key(1), pool.value(1)]
+    storages = [StorageWeakRef(one.untyped_storage()) for one in (*weights.values(), *buffers)]
+    buffers.clear()
+    assert not any(one.expired() for one in storages)
+    reply = release(rig)
+    assert reply.success
+    assert report(reply, "weights") == RegionReport("weights", True, True, WEIGHT_BYTES)
+    assert report(reply, "kv_cache") == RegionReport("kv_cache", True, True, 65 * 4 * 4 * 8)
+    assert report(reply, "graphs") == RegionReport("graphs", False, False, present=False)
+    assert all(one.expired() for one in storages)
+    assert reply.release is not None
+    assert (reply.release.point, reply.release.emptied) == (ReleasePoint.MEMORY_OCCUPATION, True)
+
+
+def test_without_a_backup_weights_must_be_written_before_anything_is_generated(rig: Rig) -> None:
+    release(rig)
+    request = rig.add([1, 2, 3], 5)
+    reply = resume(rig)
+    assert reply.untrusted == 3
+    rig.step(5)
+    assert not rig.outputs
+    rig.do(UpdateWeightsFromTensor("u", tensors=NEW), UpdateReply)
+    rig.run()
+    assert rig.outputs[request] == expected([1, 2, 3], 5, salt_of(NEW))
+
+
+def test_with_a_backup_everything_is_as_it_was(rig: Rig) -> None:
+    salt = rig.salt
+    parameters = dict(rig.runner.weights)
+    reply = release(rig, "weights", backup=True)
+    assert report(reply, "weights").backup_bytes == WEIGHT_BYTES
+    assert resume(rig, "weights").untrusted == 0
+    assert rig.salt == salt
+    assert all(rig.runner.weights[name] is one for name, one in parameters.items())
+    request = rig.add([1, 2, 3], 5)
+    rig.run()
+    assert rig.outputs[request] == expected([1, 2, 3], 5, salt)
+
+
+def test_weights_keep_their_shape_type_and_order_of_elements(rig: Rig) -> None:
+    turned = torch.nn.Parameter(torch.arange(32.0).view(4, 8).t(), requires_grad=False)
+    rig.runner.weights["embed.weight"] = turned
+    values = turned.detach().clone()
+    release(rig, "weights", backup=True)
+    resume(rig, "weights")
+    assert turned.stride() == (1, 8)
+    assert torch.equal(turned, values)
+
+
+def test_waking_up_in_two_stages(rig: Rig) -> None:
+    rig.add(range(1, 20))
+    rig.run()
+    rig.do(Pause("p"), PauseReply)
+    release(rig)
+    resume(rig, "weights")
+    # The KV cache is still gone: an update that flushes must not touch it.
+    assert rig.do(UpdateWeightsFromTensor("u", tensors=NEW), UpdateReply).success
+    assert rig.do(Continue("early"), PauseReply).refusal is Refusal.CONFLICT
+    resume(rig, "kv_cache", "graphs")
+    assert rig.do(Continue("c"), PauseReply).success
+    request = rig.add(range(1, 20))
+    rig.run()
+    assert rig.outputs[request] == expected(range(1, 20), 8, salt_of(NEW))
+
+
+def test_the_cache_is_flushed_before_its_memory_goes(rig: Rig) -> None:
+    rig.add(range(1, 20))
+    rig.run()
+    release(rig, "kv_cache")
+    prefix = rig.scheduler.state.kv.prefix
+    assert prefix is not None
+    assert prefix.total == 0
+    resume(rig, "kv_cache")
+    request = rig.add(range(1, 20))
+    rig.run()
+    assert rig.last[request].cached_tokens == 0
+    assert rig.outputs[request] == expected(range(1, 20), 8, rig.salt)
+
+
+def test_the_padding_slot_is_zero_again_after_resuming(rig: Rig) -> None:
+    release(rig, "kv_cache")
+    resume(rig, "kv_cache")
+    assert rig.runner.pool.key(0)[0].item() == rig.runner.pool.value(1)[0].item() == 0
+
+
+def test_both_are_states_and_repeating_changes_nothing(rig: Rig) -> None:
+    assert not report(resume(rig, "weights"), "weights").changed
+    release(rig, "weights")
+    again = release(rig, "weights")
+    assert again.success
+    assert report(again, "weights") == RegionReport("weights", True, False, 0)
+    resume(rig, "weights")
+    twice = resume(rig, "weights")
+    assert (twice.success, report(twice, "weights").changed) == (True, False)
+
+
+def test_an_unknown_tag_is_invalid_and_nothing_is_released(rig: Rig) -> None:
+    for reply in (release(rig, "weights", "weigths"), resume(rig, "weigths")):
+        assert reply.refusal is Refusal.INVALID
+        assert "'weigths'" in reply.message
+    assert rig.weights.occupation.released == frozenset()
+
+
+def test_a_busy_engine_refuses_with_its_blockers_and_changes_nothing(rig: Rig) -> None:
+    rig.add([1, 2, 3], 20)
+    rig.step(2)
+    rig.do(Pause("p", PauseMode.IN_PLACE), PauseReply)
+    before = rig.snapshot()
+    reply = release(rig)
+    assert (reply.refusal, reply.blockers) == (Refusal.BUSY, (Blocker("running", 1),))
+    assert rig.snapshot() == before
+    assert rig.weights.occupation.released == frozenset()
+    rig.do(Continue("c"), PauseReply)
+    rig.run()
+
+
+def test_waiting_requests_outlive_a_release(rig: Rig) -> None:
+    salt = rig.salt
+    request = rig.add([1, 2, 3], 8)
+    rig.step(3)
+    rig.do(Pause("p", PauseMode.RETRACT), PauseReply)
+    assert release(rig, backup=True).success
+    resume(rig)
+    rig.do(Continue("c"), PauseReply)
+    rig.run()
+    assert rig.outputs[request] == expected([1, 2, 3], 8, salt)
+
+
+def test_whatever_touches_released_weights_is_refused_clearly(rig: Rig) -> None:
+    release(rig, "weights")
+    for operation, kind in (
+        (UpdateWeightsFromTensor("u", tensors=NEW), UpdateReply),
+        (GetWeights("g", ("head.weight",)), WeightsReply),
+        (ChecksumWeights("s"), ChecksumReply),
+    ):
+        reply = rig.do(operation, kind)
+        assert reply.refusal is Refusal.CONFLICT
+        assert "weights is released" in reply.message
+    assert rig.do(Flush("f"), FlushReply).success
+
+
+def test_requests_wait_while_anything_is_released(rig: Rig) -> None:
+    release(rig, "kv_cache")
+    request = rig.add([1, 2, 3], 5)
+    steps = rig.runner.steps
+    rig.step(5)
+    assert rig.runner.steps == steps
+    resume(rig)
+    rig.run()
+    assert rig.outputs[request] == expected([1, 2, 3], 5, rig.salt)
+
+
+def test_using_a_released_pool_directly_is_a_clear_error(rig: Rig) -> None:
+    release(rig, "kv_cache")
+    with pytest.raises(MemoryReleased, match="resume it first"):
+        rig.runner.pool.key(0)
+    with pytest.raises(MemoryReleased):
+        rig.runner.pool.read(0, torch.tensor([1]))
+
+
+def test_a_region_that_cannot_come_back_stays_released_and_can_be_tried_again(
+    new_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = new_rig()
+    release(rig)
+    allocate = rig.runner.pool._allocate_all
+
+    def full() -> object:
+        raise torch.OutOfMemoryError("somebody else has it")
+
+    monkeypatch.setattr(rig.runner.pool, "_allocate_all", full)
+    reply = resume(rig)
+    assert reply.refusal is Refusal.FAILED
+    assert "OutOfMemoryError" in reply.message
+    assert report(reply, "weights") == RegionReport("weights", False, True, WEIGHT_BYTES)
+    assert report(reply, "kv_cache").released
+    assert rig.releases.counters[ReleasePoint.OUT_OF_MEMORY].emptied == 1
+    monkeypatch.setattr(rig.runner.pool, "_allocate_all", allocate)
+    assert report(resume(rig), "kv_cache").changed
+    rig.do(UpdateWeightsFromTensor("u", tensors=NEW), UpdateReply)
+    rig.add([1, 2, 3])
+    rig.run()
