@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -137,6 +137,7 @@ class ReleasePoints:
         policies: overrides of `DEFAULT_POLICIES`.
         dry_run: decide and record, and empty nothing; entries carry ``reclaimable``.
         keep: how many ledger entries are kept.
+        agreed: which figure decides, given this process's; between ranks they must all decide alike.
     """
 
     device: Device
@@ -144,6 +145,7 @@ class ReleasePoints:
     clock: Clock = field(default_factory=SystemClock)
     dry_run: bool = False
     keep: int = 1024
+    agreed: Callable[[int | None], int | None] = lambda own: own
     ledger: deque[ReleaseEntry] = field(init=False)
     counters: dict[ReleasePoint, PointCounters] = field(init=False)
     _last: dict[ReleasePoint, float] = field(init=False, default_factory=dict)
@@ -195,7 +197,7 @@ class ReleasePoints:
         if policy.kind == "interval" and not now - self._last[point] > policy.seconds:
             return f"less than {policy.seconds:g} s since the last"
         if policy.kind == "when_reclaimable":
-            reclaimable = self.device.memory_stats().releasable
+            reclaimable = self.agreed(self.device.memory_stats().releasable)
             if reclaimable is None:
                 return "the backend does not say what is reclaimable"
             if reclaimable < policy.bytes:

@@ -83,7 +83,7 @@ class Scheduler:
         clock = clock or SystemClock()
         model = runner.limits
         self.limits = limits
-        self._device = device
+        self._classify = device.classify_error
         self._model = model
         self._pool_tokens = limits.num_pages * limits.page_size
         longest = min(model.max_positions, self._pool_tokens)
@@ -235,7 +235,7 @@ class Scheduler:
         try:
             return self.state.runner.step(batch)
         except Exception as error:
-            kind = self._device.classify_error(error)
+            kind = self._classify(error)
             if kind is not ErrorKind.OUT_OF_MEMORY:
                 self._fail(plan, error, kind)
                 return None
@@ -244,7 +244,7 @@ class Scheduler:
         try:
             return self.state.runner.step(batch)
         except Exception as error:
-            kind = self._device.classify_error(error)
+            kind = self._classify(error)
             if kind is ErrorKind.OUT_OF_MEMORY and self._retraction.shed_load(plan):
                 return None
             self._fail(plan, error, kind)
