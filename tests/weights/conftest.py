@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from devicekit.device import Device, get_device
+from devicekit.device import Device
+from devicekit.opening import get_device
 from tests.scheduling.rig import Rig, make_rig
 
 MakeRig = Callable[..., Rig]
