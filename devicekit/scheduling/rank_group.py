@@ -1,6 +1,6 @@
 """The ranks of one engine: how they speak to each other, and how they find out that one is lost.
 
-All of it goes over a ``torch.distributed`` group of host tensors. There is one question at a time, asked by every
+All of it goes over ``torch.distributed``, in host tensors, by gloo. There is one question at a time, asked by every
 rank: each puts a short line of numbers on a table that all can read. Rank 0's line carries its time, which is
 everybody's time until the next question. Whatever goes wrong with the table is final: the group is lost, every
 later question fails at once, and nobody waits for anybody any more.
@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch.distributed import ProcessGroup, Work, distributed_c10d
-from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.distributed_c10d import PrefixStore, ProcessGroupGloo, Store
 
 from devicekit.clock import Clock, SystemClock
 from devicekit.contract.errors import ConfigurationError
@@ -61,7 +62,6 @@ class RankGroup:
 
     Args:
         group: whose ranks these are; default: all of ``torch.distributed``, which must be initialised.
-        backend: of the group that is made for this traffic; it must take host tensors.
         timeout: seconds that one rank may be behind another, in computing, loading weights or anything else,
             before it is given up. The end of a process is noticed sooner.
         heartbeat: seconds between signs of life, and the longest that rank 0 sleeps on its inputs.
@@ -74,7 +74,6 @@ class RankGroup:
         self,
         group: ProcessGroup | None = None,
         *,
-        backend: str = "gloo",
         timeout: float = 300.0,
         heartbeat: float = 1.0,
         clock: Clock | None = None,
@@ -89,37 +88,41 @@ class RankGroup:
         self.clock = LockstepClock(clock or SystemClock())
         self.lost: RankLost | None = None
         self.in_step = False
-        ranks = dist.get_process_group_ranks(group or dist.group.WORLD)
-        # A group of its own: when its last reference goes, the others notice at once that this rank has left.
-        self._group: ProcessGroup | None = dist.new_group(
-            ranks, timedelta(seconds=timeout), backend, use_local_synchronization=True
+        self.rank = dist.get_rank(group)
+        self.size = dist.get_world_size(group)
+        store = _fresh(store or distributed_c10d._get_default_store(), group)
+        # Outside of torch's list of groups: when the last reference goes, connections close, and the others notice
+        # at once that this rank has left.
+        gloo = ProcessGroupGloo(
+            PrefixStore("group", store), self.rank, self.size, timedelta(seconds=timeout)
         )
-        self.rank = dist.get_rank(self._group)
-        self.size = len(ranks)
-        store = store or distributed_c10d._get_default_store()
-        name = PrefixStore(f"devicekit-ranks/{self._group.group_name}", store)
-        self._roll_call = RollCall(name, self.rank, self.size, heartbeat, timeout)
-        self._tables: dict[int, _Table] = {}
+        self._group: _Collectives | None = cast("_Collectives", gloo)  # torch's stubs leave them out
+        self._roll_call = RollCall(PrefixStore("roll", store), self.rank, self.size, heartbeat, timeout)
+        self._table = _Table(self.size, _WIDTH)
 
     # -- Questions --------------------------------------------------------------------------------------------
 
+    def widen(self, tokens: int) -> None:
+        """Make room for this many tokens on the table. Every line is as wide: no message can meet another size."""
+        self._table = _Table(self.size, _WIDTH + tokens)
+
     def ask(
-        self, question: Question, *values: int, digest: int = 0, tokens: Int32 | None = None, width: int = 0
+        self, question: Question, *values: int, digest: int = 0, tokens: Int32 | None = None
     ) -> Int64:
         """Put numbers on the table and read everybody's.
 
         Args:
             values: at most three.
             digest: of something that must be the same on every rank.
-            tokens: what else to say, at most ``width`` numbers; ``width`` is the same on every rank.
+            tokens: what else to say.
 
         Returns:
-            A row of ``3 + width`` numbers per rank, good until the next question.
+            Per rank a row of three values, and then tokens. Good until the next question.
 
         Raises:
             RankLost: a rank did not come, or came with another question or digest.
         """
-        table = self._tables.get(width) or self._tables.setdefault(width, _Table(self.size, _WIDTH + width))
+        table = self._table
         mine = table.mine
         mine[_KIND], mine[_DIGEST] = question, digest
         mine[_TIME : _TIME + 1].view(np.float64)[0] = self.clock.source.now()
@@ -220,23 +223,18 @@ class RankGroup:
             waited: seconds that it has waited for the others.
         """
         if self.lost is None:
-            self._close()
+            self._group = None
             self.lost = self._roll_call.verdict(reason, mine=mine, waited=waited)
         return RankLost(str(self.lost), self.lost.ranks)
 
     def close(self) -> None:
         """Leave in good order. Every rank must."""
         if self.lost is None:
-            self._close()
+            self._group = None
             self._roll_call.stop()
             self.lost = RankLost("The ranks were told to stop.")
 
-    def _close(self) -> None:
-        if self._group is not None:
-            dist.destroy_process_group(self._group)
-            self._group = None
-
-    def _attempt(self, begin: Callable[[ProcessGroup], Work]) -> None:
+    def _attempt(self, begin: Callable[[_Collectives], Work]) -> None:
         if self._group is None:
             raise self.leave("")
         started = time.monotonic()
@@ -257,10 +255,23 @@ class RankGroup:
             if (everybody[rank, (_KIND, _DIGEST)] != everybody[0, (_KIND, _DIGEST)]).any()
         ]
         names = ", ".join(map(str, odd))
-        self._close()
+        self._group = None
         self._roll_call.stop()
         self.lost = RankLost(f"Rank {names} went another way than rank 0: their states differ.", tuple(odd))
         return RankLost(str(self.lost), self.lost.ranks)
+
+
+def _fresh(store: Store, group: ProcessGroup | None) -> Store:
+    """A part of the store for the next group of these ranks, which all of them have constructed equally often."""
+    ranks = "-".join(map(str, dist.get_process_group_ranks(group or dist.group.WORLD)))
+    mine = PrefixStore(f"devicekit-ranks/{ranks}", store)
+    return PrefixStore(str(mine.add(f"count/{dist.get_rank(group)}", 1)), mine)
+
+
+class _Collectives(Protocol):
+    def allgather(self, outputs: list[list[torch.Tensor]], inputs: list[torch.Tensor]) -> Work: ...
+
+    def broadcast(self, tensor: torch.Tensor, root: int) -> Work: ...
 
 
 class _Table:

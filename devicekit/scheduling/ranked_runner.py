@@ -44,12 +44,10 @@ class RankedRunner:
         runner: Runner,
         classify: Callable[[BaseException], ErrorKind | None],
         ranks: RankGroup,
-        max_running: int,
     ) -> None:
         self._runner = runner
         self._device_error = classify
         self._ranks = ranks
-        self._most = max_running
 
     @property
     def limits(self) -> ModelLimits:
@@ -94,7 +92,6 @@ class RankedRunner:
             outcome,
             digest=digest,
             tokens=None if output is None else output.tokens,
-            width=self._most,
         )
         worst = int(table[:, 0].max())
         if output is not None and not worst:

@@ -61,7 +61,8 @@ class RankedScheduler(Scheduler):
             "model", f"{model.vocab_size}, {model.max_positions}, {sorted(model.eos_token_ids)}"
         )
         ranks.require_same("release policies", str({p.value: str(q) for p, q in releases.policies.items()}))
-        ranked = RankedRunner(runner, device.classify_error, ranks, limits.max_running)
+        ranks.widen(limits.max_running)
+        ranked = RankedRunner(runner, device.classify_error, ranks)
         super().__init__(
             ranked, device, limits, clock=ranks.clock, releases=releases, detokenizer=detokenizer
         )
