@@ -11,7 +11,6 @@ from devicekit.engine import Engine, EngineConfig
 from devicekit.scheduling.errors import InvalidRequest
 from devicekit.scheduling.messages import Flush, Operation, Pause, PauseMode, PauseReply, Reply
 from devicekit.scheduling.request import FinishKind, Request, SamplingParams, prompt_array
-from devicekit.scheduling.state import Participant
 from devicekit.server.errors import EngineStopped
 from devicekit.server.loop import EngineLoop
 from tests.server.conftest import Models, Serve
@@ -149,13 +148,13 @@ def test_stopping_answers_everyone(run: Callable[[Scenario], Engine]) -> None:
     run(scenario)
 
 
-def test_a_server_whose_engine_died_says_so(serve: Serve) -> None:
+def test_a_server_whose_engine_died_says_so(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     def die() -> None:
         raise RuntimeError("a pipe burst")
 
     with serve() as server:
         with server.running() as stream:
-            server.serving.engine.scheduler.register(Participant("broken", retire=die))
+            monkeypatch.setattr(server.serving.engine.scheduler, "step", die)
             [*_, last] = stream
         assert "a pipe burst" in last["error"]["message"]
         for path in ("/health", "/health_generate", "/ready"):
