@@ -23,6 +23,7 @@ _BUILT_IN: Mapping[str, tuple[str, str]] = MappingProxyType(
         ),
         "demo": ("devicekit.commands.demo", "serve a small model through one reinforcement-learning cycle"),
         "generate": ("devicekit.commands.generate", "complete a prompt with a local model"),
+        "serve": ("devicekit.commands.serve", "serve a local model over HTTP"),
     }
 )
 # Commands of distributions that may not be installed, and what to install for them.

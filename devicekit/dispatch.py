@@ -149,14 +149,15 @@ def raise_as_hook_error(backend: OpenedBackend, hook: str, error: BaseException)
 
 
 def classify(backend: OpenedBackend, error: BaseException) -> ErrorKind | None:
-    """What the backend says ``error`` means. Never raises."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return ErrorKind.OUT_OF_MEMORY
+    """What the backend says ``error`` means; torch's own type where it says nothing. Never raises."""
+    kind: object = None
     function = backend.function("classify_error")
-    if function is None:
-        return None
-    try:
-        kind = function(error)
-    except Exception:  # a classifier that fails must not replace the error it was asked about
-        return None
-    return kind if isinstance(kind, ErrorKind) else None
+    if function is not None:
+        try:
+            # First, because an allocation that failed on a lost device is of torch's type as well.
+            kind = function(error)
+        except Exception:  # a classifier that fails must not replace the error it was asked about
+            kind = None
+    if isinstance(kind, ErrorKind):
+        return kind
+    return ErrorKind.OUT_OF_MEMORY if isinstance(error, torch.OutOfMemoryError) else None

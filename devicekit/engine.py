@@ -193,7 +193,7 @@ class Engine:
         )
         self.scheduler.add(request)
         decoder = None if self._detokenizer is None else IncrementalText(self._detokenizer)
-        generation = Generation(request.id, len(request.prompt), _decoder=decoder)
+        generation = Generation(request.id, len(request.prompt), decoder=decoder)
         self._generations[request.id] = generation
         return generation
 
@@ -317,6 +317,11 @@ class Engine:
             path=str(path),
         )
         return self.perform(operation, UpdateReply)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the model's weights."""
+        return sum(weight.nbytes for _, weight in self.runner.named_weights())
 
     def blockers(self) -> tuple[Blocker, ...]:
         """Every reason for not being idle."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from devicekit.scheduling.messages import Output
-from devicekit.scheduling.request import Finish, FinishKind, TokenLogprob, VersionSpan
+from devicekit.scheduling.request import Finish, TokenLogprob, VersionSpan
 from devicekit.scheduling.stopping import Detokenizer
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer writes for bytes that are not yet a character
@@ -45,7 +45,8 @@ class Generation:
     retractions: int = 0
     spans: tuple[VersionSpan, ...] = ()  # which weights made which output tokens
     logprobs: list[TokenLogprob] = field(default_factory=list)
-    _decoder: IncrementalText | None = None
+    decoder: IncrementalText | None = None  # None: no text
+    keep_stop: bool = False  # leave what stopped the output in its text
 
     @property
     def done(self) -> bool:
@@ -62,14 +63,14 @@ class Generation:
         return self._add_text(output.tokens)
 
     def _add_text(self, tokens: Sequence[int]) -> str:
-        if self._decoder is None:
+        if self.decoder is None:
             return ""
-        matched = self.finish.matched if self.finish is not None else None
+        matched = self.finish.matched if self.finish is not None and not self.keep_stop else None
         if isinstance(matched, int) and tokens and tokens[-1] == matched:
             tokens = tokens[:-1]
         before = len(self.text)
-        self.text += self._decoder.add(tokens, last=self.done)
-        if isinstance(matched, str) and self.finish is not None and self.finish.kind is FinishKind.STOP:
+        self.text += self.decoder.add(tokens, last=self.done)
+        if isinstance(matched, str):
             # Never before what was already given out: the scheduler held back what could be a stop string.
             at = self.text.find(matched, max(0, before - len(matched)))
             self.text = self.text if at < 0 else self.text[:at]

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from devicekit.engine import Engine, EngineConfig
 from devicekit.runners.example import write_example_checkpoint
-from devicekit.scheduling.messages import UpdateOutcome
+from devicekit.scheduling.messages import Refusal, UpdateOutcome
 from devicekit.weights.operations import ChecksumReply, ChecksumWeights, UpdateWeightsFromTensor
 
 PROMPT = list(range(5, 60))
@@ -56,6 +56,17 @@ def test_sleeping_and_waking_in_two_stages(
     engine.update_weights(UpdateWeightsFromTensor("u", tensors=dict(new_weights.named_parameters())))
     engine.resume_memory("kv_cache")
     engine.continue_generation()
+    assert run(engine) == reference(new_weights)
+
+
+def test_waking_up_with_weights_from_disk(
+    checkpoints: tuple[Path, Path], new_weights: PreTrainedModel
+) -> None:
+    engine = Engine.open(checkpoints[0], "cpu", config=EngineConfig(max_running=4))
+    engine.release_memory()
+    assert engine.update_weights_from_disk(checkpoints[1]).refusal is Refusal.CONFLICT
+    assert engine.resume_memory().untrusted > 0
+    assert engine.update_weights_from_disk(checkpoints[1]).success
     assert run(engine) == reference(new_weights)
 
 

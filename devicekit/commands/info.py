@@ -15,9 +15,11 @@ from devicekit.contract.hooks import HOOKS
 from devicekit.contract.versions import CONTRACT_VERSION
 from devicekit.device import Device
 from devicekit.opening import device_of
+from devicekit.registry.opened import OpenedBackend
 from devicekit.registry.probing import probe
 from devicekit.registry.request import parse_request
 from devicekit.registry.selection import Selection, select
+from devicekit.torchlike.quirks import Quirk
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -65,8 +67,15 @@ def _document(selection: Selection, devices: list[Device]) -> Mapping[str, objec
         "noop": sorted(backend.manifest.noop),
         "emulated": sorted(backend.manifest.emulated),
         "capabilities": sorted(backend.manifest.capabilities),
+        "quirks": [quirk.name for quirk in quirks_of(backend)],
         "devices": [_device_document(device) for device in devices],
     }
+
+
+def quirks_of(backend: OpenedBackend) -> tuple[Quirk, ...]:
+    """The vendor traps that a plugin works around in the installed versions, where it keeps a list of them."""
+    found = getattr(backend.plugin, "quirks", ())
+    return tuple(quirk for quirk in found if isinstance(quirk, Quirk))
 
 
 def _device_document(device: Device) -> Mapping[str, object]:
@@ -98,6 +107,8 @@ def _print(selection: Selection, devices: list[Device]) -> None:
         if name not in backend.implemented:
             print(f"  {name}: {_WHEN_MISSING[hook.kind.value]}")
     print(f"\ncapabilities claimed: {', '.join(sorted(backend.manifest.capabilities)) or 'none'}")
+    for quirk in quirks_of(backend):
+        print(f"quirk {quirk.name}: {quirk.sentence} {quirk.link}")
     set_here = {name: os.environ[name] for name in VARIABLES if name in os.environ}
     if set_here:
         print("environment: " + ", ".join(f"{name}={value}" for name, value in set_here.items()))

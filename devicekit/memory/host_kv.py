@@ -35,6 +35,7 @@ class HostKVPool:
         self.pages = PageAllocator(num_pages)
         self.copier = copier or copier_for(device)
         self._device = device
+        self._page_bytes = [rows.shape[1] for rows in pool.page_rows()]
         self._rows = self._allocate()
 
     @property
@@ -89,8 +90,8 @@ class HostKVPool:
         if self.copier.overlaps:
             lock = self._device.pin_memory
         buffers: list[torch.Tensor] = []
-        for rows in self.pool.page_rows():
-            buffer = torch.empty((self.pages.num_pages + 1, rows.shape[1]), dtype=torch.uint8)
+        for size in self._page_bytes:
+            buffer = torch.empty((self.pages.num_pages + 1, size), dtype=torch.uint8)
             buffers.append(buffer if lock is None else lock(buffer))
         return buffers
 

@@ -25,8 +25,8 @@ def pause(state: SchedulerState, operation: Pause) -> PauseReply:
         raise InvalidOperation(f"A pause continues after a positive number of seconds, not {after}.")
     changed = not state.paused
     enter_pause(state)
-    if after is not None:
-        state.continue_at = state.clock.now() + after
+    # The last to pause says how long: an earlier owner's limit must not end this one's pause.
+    state.continue_at = None if after is None else state.clock.now() + after
     aborted = retracted = 0
     if operation.mode is PauseMode.ABORT:
         aborted = abort_requests(state, list(state.requests.values()), "Generation was paused.")

@@ -126,6 +126,22 @@ class Scheduler:
         self._woken.clear()
         return posted or bool(self._inbox)
 
+    def wake(self) -> None:
+        """End a `wait` that is going on, or the next one."""
+        self._woken.set()
+
+    def check(self, request: Request) -> None:
+        """Whether a request can ever run; looks at nothing that changes.
+
+        Raises:
+            InvalidRequest: with everything that is wrong.
+        """
+        request.validate(self._model, self._pool_tokens)
+        if request.params.stop and self._stops.detokenizer is None:
+            raise InvalidRequest(
+                f"Request {request.id!r} has stop strings, and this engine has no tokenizer."
+            )
+
     # -- From the scheduler's thread --------------------------------------------------------------------------
 
     def add(self, request: Request) -> None:
@@ -136,11 +152,7 @@ class Scheduler:
         """
         if request.id in self.state.requests:
             raise InvalidRequest(f"A request {request.id!r} is already in flight.")
-        request.validate(self._model, self._pool_tokens)
-        if request.params.stop and self._stops.detokenizer is None:
-            raise InvalidRequest(
-                f"Request {request.id!r} has stop strings, and this engine has no tokenizer."
-            )
+        self.check(request)
         if not self.state.healthy:
             raise InvalidRequest(f"Request {request.id!r} cannot run: the device is lost.")
         self._arrivals += 1
@@ -170,9 +182,7 @@ class Scheduler:
         """
         state = self.state
         self._take_in()
-        for part in state.participants:
-            if part.retire is not None:
-                part.retire()
+        state.retire()
         self._expire()
         continue_if_due(state)
         self.control.answer()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
@@ -14,6 +15,8 @@ from devicekit.scheduling.messages import Blocker, Output
 from devicekit.scheduling.request import Finish, Request, TokenLogprob, VersionSpan
 from devicekit.scheduling.running import RunningBatch
 from devicekit.scheduling.waiting import WaitingQueue
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,8 @@ class SchedulerState:
     closed_by: set[str] = field(default_factory=set)
     # Why no forward pass may run, by who says so: memory is released, weights are missing. Requests wait.
     holds: dict[str, str] = field(default_factory=dict)
+    # Participants that could not collect their finished work the last time, and why not.
+    faults: dict[str, str] = field(default_factory=dict)
 
     @property
     def admitting(self) -> bool:
@@ -78,6 +83,20 @@ class SchedulerState:
         ]
         counts += [(part.name, part.pending()) for part in self.participants if part.pending is not None]
         return tuple(Blocker(name, count) for name, count in counts if count)
+
+    def retire(self) -> None:
+        """Have every participant collect the work it has finished. One that fails goes on blocking."""
+        for part in self.participants:
+            if part.retire is None:
+                continue
+            try:
+                part.retire()
+            except Exception as error:
+                if part.name not in self.faults:
+                    _log.exception("%s could not collect its finished work", part.name)
+                self.faults[part.name] = f"{type(error).__name__}: {error}"
+            else:
+                self.faults.pop(part.name, None)
 
     def namespace(self, request: Request) -> Hashable:
         """Within which cached prefixes may be shared: never across tenants, adapters or weights."""

@@ -1,1 +1,1 @@
-"""Replacing a model's weights while it serves."""
+"""Replacing a model's weights while it serves, looking at them, and giving their memory away for a while."""

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from devicekit.runners.hash_runner import expected
 from devicekit.scheduling.messages import Flush, Operation, Pause, PauseMode, Refusal, Reply
-from devicekit.testing.hash_runner import expected
+from devicekit.scheduling.state import Participant
 from tests.scheduling.rig import Rig
 
 
@@ -61,6 +62,27 @@ def test_answers_come_in_order_of_arrival_those_that_need_not_wait_first(rig: Ri
         rig.post(Flush(f"f{number}", 3.0))
     rig.step()
     assert list(rig.replies) == ["p0", "p1", "p2", "p3", "p4", "f0", "f1", "f2", "f3", "f4"]
+
+
+def test_a_participant_that_fails_blocks_and_is_named_but_does_not_stop_the_engine(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing = [True]
+
+    def retire() -> None:
+        if failing:
+            raise RuntimeError("event is gone")
+
+    rig.scheduler.register(Participant("copies", pending=lambda: len(failing), retire=retire))
+    request = rig.add([1, 2, 3], 4)
+    rig.run()
+    assert rig.outputs[request] == expected([1, 2, 3], 4, rig.salt)
+    assert rig.scheduler.state.faults == {"copies": "RuntimeError: event is gone"}
+    assert caplog.text.count("could not collect") == 1
+    assert rig.do(Flush("f"), Reply).refusal is Refusal.BUSY
+    failing.clear()
+    assert rig.do(Flush("g"), Reply).success
+    assert not rig.scheduler.state.faults
 
 
 def test_what_waits_for_an_answer_can_be_seen(rig: Rig) -> None:

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from devicekit.runners.hash_runner import expected
 from devicekit.scheduling.messages import (
     Continue,
     Drain,
@@ -17,7 +18,6 @@ from devicekit.scheduling.messages import (
     PauseReply,
     Refusal,
 )
-from devicekit.testing.hash_runner import expected
 from tests.scheduling.conftest import MakeRig
 from tests.scheduling.rig import Rig
 

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from devicekit.release import ReleasePoint
+from devicekit.runners.hash_runner import expected
 from devicekit.scheduling.messages import (
     Blocker,
     Continue,
@@ -18,7 +19,6 @@ from devicekit.scheduling.messages import (
     Refusal,
 )
 from devicekit.scheduling.state import Participant
-from devicekit.testing.hash_runner import expected
 from tests.scheduling.conftest import MakeRig
 from tests.scheduling.rig import Rig, Work
 

@@ -8,6 +8,7 @@ import pytest
 
 from devicekit.contract.errors import ConfigurationError
 from devicekit.memory.host_kv import HostKVPool
+from devicekit.runners.hash_runner import expected, make_weights
 from devicekit.scheduling.host_tier import attach_host_tier
 from devicekit.scheduling.messages import (
     Abort,
@@ -20,7 +21,6 @@ from devicekit.scheduling.messages import (
     PauseReply,
     UpdateReply,
 )
-from devicekit.testing.hash_runner import expected, make_weights
 from devicekit.weights.operations import MemoryReply, ReleaseMemory, ResumeMemory, UpdateWeightsFromTensor
 from tests.scheduling.conftest import MakeRig
 from tests.scheduling.rig import LateCopier, Rig
@@ -221,10 +221,11 @@ def test_a_copy_that_fails_costs_a_computation_and_nothing_else(
 def test_host_memory_can_be_released_and_resumed(new_rig: MakeRig) -> None:
     rig = new_rig(num_pages=18, host_pages=64)
     fill(rig, A)
-    reply = rig.do(ReleaseMemory("r", ("host_kv",)), MemoryReply)
-    (region,) = reply.regions
+    reply = rig.do(ReleaseMemory("r", ("host_kv", "kv_cache")), MemoryReply)
+    (region,) = [one for one in reply.regions if one.tag == "host_kv"]
     assert (region.released, region.bytes) == (True, 65 * 4 * 4 * 8)
-    rig.do(ResumeMemory("s", ("host_kv",)), MemoryReply)
+    assert rig.do(ResumeMemory("s", ("host_kv",)), MemoryReply).success  # before the pool it copies from
+    assert rig.do(ResumeMemory("t", ("kv_cache",)), MemoryReply).success
     fill(rig, B)
     again = fill(rig, A)
     assert rig.outputs[again] == expected(A, 4, rig.salt)

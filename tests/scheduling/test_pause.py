@@ -7,9 +7,9 @@ import math
 import pytest
 
 from devicekit.release import ReleasePoint
+from devicekit.runners.hash_runner import expected
 from devicekit.scheduling.messages import Continue, Flush, FlushReply, Pause, PauseMode, PauseReply, Refusal
 from devicekit.scheduling.request import FinishKind
-from devicekit.testing.hash_runner import expected
 from tests.scheduling.conftest import MakeRig
 from tests.scheduling.rig import Rig
 
@@ -154,6 +154,18 @@ def test_continuing_in_time_disarms_the_watchdog(rig: Rig) -> None:
     rig.clock.sleep(1000)
     rig.step()
     assert rig.scheduler.state.paused
+
+
+def test_the_last_to_pause_says_for_how_long(rig: Rig) -> None:
+    rig.do(Pause("a", PauseMode.IN_PLACE, continue_after=30.0), PauseReply)
+    rig.do(Pause("b", PauseMode.IN_PLACE), PauseReply)
+    rig.clock.sleep(1000)
+    rig.step()
+    assert rig.scheduler.state.paused
+    rig.do(Pause("c", PauseMode.IN_PLACE, continue_after=5.0), PauseReply)
+    rig.clock.sleep(6)
+    rig.step()
+    assert not rig.scheduler.state.paused
 
 
 @pytest.mark.parametrize("after", [0.0, -1.0, math.nan, math.inf])

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from devicekit.runners.hash_runner import expected, make_weights, salt_of
 from devicekit.scheduling.messages import Refusal, Reply, UpdateOutcome, UpdateReply
-from devicekit.testing.hash_runner import expected, make_weights, salt_of
 from devicekit.weights.operations import (
     DestroyUpdateGroup,
     GroupReply,
@@ -32,7 +32,7 @@ DESCRIPTION = {
 TRAINER = """
 import sys, datetime, torch, torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, _new_process_group_helper, _world, rendezvous
-from devicekit.testing.hash_runner import make_weights
+from devicekit.runners.hash_runner import make_weights
 torch.set_num_threads(1)
 weights = make_weights(5)
 timeout = datetime.timedelta(seconds=30)

@@ -10,6 +10,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from devicekit.memory.errors import MemoryReleased
 from devicekit.release import ReleasePoint
+from devicekit.runners.hash_runner import expected, make_weights, salt_of
 from devicekit.scheduling.messages import (
     Blocker,
     Continue,
@@ -21,7 +22,6 @@ from devicekit.scheduling.messages import (
     Refusal,
     UpdateReply,
 )
-from devicekit.testing.hash_runner import expected, make_weights, salt_of
 from devicekit.weights.operations import (
     ChecksumReply,
     ChecksumWeights,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from devicekit.runners.hash_runner import expected, make_weights
 from devicekit.scheduling.messages import Refusal
 from devicekit.scheduling.request import FinishKind, VersionSpan
-from devicekit.testing.hash_runner import expected, make_weights
 from devicekit.weights.checksum import digest_all, tensor_digest
 from devicekit.weights.operations import (
     ChecksumReply,

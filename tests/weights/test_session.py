@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from devicekit.runners.hash_runner import expected, make_weights, salt_of
 from devicekit.scheduling.messages import Refusal, UpdateOutcome, UpdateReply
-from devicekit.testing.hash_runner import expected, make_weights, salt_of
 from devicekit.weights.operations import (
     BeginWeightUpdate,
     EndWeightUpdate,

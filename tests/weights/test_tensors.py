@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from devicekit.runners.hash_runner import make_weights, salt_of
 from devicekit.scheduling.messages import Refusal, UpdateReply
-from devicekit.testing.hash_runner import make_weights, salt_of
 from devicekit.weights.bucket import BucketEntry, FlatBucket
 from devicekit.weights.operations import UpdateWeightsFromTensor
 from tests.scheduling.rig import Rig

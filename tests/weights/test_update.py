@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from devicekit.release import ReleasePoint
+from devicekit.runners.hash_runner import expected, make_weights, salt_of
 from devicekit.scheduling.messages import (
     Blocker,
     Continue,
@@ -18,7 +19,6 @@ from devicekit.scheduling.messages import (
     UpdateReply,
 )
 from devicekit.scheduling.request import FinishKind, VersionSpan
-from devicekit.testing.hash_runner import expected, make_weights, salt_of
 from devicekit.weights.operations import UpdateWeightsFromTensor
 from tests.scheduling.conftest import MakeRig
 from tests.scheduling.rig import Rig
@@ -70,15 +70,18 @@ def test_paused_in_place_requests_go_on_with_new_weights_on_old_keys(rig: Rig) -
     kept, known = rig.progress(request)
     reply = rig.do(update(flush_cache=False, weight_version="v2"), UpdateReply)
     assert reply.outcome is UpdateOutcome.UPDATED
+    prefix = rig.scheduler.state.kv.prefix
+    assert prefix is not None
+    cached = prefix.total
     rig.do(Continue("c"), PauseReply)
     rig.run()
+    assert prefix.total == cached, "what mixes two versions is of use to nobody"
     mixed = expected(range(1, 7), 10, salt_of(NEW), known=known, kept=kept, kept_salt=old)
     assert rig.outputs[request] == mixed
     assert rig.last[request].spans == (
         VersionSpan("default", 0, len(known)),
         VersionSpan("v2", len(known), 10),
     )
-    # What mixes two versions is shared with nobody.
     again = rig.add(range(1, 7), 10)
     rig.run()
     assert rig.outputs[again] == expected(range(1, 7), 10, salt_of(NEW))

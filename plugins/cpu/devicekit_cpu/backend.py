@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from devicekit.contract import DeviceProperties, ErrorKind, MemoryInfo, hookimpl
+from devicekit.torchlike.errors import ErrorRules, classify
 from devicekit_cpu import host_memory, sharing
 
 if TYPE_CHECKING:
     from torch.profiler import ProfilerActivity
 
 # torch raises a plain RuntimeError when the host allocator fails; this is the allocator's own wording.
-_OUT_OF_MEMORY_TEXT = "DefaultCPUAllocator: can't allocate memory"
+ERRORS = ErrorRules(
+    out_of_memory_types=(torch.OutOfMemoryError, MemoryError),
+    out_of_memory="DefaultCPUAllocator: (?:can't allocate|not enough) memory",
+)
 
 
 class Backend:
@@ -73,16 +77,7 @@ class Backend:
 
     @hookimpl
     def classify_error(self, error: BaseException) -> ErrorKind | None:
-        seen: set[int] = set()
-        cause: BaseException | None = error
-        while cause is not None and id(cause) not in seen:
-            seen.add(id(cause))
-            if isinstance(cause, (MemoryError, torch.OutOfMemoryError)):
-                return ErrorKind.OUT_OF_MEMORY
-            if type(cause) is RuntimeError and _OUT_OF_MEMORY_TEXT in _text(cause):
-                return ErrorKind.OUT_OF_MEMORY
-            cause = cause.__cause__ or cause.__context__
-        return None
+        return classify(error, ERRORS)
 
     @hookimpl
     def manual_seed(self, index: int, seed: int) -> None:
@@ -120,10 +115,3 @@ class Backend:
     @hookimpl
     def profiler_activity(self) -> ProfilerActivity | None:
         return torch.profiler.ProfilerActivity.CPU
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # an exception whose __str__ raises is no out-of-memory error of torch's
-        return ""

@@ -13,6 +13,7 @@ from pathlib import Path
 _MEMINFO = Path("/proc/meminfo")
 _OWN_CGROUP = Path("/proc/self/cgroup")
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
+_UNLIMITED = 2**62  # version 1 writes "no limit" as the largest number of whole pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +113,16 @@ def _own_groups() -> list[Path]:
 
 def _group_memory(group: Path) -> tuple[int | None, int | None, int | None]:
     """Limit, usage and reclaimable page cache of one group, version 2 or 1, in bytes."""
-    limit = _number(group / "memory.max") or _number(group / "memory.limit_in_bytes")
-    used = _number(group / "memory.current")
-    if used is None:
-        used = _number(group / "memory.usage_in_bytes")
-    return limit, used, _statistic(group / "memory.stat", "inactive_file")
+    statistics = group / "memory.stat"
+    if (group / "memory.max").exists():
+        used = _number(group / "memory.current")
+        return _number(group / "memory.max"), used, _statistic(statistics, "inactive_file")
+    limit = _number(group / "memory.limit_in_bytes")
+    if limit is not None and limit >= _UNLIMITED:
+        limit = None
+    # Version 1 counts a group's children only under the "total_" names.
+    used = _number(group / "memory.usage_in_bytes")
+    return limit, used, _statistic(statistics, "total_inactive_file")
 
 
 def _number(path: Path) -> int | None:

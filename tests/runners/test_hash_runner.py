@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 
-from devicekit.testing.hash_runner import expected, salt_of
-from tests.scheduling.conftest import MakeRig
-from tests.scheduling.rig import Rig
+from devicekit.opening import get_device
+from devicekit.runners.hash_runner import expected, salt_of
+from tests.scheduling.rig import make_rig
 
 
-def test_output_is_what_the_oracle_says_however_it_was_scheduled(new_rig: MakeRig) -> None:
+def test_output_is_what_the_oracle_says_however_it_was_scheduled() -> None:
     rng = random.Random(3)
-    rig = new_rig(num_pages=24, max_batch_tokens=16)
+    rig = make_rig(get_device("cpu"), num_pages=24, max_batch_tokens=16)
     prompts = {f"p{i}": [rng.randrange(1, 900) for _ in range(rng.randint(1, 30))] for i in range(12)}
     for identity, prompt in prompts.items():
         rig.add(prompt, 12, id=identity)
@@ -21,7 +21,8 @@ def test_output_is_what_the_oracle_says_however_it_was_scheduled(new_rig: MakeRi
         assert rig.outputs[identity] == expected(prompt, 12, rig.salt)
 
 
-def test_a_corrupted_page_changes_what_comes_out(rig: Rig) -> None:
+def test_a_corrupted_page_changes_what_comes_out() -> None:
+    rig = make_rig(get_device("cpu"))
     request = rig.add([5, 6, 7, 8, 9], 8)
     rig.step(3)
     page = int(rig.scheduler.state.kv.table.pages[rig.scheduler.state.requests[request].row, 0])
@@ -30,7 +31,8 @@ def test_a_corrupted_page_changes_what_comes_out(rig: Rig) -> None:
     assert rig.outputs[request] != expected([5, 6, 7, 8, 9], 8, rig.salt)
 
 
-def test_entries_of_old_weights_are_told_from_new_ones(rig: Rig) -> None:
+def test_entries_of_old_weights_are_told_from_new_ones() -> None:
+    rig = make_rig(get_device("cpu"))
     prompt = [1, 2, 3, 4, 5, 6]
     request = rig.add(prompt, 10)
     rig.step(4)

@@ -1,0 +1,106 @@
+"""``devicekit serve``: serve a local model over HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from devicekit.server.settings import ServerSettings
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        from devicekit.server.app import create_app
+        from devicekit.server.run import bind, run
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "devicekit":
+            raise
+        missing = (
+            f"devicekit serve: {error.name} is not installed; get it with: pip install 'devicekit[serve]'"
+        )
+        print(missing, file=sys.stderr)
+        return 1
+    from devicekit.engine import Engine, EngineConfig
+
+    settings = _settings(options)
+    if settings.host not in _LOOPBACK and settings.admin_api_key is None and settings.api_key is None:
+        print(f"Anyone who can reach {settings.host} can steer this server: no key is set.", file=sys.stderr)
+    listener = bind(settings)  # before the model is loaded: that an address is taken need not take minutes
+    config = EngineConfig(
+        page_size=options.page_size,
+        max_running=options.max_running_requests,
+        max_batch_tokens=options.max_batch_tokens,
+        memory_fraction=options.memory_fraction,
+        kv_tokens=options.kv_tokens,
+        policy=options.policy,
+        prefix_caching=not options.disable_prefix_caching,
+    )
+    with listener:
+        engine = Engine.open(options.model, options.device, config=config)
+        return run(create_app(engine, settings), listener)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="devicekit serve", description="Serve a local Hugging Face model directory over HTTP."
+    )
+    add = parser.add_argument
+    add("--model", required=True, metavar="DIR", help="model directory, weights in safetensors")
+    add("--device", help="backend, or backend:index; default: the best of this machine")
+    add("--host", default="127.0.0.1", help="default: %(default)s, reachable from this machine only")
+    add("--port", type=int, default=30000, help="default: %(default)s; 0: any that is free")
+    add("--served-model-name", metavar="NAME", help="default: the name of the model directory")
+    add("--chat-template", metavar="FILE", help="Jinja template; default: the tokenizer's own")
+    access = parser.add_argument_group("access")
+    add = access.add_argument
+    add("--api-key", default=os.environ.get("DEVICEKIT_API_KEY"), help="or DEVICEKIT_API_KEY")
+    add(
+        "--admin-api-key",
+        default=os.environ.get("DEVICEKIT_ADMIN_API_KEY"),
+        help="demanded by control endpoints; or DEVICEKIT_ADMIN_API_KEY",
+    )
+    add(
+        "--allowed-weights-root",
+        metavar="DIR",
+        type=Path,
+        action="append",
+        default=[],
+        help="where weight updates may be read from; repeat for several; default: the model directory's parent",
+    )
+    add("--max-concurrent-requests", type=int, default=1024, help="beyond it: 429; default: %(default)s")
+    add("--max-body-bytes", type=int, default=64 << 20, help="beyond it: 413; default: %(default)s")
+    sizes = parser.add_argument_group("sizes")
+    add = sizes.add_argument
+    add("--page-size", type=int, default=16, metavar="TOKENS", help="default: %(default)s")
+    add("--max-running-requests", type=int, default=32, help="default: %(default)s")
+    add("--max-batch-tokens", type=int, default=512, help="per forward pass; default: %(default)s")
+    add("--memory-fraction", type=float, default=0.9, help="for KV, of what is free; default: %(default)s")
+    add("--kv-tokens", type=int, help="size of the KV pool; default: what fits")
+    add("--policy", choices=("fcfs", "priority"), default="fcfs", help="default: %(default)s")
+    add("--disable-prefix-caching", action="store_true")
+    return parser
+
+
+def _settings(options: argparse.Namespace) -> ServerSettings:
+    from devicekit.server.settings import ServerSettings
+
+    template = options.chat_template
+    return ServerSettings(
+        host=options.host,
+        port=options.port,
+        served_model_name=options.served_model_name,
+        api_key=options.api_key,
+        admin_api_key=options.admin_api_key,
+        max_concurrent_requests=options.max_concurrent_requests,
+        max_body_bytes=options.max_body_bytes,
+        allowed_weights_roots=tuple(options.allowed_weights_root),
+        chat_template=None if template is None else Path(template).read_text(encoding="utf-8"),
+    )

@@ -1,0 +1,61 @@
+"""The application: every endpoint over one engine, whose thread lives as long as the application does."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+
+from devicekit.engine import Engine
+from devicekit.server import (
+    chat,
+    completions,
+    control,
+    generate,
+    health,
+    info,
+    loads,
+    openapi,
+    status,
+    weights,
+)
+from devicekit.server.errors import on_fault, on_http_exception
+from devicekit.server.serving import Serving
+from devicekit.server.settings import ServerSettings
+
+ENDPOINTS = (
+    *generate.ENDPOINTS,
+    *completions.ENDPOINTS,
+    *chat.ENDPOINTS,
+    *control.ENDPOINTS,
+    *weights.ENDPOINTS,
+    *health.ENDPOINTS,
+    *loads.ENDPOINTS,
+    *info.ENDPOINTS,
+    *status.ENDPOINTS,
+    *openapi.ENDPOINTS,
+)
+
+
+def create_app(engine: Engine, settings: ServerSettings | None = None) -> Starlette:
+    """An ASGI application that serves ``engine``. While it runs nobody else may step the engine."""
+    serving = Serving(engine, settings or ServerSettings())
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        serving.loop.start()
+        try:
+            yield
+        finally:
+            await serving.loop.stop()
+
+    app = Starlette(
+        routes=[route for endpoint in ENDPOINTS for route in endpoint.routes()],
+        exception_handlers={HTTPException: on_http_exception, Exception: on_fault},
+        lifespan=lifespan,
+    )
+    app.state.serving = serving
+    app.state.openapi = openapi.describe(ENDPOINTS)
+    return app

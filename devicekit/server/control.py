@@ -1,0 +1,164 @@
+"""Flush, pause, continue, abort."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from devicekit.release import ReleaseEntry
+from devicekit.scheduling.messages import (
+    Abort,
+    AbortReply,
+    Continue,
+    Flush,
+    FlushReply,
+    Pause,
+    PauseMode,
+    PauseReply,
+    Reply,
+)
+from devicekit.server.endpoints import Arguments, Endpoint, Finite
+from devicekit.server.errors import BadRequest
+from devicekit.server.keys import Access
+from devicekit.server.serving import Serving
+
+
+class FlushArguments(Arguments):
+    """Query of ``/flush_cache``."""
+
+    timeout: Annotated[Finite, Field(ge=0)] = Field(
+        0.0, description="seconds to wait for the engine to be idle"
+    )
+    empty_cache: bool | None = Field(
+        None, description="also hand unused memory back to the driver; default: yes"
+    )
+
+
+class PauseArguments(Arguments):
+    """Body of ``/pause_generation``."""
+
+    mode: PauseMode = PauseMode.ABORT
+
+
+class ContinueArguments(Arguments):
+    """Body of ``/continue_generation``."""
+
+    torch_empty_cache: bool | None = Field(
+        None, description="hand unused memory back to the driver; default: yes"
+    )
+
+
+class AbortArguments(Arguments):
+    """Body of ``/abort_request``."""
+
+    rid: str | None = Field(default=None, description="ends every request whose id begins with this")
+    abort_all: bool = False
+
+
+async def flush(serving: Serving, arguments: FlushArguments, request: Request) -> Response:
+    """Forget every cached prefix."""
+    operation = Flush(serving.next_id(), arguments.timeout, arguments.empty_cache)
+    reply = await serving.perform(operation, FlushReply)
+    return answer(reply, pages_freed=reply.pages_freed)
+
+
+async def pause(serving: Serving, arguments: PauseArguments, request: Request) -> Response:
+    """Start no forward pass until generation is continued."""
+    reply = await serving.perform(Pause(serving.next_id(), arguments.mode), PauseReply)
+    return _state(reply, "Generation paused successfully.", aborted=reply.aborted, retracted=reply.retracted)
+
+
+async def resume(serving: Serving, arguments: ContinueArguments, request: Request) -> Response:
+    """End a pause."""
+    operation = Continue(serving.next_id(), arguments.torch_empty_cache)
+    reply = await serving.perform(operation, PauseReply)
+    return _state(reply, "Generation continued successfully.")
+
+
+async def abort(serving: Serving, arguments: AbortArguments, request: Request) -> Response:
+    """End requests."""
+    if not arguments.abort_all and not arguments.rid:
+        raise BadRequest("Send the rid of a request, or abort_all.")
+    prefix = None if arguments.abort_all else arguments.rid
+    operation = Abort(serving.next_id(), prefix=prefix, all=arguments.abort_all)
+    reply = await serving.perform(operation, AbortReply)
+    return answer(reply, aborted=reply.aborted)
+
+
+def answer(reply: Reply, **more: object) -> JSONResponse:
+    """An operation's reply: 200 exactly if it succeeded, 400 otherwise."""
+    document: dict[str, object] = {
+        "success": reply.success,
+        "message": reply.message,
+        **details(reply),
+        **more,
+    }
+    if not reply.success:
+        document["error"] = {"message": reply.message}
+    return JSONResponse(document, 200 if reply.success else 400)
+
+
+def details(reply: Reply) -> Mapping[str, object]:
+    """What every reply tells: what stood in the way, how long it took, what memory came back."""
+    return {
+        "blockers": [{"name": one.name, "count": one.count} for one in reply.blockers],
+        "seconds": reply.seconds,
+        "release": _release(reply.release),
+    }
+
+
+def _state(reply: PauseReply, done: str, **more: object) -> JSONResponse:
+    document = {"status": "ok", "epoch": reply.epoch, "changed": reply.changed, **details(reply), **more}
+    if not reply.success:
+        document |= {"status": "error", "message": reply.message, "error": {"message": reply.message}}
+        return JSONResponse(document, 400)
+    return JSONResponse({"message": done, **document})
+
+
+def _release(entry: ReleaseEntry | None) -> Mapping[str, object] | None:
+    if entry is None:
+        return None
+    return {
+        "point": entry.point.value,
+        "emptied": entry.emptied,
+        "reason": entry.reason,
+        "reserved_before": entry.reserved_before,
+        "reserved_after": entry.reserved_after,
+        "released": entry.released,
+        "seconds": entry.seconds,
+    }
+
+
+ENDPOINTS = (
+    Endpoint(
+        "/flush_cache",
+        flush,
+        FlushArguments,
+        "Forget every cached prefix; refused while requests run.",
+        methods=("GET", "POST"),
+        access=Access.CONTROL,
+        in_query=True,
+        tag="control",
+    ),
+    Endpoint(
+        "/pause_generation",
+        pause,
+        PauseArguments,
+        "Start no forward pass until generation is continued.",
+        access=Access.CONTROL,
+        tag="control",
+    ),
+    Endpoint(
+        "/continue_generation",
+        resume,
+        ContinueArguments,
+        "End a pause.",
+        access=Access.CONTROL,
+        tag="control",
+    ),
+    Endpoint("/abort_request", abort, AbortArguments, "End requests.", access=Access.CONTROL, tag="control"),
+)

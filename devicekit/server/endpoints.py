@@ -1,0 +1,116 @@
+"""What an endpoint is: a path, who may call it, what it reads, and the function that answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Generic, NoReturn, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from devicekit.contract.errors import DeviceKitError
+from devicekit.server.errors import BadRequest, BodyTooLarge, error_response
+from devicekit.server.keys import Access
+from devicekit.server.serving import Serving
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+"""A number: neither infinite nor NaN."""
+
+
+class Arguments(BaseModel):
+    """What an endpoint reads. Unknown keys are let pass: clients of other engines send more than we know."""
+
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+
+
+A = TypeVar("A", bound=Arguments)
+Handler = Callable[[Serving, A, Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint(Generic[A]):
+    """One endpoint.
+
+    Args:
+        path: and further names of the same thing, for clients that use those.
+        handler: answers. A DeviceKitError that it raises becomes an error response.
+        arguments: read from the body, or from the query.
+        access: who may call it.
+        in_query: read the arguments from the query.
+    """
+
+    path: str
+    handler: Handler[A]
+    arguments: type[A]
+    summary: str
+    methods: tuple[str, ...] = ("POST",)
+    access: Access = Access.USER
+    in_query: bool = False
+    aliases: tuple[str, ...] = ()
+    tag: str = "information"
+
+    def routes(self) -> list[Route]:
+        """The endpoint for Starlette, under all its names."""
+        return [Route(path, self._answer, methods=list(self.methods)) for path in (self.path, *self.aliases)]
+
+    async def _answer(self, request: Request) -> Response:
+        serving: Serving = request.app.state.serving
+        try:
+            serving.keys.check(self.access, request.headers)
+            arguments = await self._read(request, serving.settings.max_body_bytes)
+            return await self.handler(serving, arguments, request)
+        except DeviceKitError as error:
+            return error_response(error)
+
+    async def _read(self, request: Request, limit: int) -> A:
+        body = await _read_body(request, limit)
+        given = dict(request.query_params) if self.in_query else _parse(body)
+        try:
+            return self.arguments.model_validate(given)
+        except ValidationError as error:
+            raise BadRequest(_describe(error)) from error
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limit:
+        raise BodyTooLarge(f"The body has {announced} bytes; this server reads {limit}.")
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise BodyTooLarge(f"The body has more than {limit} bytes.")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _parse(body: bytes) -> dict[str, object]:
+    """The JSON object in a body; an absent body is an empty object."""
+    if not body.strip():
+        return {}
+    try:
+        document = json.loads(body, parse_constant=_refuse_constant)
+        if b"\\u" in body:
+            json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"The body is not JSON that can be read: {error}") from error
+    if not isinstance(document, dict):
+        raise BadRequest("The body is not a JSON object.")
+    return document
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number")
+
+
+def _describe(error: ValidationError) -> str:
+    """Everything that is wrong, in one line. What was sent is not repeated: it may be long."""
+    parts = [
+        f"{'.'.join(map(str, one['loc'])) or 'body'}: {one['msg']}" for one in error.errors(include_url=False)
+    ]
+    return "; ".join(parts[:10])

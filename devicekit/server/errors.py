@@ -1,0 +1,105 @@
+"""What a request over HTTP can be refused for, and the one shape in which every refusal is told.
+
+::
+
+    DeviceKitError
+    ├── HttpError           has ``status``
+    │   ├── BadRequest          400: what was sent makes no sense
+    │   ├── Unauthorized        401: a key is missing or wrong
+    │   ├── Forbidden           403: asked for by a web page of another origin
+    │   ├── BodyTooLarge        413
+    │   └── TooManyRequests     429: try again later
+    └── EngineStopped       503: the engine's thread has ended; everyone who waits is told why
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from devicekit.contract.errors import DeviceKitError
+
+
+class HttpError(DeviceKitError):
+    """A refusal with a status of its own."""
+
+    status: ClassVar[int] = 500
+    kind: ClassVar[str] = "server_error"
+
+
+class BadRequest(HttpError):
+    """What was sent makes no sense."""
+
+    status = 400
+    kind = "invalid_request_error"
+
+
+class Unauthorized(HttpError):
+    """A key is missing or wrong."""
+
+    status = 401
+    kind = "authentication_error"
+
+
+class Forbidden(HttpError):
+    """The request comes from where none is accepted."""
+
+    status = 403
+    kind = "permission_error"
+
+
+class BodyTooLarge(HttpError):
+    """The request's body is longer than this server reads."""
+
+    status = 413
+    kind = "invalid_request_error"
+
+
+class TooManyRequests(HttpError):
+    """The server has as many requests as it takes. Trying again later may succeed."""
+
+    status = 429
+    kind = "rate_limit_error"
+
+
+class EngineStopped(DeviceKitError):
+    """The engine's thread has ended, by request or by a fault."""
+
+
+def error_response(error: DeviceKitError) -> JSONResponse:
+    """The response that tells of an error."""
+    if isinstance(error, HttpError):
+        return error_body(error.status, str(error), error.kind)
+    if isinstance(error, EngineStopped):
+        return error_body(503, str(error), "server_error")
+    return error_body(400, str(error), "invalid_request_error")
+
+
+def error_body(status: int, message: str, kind: str = "server_error") -> JSONResponse:
+    """An error in the one shape that all of them have."""
+    headers = {}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    elif status == 429:
+        headers["Retry-After"] = "1"
+    error = {"message": message, "type": kind, "param": None, "code": status}
+    return JSONResponse({"error": error}, status, headers)
+
+
+async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
+    """Unknown paths and methods, in the same shape."""
+    if not isinstance(error, HTTPException):
+        raise error
+    message = f"{request.method} {request.url.path}: {error.detail}"
+    response = error_body(error.status_code, message, "invalid_request_error")
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def on_fault(request: Request, error: Exception) -> JSONResponse:
+    """A fault of this server's own."""
+    message = f"{request.method} {request.url.path} failed: {type(error).__name__}"
+    return error_body(500, message)

@@ -1,0 +1,53 @@
+"""Server-sent events: a response that grows while tokens come, and that cleans up when nobody reads it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from devicekit.contract.errors import DeviceKitError
+from devicekit.server.errors import error_response
+
+_END = b"data: [DONE]\n\n"
+
+
+class EventStream(StreamingResponse):
+    """Sends each document as an event, and ``[DONE]`` at the end.
+
+    An error that comes up in between is an event too: the status has long been sent.
+
+    Args:
+        close: called once when the response ends, however it ends.
+    """
+
+    def __init__(self, documents: AsyncIterator[Mapping[str, object]], close: Callable[[], None]) -> None:
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(_encode(documents), headers=headers, media_type="text/event-stream")
+        self._close = close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._close()
+
+
+async def _encode(documents: AsyncIterator[Mapping[str, object]]) -> AsyncIterator[bytes]:
+    try:
+        async for document in documents:
+            yield event(document)
+            # Neither reading what has piled up nor sending it suspends: let others run, a disconnect among them.
+            await asyncio.sleep(0)
+    except DeviceKitError as error:
+        yield b"data: " + bytes(error_response(error).body) + b"\n\n"
+    yield _END
+
+
+def event(document: Mapping[str, object]) -> bytes:
+    """One event."""
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return f"data: {text}\n\n".encode()

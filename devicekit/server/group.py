@@ -1,0 +1,150 @@
+"""Sequences that one HTTP request asked for: submitted together, read together, aborted together."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from starlette.requests import Request as HttpRequest
+
+from devicekit.generation import Generation, IncrementalText
+from devicekit.scheduling.messages import Output
+from devicekit.scheduling.request import FinishKind, Request, SamplingParams, prompt_array
+from devicekit.server.errors import HttpError
+from devicekit.server.serving import Serving
+
+_T = TypeVar("_T")
+
+
+class GenerationFailed(HttpError):
+    """The engine could not serve the request."""
+
+    status = 500
+
+
+class ClientGone(HttpError):
+    """Nobody is there to read the answer any more."""
+
+    status = 499
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceSpec:
+    """One sequence to complete."""
+
+    tokens: Sequence[int]
+    params: SamplingParams
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    priority: int = 0
+    skip_special_tokens: bool = True
+    keep_stop: bool = False
+
+
+class Group:
+    """Sequences in flight. Whoever does not read to the end must `close` it.
+
+    Raises:
+        InvalidRequest, TooManyRequests, BadRequest, EngineStopped: then none of them was submitted.
+    """
+
+    def __init__(self, serving: Serving, sequences: Sequence[SequenceSpec], *, stream: bool) -> None:
+        requests = [
+            Request(one.id, prompt_array(one.tokens), one.params, priority=one.priority, stream=stream)
+            for one in sequences
+        ]
+        self.generations = [
+            Generation(one.id, len(one.tokens), decoder=_decoder(serving, one), keep_stop=one.keep_stop)
+            for one in sequences
+        ]
+        self._by_id = {one.id: index for index, one in enumerate(sequences)}
+        self._outputs = serving.submit(requests)
+
+    async def updates(self) -> AsyncIterator[tuple[int, str, Output]]:
+        """Which sequence went on, the text that it gained, and what it gained altogether."""
+        async for output in self._outputs:
+            index = self._by_id[output.id]
+            yield index, self.generations[index].receive(output), output
+
+    async def finish(self, request: HttpRequest) -> list[Generation]:
+        """Wait for all of them, for as long as the client does.
+
+        Raises:
+            GenerationFailed: the engine could not serve one of them.
+            ClientGone: the client went away; everything was aborted.
+        """
+        try:
+            await while_connected(request, self._drain)
+        finally:
+            self.close()
+        for generation in self.generations:
+            if generation.finish is not None and generation.finish.kind is FinishKind.ERROR:
+                raise GenerationFailed(generation.finish.message)
+        return self.generations
+
+    async def _drain(self) -> None:
+        async for _ in self.updates():
+            pass
+
+    def close(self) -> None:
+        """Abort what has not ended."""
+        self._outputs.close()
+
+
+def several(sequence: SequenceSpec, count: int) -> list[SequenceSpec]:
+    """The same prompt ``count`` times, each with an id and a seed of its own."""
+    if count == 1:
+        return [sequence]
+    seed = sequence.params.seed
+    return [
+        dataclasses.replace(
+            sequence,
+            id=f"{sequence.id}_{index}",
+            params=dataclasses.replace(sequence.params, seed=None if seed is None else seed + index),
+        )
+        for index in range(count)
+    ]
+
+
+async def while_connected(request: HttpRequest, work: Callable[[], Awaitable[_T]]) -> _T:
+    """Do something for as long as the client is there; the request's body must have been read.
+
+    Raises:
+        ClientGone: it went away first, and the work was cancelled.
+    """
+    working = asyncio.ensure_future(work())
+    listening = asyncio.ensure_future(_disconnect(request))
+    try:
+        await asyncio.wait((working, listening), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientGone("The client went away.")
+    finally:
+        listening.cancel()
+        working.cancel()
+
+
+async def _disconnect(request: HttpRequest) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class _Decoder:
+    def __init__(self, serving: Serving, skip_special_tokens: bool) -> None:
+        self._tokenizer = serving.engine.tokenizer
+        self._skip = skip_special_tokens
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        if self._tokenizer is None:
+            return ""
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=self._skip)
+        return text
+
+
+def _decoder(serving: Serving, sequence: SequenceSpec) -> IncrementalText | None:
+    if serving.engine.tokenizer is None:
+        return None
+    return IncrementalText(_Decoder(serving, sequence.skip_special_tokens))

@@ -1,0 +1,110 @@
+"""Whether the server is alive, able, and ready. Paused is a state of health, not an illness."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from devicekit.scheduling.request import Finish, FinishKind, Request, SamplingParams, prompt_array
+from devicekit.server.endpoints import Arguments, Endpoint, Handler
+from devicekit.server.keys import Access
+from devicekit.server.outputs import Outputs
+from devicekit.server.serving import Serving
+
+_ONE_TOKEN = SamplingParams(max_new_tokens=1, temperature=0)
+_LOOK = 0.05  # seconds between two looks at whether the engine got on
+
+
+def status_of(serving: Serving) -> tuple[str, str]:
+    """One word, and a sentence if something is wrong."""
+    loop = serving.loop
+    if loop.failure is not None:
+        return "failed", loop.failure
+    if not loop.snapshot.healthy:
+        return "failed", "The device is lost."
+    seconds = loop.step_seconds
+    if seconds > serving.settings.health_timeout:
+        return "stalled", f"The engine has been in one step for {seconds:.0f} s."
+    return ("paused", "") if loop.snapshot.paused else ("ok", "")
+
+
+async def health(serving: Serving, arguments: Arguments, request: HttpRequest) -> Response:
+    """Alive: 200, also while paused."""
+    status, message = status_of(serving)
+    return _response(status, message, 200 if status in ("ok", "paused") else 503)
+
+
+async def ready(serving: Serving, arguments: Arguments, request: HttpRequest) -> Response:
+    """Ready to generate: 503 while paused."""
+    status, message = status_of(serving)
+    return _response(status, message, 200 if status == "ok" else 503)
+
+
+async def ping(serving: Serving, arguments: Arguments, request: HttpRequest) -> Response:
+    """The web server answers; nothing is said of the engine."""
+    return JSONResponse({"status": "ok"})
+
+
+async def health_generate(serving: Serving, arguments: Arguments, request: HttpRequest) -> Response:
+    """Able: 200 once the engine has computed something, for others or for this probe. Does not wait if paused."""
+    status, message = status_of(serving)
+    if status != "ok":
+        return _response(status, message, 200 if status == "paused" else 503)
+    before = serving.loop.snapshot.computed_tokens
+    deadline = time.monotonic() + serving.settings.health_timeout
+    probe = Request(f"health-{uuid.uuid4().hex}", prompt_array([0]), _ONE_TOKEN)
+    outputs = serving.loop.submit([probe])  # a server that has all the requests it takes is not ill
+    ending = asyncio.ensure_future(_finish(outputs))
+    try:
+        while time.monotonic() < deadline:
+            done, _ = await asyncio.wait((ending,), timeout=_LOOK)
+            now = serving.loop.snapshot
+            if done:
+                return _verdict(ending, now.paused)
+            if now.paused or now.computed_tokens > before:
+                return _response("paused" if now.paused else "ok", "", 200)
+        return _response("stalled", f"No token in {serving.settings.health_timeout:g} s.", 503)
+    finally:
+        ending.cancel()
+        outputs.close()
+
+
+async def _finish(outputs: Outputs) -> Finish | None:
+    finish = None
+    async for output in outputs:
+        finish = output.finish
+    return finish
+
+
+def _verdict(ending: asyncio.Future[Finish | None], paused: bool) -> Response:
+    if (error := ending.exception()) is not None:
+        return _response("failed", str(error), 503)
+    finish = ending.result()
+    if finish is not None and finish.kind is FinishKind.ERROR:
+        return _response("failed", finish.message, 503)
+    return _response("paused" if paused else "ok", "", 200)
+
+
+def _response(status: str, message: str, code: int) -> Response:
+    document: dict[str, object] = {"status": status}
+    if message:
+        document["error"] = {"message": message}
+    return JSONResponse(document, code)
+
+
+def _endpoint(path: str, handler: Handler[Arguments], summary: str) -> Endpoint[Arguments]:
+    return Endpoint(
+        path, handler, Arguments, summary, methods=("GET",), access=Access.OPEN, in_query=True, tag="health"
+    )
+
+
+ENDPOINTS = (
+    _endpoint("/health", health, "Alive: 200, also while paused."),
+    _endpoint("/health_generate", health_generate, "Able: 200 once the engine has computed a token."),
+    _endpoint("/ready", ready, "Ready to generate: 503 while paused."),
+    _endpoint("/ping", ping, "The web server answers."),
+)

@@ -1,0 +1,51 @@
+"""Whom a server lets in: everyone, holders of the API key, or operators."""
+
+from __future__ import annotations
+
+import enum
+import hmac
+from collections.abc import Mapping
+
+from devicekit.server.errors import Forbidden, Unauthorized
+from devicekit.server.settings import ServerSettings
+
+
+class Access(enum.Enum):
+    """What an endpoint asks of its callers."""
+
+    OPEN = "open"  # health and metrics: probes carry no keys
+    USER = "user"  # the API key, if one is set
+    CONTROL = "control"  # the admin key if one is set, otherwise as USER
+
+
+class Keys:
+    """The keys of one server. The admin key opens everything."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._user = settings.api_key
+        self._admin = settings.admin_api_key
+
+    def check(self, access: Access, headers: Mapping[str, str]) -> None:
+        """Let a caller pass.
+
+        Raises:
+            Unauthorized: a key is needed, and this is not it.
+            Forbidden: a web page of another origin steers the caller's browser.
+        """
+        if access is Access.CONTROL and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+            raise Forbidden("Control endpoints take no requests from web pages of another origin.")
+        if access is Access.CONTROL and self._admin is not None:
+            self._demand((self._admin,), headers, "the admin key")
+        elif access is not Access.OPEN and self._user is not None:
+            accepted = (self._user,) if self._admin is None else (self._user, self._admin)
+            self._demand(accepted, headers, "the API key")
+
+    @staticmethod
+    def _demand(accepted: tuple[str, ...], headers: Mapping[str, str], name: str) -> None:
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            # Every key is compared, in constant time, so that timing tells nothing.
+            matches = [hmac.compare_digest(given.strip().encode(), key.encode()) for key in accepted]
+            if any(matches):
+                return
+        raise Unauthorized(f"This endpoint needs {name}, sent as 'Authorization: Bearer KEY'.")

@@ -1,0 +1,218 @@
+"""The engine's own thread, and the bridge between it and coroutines.
+
+The thread steps the scheduler while there is work and sleeps on its inbox otherwise, also while paused. Outputs
+and replies cross over by id: each has one place to go, and one that nobody waits for any more goes nowhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from devicekit.scheduling.errors import InvalidRequest
+from devicekit.scheduling.messages import Abort, Operation, Output, Reply
+from devicekit.scheduling.request import Request
+from devicekit.scheduling.resting import idle_seconds
+from devicekit.scheduling.scheduler import Scheduler, Step
+from devicekit.server.errors import EngineStopped
+from devicekit.server.outputs import Outputs
+from devicekit.server.snapshot import Snapshot, take_snapshot
+
+_log = logging.getLogger(__name__)
+
+# How long the thread sleeps when a step had nothing to compute. Whatever is posted wakes it at once.
+_TICK = 1.0  # nothing is going on: idle work and a fresh snapshot
+_RETRY = 0.001  # requests could run, and did not: memory was short in this step
+
+
+@dataclass(slots=True)
+class PendingOperation:
+    """An operation without an answer yet."""
+
+    operation: Operation
+    since: float  # time.monotonic()
+    waiter: asyncio.Future[Reply] | None  # None: nobody waits for it any more
+
+
+class EngineLoop:
+    """Runs one scheduler. Everything but the thread itself belongs to one asyncio event loop.
+
+    Args:
+        on_outputs: called in the event loop with what a step gave out.
+        on_reply: called in the event loop with every operation and its answer.
+        on_tick: called in the engine's thread after each step.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        *,
+        on_outputs: Callable[[Sequence[Output]], None] = lambda outputs: None,
+        on_reply: Callable[[Operation, Reply], None] = lambda operation, reply: None,
+        on_tick: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._scheduler = scheduler
+        self._on_outputs, self._on_reply, self._on_tick = on_outputs, on_reply, on_tick
+        self.snapshot: Snapshot = take_snapshot(scheduler, 0, 0)
+        self.failure: str | None = None  # why nothing runs any more
+        self._outputs: dict[str, Outputs | None] = {}  # by request id, until it ends; None: abandoned
+        self._operations: dict[str, PendingOperation] = {}
+        self._step_began: float | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="devicekit-engine", daemon=True)
+        self._events: asyncio.AbstractEventLoop | None = None
+
+    # -- From the event loop ----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread. Call it from the event loop that will use it."""
+        self._events = asyncio.get_running_loop()
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """End the thread after the step it is in. Everyone who still waits gets EngineStopped."""
+        self._stopping.set()
+        self._scheduler.wake()
+        if self._events is not None:
+            await self._events.run_in_executor(None, self._thread.join)
+        self._fail("The server is stopping.")
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that have not ended."""
+        return len(self._outputs)
+
+    @property
+    def pending(self) -> list[PendingOperation]:
+        """Operations that have no answer yet."""
+        return list(self._operations.values())
+
+    @property
+    def step_seconds(self) -> float:
+        """How long the present step has been running; 0 between steps."""
+        began = self._step_began
+        return 0.0 if began is None else time.monotonic() - began
+
+    def submit(self, requests: Sequence[Request]) -> Outputs:
+        """Queue requests, all or none of them.
+
+        Raises:
+            InvalidRequest: one of them can never run, or its id is in use.
+            EngineStopped: nothing runs any more, or the device is lost.
+        """
+        if self.failure is not None:
+            raise EngineStopped(self.failure)
+        if not self.snapshot.healthy:
+            raise EngineStopped("The device is lost.")
+        ids: set[str] = set()
+        for request in requests:
+            if request.id in self._outputs or request.id in ids:
+                raise InvalidRequest(f"A request {request.id!r} is already in flight.")
+            self._scheduler.check(request)
+            ids.add(request.id)
+        outputs = Outputs(ids, self._abandon)
+        for request in requests:
+            self._outputs[request.id] = outputs
+            self._scheduler.post(request)
+        return outputs
+
+    async def perform(self, operation: Operation) -> Reply:
+        """Have an operation carried out, and wait for its answer.
+
+        A caller that is cancelled leaves the operation running; its answer then reaches nobody.
+
+        Raises:
+            EngineStopped: nothing runs any more.
+        """
+        if self.failure is not None:
+            raise EngineStopped(self.failure)
+        waiter: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        pending = PendingOperation(operation, time.monotonic(), waiter)
+        self._operations[operation.id] = pending
+        self._scheduler.post(operation)
+        try:
+            return await waiter
+        finally:
+            pending.waiter = None
+
+    def _abandon(self, identity: str) -> None:
+        # The id stays taken until the request has ended: its last output must not reach a newcomer.
+        if identity in self._outputs:
+            self._outputs[identity] = None
+            self._scheduler.post(Abort(f"abandon {identity}", request_id=identity))
+
+    def _deliver(self, step: Step) -> None:
+        try:
+            self._route(step)
+        except Exception as error:  # nobody may be left waiting for what it lost
+            _log.critical("Delivering the results of a step failed.", exc_info=error)
+            self._stopping.set()
+            self._fail(f"Delivering results failed: {type(error).__name__}: {error}")
+
+    def _route(self, step: Step) -> None:
+        for output in step.outputs:
+            outputs = self._outputs.get(output.id)
+            if output.finish is not None:
+                self._outputs.pop(output.id, None)
+            if outputs is not None:
+                outputs.put(output)
+        for reply in step.replies:
+            pending = self._operations.pop(reply.id, None)
+            if pending is None:
+                continue
+            self._on_reply(pending.operation, reply)
+            if pending.waiter is not None and not pending.waiter.done():
+                pending.waiter.set_result(reply)
+        self._on_outputs(step.outputs)
+
+    def _fail(self, reason: str) -> None:
+        self.failure = reason = self.failure or reason
+        for outputs in {id(one): one for one in self._outputs.values() if one is not None}.values():
+            outputs.put(EngineStopped(reason))
+        for pending in self._operations.values():
+            if pending.waiter is not None and not pending.waiter.done():
+                pending.waiter.set_exception(EngineStopped(reason))
+        self._outputs.clear()
+        self._operations.clear()
+
+    # -- The thread -------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._step_until_stopped()
+        except BaseException as error:
+            _log.critical("The engine's thread died.", exc_info=error)
+            self._tell(partial(self._fail, f"The engine's thread died: {type(error).__name__}: {error}"))
+
+    def _step_until_stopped(self) -> None:
+        steps = computed = 0
+        while not self._stopping.is_set():
+            self._step_began = time.monotonic()
+            step = self._scheduler.step()
+            steps += 1
+            computed += step.ran
+            self.snapshot = take_snapshot(self._scheduler, steps, computed)
+            self._on_tick()
+            self._step_began = None
+            if step.outputs or step.replies:
+                self._tell(partial(self._deliver, step))
+            elif not step.ran:
+                self._scheduler.wait(self._rest())
+
+    def _rest(self) -> float:
+        """Seconds to sleep, at most, before the next step."""
+        seconds = idle_seconds(self._scheduler.state, self._scheduler.control)
+        if seconds == 0:
+            return _RETRY
+        return _TICK if seconds is None else min(seconds, _TICK)
+
+    def _tell(self, call: Callable[[], None]) -> None:
+        if self._events is None or self._events.is_closed():
+            self._stopping.set()  # nobody is left to serve
+            return
+        self._events.call_soon_threadsafe(call)

@@ -1,0 +1,136 @@
+"""What Prometheus scrapes: counters kept as things happen, and gauges read when it asks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from devicekit.release import ReleasePoints
+from devicekit.scheduling.messages import Operation, Output, Reply, UpdateReply
+from devicekit.server.loop import EngineLoop
+
+_SECONDS = (0.001, 0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class Metrics:
+    """The metrics of one server, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+        def counter(name: str, text: str, labels: Sequence[str] = ()) -> Counter:
+            return Counter(f"devicekit_{name}", text, labels, registry=self.registry)
+
+        def seconds(name: str, text: str, labels: Sequence[str]) -> Histogram:
+            return Histogram(f"devicekit_{name}", text, labels, buckets=_SECONDS, registry=self.registry)
+
+        self._requests = counter("requests", "Generation requests that have ended, by reason.", ["finish"])
+        self._prompt = counter("prompt_tokens", "Prompt tokens of requests that have ended.")
+        self._cached = counter("cached_tokens", "Prompt tokens that were found in the prefix cache.")
+        self._output = counter("output_tokens", "Tokens generated.")
+        self._retractions = counter("retractions", "Times that a request lost its KV and started over.")
+        self.rejected = counter("requests_rejected", "Generation requests that were answered 429.")
+        self._operations = seconds("operation_seconds", "Control operations.", ["operation", "success"])
+        self._updates = seconds("weight_update_seconds", "Weight updates that wrote something.", ["source"])
+        self.prompt_tokens = self.cached_tokens = 0
+
+    def watch(self, loop: EngineLoop, releases: ReleasePoints) -> None:
+        """Read gauges from here when scraped."""
+        self.registry.register(_Gauges(loop, releases))
+
+    def exposition(self) -> bytes:
+        """All metrics, in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def count(self, outputs: Sequence[Output]) -> None:
+        """Count what requests gave out."""
+        self._output.inc(sum(len(output.tokens) for output in outputs))
+        for output in outputs:
+            if output.finish is not None:
+                self._requests.labels(output.finish.kind.value).inc()
+                self._prompt.inc(output.prompt_tokens)
+                self._cached.inc(output.cached_tokens)
+                self._retractions.inc(output.retractions)
+                self.prompt_tokens += output.prompt_tokens
+                self.cached_tokens += output.cached_tokens
+
+    def answered(self, operation: Operation, reply: Reply) -> None:
+        """Count an operation."""
+        name = type(operation).__name__
+        self._operations.labels(name, str(reply.success).lower()).observe(reply.seconds)
+        if isinstance(reply, UpdateReply) and reply.tensors:
+            source = name.removeprefix("UpdateWeightsFrom").lower()
+            self._updates.labels(source).observe(reply.seconds)
+
+
+class _Gauges(Collector):
+    """The state of the engine at the moment of a scrape."""
+
+    def __init__(self, loop: EngineLoop, releases: ReleasePoints) -> None:
+        self._loop = loop
+        self._releases = releases
+
+    def collect(self) -> Iterator[Metric]:
+        now = self._loop.snapshot
+        yield _gauge("running_requests", "Requests that hold KV.", now.running + now.prefilling)
+        yield _gauge("waiting_requests", "Requests that wait for room.", now.waiting)
+        yield _gauge("paused", "1 while generation is paused.", now.paused)
+        yield _gauge("healthy", "0 once the device is lost or the engine has died.", self._healthy)
+        pages = GaugeMetricFamily("devicekit_pages", "Pages of KV, by what they are.", labels=["state"])
+        pages.add_metric(["used"], now.pages_used)
+        pages.add_metric(["cached"], now.pages_cached)
+        pages.add_metric(["free"], now.pages_free)
+        yield pages
+        blockers = GaugeMetricFamily("devicekit_blockers", "Why the engine is not idle.", labels=["name"])
+        for blocker in now.blockers:
+            blockers.add_metric([blocker.name], blocker.count)
+        yield blockers
+        yield self._pending()
+        yield CounterMetricFamily("devicekit_steps", "Steps of the scheduler.", value=now.steps)
+        yield CounterMetricFamily(
+            "devicekit_computed_tokens", "Tokens that went through the model.", value=now.computed_tokens
+        )
+        yield from self._release_points()
+
+    @property
+    def _healthy(self) -> bool:
+        return self._loop.failure is None and self._loop.snapshot.healthy
+
+    def _pending(self) -> Metric:
+        family = GaugeMetricFamily(
+            "devicekit_operation_pending_seconds",
+            "Age of the oldest operation that has no answer yet.",
+            labels=["operation"],
+        )
+        ages: dict[str, float] = {}
+        for pending in self._loop.pending:
+            name = type(pending.operation).__name__
+            ages[name] = max(ages.get(name, 0.0), time.monotonic() - pending.since)
+        for name, age in ages.items():
+            family.add_metric([name], age)
+        return family
+
+    def _release_points(self) -> Iterator[Metric]:
+        reached = CounterMetricFamily(
+            "devicekit_release_points", "Times a release point was reached.", labels=["point", "emptied"]
+        )
+        released = CounterMetricFamily(
+            "devicekit_released_bytes", "Bytes handed back, where the backend counts.", labels=["point"]
+        )
+        seconds = CounterMetricFamily(
+            "devicekit_release_seconds", "Time spent handing memory back.", labels=["point"]
+        )
+        for point, counters in self._releases.counters.items():
+            reached.add_metric([point.value, "true"], counters.emptied)
+            reached.add_metric([point.value, "false"], counters.skipped)
+            released.add_metric([point.value], counters.released)
+            seconds.add_metric([point.value], counters.seconds)
+        yield from (reached, released, seconds)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"devicekit_{name}", text, value=float(value))

@@ -1,0 +1,51 @@
+"""Runs the application on uvicorn until it is told to stop."""
+
+from __future__ import annotations
+
+import socket
+
+import uvicorn
+from starlette.applications import Starlette
+
+from devicekit.contract.errors import ConfigurationError
+from devicekit.server.settings import ServerSettings
+
+_BACKLOG = 2048
+_GRACE = 5  # seconds that open connections get at the end
+
+
+def run(app: Starlette, listener: socket.socket) -> int:
+    """Serve until interrupted. Says where, once requests can come."""
+    listener.listen(_BACKLOG)  # those that come before the application is up wait for it
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    print(f"Serving on http://{shown}:{port}", flush=True)
+    server(app).run(sockets=[listener])
+    return 0
+
+
+def bind(settings: ServerSettings) -> socket.socket:
+    """A socket of the server's address, which refuses connections until the server runs.
+
+    Raises:
+        ConfigurationError: the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    # asyncio turns off Nagle's algorithm only where the protocol is spelled out; with it, every second small write
+    # of a stream waits 40 ms for an acknowledgement.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(f"Cannot listen on {settings.host} port {settings.port}: {error}") from error
+    return listener
+
+
+def server(app: Starlette) -> uvicorn.Server:
+    """A uvicorn server for the application."""
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=_GRACE
+    )
+    return uvicorn.Server(config)

@@ -1,0 +1,96 @@
+"""What every endpoint works with: the engine, its loop, and the rules of this server."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from devicekit.engine import Engine
+from devicekit.scheduling.messages import Operation, Reply
+from devicekit.scheduling.request import Request
+from devicekit.server.errors import BadRequest, TooManyRequests
+from devicekit.server.history import History
+from devicekit.server.keys import Keys
+from devicekit.server.loop import EngineLoop
+from devicekit.server.metrics import Metrics
+from devicekit.server.outputs import Outputs
+from devicekit.server.paths import AllowedRoots
+from devicekit.server.settings import ServerSettings
+
+_R = TypeVar("_R", bound=Reply)
+_LONG_TEXT = 4096  # characters; encoding more than that must not hold up everybody else
+
+
+class Serving:
+    """One engine behind one server."""
+
+    def __init__(self, engine: Engine, settings: ServerSettings) -> None:
+        self.engine = engine
+        self.settings = settings
+        self.keys = Keys(settings)
+        self.history = History(engine.device)
+        self.metrics = Metrics()
+        self.loop = EngineLoop(
+            engine.scheduler,
+            on_outputs=self.metrics.count,
+            on_reply=self._on_reply,
+            on_tick=lambda: self.history.sample(self.loop.snapshot),
+        )
+        self.metrics.watch(self.loop, engine.scheduler.state.releases)
+        root = Path(engine.runner.directory.path).resolve()
+        self.weights_roots = AllowedRoots(settings.allowed_weights_roots or (root.parent,))
+        self.model_name = settings.served_model_name or root.name
+        self.started = time.time()
+        self._ids = itertools.count(1)
+
+    def next_id(self) -> str:
+        """An id for an operation."""
+        return f"operation {next(self._ids)}"
+
+    async def encode(self, text: str) -> list[int]:
+        """Token ids of a text.
+
+        Raises:
+            MissingTokenizer: the model directory has no tokenizer.
+        """
+        if len(text) <= _LONG_TEXT:
+            return self.engine.encode(text)
+        return await asyncio.get_running_loop().run_in_executor(None, self.engine.encode, text)
+
+    def submit(self, requests: Sequence[Request]) -> Outputs:
+        """Queue requests, all or none of them.
+
+        Raises:
+            TooManyRequests: there is no room for them now.
+            BadRequest: there never will be.
+            InvalidRequest, EngineStopped: as for `EngineLoop.submit`.
+        """
+        limit = self.settings.max_concurrent_requests
+        if len(requests) > limit:
+            raise BadRequest(f"That is {len(requests)} sequences at once; this server takes {limit}.")
+        if self.loop.in_flight + len(requests) > limit:
+            self.metrics.rejected.inc()
+            raise TooManyRequests(
+                f"{self.loop.in_flight} requests are in flight, and this server takes {limit}."
+            )
+        return self.loop.submit(requests)
+
+    async def perform(self, operation: Operation, kind: type[_R]) -> _R:
+        """Have an operation carried out; a refusal becomes a reply of the expected type.
+
+        Raises:
+            EngineStopped: nothing runs any more.
+        """
+        reply = await self.loop.perform(operation)
+        if isinstance(reply, kind):
+            return reply
+        return kind(**{field.name: getattr(reply, field.name) for field in dataclasses.fields(reply)})
+
+    def _on_reply(self, operation: Operation, reply: Reply) -> None:
+        self.metrics.answered(operation, reply)
+        self.history.answered(operation, reply)

@@ -1,0 +1,53 @@
+"""What the scheduler looked like after its last step, for readers on other threads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from devicekit.scheduling.messages import Blocker
+from devicekit.scheduling.scheduler import Scheduler
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Taken after every step, paused or not."""
+
+    running: int
+    prefilling: int
+    waiting: int
+    paused: bool
+    epoch: int
+    healthy: bool  # False: the device is lost
+    weight_version: str
+    pages_total: int
+    pages_free: int
+    pages_cached: int  # held by the prefix cache alone: evictable
+    blockers: tuple[Blocker, ...]
+    steps: int
+    computed_tokens: int  # prompt and output tokens, since the start
+
+    @property
+    def pages_used(self) -> int:
+        """Pages that requests hold."""
+        return self.pages_total - self.pages_free - self.pages_cached
+
+
+def take_snapshot(scheduler: Scheduler, steps: int, computed_tokens: int) -> Snapshot:
+    """Look at a scheduler, from its own thread."""
+    state = scheduler.state
+    pages, prefix = state.kv.pages, state.kv.prefix
+    return Snapshot(
+        running=len(state.running),
+        prefilling=len(state.prefilling),
+        waiting=len(state.waiting),
+        paused=state.paused,
+        epoch=state.epoch,
+        healthy=state.healthy,
+        weight_version=state.weight_version,
+        pages_total=pages.num_pages,
+        pages_free=pages.available,
+        pages_cached=prefix.evictable if prefix is not None else 0,
+        blockers=state.blockers(),
+        steps=steps,
+        computed_tokens=computed_tokens,
+    )

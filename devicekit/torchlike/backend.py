@@ -1,0 +1,266 @@
+"""The hooks of any backend whose vendor ships a torch device module; a plugin subclasses it for its vendor.
+
+Vendor functions are looked up at each call, so that what an engine patches on the module is honoured, and are
+called positionally, because parameter names differ from vendor to vendor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+
+from devicekit.contract import (
+    AllocatorState,
+    DeviceProperties,
+    ErrorKind,
+    Event,
+    HostMemoryStats,
+    MemoryInfo,
+    MemoryStats,
+    Stream,
+    hookimpl,
+)
+from devicekit.torchlike import ipc, properties, statistics
+from devicekit.torchlike.errors import classify
+from devicekit.torchlike.handles import TorchGraph, TorchMemoryPool, clamp_priority
+from devicekit.torchlike.module import VendorModule
+from devicekit.torchlike.needs import needs
+from devicekit.torchlike.quirks import EMPTY_CACHE_IN_CAPTURE
+
+
+class TorchModuleBackend(VendorModule):
+    """Hooks over ``torch.<device type>``. Hooks whose vendor functions are missing are absent."""
+
+    # -- Presence ---------------------------------------------------------------------------------------------
+
+    @hookimpl
+    @needs("device_count")
+    def is_available(self) -> bool:
+        # The vendor's is_available() asks the runtime, which poisons fork; device_count() asks the management
+        # library first wherever the vendor has one.
+        return self.device_count() > 0
+
+    @hookimpl
+    @needs("device_count")
+    def device_count(self) -> int:
+        return int(self.module.device_count()) if self._is_built() else 0
+
+    # -- Selection --------------------------------------------------------------------------------------------
+
+    @hookimpl
+    @needs("current_device")
+    def current_index(self) -> int:
+        return int(self.module.current_device())
+
+    @hookimpl
+    @needs("set_device")
+    def set_index(self, index: int) -> None:
+        self.module.set_device(index)
+
+    @hookimpl
+    @needs("get_device_properties")
+    def device_properties(self, index: int) -> DeviceProperties:
+        found = self.module.get_device_properties(index)
+        return properties.device_properties(
+            found, architecture=self._architecture(found), compute_units="multi_processor_count"
+        )
+
+    # -- Ordering ---------------------------------------------------------------------------------------------
+
+    @hookimpl
+    @needs("synchronize")
+    def synchronize(self, index: int) -> None:
+        # Nothing was submitted to a device that was never used. A forked child still gets the vendor's error.
+        if self.module.is_initialized() or self.module._is_in_bad_fork():
+            self.module.synchronize(index)
+
+    @hookimpl
+    @needs("current_stream")
+    def current_stream(self, index: int) -> Stream:
+        stream: Stream = self.module.current_stream(index)
+        return stream
+
+    @hookimpl
+    @needs("Stream")
+    def create_stream(self, index: int, priority: int) -> Stream:
+        stream: Stream = self.module.Stream(index, clamp_priority(self.module, priority))
+        return stream
+
+    @hookimpl
+    @needs("stream")
+    def use_stream(self, stream: Stream) -> AbstractContextManager[object]:
+        context: AbstractContextManager[object] = self.module.stream(stream)
+        return context
+
+    @hookimpl
+    @needs("Event")
+    def create_event(self, index: int, timing: bool) -> Event:
+        event: Event = self.module.Event(timing)
+        return event
+
+    @hookimpl
+    @needs("is_current_stream_capturing", "device")
+    def is_capturing(self, index: int) -> bool:
+        if not self._is_used():  # the vendor's function raises then
+            return False
+        if self.module.current_device() == index:
+            return bool(self.module.is_current_stream_capturing())
+        with self.module.device(index):
+            return bool(self.module.is_current_stream_capturing())
+
+    @hookimpl
+    @needs("graph", "device", "Stream")
+    def create_graph(self, index: int) -> TorchGraph:
+        return TorchGraph(self.module, self.vendor.graph_class, index)
+
+    # -- Releasing --------------------------------------------------------------------------------------------
+
+    @hookimpl
+    @needs("empty_cache")
+    def empty_cache(self) -> None:
+        if not self._is_used():
+            return
+        if self._has_quirk(EMPTY_CACHE_IN_CAPTURE) and self.module.is_current_stream_capturing():
+            return
+        self._empty_cache()
+
+    @hookimpl
+    def empty_host_cache(self) -> None:
+        if self._empty_host_cache is not None and self._is_used():
+            self._empty_host_cache()
+
+    @hookimpl
+    @needs("ipc_collect")
+    def collect_ipc(self) -> None:
+        if self._is_used():  # the vendor's function initialises
+            self.module.ipc_collect()
+
+    # -- Observing --------------------------------------------------------------------------------------------
+
+    @hookimpl
+    @needs("memory_stats")
+    def memory_stats(self, index: int) -> MemoryStats:
+        # The vendor's answer in both cases is an empty mapping, or zeros.
+        if self.module._is_in_bad_fork():
+            return MemoryStats(AllocatorState.BAD_FORK, self._source)
+        if not self.module.is_initialized():
+            return MemoryStats(AllocatorState.UNINITIALISED, self._source)
+        return statistics.memory_stats(self.module.memory_stats(index), self._source, self._keys)
+
+    @hookimpl
+    @needs("mem_get_info")
+    def memory_info(self, index: int) -> MemoryInfo:
+        if self.module._is_in_bad_fork():
+            return MemoryInfo()
+        free, total = self.module.mem_get_info(index)
+        return MemoryInfo(int(free), int(total), "runtime")
+
+    @hookimpl
+    @needs("host_memory_stats")
+    def host_memory_stats(self) -> HostMemoryStats:
+        return statistics.host_memory_stats(self.module.host_memory_stats() if self._is_used() else {})
+
+    @hookimpl
+    @needs("memory_snapshot")
+    def memory_snapshot(self, index: int) -> Sequence[Mapping[str, object]]:
+        if self.module._is_in_bad_fork():
+            raise RuntimeError("A forked child cannot see the allocator of its parent's device.")
+        if not self.module.is_initialized():
+            return []
+        # The vendor's answer is of all devices; a segment that names none is of the only one.
+        return [segment for segment in self.module.memory_snapshot() if segment.get("device", index) == index]
+
+    @hookimpl
+    @needs("reset_peak_memory_stats")
+    def reset_peak_memory_stats(self, index: int) -> None:
+        if self._is_used():  # unguarded, it raises or initialises
+            self.module.reset_peak_memory_stats(index)
+
+    # -- Limits and pools -------------------------------------------------------------------------------------
+
+    @hookimpl
+    @needs("set_per_process_memory_fraction")
+    def set_memory_fraction(self, index: int, fraction: float) -> None:
+        self.module.set_per_process_memory_fraction(float(fraction), index)  # every vendor refuses an int
+
+    @hookimpl
+    @needs("MemPool", "use_mem_pool")
+    def memory_pool(self, index: int) -> TorchMemoryPool:
+        return TorchMemoryPool(self.module, index)
+
+    # -- Failure ----------------------------------------------------------------------------------------------
+
+    @hookimpl
+    def classify_error(self, error: BaseException) -> ErrorKind | None:
+        return classify(error, self.vendor.errors)
+
+    # -- Host side --------------------------------------------------------------------------------------------
+
+    @hookimpl
+    def pin_memory(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.pin_memory()
+
+    @hookimpl
+    def copies_overlap(self, index: int) -> bool:
+        return bool(self.vendor.copies_overlap)
+
+    # -- Random -----------------------------------------------------------------------------------------------
+
+    @hookimpl
+    @needs("manual_seed", "device")
+    def manual_seed(self, index: int, seed: int) -> None:
+        # The vendor's function seeds whichever device is current by the time the process initialises.
+        with self.module.device(index):
+            self.module.manual_seed(seed)
+
+    @hookimpl
+    @needs("get_rng_state")
+    def get_rng_state(self, index: int) -> torch.Tensor:
+        state: torch.Tensor = self.module.get_rng_state(index)
+        return state
+
+    @hookimpl
+    @needs("set_rng_state")
+    def set_rng_state(self, index: int, state: torch.Tensor) -> None:
+        self.module.set_rng_state(state, index)
+
+    # -- Processes --------------------------------------------------------------------------------------------
+
+    @hookimpl
+    def collective_backend(self) -> str:
+        return str(self.vendor.collective_backend)
+
+    @hookimpl
+    def visible_devices_variable(self) -> str | None:
+        return self.vendor.visible_devices_variable
+
+    @hookimpl
+    @needs("_is_in_bad_fork")
+    def is_bad_fork(self) -> bool:
+        return bool(self.module._is_in_bad_fork())
+
+    @hookimpl
+    @needs("ipc_collect")
+    def export_ipc(self, tensor: torch.Tensor) -> object:
+        return ipc.export_tensor(tensor, self.vendor.device_type)
+
+    @hookimpl
+    @needs("ipc_collect")
+    def import_ipc(self, handle: object) -> torch.Tensor:
+        return ipc.import_tensor(handle, self.vendor.device_type)
+
+    # -- Tools ------------------------------------------------------------------------------------------------
+
+    @hookimpl
+    def profiler_activity(self) -> torch.profiler.ProfilerActivity | None:
+        found: torch.profiler.ProfilerActivity | None = getattr(
+            torch.profiler.ProfilerActivity, self.vendor.profiler_activity, None
+        )
+        return found
+
+    @hookimpl
+    @needs("memory._record_memory_history")
+    def record_memory_history(self, index: int, enabled: bool) -> None:
+        self.module.memory._record_memory_history("all" if enabled else None)

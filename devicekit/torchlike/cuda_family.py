@@ -1,0 +1,78 @@
+"""What CUDA and ROCm builds of torch share, since both answer to ``torch.cuda``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection
+
+import torch
+
+from devicekit.contract import MemoryInfo, hookimpl
+from devicekit.torchlike import host, statistics
+from devicekit.torchlike.backend import TorchModuleBackend
+from devicekit.torchlike.needs import hide
+from devicekit.torchlike.quirks import EMPTY_CACHE_IN_CAPTURE, Quirk
+
+INTEGRATED_MEMORY = "integrated-memory"
+ASYNC_ALLOCATOR = "async-allocator-counts-zero"
+
+COMMON_QUIRKS = (
+    Quirk(
+        EMPTY_CACHE_IN_CAPTURE,
+        "Emptying the cache while a graph is captured fails an internal assertion; nothing is emptied then, as in "
+        "later versions.",
+        "https://github.com/pytorch/pytorch/issues/158152",
+        "<2.8",
+    ),
+    Quirk(
+        ASYNC_ALLOCATOR,
+        "Under backend:cudaMallocAsync most statistics read 0 and there is no snapshot; only allocated and "
+        "reserved are reported.",
+        "https://docs.pytorch.org/docs/stable/generated/torch.cuda.memory.memory_stats.html",
+    ),
+    Quirk(
+        "expandable-segments-not-shared",
+        "Tensors in expandable segments cannot be exported to another process; the vendor's error is passed on.",
+        "https://github.com/pytorch/pytorch/issues/130890",
+    ),
+    Quirk(
+        "abandoned-capture-keeps-memory",
+        "A capture that is abandoned keeps its private pool; emptying the cache cannot give that memory back.",
+        "https://github.com/pytorch/pytorch/issues/190308",
+    ),
+)
+
+
+class CudaFamilyBackend(TorchModuleBackend):
+    """Hooks over ``torch.cuda``, whichever vendor's it is."""
+
+    def __init__(self, *, without_quirks: Collection[str] = ()) -> None:
+        super().__init__(without_quirks=without_quirks)
+        if self._has_quirk(ASYNC_ALLOCATOR) and self._allocates_asynchronously():
+            self._keys = statistics.ASYNC_ALLOCATOR_KEYS
+            hide(self, "memory_snapshot", "record_memory_history")
+        self._integrated = functools.cache(self._ask_integrated)
+
+    def _allocates_asynchronously(self) -> bool:
+        # Settled by the environment when torch is imported; asking initialises nothing.
+        return self._is_built() and self.module.get_allocator_backend() == "cudaMallocAsync"
+
+    def _find_empty_host_cache(self) -> Callable[[], object] | None:
+        # The private function is as old as the cache; the public one came with torch 2.12.
+        public = getattr(torch.accelerator, "empty_host_cache", None)
+        found: Callable[[], object] | None = public or getattr(torch._C, "_host_emptyCache", None)
+        return found
+
+    @hookimpl
+    def memory_info(self, index: int) -> MemoryInfo:
+        if self._has_quirk(INTEGRATED_MEMORY) and not self.is_bad_fork() and self._integrated(index):
+            return self._shared_memory_info(index)
+        return super().memory_info(index)
+
+    def _ask_integrated(self, index: int) -> bool:
+        return bool(getattr(self.module.get_device_properties(index), "is_integrated", False))
+
+    def _shared_memory_info(self, index: int) -> MemoryInfo:
+        total = int(self.module.get_device_properties(index).total_memory)
+        free = host.available_memory()
+        return MemoryInfo(None if free is None else min(free, total), total, "os")

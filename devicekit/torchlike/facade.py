@@ -1,0 +1,203 @@
+"""One module out of two: for each function the vendor's own, else that of ``torch.accelerator``, chosen once.
+
+Either half may be missing or hollow: torch's own test device serves memory only through ``torch.accelerator``, and
+Ascend's before 2.13 only through its module, with an internal assertion failing in the other.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from types import ModuleType, SimpleNamespace
+
+import torch
+
+from devicekit.torchlike import statistics
+
+_Function = Callable[..., object]
+
+# How many arguments the hooks pass. A vendor's function that takes fewer serves only where there is one device.
+_ARGUMENTS: Mapping[str, int] = {
+    "is_available": 0,
+    "device_count": 0,
+    "is_initialized": 0,
+    "_is_in_bad_fork": 0,
+    "current_device": 0,
+    "set_device": 1,
+    "get_device_properties": 1,
+    "synchronize": 1,
+    "current_stream": 1,
+    "stream": 1,
+    "is_current_stream_capturing": 0,
+    "empty_cache": 0,
+    "host_memory_stats": 0,
+    "memory_stats": 1,
+    "mem_get_info": 1,
+    "memory_snapshot": 0,
+    "reset_peak_memory_stats": 1,
+    "set_per_process_memory_fraction": 2,
+    "use_mem_pool": 2,
+    "manual_seed": 1,
+    "get_rng_state": 1,
+    "set_rng_state": 2,
+}
+# Streams and events come from the vendor or not at all: torch's own are inert where a backend has none, and
+# nothing tells the two apart.
+_CLASSES = ("Stream", "Event", "MemPool", "graph", "device")
+_MAINTAINED = frozenset(
+    {"allocated_bytes", "reserved_bytes"}
+)  # what every allocator behind torch.accelerator counts
+
+
+def facade(device_type: str, graph_class: str) -> ModuleType:
+    """The functions that hooks may use for ``torch.<device_type>``, and no others.
+
+    Raises:
+        ImportError: torch has no such module.
+    """
+    own = getattr(torch, device_type, None)
+    if own is None:
+        raise ImportError(
+            f"torch {torch.__version__} has no torch.{device_type}. Import the package that provides it first."
+        )
+    found = ModuleType(f"torch.{device_type}")
+    indexed = hasattr(own, "set_device")
+    for name, arguments in _ARGUMENTS.items():
+        if (function := _fitting(getattr(own, name, None), arguments, indexed)) is not None:
+            setattr(found, name, function)
+    for name in (*_CLASSES, graph_class):
+        if hasattr(own, name):
+            setattr(found, name, getattr(own, name))
+    for name, function in _reshaped(own).items():
+        setattr(found, name, function)
+    _add_missing(found, _from_accelerator(device_type))
+    _add_missing(found, _for_single_device(found, indexed))
+    return found
+
+
+def _add_missing(found: ModuleType, spares: Mapping[str, _Function]) -> None:
+    for name, function in spares.items():
+        if not hasattr(found, name):
+            setattr(found, name, function)
+
+
+def statistics_source(module: ModuleType) -> str:
+    """Who counts behind a `facade`."""
+    ours = getattr(module, "memory_stats", None) is _accelerator_statistics
+    return "torch.accelerator" if ours else module.__name__
+
+
+def _fitting(function: object, arguments: int, indexed: bool) -> _Function | None:
+    if not callable(function):
+        return None
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # a C function that publishes none
+        return function
+    if any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in parameters):
+        return function
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    taken = sum(one.kind in by_position for one in parameters)
+    if taken >= arguments:
+        return function
+    return None if indexed else lambda *given: function(*given[:taken])
+
+
+def _reshaped(own: object) -> dict[str, _Function]:
+    """Statistics and properties of modules that have them in a form of their own."""
+    found: dict[str, _Function] = {}
+    if hasattr(own, "memory_stats"):
+        found["memory_stats"] = lambda index: _flat(own.memory_stats(index))
+    elif hasattr(own, "current_allocated_memory") and hasattr(own, "driver_allocated_memory"):  # mps
+        found["memory_stats"] = lambda index: {
+            statistics.KEYS["allocated"]: own.current_allocated_memory(),
+            statistics.KEYS["reserved"]: own.driver_allocated_memory(),
+        }
+    if hasattr(own, "recommended_max_memory"):  # mps: no more than an estimate, and 0 or less for "unknown"
+        found["get_device_properties"] = lambda index: SimpleNamespace(
+            name=_mps_name(), total_memory=max(0, own.recommended_max_memory()) or None, is_integrated=True
+        )
+    return found
+
+
+def _mps_name() -> str | None:
+    read = getattr(torch.backends.mps, "get_name", None)  # not in every torch
+    return str(read()) if read is not None and torch.backends.mps.is_available() else None
+
+
+def _flat(raw: Mapping[str, object]) -> dict[str, int]:
+    """Counters by torch's keys; mtia nests its own two."""
+    nested = raw.get("dram")
+    if isinstance(nested, dict):
+        raw = {
+            statistics.KEYS[field]: nested[key]
+            for field, key in (("allocated", "allocated_bytes"), ("peak_allocated", "peak_bytes"))
+            if key in nested
+        }
+    return {key: value for key, value in raw.items() if type(value) is int}
+
+
+def _from_accelerator(device_type: str) -> dict[str, _Function]:
+    """What ``torch.accelerator`` really serves for this device, found out by asking each kind of thing once."""
+    shared = torch.accelerator
+    if not _is_current(device_type):
+        return {}
+    found: dict[str, _Function] = {"is_available": shared.is_available, "device_count": shared.device_count}
+    if not shared.is_available():
+        return found
+    found |= {"current_device": shared.current_device_index, "set_device": shared.set_device_index}
+    if hasattr(shared, "device_index"):
+        found["device"] = shared.device_index
+    if _serves(shared.synchronize):
+        found["synchronize"] = shared.synchronize
+    # One allocator stands behind all of these, or none.
+    if hasattr(shared, "memory_stats") and _serves(lambda: shared.memory_stats(0)):
+        found["memory_stats"] = _accelerator_statistics
+        found["empty_cache"] = shared.empty_cache
+        found["reset_peak_memory_stats"] = shared.reset_peak_memory_stats
+        if hasattr(shared, "get_memory_info") and _serves(lambda: shared.get_memory_info(0)):
+            found["mem_get_info"] = shared.get_memory_info
+    return found
+
+
+def _accelerator_statistics(index: int) -> dict[str, int]:
+    return statistics.maintained(torch.accelerator.memory_stats(index), _MAINTAINED)
+
+
+def _is_current(device_type: str) -> bool:
+    try:
+        current = torch.accelerator.current_accelerator()
+    except RuntimeError:  # a renamed device without hooks: torch.accelerator knows nothing of it
+        return False
+    return current is not None and current.type == device_type
+
+
+def _serves(function: _Function) -> bool:
+    try:
+        function()
+    except RuntimeError:  # "not a DeviceAllocator", "doesn't support synchronizing all streams on device"
+        return False
+    return True
+
+
+def _for_single_device(found: ModuleType, indexed: bool) -> dict[str, _Function]:
+    spares: dict[str, _Function] = {}
+    if hasattr(found, "is_available"):
+        spares["is_initialized"] = found.is_available
+    if not indexed:
+        spares |= {
+            "current_device": lambda: 0,
+            "set_device": lambda index: None,
+            "device": lambda index: _Nothing(),
+        }
+    return spares
+
+
+class _Nothing:
+    """The context of the only device."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *error: object) -> None:
+        return None

@@ -1,0 +1,87 @@
+"""Any torch device module that has no plugin of its own: mps, mtia, hpu, and devices that others register."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+
+from devicekit.contract import DeviceProperties, hookimpl
+from devicekit.torchlike import properties
+from devicekit.torchlike.backend import TorchModuleBackend
+from devicekit.torchlike.errors import ErrorRules
+from devicekit.torchlike.facade import facade, statistics_source
+from devicekit.torchlike.needs import hide, needs
+from devicekit.torchlike.vendor import Vendor
+
+_VISIBLE_DEVICES = {
+    "hpu": "HABANA_VISIBLE_DEVICES",
+    "mlu": "MLU_VISIBLE_DEVICES",
+    "sdaa": "SDAA_VISIBLE_DEVICES",
+    "supa": "SUPA_VISIBLE_DEVICES",
+}
+_ACTIVITIES = {"mtia": "MTIA", "hpu": "HPU"}
+
+
+class GenericBackend(TorchModuleBackend):
+    """Hooks over whatever ``torch.<device_type>`` and ``torch.accelerator`` have.
+
+    What cannot be established without knowing the vendor is absent: pinned memory, sharing between processes,
+    overlapping copies. Making one asks both modules once what they serve, and may initialise the device.
+
+    Raises:
+        ImportError: torch has no such module.
+    """
+
+    def __init__(self, device_type: str) -> None:
+        label = device_type.upper()
+        self.vendor = Vendor(
+            device_type=device_type,
+            collective_backend=_collective_backend(device_type),
+            visible_devices_variable=_VISIBLE_DEVICES.get(device_type),
+            profiler_activity=_ACTIVITIES.get(device_type, "PrivateUse1"),
+            graph_class=f"{label}Graph",
+            errors=ErrorRules(
+                out_of_memory=rf"\b{label} (?:backend )?out of memory\b",
+                not_initialised=(
+                    rf"Cannot execute \w+\(\) without {label} backend"
+                    r"|Cannot re-initialize \w+ in forked subprocess"
+                ),
+            ),
+        )
+        super().__init__()
+        hide(self, "pin_memory")
+        if device_type not in _ACTIVITIES and device_type != torch._C._get_privateuse1_backend_name():
+            hide(self, "profiler_activity")
+        if not hasattr(self.module, "_is_in_bad_fork"):  # then is_bad_fork is absent, and nobody can know
+            self.module._is_in_bad_fork = lambda: False  # type: ignore[attr-defined]
+        self._source = statistics_source(self.module)
+
+    def _load(self) -> ModuleType:
+        return facade(self.vendor.device_type, self.vendor.graph_class)
+
+    def _is_built(self) -> bool:
+        return bool(self.module.is_available())
+
+    @hookimpl
+    @needs("get_device_properties")
+    def device_properties(self, index: int) -> DeviceProperties:
+        found = self.module.get_device_properties(index)
+        if isinstance(found, dict):  # mtia
+            found = _Fields(found)
+        return properties.device_properties(found, architecture=None, compute_units="multi_processor_count")
+
+
+class _Fields:
+    """A mapping of properties, as an object with fields."""
+
+    def __init__(self, found: dict[str, object]) -> None:
+        self.__dict__.update(found)
+
+
+def _collective_backend(device_type: str) -> str | None:
+    """What torch.distributed would choose for the device, where it has a choice."""
+    if not torch.distributed.is_available():
+        return None
+    found = torch.distributed.Backend.default_device_backend_map.get(device_type)
+    return None if found is None else str(found)

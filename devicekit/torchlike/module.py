@@ -1,0 +1,88 @@
+"""A vendor's module, its version and its quirks: what the hooks of a backend stand on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from types import ModuleType
+
+import torch
+
+from devicekit.torchlike import statistics
+from devicekit.torchlike.needs import has, hide, hide_unmet
+from devicekit.torchlike.quirks import Quirk, applicable
+from devicekit.torchlike.vendor import Vendor
+
+
+class VendorModule:
+    """Finds the vendor's module, decides once which hooks it can serve, and makes the others absent.
+
+    The methods below are what a plugin overrides where its vendor differs.
+
+    Attributes:
+        vendor: the vendor's facts; a subclass sets it.
+        module: the vendor's module.
+        version: the vendor's version, against which quirks are gated.
+        quirks: the traps this version has.
+
+    Args:
+        without_quirks: names of quirks to switch off, for tests.
+    """
+
+    vendor: Vendor
+
+    def __init__(self, *, without_quirks: Collection[str] = ()) -> None:
+        self.module = self._load()
+        self.version = self._version()
+        self.quirks: tuple[Quirk, ...] = applicable(self.vendor.quirks, self.version, without_quirks)
+        self._quirk_names = frozenset(quirk.name for quirk in self.quirks)
+        self._source = f"torch.{self.vendor.device_type}"
+        self._keys = statistics.KEYS
+        hide_unmet(self, self.module)
+        self._empty_host_cache = self._find_empty_host_cache()
+        for hook, known in (
+            ("create_graph", has(self.module, self.vendor.graph_class)),
+            ("copies_overlap", self.vendor.copies_overlap is not None),
+            ("empty_host_cache", self._empty_host_cache is not None),
+            ("collective_backend", self.vendor.collective_backend is not None),
+            ("visible_devices_variable", self.vendor.visible_devices_variable is not None),
+        ):
+            if not known:
+                hide(self, hook)
+
+    def _load(self) -> ModuleType:
+        """The vendor's module. Raises ImportError if it is not there."""
+        device_type = self.vendor.device_type
+        module = getattr(torch, device_type, None)
+        if module is None:
+            raise ImportError(f"torch {torch.__version__} has no torch.{device_type}.")
+        # An impersonator may have put an object in its place, which the probe refuses.
+        found: ModuleType = module
+        return found
+
+    def _version(self) -> str:
+        """The version that quirks are gated on: torch's, unless the vendor ships a package of its own."""
+        return str(torch.__version__)
+
+    def _is_built(self) -> bool:
+        """Whether this torch was built for this vendor's devices, and for no impersonator's."""
+        return bool(self.module._is_compiled())
+
+    def _architecture(self, found: object) -> str | None:
+        """The vendor's word for the architecture of a properties object."""
+        return None
+
+    def _find_empty_host_cache(self) -> Callable[[], object] | None:
+        """The function that empties the pinned cache, or ``None``."""
+        name = self.vendor.host_empty_cache
+        return None if name is None else getattr(self.module, name, None)
+
+    def _empty_cache(self) -> None:
+        """Empty the cache of a device in use, outside any capture that would forbid it."""
+        self.module.empty_cache()
+
+    def _has_quirk(self, name: str) -> bool:
+        return name in self._quirk_names
+
+    def _is_used(self) -> bool:
+        """Whether this process has initialised the device, and may ask it anything."""
+        return not self.module._is_in_bad_fork() and bool(self.module.is_initialized())

@@ -1,0 +1,66 @@
+"""Hooks that exist only where the vendor's module has what they rest on, decided once when a backend is made.
+
+A hook that is set to ``None``, on the class or the object, is absent for the registry, for pluggy, and for
+``Device.supports``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from devicekit.contract import HOOKS
+
+_NEEDS = "_devicekit_needs"
+_F = TypeVar("_F", bound=Callable[..., object])
+_T = TypeVar("_T")
+
+
+def needs(*names: str) -> Callable[[_F], _F]:
+    """Mark a hook as resting on attributes of the vendor's module; a dot reaches into a submodule."""
+
+    def mark(function: _F) -> _F:
+        setattr(function, _NEEDS, names)
+        return function
+
+    return mark
+
+
+def lacks(*hooks: str) -> Callable[[type[_T]], type[_T]]:
+    """Take ``hooks`` back from a backend class, for a vendor that has them in no version."""
+
+    def mark(backend: type[_T]) -> type[_T]:
+        hide(backend, *hooks)
+        return backend
+
+    return mark
+
+
+def hide(backend: object, *hooks: str) -> None:
+    """Make ``hooks`` absent from ``backend``, an object or a class.
+
+    Raises:
+        ValueError: the contract has no such hook.
+    """
+    for hook in hooks:
+        if hook not in HOOKS:
+            raise ValueError(f"The device contract has no hook {hook!r}.")
+        setattr(backend, hook, None)
+
+
+def hide_unmet(backend: object, module: object) -> None:
+    """Make every hook absent whose `needs` the vendor's ``module`` does not meet."""
+    for hook in HOOKS:
+        wanted: tuple[str, ...] = getattr(getattr(backend, hook, None), _NEEDS, ())
+        if not all(has(module, name) for name in wanted):
+            hide(backend, hook)
+
+
+def has(module: object, dotted: str) -> bool:
+    """Whether ``module`` has the attribute, reaching into submodules at each dot."""
+    found: object = module
+    for part in dotted.split("."):
+        if not hasattr(found, part):
+            return False
+        found = getattr(found, part)
+    return True

@@ -1,0 +1,61 @@
+"""NVIDIA GPUs as a devicekit backend, and nothing that only answers to the same name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from devicekit.contract import ProcessMemory, hookimpl
+from devicekit.torchlike import Quirk, Vendor
+from devicekit.torchlike.cuda_family import COMMON_QUIRKS, INTEGRATED_MEMORY, CudaFamilyBackend
+from devicekit.torchlike.errors import cuda_like_rules
+from devicekit_cuda import processes
+
+VENDOR = Vendor(
+    device_type="cuda",
+    collective_backend="nccl",
+    visible_devices_variable="CUDA_VISIBLE_DEVICES",
+    profiler_activity="CUDA",
+    graph_class="CUDAGraph",
+    copies_overlap=True,
+    errors=cuda_like_rules(
+        "CUDA",
+        out_of_memory="CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED",
+        not_initialised="Found no NVIDIA driver|no CUDA-capable device is detected",
+    ),
+    quirks=(
+        *COMMON_QUIRKS,
+        Quirk(
+            INTEGRATED_MEMORY,
+            "On integrated GPUs the runtime's free memory leaves out page cache that the system would give up; "
+            "the system is asked instead.",
+            "https://docs.nvidia.com/cuda/cuda-for-tegra-appnote/index.html#estimating-total-allocatable-device-memory",
+        ),
+        Quirk(
+            "probe-without-nvml-poisons-fork",
+            "Counting devices asks NVML; where NVML does not answer, torch asks the runtime, and a process that "
+            "forks afterwards cannot use the device in the child.",
+            "https://docs.pytorch.org/docs/stable/notes/multiprocessing.html#poison-fork-in-multiprocessing",
+        ),
+    ),
+)
+
+
+class Backend(CudaFamilyBackend):
+    """Hooks of NVIDIA GPUs."""
+
+    vendor = VENDOR
+
+    def _is_built(self) -> bool:
+        # ROCm, MUSA and others answer to torch.cuda as well; only NVIDIA's build has all three.
+        version = torch.version
+        return version.cuda is not None and version.hip is None and bool(self.module._is_compiled())
+
+    def _architecture(self, found: object) -> str | None:
+        major, minor = getattr(found, "major", None), getattr(found, "minor", None)
+        return None if major is None or minor is None else f"{major}.{minor}"
+
+    @hookimpl
+    def process_memory(self, index: int) -> Sequence[ProcessMemory] | None:
+        return processes.on_device(self.module, index)

@@ -1,0 +1,70 @@
+"""AMD GPUs as a devicekit backend, over the ``torch.cuda`` of a ROCm build."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from devicekit.contract import ProcessMemory, hookimpl
+from devicekit.torchlike import Quirk, Vendor
+from devicekit.torchlike.cuda_family import COMMON_QUIRKS, INTEGRATED_MEMORY, CudaFamilyBackend
+from devicekit.torchlike.errors import cuda_like_rules
+from devicekit_rocm import processes
+
+VENDOR = Vendor(
+    device_type="cuda",
+    collective_backend="nccl",  # RCCL, under the name torch gives it
+    visible_devices_variable="HIP_VISIBLE_DEVICES",
+    profiler_activity="CUDA",
+    graph_class="CUDAGraph",
+    copies_overlap=True,
+    errors=cuda_like_rules(
+        "HIP",
+        out_of_memory=(
+            "HIPBLAS_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED|hipErrorOutOfMemory|miopenStatusAllocFailed"
+        ),
+        # torch's own checks keep CUDA's name in a ROCm build.
+        not_initialised=(
+            "Found no NVIDIA driver|No CUDA GPUs are available|Torch not compiled with CUDA enabled"
+            "|no ROCm-capable device is detected"
+        ),
+    ),
+    quirks=(
+        *COMMON_QUIRKS,
+        Quirk(
+            INTEGRATED_MEMORY,
+            "APUs report wrong free memory or fail with 'invalid argument'; the system is asked instead.",
+            "https://github.com/pytorch/pytorch/issues/107605",
+        ),
+        Quirk(
+            "expandable-segments-hang",
+            "Expandable segments have hung on several releases; nothing here turns them on.",
+            "https://github.com/pytorch/pytorch/issues/192259",
+        ),
+        Quirk(
+            "probe-without-amdsmi-poisons-fork",
+            "Counting devices asks amdsmi; where it is not installed, torch asks the runtime, and a process that "
+            "forks afterwards cannot use the device in the child.",
+            "https://docs.pytorch.org/docs/stable/notes/multiprocessing.html#poison-fork-in-multiprocessing",
+        ),
+    ),
+)
+
+
+class Backend(CudaFamilyBackend):
+    """Hooks of AMD GPUs."""
+
+    vendor = VENDOR
+
+    def _is_built(self) -> bool:
+        return torch.version.hip is not None and bool(self.module._is_compiled())
+
+    def _architecture(self, found: object) -> str | None:
+        # "gfx942:sramecc+:xnack-": the modes after the colon are settings of the driver.
+        name: str | None = getattr(found, "gcnArchName", None)
+        return None if name is None else name.partition(":")[0]
+
+    @hookimpl
+    def process_memory(self, index: int) -> Sequence[ProcessMemory] | None:
+        return processes.on_device(self.module, index)

@@ -1,0 +1,128 @@
+"""What a vendor's hardware and runtime remember: whether they are in use, bytes, streams on a clock, captures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+MIB = 1024**2
+SEGMENT = 2 * MIB
+COUNTERS = ("num_alloc_retries", "num_ooms", "num_device_alloc", "num_device_free")
+
+
+@dataclass
+class Card:
+    """One device's allocator. Blocks are rounded as the vendor rounds; segments are 2 MiB."""
+
+    total: int = 1024 * MIB
+    used_by_others: int = 64 * MIB
+    padding: int = 0  # bytes the vendor adds to each request
+    fraction: float = 1.0
+    live: dict[int, tuple[int, int]] = field(default_factory=dict)  # handle -> requested, rounded
+    reserved: int = 0
+    peaks: dict[str, int] = field(default_factory=dict)
+    counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
+
+    @property
+    def requested(self) -> int:
+        return sum(one[0] for one in self.live.values())
+
+    @property
+    def allocated(self) -> int:
+        return sum(one[1] for one in self.live.values())
+
+    @property
+    def free(self) -> int:
+        return self.total - self.used_by_others - self.reserved
+
+    def take(self, size: int) -> int | None:
+        """A handle, or None if there is no room."""
+        rounded = -(-(size + self.padding) // 512) * 512
+        missing = max(0, self.allocated + rounded - self.reserved)
+        segments = -(-missing // SEGMENT)
+        if segments * SEGMENT > min(self.free, self.total * self.fraction - self.reserved):
+            self.counters["num_alloc_retries"] += 1
+            self.counters["num_ooms"] += 1
+            return None
+        self.reserved += segments * SEGMENT
+        self.counters["num_device_alloc"] += segments
+        handle = 1 + max(self.live, default=0)
+        self.live[handle] = (size, rounded)
+        self._note_peaks()
+        return handle
+
+    def give_back(self, handle: int) -> None:
+        del self.live[handle]
+
+    def flush(self) -> None:
+        kept = -(-self.allocated // SEGMENT) * SEGMENT
+        self.counters["num_device_free"] += (self.reserved - kept) // SEGMENT
+        self.reserved = kept
+
+    def reset_peaks(self) -> None:
+        self.peaks.clear()
+        self._note_peaks()
+
+    def current(self) -> dict[str, int]:
+        """Bytes by torch's own names."""
+        return {
+            "allocated_bytes": self.allocated,
+            "active_bytes": self.allocated,
+            "requested_bytes": self.requested,
+            "reserved_bytes": self.reserved,
+        }
+
+    def _note_peaks(self) -> None:
+        for name, value in self.current().items():
+            self.peaks[name] = max(value, self.peaks.get(name, 0))
+
+
+@dataclass
+class Queue:
+    """A stream's work: everything in it is done once the clock reaches ``until``."""
+
+    index: int
+    priority: int = 0
+    until: float = 0.0
+    capturing: bool = False
+
+
+class Driver:
+    """The state behind one double. Tests set it and look at it."""
+
+    def __init__(self, *, cards: int = 2, padding: int = 0) -> None:
+        self.cards = [Card(padding=padding) for _ in range(cards)]
+        self.padding = padding
+        self.initialised = False
+        self.forked = False  # in a child of a process that had initialised
+        self.poisons_fork = False  # something was called that makes a later fork fatal
+        self.current = 0
+        self.has_context = True  # the calling thread has chosen a device
+        self.now = 0.0  # milliseconds
+        self.current_queues = [Queue(index) for index in range(cards)]
+        self.queues = list(self.current_queues)
+        self.seeds: dict[int, int] = {}
+        self.pinned = {"allocated_bytes.current": 0, "active_bytes.current": 0}
+        self.ipc_waiting = 0
+        self.history: object = "never set"
+        self.pool_in_use: object = None
+
+    def allocate(self, index: int, size: int) -> int | None:
+        """What creating a tensor does, or None if there is no room."""
+        self.initialised = True
+        return self.cards[index].take(size)
+
+    def submit(self, milliseconds: float) -> None:
+        """Put work into the current device's current stream."""
+        self.initialised = True
+        queue = self.current_queues[self.current]
+        queue.until = max(self.now, queue.until) + milliseconds
+
+    @contextmanager
+    def on(self, index: int) -> Iterator[None]:
+        before, self.current = self.current, index
+        try:
+            yield
+        finally:
+            self.current = before

@@ -1,0 +1,147 @@
+"""Streams, events, graphs and pools of a double, under whatever class names the vendor uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from tests.doubles.driver import Driver, Queue
+
+if TYPE_CHECKING:
+    from tests.doubles.module import DeviceModule
+
+
+def classes(module: DeviceModule, graph_class: str, *, reads_priorities: bool) -> dict[str, type]:
+    """The vendor's classes over one module, as plain classes to be made strict."""
+    driver = module.driver
+
+    class Stream:
+        def __init__(self, device: object = None, priority: int = 0, **kwargs: object) -> None:
+            module._lazy_init()
+            if not (-5 if reads_priorities else -1) <= priority <= 0:
+                raise RuntimeError(f"Expected stream priority to be less than or equal to 0, got {priority}")
+            self._queue = Queue(module._index(device), priority)
+            driver.queues.append(self._queue)
+
+        def query(self) -> bool:
+            return driver.now >= self._queue.until
+
+        def synchronize(self) -> None:
+            driver.now = max(driver.now, self._queue.until)
+
+        def wait_event(self, event: object) -> None:
+            event.wait(self)  # type: ignore[attr-defined]
+
+        def wait_stream(self, stream: object) -> None:
+            self._queue.until = max(self._queue.until, stream._queue.until)  # type: ignore[attr-defined]
+
+        if reads_priorities:
+
+            @staticmethod
+            def priority_range() -> tuple[int, int]:
+                return (0, -5)
+
+    class Event:
+        def __init__(self, enable_timing: bool = False, *others: object) -> None:
+            self._timing = enable_timing
+            self._at: float | None = None
+
+        def record(self, stream: object = None) -> None:
+            queue = driver.current_queues[driver.current] if stream is None else stream._queue  # type: ignore[attr-defined]
+            self._at = max(driver.now, queue.until)
+
+        def query(self) -> bool:
+            return self._at is None or driver.now >= self._at
+
+        def synchronize(self) -> None:
+            driver.now = max(driver.now, self._at or 0.0)
+
+        def wait(self, stream: object = None) -> None:
+            queue = driver.current_queues[driver.current] if stream is None else stream._queue  # type: ignore[attr-defined]
+            queue.until = max(queue.until, self._at or 0.0)
+
+        def elapsed_time(self, end_event: object) -> float:
+            if not (self._timing and end_event._timing):  # type: ignore[attr-defined]
+                raise RuntimeError("Both events must be created with argument 'enable_timing=True'.")
+            return end_event._at - self._at  # type: ignore[attr-defined, no-any-return]
+
+    class Graph:
+        def __init__(self) -> None:
+            module._lazy_init()
+            self.index = driver.current
+            self._captured = False
+
+        def replay(self) -> None:
+            if not self._captured:
+                raise RuntimeError("Called replay() without a preceding successful capture.")
+            driver.submit(1.0)
+
+        def reset(self) -> None:
+            self._captured = False
+
+    class graph:  # the vendor's name
+        def __init__(
+            self, graph: object, pool: object = None, stream: object = None, *others: object
+        ) -> None:
+            if stream is None:
+                module.capture_stream = module.capture_stream or Stream()
+            self._stream = stream or module.capture_stream
+            self._graph = graph
+
+        def __enter__(self) -> None:
+            self._before = driver.current_queues[driver.current]
+            if self._stream._queue.index != driver.current:  # type: ignore[attr-defined]
+                raise RuntimeError("capture on another device's stream")
+            driver.current_queues[driver.current] = self._stream._queue  # type: ignore[attr-defined]
+            self._stream._queue.capturing = True  # type: ignore[attr-defined]
+
+        def __exit__(self, *error: object) -> None:
+            self._stream._queue.capturing = False  # type: ignore[attr-defined]
+            self._graph._captured = True  # type: ignore[attr-defined]
+            driver.current_queues[driver.current] = self._before
+
+    class MemPool:
+        def __init__(self, *arguments: object) -> None:
+            module._lazy_init()
+
+    class device:  # the vendor's name
+        def __init__(self, device: object) -> None:
+            self._device = device
+
+        def __enter__(self) -> None:
+            module._lazy_init()
+            self._before, driver.current = driver.current, module._index(self._device)
+
+        def __exit__(self, *error: object) -> None:
+            driver.current = self._before
+
+    found: dict[str, type] = {
+        "Stream": Stream,
+        "Event": Event,
+        graph_class: Graph,
+        "graph": graph,
+        "MemPool": MemPool,
+    }
+    return {**found, "device": device}
+
+
+@contextmanager
+def use_stream(driver: Driver, stream: object) -> Iterator[None]:
+    """What a module's ``stream(stream)`` does."""
+    queue: Queue = stream._queue  # type: ignore[attr-defined]
+    before, driver.current_queues[queue.index] = driver.current_queues[queue.index], queue
+    try:
+        yield
+    finally:
+        driver.current_queues[queue.index] = before
+
+
+@contextmanager
+def use_pool(driver: Driver, pool: object) -> Iterator[None]:
+    """What a module's ``use_mem_pool(pool, device)`` does."""
+    driver.pool_in_use = pool
+    try:
+        yield
+    finally:
+        driver.pool_in_use = None

@@ -1,0 +1,93 @@
+"""Real messages of each vendor, and near misses: what each means, by type, code, text and cause."""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from devicekit.contract import ErrorKind
+from devicekit.torchlike import ErrorRules, classify
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_FOLDER = Path(__file__).parent / "errors"
+_CORPUS = [
+    pytest.param(path.stem, entry, id=f"{path.stem}-{number}")
+    for path in sorted(_FOLDER.glob("*.toml"))
+    for number, entry in enumerate(tomllib.loads(path.read_text(encoding="utf-8"))["error"])
+]
+
+
+def _error(entry: dict[str, object]) -> BaseException:
+    name = str(entry.get("type", "RuntimeError"))
+    kind = getattr(torch, name, None) or getattr(builtins, name)
+    error: BaseException = kind(entry["text"])
+    if "code" in entry:
+        error.error_code = entry["code"]  # type: ignore[attr-defined]
+    return error
+
+
+def _classify(vendor: str, error: BaseException) -> ErrorKind | None:
+    module = importlib.import_module(f"devicekit_{vendor}.backend")
+    rules: ErrorRules = module.ERRORS if vendor == "cpu" else module.VENDOR.errors
+    return classify(error, rules)
+
+
+@pytest.mark.parametrize(("vendor", "entry"), _CORPUS)
+def test_the_corpus(vendor: str, entry: dict[str, object]) -> None:
+    found = _classify(vendor, _error(entry))
+    assert (found.value if found else "") == entry["kind"]
+
+
+@pytest.mark.parametrize(("vendor", "entry"), [case for case in _CORPUS if case.values[1]["kind"]])
+def test_a_wrapper_does_not_hide_what_it_wraps(vendor: str, entry: dict[str, object]) -> None:
+    for explicit in (True, False):
+        outer = ValueError("the step failed")
+        if explicit:
+            outer.__cause__ = _error(entry)
+        else:
+            outer.__context__ = _error(entry)
+        found = _classify(vendor, outer)
+        assert found is not None
+        assert found.value == entry["kind"]
+
+
+def test_a_lost_device_outweighs_the_out_of_memory_it_came_with() -> None:
+    lost = RuntimeError("level_zero backend failed with error: 20 (UR_RESULT_ERROR_DEVICE_LOST)")
+    oom = torch.OutOfMemoryError("XPU out of memory. Tried to allocate 16.00 GiB.")
+    for outer, inner in ((lost, oom), (oom, lost)):
+        outer.__context__, inner.__context__ = inner, None
+        assert _classify("xpu", outer) is ErrorKind.DEVICE_LOST
+
+
+def test_a_code_outweighs_the_text_and_a_type_the_code() -> None:
+    error = torch.AcceleratorError("CUDA error: out of memory")
+    error.error_code = 700  # type: ignore[attr-defined]
+    assert _classify("cuda", error) is ErrorKind.DEVICE_LOST
+    oom = torch.OutOfMemoryError("said in other words")
+    assert _classify("cuda", oom) is ErrorKind.OUT_OF_MEMORY
+
+
+def test_what_was_raised_from_nothing_does_not_inherit_its_context() -> None:
+    outer = ValueError("replaced on purpose")
+    outer.__context__ = RuntimeError("CUDA error: out of memory")
+    outer.__suppress_context__ = True
+    assert _classify("cuda", outer) is None
+
+
+def test_a_chain_that_bites_its_tail_and_an_error_without_words_end_in_none() -> None:
+    class Mute(RuntimeError):
+        def __str__(self) -> str:
+            raise OSError
+
+    first, second = Mute(), RuntimeError("no")
+    first.__context__, second.__context__ = second, first
+    assert _classify("cuda", first) is None

@@ -1,0 +1,177 @@
+"""The control verbs on a device with a caching allocator, streams and copies that take time: bytes are counted."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from devicekit.device import Device
+from devicekit.memory.copies import StreamCopier
+from devicekit.opening import get_device
+from devicekit.registry import unregister_backend
+from devicekit.release import ReleasePoint
+from devicekit.runners.hash_runner import expected, make_weights, salt_of
+from devicekit.scheduling.messages import (
+    Blocker,
+    Continue,
+    Flush,
+    FlushReply,
+    Pause,
+    PauseMode,
+    PauseReply,
+    Refusal,
+    UpdateReply,
+)
+from devicekit.testing import SimConfig, Simulator, simulation
+from devicekit.testing.sim_backend import register
+from devicekit.weights.occupation import MemoryTag
+from devicekit.weights.operations import (
+    ChecksumReply,
+    ChecksumWeights,
+    MemoryReply,
+    ReleaseMemory,
+    ResumeMemory,
+    UpdateWeightsFromIPC,
+    UpdateWeightsFromTensor,
+)
+from tests.scheduling.rig import Rig, make_rig
+
+NEW = make_weights(5)
+A, B = list(range(1, 30)), list(range(100, 160))
+
+
+@pytest.fixture
+def machine(request: pytest.FixtureRequest) -> Iterator[Simulator]:
+    with simulation(getattr(request, "param", SimConfig())) as simulator:
+        register()
+        yield simulator
+        unregister_backend("sim")
+
+
+@pytest.fixture
+def device(machine: Simulator) -> Device:
+    return get_device("sim")
+
+
+@pytest.fixture
+def rig(device: Device) -> Rig:
+    return make_rig(device, num_pages=2000)
+
+
+def run(rig: Rig, prompt: list[int], tokens: int = 4) -> str:
+    identity = rig.add(prompt, tokens)
+    rig.run()
+    return identity
+
+
+def test_releasing_lowers_allocated_memory_by_what_it_says_and_gives_it_to_the_driver(
+    rig: Rig, device: Device
+) -> None:
+    run(rig, A)
+    before = device.memory_stats()
+    reply = rig.do(ReleaseMemory("r", backup_weights=True), MemoryReply)
+    after = device.memory_stats()
+    sizes = {one.tag: one.bytes for one in reply.regions}
+    assert sizes["kv_cache"] == 2001 * 4 * 4 * 8
+    assert before.allocated is not None
+    assert after.allocated is not None
+    # The allocator rounds up, so at least what was said.
+    assert before.allocated - after.allocated >= sum(size or 0 for size in sizes.values())
+    assert reply.release is not None
+    assert (reply.release.released or 0) > 0
+    assert reply.release.reserved_after == after.reserved
+    salt = salt_of(make_weights(0))
+    rig.do(ResumeMemory("s"), MemoryReply)
+    assert device.memory_stats().allocated == before.allocated
+    again = run(rig, A)
+    assert rig.outputs[again] == expected(A, 4, salt)
+
+
+def test_continue_reports_reserved_memory_before_and_after(rig: Rig, device: Device) -> None:
+    run(rig, A)
+    rig.do(Pause("p", PauseMode.IN_PLACE), PauseReply)
+    reply = rig.do(Continue("c"), PauseReply)
+    assert reply.release is not None
+    assert reply.release.reserved_before is not None
+    assert reply.release.reserved_after == device.memory_stats().reserved
+    assert reply.release.reserved_after <= reply.release.reserved_before
+
+
+def test_weights_come_by_tensor_and_by_handle_and_digests_are_the_hosts(rig: Rig, device: Device) -> None:
+    host = rig.do(ChecksumWeights("a"), ChecksumReply)
+    rig.do(UpdateWeightsFromTensor("u", tensors=NEW), UpdateReply)
+    there = {name: one.to(device.torch_device) for name, one in make_weights(0).items()}
+    handles = {name: device.export_ipc(one) for name, one in there.items()}
+    assert rig.do(UpdateWeightsFromIPC("i", handles=handles), UpdateReply).success
+    assert rig.do(ChecksumWeights("b"), ChecksumReply).tensors == host.tensors
+
+
+@pytest.mark.parametrize("machine", [SimConfig(capacity=64 << 20)], indirect=True)
+def test_memory_that_somebody_else_took_can_be_asked_for_again(device: Device) -> None:
+    rig = make_rig(device, num_pages=240_000)
+    rig.do(ReleaseMemory("r", ("kv_cache",)), MemoryReply)
+    theirs = torch.empty(50 << 20, dtype=torch.uint8, device=device.torch_device)
+    reply = rig.do(ResumeMemory("s", ("kv_cache",)), MemoryReply)
+    assert reply.refusal is Refusal.FAILED
+    assert "OutOfMemoryError" in reply.message
+    assert rig.weights.occupation.released == {MemoryTag.KV_CACHE}
+    request = rig.add(A)
+    rig.step(3)
+    assert request not in rig.outputs
+    del theirs
+    assert rig.do(ResumeMemory("t", ("kv_cache",)), MemoryReply).success
+    rig.run()
+    assert rig.outputs[request] == expected(A, 8, rig.salt)
+
+
+@pytest.fixture
+def tiered(device: Device) -> Rig:
+    return make_rig(device, num_pages=18, host_pages=100, max_batch_tokens=24)
+
+
+def test_copies_run_on_a_stream_of_their_own_and_block_until_they_are_done(
+    tiered: Rig, machine: Simulator
+) -> None:
+    rig = tiered
+    assert rig.tier is not None
+    assert isinstance(rig.tier.pool.copier, StreamCopier)
+    run(rig, A)
+    assert rig.scheduler.blockers()[0].name == "host_copies"
+    assert rig.do(Flush("now"), FlushReply).refusal in (Refusal.BUSY, None)
+    machine.clock.advance(1.0)
+    rig.step()
+    assert rig.scheduler.blockers() == ()
+    assert rig.do(Flush("then"), FlushReply).success
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_tokens_are_the_same_with_copies_in_flight(device: Device, machine: Simulator, seed: int) -> None:
+    rng = random.Random(seed)
+    rig = make_rig(device, num_pages=20, host_pages=rng.choice([40, 100]), max_batch_tokens=24)
+    stems = [[rng.randrange(1, 900) for _ in range(rng.randint(20, 40))] for _ in range(5)]
+    prompts = {}
+    for _ in range(16):
+        prompt = [*rng.choice(stems), *(rng.randrange(1, 900) for _ in range(rng.randint(0, 9)))]
+        prompts[rig.add(prompt, rng.randint(1, 6))] = prompt
+        rig.step(rng.randint(0, 3))
+        machine.clock.advance(rng.choice([0.0, 0.0, 1e-5, 1e-3]))
+    for _ in range(500):
+        if not rig.scheduler.state.requests:
+            break
+        rig.step()
+        machine.clock.advance(1e-4)
+    for identity, prompt in prompts.items():
+        got = rig.outputs[identity]
+        assert got == expected(prompt, len(got), rig.salt)
+    assert rig.tier is not None
+    assert rig.tier.counters.loaded > 0
+    rig.check()
+    for copy in rig.tier.copies:
+        copy.wait()
+    rig.step()
+    assert Blocker("host_copies", 1) not in rig.scheduler.blockers()
+    assert rig.do(Flush("f"), FlushReply).success
+    assert rig.releases.counters[ReleasePoint.FLUSH].emptied == 1

@@ -1,0 +1,202 @@
+"""The flows of reinforcement-learning frameworks, written as their own clients are, retries and all."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+
+from tests.server.conftest import LONG, Models, Serve, Server
+
+_PAUSE = threading.Event().wait  # between two tries; a client's own patience, not a test's
+
+
+class Slime:
+    """The HTTP side of slime's engine: payload or {}, raise on a bad status, then parse JSON."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def post(self, endpoint: str, payload: dict[str, object] | None = None) -> object:
+        response = requests.post(f"{self.url}/{endpoint}", json=payload or {}, timeout=30)
+        response.raise_for_status()
+        return response.json()
+
+    def flush_cache(self) -> int:
+        """How many tries it took."""
+        for attempt in range(1, 61):
+            response = requests.get(f"{self.url}/flush_cache", timeout=30)
+            if response.status_code == 200:
+                return attempt
+            assert response.text
+            _PAUSE(0.02)
+        raise TimeoutError("Timeout while flushing cache.")
+
+    def weight_version(self) -> str:
+        response = requests.get(f"{self.url}/get_weight_version", timeout=30)
+        response.raise_for_status()
+        return response.json()["weight_version"]
+
+    def abort(self) -> None:
+        """Abort everything, and poll the load until there is none."""
+        for _ in range(200):
+            self.post("abort_request", {"abort_all": True})
+            loads = requests.get(f"{self.url}/v1/loads?include=core", timeout=30).json()["loads"]
+            if sum(load["num_running_reqs"] + load["num_waiting_reqs"] for load in loads) == 0:
+                return
+            _PAUSE(0.02)
+        raise TimeoutError("requests are still running")
+
+
+@pytest.fixture
+def server(serve: Serve) -> Iterator[Server]:
+    with serve() as running:
+        yield running
+
+
+def _boot(server: Server, path: str) -> None:
+    for _ in range(100):
+        if requests.get(f"{server.url}{path}", timeout=5).status_code == 200:
+            return
+        _PAUSE(0.02)
+    raise TimeoutError(path)
+
+
+def _rollout(server: Server, **more: object) -> dict[str, object]:
+    """One request with the sampling parameters that slime sends."""
+    params = {
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": -1,
+        "max_new_tokens": 20,
+        "stop": None,
+        "stop_token_ids": None,
+        "skip_special_tokens": False,
+        "no_stop_trim": True,
+        "spaces_between_special_tokens": False,
+    }
+    document = {"input_ids": [5, 6, 7], "sampling_params": params, "return_logprob": True, **more}
+    response = requests.post(f"{server.url}/generate", json=document, timeout=30)
+    response.raise_for_status()
+    return response.json()
+
+
+def test_slime_synchronises_weights(server: Server, models: Models) -> None:
+    _boot(server, "/health_generate")
+    slime = Slime(server.url)
+    for version in range(1, 4):
+        output = _rollout(server)
+        pairs = [(token, logprob) for logprob, token, _ in output["meta_info"]["output_token_logprobs"]]
+        assert [token for token, _ in pairs] == output["output_ids"]
+        assert output["meta_info"]["finish_reason"]["type"] in ("stop", "length")
+        slime.post("pause_generation")
+        assert slime.flush_cache() == 1
+        path = str(models.b if version % 2 else models.a)
+        slime.post("update_weights_from_disk", {"model_path": path, "weight_version": str(version)})
+        assert slime.weight_version() == str(version)
+        slime.post("continue_generation")
+        assert _rollout(server)["meta_info"]["weight_version"] == str(version)
+
+
+def test_slime_synchronises_weights_under_load(server: Server, models: Models) -> None:
+    slime = Slime(server.url)
+    with ThreadPoolExecutor(8) as pool:
+        rollouts = [pool.submit(_rollout, server, sampling_params=LONG) for _ in range(8)]
+        server.eventually(lambda: server.load()["num_running_reqs"] == 8)
+        slime.post("pause_generation")
+        slime.flush_cache()
+        slime.post("update_weights_from_disk", {"model_path": str(models.b), "weight_version": "1"})
+        slime.post("continue_generation")
+        reasons = [one.result()["meta_info"]["finish_reason"]["type"] for one in rollouts]
+    assert reasons == ["abort"] * 8
+
+
+def test_slime_aborts_a_rollout(server: Server) -> None:
+    with ThreadPoolExecutor() as pool:
+        rollouts = [pool.submit(_rollout, server, sampling_params=LONG) for _ in range(6)]
+        server.eventually(lambda: server.load()["num_running_reqs"] == 6)
+        Slime(server.url).abort()
+        assert {one.result()["meta_info"]["finish_reason"]["type"] for one in rollouts} == {"abort"}
+
+
+def test_slimes_monitor_sees_a_healthy_engine_through_a_pause(server: Server) -> None:
+    def monitor() -> int:
+        return requests.get(f"{server.url}/health_generate", timeout=5).status_code
+
+    with server.running():
+        assert monitor() == 200
+        Slime(server.url).post("pause_generation", {"mode": "in_place"})
+        assert monitor() == 200
+        Slime(server.url).post("continue_generation")
+        assert monitor() == 200
+
+
+def _retrying(call: Callable[[], requests.Response], attempts: int = 3) -> object:
+    """verl's adapter: timeouts and lost connections are tried again, statuses are not, bodies may be anything."""
+    for attempt in range(attempts):
+        try:
+            response = call()
+            response.raise_for_status()
+            try:
+                return response.json()
+            except ValueError:
+                return {"status": response.text}
+        except (requests.Timeout, requests.ConnectionError):
+            _PAUSE(0.02 * 2**attempt)
+    raise TimeoutError("no answer")
+
+
+def _verl_flush(server: Server, attempts: int = 6) -> object:
+    for _ in range(attempts):
+        response = requests.get(f"{server.url}/flush_cache", params={"reset_connector": "true"}, timeout=60)
+        if response.status_code == 200:
+            return response.json()
+        _PAUSE(0.02)
+    return {}
+
+
+def test_verl_starts_generates_and_clears(server: Server) -> None:
+    _boot(server, "/health_generate")
+    _boot(server, "/flush_cache")
+    document = {
+        "text": None,
+        "input_ids": [5, 6, 7],
+        "sampling_params": {
+            "n": 1,
+            "max_new_tokens": 10,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "repetition_penalty": 1.0,
+            "temperature": 0,
+            "top_p": 1,
+            "top_k": -1,
+            "ignore_eos": True,
+            "min_new_tokens": 0,
+            "skip_special_tokens": True,
+            "spaces_between_special_tokens": True,
+        },
+        "image_data": None,
+        "return_logprob": False,
+        "logprob_start_len": None,
+        "top_logprobs_num": None,
+        "token_ids_logprob": None,
+        "lora_path": None,
+        "custom_logit_processor": None,
+    }
+    answer = _retrying(lambda: requests.post(f"{server.url}/generate", json=document, timeout=60))
+    assert len(answer["output_ids"]) == 10
+    assert _verl_flush(server)["success"] is True
+
+
+def test_verl_aborts_all_by_a_pause_and_resumes(server: Server) -> None:
+    with ThreadPoolExecutor() as pool:
+        rollout = pool.submit(_rollout, server, sampling_params=LONG)
+        server.eventually(lambda: server.load()["num_running_reqs"] == 1)
+        _retrying(lambda: requests.post(f"{server.url}/pause_generation", json={"mode": "abort"}, timeout=60))
+        assert rollout.result()["meta_info"]["finish_reason"]["type"] == "abort"
+        assert _verl_flush(server, attempts=1)
+        _retrying(lambda: requests.post(f"{server.url}/continue_generation", json={}, timeout=60))
+        assert _rollout(server)["output_ids"]

@@ -1,0 +1,99 @@
+"""Whatever is sent, the answer is an answer, and the engine lives."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from devicekit.server.app import ENDPOINTS
+from devicekit.server.endpoints import Endpoint
+from tests.server.conftest import Server
+
+_VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 3),
+    st.sampled_from([2**31, 2**63, -(2**63) - 1, 10**400]),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=5),
+    st.lists(st.integers(-1, 500), max_size=3),
+    st.lists(st.text(max_size=3), max_size=3),
+    st.just([[1, 2], [3]]),
+    st.just({}),
+)
+_NAMES = [
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "stop",
+    "stop_token_ids",
+    "n",
+    "sampling_seed",
+    "ignore_eos",
+    "no_stop_trim",
+]
+_SAMPLING = st.dictionaries(st.sampled_from(_NAMES), _VALUES, max_size=1)
+# A sound request of each kind. What could hold up the test for longer than it takes is always kept short.
+_SOUND: dict[str, object] = {
+    "text": "a",
+    "sampling_params": {"max_new_tokens": 2},
+    "prompt": "a",
+    "messages": [{"role": "user", "content": "a"}],
+    "max_tokens": 2,
+    "rid": "r",
+}
+_SHORT = {
+    "sampling_params": _SAMPLING.map(lambda given: {**given, "max_new_tokens": 2}),
+    "max_tokens": st.integers(-1, 3),
+    "max_completion_tokens": st.integers(-1, 3),
+}
+_SHARED = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
+)
+_BODIES = [one for one in ENDPOINTS if not one.in_query]
+_QUERIES = [one for one in ENDPOINTS if one.in_query and one.arguments.model_fields]
+
+
+def _documents(endpoint: Endpoint) -> st.SearchStrategy[dict[str, object]]:
+    """Sound requests with one or two fields that are anything."""
+    names = [*endpoint.arguments.model_fields]
+    sound = {name: value for name, value in _SOUND.items() if name in names}
+    wild = st.sampled_from([*names, "unheard of"]).flatmap(
+        lambda name: _SHORT.get(name, _VALUES).map(lambda value: {name: value})
+    )
+    return st.lists(wild, min_size=1, max_size=2).map(
+        lambda changes: {**sound, **{name: value for change in changes for name, value in change.items()}}
+    )
+
+
+@pytest.mark.parametrize("endpoint", _BODIES, ids=lambda one: one.path)
+def test_no_body_is_a_fault_of_the_server(shared: Server, endpoint: Endpoint) -> None:
+    @_SHARED
+    @given(_documents(endpoint))
+    def check(document: dict[str, object]) -> None:
+        answer = shared.post(endpoint.path, document)
+        assert answer.status_code < 500, (document, answer.text)
+        shared.post("/continue_generation")
+        if answer.status_code != 200:
+            assert answer.json()["error"]["message"], document
+
+    check()
+    assert shared.get("/health_generate").status_code == 200
+
+
+@pytest.mark.parametrize("endpoint", _QUERIES, ids=lambda one: one.path)
+def test_no_query_is_a_fault_of_the_server(shared: Server, endpoint: Endpoint) -> None:
+    values = st.one_of(st.text(max_size=8), st.sampled_from(["nan", "1e999", "true", "-0", str(math.pi)]))
+
+    @_SHARED
+    @given(st.dictionaries(st.sampled_from([*endpoint.arguments.model_fields, "x"]), values))
+    def check(query: dict[str, str]) -> None:
+        query = {**query, **({"timeout": "soon"} if query.get("timeout", "0")[:1].isdigit() else {})}
+        answer = shared.get(endpoint.path, **query)
+        assert answer.status_code < 500, (query, answer.text)
+
+    check()

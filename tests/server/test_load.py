@@ -1,0 +1,117 @@
+"""Clients of every kind while operators do whatever they like: everyone is answered, once, and nothing is lost."""
+
+from __future__ import annotations
+
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+
+from tests.server.conftest import Models, Serve, Server, events
+
+_SECONDS = 5.0
+_CLIENTS = 6
+_ENDS = ("stop", "length", "abort")
+
+
+def test_every_request_is_answered_once_whatever_operators_do(serve: Serve, models: Models) -> None:
+    with serve(max_running=6, kv_tokens=1024, max_concurrent_requests=40) as server:
+        deadline = time.monotonic() + _SECONDS
+        with ThreadPoolExecutor(_CLIENTS + 2) as pool:
+            clients = [pool.submit(_client, server.url, seed, deadline) for seed in range(_CLIENTS)]
+            operators = [pool.submit(_operator, server.url, seed, deadline, models) for seed in (100, 101)]
+            assert all(one.result() > 5 for one in operators)
+            server.post("/continue_generation")  # whatever state they left behind
+            accepted, gone = (sum(column) for column in zip(*(one.result() for one in clients), strict=True))
+        assert accepted > 20
+        server.eventually(lambda: server.load()["num_total_reqs"] == 0)
+        flushed = server.get("/flush_cache", timeout=10)
+        assert flushed.status_code == 200, flushed.text
+        engine = server.get("/status").json()
+        assert engine["engine"]["pages_free"] == engine["engine"]["pages_total"]
+        assert (engine["in_flight"], engine["pending"], engine["status"]) == (0, [], "ok")
+        # Every sequence that was taken on has ended exactly once. Of a client that left, nobody can say whether
+        # its request had been taken on before it did.
+        assert accepted <= _ended(server) <= accepted + gone
+
+
+def _client(url: str, seed: int, deadline: float) -> tuple[int, int]:
+    """Sequences that were answered, and those that it walked away from."""
+    draw = random.Random(seed)
+    answered = gone = 0
+    with httpx.Client(base_url=url, timeout=30, trust_env=False) as http:
+        while time.monotonic() < deadline:
+            document = _document(draw)
+            count = len(document["input_ids"]) * document["sampling_params"]["n"]
+            kind = draw.choice(("whole", "whole", "stream", "leave"))
+            if kind == "leave":
+                gone += count
+                _leave(http, document)
+                continue
+            answer = http.post("/generate", json={**document, "stream": kind == "stream"})
+            if answer.status_code == 429:
+                continue
+            assert answer.status_code == 200, answer.text
+            found = list(events(answer)) if kind == "stream" else answer.json()
+            ends = [one["meta_info"]["finish_reason"] for one in found if one["meta_info"]["finish_reason"]]
+            assert [end["type"] in _ENDS for end in ends] == [True] * count
+            answered += count
+    return answered, gone
+
+
+def _leave(http: httpx.Client, document: dict[str, object]) -> None:
+    with http.stream("POST", "/generate", json={**document, "stream": True}) as answer:
+        for _ in zip(range(2), answer.iter_raw(), strict=False):
+            pass
+
+
+def _document(draw: random.Random) -> dict[str, object]:
+    prompts = [[draw.randrange(2, 300)] * draw.randrange(1, 60) for _ in range(draw.randrange(1, 4))]
+    params = {
+        "max_new_tokens": draw.randrange(1, 40),
+        "n": draw.randrange(1, 3),
+        "temperature": draw.random(),
+    }
+    return {"input_ids": prompts, "sampling_params": params}
+
+
+def _operator(url: str, seed: int, deadline: float, models: Models) -> int:
+    """How many verbs it got answered."""
+    draw = random.Random(seed)
+    done = 0
+    update = {"model_path": str(models.b)}
+    verbs = (
+        ("GET", "/flush_cache", None),
+        ("GET", "/flush_cache?timeout=0.2", None),
+        ("POST", "/pause_generation", {"mode": "retract"}),
+        ("POST", "/pause_generation", {"mode": "in_place"}),
+        ("POST", "/pause_generation", {"mode": "abort"}),
+        ("POST", "/continue_generation", {}),
+        ("POST", "/continue_generation", {}),
+        ("POST", "/continue_generation", {}),
+        ("POST", "/abort_request", {"abort_all": True}),
+        ("POST", "/update_weights_from_disk", update),
+        ("POST", "/update_weights_from_disk", {**update, "abort_all_requests": True, "flush_cache": False}),
+        ("GET", "/health", None),
+        ("GET", "/v1/loads", None),
+        ("GET", "/metrics", None),
+    )
+    with httpx.Client(base_url=url, timeout=30, trust_env=False) as http:
+        while time.monotonic() < deadline:
+            method, path, document = draw.choice(verbs)
+            answer = http.request(method, path, json=document)
+            assert answer.status_code in (200, 400), answer.text
+            if answer.status_code == 400:
+                assert path.startswith(("/flush_cache", "/update"))
+                assert answer.json()["blockers"]
+            done += 1
+    return done
+
+
+def _ended(server: Server) -> int:
+    total = 0.0
+    for line in server.get("/metrics").text.splitlines():
+        if line.startswith('devicekit_requests_total{finish="'):
+            total += float(line.rpartition(" ")[2])
+    return int(total)

@@ -1,0 +1,102 @@
+"""Weights from disk: what became of them when a loader refuses, fails half-way, or fails on the draft alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from devicekit.contract.errors import ConfigurationError
+from devicekit.runners.hash_runner import HashRunner, expected, make_weights, salt_of
+from devicekit.scheduling.messages import Refusal, Selector, UpdateOutcome, UpdateReply, UpdateWeightsFromDisk
+from devicekit.weights.disk import disk_handler
+from devicekit.weights.operations import UpdateWeightsFromTensor
+from tests.scheduling.conftest import MakeRig
+from tests.scheduling.rig import Rig
+
+NEW = make_weights(5)
+
+
+@dataclass(frozen=True)
+class Written:
+    tensors: int
+    bytes: int
+
+
+@dataclass
+class Loader:
+    """Loads one checkpoint, and knows three ways not to."""
+
+    runner: HashRunner
+    refuses: str = ""
+
+    def update_from_disk(self, path: str) -> Written:
+        if path in ("missing", self.refuses):
+            raise ConfigurationError(f"no model directory at {path}")
+        for name, tensor in NEW.items():
+            with torch.no_grad():
+                self.runner.weights[name].copy_(tensor)
+            if path == "breaking":
+                raise OSError("the disk went away")
+        return Written(3, 184)
+
+
+@pytest.fixture
+def rig(new_rig: MakeRig) -> Rig:
+    rig = new_rig(draft=True)
+    assert rig.draft is not None
+    loaders = {Selector.TARGET: Loader(rig.runner), Selector.DRAFT: Loader(rig.draft, refuses="target only")}
+    rig.scheduler.control.register(UpdateWeightsFromDisk, disk_handler(rig.weights.updater, loaders))
+    return rig
+
+
+def update(rig: Rig, path: str, selector: Selector = Selector.ALL) -> UpdateReply:
+    operation = UpdateWeightsFromDisk(f"u-{path}-{selector.value}", path=path, selector=selector)
+    return rig.do(operation, UpdateReply)
+
+
+def test_both_models_are_loaded(rig: Rig) -> None:
+    reply = update(rig, "good")
+    assert (reply.outcome, reply.tensors, reply.bytes) == (UpdateOutcome.UPDATED, 6, 368)
+    assert rig.draft is not None
+    assert rig.salt == salt_of(rig.draft.weights) == salt_of(NEW)
+
+
+def test_one_of_them_is_loaded(rig: Rig) -> None:
+    before = rig.salt
+    assert update(rig, "good", Selector.DRAFT).tensors == 3
+    assert rig.salt == before
+
+
+def test_a_path_that_is_not_there_changes_nothing(rig: Rig) -> None:
+    before = rig.snapshot()
+    assert update(rig, "missing").refusal is Refusal.FAILED
+    assert rig.snapshot() == before
+    assert update(rig, "").refusal is Refusal.INVALID
+
+
+@pytest.mark.parametrize("path", ["breaking", "target only"])
+def test_what_was_written_by_halves_is_partial_and_holds_generation(rig: Rig, path: str) -> None:
+    reply = update(rig, path)
+    assert (reply.success, reply.outcome) == (False, UpdateOutcome.PARTIAL)
+    request = rig.add([1, 2, 3], 5)
+    rig.step(4)
+    assert request not in rig.outputs
+    assert update(rig, "good").success
+    rig.run()
+    assert rig.outputs[request] == expected([1, 2, 3], 5, salt_of(NEW))
+
+
+def test_a_target_and_a_draft_of_two_versions_are_repaired_by_either_source(rig: Rig) -> None:
+    update(rig, "target only")
+    reply = rig.do(UpdateWeightsFromTensor("t", tensors=NEW), UpdateReply)
+    assert (reply.success, reply.tensors) == (True, 6)
+    assert rig.scheduler.state.may_run
+
+
+def test_a_model_that_nobody_can_load_is_said(new_rig: MakeRig) -> None:
+    rig = new_rig()
+    reply = rig.do(UpdateWeightsFromDisk("u", path="x"), UpdateReply)
+    assert reply.refusal is Refusal.INVALID
+    assert "target model cannot be loaded" in reply.message
