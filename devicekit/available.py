@@ -10,6 +10,7 @@ import torch
 from devicekit.contract.records import AllocatorState
 from devicekit.device import Device
 from devicekit.opening import get_device
+from devicekit.release import ReleasePoint, ReleasePoints
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -40,7 +41,8 @@ def available_memory(
     device: Device | str | torch.device | None = None,
     *,
     group: ProcessGroup | None = None,
-    empty_cache: bool = False,
+    empty_cache: bool | None = None,
+    releases: ReleasePoints | None = None,
 ) -> AvailableMemory:
     """Ask how much memory a device can still give.
 
@@ -49,12 +51,16 @@ def available_memory(
         group: take the minimum over the ranks of this process group, which must accept host tensors. Every rank
             must call. A figure that one rank does not know is unknown to all.
         empty_cache: empty the allocator's cache first. This synchronises the device.
+        releases: where that is a release point: decided by its policy, and recorded. Without it nothing is
+            emptied unless ``empty_cache`` says so.
 
     Raises:
         HookError: the backend's driver query failed.
     """
     handle = get_device(device)
-    if empty_cache:
+    if releases is not None:
+        releases.reach(ReleasePoint.AVAILABLE_MEMORY, empty_cache)
+    elif empty_cache:
         handle.empty_cache()
     info, stats = handle.memory_info(), handle.memory_stats()
     driver_free, reusable = info.free, None

@@ -22,6 +22,13 @@ _BUILT_IN: Mapping[str, tuple[str, str]] = MappingProxyType(
             "which backend was chosen and why, its devices, hooks and memory",
         ),
         "demo": ("devicekit.commands.demo", "serve a small model through one reinforcement-learning cycle"),
+        "top": ("devicekit.commands.top", "watch a device's memory, or an engine's recording, live"),
+        "plot": ("devicekit.commands.plot", "draw a recorded timeline as HTML or PNG"),
+        "replay": ("devicekit.commands.replay", "what a device's allocator makes of a log of allocations"),
+        "baseline": ("devicekit.commands.baseline", "record what runs cost, and compare later ones"),
+        "doctor": ("devicekit.commands.doctor", "what is wrong with this installation; works without torch"),
+        "audit": ("devicekit.commands.audit", "where engine code names a vendor"),
+        "new-backend": ("devicekit.commands.new_backend", "start a backend of your own"),
         "generate": ("devicekit.commands.generate", "complete a prompt with a local model"),
         "serve": ("devicekit.commands.serve", "serve a local model over HTTP"),
     }

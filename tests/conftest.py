@@ -11,6 +11,7 @@ import torch
 
 import devicekit
 from devicekit.contract import Manifest
+from devicekit.testing import SimConfig, Simulator, simulation
 
 torch.set_num_threads(1)  # the models are tiny: threads cost more than they bring
 
@@ -25,6 +26,25 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         write_example_checkpoint(folder / "v1", seed=1),
         write_example_checkpoint(folder / "v2", seed=2),
     )
+
+
+@pytest.fixture
+def sim_machine(request: pytest.FixtureRequest) -> Iterator[Simulator]:
+    """A fresh simulated machine, of the configuration that the test is parametrised with, if any."""
+    config = getattr(request, "param", None)
+    assert config is None or isinstance(config, SimConfig)
+    with simulation(config) as machine:
+        yield machine
+
+
+@pytest.fixture
+def sim_device(sim_machine: Simulator) -> Iterator[devicekit.Device]:
+    """Device 0 of that machine, as engine code holds it."""
+    from devicekit.testing.sim_backend import register
+
+    register()
+    yield devicekit.get_device("sim")
+    devicekit.unregister_backend("sim")
 
 
 Register = Callable[..., devicekit.Device]

@@ -14,8 +14,8 @@ import devicekit
 PACKAGE = Path(devicekit.__file__).parent
 
 # Everything that is written against Device alone.
-NEUTRAL = ["scheduling", "memory", "weights", "residency", "runners", "server", "observe"]
-NEUTRAL_MODULES = ["available", "device", "dispatch", "engine", "generation", "oom", "opening", "release"]
+NEUTRAL = ["scheduling", "memory", "weights", "residency", "release", "runners", "server", "observe"]
+NEUTRAL_MODULES = ["available", "device", "dispatch", "engine", "generation", "oom", "opening"]
 
 VENDORS = (
     "cuda|cudnn|nvidia|nvml|pynvml|nccl|rocm|hip|amdsmi|rccl|xpu|intel|ipex|xccl|npu|ascend|hccl|cann|musa|mccl|"

@@ -10,12 +10,31 @@ from devicekit.contract.errors import ConfigurationError
 
 PREFIX = "DEVICEKIT_"
 
+_RELEASE_POINTS = {
+    "FLUSH": "after a flush",
+    "WEIGHT_UPDATE": "after a weight update",
+    "CONTINUE": "before generation continues after a pause",
+    "IDLE": "while nothing is going on",
+    "OUT_OF_MEMORY": "after a request ran out of memory",
+    "COMPONENT": "after a large component was released",
+    "MEMORY_OCCUPATION": "after memory occupation was released",
+    "AVAILABLE_MEMORY": "before available memory is asked for",
+}
+
 VARIABLES: Mapping[str, str] = MappingProxyType(
     {
         "DEVICEKIT_BACKEND": "backend to use when none is named in code, for example 'npu' or 'npu:1'",
         "DEVICEKIT_POLICY": "what a failing plugin does to selection: 'strict', 'matching' or 'lenient'",
         "DEVICEKIT_ALLOWED_DISTRIBUTIONS": "comma-separated distributions whose backends may be imported",
+        "DEVICEKIT_BASELINE_TOLERANCES": "how far runs may exceed a baseline, such as 'step=0.3+20ms'",
         "DEVICEKIT_PROBE_TIMEOUT": "seconds that a plugin's is_available() and device_count() may take",
+        "DEVICEKIT_RELEASE_FILE": "TOML file whose [release] table sets release points",
+        "DEVICEKIT_RELEASE_DRY_RUN": "'yes': record what release points would give back, and empty nothing",
+        **{
+            f"DEVICEKIT_RELEASE_{point}": f"when the allocator's cache is emptied {when}: 'always', 'never', "
+            "'on_request:yes', 'on_request:no', 'interval:SECONDS' or 'when_reclaimable:SIZE'"
+            for point, when in _RELEASE_POINTS.items()
+        },
     }
 )
 

@@ -12,6 +12,9 @@ from devicekit.scheduling.request import Request
 from devicekit.scheduling.reservation import NewTokenRatio
 from devicekit.scheduling.state import SchedulerState
 
+# A pass that fails costs a synchronisation and two attempts: this many good ones make up for it.
+_PASSES_BEFORE_GROWTH = 32
+
 
 class Chunk(NamedTuple):
     """Tokens ``start`` to ``end - 1`` of a request whose earlier tokens are computed."""
@@ -43,12 +46,29 @@ class Planner:
         self._state = state
         self._ratio = ratio
         self._max_batch_tokens = max_batch_tokens
+        self._limit = max_batch_tokens  # smaller for a while after the device ran out of memory
+        self._passes = 0  # that succeeded at this limit
+
+    def halve(self, tokens: int) -> int:
+        """After a pass of ``tokens`` ran out of memory: the most to plan from now on, or 0 if it was one."""
+        self._limit = tokens // 2 or 1
+        self._passes = 0
+        return tokens // 2
+
+    def succeeded(self) -> None:
+        """A pass went through. After some of them, larger ones are planned again."""
+        if self._limit == self._max_batch_tokens:
+            return
+        self._passes += 1
+        if self._passes == _PASSES_BEFORE_GROWTH:
+            self._limit = min(self._max_batch_tokens, self._limit * 2)
+            self._passes = 0
 
     def plan(self) -> Plan:
         """Choose the next pass. Running requests come first, then prompts that have begun, then new ones."""
         state = self._state
         plan = Plan(len(state.running))
-        budget = self._max_batch_tokens - plan.decoding
+        budget = self._limit - plan.decoding
         for request in state.prefilling:
             budget = self._take_chunk(plan, request, budget)
         if budget > 0 and state.admitting and len(state.waiting):

@@ -1,8 +1,8 @@
 """The ranks of one engine: how they speak to each other, and how they find out that one is lost.
 
-All of it goes over ``torch.distributed``, in host tensors, by gloo. There is one question at a time, asked by every
-rank: each puts a short line of numbers on a table that all can read. Rank 0's line carries its time, which is
-everybody's time until the next question. Whatever goes wrong with the table is final: the group is lost, every
+All of it goes over ``torch.distributed``, in host tensors, by gloo. There is one question at a time, asked by
+every rank: each puts a short line of numbers on a table that all can read. Rank 0's line carries its time, which
+is everybody's time until the next question. Whatever goes wrong with the table is final: the group is lost, every
 later question fails at once, and nobody waits for anybody any more.
 """
 
@@ -93,9 +93,7 @@ class RankGroup:
         store = _fresh(store or distributed_c10d._get_default_store(), group)
         # Outside of torch's list of groups: when the last reference goes, connections close, and the others notice
         # at once that this rank has left.
-        gloo = ProcessGroupGloo(
-            PrefixStore("group", store), self.rank, self.size, timedelta(seconds=timeout)
-        )
+        gloo = ProcessGroupGloo(PrefixStore("group", store), self.rank, self.size, timedelta(seconds=timeout))
         self._group: _Collectives | None = cast("_Collectives", gloo)  # torch's stubs leave them out
         self._roll_call = RollCall(PrefixStore("roll", store), self.rank, self.size, heartbeat, timeout)
         self._table = _Table(self.size, _WIDTH)
@@ -106,9 +104,7 @@ class RankGroup:
         """Make room for this many tokens on the table. Every line is as wide: no message can meet another size."""
         self._table = _Table(self.size, _WIDTH + tokens)
 
-    def ask(
-        self, question: Question, *values: int, digest: int = 0, tokens: Int32 | None = None
-    ) -> Int64:
+    def ask(self, question: Question, *values: int, digest: int = 0, tokens: Int32 | None = None) -> Int64:
         """Put numbers on the table and read everybody's.
 
         Args:

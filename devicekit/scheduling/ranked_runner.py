@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from devicekit.contract.records import ErrorKind
 from devicekit.scheduling.batch import ForwardBatch, ModelLimits, Runner, StepOutput
-from devicekit.scheduling.errors import RankLost, RanksFailed
+from devicekit.scheduling.errors import RankLost, SchedulingError, describe_failures
 from devicekit.scheduling.rank_group import Question, RankGroup
-
-if TYPE_CHECKING:
-    import torch
 
 # From harmless to worst: the worst of any rank is the outcome of all.
 _OUTCOMES = (None, ErrorKind.OUT_OF_MEMORY, ErrorKind.WRONG_DEVICE, ErrorKind.DEVICE_LOST)
 _FAILED = _OUTCOMES.index(ErrorKind.WRONG_DEVICE)  # and whatever else says nothing of the device
 
 
-class PassFailed(RanksFailed):
+class PassOutOfMemory(torch.OutOfMemoryError):
+    """A forward pass ran out of memory on some ranks, and counts as such on all."""
+
+
+class PassFailed(SchedulingError):
     """A forward pass failed on some ranks. ``kind`` is what that means for all of them."""
 
-    def __init__(self, failures: dict[int, str], kind: ErrorKind | None = None) -> None:
-        super().__init__(failures)
+    def __init__(self, message: str, kind: ErrorKind | None) -> None:
+        super().__init__(message)
         self.kind = kind
 
-    def __reduce__(self) -> tuple[type[PassFailed], tuple[dict[int, str], ErrorKind | None]]:  # type: ignore[override]
-        return type(self), (self.failures, self.kind)
+    def __reduce__(self) -> tuple[type[PassFailed], tuple[str, ErrorKind | None]]:
+        return type(self), (str(self), self.kind)
 
 
 class RankedRunner:
@@ -46,7 +47,7 @@ class RankedRunner:
         ranks: RankGroup,
     ) -> None:
         self._runner = runner
-        self._device_error = classify
+        self._classify = classify
         self._ranks = ranks
 
     @property
@@ -60,28 +61,24 @@ class RankedRunner:
         """Compute, and hear how the others fared.
 
         Raises:
-            PassFailed: on every rank, if the pass failed on any.
+            PassOutOfMemory, PassFailed: on every rank, if the pass failed on any.
         """
         ranks = self._ranks
         if ranks.lost is not None:
-            raise PassFailed({rank: str(ranks.lost) for rank in ranks.lost.ranks}, ErrorKind.DEVICE_LOST)
+            raise PassFailed(str(ranks.lost), ErrorKind.DEVICE_LOST)
         output: StepOutput | None = None
         failure, outcome = "", 0
         try:
             output = self._runner.step(batch)
         except Exception as error:
             failure = f"{type(error).__name__}: {error}"
-            kind = self._device_error(error)
+            kind = self._classify(error)
             outcome = _FAILED if kind is None or kind not in _OUTCOMES else _OUTCOMES.index(kind)
         try:
             return self._agreed(batch, output, outcome, failure)
         except RankLost as lost:
-            failures = dict.fromkeys(lost.ranks or (ranks.rank,), str(lost))
-        raise PassFailed(failures, ErrorKind.DEVICE_LOST)
-
-    def classify(self, error: BaseException) -> ErrorKind | None:
-        """What an error of a pass means, on every rank alike."""
-        return error.kind if isinstance(error, PassFailed) else self._device_error(error)
+            message = str(lost)
+        raise PassFailed(message, ErrorKind.DEVICE_LOST)
 
     def _agreed(
         self, batch: ForwardBatch, output: StepOutput | None, outcome: int, failure: str
@@ -99,5 +96,7 @@ class RankedRunner:
             return StepOutput(tokens, output.logprobs)
         failed = np.flatnonzero(table[:, 0]).tolist()
         texts = self._ranks.texts(failure)
-        kind = _OUTCOMES[worst]
-        raise PassFailed({rank: texts[rank] for rank in failed}, kind)
+        message = describe_failures({rank: texts[rank] for rank in failed})
+        if _OUTCOMES[worst] is ErrorKind.OUT_OF_MEMORY:
+            raise PassOutOfMemory(message)
+        raise PassFailed(message, _OUTCOMES[worst])

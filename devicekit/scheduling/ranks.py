@@ -16,14 +16,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from devicekit.contract.records import ErrorKind
 from devicekit.device import Device
 from devicekit.release import ReleasePoint, ReleasePoints, ReleasePolicy
 from devicekit.scheduling.batch import Runner
 from devicekit.scheduling.errors import InvalidOperation, InvalidRequest, RankLost
 from devicekit.scheduling.messages import Operation
+from devicekit.scheduling.planning import Plan
 from devicekit.scheduling.rank_group import Question, RankGroup
 from devicekit.scheduling.ranked_control import RankedControl
-from devicekit.scheduling.ranked_runner import RankedRunner
+from devicekit.scheduling.ranked_runner import PassFailed, RankedRunner
 from devicekit.scheduling.request import Finish, FinishKind, Request
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits, Step
 from devicekit.scheduling.stopping import Detokenizer
@@ -54,7 +56,8 @@ class RankedScheduler(Scheduler):
         policies: Mapping[ReleasePoint, ReleasePolicy] | None = None,
         detokenizer: Detokenizer | None = None,
     ) -> None:
-        releases = ReleasePoints(device, policies or {}, ranks.clock, agreed=ranks.first)
+        releases = ReleasePoints.configured(device, policies, clock=ranks.clock)
+        releases.agreed = ranks.first
         model = runner.limits
         ranks.require_same("sizes", f"{limits}")
         ranks.require_same(
@@ -69,7 +72,6 @@ class RankedScheduler(Scheduler):
         self.ranks = ranks
         self.state.ranks = ranks
         self.control = RankedControl(self.state, ranks)
-        self._classify = ranked.classify
         self._outbox: deque[tuple[Request | Operation, bytes]] = deque()
         self._closing = False
         self.closed = False
@@ -149,7 +151,7 @@ class RankedScheduler(Scheduler):
             with self.ranks.step():
                 self._begin_together()
                 if self.ranks.lost is not None:
-                    self._end_everything(self.ranks.lost)
+                    self._end_everything(str(self.ranks.lost))
                 return super().step()
         except BaseException as error:
             # This rank cannot say that its state is still the same as the others'.
@@ -167,14 +169,18 @@ class RankedScheduler(Scheduler):
         if self.ranks.lost is not None:
             return
         try:
-            table = self.ranks.ask(Question.STEP, len(content), self._closing, digest=self._digest())
+            healthy = self.state.healthy
+            table = self.ranks.ask(Question.STEP, len(content), self._closing, healthy, digest=self._digest())
             size, closing = table[0, :2].tolist()
+            sick = np.flatnonzero(table[:, 2] == 0).tolist()
             if size:
                 received = self.ranks.hand_out(content or None, size)
                 if self.ranks.rank:
                     self._inbox.extend(pickle.loads(one) for one in pickle.loads(received))
         except RankLost:
             return  # what it means is the caller's business, and what came in is answered there
+        if sick and healthy:
+            self._end_everything(f"The device of rank {', '.join(map(str, sick))} is lost.")
         if closing:
             self.closed = True
             self.ranks.close()
@@ -186,7 +192,6 @@ class RankedScheduler(Scheduler):
             state.epoch,
             state.weights_epoch,
             state.paused,
-            state.healthy,
             len(state.requests),
             len(state.running),
             len(state.prefilling),
@@ -199,8 +204,11 @@ class RankedScheduler(Scheduler):
         counts += [part.pending() for part in state.participants if part.pending is not None]
         return zlib.crc32(np.array(counts, np.int64).tobytes())
 
-    def _end_everything(self, lost: RankLost) -> None:
+    def _fail(self, plan: Plan, error: Exception, kind: ErrorKind | None) -> None:
+        super()._fail(plan, error, error.kind if isinstance(error, PassFailed) else kind)
+
+    def _end_everything(self, message: str) -> None:
         state = self.state
         state.healthy = False
         for request in list(state.requests.values()):
-            state.finish(request, Finish(FinishKind.ERROR, message=str(lost)))
+            state.finish(request, Finish(FinishKind.ERROR, message=message))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from devicekit.scheduling.planning import Plan
 from devicekit.scheduling.request import Finish, FinishKind, Request
 from devicekit.scheduling.reservation import LOOK_AHEAD, NewTokenRatio
 from devicekit.scheduling.state import SchedulerState
@@ -46,16 +45,12 @@ class Retraction:
         state.finish(alone, Finish(FinishKind.ERROR, message=message))
         return False
 
-    def shed_load(self, plan: Plan) -> bool:
-        """After two device out-of-memory failures: make the next pass smaller. False: it cannot be smaller."""
-        if plan.chunks and (plan.decoding or len(plan.chunks) > 1):
-            victims = [chunk.request for chunk in plan.chunks[1 if not plan.decoding else 0 :]]
-        else:
-            ranked = self._ranked()
-            victims = ranked[(len(ranked) + 1) // 2 :]
-        for request in victims:
-            self._retract(request)
-        return bool(victims)
+    def shed_load(self, most: int) -> bool:
+        """Keep no more than ``most`` requests running. False when that is none: the pass cannot be smaller."""
+        if most:
+            for request in self._ranked()[most:]:
+                self._retract(request)
+        return most > 0
 
     def _ranked(self) -> list[Request]:
         """Running requests, first the one to keep its KV longest: most generated, then shortest prompt."""

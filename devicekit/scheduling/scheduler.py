@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from devicekit.clock import Clock, SystemClock
+from devicekit.contract.errors import DeviceError
 from devicekit.contract.records import ErrorKind
 from devicekit.device import Device
 from devicekit.memory.pages import PageAllocator
 from devicekit.memory.prefix import PrefixCache
 from devicekit.memory.rows import RequestTable
+from devicekit.oom import OutOfMemoryRecovery, describe
 from devicekit.release import ReleasePoint, ReleasePoints
 from devicekit.scheduling.batch import ForwardBatch, Int32, Logprobs, Runner, StepOutput
 from devicekit.scheduling.control import Control
@@ -66,7 +68,7 @@ class Scheduler:
         runner: what turns a batch into tokens.
         device: where it runs; asked what an error means, and to empty its cache at release points.
         limits: sizes.
-        releases: release points; default: the device's with default policies.
+        releases: release points; default: as the environment sets them, on the scheduler's clock.
         detokenizer: needed by requests with stop strings.
     """
 
@@ -83,7 +85,7 @@ class Scheduler:
         clock = clock or SystemClock()
         model = runner.limits
         self.limits = limits
-        self._classify = device.classify_error
+        self._device = device
         self._model = model
         self._pool_tokens = limits.num_pages * limits.page_size
         longest = min(model.max_positions, self._pool_tokens)
@@ -100,13 +102,14 @@ class Scheduler:
             waiting=WaitingQueue(
                 limits.policy, lambda request: kv.cached_tokens(request, self.state.namespace(request))
             ),
-            releases=releases or ReleasePoints(device, clock=clock),
+            releases=releases or ReleasePoints.configured(device, clock=clock),
             clock=clock,
         )
         self._ratio = NewTokenRatio(limits.conservativeness)
         self._planner = Planner(self.state, self._ratio, limits.max_batch_tokens)
         self._builder = BatchBuilder(self.state, limits.max_running, limits.max_batch_tokens)
         self._retraction = Retraction(self.state, self._ratio)
+        self._recovery = OutOfMemoryRecovery(device, self.state.releases)
         self._stops = StopConditions(model, detokenizer)
         self._inbox: deque[Request | Operation] = deque()
         self._woken = threading.Event()
@@ -238,33 +241,32 @@ class Scheduler:
             return 0
         self._process(plan, result)
         self._ratio.decay()
+        self._planner.succeeded()
         return len(batch.tokens)
 
     def _run(self, batch: ForwardBatch, plan: Plan) -> StepOutput | None:
-        """One forward pass; on out of memory empty the cache and try once more. ``None``: it failed."""
+        """One forward pass, tried twice if it runs out of memory. ``None``: it failed."""
         try:
-            return self.state.runner.step(batch)
+            return self._recovery.run("the forward pass", self.state.runner.step, batch)
         except Exception as error:
-            kind = self._classify(error)
-            if kind is not ErrorKind.OUT_OF_MEMORY:
-                self._fail(plan, error, kind)
-                return None
-        # Outside the handler: the traceback held on to the tensors of the failed pass.
-        self.state.releases.reach(ReleasePoint.OUT_OF_MEMORY)
-        try:
-            return self.state.runner.step(batch)
-        except Exception as error:
-            kind = self._classify(error)
-            if kind is ErrorKind.OUT_OF_MEMORY and self._retraction.shed_load(plan):
-                return None
+            kind = self._device.classify_error(error)
+            if kind is ErrorKind.OUT_OF_MEMORY:
+                most = self._planner.halve(len(batch.tokens))
+                if self._retraction.shed_load(most):
+                    return None
             self._fail(plan, error, kind)
             return None
 
     def _idle(self) -> None:
         self._ratio.reset()
         self.state.kv.tidy()
-        if not self.state.paused and not self.state.blockers():
+        if self.state.paused or not self.state.healthy or self.state.blockers():
+            return
+        try:
             self.state.releases.reach(ReleasePoint.IDLE)
+        except DeviceError as error:  # the ledger has it, and it failed no request
+            if self._device.classify_error(error) is ErrorKind.DEVICE_LOST:
+                self.state.healthy = False
 
     def _fail(self, plan: Plan, error: Exception, kind: ErrorKind | None) -> None:
         """End the requests of a pass that failed; all there are, if the device is gone."""
@@ -272,7 +274,7 @@ class Scheduler:
         if kind is ErrorKind.DEVICE_LOST:
             self.state.healthy = False
             involved = list(self.state.requests.values())
-        message = f"The forward pass failed: {type(error).__name__}: {error}"
+        message = f"The forward pass failed: {describe(error)}"
         for request in involved:
             self.state.finish(request, Finish(FinishKind.ERROR, message=message))
 

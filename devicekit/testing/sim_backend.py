@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from devicekit.contract import hookimpl
 from devicekit.contract.handles import DeviceGraph, Event, MemoryPool, Stream
-from devicekit.contract.hooks import hookimpl
 from devicekit.contract.manifest import Manifest
 from devicekit.contract.records import (
     AllocatorState,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from hashlib import blake2b
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, SpawnContext
 
 import numpy as np
 import torch
@@ -23,13 +24,13 @@ from devicekit.memory.audit import audit
 from devicekit.memory.host_kv import HostKVPool
 from devicekit.opening import get_device
 from devicekit.release import ReleasePoint, ReleasePolicy
+from devicekit.runners.hash_runner import HashRunner, salt_of
 from devicekit.scheduling.host_tier import HostTier, attach_host_tier
 from devicekit.scheduling.messages import Operation, Output, Reply
 from devicekit.scheduling.rank_group import RankGroup
 from devicekit.scheduling.ranks import RankedScheduler
 from devicekit.scheduling.request import Finish, Request, SamplingParams
 from devicekit.scheduling.scheduler import SchedulerLimits, Step
-from devicekit.testing.hash_runner import HashRunner, salt_of
 from devicekit.weights.install import WeightControl, install
 from devicekit.weights.store import Model, WeightStore
 from tests.scheduling.rig import LateCopier
@@ -210,9 +211,7 @@ def make_rank(
     )
     scheduler = Recorded(runner, device, limits, group, policies=policies)
     scheduler.record = record = Record()
-    weights = install(
-        scheduler.control, WeightStore(scheduler.state, device, Model(runner)), rank=group.rank
-    )
+    weights = install(scheduler.control, WeightStore(scheduler.state, device, Model(runner)), rank=group.rank)
     tier = None
     if host_pages:
         tier = attach_host_tier(scheduler, HostKVPool(device, runner.pool, host_pages, copier=copier))
@@ -228,9 +227,7 @@ def serve(rank: int, size: int, port: int, pipe: Connection) -> None:
     """The main function of a rank's process: run scenarios until the pipe closes."""
     torch.set_num_threads(1)
     store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=20))
-    dist.init_process_group(
-        "gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=20)
-    )
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=20))
     while True:
         try:
             module, name, arguments = pipe.recv()
@@ -244,19 +241,26 @@ def serve(rank: int, size: int, port: int, pipe: Connection) -> None:
 
 
 class World:
-    """The processes of ``size`` ranks. The store that they meet at is this process's: it outlives them all."""
+    """The processes of ``size`` ranks. The store that they meet at is this process's: it outlives them all.
 
-    def __init__(self, size: int) -> None:
+    Forked from a process that has imported everything they start at once. Otherwise each is an interpreter of its
+    own, where sets and dictionaries of strings have another order, as they have in real life.
+    """
+
+    def __init__(self, size: int, *, forked: bool) -> None:
         self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
+        context: ForkServerContext | SpawnContext = multiprocessing.get_context("spawn")
+        if forked:
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload([__name__])
         self.broken = False
         self.pipes: list[Connection] = []
         self.processes = []
         for rank in range(size):
             ours, theirs = context.Pipe()
             process = context.Process(target=serve, args=(rank, size, self.store.port, theirs), daemon=True)
-            process.start()
+            with hash_seed(rank):
+                process.start()
             theirs.close()
             self.pipes.append(ours)
             self.processes.append(process)
@@ -292,9 +296,38 @@ class World:
             process.close()
 
 
+class Worlds:
+    """Worlds that may be used again and again, by their size."""
+
+    def __init__(self) -> None:
+        self._worlds: dict[int, World] = {}
+
+    def __call__(self, size: int) -> World:
+        if size in self._worlds and self._worlds[size].broken:
+            self._worlds.pop(size).close()
+        return self._worlds.get(size) or self._worlds.setdefault(size, World(size, forked=False))
+
+    def close(self) -> None:
+        for world in self._worlds.values():
+            world.close()
+
+
+@contextmanager
+def hash_seed(seed: int) -> Iterator[None]:
+    before = os.environ.get("PYTHONHASHSEED")
+    os.environ["PYTHONHASHSEED"] = str(seed + 1)
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONHASHSEED"]
+        if before is not None:
+            os.environ["PYTHONHASHSEED"] = before
+
+
 @contextmanager
 def new_world(size: int) -> Iterator[World]:
-    world = World(size)
+    """A world of its own, for scenarios that do not leave it whole."""
+    world = World(size, forked=True)
     try:
         yield world
     finally:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
+import numpy as np
 import pytest
 
+from devicekit.runners.hash_runner import expected, make_weights, salt_of
 from devicekit.scheduling.messages import (
     Abort,
     Continue,
@@ -14,8 +14,7 @@ from devicekit.scheduling.messages import (
     Pause,
     PauseMode,
 )
-from devicekit.scheduling.request import FinishKind
-from devicekit.testing.hash_runner import expected, make_weights, salt_of
+from devicekit.scheduling.request import FinishKind, Request, SamplingParams
 from devicekit.weights.operations import (
     BeginWeightUpdate,
     ChecksumWeights,
@@ -24,16 +23,15 @@ from devicekit.weights.operations import (
     ResumeMemory,
     UpdateWeightsFromTensor,
 )
-from tests.scheduling.ranked_world import Rank, Record, World, agree, make_rank, new_world
+from tests.scheduling.ranked_world import Rank, Record, World, Worlds, agree, make_rank
 
 NEW = make_weights(5)
 A, B = list(range(1, 20)), list(range(100, 130))
 
 
-@pytest.fixture(scope="module", params=[2, 3])
-def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    with new_world(request.param) as world:
-        yield world
+@pytest.fixture(params=[2, 3])
+def world(request: pytest.FixtureRequest, worlds: Worlds) -> World:
+    return worlds(request.param)
 
 
 def every_verb(rank: Rank) -> None:
@@ -107,3 +105,24 @@ def test_clocks_that_are_an_hour_apart_expire_nothing_twice_and_nothing_early(wo
     assert "Timed out" in first.replies["expires"].message
     assert first.replies["waits"].success
     assert first.finishes["timed"].kind is FinishKind.LENGTH
+
+
+def many_that_end_at_once() -> Record:
+    rank = make_rank(num_pages=200, max_running=16)
+
+    def script(rank: Rank) -> None:
+        names = [f"same-{number}" for number in range(12)]
+        for number, name in enumerate(names):
+            params = SamplingParams(max_new_tokens=5, temperature=0.0, ignore_eos=True)
+            prompt = np.array([*A, number], np.int32)
+            rank.scheduler.post(Request(name, prompt, params, timeout=100.0, stream=number % 2 == 0))
+        rank.run(*names)
+        rank.request("next", B)
+        rank.run("next")
+
+    return rank.play(script)
+
+
+def test_the_order_of_sets_decides_nothing(world: World) -> None:
+    """Requests with conditions of their own are kept in sets, whose order differs between processes."""
+    agree(world.play(many_that_end_at_once))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -12,6 +12,7 @@ import torch
 from devicekit.contract.errors import ConfigurationError
 from devicekit.contract.records import ErrorKind
 from devicekit.release import ReleasePoint, when_reclaimable
+from devicekit.runners.hash_runner import expected, make_weights, salt_of
 from devicekit.scheduling.errors import InvalidOperation, RankLost
 from devicekit.scheduling.messages import (
     Continue,
@@ -26,25 +27,22 @@ from devicekit.scheduling.messages import (
 )
 from devicekit.scheduling.request import FinishKind, Request
 from devicekit.scheduling.state import Participant
-from devicekit.testing.hash_runner import expected, make_weights, salt_of
 from devicekit.weights.operations import ChecksumWeights, InitUpdateGroup, UpdateWeightsFromTensor
-from tests.scheduling.ranked_world import Rank, Record, World, agree, make_rank, new_world
+from tests.scheduling.ranked_world import Rank, Record, World, Worlds, agree, make_rank
 from tests.scheduling.rig import LateCopier
 
 OLD, NEW = make_weights(0), make_weights(5)
 A, B = list(range(1, 20)), list(range(100, 130))
 
 
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    with new_world(2) as world:
-        yield world
+@pytest.fixture
+def world(worlds: Worlds) -> World:
+    return worlds(2)
 
 
-@pytest.fixture(scope="module")
-def three() -> Iterator[World]:
-    with new_world(3) as world:
-        yield world
+@pytest.fixture
+def three(worlds: Worlds) -> World:
+    return worlds(3)
 
 
 # -- Weight updates -------------------------------------------------------------------------------------------
@@ -149,7 +147,7 @@ def failing_pass(at: int, faults: int, kind: str) -> Record:
         rank.runner.faults.extend([None] * at + [errors[kind]] * faults)
         rank.runner.faults_after_writing = bool(at % 2)
         if kind == "lost":
-            rank.scheduler.state.runner._device_error = lambda error: ErrorKind.DEVICE_LOST  # type: ignore[attr-defined]
+            rank.scheduler.state.runner._classify = lambda error: ErrorKind.DEVICE_LOST  # type: ignore[attr-defined]
 
     def script(rank: Rank) -> None:
         rank.request("r1", A, 8)
@@ -308,7 +306,7 @@ def test_rank_0_decides_whether_releasing_is_worth_it(world: World, figures: lis
     agree(records)
     reasons = {str(one.notes["reason"]) for one in records}
     assert len(reasons) == 1
-    assert ("10 bytes are reclaimable" in reasons.pop()) is (figures[0] == 10)
+    assert ("TOO_LITTLE" in reasons.pop()) is (figures[0] == 10)
 
 
 # -- Misuse ---------------------------------------------------------------------------------------------------

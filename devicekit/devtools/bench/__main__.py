@@ -6,10 +6,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from devicekit.devtools.bench import dispatch, pools, scheduler
+from devicekit.devtools.bench import dispatch, observe, pools, releases, residency, scheduler
 from devicekit.devtools.bench.harness import as_json, as_table
 
-SUITES = {"dispatch": dispatch.run, "pools": pools.run, "scheduler": scheduler.run}
+SUITES = {
+    "dispatch": dispatch.run,
+    "observe": observe.run,
+    "pools": pools.run,
+    "releases": releases.run,
+    "residency": residency.run,
+    "scheduler": scheduler.run,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,0 +1,145 @@
+"""What a check is given: the backend, a road to its device that is not the backend's own, and words for faults."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn, cast
+
+from devicekit_conformance import frozen_contract
+from devicekit_conformance.target import Target, load_object
+
+if TYPE_CHECKING:
+    from devicekit.contract.manifest import Manifest
+    from devicekit.device import Device
+    from devicekit.registry import Candidate, OpenedBackend
+    from devicekit_conformance.probe import Probe
+
+MIB = 1 << 20
+
+
+class Failure(Exception):
+    """The backend breaks the requirement."""
+
+
+class NotApplicable(Exception):
+    """The requirement says nothing about this backend."""
+
+
+class NotRun(Exception):
+    """The requirement applies and cannot be decided here."""
+
+
+class Context:
+    """One backend in one worker process. Everything is opened when it is first asked for."""
+
+    def __init__(self, target: Target, note: Callable[[str], None] = lambda text: None) -> None:
+        self.target = target
+        self.note = note  # tells the judge what is being tried, for the message if this process hangs
+
+    # -- The backend ------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def candidate(self) -> Candidate:
+        """What the registry found. For a backend that is not installed, its module is imported here."""
+        return self.target.candidate()
+
+    @property
+    def manifest(self) -> Manifest:
+        if self.candidate.error is not None:
+            raise Failure(str(self.candidate.error))
+        return cast("Manifest", self.candidate.manifest)
+
+    @functools.cached_property
+    def opened(self) -> OpenedBackend:
+        from devicekit.registry import load
+
+        return load(self.candidate)
+
+    @property
+    def plugin(self) -> object:
+        """The backend's own object."""
+        return self.opened.plugin
+
+    @property
+    def implemented(self) -> frozenset[str]:
+        return self.opened.implemented
+
+    @functools.cached_property
+    def device_count(self) -> int:
+        """Devices that the backend reports; 0 when it says it is not available."""
+        available, count = self.opened.function("is_available"), self.opened.function("device_count")
+        if available is None or count is None or available() is not True:
+            return 0
+        found = count()
+        return found if type(found) is int else 0
+
+    def device(self, index: int = 0) -> Device:
+        """The engine's handle, for what is to be seen through the host."""
+        from devicekit.opening import device_of
+
+        return device_of(self.opened, index)
+
+    def claims(self, capability: str) -> bool:
+        return capability in self.manifest.capabilities
+
+    def has(self, hook: str) -> bool:
+        return hook in self.implemented
+
+    def hook(self, name: str) -> Callable[..., object]:
+        """The backend's own function, called as the host calls it. A hook that raises is a failure."""
+        function = self.opened.function(name)
+        if function is None:
+            raise NotApplicable(f"the backend does not implement {name}")
+
+        def call(*arguments: object) -> object:
+            try:
+                return function(*arguments)
+            except Exception as error:
+                shown = ", ".join(map(repr, arguments))
+                raise Failure(f"{name}({shown}) raised {type(error).__name__}: {error}") from error
+
+        return call
+
+    def raw_hook(self, name: str) -> Callable[..., object]:
+        """The backend's own function, whose exceptions are what is being looked at."""
+        function = self.opened.function(name)
+        if function is None:
+            raise NotApplicable(f"the backend does not implement {name}")
+        return function
+
+    def result(self, name: str, *arguments: object) -> object:
+        """Call a hook and check the exact type of what it returns."""
+        found = self.hook(name)(*arguments)
+        self.check_type(name, found)
+        return found
+
+    def check_type(self, name: str, found: object) -> None:
+        """Fail unless ``found`` is of a type that the contract allows the hook to return."""
+        allowed = frozen_contract.HOOKS[name].returns
+        if "*" not in allowed and type(found).__name__ not in allowed:
+            expected = " or ".join("None" if one == "NoneType" else one for one in allowed)
+            fail(f"{name} returned {found!r} ({type(found).__name__}), not {expected}")
+
+    # -- The road around it -----------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def probe(self) -> Probe:
+        from devicekit_conformance.probe import TorchProbe
+
+        if self.target.probe is not None:
+            made, _ = load_object(self.target.probe)
+            return cast("Probe", made())
+        self.opened  # noqa: B018  # a vendor's torch module appears when its plugin is imported
+        return TorchProbe(self.manifest.device_type, self.manifest.indexed)
+
+
+def expect(condition: bool, message: str) -> None:
+    """Fail with ``message`` unless ``condition`` holds."""
+    if not condition:
+        fail(message)
+
+
+def fail(message: str) -> NoReturn:
+    """Fail the requirement."""
+    raise Failure(message)

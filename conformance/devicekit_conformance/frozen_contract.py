@@ -1,0 +1,124 @@
+"""The suite's own copy of device contract 1.0, written down once and never read from the host.
+
+A host that answers a missing hook wrongly would agree with its own table; it does not agree with this one.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+CONTRACT = "1.0"
+
+
+class Missing(enum.Enum):
+    """What a host must do when a backend lacks a hook."""
+
+    REFUSE_BACKEND = "required"
+    RAISE = "ordering"
+    DO_NOTHING_AND_SAY_SO = "releasing"
+    ANSWER_UNKNOWN = "observing"
+
+
+@dataclass(frozen=True)
+class FrozenHook:
+    """One hook: its parameters, the exact types it may return, and what its absence means."""
+
+    name: str
+    missing: Missing
+    parameters: tuple[str, ...]
+    returns: tuple[str, ...]  # exact type names; "*" where any object of the vendor's will do
+
+    @property
+    def signature(self) -> str:
+        return f"{self.name}({', '.join(self.parameters)})"
+
+    @property
+    def harmless(self) -> bool:
+        """Whether calling it with nothing but an index changes no state that an engine relies on."""
+        return self.parameters in ((), ("index",)) and self.name not in _CREATING
+
+
+_REQUIRED, _ORDERING = Missing.REFUSE_BACKEND, Missing.RAISE
+_RELEASING, _OBSERVING = Missing.DO_NOTHING_AND_SAY_SO, Missing.ANSWER_UNKNOWN
+_CREATING = frozenset({"set_index", "create_graph", "memory_pool"})
+
+_ROWS: tuple[tuple[str, Missing, tuple[str, ...], tuple[str, ...]], ...] = (
+    ("is_available", _REQUIRED, (), ("bool",)),
+    ("device_count", _REQUIRED, (), ("int",)),
+    ("current_index", _ORDERING, (), ("int",)),
+    ("set_index", _ORDERING, ("index",), ("NoneType",)),
+    ("device_properties", _OBSERVING, ("index",), ("DeviceProperties",)),
+    ("synchronize", _REQUIRED, ("index",), ("NoneType",)),
+    ("current_stream", _ORDERING, ("index",), ("*",)),
+    ("create_stream", _ORDERING, ("index", "priority"), ("*",)),
+    ("use_stream", _ORDERING, ("stream",), ("*",)),
+    ("create_event", _ORDERING, ("index", "timing"), ("*",)),
+    ("is_capturing", _OBSERVING, ("index",), ("bool",)),
+    ("create_graph", _ORDERING, ("index",), ("*",)),
+    ("empty_cache", _RELEASING, (), ("NoneType",)),
+    ("empty_host_cache", _RELEASING, (), ("NoneType",)),
+    ("collect_ipc", _RELEASING, (), ("NoneType",)),
+    ("memory_stats", _OBSERVING, ("index",), ("MemoryStats",)),
+    ("memory_info", _OBSERVING, ("index",), ("MemoryInfo",)),
+    ("process_memory", _OBSERVING, ("index",), ("list", "tuple", "NoneType")),
+    ("host_memory_stats", _OBSERVING, (), ("HostMemoryStats",)),
+    ("memory_snapshot", _OBSERVING, ("index",), ("list", "tuple")),
+    ("reset_peak_memory_stats", _RELEASING, ("index",), ("NoneType",)),
+    ("set_memory_fraction", _ORDERING, ("index", "fraction"), ("NoneType",)),
+    ("memory_pool", _ORDERING, ("index",), ("*",)),
+    ("classify_error", _OBSERVING, ("error",), ("ErrorKind", "NoneType")),
+    ("pin_memory", _ORDERING, ("tensor",), ("Tensor",)),
+    ("copies_overlap", _OBSERVING, ("index",), ("bool",)),
+    ("manual_seed", _ORDERING, ("index", "seed"), ("NoneType",)),
+    ("get_rng_state", _ORDERING, ("index",), ("Tensor",)),
+    ("set_rng_state", _ORDERING, ("index", "state"), ("NoneType",)),
+    ("collective_backend", _OBSERVING, (), ("str",)),
+    ("visible_devices_variable", _OBSERVING, (), ("str", "NoneType")),
+    ("is_bad_fork", _OBSERVING, (), ("bool",)),
+    ("export_ipc", _ORDERING, ("tensor",), ("*",)),
+    ("import_ipc", _ORDERING, ("handle",), ("Tensor",)),
+    ("profiler_activity", _OBSERVING, (), ("ProfilerActivity", "_ProfilerActivity", "NoneType")),
+    ("record_memory_history", _ORDERING, ("index", "enabled"), ("NoneType",)),
+)
+
+HOOKS: Mapping[str, FrozenHook] = MappingProxyType({row[0]: FrozenHook(*row) for row in _ROWS})
+
+CAPABILITIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "caching_allocator": ("empty_cache", "memory_stats"),
+        "peak_memory": ("memory_stats", "reset_peak_memory_stats"),
+        "driver_memory": ("memory_info",),
+        "streams": ("current_stream", "create_stream", "use_stream"),
+        "events": ("create_event",),
+        "graphs": ("create_graph", "is_capturing"),
+        "async_copies": ("copies_overlap",),
+        "pinned_memory": ("pin_memory",),
+        "memory_fraction": ("set_memory_fraction",),
+        "memory_pools": ("memory_pool",),
+        "ipc": ("export_ipc", "import_ipc"),
+        "rng_state": ("get_rng_state", "set_rng_state"),
+        "unified_memory": ("device_properties",),
+    }
+)
+
+STATS_FIELDS = (
+    "allocated",
+    "requested",
+    "active",
+    "reserved",
+    "inactive_split",
+    "peak_allocated",
+    "peak_active",
+    "peak_reserved",
+    "num_alloc_retries",
+    "num_ooms",
+    "num_device_alloc",
+    "num_device_free",
+    "num_segments",
+)
+ALLOCATOR_STATES = ("ok", "uninitialised", "bad_fork", "unsupported")
+INFO_SOURCES = ("runtime", "management", "os", "estimate")
+ERROR_KINDS = ("out_of_memory", "device_lost", "wrong_device", "not_initialised")

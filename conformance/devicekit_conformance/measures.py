@@ -1,0 +1,59 @@
+"""Readings that several requirements share, each by the road that the hook under test cannot steer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from devicekit_conformance.context import MIB, Context, NotApplicable
+
+if TYPE_CHECKING:
+    import torch
+
+    from devicekit.contract.records import MemoryInfo, MemoryStats
+
+# Constants, never derived from what is under test: a backend that reports MiB would choose its own test size.
+BLOCK = 24 * MIB
+LARGE = 256 * MIB
+
+
+def stats(ctx: Context, index: int = 0) -> MemoryStats:
+    """The backend's statistics, of the right type."""
+    return cast("MemoryStats", ctx.result("memory_stats", index))
+
+
+def info(ctx: Context, index: int = 0) -> MemoryInfo:
+    """The driver's figures, of the right type."""
+    return cast("MemoryInfo", ctx.result("memory_info", index))
+
+
+def known(value: int | None, name: str) -> int:
+    """``value``, where the backend knows it."""
+    if value is None:
+        raise NotApplicable(f"{name} is unknown on this backend")
+    return value
+
+
+def held(ctx: Context, index: int = 0) -> int:
+    """Bytes that the allocator holds: by torch's own count if there is one, else by the backend's."""
+    seen = ctx.probe.held(index)
+    if seen is None and ctx.has("memory_stats"):
+        seen = stats(ctx, index).reserved
+    return known(seen, "reserved memory")
+
+
+def settle(ctx: Context, index: int = 0) -> None:
+    """Finish all work and empty the cache, so that what follows starts from the same state."""
+    ctx.hook("synchronize")(index)
+    if ctx.has("empty_cache"):
+        ctx.hook("empty_cache")()
+
+
+def filled(ctx: Context, size: int, value: int, index: int = 0) -> torch.Tensor:
+    """A live block whose every byte is ``value``."""
+    block = ctx.probe.tensor(size, index)
+    return block.fill_(value)
+
+
+def intact(block: torch.Tensor, value: int) -> bool:
+    """Whether every byte of the block is still ``value``."""
+    return bool((block == value).all().item())

@@ -1,0 +1,166 @@
+"""One pytest session's conformance run: its backends' sessions, what was left out, the verdict and the reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from devicekit_conformance.judge import Nursery
+from devicekit_conformance.outcomes import EXIT_CODES, Result, Status, Verdict, counts_of
+from devicekit_conformance.publish import write_report
+from devicekit_conformance.report import make_report
+from devicekit_conformance.rulebook import DEFAULT_PROFILES, PROFILES, rulebook
+from devicekit_conformance.session import Session
+from devicekit_conformance.target import Target, UsageError
+from devicekit_conformance.waivers import Waivers
+
+
+class Run:
+    """Sessions by backend address, made when they are first needed."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        if hasattr(config, "workerinput") or getattr(config.option, "numprocesses", None):
+            raise pytest.UsageError("Conformance reads the counters of one device from one process: drop -n.")
+        self._config = config
+        self._sessions: dict[str, Session] = {}
+        self._collected: dict[str, set[str]] = {}
+        self._nursery: Nursery | None = None
+
+    def session(self, target: Target, waivers: Path | None = None) -> Session:
+        """The session of one backend.
+
+        Raises:
+            pytest.UsageError: there is no such backend, or the waiver file is wrong.
+        """
+        if target.address not in self._sessions:
+            try:
+                target.check()
+                listed = Waivers.read(waivers) if waivers else Waivers()
+            except UsageError as error:
+                raise pytest.UsageError(str(error)) from None
+            if self._nursery is None:
+                self._nursery = Nursery()
+            self._sessions[target.address] = Session(target, self._nursery, listed, self.profiles)
+        return self._sessions[target.address]
+
+    @property
+    def profiles(self) -> tuple[str, ...]:
+        chosen = self._config.getoption("devicekit_profile")
+        if unknown := sorted(set(chosen or ()) - PROFILES.keys()):
+            raise pytest.UsageError(
+                f"There is no profile {', '.join(unknown)}; there are {', '.join(PROFILES)}."
+            )
+        return tuple(name for name in PROFILES if name in chosen) if chosen else DEFAULT_PROFILES
+
+    def open_named_backends(self) -> None:
+        """Make the session of every backend on the command line.
+
+        Raises:
+            pytest.UsageError: none is named, one does not exist, or the waiver file is wrong.
+        """
+        addresses = self._config.getoption("devicekit_backend")
+        if not addresses:
+            raise pytest.UsageError(
+                "Say which backend to judge: --backend NAME, or --backend package.module:Class."
+            )
+        waivers = self._config.getoption("devicekit_waivers")
+        for address in dict.fromkeys(addresses):
+            target = Target(address, self._config.getoption("devicekit_probe"))
+            self.session(target, Path(waivers) if waivers else None)
+
+    def parametrise(self, metafunc: pytest.Metafunc) -> None:
+        """Give the suite's one test function an item for each backend and requirement."""
+        cases = [
+            pytest.param(session, id, id=f"{address}-{id}", marks=pytest.mark.devicekit(id))
+            for address, session in self._sessions.items()
+            for id in session.rules
+        ]
+        metafunc.parametrize(("dk_session", "dk_requirement"), cases)
+
+    def claim(self, session: Session, id: str) -> None:
+        """Note that a test item for this requirement was collected and survived selection."""
+        self._collected.setdefault(session.target.address, set()).add(id)
+
+    def note_selection(self, items: Sequence[pytest.Item]) -> None:
+        """Exclude, visibly, every requirement that -k, --deselect or a conftest took out."""
+        for item in items:
+            if (found := identify(item)) is not None:
+                self.claim(*found)
+        for address, session in self._sessions.items():
+            left_out = session.rules.keys() - self._collected.get(address, set())
+            session.exclude(left_out, "deselected in this pytest run")
+
+    def summarise(self, terminal: pytest.TerminalReporter) -> None:
+        for session in self._sessions.values():
+            results = session.results()
+            told = ", ".join(f"{number} {name}" for name, number in counts_of(results).items() if number)
+            terminal.section(f"devicekit conformance: {session.target.address}", "=")
+            for result in results:
+                if result.status is Status.STALE_WAIVER or (
+                    result.status is Status.FAIL and result.level.value != "MUST"
+                ):
+                    terminal.line(f"{result.id} {result.status.value}: {result.message}")
+            terminal.line(f"{session.verdict.value.upper()} ({told})")
+
+    def finish(self, session: pytest.Session) -> None:
+        """Write the reports and give the session the exit code of the worst verdict."""
+        where = self._config.getoption("devicekit_report")
+        for one in self._sessions.values():
+            if where:
+                folder = Path(where)
+                several = len(self._sessions) > 1
+                write_report(make_report(one), folder / _file_name(one) if several else folder)
+        verdicts = [one.verdict for one in self._sessions.values()]
+        if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            for verdict in (Verdict.NON_CONFORMANT, Verdict.INCOMPLETE):
+                if verdict in verdicts:
+                    session.exitstatus = EXIT_CODES[verdict]
+                    return
+
+    def close(self) -> None:
+        for session in self._sessions.values():
+            session.close()
+        if self._nursery is not None:
+            self._nursery.close()
+
+
+def decide(session: Session, id: str) -> None:
+    """Judge a requirement, and end the running test the way its result says."""
+    __tracebackhide__ = True
+    result = session.judge(id)
+    if result.status is not Status.PASS:
+        _end(result)
+
+
+def _end(result: Result) -> NoReturn:
+    __tracebackhide__ = True
+    rule = rulebook()[result.id]
+    if result.status in (Status.NOT_APPLICABLE, Status.NOT_RUN, Status.BLOCKED):
+        pytest.skip(f"{result.status.value}: {result.message}")
+    if result.status is Status.WAIVED:
+        waiver = result.waiver or {}
+        pytest.xfail(f"waived until {waiver.get('expires')}: {waiver.get('reason')} ({waiver.get('link')})")
+    text = f"{result.id} {result.status.value}: {result.message}\n{rule.sentence}"
+    if result.status is Status.FAIL and rule.level.value != "MUST":
+        pytest.xfail(text)  # advice does not decide the verdict; the summary and the report show it
+    pytest.fail(text, pytrace=False)
+
+
+def identify(item: pytest.Item) -> tuple[Session, str] | None:
+    """The session and requirement behind a test item, if it is one of ours."""
+    mark = item.get_closest_marker("devicekit")
+    if mark is None:
+        return None
+    callspec = getattr(item, "callspec", None)
+    if callspec is not None and "dk_session" in callspec.params:
+        return callspec.params["dk_session"], mark.args[0]
+    owner = getattr(item, "cls", None)
+    open_session = getattr(owner, "conformance_session", None)
+    return None if open_session is None else (open_session(item.config), mark.args[0])
+
+
+def _file_name(session: Session) -> str:
+    return "".join(one if one.isalnum() or one in "._-" else "_" for one in session.target.address)

@@ -1,0 +1,1 @@
+"""The requirements, one file for each thing that is proved."""

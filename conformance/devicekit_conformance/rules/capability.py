@@ -1,0 +1,120 @@
+"""DK-CAP: what the manifest claims is there, what it denies is not, and both are judged."""
+
+from __future__ import annotations
+
+from devicekit_conformance import frozen_contract
+from devicekit_conformance.context import Context, NotApplicable, expect
+from devicekit_conformance.measures import BLOCK
+from devicekit_conformance.rulebook import requirement
+
+# Claims that a backend makes by what its hooks answer, not by having them.
+_BY_ANSWER = frozenset({"caching_allocator", "peak_memory", "async_copies", "unified_memory"})
+
+
+@requirement("DK-CAP-001", profile="core", device=False)
+def claims_rest_on_hooks(ctx: Context) -> None:
+    """Each capability that is claimed MUST exist, and every hook it rests on MUST be implemented."""
+    for name in sorted(ctx.manifest.capabilities):
+        expect(name in frozen_contract.CAPABILITIES, f"there is no capability {name!r}")
+        absent = [hook for hook in frozen_contract.CAPABILITIES[name] if not ctx.has(hook)]
+        expect(not absent, f"{name} is claimed, and {', '.join(absent)} is not implemented")
+
+
+@requirement("DK-CAP-002", profile="core", device=False)
+def implemented_capabilities_are_claimed(ctx: Context) -> None:
+    """A capability whose hooks are all implemented MUST be claimed: otherwise engines leave it unused."""
+    unclaimed = [
+        name
+        for name, hooks in frozen_contract.CAPABILITIES.items()
+        if name not in _BY_ANSWER and not ctx.claims(name) and all(ctx.has(hook) for hook in hooks)
+    ]
+    expect(not unclaimed, f"the hooks of {', '.join(unclaimed)} are implemented, and it is not claimed")
+
+
+@requirement("DK-CAP-003", profile="host", hooks=["copies_overlap"], after=["DK-ORDER-001"])
+def async_copies_is_what_the_hook_says(ctx: Context) -> None:
+    """async_copies MUST be claimed exactly where copies_overlap() is True."""
+    found = ctx.result("copies_overlap", 0)
+    expect(found is ctx.claims("async_copies"), f"copies_overlap() is {found}, and the manifest disagrees")
+
+
+@requirement("DK-CAP-004", profile="core", hooks=["device_properties"], after=["DK-ORDER-001"])
+def unified_memory_is_what_the_device_says(ctx: Context) -> None:
+    """unified_memory MUST be claimed exactly where device_properties() says so."""
+    found = getattr(ctx.result("device_properties", 0), "unified_memory", None)
+    expect(
+        (found is True) is ctx.claims("unified_memory"), f"unified_memory is {found}, the manifest disagrees"
+    )
+
+
+@requirement("DK-CAP-005", profile="memory", hooks=["memory_stats"], after=["DK-ORDER-001"])
+def a_cache_that_is_there_is_claimed(ctx: Context) -> None:
+    """caching_allocator and peak_memory MUST be claimed where the statistics show a cache, or peaks."""
+    kept = ctx.probe.tensor(BLOCK, 0)
+    cached = ctx.probe.tensor(BLOCK, 0)
+    del cached
+    found = ctx.hook("memory_stats")(0)
+    unused = getattr(found, "fragmentation", None)
+    shows = unused is not None and unused >= BLOCK
+    denied = shows and ctx.has("empty_cache") and not ctx.claims("caching_allocator")
+    expect(not denied, "the statistics show a cache, and caching_allocator is not claimed")
+    peak = getattr(found, "peak_allocated", None)
+    denied = peak is not None and ctx.has("reset_peak_memory_stats") and not ctx.claims("peak_memory")
+    expect(not denied, "the statistics have peaks that can be reset, and peak_memory is not claimed")
+    del kept
+
+
+@requirement("DK-CAP-006", profile="memory", capabilities=["peak_memory"], after=["DK-ORDER-001"])
+def claimed_peaks_are_known(ctx: Context) -> None:
+    """A backend that claims peak_memory MUST know peak_allocated once a block is live."""
+    block = ctx.probe.tensor(BLOCK, 0)
+    found = ctx.hook("memory_stats")(0)
+    expect(getattr(found, "peak_allocated", None) is not None, "peak_allocated is None")
+    del block
+
+
+@requirement("DK-CAP-007", profile="memory", capabilities=["driver_memory"], after=["DK-ORDER-001"])
+def claimed_driver_memory_is_known(ctx: Context) -> None:
+    """A backend that claims driver_memory MUST know free and total."""
+    found = ctx.hook("memory_info")(0)
+    unknown = [name for name in ("free", "total") if getattr(found, name, None) is None]
+    expect(not unknown, f"{' and '.join(unknown)} is None")
+
+
+@requirement("DK-CAP-008", profile="core", device=False)
+def declared_noops_are_hooks(ctx: Context) -> None:
+    """A hook that the manifest lists as noop or emulated MUST be implemented, and MUST NOT be in both lists."""
+    noop, emulated = ctx.manifest.noop, ctx.manifest.emulated
+    absent = sorted(name for name in noop | emulated if not ctx.has(name))
+    expect(not absent, f"{', '.join(absent)} is listed and not implemented")
+    both = sorted(noop & emulated)
+    expect(not both, f"{', '.join(both)} is in both lists")
+
+
+@requirement("DK-CAP-009", profile="host", hooks=["pin_memory"], capabilities=["pinned_memory"])
+def pinned_memory_is_pinned(ctx: Context) -> None:
+    """pin_memory() MUST return a page-locked host tensor with the same contents, and leave the original alone."""
+    import torch
+
+    original = torch.arange(4096, dtype=torch.int32)
+    pinned = ctx.result("pin_memory", original)
+    if not isinstance(pinned, torch.Tensor):
+        raise NotApplicable("it returned no tensor")
+    expect(torch.equal(pinned, original), "the contents differ")
+    expect(pinned.device.type == "cpu", f"it is on {pinned.device}")
+    expect(ctx.probe.pinned(pinned) is not False, "it is not page-locked")
+    twice = ctx.hook("pin_memory")(pinned)
+    same = isinstance(twice, torch.Tensor) and twice.data_ptr() == pinned.data_ptr()
+    expect(same, "pinning a pinned tensor made another copy")
+
+
+@requirement("DK-CAP-010", profile="host", hooks=["host_memory_stats"])
+def host_statistics_are_ints(ctx: Context) -> None:
+    """host_memory_stats() MUST give ints that are not negative, or None, with allocated <= reserved."""
+    found = ctx.result("host_memory_stats")
+    for name in ("allocated", "reserved"):
+        value = getattr(found, name)
+        expect(value is None or (type(value) is int and value >= 0), f"{name} is {value!r}")
+    allocated, reserved = getattr(found, "allocated", None), getattr(found, "reserved", None)
+    ordered = allocated is None or reserved is None or allocated <= reserved
+    expect(ordered, f"allocated is {allocated} and reserved is {reserved}")

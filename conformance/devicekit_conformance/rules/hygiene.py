@@ -1,0 +1,154 @@
+"""DK-HYG: calling a hook does what it says and leaves nothing else behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from devicekit_conformance import frozen_contract, snapshot
+from devicekit_conformance.context import Context, Failure, NotApplicable, NotRun, expect
+from devicekit_conformance.measures import BLOCK
+from devicekit_conformance.rulebook import requirement
+
+_AFTER = ("DK-CORE-005",)
+
+
+def _harmless(ctx: Context) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Every hook that can be called with nothing but an index, and its arguments."""
+    for name in sorted(ctx.implemented):
+        spec = frozen_contract.HOOKS[name]
+        if spec.harmless:
+            yield name, (0,) if spec.parameters else ()
+
+
+@requirement("DK-HYG-001", profile="core", after=_AFTER)
+def hooks_print_nothing(ctx: Context) -> None:
+    """A hook MUST NOT write to standard output or standard error, from Python or from C."""
+    for name, arguments in _harmless(ctx):
+        with snapshot.captured_output() as captured:
+            ctx.hook(name)(*arguments)
+        wrote = captured.stdout or captured.stderr
+        expect(not wrote, f"{name} wrote {wrote[:200]!r}")
+
+
+@requirement("DK-HYG-002", profile="core", after=_AFTER)
+def hooks_leave_the_process_alone(ctx: Context) -> None:
+    """A hook MUST NOT change threads, signal handlers, logging, warnings, random state or defaults."""
+    for name, arguments in _harmless(ctx):
+        ctx.hook(name)(*arguments)  # a first call may set up what later calls use
+        before = snapshot.take()
+        ctx.hook(name)(*arguments)
+        changed = snapshot.differences(before, snapshot.take())
+        expect(not changed, f"{name}: {'; '.join(changed)}")
+
+
+@requirement("DK-HYG-003", profile="core", isolated=60.0, device=False, after=_AFTER)
+def hooks_leave_the_environment_alone(ctx: Context) -> None:
+    """A hook MUST NOT read its settings into, or write to, the environment, not even when it is first called."""
+    if ctx.device_count == 0:
+        raise NotRun("there is no device on this machine")
+    before = dict(os.environ)
+    for name, arguments in _harmless(ctx):
+        ctx.hook(name)(*arguments)
+        changed = sorted(key for key in {*before, *os.environ} if before.get(key) != os.environ.get(key))
+        expect(not changed, f"{name} changed {', '.join(changed)}")
+
+
+@requirement("DK-HYG-004", profile="core", after=_AFTER)
+def hooks_leak_no_objects(ctx: Context) -> None:
+    """A hook MUST NOT keep an object for each call."""
+    calls = 100
+    gc.collect()
+    gc.disable()  # what it frees of others would hide what a hook keeps
+    try:
+        for name, arguments in _harmless(ctx):
+            hook = ctx.hook(name)
+            for _ in range(3):
+                hook(*arguments)
+            before = sys.getallocatedblocks()
+            for _ in range(calls):
+                hook(*arguments)
+            grown = sys.getallocatedblocks() - before
+            if grown >= calls // 2:  # garbage in cycles is no leak
+                gc.collect()
+                grown = sys.getallocatedblocks() - before
+            expect(grown < calls // 2, f"{calls} calls of {name} left {grown} objects behind")
+    finally:
+        gc.enable()
+
+
+@requirement("DK-HYG-005", profile="core", after=_AFTER)
+def hooks_leak_no_files(ctx: Context) -> None:
+    """A hook MUST NOT leave files or sockets open."""
+    folder = Path("/proc/self/fd")
+    if not folder.is_dir():
+        raise NotApplicable("open files cannot be counted on this system")
+    for name, arguments in _harmless(ctx):
+        ctx.hook(name)(*arguments)
+        before = len(list(folder.iterdir()))
+        for _ in range(20):
+            ctx.hook(name)(*arguments)
+        grown = len(list(folder.iterdir())) - before
+        expect(grown < 20, f"20 calls of {name} left {grown} files open")
+
+
+@requirement("DK-HYG-006", profile="core", after=_AFTER)
+def hooks_can_be_called_from_threads(ctx: Context) -> None:
+    """Hooks MUST be callable from several threads at once, with the same results."""
+    failures: list[str] = []
+
+    def call_all() -> None:
+        for _ in range(5):
+            for name, arguments in _harmless(ctx):
+                try:
+                    ctx.check_type(name, ctx.hook(name)(*arguments))
+                except Failure as failure:
+                    failures.append(str(failure))
+                    return
+
+    threads = [threading.Thread(target=call_all, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20.0)
+    expect(not any(thread.is_alive() for thread in threads), "four threads did not finish within 20 s")
+    expect(not failures, failures[0] if failures else "")
+
+
+@requirement("DK-HYG-007", profile="memory", hooks=["memory_stats"], after=["DK-STATE-006"])
+def hooks_leak_no_device_memory(ctx: Context) -> None:
+    """A hook MUST NOT keep device memory for each call."""
+    before = getattr(ctx.hook("memory_stats")(0), "allocated", None)
+    if before is None:
+        raise NotApplicable("allocated is unknown on this backend")
+    for name, arguments in _harmless(ctx):
+        for _ in range(20):
+            ctx.hook(name)(*arguments)
+        after = getattr(ctx.hook("memory_stats")(0), "allocated", None)
+        expect(after == before, f"allocated went from {before} to {after} by calling {name} 20 times")
+
+
+@requirement("DK-HYG-008", profile="memory", hooks=["memory_stats"], after=["DK-STATE-006"])
+def threads_lose_no_updates(ctx: Context) -> None:
+    """Statistics MUST be exact when several threads allocate and free at once."""
+    before = getattr(ctx.hook("memory_stats")(0), "allocated", None)
+    if before is None:
+        raise NotApplicable("allocated is unknown on this backend")
+
+    def churn() -> None:
+        for _ in range(20):
+            block = ctx.probe.tensor(BLOCK // 64, 0)
+            del block
+
+    threads = [threading.Thread(target=churn, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20.0)
+    ctx.hook("synchronize")(0)
+    after = getattr(ctx.hook("memory_stats")(0), "allocated", None)
+    expect(after == before, f"allocated went from {before} to {after} although everything was freed")

@@ -1,0 +1,203 @@
+"""DK-PROC: forking, exiting, crossing processes and joining a group of them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from devicekit_conformance import frozen_contract
+from devicekit_conformance.context import Context, NotApplicable, NotRun, expect, fail
+from devicekit_conformance.measures import BLOCK, filled
+from devicekit_conformance.outcomes import Level
+from devicekit_conformance.rulebook import requirement
+
+_CHILD_LIMIT = 15.0  # seconds
+_EXIT_LIMIT = 60.0  # seconds, the import of torch included
+
+
+@requirement("DK-PROC-001", profile="processes", isolated=60.0, device=False)
+def asking_does_not_poison_fork(ctx: Context) -> None:
+    """is_available() and device_count() MUST answer the same in a child that is forked after they were asked."""
+    asked = ctx.raw_hook("is_available")(), ctx.raw_hook("device_count")()
+
+    def again() -> bool:
+        return (ctx.raw_hook("is_available")(), ctx.raw_hook("device_count")()) == asked
+
+    _expect_of_child(again, f"the parent was told {asked}, and the child something else")
+
+
+@requirement("DK-PROC-002", profile="processes", isolated=60.0, device=False)
+def a_fork_of_a_used_device_admits_it(ctx: Context) -> None:
+    """In a child forked after the device was used, memory_stats() MUST return, with unknown numbers.
+
+    Vendors' own functions answer 0 there, which an engine's monitor would report as an empty device.
+    """
+    read = ctx.raw_hook("memory_stats")
+    if ctx.device_count == 0:
+        raise NotRun("there is no device on this machine")
+    if ctx.probe.initialised() is None:
+        raise NotApplicable("this device has no context that a fork could lose")
+    block = ctx.probe.tensor(BLOCK, 0)
+
+    def admits() -> bool:
+        found = read(0)
+        return all(getattr(found, name) is None for name in frozen_contract.STATS_FIELDS)
+
+    _expect_of_child(admits, "the child was given numbers")
+    del block
+
+
+@requirement("DK-PROC-003", profile="processes", hooks=["is_bad_fork"], device=False)
+def a_first_process_is_no_bad_fork(ctx: Context) -> None:
+    """is_bad_fork() MUST be False in a process that did not use the device before it was forked."""
+    expect(ctx.result("is_bad_fork") is False, "it is True in a process that used no device")
+
+
+@requirement("DK-PROC-004", profile="processes", hooks=["collective_backend"], device=False)
+def collective_backend_is_known(ctx: Context) -> None:
+    """collective_backend() MUST be the manifest's, and a name that torch.distributed accepts."""
+    import torch.distributed as dist
+
+    name = ctx.result("collective_backend")
+    told = ctx.manifest.collective_backend
+    expect(told is None or told == name, f"it is {name!r}, and the manifest says {told!r}")
+    if not dist.is_available():
+        raise NotRun("this torch has no distributed package")
+    accepted = set(dist.Backend.backend_list)
+    expect(name in accepted, f"it is {name!r}, and torch.distributed knows {', '.join(sorted(accepted))}")
+
+
+@requirement("DK-PROC-005", profile="processes", hooks=["visible_devices_variable"], device=False)
+def visible_devices_variable_is_the_manifests(ctx: Context) -> None:
+    """visible_devices_variable() MUST be what the manifest says, a variable name or None."""
+    name = ctx.result("visible_devices_variable")
+    told = ctx.manifest.visible_devices_variable
+    expect(name == told, f"it is {name!r}, and the manifest says {told!r}")
+    expect(name is None or str(name).isidentifier(), f"{name!r} is no variable's name")
+
+
+@requirement("DK-PROC-006", profile="hardware", isolated=60.0, device=False)
+def hiding_every_device_hides_them(ctx: Context) -> None:
+    """With the visible-devices variable set to nothing, device_count() MUST be 0."""
+    variable = ctx.manifest.visible_devices_variable
+    if variable is None:
+        raise NotApplicable("there is no such variable")
+    os.environ[variable] = ""
+    count = ctx.raw_hook("device_count")()
+    expect(count == 0, f"{variable} is empty, and device_count() is {count}")
+
+
+@requirement("DK-PROC-007", profile="processes", after=["DK-ORDER-001"])
+def records_cross_processes(ctx: Context) -> None:
+    """What observing hooks return MUST survive pickling, so that it can be sent to another process."""
+    for name in ("device_properties", "memory_stats", "memory_info", "host_memory_stats"):
+        if ctx.has(name):
+            found = ctx.hook(name)(*((0,) if frozen_contract.HOOKS[name].parameters else ()))
+            try:
+                same = pickle.loads(pickle.dumps(found)) == found
+            except Exception as error:
+                fail(f"the result of {name} cannot be pickled: {type(error).__name__}: {error}")
+            expect(same, f"the result of {name} is another after pickling")
+
+
+@requirement("DK-PROC-008", profile="processes", isolated=90.0, device=False, unwaivable=True)
+def a_used_device_lets_the_process_end(ctx: Context) -> None:
+    """A process that used the device MUST be able to end normally, with exit status 0, in reasonable time."""
+    if ctx.device_count == 0:
+        raise NotRun("there is no device on this machine")
+    done = _run_alone(ctx, "devicekit_conformance.use_and_exit")
+    last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+    expect(done.returncode == 0, f"the process ended with status {done.returncode} {last}")
+
+
+def _run_alone(ctx: Context, module: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Run one of the suite's modules on this backend in an interpreter of its own."""
+    command = [sys.executable, "-m", module, ctx.target.address]
+    if ctx.target.probe is not None:
+        command.append(ctx.target.probe)
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    try:
+        return subprocess.run(
+            command, env=environ, input=given, timeout=_EXIT_LIMIT, capture_output=True, check=False
+        )
+    except subprocess.TimeoutExpired:
+        fail(f"the process did not end within {_EXIT_LIMIT:g} s")
+
+
+def _expect_of_child(question: Callable[[], bool], message: str) -> None:
+    """Fork; fail unless the child answers True in time."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code = 0 if question() else 3
+        except BaseException as error:  # whatever it is, the parent must hear of it
+            os.write(2, f"in the forked child: {type(error).__name__}: {error}\n".encode())
+        os._exit(code)
+    status = _wait(child, _CHILD_LIMIT)
+    if status is None:
+        fail(f"the forked child did not answer within {_CHILD_LIMIT:g} s")
+    expect(status != 1, "the forked child raised an exception")
+    expect(status >= 0, f"the forked child was killed by signal {-status}")
+    expect(status == 0, message)
+
+
+def _wait(child: int, limit: float) -> int | None:
+    """A child's exit status, negative for a signal; ``None`` (and it is killed) when it takes too long."""
+    deadline = time.monotonic() + limit
+    while time.monotonic() < deadline:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+@requirement("DK-PROC-009", profile="processes", hooks=["export_ipc"], capabilities=["ipc"])
+def handles_can_be_pickled(ctx: Context) -> None:
+    """export_ipc() MUST return a handle that can be pickled."""
+    handle = ctx.hook("export_ipc")(ctx.probe.tensor(BLOCK, 0))
+    try:
+        pickle.loads(pickle.dumps(handle))
+    except Exception as error:
+        fail(f"the handle cannot be pickled: {type(error).__name__}: {error}")
+
+
+@requirement("DK-PROC-011", profile="processes", capabilities=["ipc"], after=["DK-PROC-009", "DK-PROC-008"])
+def a_tensor_can_be_read_elsewhere(ctx: Context) -> None:
+    """A tensor that was exported MUST hold the same data where another process imports it."""
+    block = filled(ctx, BLOCK // 8, 3)
+    ctx.hook("synchronize")(0)
+    handle = pickle.dumps(ctx.hook("export_ipc")(block))
+    done = _run_alone(ctx, "devicekit_conformance.import_elsewhere", handle)
+    said = done.stdout.decode().strip()
+    expected = str(3 * (BLOCK // 8))
+    last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+    expect(said == expected, f"the sum of its bytes is {expected} here and {said or 'unknown'} there {last}")
+    del block
+
+
+@requirement("DK-PROC-010", Level.SHOULD, profile="processes", isolated=60.0, device=False)
+def memory_statistics_start_no_process(ctx: Context) -> None:
+    """Reading memory_stats() or memory_info() SHOULD NOT start another process."""
+    reading = [name for name in ("memory_stats", "memory_info") if ctx.has(name)]
+    if not reading or ctx.device_count == 0:
+        raise NotApplicable("there is nothing to read")
+    started: list[str] = []
+    sys.addaudithook(
+        lambda event, arguments: (
+            started.append(repr(arguments[0]))
+            if event in ("subprocess.Popen", "os.system", "os.fork")
+            else None
+        )
+    )
+    for name in reading:
+        ctx.hook(name)(0)
+    expect(not started, f"it started {', '.join(started[:3])}")

@@ -1,0 +1,32 @@
+"""Simulated machines for benchmarks: bytes and virtual seconds are the same on every run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from devicekit.device import Device
+from devicekit.opening import get_device
+from devicekit.testing import KIB, SimConfig, Simulator, simulation
+
+
+def fine_grained(**changes: float) -> SimConfig:
+    """A machine whose allocator works in kibibytes, in proportion to models of megabytes."""
+    sizes = {
+        "small_limit": 4 * KIB,
+        "small_segment": 64 * KIB,
+        "large_limit": 64 * KIB,
+        "large_segment": 64 * KIB,
+        "segment_rounding": 4 * KIB,
+    }
+    return SimConfig(**{**sizes, **changes})  # type: ignore[arg-type]  # names and types are SimConfig's own
+
+
+@contextmanager
+def simulated(config: SimConfig) -> Iterator[tuple[Simulator, Device]]:
+    """A fresh machine, and its first device as a backend gives it."""
+    from devicekit.testing.sim_backend import register
+
+    with simulation(config) as machine:
+        register()
+        yield machine, get_device("sim")

@@ -1,0 +1,91 @@
+"""What observing costs a decode step: a memory scope, the stage profiler, release points, and no observer at all.
+
+The step is a whole one, of the example model with eight requests running, on the device that is chosen by default.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from devicekit.device import Device
+from devicekit.devtools.bench.harness import Row, time_us, timed_row
+from devicekit.engine import Engine, EngineConfig
+from devicekit.observe import NO_PROFILER, Recorder, StageProfiler, Statistics, Tracer, memory_scope, watch
+from devicekit.opening import get_device
+from devicekit.release import ReleasePoint, ReleasePoints
+from devicekit.runners.example import write_example_checkpoint
+from devicekit.scheduling.request import SamplingParams
+
+_RUNNING = 8
+_WARM, _STEPS = 16, 100
+_SHARE = 1.0  # percent of a step that an observer may cost
+
+
+def run() -> list[Row]:
+    """Every row, cheapest observer first."""
+    device = get_device()
+    step_us = _decode_step_us(device)
+    rows = [timed_row(f"decode step of the example model, {_RUNNING} running", step_us)]
+    names = {
+        "device": device,
+        "scope": memory_scope,
+        "points": ReleasePoints(device),
+        "point": ReleasePoint.IDLE,
+    }
+    scope = "with scope(device):\n pass"
+    stage = "with profiler.stage('step'):\n pass"
+    profilers = {
+        "no profiler": NO_PROFILER,
+        "profiler, without memory": StageProfiler(device, memory=False, keep=1000),
+        "profiler": StageProfiler(device, keep=1000),
+    }
+    costs = {"a hook, after its tracer is gone": _extra_after_tracing(device)}
+    for case, profiler in profilers.items():
+        costs[f"a stage, {case}"] = time_us(stage, {"profiler": profiler})
+    costs["a memory scope"] = time_us(scope, names)
+    costs["a release point passed idle"] = time_us("points.reach(point)", names)
+    costs["a timeline sample"] = time_us("recorder.sample()", {"recorder": Recorder(device)})
+    for case, us in costs.items():
+        rows.append(timed_row(case, us))
+        rows.append(Row(f"{case}: share of a step", 100 * max(0.0, us) / step_us, "%", target=_SHARE))
+    rows.append(timed_row("an operator under watch", _watched_us(device)))
+    return rows
+
+
+def _decode_step_us(device: Device) -> float:
+    """Median microseconds of wall time: what a step on an accelerator takes is not the host's time."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_example_checkpoint(Path(folder) / "model", seed=1)
+        engine = Engine.open(path, device, config=EngineConfig(max_running=_RUNNING))
+        params = SamplingParams(max_new_tokens=_WARM + _STEPS + 8, temperature=0, ignore_eos=True)
+        for number in range(_RUNNING):
+            engine.submit([number + 3, 5, 7], params)
+        samples: list[float] = []
+        for number in range(_WARM + _STEPS):
+            started = time.perf_counter()
+            engine.step()
+            if number >= _WARM:
+                samples.append(time.perf_counter() - started)
+    return sorted(samples)[len(samples) // 2] * 1e6
+
+
+def _extra_after_tracing(device: Device) -> float:
+    """Microseconds by which a hook is slower once a tracer has come and gone."""
+    before = time_us("read()", {"read": device.memory_stats})
+    with Tracer(device):
+        pass
+    return time_us("read()", {"read": device.memory_stats}) - before
+
+
+def _watched_us(device: Device) -> float:
+    """What `watch` adds to one operator."""
+    numbers = torch.ones(8, device=device.torch_device)
+    plain = time_us("a + a", {"a": numbers})
+    with ExitStack() as stack:
+        stack.enter_context(watch(device, Statistics()))
+        return time_us("a + a", {"a": numbers}) - plain

@@ -1,0 +1,183 @@
+"""Examines an installation and draws the conclusions: what is wrong, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+from devicekit.contract.errors import ConfigurationError
+from devicekit.devtools.doctor import facts
+from devicekit.devtools.doctor.children import AUTOLOAD_SWITCH, examine
+from devicekit.registry.candidates import Candidate
+from devicekit.registry.discovery import discover
+
+Facts = Mapping[str, object]
+
+_CONFORMANT = ("conformant", "conformant with waivers")  # verdicts of the conformance suite
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong, and what to do. ``serious``: devices cannot be used as they should be."""
+
+    what: str
+    remedy: str
+    serious: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """Everything that was found."""
+
+    system: Facts
+    packages: Facts
+    settings: Facts
+    torch: Facts
+    autoload: Sequence[Facts]
+    backends: Sequence[Facts]
+    choice: Facts
+    conformance: Facts | None
+    problems: Sequence[Problem]
+
+    @property
+    def exit_status(self) -> int:
+        """1 if there is a serious problem, otherwise 0."""
+        return 1 if any(one.serious for one in self.problems) else 0
+
+    def as_json(self) -> str:
+        """The diagnosis for machines."""
+        return json.dumps({"exit_status": self.exit_status, **asdict(self)}, indent=2)
+
+
+def diagnose(*, conformance: Path | None = None, timeout: float = 120.0) -> Diagnosis:
+    """Examine this installation. Imports neither torch nor a plugin into this process.
+
+    Args:
+        conformance: a report of the conformance suite, whose tier is shown.
+        timeout: seconds for each examination.
+
+    Raises:
+        ConfigurationError: the conformance report cannot be read.
+    """
+    report = None if conformance is None else _tier(conformance)
+    candidates = discover()
+    torch = examine("torch", timeout=timeout)
+    autoload: list[Facts] = []
+    for name, distribution in facts.autoload_entries():
+        found = examine("autoload", name, autoload=False, timeout=timeout)
+        autoload.append({"name": name, "distribution": distribution, **found})
+    # With a broken extension in place, everything else can still be examined without it.
+    works = torch["ok"] is True
+    if not works:
+        torch = {**torch, "without_autoload": examine("torch", autoload=False, timeout=timeout)}
+    backends = [_examine_backend(one, works, timeout) for one in candidates]
+    choice = examine("choice", autoload=works, timeout=timeout)
+    problems = [
+        *_torch_problems(torch, autoload),
+        *_setting_problems(),
+        *_backend_problems(backends, choice),
+        *_conformance_problems(report, choice),
+    ]
+    return Diagnosis(
+        facts.system(),
+        facts.packages(),
+        facts.settings(candidates),
+        torch,
+        autoload,
+        backends,
+        choice,
+        report,
+        problems,
+    )
+
+
+def _examine_backend(candidate: Candidate, autoload: bool, timeout: float) -> Facts:
+    described = facts.describe(candidate)
+    if candidate.error is not None:
+        return {
+            **described,
+            "ok": False,
+            "error": str(candidate.error),
+            "kind": type(candidate.error).__name__,
+        }
+    return {**described, **examine("backend", candidate.name, autoload=autoload, timeout=timeout)}
+
+
+def _tier(path: Path) -> Facts:
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            "backend": report["backend"].get("name", report["backend"].get("address")),
+            "tier": report["tier"],
+            "verdict": report["verdict"],
+            "suite": report["suite"]["version"],
+            "finished": report["finished"],
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigurationError(f"{path} is no conformance report: {error!r}") from error
+
+
+def _torch_problems(torch: Facts, autoload: Sequence[Facts]) -> Iterator[Problem]:
+    culprits = [one for one in autoload if one["ok"] is not True]
+    if torch["ok"] is not True:
+        alone = cast(Facts, torch["without_autoload"])
+        if alone["ok"] is True:
+            remedy = f"Set {AUTOLOAD_SWITCH}=0, or repair the extension below."
+        else:
+            remedy = f"Install torch anew; without extensions it fails too ({alone['error']})."
+        yield Problem(f"`import torch` fails: {torch['error']}", remedy)
+    for one in culprits:
+        yield Problem(
+            f"torch's extension {one['name']} of {one['distribution']} fails: {one['error']}",
+            f"Repair or uninstall it (pip uninstall {one['distribution']}), or set {AUTOLOAD_SWITCH}=0.",
+        )
+
+
+def _setting_problems() -> Iterator[Problem]:
+    if (wrong := facts.wrong_setting()) is not None:
+        yield Problem(wrong, "Unset or correct the variable.")
+
+
+def _backend_problems(backends: Sequence[Facts], choice: Facts) -> Iterator[Problem]:
+    if not backends:
+        yield Problem("No backend is installed.", "Try: pip install devicekit-cpu")
+        return
+    for one in backends:
+        if one["ok"] is True or one["kind"] == "BackendUnavailable":
+            continue
+        seen = bool(one["hardware_signs"]) or one["problem"] is not None
+        yield Problem(
+            f"Backend {one['name']} of {one['distribution']} fails: {one['error']}",
+            "Repair it, or uninstall it if this machine has no such device.",
+            serious=seen,
+        )
+    if choice["ok"] is not True:
+        yield Problem(f"No backend can be chosen: {choice['error']}", "See the backends above.")
+        return
+    chosen = next((one for one in backends if one["name"] == choice["backend"]), None)
+    unused = [str(one["name"]) for one in backends if one["hardware_signs"] and one is not chosen]
+    if chosen is not None and chosen["host"] is True and unused:
+        yield Problem(
+            f"The host is used, although there are signs of hardware for {', '.join(unused)}.",
+            "See why these backends find no device.",
+            serious=False,
+        )
+
+
+def _conformance_problems(report: Facts | None, choice: Facts) -> Iterator[Problem]:
+    if report is None:
+        return
+    if report["verdict"] not in _CONFORMANT:
+        yield Problem(
+            f"Backend {report['backend']} did not pass the conformance suite: {report['verdict']}.",
+            "Read the report, and ask its vendor.",
+        )
+    if choice.get("backend") not in (None, report["backend"]):
+        yield Problem(
+            f"The conformance report is of {report['backend']}, but {choice['backend']} is what is used.",
+            "Give the report of the backend that is used.",
+            serious=False,
+        )

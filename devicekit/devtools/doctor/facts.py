@@ -1,0 +1,86 @@
+"""What can be learnt about an installation without importing torch or any plugin."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+
+from devicekit import __version__
+from devicekit.contract.environment import check_environment
+from devicekit.contract.errors import ConfigurationError
+from devicekit.contract.versions import CONTRACT_VERSION
+from devicekit.devtools.doctor.examine import AUTOLOAD_GROUP
+from devicekit.registry.candidates import Candidate
+from devicekit.registry.probing import hardware_signs
+
+_PACKAGES = ("torch", "pluggy", "packaging", "numpy", "transformers", "safetensors", "rich")
+_PREFIXES = ("DEVICEKIT_", "TORCH_", "PYTORCH_")
+
+
+def system() -> Mapping[str, str]:
+    """Interpreter, operating system, and our own versions."""
+    return {
+        "devicekit": __version__,
+        "contract": str(CONTRACT_VERSION),
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "platform": platform.platform(),
+    }
+
+
+def packages() -> Mapping[str, str | None]:
+    """Versions of what devicekit works with; ``None`` where it is not installed."""
+    return {name: _version(name) for name in _PACKAGES}
+
+
+def settings(candidates: Sequence[Candidate]) -> Mapping[str, str]:
+    """Environment variables that matter: ours, torch's, and those by which backends limit visible devices."""
+    visible = {one.manifest.visible_devices_variable for one in candidates if one.manifest is not None}
+    return {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name.startswith(_PREFIXES) or name in visible
+    }
+
+
+def wrong_setting() -> str | None:
+    """What is wrong with the ``DEVICEKIT_*`` variables, if anything is."""
+    try:
+        check_environment(os.environ)
+    except ConfigurationError as error:
+        return str(error)
+    return None
+
+
+def autoload_entries() -> Sequence[tuple[str, str]]:
+    """Name and distribution of each extension that torch loads when it is imported."""
+    return [
+        (entry.name, entry.dist.name if entry.dist else "an unknown distribution")
+        for entry in metadata.entry_points(group=AUTOLOAD_GROUP)
+    ]
+
+
+def describe(candidate: Candidate) -> dict[str, object]:
+    """A backend as its manifest describes it."""
+    manifest = candidate.manifest
+    return {
+        "name": candidate.name,
+        "distribution": candidate.distribution,
+        "version": candidate.version,
+        "device_type": manifest.device_type if manifest else None,
+        "contract": str(manifest.contract) if manifest else None,
+        "host": manifest.host if manifest else None,
+        "requires": {str(one): _version(one.name) for one in manifest.requires} if manifest else {},
+        "hardware_signs": hardware_signs(manifest) if manifest else [],
+        "problem": str(candidate.error) if candidate.error else None,
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,159 @@
+"""A log of allocations as CSV or JSON lines, and its replay to see what another allocator makes of it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from enum import Enum
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+from devicekit.contract.errors import ConfigurationError
+from devicekit.contract.records import ErrorKind
+from devicekit.device import Device
+from devicekit.observe.allocations import Adaptor, Allocation, settle
+from devicekit.observe.memory_scope import memory_scope
+
+
+class Action(str, Enum):
+    """What a line of the log says happened."""
+
+    ALLOCATE = "allocate"
+    FREE = "free"
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line of an allocation log."""
+
+    seconds: float  # since the log was opened
+    action: Action
+    number: int  # pairs a free with its allocation
+    bytes: int
+    operator: str
+    thread: int
+
+
+_FIELDS = tuple(LogLine.__dataclass_fields__)
+
+
+class AllocationLog(Adaptor):
+    """Writes every allocation and every free to ``path``: CSV if it ends in ``.csv``, otherwise JSON lines.
+
+    Use it as a context manager, or `close` it. What is freed later is not written any more.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._file = self.path.open("w", encoding="utf-8", newline="")
+        self._rows = csv.DictWriter(self._file, _FIELDS) if self.path.suffix == ".csv" else None
+        self._started = time.perf_counter()
+        if self._rows is not None:
+            self._rows.writeheader()
+
+    def __enter__(self) -> AllocationLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what is still to be written."""
+        settle()
+        self._file.close()
+
+    def allocated(self, allocation: Allocation) -> None:
+        self._write(Action.ALLOCATE, allocation, allocation.at)
+
+    def freed(self, allocation: Allocation, at: float) -> None:
+        self._write(Action.FREE, allocation, at)
+
+    def _write(self, action: Action, allocation: Allocation, at: float) -> None:
+        if self._file.closed:
+            return
+        line = LogLine(
+            round(at - self._started, 7),
+            action,
+            allocation.number,
+            allocation.bytes,
+            allocation.operator,
+            allocation.thread,
+        )
+        row = asdict(line) | {"action": action.value}
+        if self._rows is not None:
+            self._rows.writerow(row)
+        else:
+            self._file.write(json.dumps(row) + "\n")
+
+
+def read_log(path: str | Path) -> Iterator[LogLine]:
+    """The lines of a log that `AllocationLog` wrote.
+
+    Raises:
+        ConfigurationError: the file is no allocation log.
+    """
+    with Path(path).open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file) if Path(path).suffix == ".csv" else map(json.loads, file)
+        for count, row in enumerate(rows, 1):
+            try:
+                yield LogLine(
+                    float(row["seconds"]),
+                    Action(row["action"]),
+                    int(row["number"]),
+                    int(row["bytes"]),
+                    str(row["operator"]),
+                    int(row["thread"]),
+                )
+            except (KeyError, TypeError, ValueError) as error:
+                raise ConfigurationError(f"Entry {count} of {path} is not of an allocation log.") from error
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayReport:
+    """What an allocator did with a log. ``None``: the backend does not say."""
+
+    allocations: int
+    failed: int  # allocations that found no memory
+    seconds: float
+    requested_peak: int  # the most bytes the log had outstanding
+    reserved: int | None  # change of the allocator's reserved bytes
+    peak_allocated: int | None  # highest allocated bytes above where they began
+
+
+def replay(path: str | Path, device: Device) -> ReplayReport:
+    """Allocate and free on ``device`` as the log says, as fast as it goes, and measure.
+
+    Allocations that fail are counted and skipped. Everything is freed at the end; the cache is not emptied.
+
+    Raises:
+        ConfigurationError: the file is no allocation log.
+    """
+    lines = list(read_log(path))
+    held: dict[int, torch.Tensor] = {}
+    allocations = failed = now = peak = 0
+    started = time.perf_counter()
+    with memory_scope(device) as scope:
+        for line in lines:
+            if line.action is Action.FREE:
+                if held.pop(line.number, None) is not None:
+                    now -= line.bytes
+                continue
+            allocations += 1
+            try:
+                held[line.number] = torch.empty(line.bytes, dtype=torch.uint8, device=device.torch_device)
+            except Exception as error:
+                if device.classify_error(error) is not ErrorKind.OUT_OF_MEMORY:
+                    raise
+                failed += 1
+                continue
+            now += line.bytes
+            peak = max(peak, now)
+        held.clear()
+    return ReplayReport(allocations, failed, time.perf_counter() - started, peak, scope.reserved, scope.peak)

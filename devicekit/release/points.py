@@ -1,0 +1,170 @@
+"""The release points of one device: decides at each whether to empty, does it, and keeps the books."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from devicekit.clock import Clock, SystemClock
+from devicekit.contract.records import AllocatorState, MemoryStats
+from devicekit.device import Device
+from devicekit.release.ledger import Ledger, PointCounters, ReleaseEntry, SkipReason
+from devicekit.release.policy import DEFAULT_POLICIES, ReleasePoint, ReleasePolicy
+from devicekit.release.settings import read_settings
+
+_GUARDED_STATES = {
+    AllocatorState.UNINITIALISED: SkipReason.NOTHING_ALLOCATED,
+    AllocatorState.BAD_FORK: SkipReason.BAD_FORK,
+}
+
+
+@dataclass(slots=True)
+class ReleasePoints:
+    """The release points of one device. `configured` makes them as the user set them.
+
+    Args:
+        device: whose cache is emptied. The effect reaches every device of the process.
+        policies: overrides of `DEFAULT_POLICIES`.
+        dry_run: decide and record, and empty nothing; entries carry ``reclaimable``.
+        keep: how many ledger entries are kept.
+        agreed: which figure of reclaimable bytes decides, given this process's own. Processes that must all decide
+            alike settle on one.
+    """
+
+    device: Device
+    policies: Mapping[ReleasePoint, ReleasePolicy] = field(default_factory=dict)
+    clock: Clock = field(default_factory=SystemClock)
+    dry_run: bool = False
+    keep: int = 1024
+    agreed: Callable[[int | None], int | None] = lambda own: own
+    ledger: Ledger = field(init=False)
+    counters: dict[ReleasePoint, PointCounters] = field(init=False)
+    _last: dict[ReleasePoint, float] = field(init=False, default_factory=dict)
+    _started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.policies = {**DEFAULT_POLICIES, **self.policies}
+        self.ledger = Ledger(self.keep)
+        self.counters = {point: PointCounters() for point in ReleasePoint}
+        self._started = self.clock.now()
+
+    @classmethod
+    def configured(
+        cls,
+        device: Device,
+        policies: Mapping[ReleasePoint, ReleasePolicy] | None = None,
+        *,
+        clock: Clock | None = None,
+        dry_run: bool | None = None,
+        environ: Mapping[str, str] | None = None,
+        file: str | Path | None = None,
+    ) -> ReleasePoints:
+        """The points as set by ``policies``, else the environment, else the file, else by default.
+
+        Raises:
+            InvalidReleaseSetting: a variable or the file cannot be honoured.
+        """
+        settings = read_settings(environ, file)
+        return cls(
+            device,
+            {**settings.policies, **(policies or {})},
+            clock or SystemClock(),
+            dry_run=bool(settings.dry_run) if dry_run is None else dry_run,
+        )
+
+    def reach(self, point: ReleasePoint, requested: bool | None = None) -> ReleaseEntry:
+        """Pass a release point.
+
+        Args:
+            requested: what the caller's request said, where the policy asks for it.
+
+        Raises:
+            HookError: the backend's function failed. The ledger has an entry of it.
+        """
+        now = self.clock.now()
+        policy = self.policies[point]
+        # Policies first: most passes end here, and nothing was asked of the device.
+        if (skip := self._unwanted(point, policy, requested, now)) is not None:
+            return self._record(ReleaseEntry(point, now, False, skip))
+        deciding: int | None = None
+        if policy.kind == "when_reclaimable":
+            deciding = self.agreed(self.device.memory_stats().releasable)
+        # Emptying during capture breaks the graph on some vendors and asserts on others.
+        if self.device.is_capturing():
+            return self._record(ReleaseEntry(point, now, False, SkipReason.CAPTURING))
+        stats = self.device.memory_stats()
+        reclaimable = stats.releasable
+        if (skip := _impossible(policy, stats, deciding)) is not None:
+            return self._record(ReleaseEntry(point, now, False, skip, reclaimable=reclaimable))
+        self._last[point] = now
+        if self.dry_run:
+            return self._record(
+                ReleaseEntry(point, now, False, SkipReason.DRY_RUN, stats.reserved, None, reclaimable)
+            )
+        return self._record(self._empty(point, now, stats))
+
+    def _unwanted(
+        self, point: ReleasePoint, policy: ReleasePolicy, requested: bool | None, now: float
+    ) -> SkipReason | None:
+        if policy.kind == "never":
+            return SkipReason.NEVER
+        if policy.kind == "on_request" and not (policy.default if requested is None else requested):
+            return SkipReason.NOT_REQUESTED
+        last = self._last.get(point)
+        if policy.kind == "interval":
+            since = self._started if last is None else last
+            if not now - since > policy.seconds:
+                return SkipReason.TOO_SOON
+        if policy.minimum_interval and last is not None and now - last < policy.minimum_interval:
+            return SkipReason.TOO_SOON
+        return None
+
+    def _empty(self, point: ReleasePoint, now: float, stats: MemoryStats) -> ReleaseEntry:
+        try:
+            done = self.device.empty_cache()
+        except Exception:
+            self._record(
+                ReleaseEntry(point, now, False, SkipReason.FAILED, stats.reserved, None, stats.releasable)
+            )
+            raise
+        return ReleaseEntry(
+            point,
+            now,
+            done.called,
+            None if done.called else SkipReason.UNSUPPORTED,
+            done.reserved_before,
+            done.reserved_after,
+            stats.releasable,
+            done.seconds,
+        )
+
+    def _record(self, entry: ReleaseEntry) -> ReleaseEntry:
+        # An idle engine passes its point many times a second: a skip there is counted, not kept.
+        if entry.emptied or entry.point is not ReleasePoint.IDLE or entry.reason in _RARE:
+            self.ledger.append(entry)
+        counters = self.counters[entry.point]
+        if entry.emptied:
+            counters.emptied += 1
+            counters.seconds += entry.seconds
+            counters.released += entry.released or 0
+        else:
+            counters.skipped += 1
+            if entry.reason is SkipReason.DRY_RUN:
+                counters.would_release += entry.reclaimable or 0
+        return entry
+
+
+# Skips that cannot come with every step, since they come after the interval.
+_RARE = frozenset({SkipReason.DRY_RUN, SkipReason.FAILED})
+
+
+def _impossible(policy: ReleasePolicy, stats: MemoryStats, releasable: int | None) -> SkipReason | None:
+    """Why the state of the allocator speaks against emptying."""
+    if (guarded := _GUARDED_STATES.get(stats.state)) is not None:
+        return guarded
+    if policy.kind != "when_reclaimable":
+        return None
+    if releasable is None:
+        return SkipReason.UNKNOWN
+    return SkipReason.TOO_LITTLE if releasable < policy.bytes else None

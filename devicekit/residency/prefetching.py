@@ -1,0 +1,55 @@
+"""Bringing a component to the device before its use, where there is room, and what came of it."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import torch
+
+from devicekit.available import available_memory
+from devicekit.contract.records import ErrorKind
+from devicekit.device import Device
+from devicekit.oom import forget_tensors
+from devicekit.residency.modes import Strategy
+
+
+class PrefetchOutcome(str, enum.Enum):
+    """What came of a chance to bring a component early."""
+
+    STARTED = "started"
+    NO_ROOM = "not enough memory is free"
+    UNKNOWN_ROOM = "the backend does not say how much memory is free"
+    OUT_OF_MEMORY = "the device ran out of memory"
+    UNUSED = "given up, as no use came for it"
+
+
+@dataclass(frozen=True, slots=True)
+class Prefetch:
+    """One chance to bring a component early."""
+
+    component: str
+    outcome: PrefetchOutcome
+
+
+def try_prefetch(
+    strategy: Strategy, device: Device, dtype: torch.dtype | None, margin: int
+) -> PrefetchOutcome:
+    """Begin to bring a component to the device, if ``margin`` bytes stay free beside it.
+
+    Raises:
+        whatever the copy raises, but for out of memory: then the component is brought in time instead.
+    """
+    free = available_memory(device).bytes
+    if free is None:
+        return PrefetchOutcome.UNKNOWN_ROOM
+    if free < strategy.bytes + margin:
+        return PrefetchOutcome.NO_ROOM
+    try:
+        strategy.prefetch(dtype)
+    except Exception as error:
+        if device.classify_error(error) is not ErrorKind.OUT_OF_MEMORY:
+            raise
+        forget_tensors(error)
+        return PrefetchOutcome.OUT_OF_MEMORY
+    return PrefetchOutcome.STARTED
