@@ -40,13 +40,15 @@ HEARTBEAT = 0.1
 
 
 class SkewedClock(SystemClock):
-    """A machine whose clock is off."""
+    """A machine whose clock is off, by ``skew`` seconds and more by ``rate``."""
 
-    def __init__(self, skew: float) -> None:
+    def __init__(self, skew: float, rate: float) -> None:
         self._skew = skew
+        self._rate = rate
+        self._started = super().now()
 
     def now(self) -> float:
-        return super().now() + self._skew
+        return self._started + self._skew + (super().now() - self._started) * self._rate
 
 
 class Recorded(RankedScheduler):
@@ -197,6 +199,7 @@ def make_rank(
     *,
     timeout: float = 10.0,
     skew: float = 0.0,
+    rate: float = 1.0,
     num_pages: int = 48,
     max_running: int = 6,
     host_pages: int = 0,
@@ -204,7 +207,7 @@ def make_rank(
     policies: dict[ReleasePoint, ReleasePolicy] | None = None,
 ) -> Rank:
     device = get_device("cpu")
-    group = RankGroup(timeout=timeout, heartbeat=HEARTBEAT, clock=SkewedClock(skew))
+    group = RankGroup(timeout=timeout, heartbeat=HEARTBEAT, clock=SkewedClock(skew, rate))
     runner = HashRunner(device, num_pages=num_pages, page_size=4)
     limits = SchedulerLimits(
         num_pages=num_pages, page_size=4, max_running=max_running, max_batch_tokens=32, checked=True
@@ -338,6 +341,7 @@ def agree(records: list[Record]) -> Record:
     """Every rank must have come to the same end, with nothing lost; rank 0's record."""
     first = records[0]
     for rank, record in enumerate(records):
+        assert record.lost is None, record.lost
         assert record.outcomes() == first.outcomes(), f"rank {rank} differs from rank 0"
         assert not record.twice, f"rank {rank} answered twice: {record.twice}"
         assert record.balanced, f"rank {rank} lost pages"

@@ -77,10 +77,10 @@ def test_every_verb_is_answered_alike_and_once_on_every_rank(world: World) -> No
     assert first.lost is None
 
 
-def skewed(skews: list[float]) -> Record:
+def skewed(skews: list[float], rates: list[float]) -> Record:
     from torch.distributed import get_rank
 
-    rank = make_rank(skew=skews[get_rank()])
+    rank = make_rank(skew=skews[get_rank()], rate=rates[get_rank()])
 
     def script(rank: Rank) -> None:
         rank.do(Pause("p", PauseMode.IN_PLACE))
@@ -98,9 +98,9 @@ def skewed(skews: list[float]) -> Record:
     return rank.play(script)
 
 
-def test_clocks_that_are_an_hour_apart_expire_nothing_twice_and_nothing_early(world: World) -> None:
-    skews = [0.0, 3600.0, -3600.0]
-    first = agree(world.play(skewed, skews))
+def test_clocks_an_hour_apart_one_racing_and_one_standing_still_expire_the_same(world: World) -> None:
+    skews, rates = [0.0, 3600.0, -3600.0], [1.0, 1000.0, 0.0]
+    first = agree(world.play(skewed, skews, rates))
     assert not first.replies["expires"].success
     assert "Timed out" in first.replies["expires"].message
     assert first.replies["waits"].success
@@ -108,16 +108,17 @@ def test_clocks_that_are_an_hour_apart_expire_nothing_twice_and_nothing_early(wo
 
 
 def many_that_end_at_once() -> Record:
-    rank = make_rank(num_pages=200, max_running=16)
+    rank = make_rank(num_pages=40, max_running=16)
 
     def script(rank: Rank) -> None:
         names = [f"same-{number}" for number in range(12)]
         for number, name in enumerate(names):
-            params = SamplingParams(max_new_tokens=5, temperature=0.0, ignore_eos=True)
-            prompt = np.array([*A, number], np.int32)
+            last = expected([7, number], 4, salt_of(make_weights(0)))[3]
+            params = SamplingParams(max_new_tokens=6, temperature=0.0, stop_token_ids=(last,))
+            prompt = np.array([7, number], np.int32)
             rank.scheduler.post(Request(name, prompt, params, timeout=100.0, stream=number % 2 == 0))
-        rank.run(*names)
-        rank.request("next", B)
+        rank.run(*names, steps=4)
+        rank.request("next", list(range(1, 125)))
         rank.run("next")
 
     return rank.play(script)
