@@ -6,7 +6,7 @@ SETUP := $(VENV)/.ready
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml conformance/pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types architecture check bench docs clean
+.PHONY: help run test lint types architecture bench kill-matrix docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,15 @@ types: $(SETUP) ## strict types
 
 architecture: $(SETUP) ## dependencies point downwards only
 	@$(BIN)/lint-imports --no-logo
+
+bench: $(SETUP) ## measure, each figure beside its yardstick, peer and target
+	@$(BIN)/python -m devicekit.devtools.bench pools scheduler dispatch releases observe residency
+
+kill-matrix: $(SETUP) ## run the conformance suite over every deliberately faulty backend
+	@$(BIN)/python -m devicekit_conformance.selftest --markdown conformance/KILL_MATRIX.md
+
+docs: $(SETUP) ## write the pages that are generated from the code
+	@$(BIN)/python -m devicekit.devtools.reference
 
 clean: ## remove the virtual environment and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist

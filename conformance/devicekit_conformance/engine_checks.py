@@ -84,14 +84,16 @@ def _serving(device: Device) -> Iterator[str]:
     from devicekit.scheduling import messages
     from devicekit.scheduling.request import Request, SamplingParams
     from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits
-    from devicekit.weights.disk import disk_handler
+    from devicekit.weights.install import install
+    from devicekit.weights.store import Model, WeightStore
     from devicekit_conformance.engine_model import SumModel
 
     runner = SumModel(device, _PAGES, _PAGE_SIZE, _WEIGHTS["old"])
     limits = SchedulerLimits(_PAGES, _PAGE_SIZE, max_running=4, max_batch_tokens=16, checked=True)
     scheduler = Scheduler(runner, device, limits)
-    scheduler.state.set_weight_version("old")
-    scheduler.control.register(messages.UpdateWeightsFromDisk, disk_handler(scheduler.state, runner))
+    scheduler.state.name_weights("old")
+    store = WeightStore(scheduler.state, device, Model(runner))
+    install(scheduler.control, store, loaders={messages.Selector.TARGET: runner})
     prompts = {f"r{n}": [(17 * n + k) % 251 for k in range(size)] for n, size in enumerate(_PROMPTS)}
     params = SamplingParams(max_new_tokens=_NEW_TOKENS, temperature=0.0)
     for name, prompt in prompts.items():

@@ -23,7 +23,7 @@ def flush_now(state: SchedulerState, identity: str, empty_cache: bool | None) ->
         return FlushReply(identity, False, message, blockers, refusal=Refusal.BUSY)
     freed = state.kv.reset()
     failed = _flush_participants(state)
-    release = state.releases.reach(ReleasePoint.FLUSH, empty_cache)
+    release = state.empty(ReleasePoint.FLUSH, empty_cache)
     done = FlushReply(identity, True, "Cache flushed.", release=release, pages_freed=freed)
     if not failed:
         return done

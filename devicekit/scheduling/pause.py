@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 
-from devicekit.release import ReleasePoint
+from devicekit.release import ReleasePoint, SkipReason
 from devicekit.scheduling.errors import Conflict, InvalidOperation
 from devicekit.scheduling.messages import Abort, AbortReply, Continue, Pause, PauseMode, PauseReply
 from devicekit.scheduling.request import Finish, FinishKind, Request
@@ -64,7 +64,10 @@ def resume(state: SchedulerState, operation: Continue) -> PauseReply:
         return PauseReply(operation.id, True, "Generation was not paused.", epoch=state.epoch)
     if state.holds:
         raise Conflict(f"Generation cannot continue: {'; '.join(state.holds.values())}.")
-    release = state.releases.reach(ReleasePoint.CONTINUE, operation.empty_cache)
+    message = "Generation continued."
+    release = state.empty(ReleasePoint.CONTINUE, operation.empty_cache)
+    if release is None or release.reason is SkipReason.FAILED:  # no reason to stay paused
+        message = "Generation continued, but the allocator's cache could not be emptied."
     seconds = None if state.paused_at is None else state.clock.now() - state.paused_at
     state.paused = False
     state.paused_at = state.continue_at = None
@@ -72,7 +75,7 @@ def resume(state: SchedulerState, operation: Continue) -> PauseReply:
     return PauseReply(
         operation.id,
         True,
-        "Generation continued.",
+        message,
         release=release,
         epoch=state.epoch,
         changed=True,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 from devicekit.clock import Clock
-from devicekit.release import ReleasePoints
+from devicekit.release import ReleaseEntry, ReleasePoint, ReleasePoints
 from devicekit.scheduling.agreement import Agreement, Alone
 from devicekit.scheduling.batch import Runner
 from devicekit.scheduling.kv import RequestKV
@@ -83,6 +83,20 @@ class SchedulerState:
         ]
         counts += [(part.name, part.pending()) for part in self.participants if part.pending is not None]
         return tuple(Blocker(name, count) for name, count in counts if count)
+
+    def empty(self, point: ReleasePoint, requested: bool | None = None) -> ReleaseEntry | None:
+        """Pass a release point after something that has been done, and stays done if this fails.
+
+        Returns:
+            The ledger's entry, which says whether it did; ``None`` where it did not even come to that.
+        """
+        began = self.clock.now()
+        try:
+            return self.releases.reach(point, requested)
+        except Exception:
+            _log.exception("emptying the cache failed at release point %s", point.value)
+            entries = self.releases.ledger.query(point=point, since=began)
+            return entries[-1] if entries else None
 
     def retire(self) -> None:
         """Have every participant collect the work it has finished. One that fails goes on blocking."""

@@ -87,7 +87,7 @@ class Occupation:
             if tag in tags and not done.failure:
                 self._attempt(done, tag, lambda tag=tag: self._release(tag, operation))
         self._tell()
-        release = self._state.releases.reach(ReleasePoint.MEMORY_OCCUPATION)
+        release = self._state.empty(ReleasePoint.MEMORY_OCCUPATION)
         if MemoryTag.HOST_KV in tags:
             self._store.device.empty_host_cache()
         return self._reply(operation.id, "released", done, release)
@@ -135,7 +135,7 @@ class Occupation:
         else:
             retry = False
         if retry:  # outside the handler: its traceback holds on to what was allocated so far
-            self._state.releases.reach(ReleasePoint.OUT_OF_MEMORY)
+            self._state.empty(ReleasePoint.OUT_OF_MEMORY)
             size = region.resume()
         self._released.discard(tag)
         return RegionReport(tag.value, False, True, size)

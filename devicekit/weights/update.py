@@ -151,11 +151,11 @@ def _exclusive(state: SchedulerState) -> bool:
 def _clean_up(state: SchedulerState, operation: UpdateWeights, done: UpdateReply) -> UpdateReply:
     """Flush and empty as the operation says, after its weights are written."""
     if not operation.flush_cache:
-        return replace(done, release=state.releases.reach(ReleasePoint.WEIGHT_UPDATE, operation.empty_cache))
+        return replace(done, release=state.empty(ReleasePoint.WEIGHT_UPDATE, operation.empty_cache))
     # One empty is enough: the flush leaves it to the update's own release point.
     state.closed_by.add(operation.id)  # requests that wait for this very update do not stand in its way
     flushed = flush_now(state, operation.id, empty_cache=False)
-    release = state.releases.reach(ReleasePoint.WEIGHT_UPDATE, operation.empty_cache)
+    release = state.empty(ReleasePoint.WEIGHT_UPDATE, operation.empty_cache)
     if flushed.success:
         return replace(done, release=release, flush=flushed)
     reason = describe(flushed.blockers) if flushed.blockers else flushed.message

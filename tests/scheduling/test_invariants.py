@@ -116,6 +116,7 @@ class Control(RuleBasedStateMachine):
 
     # -- What happens to an engine ------------------------------------------------------------------------------
 
+    @precondition(lambda self: len(self.rig.scheduler.state.requests) < 20)
     @rule(
         stem=st.sampled_from(STEMS),
         more=st.integers(0, 9),
@@ -296,7 +297,7 @@ class Control(RuleBasedStateMachine):
         rig = self.rig
         rig.runner.faults.clear()
         self._put_right()
-        for _ in range(600):
+        for _ in range(100 + 60 * len(self.asked)):  # were they to run one after the other
             if not rig.scheduler.state.requests and not rig.scheduler.control.pending:
                 break
             self._settle_down()

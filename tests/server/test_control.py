@@ -92,9 +92,9 @@ def test_a_client_that_leaves_a_flush_does_not_confuse_the_next(server: Server) 
             httpx.Client(base_url=server.url, trust_env=False) as impatient,
             pytest.raises(httpx.ReadTimeout),
         ):
-            impatient.get("/flush_cache?timeout=0.4", timeout=0.1)
-        answer = server.get("/flush_cache", timeout=0.6).json()
-        assert "0.6 s" in answer["message"]
+            impatient.get("/flush_cache?timeout=0.2", timeout=0.05)
+        answer = server.get("/flush_cache", timeout=0.1).json()
+        assert "0.1 s" in answer["message"]
 
 
 # -- Pause and continue ---------------------------------------------------------------------------------------

@@ -5,11 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from devicekit.release import ReleasePoint
+from devicekit.contract.records import ReleaseResult
+from devicekit.device import Device
+from devicekit.release import ReleasePoint, SkipReason
 from devicekit.runners.hash_runner import expected, make_weights, salt_of
 from devicekit.scheduling.messages import (
     Blocker,
     Continue,
+    Flush,
+    FlushReply,
     Pause,
     PauseMode,
     PauseReply,
@@ -123,6 +127,27 @@ def test_without_a_flush_old_prefixes_are_not_used_by_new_weights(rig: Rig) -> N
             f"again-{request}", tensors=make_weights(6), flush_cache=False, weight_version="same"
         )
         rig.do(other, UpdateReply)
+
+
+def test_an_allocator_that_cannot_empty_does_not_hide_what_was_done(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(device: Device) -> ReleaseResult:
+        raise RuntimeError("the driver is stuck")
+
+    monkeypatch.setattr(Device, "empty_cache", broken)
+    reply = rig.do(update(empty_cache=True), UpdateReply)
+    assert (reply.success, reply.outcome) == (True, UpdateOutcome.UPDATED)
+    assert reply.release is not None
+    assert reply.release.reason is SkipReason.FAILED
+    flushed = rig.do(Flush("f"), FlushReply)
+    assert flushed.success
+    assert not flushed.release
+    assert "the driver is stuck" in caplog.text
+    rig.do(Pause("p"), PauseReply)
+    continued = rig.do(Continue("c"), PauseReply)
+    assert (continued.success, continued.changed) == (True, True)
+    assert "could not be emptied" in continued.message
 
 
 def test_abort_all_ends_requests_first(rig: Rig) -> None:
