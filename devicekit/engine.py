@@ -57,6 +57,8 @@ from devicekit.scheduling.messages import (
     UpdateWeights,
     UpdateWeightsFromDisk,
 )
+from devicekit.scheduling.rank_group import RankGroup
+from devicekit.scheduling.ranks import RankedScheduler
 from devicekit.scheduling.request import Request, SamplingParams, prompt_array
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits, Step
 from devicekit.weights.install import WeightControl, install
@@ -99,12 +101,16 @@ class Engine:
         *,
         clock: Clock | None = None,
         releases: ReleasePoints | None = None,
+        ranks: RankGroup | None = None,
     ) -> None:
         self.device = device
         self.runner = runner
         self.config = config
-        self.clock = clock or SystemClock()
-        self.plan = plan_pool(runner.layout, runner.limits, available_memory(device).bytes, config)
+        self.clock: Clock = ranks.clock if ranks is not None else clock or SystemClock()
+        available = available_memory(device).bytes
+        if ranks is not None:
+            available = ranks.least(available or 0) or None
+        self.plan = plan_pool(runner.layout, runner.limits, available, config)
         self.tokenizer = _tokenizer(runner.directory)
         pool = KVPool(device, runner.layout, self.plan.num_pages, config.page_size)
         runner.bind(pool)
@@ -118,15 +124,23 @@ class Engine:
             conservativeness=config.conservativeness,
         )
         self._detokenizer = None if self.tokenizer is None else _Detokenizer(self.tokenizer)
-        self.scheduler = Scheduler(
-            runner, device, limits, clock=self.clock, releases=releases, detokenizer=self._detokenizer
-        )
+        self.scheduler: Scheduler
+        if ranks is None:
+            self.scheduler = Scheduler(
+                runner, device, limits, clock=self.clock, releases=releases, detokenizer=self._detokenizer
+            )
+        else:
+            policies = None if releases is None else releases.policies
+            self.scheduler = RankedScheduler(
+                runner, device, limits, ranks, policies=policies, detokenizer=self._detokenizer
+            )
         model = Model(runner, runner.weight_aliases())
         self.weights: WeightControl = install(
             self.scheduler.control,
             WeightStore(self.scheduler.state, device, model),
             loaders={Selector.TARGET: runner},
             regions=self._regions(pool),
+            rank=0 if ranks is None else ranks.rank,
         )
         self._generations: dict[str, Generation] = {}
         self._replies: dict[str, Reply] = {}
@@ -141,12 +155,15 @@ class Engine:
         config: EngineConfig | None = None,
         dtype: torch.dtype | None = None,
         clock: Clock | None = None,
+        ranks: RankGroup | None = None,
     ) -> Engine:
         """Load a local Hugging Face model directory onto a device and make it ready to serve.
 
         Args:
             device: as for `devicekit.get_device`.
             dtype: of weights and KV; default: what the model's config says.
+            ranks: serve together with other processes. Rank 0's engine is used like any other; on the others,
+                only ``engine.scheduler`` takes part, by `RankedScheduler.follow`. ``clock`` is the group's.
 
         Raises:
             SelectionError, ContractError, InvalidDevice: there is no such device.
@@ -155,7 +172,7 @@ class Engine:
         """
         handle = get_device(device)
         runner = TransformersRunner.load(path, handle, dtype=dtype)
-        return cls(runner, handle, config or EngineConfig(), clock=clock)
+        return cls(runner, handle, config or EngineConfig(), clock=clock, ranks=ranks)
 
     def _regions(self, pool: KVPool) -> dict[MemoryTag, Region]:
         regions: dict[MemoryTag, Region] = {MemoryTag.KV_CACHE: pool}

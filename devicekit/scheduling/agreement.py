@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+_T = TypeVar("_T")
 
 
 class Agreement(Protocol):
@@ -36,3 +39,14 @@ class Alone:
         if error is not None:
             raise error
         return done
+
+
+def everywhere(ranks: Agreement, act: Callable[[], _T]) -> _T:
+    """Do something on every rank. Raises on all of them if it fails on any, as `Agreement.ready` does."""
+    failure: Exception | None = None
+    try:
+        done = act()
+    except Exception as error:
+        failure = error
+    ranks.ready(True, failure)
+    return done

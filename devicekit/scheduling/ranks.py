@@ -130,17 +130,21 @@ class RankedScheduler(Scheduler):
     # -- On all -----------------------------------------------------------------------------------------------
 
     def add(self, request: Request) -> None:
-        """Take in a request that rank 0 has handed out.
+        """Take in a request; outside of a step on rank 0, check it and `post` it.
 
         Raises:
             InvalidRequest: it can never run, its id is in use, or a rank is lost.
-            InvalidOperation: it was not handed out: only this rank knows of it.
+            InvalidOperation: as `post`.
         """
         if (lost := self.ranks.lost) is not None:
             raise InvalidRequest(f"Request {request.id!r} cannot run: {lost}")
-        if not self.ranks.in_step:
-            raise InvalidOperation("With several ranks, requests are posted on rank 0.")
-        super().add(request)
+        if self.ranks.in_step:
+            super().add(request)
+            return
+        self.check(request)
+        if request.id in self.state.requests or any(one.id == request.id for one, _ in self._outbox):
+            raise InvalidRequest(f"A request {request.id!r} is already in flight.")
+        self.post(request)
 
     def step(self) -> Step:
         """One step, together with all other ranks. Does not return before each has begun it.

@@ -14,7 +14,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from devicekit.contract.errors import DeviceKitError
 from devicekit.device import Device
-from devicekit.scheduling.agreement import Agreement, Alone
+from devicekit.scheduling.agreement import Agreement, Alone, everywhere
 from devicekit.scheduling.errors import Conflict, InvalidOperation
 from devicekit.scheduling.messages import Refusal, Reply
 from devicekit.weights.operations import DestroyUpdateGroup, GroupReply, InitUpdateGroup
@@ -61,16 +61,8 @@ class UpdateGroups:
             InvalidOperation: a field makes no sense, or the device has no collective backend of its own.
             Conflict: there is a group of this name already.
         """
-        rank = operation.rank_offset + self.rank
-        _check(operation, rank)
-        name = operation.group_name
-        if name in self._groups or name in self._joining:
-            raise Conflict(f"There is an update group {name!r} already.")
-        backend = operation.backend or self.device.collective_backend()
-        if backend is None:
-            raise InvalidOperation(
-                f"Backend {self.device.backend.label} names no collective backend: say which one to use."
-            )
+        rank, name = operation.rank_offset + self.rank, operation.group_name
+        backend = everywhere(self.ranks, lambda: self._backend_for(operation, rank))
         joining = _Joining(
             threading.Thread(target=lambda: _join(joining, operation, rank, backend), daemon=True)
         )
@@ -103,6 +95,18 @@ class UpdateGroups:
             )
 
         return poll
+
+    def _backend_for(self, operation: InitUpdateGroup, rank: int) -> str:
+        _check(operation, rank)
+        name = operation.group_name
+        if name in self._groups or name in self._joining:
+            raise Conflict(f"There is an update group {name!r} already.")
+        backend = operation.backend or self.device.collective_backend()
+        if backend is None:
+            raise InvalidOperation(
+                f"Backend {self.device.backend.label} names no collective backend: say which one to use."
+            )
+        return backend
 
     def destroy(self, operation: DestroyUpdateGroup) -> Reply:
         """Leave a group.

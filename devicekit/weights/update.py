@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from devicekit.release import ReleasePoint
+from devicekit.scheduling.agreement import everywhere
 from devicekit.scheduling.drain import holding_kv
 from devicekit.scheduling.flush import flush_now
 from devicekit.scheduling.messages import Refusal, Reply, UpdateOutcome, UpdateReply, UpdateWeights, describe
@@ -71,34 +72,30 @@ class Updater:
             staged = load()
         except Exception as error:
             failure = error
-        everywhere = False
+        ready = False
         try:
-            everywhere = self.store.state.ranks.ready(staged is not None, failure)
+            ready = self.store.state.ranks.ready(staged is not None, failure)
         finally:
-            if staged is not None and not everywhere:
+            if staged is not None and not ready:
                 staged.close()
-        return staged if everywhere else None
+        return staged if ready else None
 
     def _write(self, staged: Staged) -> Loaded:
         """Write on every rank; raises `PartlyWritten` on all if it failed on any."""
         names = staged.names
-        loaded: Loaded | None = None
-        failure: Exception | None = None
-        try:
+
+        def write() -> Loaded:
             try:
-                loaded = staged.write()
+                return staged.write()
             finally:
                 staged.close()
-        except Exception as error:
-            failure = error
+
         try:
-            self.store.state.ranks.ready(True, failure)
+            return everywhere(self.store.state.ranks, write)
         except PartlyWritten:
             raise
         except Exception as error:
             raise PartlyWritten(names, error) from error
-        assert loaded is not None  # it did not fail
-        return loaded
 
     def _apply(self, operation: UpdateWeights, staged: Staged) -> UpdateReply:
         state = self.store.state

@@ -32,6 +32,7 @@ from devicekit.scheduling.ranks import RankedScheduler
 from devicekit.scheduling.request import Finish, Request, SamplingParams
 from devicekit.scheduling.scheduler import SchedulerLimits, Step
 from devicekit.weights.install import WeightControl, install
+from devicekit.weights.occupation import MemoryTag
 from devicekit.weights.store import Model, WeightStore
 from tests.scheduling.rig import LateCopier
 
@@ -205,16 +206,22 @@ def make_rank(
     host_pages: int = 0,
     copier: LateCopier | None = None,
     policies: dict[ReleasePoint, ReleasePolicy] | None = None,
+    among: dist.ProcessGroup | None = None,
 ) -> Rank:
     device = get_device("cpu")
-    group = RankGroup(timeout=timeout, heartbeat=HEARTBEAT, clock=SkewedClock(skew, rate))
+    group = RankGroup(among, timeout=timeout, heartbeat=HEARTBEAT, clock=SkewedClock(skew, rate))
     runner = HashRunner(device, num_pages=num_pages, page_size=4)
     limits = SchedulerLimits(
         num_pages=num_pages, page_size=4, max_running=max_running, max_batch_tokens=32, checked=True
     )
     scheduler = Recorded(runner, device, limits, group, policies=policies)
     scheduler.record = record = Record()
-    weights = install(scheduler.control, WeightStore(scheduler.state, device, Model(runner)), rank=group.rank)
+    weights = install(
+        scheduler.control,
+        WeightStore(scheduler.state, device, Model(runner)),
+        regions={MemoryTag.KV_CACHE: runner.pool},
+        rank=group.rank,
+    )
     tier = None
     if host_pages:
         tier = attach_host_tier(scheduler, HostKVPool(device, runner.pool, host_pages, copier=copier))

@@ -157,15 +157,15 @@ def test_when_rank_0_is_killed_the_others_end() -> None:
 
 
 def late(seconds: float) -> Record:
-    rank = make_rank(timeout=1.0)
+    rank = make_rank(timeout=0.7)
     if rank.number == 1:
         count_questions(rank.group, 12, lambda: threading.Event().wait(seconds))
     return guarded(rank)
 
 
 def test_a_rank_that_is_too_slow_is_given_up_and_hears_so(three: World) -> None:
-    records = three.play(late, 4.0)
-    check_survivors(records, 1, "it is alive, and did not come within 1 s")
+    records = three.play(late, 2.5)
+    check_survivors(records, 1, "it is alive, and did not come within 0.7 s")
     assert all(record.seconds < 15 for record in records)
 
 
