@@ -42,6 +42,8 @@ def main(arguments: Sequence[str]) -> int:
         kv_tokens=options.kv_tokens,
         policy=options.policy,
         prefix_caching=not options.disable_prefix_caching,
+        host_kv_tokens=options.host_kv_tokens,
+        conservativeness=options.conservativeness,
     )
     with listener:
         engine = Engine.open(options.model, options.device, config=config)
@@ -84,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-batch-tokens", type=int, default=512, help="per forward pass; default: %(default)s")
     add("--memory-fraction", type=float, default=0.9, help="for KV, of what is free; default: %(default)s")
     add("--kv-tokens", type=int, help="size of the KV pool; default: what fits")
+    add("--host-kv-tokens", type=int, default=0, help="second level of the prefix cache, in host memory")
+    add("--conservativeness", type=float, default=1.0, help="lower admits more at once; default: %(default)s")
     add("--policy", choices=("fcfs", "priority"), default="fcfs", help="default: %(default)s")
     add("--disable-prefix-caching", action="store_true")
     return parser

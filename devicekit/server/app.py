@@ -17,8 +17,12 @@ from devicekit.server import (
     health,
     info,
     loads,
+    memory,
     openapi,
     status,
+    weight_groups,
+    weight_reading,
+    weight_session,
     weights,
 )
 from devicekit.server.errors import on_fault, on_http_exception
@@ -31,6 +35,10 @@ ENDPOINTS = (
     *chat.ENDPOINTS,
     *control.ENDPOINTS,
     *weights.ENDPOINTS,
+    *weight_groups.ENDPOINTS,
+    *weight_session.ENDPOINTS,
+    *weight_reading.ENDPOINTS,
+    *memory.ENDPOINTS,
     *health.ENDPOINTS,
     *loads.ENDPOINTS,
     *info.ENDPOINTS,

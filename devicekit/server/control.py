@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated
 
 from pydantic import Field
@@ -14,11 +15,14 @@ from devicekit.scheduling.messages import (
     Abort,
     AbortReply,
     Continue,
+    Drain,
+    DrainReply,
     Flush,
     FlushReply,
     Pause,
     PauseMode,
     PauseReply,
+    Refusal,
     Reply,
 )
 from devicekit.server.endpoints import Arguments, Endpoint, Finite
@@ -42,6 +46,15 @@ class PauseArguments(Arguments):
     """Body of ``/pause_generation``."""
 
     mode: PauseMode = PauseMode.ABORT
+    continue_after: Finite | None = Field(
+        default=None, gt=0, description="seconds after which it ends by itself"
+    )
+
+
+class DrainArguments(Arguments):
+    """Body of ``/drain``."""
+
+    timeout: Finite | None = Field(default=None, ge=0, description="seconds; default: as long as it takes")
 
 
 class ContinueArguments(Arguments):
@@ -68,7 +81,9 @@ async def flush(serving: Serving, arguments: FlushArguments, request: Request) -
 
 async def pause(serving: Serving, arguments: PauseArguments, request: Request) -> Response:
     """Start no forward pass until generation is continued."""
-    reply = await serving.perform(Pause(serving.next_id(), arguments.mode), PauseReply)
+    reply = await serving.perform(
+        Pause(serving.next_id(), arguments.mode, arguments.continue_after), PauseReply
+    )
     return _state(reply, "Generation paused successfully.", aborted=reply.aborted, retracted=reply.retracted)
 
 
@@ -79,6 +94,14 @@ async def resume(serving: Serving, arguments: ContinueArguments, request: Reques
     return _state(reply, "Generation continued successfully.")
 
 
+async def drain(serving: Serving, arguments: DrainArguments, request: Request) -> Response:
+    """Let what runs come to its end, start nothing new, and pause."""
+    reply = await serving.perform(Drain(serving.next_id(), arguments.timeout), DrainReply)
+    return answer(
+        reply, remaining_requests=reply.remaining, waiting_requests=reply.waiting, epoch=reply.epoch
+    )
+
+
 async def abort(serving: Serving, arguments: AbortArguments, request: Request) -> Response:
     """End requests."""
     if not arguments.abort_all and not arguments.rid:
@@ -87,6 +110,19 @@ async def abort(serving: Serving, arguments: AbortArguments, request: Request) -
     operation = Abort(serving.next_id(), prefix=prefix, all=arguments.abort_all)
     reply = await serving.perform(operation, AbortReply)
     return answer(reply, aborted=reply.aborted)
+
+
+_STATUS: Mapping[Refusal | None, int] = MappingProxyType(
+    {Refusal.BUSY: 409, Refusal.CONFLICT: 409, Refusal.UNSUPPORTED: 501}
+)
+
+
+def answer_by_kind(reply: Reply, **more: object) -> JSONResponse:
+    """As `answer`, but what was refused for the state of things is 409, and what cannot be done here is 501."""
+    response = answer(reply, **more)
+    if not reply.success:
+        response.status_code = _STATUS.get(reply.refusal, 400)
+    return response
 
 
 def answer(reply: Reply, **more: object) -> JSONResponse:
@@ -107,6 +143,7 @@ def details(reply: Reply) -> Mapping[str, object]:
     return {
         "blockers": [{"name": one.name, "count": one.count} for one in reply.blockers],
         "seconds": reply.seconds,
+        "refusal": None if reply.refusal is None else reply.refusal.value,
         "release": _release(reply.release),
     }
 
@@ -157,6 +194,14 @@ ENDPOINTS = (
         resume,
         ContinueArguments,
         "End a pause.",
+        access=Access.CONTROL,
+        tag="control",
+    ),
+    Endpoint(
+        "/drain",
+        drain,
+        DrainArguments,
+        "Let what runs come to its end, start nothing new, and pause.",
         access=Access.CONTROL,
         tag="control",
     ),

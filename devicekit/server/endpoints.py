@@ -40,7 +40,7 @@ class Endpoint(Generic[A]):
         handler: answers. A DeviceKitError that it raises becomes an error response.
         arguments: read from the body, or from the query.
         access: who may call it.
-        in_query: read the arguments from the query.
+        in_query: read the arguments from the query, always. A GET without a body is read from there anyway.
     """
 
     path: str
@@ -68,7 +68,8 @@ class Endpoint(Generic[A]):
 
     async def _read(self, request: Request, limit: int) -> A:
         body = await _read_body(request, limit)
-        given = dict(request.query_params) if self.in_query else _parse(body)
+        asking = request.method == "GET" and not body
+        given = dict(request.query_params) if self.in_query or asking else _parse(body)
         try:
             return self.arguments.model_validate(given)
         except ValidationError as error:

@@ -29,7 +29,8 @@ def status_of(serving: Serving) -> tuple[str, str]:
     seconds = loop.step_seconds
     if seconds > serving.settings.health_timeout:
         return "stalled", f"The engine has been in one step for {seconds:.0f} s."
-    return ("paused", "") if loop.snapshot.paused else ("ok", "")
+    # Whatever holds generation back, requests wait for it as they do for a pause to end.
+    return ("paused" if loop.snapshot.resting else "ok", "; ".join(loop.snapshot.holds))
 
 
 async def health(serving: Serving, arguments: Arguments, request: HttpRequest) -> Response:
@@ -64,9 +65,9 @@ async def health_generate(serving: Serving, arguments: Arguments, request: HttpR
             done, _ = await asyncio.wait((ending,), timeout=_LOOK)
             now = serving.loop.snapshot
             if done:
-                return _verdict(ending, now.paused)
-            if now.paused or now.computed_tokens > before:
-                return _response("paused" if now.paused else "ok", "", 200)
+                return _verdict(ending, now.resting)
+            if now.resting or now.computed_tokens > before:
+                return _response("paused" if now.resting else "ok", "", 200)
         return _response("stalled", f"No token in {serving.settings.health_timeout:g} s.", 503)
     finally:
         ending.cancel()
@@ -91,7 +92,9 @@ def _verdict(ending: asyncio.Future[Finish | None], paused: bool) -> Response:
 
 def _response(status: str, message: str, code: int) -> Response:
     document: dict[str, object] = {"status": status}
-    if message:
+    if message and code == 200:
+        document["message"] = message
+    elif message:
         document["error"] = {"message": message}
     return JSONResponse(document, code)
 

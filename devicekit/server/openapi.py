@@ -58,7 +58,7 @@ def _operation(endpoint: Endpoint[Any], path: str, method: str) -> dict[str, obj
     }
     if endpoint.access is not Access.OPEN:
         operation["security"] = [{"key": []}, {}]
-    if endpoint.in_query:
+    if endpoint.in_query or method == "GET":
         operation["parameters"] = _parameters(endpoint.arguments)
     else:
         name = endpoint.arguments.__name__

@@ -16,6 +16,9 @@ class Snapshot:
     prefilling: int
     waiting: int
     paused: bool
+    holds: tuple[
+        str, ...
+    ]  # why nothing is generated besides a pause: memory is released, weights are missing
     epoch: int
     healthy: bool  # False: the device is lost
     weight_version: str
@@ -25,6 +28,11 @@ class Snapshot:
     blockers: tuple[Blocker, ...]
     steps: int
     computed_tokens: int  # prompt and output tokens, since the start
+
+    @property
+    def resting(self) -> bool:
+        """Whether nothing is generated, on purpose."""
+        return self.paused or bool(self.holds)
 
     @property
     def pages_used(self) -> int:
@@ -41,6 +49,7 @@ def take_snapshot(scheduler: Scheduler, steps: int, computed_tokens: int) -> Sna
         prefilling=len(state.prefilling),
         waiting=len(state.waiting),
         paused=state.paused,
+        holds=tuple(state.holds.values()),
         epoch=state.epoch,
         healthy=state.healthy,
         weight_version=state.weight_version,

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import base64
+from typing import TypedDict
+
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from devicekit.scheduling.messages import UpdateReply, UpdateWeightsFromDisk
+from devicekit.scheduling.messages import Selector, UpdateReply, UpdateWeightsFromDisk
 from devicekit.server.control import answer
 from devicekit.server.endpoints import Arguments, Endpoint
 from devicekit.server.errors import BadRequest
 from devicekit.server.keys import Access
 from devicekit.server.serving import Serving
+from devicekit.weights.operations import UpdateWeightsFromTensor
+
+_HEADER_AT = 8  # safetensors: the header's size in eight bytes, then the header, which is a JSON object
+
+
+class CommonFields(TypedDict):
+    """Keyword arguments of `UpdateWeights`."""
+
+    flush_cache: bool
+    empty_cache: bool | None
+    abort_all_requests: bool
+    weight_version: str | None
+    selector: Selector
 
 
 class UpdateArguments(Arguments):
@@ -23,6 +39,17 @@ class UpdateArguments(Arguments):
     )
     abort_all_requests: bool = False
     weight_version: str | None = None
+    selector: Selector = Selector.ALL
+
+    def common(self) -> CommonFields:
+        """The fields that every update operation has."""
+        return {
+            "flush_cache": self.flush_cache,
+            "empty_cache": self.torch_empty_cache,
+            "abort_all_requests": self.abort_all_requests,
+            "weight_version": self.weight_version,
+            "selector": self.selector,
+        }
 
 
 class UpdateFromDiskArguments(UpdateArguments):
@@ -32,6 +59,17 @@ class UpdateFromDiskArguments(UpdateArguments):
     load_format: str | None = Field(default=None, description="auto or safetensors")
 
 
+class UpdateFromTensorArguments(UpdateArguments):
+    """Body of ``/update_weights_from_tensor``."""
+
+    serialized_named_tensors: list[str] = Field(
+        description="one per rank: the bytes of safetensors, in base64"
+    )
+    load_format: str | None = Field(
+        default=None, description="direct or safetensors, which are the same here"
+    )
+
+
 async def update_from_disk(
     serving: Serving, arguments: UpdateFromDiskArguments, request: Request
 ) -> Response:
@@ -39,16 +77,37 @@ async def update_from_disk(
     if arguments.load_format not in (None, "auto", "safetensors"):
         raise BadRequest(f"Weights are read from safetensors only, not as {arguments.load_format!r}.")
     path = serving.weights_roots.confine(arguments.model_path)
-    operation = UpdateWeightsFromDisk(
-        serving.next_id(),
-        flush_cache=arguments.flush_cache,
-        empty_cache=arguments.torch_empty_cache,
-        abort_all_requests=arguments.abort_all_requests,
-        weight_version=arguments.weight_version,
-        path=str(path),
-    )
+    operation = UpdateWeightsFromDisk(serving.next_id(), **arguments.common(), path=str(path))
     # Nothing is paused to wait for it, hence the 0: the field is there for clients that read it.
     return updated(await serving.perform(operation, UpdateReply), num_paused_requests=0)
+
+
+async def update_from_tensor(
+    serving: Serving, arguments: UpdateFromTensorArguments, request: Request
+) -> Response:
+    """Replace weights by those in the request."""
+    if arguments.load_format not in (None, "direct", "safetensors"):
+        raise BadRequest(f"Weights in a request are safetensors only, not {arguments.load_format!r}.")
+    if len(arguments.serialized_named_tensors) != 1:
+        raise BadRequest("This engine has one rank: send one payload in serialized_named_tensors.")
+    operation = UpdateWeightsFromTensor(
+        serving.next_id(),
+        **arguments.common(),
+        safetensors=_decode(arguments.serialized_named_tensors[0]),
+    )
+    return updated(await serving.perform(operation, UpdateReply))
+
+
+def _decode(payload: str) -> bytes:
+    try:
+        content = base64.b64decode(payload, validate=True)
+    except ValueError as error:
+        raise BadRequest(f"serialized_named_tensors is not base64: {error}") from error
+    if content[_HEADER_AT : _HEADER_AT + 1] != b"{":
+        raise BadRequest(
+            "serialized_named_tensors is not safetensors. Pickled tensors are refused: reading them can run code."
+        )
+    return content
 
 
 def updated(reply: UpdateReply, **more: object) -> JSONResponse:
@@ -74,6 +133,14 @@ ENDPOINTS = (
         update_from_disk,
         UpdateFromDiskArguments,
         "Replace the weights by those of a directory on the server's disk.",
+        access=Access.CONTROL,
+        tag="weights",
+    ),
+    Endpoint(
+        "/update_weights_from_tensor",
+        update_from_tensor,
+        UpdateFromTensorArguments,
+        "Replace weights by those in the request, in safetensors.",
         access=Access.CONTROL,
         tag="weights",
     ),

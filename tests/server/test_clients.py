@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
+from safetensors.torch import load_file, save
 
 from tests.server.conftest import LONG, Models, Serve, Server
 
@@ -122,6 +127,82 @@ def test_slime_aborts_a_rollout(server: Server) -> None:
         assert {one.result()["meta_info"]["finish_reason"]["type"] for one in rollouts} == {"abort"}
 
 
+def test_slime_offloads_for_training_and_comes_back_in_two_stages(server: Server, models: Models) -> None:
+    slime = Slime(server.url)
+    slime.post("update_weights_from_disk", {"model_path": str(models.b)})
+    expected = _greedy(server)
+    slime.flush_cache()
+    slime.post("release_memory_occupation")
+    slime.post("resume_memory_occupation", {"tags": ["weights"]})
+    tensors = [*load_file(models.b / "model.safetensors").items()]
+    for part in (dict(tensors[:9]), dict(tensors[9:])):
+        payload = {"serialized_named_tensors": [base64.b64encode(save(part)).decode()], "load_format": None}
+        slime.post("update_weights_from_tensor", {**payload, "flush_cache": False, "weight_version": "4"})
+    slime.post("resume_memory_occupation", {"tags": ["kv_cache", "device_graph"]})
+    assert slime.weight_version() == "4"
+    assert _greedy(server) == expected
+
+
+TRAINER = """
+import datetime, sys, torch, torch.distributed as dist
+from safetensors.torch import load_file
+from torch.distributed.distributed_c10d import PrefixStore, _new_process_group_helper, _world, rendezvous
+torch.set_num_threads(1)
+timeout = datetime.timedelta(seconds=30)
+store, rank, size = next(rendezvous("tcp://127.0.0.1:" + sys.argv[1], 0, 2, timeout=timeout))
+group, _ = _new_process_group_helper(
+    2, 0, [], "gloo", PrefixStore("slime-pp_0", store), "slime-pp_0", timeout=timeout
+)
+_world.pg_group_ranks[group] = {0: 0, 1: 1}
+print("joined", flush=True)
+sys.stdin.readline()
+for tensor in load_file(sys.argv[2]).values():
+    dist.broadcast(tensor, src=0, group=group)
+sys.stdin.readline()
+"""
+
+
+def test_slime_broadcasts_weights_over_a_process_group(server: Server, models: Models) -> None:
+    slime = Slime(server.url)
+    file = models.b / "model.safetensors"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", TRAINER, str(port), str(file)]
+    with (
+        ThreadPoolExecutor(2) as pool,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as trainer,
+    ):
+        assert trainer.stdin is not None
+        assert trainer.stdout is not None
+        slime.post("pause_generation")
+        slime.flush_cache()
+        group = {"group_name": "slime-pp_0", "backend": "gloo"}
+        place = {"master_address": "127.0.0.1", "master_port": port, "rank_offset": 1, "world_size": 2}
+        joined = pool.submit(slime.post, "init_weights_update_group", {**place, **group})
+        assert trainer.stdout.readline() == "joined\n"
+        assert joined.result()["success"] is True
+        tensors = load_file(file)
+        bucket = {
+            "names": [*tensors],
+            "dtypes": [str(one.dtype).removeprefix("torch.") for one in tensors.values()],
+            "shapes": [[*one.shape] for one in tensors.values()],
+            "group_name": "slime-pp_0",
+            "flush_cache": False,
+            "weight_version": "5",
+        }
+        updating = pool.submit(slime.post, "update_weights_from_distributed", bucket)
+        trainer.stdin.write("go\n")
+        trainer.stdin.flush()
+        assert updating.result()["outcome"] == "updated"
+        slime.post("continue_generation")
+        slime.post("destroy_weights_update_group", {"group_name": "slime-pp_0"})
+        trainer.stdin.write("end\n")
+    assert slime.weight_version() == "5"
+    pushed = _greedy(server)
+    slime.post("update_weights_from_disk", {"model_path": str(models.b)})
+    assert _greedy(server) == pushed
+
+
 def test_slimes_monitor_sees_a_healthy_engine_through_a_pause(server: Server) -> None:
     def monitor() -> int:
         return requests.get(f"{server.url}/health_generate", timeout=5).status_code
@@ -132,6 +213,10 @@ def test_slimes_monitor_sees_a_healthy_engine_through_a_pause(server: Server) ->
         assert monitor() == 200
         Slime(server.url).post("continue_generation")
         assert monitor() == 200
+
+
+def _greedy(server: Server) -> list[int]:
+    return server.generate(max_new_tokens=20, ignore_eos=True)["output_ids"]
 
 
 def _retrying(call: Callable[[], requests.Response], attempts: int = 3) -> object:
@@ -200,3 +285,25 @@ def test_verl_aborts_all_by_a_pause_and_resumes(server: Server) -> None:
         assert _verl_flush(server, attempts=1)
         _retrying(lambda: requests.post(f"{server.url}/continue_generation", json={}, timeout=60))
         assert _rollout(server)["output_ids"]
+
+
+def test_verl_sleeps_and_wakes(server: Server, models: Models) -> None:
+    expected = _greedy(server)
+    names = {"tags": ["kv_cache", "weights"], "reset_connector": True}
+    _retrying(lambda: requests.post(f"{server.url}/release_memory_occupation", json=names, timeout=60))
+    _retrying(
+        lambda: requests.post(
+            f"{server.url}/resume_memory_occupation", json={"tags": ["weights"]}, timeout=60
+        )
+    )
+    # Weights are pushed while the KV cache is still away, and with flush_cache, as one of its trainers does.
+    content = save(load_file(models.a / "model.safetensors"))
+    push = {"serialized_named_tensors": [base64.b64encode(content).decode()], "flush_cache": True}
+    _retrying(lambda: requests.post(f"{server.url}/update_weights_from_tensor", json=push, timeout=60))
+    _retrying(
+        lambda: requests.post(
+            f"{server.url}/resume_memory_occupation", json={"tags": ["kv_cache"]}, timeout=60
+        )
+    )
+    assert _verl_flush(server)["success"] is True
+    assert _greedy(server) == expected

@@ -1,0 +1,182 @@
+"""Drain, sessions, transactions, tensors in requests, and looking at weights."""
+
+from __future__ import annotations
+
+import base64
+import pickle
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from safetensors.torch import load_file, save
+
+from tests.server.conftest import Models, Serve, Server
+
+
+@pytest.fixture
+def server(serve: Serve) -> Iterator[Server]:
+    with serve() as running:
+        yield running
+
+
+def _payload(models: Models) -> dict[str, object]:
+    content = save(load_file(models.b / "model.safetensors"))
+    return {"serialized_named_tensors": [base64.b64encode(content).decode()]}
+
+
+# -- Drain ----------------------------------------------------------------------------------------------------
+
+
+def test_drain_lets_requests_end_and_then_is_a_pause(server: Server) -> None:
+    params = {"max_new_tokens": 60, "temperature": 0, "ignore_eos": True}
+    with server.streaming({"text": "The sea", "sampling_params": params}) as stream:
+        next(stream)
+        drained = server.post("/drain", {"timeout": 20})
+        assert drained.status_code == 200
+        assert drained.json()["remaining_requests"] == 0
+        [*_, last] = stream
+    assert last["meta_info"]["completion_tokens"] == 60
+    assert server.get("/ready").status_code == 503
+    server.post("/continue_generation")
+    assert server.generate()["output_ids"]
+
+
+def test_a_drain_that_takes_too_long_says_what_remains_and_goes_on(server: Server) -> None:
+    with server.running() as stream:
+        answer = server.post("/drain", {"timeout": 0.05})
+        assert answer.status_code == 400
+        assert (answer.json()["remaining_requests"], answer.json()["refusal"]) == (1, "timed_out")
+        assert server.get("/ready").status_code == 200
+        next(stream)
+
+
+def test_a_pause_can_end_by_itself(server: Server) -> None:
+    began = time.monotonic()
+    server.post("/pause_generation", {"mode": "retract", "continue_after": 0.2})
+    assert server.generate()["output_ids"]
+    assert 0.2 <= time.monotonic() - began < 5
+
+
+# -- Tensors in requests, sessions ----------------------------------------------------------------------------
+
+
+def test_tensors_in_the_request_become_the_weights(server: Server, models: Models) -> None:
+    answer = server.post("/update_weights_from_tensor", {**_payload(models), "weight_version": "7"})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["outcome"] == "updated"
+    with_tensors = server.generate()
+    assert with_tensors["meta_info"]["weight_version"] == "7"
+    server.post("/update_weights_from_disk", {"model_path": str(models.b)})
+    assert server.generate()["output_ids"] == with_tensors["output_ids"]
+
+
+@pytest.mark.parametrize(
+    ("document", "reason"),
+    [
+        ({"serialized_named_tensors": [base64.b64encode(pickle.dumps({"a": 1})).decode()]}, "run code"),
+        ({"serialized_named_tensors": ["no base64!"]}, "base64"),
+        ({"serialized_named_tensors": []}, "one rank"),
+        ({"serialized_named_tensors": [""]}, "safetensors"),
+        ({"serialized_named_tensors": ["AAAA"], "load_format": "pickle"}, "pickle"),
+        ({}, "serialized_named_tensors"),
+    ],
+)
+def test_what_is_no_safetensors_is_refused(server: Server, document: dict[str, object], reason: str) -> None:
+    answer = server.post("/update_weights_from_tensor", document)
+    assert answer.status_code == 400
+    assert reason in answer.json()["error"]["message"]
+    assert server.get("/get_weight_version").json() == {"weight_version": "default"}
+
+
+def test_tensors_that_do_not_fit_change_nothing(server: Server) -> None:
+    before = server.generate()["output_ids"]
+    content = save({"model.norm.weight": torch.zeros(3)})
+    document = {"serialized_named_tensors": [base64.b64encode(content).decode()]}
+    answer = server.post("/update_weights_from_tensor", document)
+    assert answer.status_code == 400
+    assert answer.json()["outcome"] == "unchanged"
+    assert server.generate()["output_ids"] == before
+
+
+def test_nothing_is_generated_within_a_session_and_its_end_sums_it_up(server: Server, models: Models) -> None:
+    assert server.post("/begin_weight_update", {"selector": "all"}).status_code == 200
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(server.generate)
+        server.eventually(lambda: server.load()["num_waiting_reqs"] == 1)
+        server.post("/update_weights_from_tensor", {**_payload(models), "weight_version": "7"})
+        assert not waiting.done()
+        ended = server.post("/end_weight_update")
+        assert ended.status_code == 200
+        assert (ended.json()["updates"], ended.json()["outcome"]) == (1, "updated")
+        assert waiting.result()["meta_info"]["weight_version"] == "7"
+
+
+def test_a_session_is_begun_once_and_ended_once(server: Server) -> None:
+    assert server.post("/end_weight_update").status_code == 400
+    assert server.post("/begin_weight_update").status_code == 200
+    assert server.post("/begin_weight_update").status_code == 400
+    assert server.post("/end_weight_update").status_code == 200
+
+
+# -- Transactions ---------------------------------------------------------------------------------------------
+
+
+def test_a_transaction_does_everything_and_answers_for_each_step(server: Server, models: Models) -> None:
+    params = {"max_new_tokens": 60, "temperature": 0, "ignore_eos": True}
+    with server.streaming({"text": "The sea", "sampling_params": params}) as stream:
+        next(stream)
+        document = {"model_path": str(models.b), "weight_version": "2"}
+        answer = server.post("/transaction", document)
+        assert answer.status_code == 200, answer.text
+        assert [step["name"] for step in answer.json()["steps"]] == ["retract", "update", "flush", "continue"]
+        assert (answer.json()["outcome"], answer.json()["paused"]) == ("updated", False)
+        [*_, last] = stream
+    assert last["meta_info"]["completion_tokens"] == 60
+    assert [span["version"] for span in last["meta_info"]["weight_versions"]] == ["default", "2"]
+
+
+def test_a_transaction_that_fails_says_where_and_leaves_generation_running(
+    server: Server, models: Models
+) -> None:
+    (models.root / "empty").mkdir(exist_ok=True)
+    answer = server.post("/transaction", {"model_path": str(models.root / "empty")})
+    assert answer.status_code == 400
+    assert (answer.json()["failed"], answer.json()["outcome"]) == ("update", "unchanged")
+    assert server.get("/ready").status_code == 200
+    assert server.post("/transaction", {"model_path": "/"}).status_code == 400
+
+
+# -- Looking --------------------------------------------------------------------------------------------------
+
+
+def test_weights_can_be_read_and_compared(server: Server, models: Models) -> None:
+    stored = load_file(models.a / "model.safetensors")["model.norm.weight"]
+    for answer in (
+        server.post("/get_weights_by_name", {"name": "model.norm.weight", "truncate_size": 5}),
+        server.get("/get_weights_by_name", name="model.norm.weight", truncate_size=5),
+    ):
+        assert answer.json() == stored[:5].tolist()
+    assert server.post("/get_weights_by_name", {"name": "nobody"}).status_code == 400
+    before = server.post("/weights_checker", {"action": "checksum"}).json()["per_engine_checksum"]
+    server.post("/update_weights_from_tensor", _payload(models))
+    assert server.post("/weights_checker").json()["per_engine_checksum"] != before
+    server.post("/update_weights_from_disk", {"model_path": str(models.a)})
+    assert server.post("/weights_checker").json()["per_engine_checksum"] == before
+
+
+def test_numbers_that_json_has_not_are_null(server: Server) -> None:
+    name = "model.norm.weight"
+    values = torch.full((64,), float("inf"))
+    document = {"serialized_named_tensors": [base64.b64encode(save({name: values})).decode()]}
+    answer = server.post("/update_weights_from_tensor", document)
+    assert answer.status_code == 200, answer.text
+    assert server.post("/get_weights_by_name", {"name": name, "truncate_size": 2}).json() == [None, None]
+
+
+def test_the_version_can_be_renamed(server: Server) -> None:
+    answer = server.post("/update_weight_version", {"new_version": "9", "abort_all_requests": False})
+    assert (answer.status_code, answer.json()["new_version"]) == (200, "9")
+    assert server.get("/get_weight_version").json() == {"weight_version": "9"}
+    assert server.post("/update_weight_version", {"new_version": ""}).status_code == 400
