@@ -57,8 +57,6 @@ from devicekit.scheduling.messages import (
     UpdateWeights,
     UpdateWeightsFromDisk,
 )
-from devicekit.scheduling.rank_group import RankGroup
-from devicekit.scheduling.ranks import RankedScheduler
 from devicekit.scheduling.request import Request, SamplingParams, prompt_array
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits, Step
 from devicekit.weights.install import WeightControl, install
@@ -68,6 +66,7 @@ from devicekit.weights.store import Model, WeightStore
 
 if TYPE_CHECKING:
     from devicekit.runners.huggingface import PreTrainedTokenizerBase
+    from devicekit.scheduling.rank_group import RankGroup
 
 _R = TypeVar("_R", bound=Reply)
 
@@ -130,6 +129,10 @@ class Engine:
                 runner, device, limits, clock=self.clock, releases=releases, detokenizer=self._detokenizer
             )
         else:
+            from devicekit.scheduling.ranks import (
+                RankedScheduler,  # not every build of torch has what it needs
+            )
+
             policies = None if releases is None else releases.policies
             self.scheduler = RankedScheduler(
                 runner, device, limits, ranks, policies=policies, detokenizer=self._detokenizer
