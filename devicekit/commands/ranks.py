@@ -14,7 +14,9 @@ from datetime import timedelta
 import torch.distributed as dist
 
 from devicekit.contract.errors import DeviceKitError
+from devicekit.device import Device
 from devicekit.engine import Engine
+from devicekit.opening import get_device
 from devicekit.scheduling.errors import RankLost
 from devicekit.scheduling.rank_group import RankGroup
 from devicekit.scheduling.ranks import RankedScheduler
@@ -26,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", required=True, metavar="DIR", help="local Hugging Face model directory")
     parser.add_argument("--prompt", required=True, action="append", help="text to continue; may be repeated")
     parser.add_argument("--update", default=[], action="append", metavar="DIR", help="load other weights")
-    parser.add_argument("--device", help="backend; each rank takes the index LOCAL_RANK, if it has that many")
+    parser.add_argument("--device", help="backend, of which each rank takes the index LOCAL_RANK")
     parser.add_argument("--max-new-tokens", type=int, default=16)
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds a rank may be late")
     options = parser.parse_args(arguments)
@@ -67,12 +69,13 @@ def _complete(engine: Engine, prompts: Sequence[str], count: int) -> None:
         print(f"{prompt}{done.text}", flush=True)
 
 
-def _device(backend: str | None) -> str | None:
-    """The index of this rank on its node."""
+def _device(spec: str | None) -> Device:
+    """What was asked for, and on this node the index that torchrun gave this rank, where there are indices."""
+    device = get_device(spec)
     local = os.environ.get("LOCAL_RANK")
-    if backend is None or local is None or ":" in backend or backend == "cpu":
-        return backend
-    return f"{backend}:{local}"
+    if local is None or not device.backend.manifest.indexed or (spec is not None and ":" in spec):
+        return device
+    return get_device(f"{device.backend.name}:{local}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Protocol, cast
 
@@ -41,6 +41,7 @@ class Question(enum.IntEnum):
     READY = 5
     FIRST = 6
     TEXT = 7
+    END = 8
 
 
 class LockstepClock:
@@ -226,6 +227,8 @@ class RankGroup:
     def close(self) -> None:
         """Leave in good order. Every rank must."""
         if self.lost is None:
+            with suppress(RankLost):  # nobody hangs up before all know that it is over
+                self.ask(Question.END)
             self._group = None
             self._roll_call.stop()
             self.lost = RankLost("The ranks were told to stop.")

@@ -142,7 +142,7 @@ class RankedScheduler(Scheduler):
             super().add(request)
             return
         self.check(request)
-        if request.id in self.state.requests or any(one.id == request.id for one, _ in self._outbox):
+        if request.id in self.state.requests or any(one.id == request.id for one, _ in tuple(self._outbox)):
             raise InvalidRequest(f"A request {request.id!r} is already in flight.")
         self.post(request)
 

@@ -13,9 +13,10 @@ from devicekit.contract.errors import ConfigurationError
 from devicekit.contract.records import ErrorKind
 from devicekit.release import ReleasePoint, when_reclaimable
 from devicekit.runners.hash_runner import expected, make_weights, salt_of
-from devicekit.scheduling.errors import InvalidOperation, RankLost
+from devicekit.scheduling.errors import InvalidOperation, InvalidRequest, RankLost
 from devicekit.scheduling.messages import (
     Continue,
+    Drain,
     Flush,
     FlushReply,
     Operation,
@@ -25,9 +26,9 @@ from devicekit.scheduling.messages import (
     UpdateOutcome,
     UpdateReply,
 )
-from devicekit.scheduling.request import FinishKind, Request
+from devicekit.scheduling.request import FinishKind, Request, SamplingParams
 from devicekit.scheduling.state import Participant
-from devicekit.weights.operations import ChecksumWeights, InitUpdateGroup, UpdateWeightsFromTensor
+from devicekit.weights.operations import ChecksumWeights, UpdateWeightsFromTensor
 from tests.scheduling.ranked_world import Rank, Record, World, Worlds, agree, make_rank
 from tests.scheduling.rig import LateCopier
 
@@ -117,20 +118,24 @@ def test_weights_that_one_rank_wrote_half_way_are_trusted_by_none(three: World) 
     assert first.state["holds"] == ["weights"]
 
 
-def group_that_one_cannot_join(port: int) -> Record:
+def drain_that_one_refuses() -> Record:
     rank = make_rank()
     if rank.number == 1:
-        rank.scheduler.control.register(InitUpdateGroup, boom)  # type: ignore[arg-type]
-    return rank.play(
-        lambda rank: rank.record.notes.update(
-            reply=rank.do(InitUpdateGroup("g", "127.0.0.1", port, world_size=3, timeout=2.0))
-        )
-    )
+        rank.scheduler.control.register(Drain, boom)  # type: ignore[arg-type]
+
+    def script(rank: Rank) -> None:
+        rank.request("r", A, 9)
+        rank.scheduler.step()
+        rank.do(Drain("d"))
+        rank.run("r")
+
+    return rank.play(script)
 
 
 def test_an_operation_that_one_rank_refuses_is_refused_by_all(world: World) -> None:
-    first = agree(world.play(group_that_one_cannot_join, 1))
-    assert first.replies["g"].message == "rank 1: InitUpdateGroup failed: ValueError: boom"
+    first = agree(world.play(drain_that_one_refuses))
+    assert first.replies["d"].message == "rank 1: Drain failed: ValueError: boom"
+    assert first.finishes["r"].kind is FinishKind.LENGTH
 
 
 # -- Forward passes -------------------------------------------------------------------------------------------
@@ -316,7 +321,9 @@ def refusals() -> Record:
     rank = make_rank()
     scheduler = rank.scheduler
     attempts: dict[str, Callable[[], object]] = {
-        "add": lambda: scheduler.add(Request("x", A)),  # type: ignore[arg-type]
+        "add": lambda: scheduler.add(Request("x", A, SamplingParams(2))),  # type: ignore[arg-type]
+        "again": lambda: scheduler.add(Request("x", A)),  # type: ignore[arg-type]
+        "empty": lambda: scheduler.add(Request("y", [])),  # type: ignore[arg-type]
         "submit": lambda: scheduler.control.submit(Flush("x")),
         "post": lambda: scheduler.post(Flush("x")) if rank.number else boom(),
         "foreign": lambda: scheduler.post(_Foreign("x", threading.Lock())),
@@ -324,10 +331,11 @@ def refusals() -> Record:
     for name, attempt in attempts.items():
         try:
             attempt()
-        except (InvalidOperation, ValueError) as error:
+        except (InvalidOperation, InvalidRequest, ValueError) as error:
             rank.record.notes[name] = f"{type(error).__name__}: {error}"
 
     def script(rank: Rank) -> None:
+        rank.run("x")
         rank.request("cut", A, 500)
         rank.scheduler.post(Flush("pending", timeout=100.0))
         rank.scheduler.step()
@@ -345,9 +353,12 @@ def test_only_rank_0_takes_things_in_and_what_is_left_at_the_end_is_answered(wor
     first, second = records
     agree(records)
     for record in records:
-        assert "posted on rank 0" in str(record.notes["add"])
         assert "posted on rank 0" in str(record.notes["submit"])
+    assert "This is rank 1" in str(second.notes["add"])
     assert "This is rank 1" in str(second.notes["post"])
+    assert "already in flight" in str(first.notes["again"])
+    assert "the prompt is empty" in str(first.notes["empty"])
+    assert first.finishes["x"].kind is FinishKind.LENGTH
     assert "cannot be sent to the other ranks" in str(first.notes["foreign"])
     assert first.finishes["cut"].message == "The ranks were told to stop."
     assert first.replies["pending"].message == "The ranks were told to stop."
