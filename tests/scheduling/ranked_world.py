@@ -207,12 +207,13 @@ def make_rank(
     copier: LateCopier | None = None,
     policies: dict[ReleasePoint, ReleasePolicy] | None = None,
     among: dist.ProcessGroup | None = None,
+    checked: bool = True,
 ) -> Rank:
     device = get_device("cpu")
     group = RankGroup(among, timeout=timeout, heartbeat=HEARTBEAT, clock=SkewedClock(skew, rate))
     runner = HashRunner(device, num_pages=num_pages, page_size=4)
     limits = SchedulerLimits(
-        num_pages=num_pages, page_size=4, max_running=max_running, max_batch_tokens=32, checked=True
+        num_pages=num_pages, page_size=4, max_running=max_running, max_batch_tokens=32, checked=checked
     )
     scheduler = Recorded(runner, device, limits, group, policies=policies)
     scheduler.record = record = Record()
