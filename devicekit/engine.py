@@ -69,6 +69,7 @@ from devicekit.weights.store import Model, WeightStore
 
 if TYPE_CHECKING:
     from devicekit.runners.huggingface import PreTrainedTokenizerBase
+    from devicekit.scheduling.rank_group import RankGroup
 
 _R = TypeVar("_R", bound=Reply)
 
@@ -103,14 +104,16 @@ class Engine:
         *,
         clock: Clock | None = None,
         releases: ReleasePoints | None = None,
+        ranks: RankGroup | None = None,
     ) -> None:
         self.device = device
         self.runner = runner
         self.config = config
-        self.clock = clock or SystemClock()
-        self.plan = plan_pool(
-            runner.layout, runner.limits, available_memory(device).bytes, config, states=runner.states
-        )
+        self.clock: Clock = ranks.clock if ranks is not None else clock or SystemClock()
+        available = available_memory(device).bytes
+        if ranks is not None:
+            available = ranks.least(available or 0) or None
+        self.plan = plan_pool(runner.layout, runner.limits, available, config, states=runner.states)
         self.tokenizer = _tokenizer(runner.directory)
         self.states: StatePool | None = None
         if runner.states is not None:
@@ -128,21 +131,34 @@ class Engine:
             checked=config.checked,
         )
         self._detokenizer = None if self.tokenizer is None else _Detokenizer(self.tokenizer)
-        self.scheduler = Scheduler(
-            runner,
-            device,
-            limits,
-            clock=self.clock,
-            releases=releases,
-            detokenizer=self._detokenizer,
-            states=None if self.states is None else self.states.slots,
-        )
+        slots = None if self.states is None else self.states.slots
+        self.scheduler: Scheduler
+        if ranks is None:
+            self.scheduler = Scheduler(
+                runner,
+                device,
+                limits,
+                clock=self.clock,
+                releases=releases,
+                detokenizer=self._detokenizer,
+                states=slots,
+            )
+        else:
+            from devicekit.scheduling.ranks import (
+                RankedScheduler,  # not every build of torch has what it needs
+            )
+
+            policies = None if releases is None else releases.policies
+            self.scheduler = RankedScheduler(
+                runner, device, limits, ranks, policies=policies, detokenizer=self._detokenizer, states=slots
+            )
         model = Model(runner, runner.weight_aliases())
         self.weights: WeightControl = install(
             self.scheduler.control,
             WeightStore(self.scheduler.state, device, model),
             loaders={Selector.TARGET: runner},
             regions=self._regions(pool),
+            rank=0 if ranks is None else ranks.rank,
         )
         self._generations: dict[str, Generation] = {}
         self._replies: dict[str, Reply] = {}
@@ -157,12 +173,15 @@ class Engine:
         config: EngineConfig | None = None,
         dtype: torch.dtype | None = None,
         clock: Clock | None = None,
+        ranks: RankGroup | None = None,
     ) -> Engine:
         """Load a local Hugging Face model directory onto a device and make it ready to serve.
 
         Args:
             device: as for `devicekit.get_device`.
             dtype: of weights and KV; default: what the model's config says.
+            ranks: serve together with other processes. Rank 0's engine is used like any other; on the others,
+                only ``engine.scheduler`` takes part, by `RankedScheduler.follow`. ``clock`` is the group's.
 
         Raises:
             SelectionError, ContractError, InvalidDevice: there is no such device.
@@ -171,7 +190,7 @@ class Engine:
         """
         handle = get_device(device)
         runner = TransformersRunner.load(path, handle, dtype=dtype)
-        return cls(runner, handle, config or EngineConfig(), clock=clock)
+        return cls(runner, handle, config or EngineConfig(), clock=clock, ranks=ranks)
 
     def _regions(self, pool: KVPool) -> dict[MemoryTag, Region]:
         kept: Region = pool if self.states is None else JointRegion((pool, self.states))
