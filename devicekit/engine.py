@@ -30,11 +30,13 @@ from devicekit.generation import Generation, IncrementalText
 from devicekit.memory.host_kv import HostKVPool
 from devicekit.memory.kv import KVLayout, KVPool
 from devicekit.memory.sizing import KVPlan, plan_kv
+from devicekit.memory.state import StateLayout, StatePool
 from devicekit.opening import get_device
 from devicekit.release import ReleasePoints
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.errors import MissingTokenizer
 from devicekit.runners.transformers_runner import TransformersRunner
+from devicekit.scheduling.audit import PoolAudit
 from devicekit.scheduling.batch import ModelLimits
 from devicekit.scheduling.errors import InvalidOperation, InvalidRequest
 from devicekit.scheduling.host_tier import attach_host_tier
@@ -57,9 +59,10 @@ from devicekit.scheduling.messages import (
     UpdateWeights,
     UpdateWeightsFromDisk,
 )
-from devicekit.scheduling.request import Request, SamplingParams, prompt_array
+from devicekit.scheduling.request import Request, SamplingParams, default_seed, prompt_array
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits, Step
 from devicekit.weights.install import WeightControl, install
+from devicekit.weights.joint import JointRegion
 from devicekit.weights.occupation import MemoryTag, Region
 from devicekit.weights.operations import MemoryReply, ReleaseMemory, ResumeMemory
 from devicekit.weights.store import Model, WeightStore
@@ -87,6 +90,7 @@ class EngineConfig:
     prefix_caching: bool = True
     host_kv_tokens: int = 0  # size of the second level of the prefix cache, in host memory; 0: none
     conservativeness: float = 1.0  # lower admits more requests at once, at the price of retractions
+    checked: bool = False  # account for every page, row and state slot after every step: raises, and costs
 
 
 class Engine:
@@ -109,10 +113,13 @@ class Engine:
         available = available_memory(device).bytes
         if ranks is not None:
             available = ranks.least(available or 0) or None
-        self.plan = plan_pool(runner.layout, runner.limits, available, config)
+        self.plan = plan_pool(runner.layout, runner.limits, available, config, states=runner.states)
         self.tokenizer = _tokenizer(runner.directory)
+        self.states: StatePool | None = None
+        if runner.states is not None:
+            self.states = StatePool(device, runner.states, config.max_running, checked=config.checked)
         pool = KVPool(device, runner.layout, self.plan.num_pages, config.page_size)
-        runner.bind(pool)
+        runner.bind(pool, self.states)
         limits = SchedulerLimits(
             num_pages=self.plan.num_pages,
             page_size=config.page_size,
@@ -121,21 +128,33 @@ class Engine:
             policy=config.policy,
             prefix_caching=config.prefix_caching,
             conservativeness=config.conservativeness,
+            checked=config.checked,
         )
         self._detokenizer = None if self.tokenizer is None else _Detokenizer(self.tokenizer)
+        slots = None if self.states is None else self.states.slots
         self.scheduler: Scheduler
         if ranks is None:
             self.scheduler = Scheduler(
-                runner, device, limits, clock=self.clock, releases=releases, detokenizer=self._detokenizer
+                runner,
+                device,
+                limits,
+                clock=self.clock,
+                releases=releases,
+                detokenizer=self._detokenizer,
+                states=slots,
             )
         else:
-            from devicekit.scheduling.ranks import (
-                RankedScheduler,  # not every build of torch has what it needs
-            )
+            # Only here: not every build of torch has what it needs.
+            from devicekit.scheduling.ranks import RankedScheduler
 
-            policies = None if releases is None else releases.policies
             self.scheduler = RankedScheduler(
-                runner, device, limits, ranks, policies=policies, detokenizer=self._detokenizer
+                runner,
+                device,
+                limits,
+                ranks,
+                policies=None if releases is None else releases.policies,
+                detokenizer=self._detokenizer,
+                states=slots,
             )
         model = Model(runner, runner.weight_aliases())
         self.weights: WeightControl = install(
@@ -178,7 +197,8 @@ class Engine:
         return cls(runner, handle, config or EngineConfig(), clock=clock, ranks=ranks)
 
     def _regions(self, pool: KVPool) -> dict[MemoryTag, Region]:
-        regions: dict[MemoryTag, Region] = {MemoryTag.KV_CACHE: pool}
+        kept: Region = pool if self.states is None else JointRegion((pool, self.states))
+        regions: dict[MemoryTag, Region] = {MemoryTag.KV_CACHE: kept}
         if self.config.host_kv_tokens:
             host = HostKVPool(self.device, pool, -(-self.config.host_kv_tokens // self.config.page_size))
             regions[MemoryTag.HOST_KV] = attach_host_tier(self.scheduler, host)
@@ -211,6 +231,55 @@ class Engine:
             timeout=timeout,
             stream=stream,
         )
+        return self._add(request)
+
+    def submit_samples(
+        self,
+        prompt: str | Sequence[int],
+        n: int,
+        params: SamplingParams | None = None,
+        *,
+        request_id: str | None = None,
+        stream: bool = False,
+        priority: int = 0,
+        timeout: float | None = None,
+    ) -> list[Generation]:
+        """Queue ``n`` completions of one prompt, with the seeds seed, seed + 1, and so on.
+
+        Their ids are ``request_id`` with ``_0``, ``_1``, … behind. Where prefixes are cached the full pages of
+        the prompt are computed once; the others wait for them. They stop, stream and are aborted one by one
+        (``Abort(prefix=...)`` ends all).
+
+        Raises:
+            InvalidRequest: they can never run, or ``n`` is below 1; then none of them is queued.
+            MissingTokenizer: as `submit`.
+        """
+        if n < 1:
+            raise InvalidRequest(f"n must be at least 1, not {n}.")
+        base = request_id or self._next_id("request")
+        tokens = prompt_array(self.encode(prompt) if isinstance(prompt, str) else prompt)
+        chosen = params or SamplingParams()
+        first = default_seed(base) if chosen.seed is None else chosen.seed
+        generations: list[Generation] = []
+        try:
+            for at in range(n):
+                request = Request(
+                    f"{base}_{at}",
+                    tokens,
+                    dataclasses.replace(chosen, seed=first + at),
+                    priority=priority,
+                    timeout=timeout,
+                    stream=stream,
+                    group=base,
+                )
+                generations.append(self._add(request))
+        except Exception:
+            for generation in generations:
+                self.abort(generation.id)
+            raise
+        return generations
+
+    def _add(self, request: Request) -> Generation:
         self.scheduler.add(request)
         decoder = None if self._detokenizer is None else IncrementalText(self._detokenizer)
         generation = Generation(request.id, len(request.prompt), decoder=decoder)
@@ -347,6 +416,10 @@ class Engine:
         """Every reason for not being idle."""
         return self.scheduler.blockers()
 
+    def audit(self) -> PoolAudit:
+        """Where every page, request row and state slot is, pool by pool. Changes nothing."""
+        return self.scheduler.audit()
+
     def perform(self, operation: Operation, kind: type[_R]) -> _R:
         """Post an operation and step until it is answered.
 
@@ -394,11 +467,19 @@ def _tokenizer(directory: ModelDirectory) -> PreTrainedTokenizerBase | None:
         return None
 
 
-def plan_pool(layout: KVLayout, limits: ModelLimits, available: int | None, config: EngineConfig) -> KVPlan:
+def plan_pool(
+    layout: KVLayout,
+    limits: ModelLimits,
+    available: int | None,
+    config: EngineConfig,
+    *,
+    states: StateLayout | None = None,
+) -> KVPlan:
     """Size the KV pool: what fits, but no more than the running requests can ever use.
 
     Args:
         available: bytes that are free once the weights are loaded; ``None`` if the device does not say.
+        states: what requests keep besides keys and values; it counts as reserved.
 
     Raises:
         NotEnoughMemory: not even one short request fits.
@@ -407,6 +488,8 @@ def plan_pool(layout: KVLayout, limits: ModelLimits, available: int | None, conf
     most = config.kv_tokens
     if most is None and available is not None:
         most = config.max_running * -(-limits.max_positions // config.page_size) * config.page_size
+    # Once in the pool, and once as the new states of a step before it is known to have succeeded.
+    state_bytes = 0 if states is None else 2 * (config.max_running + 1) * states.bytes_per_slot
     return plan_kv(
         available,
         layout,
@@ -414,7 +497,7 @@ def plan_pool(layout: KVLayout, limits: ModelLimits, available: int | None, conf
         max_running=config.max_running,
         max_positions=limits.max_positions,
         fraction=config.memory_fraction,
-        reserve_bytes=config.reserve_bytes,
+        reserve_bytes=config.reserve_bytes + state_bytes,
         max_tokens=most,
     )
 

@@ -13,11 +13,13 @@ import pickle
 import zlib
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from devicekit.contract.records import ErrorKind
 from devicekit.device import Device
+from devicekit.memory.pages import PageAllocator
 from devicekit.release import ReleasePoint, ReleasePoints, ReleasePolicy
 from devicekit.scheduling.batch import Runner
 from devicekit.scheduling.errors import InvalidOperation, InvalidRequest, RankLost
@@ -55,19 +57,24 @@ class RankedScheduler(Scheduler):
         *,
         policies: Mapping[ReleasePoint, ReleasePolicy] | None = None,
         detokenizer: Detokenizer | None = None,
+        states: PageAllocator | None = None,
     ) -> None:
         releases = ReleasePoints.configured(device, policies, clock=ranks.clock)
         releases.agreed = ranks.first
-        model = runner.limits
-        ranks.require_same("sizes", f"{limits}")
-        ranks.require_same(
-            "model", f"{model.vocab_size}, {model.max_positions}, {sorted(model.eos_token_ids)}"
-        )
+        eos = sorted(runner.limits.eos_token_ids)  # a set prints in another order in every process
+        ranks.require_same("sizes", f"{limits}, {states and states.num_pages} states")
+        ranks.require_same("model", f"{replace(runner.limits, eos_token_ids=frozenset())}, eos {eos}")
         ranks.require_same("release policies", str({p.value: str(q) for p, q in releases.policies.items()}))
         ranks.widen(limits.max_running)
         ranked = RankedRunner(runner, device.classify_error, ranks)
         super().__init__(
-            ranked, device, limits, clock=ranks.clock, releases=releases, detokenizer=detokenizer
+            ranked,
+            device,
+            limits,
+            clock=ranks.clock,
+            releases=releases,
+            detokenizer=detokenizer,
+            states=states,
         )
         self.ranks = ranks
         self.state.ranks = ranks

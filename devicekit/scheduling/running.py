@@ -11,6 +11,7 @@ import numpy as np
 from devicekit.memory.pages import PageAllocator
 from devicekit.memory.rows import RequestTable
 from devicekit.scheduling.batch import Int32, Int64
+from devicekit.scheduling.kv import RequestKV
 from devicekit.scheduling.request import Request
 from devicekit.scheduling.sampling import SamplingColumns
 
@@ -116,6 +117,16 @@ class RunningBatch:
         if self._shown != len(self.requests):
             self._show(len(self.requests))
         return len(self.requests) - int(np.count_nonzero(self._room_now))
+
+    def drop_unseen(self, kv: RequestKV, window: int) -> None:
+        """Give back pages that have left the window, of the columns that need a new page.
+
+        Each such column gives back about as many pages as it takes, so a request that decodes holds no more than
+        its window, however long it gets.
+        """
+        if self.pages_needed():
+            for column in np.flatnonzero(self._room_now == 0).tolist():
+                kv.drop(self.requests[column], int(self.positions[column]) - window + 1)
 
     def begin_step(self) -> bool:
         """Give every column whose page is full a new one. False, and nothing changed: the pool is short."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from devicekit.clock import Clock
 from devicekit.release import ReleaseEntry, ReleasePoint, ReleasePoints
 from devicekit.scheduling.agreement import Agreement, Alone
+from devicekit.scheduling.audit import PoolAudit
 from devicekit.scheduling.batch import Runner
 from devicekit.scheduling.kv import RequestKV
 from devicekit.scheduling.messages import Blocker, Output
@@ -57,6 +58,7 @@ class SchedulerState:
     continue_at: float | None = None  # when the pause ends by itself
     epoch: int = 0
     healthy: bool = True  # False: the device is lost
+    unbalanced: PoolAudit | None = None  # the first time that ids were found missing: something leaks
     # Ids of operations that wait for the running requests to end: meanwhile no new ones start.
     closed_by: set[str] = field(default_factory=set)
     # Why no forward pass may run, by who says so: memory is released, weights are missing. Requests wait.
