@@ -203,6 +203,7 @@ def make_rank(
     rate: float = 1.0,
     num_pages: int = 48,
     max_running: int = 6,
+    checked: bool = True,
     host_pages: int = 0,
     copier: LateCopier | None = None,
     policies: dict[ReleasePoint, ReleasePolicy] | None = None,
@@ -212,7 +213,7 @@ def make_rank(
     group = RankGroup(among, timeout=timeout, heartbeat=HEARTBEAT, clock=SkewedClock(skew, rate))
     runner = HashRunner(device, num_pages=num_pages, page_size=4)
     limits = SchedulerLimits(
-        num_pages=num_pages, page_size=4, max_running=max_running, max_batch_tokens=32, checked=True
+        num_pages=num_pages, page_size=4, max_running=max_running, max_batch_tokens=32, checked=checked
     )
     scheduler = Recorded(runner, device, limits, group, policies=policies)
     scheduler.record = record = Record()
