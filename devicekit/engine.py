@@ -144,17 +144,13 @@ class Engine:
                 states=slots,
             )
         else:
-            # Only here: not every build of torch has what it needs.
-            from devicekit.scheduling.ranks import RankedScheduler
+            from devicekit.scheduling.ranks import (
+                RankedScheduler,  # not every build of torch has what it needs
+            )
 
+            policies = None if releases is None else releases.policies
             self.scheduler = RankedScheduler(
-                runner,
-                device,
-                limits,
-                ranks,
-                policies=None if releases is None else releases.policies,
-                detokenizer=self._detokenizer,
-                states=slots,
+                runner, device, limits, ranks, policies=policies, detokenizer=self._detokenizer, states=slots
             )
         model = Model(runner, runner.weight_aliases())
         self.weights: WeightControl = install(

@@ -333,9 +333,7 @@ class Scheduler:
                 request = requests[column]
                 if request.id not in state.special:
                     found[request.id] = (request, Finish(FinishKind.STOP, int(tokens[column])))
-        for identity in sorted(
-            state.special
-        ):  # the order of a set differs between processes, and ranks must agree
+        for identity in sorted(state.special):  # a set has another order in every process
             request = state.requests[identity]
             if request.column >= 0:
                 state.running.settle(request)

@@ -203,11 +203,11 @@ def make_rank(
     rate: float = 1.0,
     num_pages: int = 48,
     max_running: int = 6,
-    checked: bool = True,
     host_pages: int = 0,
     copier: LateCopier | None = None,
     policies: dict[ReleasePoint, ReleasePolicy] | None = None,
     among: dist.ProcessGroup | None = None,
+    checked: bool = True,
 ) -> Rank:
     device = get_device("cpu")
     group = RankGroup(among, timeout=timeout, heartbeat=HEARTBEAT, clock=SkewedClock(skew, rate))

@@ -382,7 +382,7 @@ def test_ranks_of_different_sizes_do_not_begin(world: World) -> None:
 
 
 def gone_another_way() -> Record:
-    rank = make_rank(checked=False)  # or it would find out by itself
+    rank = make_rank(checked=False)  # or its own audit would find the stolen page first
 
     def script(rank: Rank) -> None:
         rank.request("r", A, 400)
