@@ -13,6 +13,7 @@ import pickle
 import zlib
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -60,11 +61,9 @@ class RankedScheduler(Scheduler):
     ) -> None:
         releases = ReleasePoints.configured(device, policies, clock=ranks.clock)
         releases.agreed = ranks.first
-        model = runner.limits
-        ranks.require_same("sizes", f"{limits}")
-        ranks.require_same(
-            "model", f"{model.vocab_size}, {model.max_positions}, {sorted(model.eos_token_ids)}"
-        )
+        eos = sorted(runner.limits.eos_token_ids)  # a set prints in another order in every process
+        ranks.require_same("sizes", f"{limits}, {states and states.num_pages} states")
+        ranks.require_same("model", f"{replace(runner.limits, eos_token_ids=frozenset())}, eos {eos}")
         ranks.require_same("release policies", str({p.value: str(q) for p, q in releases.policies.items()}))
         ranks.widen(limits.max_running)
         ranked = RankedRunner(runner, device.classify_error, ranks)
