@@ -137,7 +137,7 @@ def _print_device(device: Device) -> None:
 
 
 def _print_plan(path: str, device: Device) -> None:
-    from devicekit.engine import EngineConfig, plan_pool
+    from devicekit.engine_config import EngineConfig, plan_pool
     from devicekit.runners.checkpoint import ModelDirectory
     from devicekit.runners.probe import sketch_model
 
