@@ -137,7 +137,7 @@ def _print_device(device: Device) -> None:
 
 
 def _print_plan(path: str, device: Device) -> None:
-    from devicekit.engine import EngineConfig, plan_pool
+    from devicekit.engine_config import EngineConfig, plan_pool
     from devicekit.runners.checkpoint import ModelDirectory
     from devicekit.runners.probe import sketch_model
 
@@ -145,7 +145,7 @@ def _print_plan(path: str, device: Device) -> None:
     sketch = sketch_model(directory)
     free = available_memory(device).bytes
     left = None if free is None else free - sketch.weight_bytes
-    plan = plan_pool(sketch.layout, directory.limits, left, EngineConfig())
+    plan = plan_pool(sketch.layout, directory.limits, left, EngineConfig(), states=sketch.states)
     print(f"\nKV pool for {path} on {device.name}:{device.index}")
     print(
         f"  {human_bytes(free)} available - {human_bytes(sketch.weight_bytes)} of weights = {human_bytes(left)}"

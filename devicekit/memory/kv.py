@@ -37,6 +37,12 @@ class KVLayout:
             raise ValueError(f"{len(self.windows)} windows were given for {self.num_layers} layers")
 
     @property
+    def window(self) -> int | None:
+        """Keys, its own included, beyond which no layer looks back from a token; None: some layer sees all."""
+        limits = [window for window in self.windows if window is not None]
+        return max(limits) if limits and len(limits) == self.num_layers else None
+
+    @property
     def bytes_per_token(self) -> int:
         """Bytes that one token takes over all layers, key and value together."""
         per_head = self.key_dim + self.value_dim

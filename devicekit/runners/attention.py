@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -47,17 +47,21 @@ class AttentionContext(Protocol):
 class PagedAttention:
     """The context of one step: stores each layer's keys and values, and reads them by the plan."""
 
-    def __init__(self, pool: KVPool, plan: AttentionPlan, slots: torch.Tensor) -> None:
+    def __init__(
+        self, pool: KVPool, plan: AttentionPlan, slots: torch.Tensor, layers: Mapping[int, int]
+    ) -> None:
         self._pool = pool
         self._plan = plan
+        self._layers = layers  # the pool's number of each of the model's layers that attends
         self._slots = slots  # [T] where the batch's own keys and values go
 
     def attend(self, call: AttentionCall) -> torch.Tensor:
         query = call.query[0].transpose(0, 1)  # [T, heads, dim]
-        self._pool.write(call.layer, self._slots, call.key[0].transpose(0, 1), call.value[0].transpose(0, 1))
+        layer = self._layers[call.layer]
+        self._pool.write(layer, self._slots, call.key[0].transpose(0, 1), call.value[0].transpose(0, 1))
         output = query.new_empty(query.shape[0], query.shape[1], call.value.shape[-1])
         for segments in self._plan.segments(call.window):
-            key, value = self._pool.read(call.layer, segments.key_slots)
+            key, value = self._pool.read(layer, segments.key_slots)
             attended = _attend(
                 query[segments.tokens], key.to(query.dtype), value.to(query.dtype), segments, call
             )

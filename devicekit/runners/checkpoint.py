@@ -23,12 +23,14 @@ from devicekit.runners.huggingface import (
     SafetensorError,
     safe_open,
 )
+from devicekit.runners.state_layers import RECURRENT
 from devicekit.scheduling.batch import ModelLimits
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-# What a layer may be if all that it leaves behind for the next token is keys and values.
+# What a layer may be if all that it leaves behind for the next token is keys and values. Beside those, a few
+# models' recurrent layers are served.
 _SERVED_LAYERS = frozenset({"full_attention", "sliding_attention", "attention"})
 
 
@@ -146,10 +148,12 @@ def _refuse_unserved(root: Path, config: PreTrainedConfig) -> None:
     kinds = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ()
     if not kinds and getattr(text, "attention_chunk_size", None) is not None:
         kinds = ("chunked_attention",)
-    others = sorted(set(kinds) - _SERVED_LAYERS)
+    recurrent = {RECURRENT[text.model_type][0]} if text.model_type in RECURRENT else set()
+    others = sorted(set(kinds) - _SERVED_LAYERS - recurrent)
     if others:
         raise refuse(
-            f"has layers of kind {', '.join(others)}; only layers that keep keys and values are served"
+            f"has layers of kind {', '.join(others)}, which are not served: only layers that keep keys and "
+            f"values are, and the recurrent ones of {', '.join(sorted(RECURRENT))}"
         )
     if getattr(config, "quantization_config", None) is not None:
         raise refuse("is stored quantised, which this runner does not load")

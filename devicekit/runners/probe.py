@@ -1,4 +1,4 @@
-"""What a model keeps per token, found by running one token through it rather than by reading its config."""
+"""What a model keeps per token and request, found by running one token through it, not by reading its config."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from pathlib import Path
 import torch
 
 from devicekit.memory.kv import KVLayout
+from devicekit.memory.state import StateLayout, StateTensor
 from devicekit.runners.attention import ATTENTION_NAME, AttentionCall, attending, register
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.errors import UnsupportedModel, one_line
 from devicekit.runners.huggingface import AutoModelForCausalLM, PreTrainedModel
 from devicekit.runners.reload import own_tensors
+from devicekit.runners.state_layers import LayerStates, Mixer, install, mixing
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,16 @@ class ModelSketch:
 
     layout: KVLayout
     weight_bytes: int
+    states: StateLayout | None = None  # None: nothing but keys and values
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLayout:
+    """What each layer of a model leaves behind."""
+
+    kv: KVLayout
+    attention_layers: tuple[int, ...]  # the model's numbers of the KV layout's layers
+    states: StateLayout | None  # None: no layer is recurrent
 
 
 def sketch_model(directory: ModelDirectory, *, dtype: torch.dtype | None = None) -> ModelSketch:
@@ -36,19 +48,24 @@ def sketch_model(directory: ModelDirectory, *, dtype: torch.dtype | None = None)
         ).eval()
     layout = probe_layout(model, path=directory.path)
     size = sum(weight.numel() for weight in own_tensors(model).values()) * wanted.itemsize
-    return ModelSketch(replace(layout, dtype=wanted), size)
+    states = layout.states
+    if states is not None:
+        kept = [replace(one, dtype=wanted) if one.dtype == model.dtype else one for one in states.tensors]
+        states = StateLayout(tuple(kept))
+    return ModelSketch(replace(layout.kv, dtype=wanted), size, states)
 
 
-def probe_layout(model: PreTrainedModel, *, path: Path) -> KVLayout:
-    """The KV layout of ``model``; works on the meta device too, where it costs neither memory nor time.
+def probe_layout(model: PreTrainedModel, *, path: Path) -> ModelLayout:
+    """What ``model`` keeps; works on the meta device too, where it costs neither memory nor time.
 
     Raises UnsupportedModel for a model whose attention does not go through the registry in every layer, or
     asks for something that pages of keys and values cannot answer.
     """
+    install(model, model.config.get_text_config().model_type)
     probe = _Probe()
     token = torch.zeros((1, 1), dtype=torch.int64, device=model.device)
     try:
-        with torch.no_grad(), attending(probe):
+        with torch.no_grad(), attending(probe), mixing(probe):
             model(
                 input_ids=token,
                 position_ids=token.clone(),
@@ -61,11 +78,11 @@ def probe_layout(model: PreTrainedModel, *, path: Path) -> KVLayout:
         ) from error
     except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise _refusal(model, path, f"does not run on packed tokens: {one_line(error)}") from error
-    reason = _why_not(model, probe.calls)
+    reason = _why_not(model, probe)
     if reason is not None:
         raise _refusal(model, path, reason)
     first = probe.calls[0]
-    return KVLayout(
+    kv = KVLayout(
         num_layers=len(probe.calls),
         num_kv_heads=first.key.shape[1],
         key_dim=first.key.shape[-1],
@@ -73,6 +90,8 @@ def probe_layout(model: PreTrainedModel, *, path: Path) -> KVLayout:
         dtype=first.key.dtype,
         windows=tuple(call.window for call in probe.calls),
     )
+    states = StateLayout(tuple(probe.states)) if probe.states else None
+    return ModelLayout(kv, tuple(call.layer for call in probe.calls), states)
 
 
 class _Probe:
@@ -80,22 +99,33 @@ class _Probe:
 
     def __init__(self) -> None:
         self.calls: list[AttentionCall] = []
+        self.states: list[StateTensor] = []
 
     def attend(self, call: AttentionCall) -> torch.Tensor:
         self.calls.append(call)
         return call.query.new_zeros(1, call.query.shape[2], call.query.shape[1], call.value.shape[-1])
 
+    def mix(self, layer: int, mixer: Mixer, hidden: torch.Tensor) -> torch.Tensor:
+        kept = LayerStates({})
+        output = mixer(hidden, kept)
+        for name, state in kept.states.items():
+            self.states.append(StateTensor(layer, name, tuple(state.shape[1:]), state.dtype))
+        return output
 
-def _why_not(model: PreTrainedModel, calls: list[AttentionCall]) -> str | None:
+
+def _why_not(model: PreTrainedModel, probe: _Probe) -> str | None:
+    calls = probe.calls
     config = model.config.get_text_config()
     layers = config.num_hidden_layers
     absent = {"position_ids", "logits_to_keep"} - inspect.signature(model.forward).parameters.keys()
     if absent:
         return f"does not take {' and '.join(sorted(absent))}, which packed tokens need"
-    if [call.layer for call in calls] != list(range(layers)):
+    attending_layers = [call.layer for call in calls]
+    recurrent = {one.layer for one in probe.states}
+    if not calls or attending_layers != sorted(set(range(layers)) - recurrent):
         return (
-            f"has {layers} layers and calls attention that can be replaced {len(calls)} times; "
-            "once in every layer, in order, is what paging needs"
+            f"has {layers - len(recurrent)} layers and calls attention that can be replaced {len(calls)} times; "
+            "once in every layer that is not recurrent, in order, is what paging needs"
         )
     if any(call.bias for call in calls):
         return "adds a bias to its attention scores, which paged attention does not do"
@@ -109,7 +139,8 @@ def _why_not(model: PreTrainedModel, calls: list[AttentionCall]) -> str | None:
     # A config without layer types means sliding windows everywhere if it has a window at all.
     everywhere = layers if getattr(config, "sliding_window", None) is not None else 0
     kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * everywhere
-    silent = [i for i, kind in enumerate(kinds) if kind == "sliding_attention" and calls[i].window is None]
+    windows = {call.layer: call.window for call in calls}
+    silent = [i for i, kind in enumerate(kinds) if kind == "sliding_attention" and windows.get(i) is None]
     if silent:
         return f"does not tell attention the sliding window of layers {silent}"
     return None

@@ -15,15 +15,28 @@ from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.huggingface import PreTrainedModel
 from devicekit.runners.plan import AttentionPlan, to_device
 from devicekit.runners.probe import probe_layout
-from devicekit.runners.reload import UpdateRecord, aliases, load_model, own_tensors, update_in_place
+from devicekit.runners.reload import (
+    StagedModel,
+    UpdateRecord,
+    aliases,
+    load_model,
+    own_tensors,
+    stage_update,
+)
+from devicekit.runners.state_layers import PackedStates, mixing
 from devicekit.scheduling.batch import ForwardBatch, ModelLimits, StepOutput
 
 if TYPE_CHECKING:
     from devicekit.device import Device
+    from devicekit.memory.state import StateLayout, StatePool
 
 
 class TransformersRunner:
-    """A model on a device. ``bind`` a KV pool of its ``layout`` before the first ``step``."""
+    """A model on a device.
+
+    ``bind`` a KV pool of its ``layout``, and where it has ``states`` a state pool of those, before the first
+    ``step``.
+    """
 
     def __init__(
         self,
@@ -37,11 +50,15 @@ class TransformersRunner:
         self.directory = directory
         self.model = model
         self.device = device
-        self.layout: KVLayout = probe_layout(model, path=directory.path)
-        self._limits = directory.limits
+        layout = probe_layout(model, path=directory.path)
+        self.layout: KVLayout = layout.kv
+        self.states: StateLayout | None = layout.states
+        self._limits = replace(directory.limits, window=layout.kv.window)
+        self._pool_layers = {layer: at for at, layer in enumerate(layout.attention_layers)}
         self._stored = directory.stored_tensors()
         self._dtype = dtype
         self._pool: KVPool | None = None
+        self._state_pool: StatePool | None = None
 
     @classmethod
     def load(
@@ -60,11 +77,14 @@ class TransformersRunner:
     def limits(self) -> ModelLimits:
         return self._limits
 
-    def bind(self, pool: KVPool) -> None:
-        """Use ``pool`` from now on. Its dtype may differ from the model's; its shape may not (ValueError)."""
+    def bind(self, pool: KVPool, states: StatePool | None = None) -> None:
+        """Use these pools from now on. ``pool`` may differ from the model in dtype, not in shape (ValueError)."""
         if replace(pool.layout, dtype=self.layout.dtype, windows=self.layout.windows) != self.layout:
             raise ValueError(f"the pool's layout {pool.layout} does not fit the model's {self.layout}")
+        if (None if states is None else states.layout) != self.states:
+            raise ValueError(f"the state pool {states} does not fit the model's {self.states}")
         self._pool = pool
+        self._state_pool = states
 
     def step(self, batch: ForwardBatch) -> StepOutput:
         """Write the batch's keys and values into the pool and return the wanted tokens."""
@@ -72,12 +92,13 @@ class TransformersRunner:
             raise RuntimeError("bind a KV pool before the first step")
         # Not inference mode: its tensors carry no version counter, which backends written in Python trip over.
         with torch.no_grad():
-            logits = self._forward(batch, self._pool)
-            tokens = sampling.choose(logits, batch.sampling)
-            logprobs = None
-            if batch.top_logprobs is not None:
-                logprobs = sampling.log_probabilities(logits, tokens, batch.top_logprobs)
-            return StepOutput(tokens.to(torch.int32).cpu().numpy(), logprobs)
+            if self._state_pool is None:
+                return self._answer(batch, self._pool)
+            states = PackedStates(self._state_pool, batch, self.device.torch_device)
+            with mixing(states):
+                output = self._answer(batch, self._pool)
+            states.commit()
+            return output
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every parameter and persistent buffer once, by the model's own names; tied tensors under their first.
@@ -97,10 +118,27 @@ class TransformersRunner:
         Raises InvalidModelDirectory, UnsupportedModel or CheckpointMismatch, in which case no weight has
         changed. Keys and values that were computed with the old weights are the caller's business.
         """
+        return self.stage_from_disk(path).write()
+
+    def stage_from_disk(self, path: str | Path) -> StagedModel:
+        """Read another checkpoint of the same architecture and check that it fits. Writing it is up to the caller.
+
+        Raises as `update_from_disk`.
+        """
         directory = ModelDirectory.open(path)
-        record = update_in_place(self.model, self._stored, directory, dtype=self._dtype)
-        self.directory = directory
-        return record
+
+        def written() -> None:
+            self.directory = directory
+
+        return stage_update(self.model, self._stored, directory, dtype=self._dtype, on_written=written)
+
+    def _answer(self, batch: ForwardBatch, pool: KVPool) -> StepOutput:
+        logits = self._forward(batch, pool)
+        tokens = sampling.choose(logits, batch.sampling)
+        logprobs = None
+        if batch.top_logprobs is not None:
+            logprobs = sampling.log_probabilities(logits, tokens, batch.top_logprobs)
+        return StepOutput(tokens.to(torch.int32).cpu().numpy(), logprobs)
 
     def _forward(self, batch: ForwardBatch, pool: KVPool) -> torch.Tensor:
         """Logits of the wanted positions: [L, vocabulary], float32."""
@@ -108,7 +146,8 @@ class TransformersRunner:
         tokens, positions, wanted, slots = to_device(
             (batch.tokens, batch.positions, batch.wanted, batch.slots), device
         )
-        with attention.attending(attention.PagedAttention(pool, AttentionPlan(batch, device), slots)):
+        plan = AttentionPlan(batch, device)
+        with attention.attending(attention.PagedAttention(pool, plan, slots, self._pool_layers)):
             output = self.model(
                 input_ids=tokens.unsqueeze(0),
                 position_ids=positions.unsqueeze(0),

@@ -52,6 +52,7 @@ class ForwardBatch:
     wanted: Int32  # [L] indices into tokens whose next token is wanted
     sampling: SamplingArrays | None = None  # None: every wanted token is greedy
     top_logprobs: int | None = None  # how many log-probabilities per wanted token; None: none at all
+    state_slots: Int32 | None = None  # [B] of each sequence; None: the model has no recurrent layers
 
     @property
     def num_sequences(self) -> int:
@@ -82,6 +83,9 @@ class ModelLimits:
     vocab_size: int
     max_positions: int  # prompt and output together, tokens
     eos_token_ids: frozenset[int]
+    window: int | None = (
+        None  # keys that a token sees in any layer, itself included; None: all, in some layer
+    )
 
 
 class Runner(Protocol):

@@ -1,4 +1,4 @@
-"""A request's hold on the KV pools: its row, its pages, and its lock on the prefix cache."""
+"""A request's hold on the pools: its row, its pages, its lock on the prefix cache, and its state slot."""
 
 from __future__ import annotations
 
@@ -34,13 +34,26 @@ class Tier(Protocol):
 
 
 class RequestKV:
-    """Takes and gives rows and pages for requests, sharing cached prefixes where there is a cache."""
+    """Takes and gives rows and pages for requests, sharing cached prefixes where there is a cache.
 
-    def __init__(self, table: RequestTable, pages: PageAllocator, page_size: int, prefix: PrefixCache | None):
+    Args:
+        states: slots for models with recurrent layers; a request takes one with its row.
+    """
+
+    def __init__(
+        self,
+        table: RequestTable,
+        pages: PageAllocator,
+        page_size: int,
+        prefix: PrefixCache | None,
+        states: PageAllocator | None = None,
+    ) -> None:
         self.table = table
         self.pages = pages
         self.page_size = page_size
         self.prefix = prefix
+        self.states = states
+        self.state_slots: Int32 = np.zeros(table.num_rows + 1, np.int32)  # of each row
         self.tier: Tier | None = None
         self._held: dict[str, tuple[Node, Hashable]] = {}  # by request id: the locked node and its namespace
         self._private: set[str] = set()  # ids whose KV mixes weight versions: nobody else may use it
@@ -67,7 +80,7 @@ class RequestKV:
             False, and nothing taken, when there is no row or there are too few pages.
         """
         prefix, pages = self.prefix, self.pages
-        if not self.table.available:
+        if not self.table.available or (self.states is not None and not self.states.available):
             return False
         cached, node = b"", None
         if prefix is not None:
@@ -84,6 +97,8 @@ class RequestKV:
         if node is not None:
             self._held[request.id] = (node, namespace)
         request.row = row = self.table.take_one()
+        if self.states is not None:
+            self.state_slots[row] = self.states.take_one()
         request.cached_pages = shared
         request.num_pages = shared + needed
         request.computed = shared * self.page_size
@@ -131,6 +146,22 @@ class RequestKV:
         if self.tier is not None:
             self.tier.store(tokens, namespace, done.pages, done.node, request.id)
 
+    def drop(self, request: Request, first: int) -> None:
+        """Give back the pages before token ``first``, at which no layer will look again.
+
+        The cache may evict what the request shared of them. With a hole at its beginning the request shares
+        nothing from then on.
+        """
+        begin, end = request.dropped_pages or request.cached_pages, first // self.page_size
+        if end <= begin:
+            return
+        self._unlock(request)
+        row = self.table.pages[request.row]
+        self.pages.give(row[begin:end].tobytes())
+        row[:end] = 0
+        self.table.mark(request.row)
+        request.dropped_pages = end
+
     def keep_private(self) -> None:
         """Never publish what requests hold now: the weights are about to change under them."""
         self._private.update(self._held)
@@ -139,13 +170,23 @@ class RequestKV:
         """Give back a request's row and its own pages. Cached pages stay with the cache."""
         if not request.row:
             return
-        self.pages.give(self.table.pages[request.row, request.cached_pages : request.num_pages].tobytes())
-        held = self._held.pop(request.id, None)
+        self.pages.give(self.owned(request).tobytes())
+        self._unlock(request)
         self._private.discard(request.id)
+        if self.states is not None:
+            self.states.give_one(int(self.state_slots[request.row]))
+        self.table.give_one(request.row)
+        request.row = request.num_pages = request.cached_pages = request.dropped_pages = request.computed = 0
+
+    def owned(self, request: Request) -> Int32:
+        """The pages that a request has to itself."""
+        begin = request.dropped_pages or request.cached_pages  # what is dropped ends behind what is cached
+        return self.table.pages[request.row, begin : request.num_pages]
+
+    def _unlock(self, request: Request) -> None:
+        held = self._held.pop(request.id, None)
         if self.prefix is not None and held is not None:
             self.prefix.unlock(held[0])
-        self.table.give_one(request.row)
-        request.row = request.num_pages = request.cached_pages = request.computed = 0
 
     def tidy(self) -> None:
         """Take apart a little of what `reset` only forgot. For idle moments."""
@@ -153,7 +194,7 @@ class RequestKV:
             self.prefix.reclaim(_TIDY_NODES)
 
     def reset(self) -> int:
-        """Forget every cached prefix and free every page and row. Nothing may hold any.
+        """Forget every cached prefix and free every page, row and state slot. Nothing may hold any.
 
         Returns:
             Cached pages that were forgotten.
@@ -163,4 +204,6 @@ class RequestKV:
             self.prefix.reset()
         self.table.reset()
         self.pages.reset()
+        if self.states is not None:
+            self.states.reset()
         return forgotten

@@ -46,6 +46,7 @@ class Planner:
         self._state = state
         self._ratio = ratio
         self._max_batch_tokens = max_batch_tokens
+        self._window = state.runner.limits.window
         self._limit = max_batch_tokens  # smaller for a while after the device ran out of memory
         self._passes = 0  # that succeeded at this limit
 
@@ -84,9 +85,16 @@ class Planner:
         while budget > 0 and len(state.waiting):
             request = state.waiting.first()
             to_come += request.limit - request.total
+            if request.group is not None and self._is_being_computed(request.group):
+                return
             if not self._admit(request, to_come):
                 return
             budget = self._take_chunk(plan, request, budget)
+
+    def _is_being_computed(self, group: str) -> bool:
+        """Whether one of the group computes their prompt now, who will share it when it is done."""
+        state = self._state
+        return state.kv.prefix is not None and any(one.group == group for one in state.prefilling)
 
     @staticmethod
     def _take_chunk(plan: Plan, request: Request, budget: int) -> int:
@@ -104,6 +112,9 @@ class Planner:
         """
         state = self._state
         alone = not (state.running.requests or state.prefilling)
+        if self._window is not None:  # whoever decodes beyond its window gives back what it takes
+            holders = len(state.running) + len(state.prefilling) + 1
+            to_come = min(to_come, holders * self._window)
         spare = 0 if alone else state.kv.pages_for(int(to_come * self._ratio.value))
         if not state.kv.acquire(request, state.namespace(request), spare):
             return False
@@ -128,6 +139,7 @@ class BatchBuilder:
         self._slots: Int64 = np.empty(most, np.int64)
         self._flat_history = state.running.history.reshape(-1)
         self._flat_table = state.kv.table.pages.reshape(-1)
+        self._state_slots = None if state.kv.states is None else state.kv.state_slots
 
     def build(self, plan: Plan) -> ForwardBatch:
         """The batch of a plan. Its arrays may share memory with the scheduler's: they are good for one pass."""
@@ -144,6 +156,9 @@ class BatchBuilder:
             page_size=state.kv.page_size,
             wanted=self._count[:count],
         )
+        if self._state_slots is not None:
+            rows = _extended(running.rows, [chunk.request.row for chunk in plan.chunks])
+            batch.state_slots = self._state_slots[rows]
         if not plan.chunks:
             running.sampling.fill(batch, running.positions, [])
             return batch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+import zlib
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -46,6 +47,8 @@ class SamplingParams:
             found.append(f"logprobs must be from 0 to {limits.vocab_size}, not {self.logprobs}")
         if any(not text for text in self.stop):
             found.append("a stop string must not be empty")
+        if self.seed is not None and not -(2**63) <= self.seed < 2**63:
+            found.append(f"seed must fit 64 bits, and {self.seed} does not")
         foreign = [token for token in self.stop_token_ids if not 0 <= token < limits.vocab_size]
         if foreign:
             found.append(f"stop_token_ids {foreign} are outside the vocabulary of {limits.vocab_size}")
@@ -96,6 +99,7 @@ class Request:
         timeout: seconds after arrival at which the request is aborted.
         stream: report tokens as they come, not only at the end.
         namespace: prompts share cached prefixes only within a namespace (tenant, adapter).
+        group: requests of one group have one prompt; where prefixes are cached it is computed once for all.
     """
 
     id: str
@@ -105,6 +109,7 @@ class Request:
     timeout: float | None = None
     stream: bool = False
     namespace: Hashable = None
+    group: str | None = None
 
     # Kept by the scheduler.
     arrival: int = 0  # order of arrival
@@ -117,6 +122,7 @@ class Request:
     total: int = 0  # tokens, prompt and output, that are known
     num_pages: int = 0  # pages in its row, cached ones included
     cached_pages: int = 0  # leading pages of its row that belong to the prefix cache
+    dropped_pages: int = 0  # leading pages of its row that were given back: out of every layer's window
     cached_tokens: int = 0  # prompt tokens that its first run did not have to compute
     column: int = -1  # in the running batch
     retractions: int = 0
@@ -155,6 +161,11 @@ class Request:
             found.append(f"timeout must be a positive number of seconds, not {self.timeout}")
         if found:
             raise InvalidRequest(f"Request {self.id!r} cannot run: {'; '.join(found)}.")
+
+
+def default_seed(identity: str) -> int:
+    """The seed of a request that was given none: the same for the same id, on every machine."""
+    return zlib.crc32(identity.encode())
 
 
 def prompt_array(tokens: Sequence[int] | Int32) -> Int32:

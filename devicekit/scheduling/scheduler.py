@@ -6,7 +6,6 @@ Single-threaded: one thread calls `Scheduler.step`. Other threads may call `Sche
 from __future__ import annotations
 
 import threading
-import zlib
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from devicekit.memory.prefix import PrefixCache
 from devicekit.memory.rows import RequestTable
 from devicekit.oom import OutOfMemoryRecovery, describe
 from devicekit.release import ReleasePoint, ReleasePoints
+from devicekit.scheduling.audit import PoolAudit, PoolsUnbalanced, audit_pools, idle_imbalance
 from devicekit.scheduling.batch import ForwardBatch, Int32, Logprobs, Runner, StepOutput
 from devicekit.scheduling.control import Control
 from devicekit.scheduling.errors import InvalidRequest
@@ -28,7 +28,7 @@ from devicekit.scheduling.kv import RequestKV
 from devicekit.scheduling.messages import Blocker, Operation, Output, Reply
 from devicekit.scheduling.pause import continue_if_due
 from devicekit.scheduling.planning import BatchBuilder, Plan, Planner
-from devicekit.scheduling.request import Finish, FinishKind, Request, TokenLogprob
+from devicekit.scheduling.request import Finish, FinishKind, Request, TokenLogprob, default_seed
 from devicekit.scheduling.reservation import NewTokenRatio
 from devicekit.scheduling.retraction import Retraction
 from devicekit.scheduling.running import RunningBatch
@@ -50,7 +50,7 @@ class SchedulerLimits:
     policy: str = "fcfs"
     prefix_caching: bool = True
     conservativeness: float = 1.0  # scales the share of max_new_tokens that admission sets pages aside for
-    checked: bool = False  # find double frees, at a cost
+    checked: bool = False  # find double frees, and account for every id after every step: raises, and costs
 
 
 class Step(NamedTuple):
@@ -70,6 +70,8 @@ class Scheduler:
         limits: sizes.
         releases: release points; default: as the environment sets them, on the scheduler's clock.
         detokenizer: needed by requests with stop strings.
+        states: state slots, for a runner whose model has recurrent layers. Prefixes are not cached then: pages
+            alone do not continue such a model.
     """
 
     def __init__(
@@ -81,20 +83,24 @@ class Scheduler:
         clock: Clock | None = None,
         releases: ReleasePoints | None = None,
         detokenizer: Detokenizer | None = None,
+        states: PageAllocator | None = None,
     ) -> None:
         clock = clock or SystemClock()
         model = runner.limits
         self.limits = limits
         self._device = device
         self._model = model
+        self._window = model.window
+        self._checked = limits.checked
         self._pool_tokens = limits.num_pages * limits.page_size
         longest = min(model.max_positions, self._pool_tokens)
         table = RequestTable(
             limits.max_running, _row_width(longest, limits.page_size), checked=limits.checked
         )
         pages = PageAllocator(limits.num_pages, checked=limits.checked)
-        prefix = PrefixCache(pages, limits.page_size) if limits.prefix_caching else None
-        kv = RequestKV(table, pages, limits.page_size, prefix)
+        caching = limits.prefix_caching and states is None
+        prefix = PrefixCache(pages, limits.page_size) if caching else None
+        kv = RequestKV(table, pages, limits.page_size, prefix, states)
         self.state = SchedulerState(
             runner=runner,
             kv=kv,
@@ -166,7 +172,7 @@ class Scheduler:
             size + request.params.max_new_tokens, self._model.max_positions, self._pool_tokens + 1
         )
         seed = request.params.seed
-        request.seed = zlib.crc32(request.id.encode()) if seed is None else seed
+        request.seed = default_seed(request.id) if seed is None else seed
         if request.timeout is not None:
             request.deadline = self.state.clock.now() + request.timeout
             self.state.timed.add(request.id)
@@ -195,6 +201,8 @@ class Scheduler:
         if not state.requests:
             self._idle()
         self.control.answer()
+        if self._checked:
+            self._check()
         outputs, state.outputs = tuple(state.outputs), []
         return Step(outputs, self.control.take_replies(), computed)
 
@@ -205,6 +213,13 @@ class Scheduler:
     def register(self, participant: Participant) -> None:
         """Let an engine part take part in flushes, and block them while it has work."""
         self.state.participants.append(participant)
+
+    def audit(self) -> PoolAudit:
+        """Where every page, row and state slot is. An imbalance is noted in `SchedulerState.unbalanced`."""
+        found = audit_pools(self.state)
+        if not found.balanced and self.state.unbalanced is None:
+            self.state.unbalanced = found
+        return found
 
     # -- The phases of a step ---------------------------------------------------------------------------------
 
@@ -230,6 +245,8 @@ class Scheduler:
                 self.state.finish(request, Finish(FinishKind.ABORT, message=message))
 
     def _forward(self) -> int:
+        if self._window is not None:
+            self.state.running.drop_unseen(self.state.kv, self._window)
         if not self._retraction.make_room_for_step():
             return 0
         plan = self._planner.plan()
@@ -260,6 +277,8 @@ class Scheduler:
     def _idle(self) -> None:
         self._ratio.reset()
         self.state.kv.tidy()
+        if self.state.unbalanced is None and idle_imbalance(self.state):
+            self.audit()
         if self.state.paused or not self.state.healthy or self.state.blockers():
             return
         try:
@@ -267,6 +286,11 @@ class Scheduler:
         except DeviceError as error:  # the ledger has it, and it failed no request
             if self._device.classify_error(error) is ErrorKind.DEVICE_LOST:
                 self.state.healthy = False
+
+    def _check(self) -> None:
+        found = self.audit()
+        if not found.balanced:
+            raise PoolsUnbalanced(found)
 
     def _fail(self, plan: Plan, error: Exception, kind: ErrorKind | None) -> None:
         """End the requests of a pass that failed; all there are, if the device is gone."""
@@ -310,7 +334,7 @@ class Scheduler:
                 request = requests[column]
                 if request.id not in state.special:
                     found[request.id] = (request, Finish(FinishKind.STOP, int(tokens[column])))
-        for identity in state.special:
+        for identity in sorted(state.special):  # a set has another order in every process
             request = state.requests[identity]
             if request.column >= 0:
                 state.running.settle(request)

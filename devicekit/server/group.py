@@ -42,6 +42,7 @@ class SequenceSpec:
     priority: int = 0
     skip_special_tokens: bool = True
     keep_stop: bool = False
+    group: str | None = None  # of sequences with one prompt, which is then computed once
 
 
 class Group:
@@ -53,7 +54,14 @@ class Group:
 
     def __init__(self, serving: Serving, sequences: Sequence[SequenceSpec], *, stream: bool) -> None:
         requests = [
-            Request(one.id, prompt_array(one.tokens), one.params, priority=one.priority, stream=stream)
+            Request(
+                one.id,
+                prompt_array(one.tokens),
+                one.params,
+                priority=one.priority,
+                stream=stream,
+                group=one.group,
+            )
             for one in sequences
         ]
         self.generations = [
@@ -104,6 +112,7 @@ def several(sequence: SequenceSpec, count: int) -> list[SequenceSpec]:
             sequence,
             id=f"{sequence.id}_{index}",
             params=dataclasses.replace(sequence.params, seed=None if seed is None else seed + index),
+            group=sequence.id,
         )
         for index in range(count)
     ]

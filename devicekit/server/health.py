@@ -16,6 +16,7 @@ from devicekit.server.outputs import Outputs
 from devicekit.server.serving import Serving
 
 _ONE_TOKEN = SamplingParams(max_new_tokens=1, temperature=0)
+_ABLE = ("ok", "degraded")
 _LOOK = 0.05  # seconds between two looks at whether the engine got on
 
 
@@ -29,20 +30,25 @@ def status_of(serving: Serving) -> tuple[str, str]:
     seconds = loop.step_seconds
     if seconds > serving.settings.health_timeout:
         return "stalled", f"The engine has been in one step for {seconds:.0f} s."
+    lost = loop.snapshot.unbalanced
+    notes = [f"A pool is out of balance, and may run out in time: {lost}."] if lost else []
     # Whatever holds generation back, requests wait for it as they do for a pause to end.
-    return ("paused" if loop.snapshot.resting else "ok", "; ".join(loop.snapshot.holds))
+    message = "; ".join([*loop.snapshot.holds, *notes])
+    if loop.snapshot.resting:
+        return "paused", message
+    return "degraded" if lost else "ok", message
 
 
 async def health(serving: Serving, arguments: Arguments, request: HttpRequest) -> Response:
-    """Alive: 200, also while paused."""
+    """Alive: 200, also while paused or degraded."""
     status, message = status_of(serving)
-    return _response(status, message, 200 if status in ("ok", "paused") else 503)
+    return _response(status, message, 200 if status in (*_ABLE, "paused") else 503)
 
 
 async def ready(serving: Serving, arguments: Arguments, request: HttpRequest) -> Response:
     """Ready to generate: 503 while paused."""
     status, message = status_of(serving)
-    return _response(status, message, 200 if status == "ok" else 503)
+    return _response(status, message, 200 if status in _ABLE else 503)
 
 
 async def ping(serving: Serving, arguments: Arguments, request: HttpRequest) -> Response:
@@ -53,7 +59,7 @@ async def ping(serving: Serving, arguments: Arguments, request: HttpRequest) -> 
 async def health_generate(serving: Serving, arguments: Arguments, request: HttpRequest) -> Response:
     """Able: 200 once the engine has computed something, for others or for this probe. Does not wait if paused."""
     status, message = status_of(serving)
-    if status != "ok":
+    if status not in _ABLE:
         return _response(status, message, 200 if status == "paused" else 503)
     before = serving.loop.snapshot.computed_tokens
     deadline = time.monotonic() + serving.settings.health_timeout

@@ -28,6 +28,7 @@ class Snapshot:
     blockers: tuple[Blocker, ...]
     steps: int
     computed_tokens: int  # prompt and output tokens, since the start
+    unbalanced: str = ""  # what went missing from a pool, if anything did
 
     @property
     def resting(self) -> bool:
@@ -59,4 +60,5 @@ def take_snapshot(scheduler: Scheduler, steps: int, computed_tokens: int) -> Sna
         blockers=state.blockers(),
         steps=steps,
         computed_tokens=computed_tokens,
+        unbalanced="" if state.unbalanced is None else str(state.unbalanced),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -41,6 +41,23 @@ class Loaded:
     bytes: int
 
 
+class Staged(Protocol):
+    """New weights that were checked and are at hand. Nothing of the model has changed yet."""
+
+    @property
+    def names(self) -> frozenset[tuple[Selector, str]]:
+        """What writing will change."""
+        ...
+
+    def write(self) -> Loaded:
+        """Change the model. Raises if it fails half-way; then ``names`` hold old values, new ones, or neither."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what was staged, written or not."""
+        ...
+
+
 class PartlyWritten(Exception):
     """Writing failed after it had begun. ``names`` hold old values, new ones, or neither."""
 
@@ -54,6 +71,33 @@ class _Write:
     key: tuple[Selector, str]
     old: torch.Tensor
     new: torch.Tensor
+
+
+class StagedTensors:
+    """Tensors on the device of the weights whose place they take, in their types."""
+
+    def __init__(self, writes: list[_Write], on_close: Callable[[], None] | None = None) -> None:
+        self._writes = writes
+        self._on_close = on_close
+
+    @property
+    def names(self) -> frozenset[tuple[Selector, str]]:
+        return frozenset(one.key for one in self._writes)
+
+    def write(self) -> Loaded:
+        """Raises `PartlyWritten` with those weights that were reached."""
+        with torch.no_grad():
+            for count, one in enumerate(self._writes):
+                try:
+                    one.old.copy_(one.new)
+                except Exception as error:
+                    raise PartlyWritten((done.key for done in self._writes[: count + 1]), error) from error
+        return Loaded(self.names, sum(one.old.nbytes for one in self._writes))
+
+    def close(self) -> None:
+        self._writes = []
+        if self._on_close is not None:
+            self._on_close()
 
 
 class WeightStore:
@@ -96,14 +140,19 @@ class WeightStore:
 
     # -- Writing ----------------------------------------------------------------------------------------------
 
-    def write(self, given: Iterable[tuple[str, torch.Tensor]], selector: Selector) -> Loaded:
-        """Copy tensors into the weights of the same name, converting floating-point types.
+    def stage(
+        self,
+        given: Iterable[tuple[str, torch.Tensor]],
+        selector: Selector,
+        on_close: Callable[[], None] | None = None,
+    ) -> StagedTensors:
+        """Find the weights of the same name, and bring the tensors to where they are, converting floating types.
 
-        Everything is compared, and brought to the device in the weight's type, before the first is written.
+        Args:
+            on_close: called when what was staged is let go.
 
         Raises:
-            InvalidOperation: a name, shape or type does not fit. Nothing was written.
-            PartlyWritten: the device failed in the middle.
+            InvalidOperation: a name, shape or type does not fit.
         """
         self.require_mapped()
         with torch.no_grad():
@@ -112,13 +161,7 @@ class WeightStore:
                 for one in self._match(given, selector)
             ]
             _refuse_contradictions(staged)
-            for count, one in enumerate(staged):
-                try:
-                    one.old.copy_(one.new)
-                except Exception as error:
-                    raise PartlyWritten((write.key for write in staged[: count + 1]), error) from error
-        keys = frozenset(one.key for one in staged)
-        return Loaded(keys, sum(one.old.nbytes for one in staged))
+        return StagedTensors(staged, on_close)
 
     def _match(self, given: Iterable[tuple[str, torch.Tensor]], selector: Selector) -> list[_Write]:
         """Find each tensor's weight; in both models where both have it."""

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from devicekit.memory.kv import KVPool
+from devicekit.memory.state import StatePool
 from devicekit.runners.example import write_example_checkpoint
 from devicekit.runners.transformers_runner import TransformersRunner
 from devicekit.scheduling.batch import ForwardBatch, SamplingArrays, StepOutput
@@ -51,14 +52,20 @@ class Driver:
         for layer in range(runner.layout.num_layers):
             self.pool.key(layer)[page_size:] = float("nan")
             self.pool.value(layer)[page_size:] = float("nan")
-        runner.bind(self.pool)
+        self.states = None if runner.states is None else StatePool(runner.device, runner.states, 31)
+        for state in () if self.states is None else runner.states.tensors:
+            self.states.tensor(state.layer, state.name)[:] = float("nan")
+        runner.bind(self.pool, self.states)
+        self.slots: dict[int, int] = {}  # state slot by row
         self.free = list(self.rng.permutation(np.arange(1, pages + 1)))
         # Entries that nobody set must never be read, so they name pages that do not exist.
         self.table = np.full((32, pages), 1 << 30, dtype=np.int32)
         self.rows = list(self.rng.permutation(np.arange(1, 32)))
 
     def add(self, prompt: Sequence[int], *, temperature: float = 0.0, seed: int = 0) -> Sequence_:
-        return Sequence_(int(self.rows.pop()), list(prompt), len(prompt), temperature=temperature, seed=seed)
+        row = int(self.rows.pop())
+        self.slots[row] = 0 if self.states is None else self.states.slots.take_one()
+        return Sequence_(row, list(prompt), len(prompt), temperature=temperature, seed=seed)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], new_tokens: int, **sampling: float
@@ -111,6 +118,7 @@ class Driver:
             wanted=np.array(wanted, np.int32),
             sampling=self._sampling(finishing),
             top_logprobs=top_logprobs,
+            state_slots=np.array([self.slots[s.row] for s, _ in parts], np.int32),
         )
 
     @staticmethod

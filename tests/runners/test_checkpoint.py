@@ -137,6 +137,12 @@ def test_weights_of_another_shape_are_not_made_up(directory, device):
         ("mamba", {"architectures": ["MambaForCausalLM"]}, "linear_attention"),
         ("bamba", {"attn_layer_indices": [1], "num_hidden_layers": 2}, "linear_attention"),
         ("rwkv", {}, "recurrent state"),
+        ("falcon_h1", {}, "hybrid"),
+        (
+            "lfm2_moe",
+            {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
+            "conv, which are not served",
+        ),
         ("llama4_text", {"num_hidden_layers": 4}, "chunked_attention"),
         ("llama", {"quantization_config": {"quant_method": "fp8"}}, "quantised"),
     ],

@@ -27,6 +27,7 @@ def test_a_sketch_foresees_what_loading_finds(example, device, architecture):
     runner = TransformersRunner.load(example(architecture), device)
     sketch = sketch_model(runner.directory)
     assert sketch.layout == runner.layout
+    assert sketch.states == runner.states
     assert sketch.weight_bytes == sum(weight.nbytes for _, weight in runner.named_weights())
 
 

@@ -168,6 +168,18 @@ def test_health_knows_paused_from_ill(server: Server) -> None:
     assert server.get("/health").json()["status"] == "ok"
 
 
+def test_a_pool_out_of_balance_degrades_health_and_nothing_stops(serve: Serve) -> None:
+    with serve() as server:
+        server.serving.engine.scheduler.state.kv.table.rows.take_one()  # lost: nobody will give it back
+        server.generate()
+        server.eventually(lambda: server.get("/health").json()["status"] == "degraded")
+        answer = server.get("/health")
+        assert answer.status_code == 200
+        assert "rows" in answer.json()["message"]
+        assert server.get("/ready").status_code == server.get("/health_generate").status_code == 200
+        assert server.generate()["output_ids"]
+
+
 def test_loads_are_live_while_paused(server: Server) -> None:
     with server.running(rid="one"):
         server.post("/pause_generation", {"mode": "in_place"})

@@ -74,6 +74,13 @@ def test_n_sequences_differ_and_have_ids_of_their_own(shared: Server) -> None:
     assert [one["output_ids"] for one in again] == [one["output_ids"] for one in answer]
 
 
+def test_the_prompt_of_n_sequences_is_computed_once(shared: Server) -> None:
+    params = {"n": 3, "max_new_tokens": 4}
+    document = {"input_ids": list(range(300, 340)), "sampling_params": params}
+    answer = shared.post("/generate", document).json()
+    assert [one["meta_info"]["cached_tokens"] for one in answer] == [0, 32, 32]
+
+
 def test_top_k_of_minus_one_is_no_limit(shared: Server) -> None:
     free = shared.generate(temperature=1.2, sampling_seed=3, top_k=-1)
     assert free["output_ids"] == shared.generate(temperature=1.2, sampling_seed=3)["output_ids"]

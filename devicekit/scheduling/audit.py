@@ -1,0 +1,95 @@
+"""Has every page, row and state slot of a live scheduler exactly one owner: answered as data, never by raising."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from devicekit.memory.audit import Conservation, audit
+from devicekit.scheduling.errors import SchedulingError
+
+if TYPE_CHECKING:
+    from devicekit.memory.pages import PageAllocator
+    from devicekit.scheduling.batch import Int32
+    from devicekit.scheduling.request import Request
+    from devicekit.scheduling.state import SchedulerState
+
+
+@dataclass(frozen=True, slots=True)
+class PoolAudit:
+    """The account of every pool, each by itself."""
+
+    pages: Conservation
+    rows: Conservation
+    states: Conservation | None = None  # state slots; None: the model has no recurrent layers
+
+    @property
+    def balanced(self) -> bool:
+        """Nothing is wrong in any pool."""
+        return not self.unbalanced
+
+    @property
+    def unbalanced(self) -> tuple[str, ...]:
+        """Names of the pools in which something is wrong."""
+        pools = (("pages", self.pages), ("rows", self.rows), ("states", self.states))
+        return tuple(name for name, account in pools if account is not None and not account.balanced)
+
+    def __str__(self) -> str:
+        pools = (("pages", self.pages), ("rows", self.rows), ("states", self.states))
+        return "; ".join(f"{name} {_terms(account)}" for name, account in pools if account is not None)
+
+
+class PoolsUnbalanced(SchedulingError):
+    """A pool lost an id, or gave one to two holders. Raised only by a scheduler that was asked to check."""
+
+    def __init__(self, audit: PoolAudit) -> None:
+        super().__init__(audit)
+        self.audit = audit
+
+    def __str__(self) -> str:
+        return f"{' and '.join(self.audit.unbalanced)} out of balance: {self.audit}"
+
+
+def audit_pools(state: SchedulerState) -> PoolAudit:
+    """Account for every id of every pool. Walks the prefix cache, and sorts all ids: not for every step."""
+    for request in state.running.requests:
+        state.running.settle(request)
+    kv = state.kv
+    holders = [*state.running.requests, *state.prefilling]
+    rows = np.array([request.row for request in holders], np.int32)
+    return PoolAudit(
+        pages=audit(kv.pages, owned=_own_pages(state, holders), cache=kv.prefix),
+        rows=audit(kv.table.rows, owned=rows),
+        states=None if kv.states is None else audit(kv.states, owned=kv.state_slots[rows]),
+    )
+
+
+def idle_imbalance(state: SchedulerState) -> bool:
+    """Whether a scheduler without requests misses ids. Costs a few additions."""
+    kv = state.kv
+    cached = 0 if kv.prefix is None else kv.prefix.total  # locked ones too: copies may be under way
+    missing = kv.pages.num_pages - kv.pages.available - cached
+    return missing != 0 or _missing(kv.table.rows) or _missing(kv.states)
+
+
+def _own_pages(state: SchedulerState, holders: list[Request]) -> Int32:
+    empty = np.empty(0, np.int32)
+    return np.concatenate([empty, *(state.kv.owned(request) for request in holders)])
+
+
+def _missing(pool: PageAllocator | None) -> bool:
+    return pool is not None and pool.available != pool.num_pages
+
+
+def _terms(account: Conservation) -> str:
+    text = (
+        f"{account.available} available + {account.evictable} evictable + {account.protected} protected "
+        f"+ {account.owned} owned of {account.total}"
+    )
+    if account.leaked:
+        text += f", leaked {account.leaked[:8]}"
+    if account.doubled:
+        text += f", in two places {account.doubled[:8]}"
+    return text if account.tree is None or account.tree.sound else f"{text}, prefix cache {account.tree}"

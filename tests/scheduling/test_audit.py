@@ -1,0 +1,139 @@
+"""Every page, row and state slot of a live scheduler is accounted for, and what goes missing is named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+import devicekit
+from devicekit.memory.pages import PageAllocator
+from devicekit.scheduling.audit import PoolsUnbalanced
+from devicekit.scheduling.batch import ForwardBatch, ModelLimits, StepOutput
+from devicekit.scheduling.messages import Flush, Pause, PauseMode
+from devicekit.scheduling.request import Request, SamplingParams
+from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits
+
+
+class OneTokenRunner:
+    limits = ModelLimits(100, 300, frozenset())
+
+    def __init__(self) -> None:
+        self.slots: list[list[int]] = []
+
+    def step(self, batch: ForwardBatch) -> StepOutput:
+        if batch.state_slots is not None:
+            self.slots.append(batch.state_slots.tolist())
+        return StepOutput(np.full(len(batch.wanted), 7, np.int32))
+
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        return iter(())
+
+
+def scheduler(*, checked: bool = True, states: int | None = None, pages: int = 40) -> Scheduler:
+    limits = SchedulerLimits(
+        num_pages=pages,
+        page_size=4,
+        max_running=6,
+        max_batch_tokens=20,
+        conservativeness=0.05,
+        checked=checked,
+    )
+    slots = None if states is None else PageAllocator(states, checked=checked)
+    return Scheduler(OneTokenRunner(), devicekit.get_device("cpu"), limits, states=slots)
+
+
+def add(one: Scheduler, count: int, *, size: int = 11, new: int = 20) -> None:
+    for at in range(count):
+        prompt = np.arange(1, size + 1) + at % 2
+        params = SamplingParams(max_new_tokens=new, temperature=0.0)
+        one.add(Request(f"r{len(one.state.requests)}", prompt, params))
+
+
+@pytest.mark.parametrize("states", [None, 6, 2])
+def test_every_pool_is_balanced_after_every_step_of_a_busy_scheduler(states: int | None) -> None:
+    one = scheduler(states=states)
+    add(one, 9)
+    retractions = held = 0
+    for at in range(400):
+        if at == 12:
+            one.post(Pause("p", PauseMode.RETRACT))
+        if at == 13:
+            one.state.paused = False
+        retractions += sum(output.retractions for output in one.step().outputs)
+        found = one.audit()
+        assert found.balanced, str(found)
+        assert found.rows.owned == len(one.state.running) + len(one.state.prefilling)
+        if states is not None:
+            assert found.states is not None
+            assert found.states.owned == found.rows.owned
+            held = max(held, found.states.owned)
+        if not one.state.requests:
+            break
+    assert retractions > 0
+    assert held == (states or 0)
+    assert one.audit().pages.owned == one.audit().pages.protected == 0
+
+
+def test_each_running_request_has_a_state_slot_of_its_own() -> None:
+    one = scheduler(states=6)
+    add(one, 5)
+    while one.state.requests:
+        one.step()
+    runner = one.state.runner
+    assert isinstance(runner, OneTokenRunner)
+    assert runner.slots
+    for slots in runner.slots:
+        assert len(set(slots)) == len(slots)
+        assert 0 not in slots
+
+
+def test_a_flush_takes_back_every_state_slot() -> None:
+    one = scheduler(states=3)
+    add(one, 2)
+    while one.state.requests:
+        one.step()
+    one.post(Flush("f"))
+    assert one.step().replies[0].success
+    assert one.state.kv.states is not None
+    assert one.state.kv.states.available == 3
+
+
+@pytest.mark.parametrize("pool", ["pages", "rows", "states"])
+def test_a_checked_scheduler_names_the_pool_and_the_id_that_leaked(pool: str) -> None:
+    one = scheduler(states=6)
+    add(one, 2)
+    one.step()
+    lost = leak(one, pool)
+    with pytest.raises(PoolsUnbalanced, match=rf"{pool} out of balance: .*leaked \({lost},\)") as caught:
+        one.step()
+    assert caught.value.audit.unbalanced == (pool,)
+
+
+@pytest.mark.parametrize("pool", ["pages", "rows", "states"])
+def test_in_production_a_leak_is_noted_when_the_scheduler_is_idle_and_it_serves_on(pool: str) -> None:
+    one = scheduler(checked=False, states=6)
+    add(one, 2)
+    one.step()
+    leak(one, pool)
+    assert one.state.unbalanced is None
+    while one.state.requests:
+        one.step()
+    noted = one.state.unbalanced
+    assert noted is not None
+    assert noted.unbalanced == (pool,)
+    add(one, 1)
+    finished = []
+    while one.state.requests:
+        finished += one.step().outputs
+    assert len(finished) == 1
+    assert one.state.unbalanced is noted
+
+
+def leak(one: Scheduler, pool: str) -> int:
+    kv = one.state.kv
+    allocator = {"pages": kv.pages, "rows": kv.table.rows, "states": kv.states}[pool]
+    assert allocator is not None
+    return allocator.take_one()

@@ -1,0 +1,208 @@
+"""Greedy tokens are those of the model run alone, whatever the engine did on the way: the oracle of the whole.
+
+Every pair of choices (of architecture, page size, chunking, prefix cache, pool size, policy) is run at least once;
+with ``EQUALITY=full`` in the environment, every combination is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import devicekit
+from devicekit.device import Device
+from devicekit.engine import Engine, EngineConfig
+from devicekit.registry import unregister_backend
+from devicekit.runners.example import write_example_checkpoint
+from devicekit.runners.transformers_runner import TransformersRunner
+from devicekit.scheduling.request import SamplingParams
+from devicekit.testing import simulation
+from devicekit.testing.sim_backend import register
+
+ARCHITECTURES = (
+    "llama",
+    "qwen3",
+    "mistral",
+    "gemma2",
+    "gpt2",
+    "mixtral",
+    "deepseek_v3",
+    "lfm2",
+    "qwen3_next",
+)
+RECURRENT = ("lfm2", "qwen3_next")
+WINDOWED = ("mistral",)  # in every layer
+NEW_TOKENS = 24
+SHARED = 34  # tokens that some prompts begin with: two pages of 16 and a bit
+GREEDY = SamplingParams(max_new_tokens=NEW_TOKENS, temperature=0.0, ignore_eos=True)
+
+
+class Case(NamedTuple):
+    architecture: str
+    page_size: int
+    batch_tokens: int  # below the length of most prompts: they are computed in chunks
+    caching: str  # of prefixes: not at all, on the device, or on the host as well
+    pool: int  # tokens; the smaller one holds hardly two requests
+    policy: str
+
+    def __str__(self) -> str:
+        return "-".join(map(str, self))
+
+
+CHOICES = (
+    ARCHITECTURES,
+    (1, 16),
+    (13, 512),
+    ("uncached", "cached", "hosted"),
+    (112, 2048),
+    ("fcfs", "priority", "longest_prefix"),
+)
+EVERY = [Case(*values) for values in itertools.product(*CHOICES)]
+FULL = [case for case in EVERY if case.caching != "hosted" or case.architecture not in RECURRENT]
+
+
+def pairs(case: Case) -> set[tuple[tuple[int, object], ...]]:
+    return set(itertools.combinations(enumerate(case), 2))
+
+
+def every_pair() -> list[Case]:
+    """A few combinations in which each two choices meet: the one that adds most pairs, again and again."""
+    missing = set().union(*map(pairs, FULL))
+    chosen: list[Case] = []
+    while missing:
+        chosen.append(max(FULL, key=lambda case: len(pairs(case) & missing)))
+        missing -= pairs(chosen[-1])
+    return chosen
+
+
+CASES = FULL if os.environ.get("EQUALITY") == "full" else every_pair()
+
+
+def prompts() -> list[list[int]]:
+    rng = random.Random(7)
+    shared = [rng.randrange(1, 380) for _ in range(SHARED)]
+    alone = [[rng.randrange(1, 380) for _ in range(length)] for length in (1, 7, 16, 33)]
+    longer = [shared + [rng.randrange(1, 380) for _ in range(length)] for length in (3, 9, 3)]
+    return [shared, *alone, *longer]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    folder = tmp_path_factory.mktemp("equality")
+    return cache(
+        lambda architecture: write_example_checkpoint(
+            folder / architecture, seed=1, architecture=architecture
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(checkpoint: Callable[[str], Path]) -> Callable[[str], list[list[int]]]:
+    """What the model's own generate answers, one prompt at a time."""
+
+    @cache
+    def answers(architecture: str) -> list[list[int]]:
+        model = AutoModelForCausalLM.from_pretrained(checkpoint(architecture)).eval()
+        model.generation_config.eos_token_id = None
+        found = []
+        for prompt in prompts():
+            ids = torch.tensor([prompt])
+            output = model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                max_new_tokens=NEW_TOKENS,
+                pad_token_id=0,
+            )
+            found.append(output[0, len(prompt) :].tolist())
+        return found
+
+    return answers
+
+
+@pytest.fixture(scope="module")
+def runner(checkpoint: Callable[[str], Path]) -> Callable[[str], TransformersRunner]:
+    device = devicekit.get_device("cpu")
+    return cache(lambda architecture: TransformersRunner.load(checkpoint(architecture), device))
+
+
+def serve(runner: TransformersRunner, device: Device, case: Case) -> Engine:
+    config = EngineConfig(
+        page_size=case.page_size,
+        max_running=4,
+        max_batch_tokens=case.batch_tokens,
+        kv_tokens=case.pool,
+        prefix_caching=case.caching != "uncached",
+        host_kv_tokens=1024 if case.caching == "hosted" else 0,
+        policy=case.policy,
+        conservativeness=0.05,  # admit what fits now: a small pool then runs out later
+        checked=True,  # and every pool is audited after every step
+    )
+    return Engine(runner, device, config)
+
+
+def check(engine: Engine, case: Case, expected: list[list[int]]) -> None:
+    generations = [engine.submit(prompt, GREEDY, priority=at % 3) for at, prompt in enumerate(prompts())]
+    while not all(generation.done for generation in generations):
+        engine.step()
+    assert [generation.tokens for generation in generations] == expected
+    retracted = sum(generation.retractions for generation in generations)
+    assert bool(retracted) == (case.pool < 1000) or case.architecture in WINDOWED
+    cached = sum(generation.cached_tokens for generation in generations)
+    assert bool(cached) == (case.caching != "uncached" and case.architecture not in RECURRENT)
+    assert (engine.scheduler.state.kv.tier is not None) == (case.caching == "hosted")
+    assert engine.audit().balanced
+    assert engine.scheduler.state.kv.available == engine.plan.num_pages
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_tokens_are_the_models_own(
+    case: Case,
+    runner: Callable[[str], TransformersRunner],
+    alone: Callable[[str], list[list[int]]],
+) -> None:
+    engine = serve(runner(case.architecture), devicekit.get_device("cpu"), case)
+    check(engine, case, alone(case.architecture))
+
+
+def test_the_oracle_has_something_to_say(alone: Callable[[str], list[list[int]]]) -> None:
+    """Equality would prove little if a model repeated one token."""
+    for architecture in ARCHITECTURES:
+        assert min(len(set(answer)) for answer in alone(architecture)) > 3, architecture
+
+
+@pytest.fixture
+def accelerator() -> Iterator[Device]:
+    with simulation():
+        register()
+        yield devicekit.get_device("sim")
+        unregister_backend("sim")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("llama", 16, 13, "cached", 112, "fcfs"),
+        Case("mistral", 1, 512, "hosted", 112, "priority"),
+        Case("lfm2", 16, 13, "uncached", 2048, "longest_prefix"),
+    ],
+    ids=str,
+)
+def test_tokens_are_the_models_own_on_an_accelerator(
+    case: Case,
+    checkpoint: Callable[[str], Path],
+    alone: Callable[[str], list[list[int]]],
+    accelerator: Device,
+) -> None:
+    expected = alone(case.architecture)
+    runner = TransformersRunner.load(checkpoint(case.architecture), accelerator)
+    check(serve(runner, accelerator, case), case, expected)
