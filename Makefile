@@ -6,7 +6,7 @@ SETUP := $(VENV)/.ready
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml conformance/pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types architecture bench soak kill-matrix docs clean
+.PHONY: help run test lint types architecture bench soak kill-matrix matrix docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ soak: $(SETUP) ## random operators, faults and clients for SECONDS (3600); print
 
 kill-matrix: $(SETUP) ## run the conformance suite over every deliberately faulty backend
 	@$(BIN)/python -m devicekit_conformance.selftest --markdown conformance/KILL_MATRIX.md
+
+matrix: $(SETUP) ## run the suite from wheels on every supported pluggy and pytest
+	@$(BIN)/python conformance/matrix.py --markdown docs/results/conformance-matrix.md
 
 docs: $(SETUP) ## write the pages that are generated from the code
 	@$(BIN)/python -m devicekit.devtools.reference

@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -26,18 +25,18 @@ import torch
 from devicekit.available import available_memory
 from devicekit.clock import Clock, SystemClock
 from devicekit.device import Device
+from devicekit.engine_config import EngineConfig, plan_pool
 from devicekit.generation import Generation, IncrementalText
 from devicekit.memory.host_kv import HostKVPool
-from devicekit.memory.kv import KVLayout, KVPool
-from devicekit.memory.sizing import KVPlan, plan_kv
-from devicekit.memory.state import StateLayout, StatePool
+from devicekit.memory.kv import KVPool
+from devicekit.memory.state import StatePool
 from devicekit.opening import get_device
 from devicekit.release import ReleasePoints
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.errors import MissingTokenizer
+from devicekit.runners.tokenizer_text import TokenizerText
 from devicekit.runners.transformers_runner import TransformersRunner
 from devicekit.scheduling.audit import PoolAudit
-from devicekit.scheduling.batch import ModelLimits
 from devicekit.scheduling.errors import InvalidOperation, InvalidRequest
 from devicekit.scheduling.host_tier import attach_host_tier
 from devicekit.scheduling.messages import (
@@ -69,27 +68,13 @@ from devicekit.weights.store import Model, WeightStore
 
 if TYPE_CHECKING:
     from devicekit.runners.huggingface import PreTrainedTokenizerBase
+    from devicekit.scheduling.rank_group import RankGroup
+
+__all__ = ["Engine", "EngineConfig"]
 
 _R = TypeVar("_R", bound=Reply)
 
 _NAP = 0.001  # seconds between looks at an operation that waits while nothing runs
-
-
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
-    """Sizes of an engine. The KV pool takes what memory allows, up to what ``max_running`` requests can use."""
-
-    page_size: int = 16  # tokens
-    max_running: int = 32  # requests with KV
-    max_batch_tokens: int = 512  # tokens per forward pass
-    memory_fraction: float = 0.9  # of the memory available once the weights are loaded
-    reserve_bytes: int = 0  # kept free for activations and everything else
-    kv_tokens: int | None = None  # size of the KV pool; None: as above
-    policy: str = "fcfs"
-    prefix_caching: bool = True
-    host_kv_tokens: int = 0  # size of the second level of the prefix cache, in host memory; 0: none
-    conservativeness: float = 1.0  # lower admits more requests at once, at the price of retractions
-    checked: bool = False  # account for every page, row and state slot after every step: raises, and costs
 
 
 class Engine:
@@ -103,14 +88,16 @@ class Engine:
         *,
         clock: Clock | None = None,
         releases: ReleasePoints | None = None,
+        ranks: RankGroup | None = None,
     ) -> None:
         self.device = device
         self.runner = runner
         self.config = config
-        self.clock = clock or SystemClock()
-        self.plan = plan_pool(
-            runner.layout, runner.limits, available_memory(device).bytes, config, states=runner.states
-        )
+        self.clock: Clock = ranks.clock if ranks is not None else clock or SystemClock()
+        available = available_memory(device).bytes
+        if ranks is not None:
+            available = ranks.least(available or 0) or None
+        self.plan = plan_pool(runner.layout, runner.limits, available, config, states=runner.states)
         self.tokenizer = _tokenizer(runner.directory)
         self.states: StatePool | None = None
         if runner.states is not None:
@@ -127,22 +114,35 @@ class Engine:
             conservativeness=config.conservativeness,
             checked=config.checked,
         )
-        self._detokenizer = None if self.tokenizer is None else _Detokenizer(self.tokenizer)
-        self.scheduler = Scheduler(
-            runner,
-            device,
-            limits,
-            clock=self.clock,
-            releases=releases,
-            detokenizer=self._detokenizer,
-            states=None if self.states is None else self.states.slots,
-        )
+        self._detokenizer = None if self.tokenizer is None else TokenizerText(self.tokenizer)
+        slots = None if self.states is None else self.states.slots
+        self.scheduler: Scheduler
+        if ranks is None:
+            self.scheduler = Scheduler(
+                runner,
+                device,
+                limits,
+                clock=self.clock,
+                releases=releases,
+                detokenizer=self._detokenizer,
+                states=slots,
+            )
+        else:
+            from devicekit.scheduling.ranks import (
+                RankedScheduler,  # not every build of torch has what it needs
+            )
+
+            policies = None if releases is None else releases.policies
+            self.scheduler = RankedScheduler(
+                runner, device, limits, ranks, policies=policies, detokenizer=self._detokenizer, states=slots
+            )
         model = Model(runner, runner.weight_aliases())
         self.weights: WeightControl = install(
             self.scheduler.control,
             WeightStore(self.scheduler.state, device, model),
             loaders={Selector.TARGET: runner},
             regions=self._regions(pool),
+            rank=0 if ranks is None else ranks.rank,
         )
         self._generations: dict[str, Generation] = {}
         self._replies: dict[str, Reply] = {}
@@ -157,12 +157,15 @@ class Engine:
         config: EngineConfig | None = None,
         dtype: torch.dtype | None = None,
         clock: Clock | None = None,
+        ranks: RankGroup | None = None,
     ) -> Engine:
         """Load a local Hugging Face model directory onto a device and make it ready to serve.
 
         Args:
             device: as for `devicekit.get_device`.
             dtype: of weights and KV; default: what the model's config says.
+            ranks: serve together with other processes. Rank 0's engine is used like any other; on the others,
+                only ``engine.scheduler`` takes part, by `RankedScheduler.follow`. ``clock`` is the group's.
 
         Raises:
             SelectionError, ContractError, InvalidDevice: there is no such device.
@@ -171,7 +174,7 @@ class Engine:
         """
         handle = get_device(device)
         runner = TransformersRunner.load(path, handle, dtype=dtype)
-        return cls(runner, handle, config or EngineConfig(), clock=clock)
+        return cls(runner, handle, config or EngineConfig(), clock=clock, ranks=ranks)
 
     def _regions(self, pool: KVPool) -> dict[MemoryTag, Region]:
         kept: Region = pool if self.states is None else JointRegion((pool, self.states))
@@ -426,57 +429,11 @@ class Engine:
         return f"{kind}-{next(self._ids)}"
 
 
-class _Detokenizer:
-    """A tokenizer's decoder, without the special tokens."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._tokenizer = tokenizer
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
-        return text
-
-
 def _tokenizer(directory: ModelDirectory) -> PreTrainedTokenizerBase | None:
     try:
         return directory.tokenizer()
     except MissingTokenizer:  # token ids in and out work without; text says what is missing when it is used
         return None
-
-
-def plan_pool(
-    layout: KVLayout,
-    limits: ModelLimits,
-    available: int | None,
-    config: EngineConfig,
-    *,
-    states: StateLayout | None = None,
-) -> KVPlan:
-    """Size the KV pool: what fits, but no more than the running requests can ever use.
-
-    Args:
-        available: bytes that are free once the weights are loaded; ``None`` if the device does not say.
-        states: what requests keep besides keys and values; it counts as reserved.
-
-    Raises:
-        NotEnoughMemory: not even one short request fits.
-        ConfigurationError: a setting is out of range, or ``available`` is unknown and ``kv_tokens`` is not set.
-    """
-    most = config.kv_tokens
-    if most is None and available is not None:
-        most = config.max_running * -(-limits.max_positions // config.page_size) * config.page_size
-    # Once in the pool, and once as the new states of a step before it is known to have succeeded.
-    state_bytes = 0 if states is None else 2 * (config.max_running + 1) * states.bytes_per_slot
-    return plan_kv(
-        available,
-        layout,
-        page_size=config.page_size,
-        max_running=config.max_running,
-        max_positions=limits.max_positions,
-        fraction=config.memory_fraction,
-        reserve_bytes=config.reserve_bytes + state_bytes,
-        max_tokens=most,
-    )
 
 
 def _override(params: SamplingParams, overrides: Mapping[str, object]) -> SamplingParams:

@@ -81,7 +81,11 @@ class Context:
         return device_of(self.opened, index)
 
     def claims(self, capability: str) -> bool:
-        return capability in self.manifest.capabilities
+        """Whether the manifest does, outright or on condition that the hooks are there."""
+        if capability in self.manifest.capabilities:
+            return True
+        conditional = capability in self.manifest.optional
+        return conditional and all(self.has(hook) for hook in frozen_contract.CAPABILITIES[capability])
 
     def has(self, hook: str) -> bool:
         return hook in self.implemented
@@ -117,6 +121,8 @@ class Context:
     def check_type(self, name: str, found: object) -> None:
         """Fail unless ``found`` is of a type that the contract allows the hook to return."""
         allowed = frozen_contract.HOOKS[name].returns
+        if "*" in allowed and found is None:
+            fail(f"{name} returned None: a hook that the device cannot serve is left out instead")
         if "*" not in allowed and type(found).__name__ not in allowed:
             expected = " or ".join("None" if one == "NoneType" else one for one in allowed)
             fail(f"{name} returned {found!r} ({type(found).__name__}), not {expected}")

@@ -36,6 +36,18 @@ class Written:
     bytes: int
 
 
+@dataclass(frozen=True)
+class _StagedNumber:
+    """A new weight that is not written yet."""
+
+    weight: torch.Tensor
+    number: int
+
+    def write(self) -> Written:
+        self.weight.fill_(self.number)
+        return Written(1, self.weight.nbytes)
+
+
 class SumModel:
     """A runner over a KV pool of one layer, one head and one element."""
 
@@ -56,10 +68,9 @@ class SumModel:
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         yield "weight", self._weight
 
-    def update_from_disk(self, path: str) -> Written:
+    def stage_from_disk(self, path: str) -> _StagedNumber:
         """Take ``path`` for the new weight: a checkpoint needs no disk when it is one number."""
-        self._weight.fill_(int(path))
-        return Written(1, self._weight.nbytes)
+        return _StagedNumber(self._weight, int(path))
 
     def _answer(self, batch: ForwardBatch, index: int, weight: int) -> int:
         sequence = int(np.searchsorted(batch.starts, index, side="right")) - 1

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
+from devicekit_conformance import frozen_contract
 from devicekit_conformance.context import Context, Failure, NotApplicable, NotRun
 from devicekit_conformance.outcomes import Status
 from devicekit_conformance.rulebook import Requirement, rulebook
@@ -115,7 +116,7 @@ def _facts(context: Context) -> dict[str, object]:
         manifest = context.manifest
         facts.update(
             device_type=manifest.device_type,
-            capabilities=sorted(manifest.capabilities),
+            capabilities=sorted(name for name in frozen_contract.CAPABILITIES if context.claims(name)),
             noop=sorted(manifest.noop),
             emulated=sorted(manifest.emulated),
             host=manifest.host,

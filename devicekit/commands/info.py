@@ -66,7 +66,7 @@ def _document(selection: Selection, devices: list[Device]) -> Mapping[str, objec
         "hooks": {name: name in backend.implemented for name in HOOKS},
         "noop": sorted(backend.manifest.noop),
         "emulated": sorted(backend.manifest.emulated),
-        "capabilities": sorted(backend.manifest.capabilities),
+        "capabilities": sorted(backend.capabilities),
         "quirks": [quirk.name for quirk in quirks_of(backend)],
         "devices": [_device_document(device) for device in devices],
     }
@@ -106,7 +106,7 @@ def _print(selection: Selection, devices: list[Device]) -> None:
     for name, hook in HOOKS.items():
         if name not in backend.implemented:
             print(f"  {name}: {_WHEN_MISSING[hook.kind.value]}")
-    print(f"\ncapabilities claimed: {', '.join(sorted(backend.manifest.capabilities)) or 'none'}")
+    print(f"\ncapabilities claimed: {', '.join(sorted(backend.capabilities)) or 'none'}")
     for quirk in quirks_of(backend):
         print(f"quirk {quirk.name}: {quirk.sentence} {quirk.link}")
     set_here = {name: os.environ[name] for name in VARIABLES if name in os.environ}
@@ -137,7 +137,7 @@ def _print_device(device: Device) -> None:
 
 
 def _print_plan(path: str, device: Device) -> None:
-    from devicekit.engine import EngineConfig, plan_pool
+    from devicekit.engine_config import EngineConfig, plan_pool
     from devicekit.runners.checkpoint import ModelDirectory
     from devicekit.runners.probe import sketch_model
 

@@ -15,6 +15,7 @@
     noop = []                           # hooks for which doing nothing is right here
     emulated = []                       # hooks implemented without the vendor's help
     capabilities = ["streams"]          # claims, each checked by conformance
+    optional = ["graphs"]               # claims that hold where their hooks are present: the SDK's version decides
     indexed = true                      # false where torch knows one device without an index, as for cpu
     host = false                        # true for the host itself: chosen only when nothing else claims hardware
     automatic = true                    # false: used only when asked for by name
@@ -63,6 +64,7 @@ class Manifest:
     noop: frozenset[str] = frozenset()
     emulated: frozenset[str] = frozenset()
     capabilities: frozenset[str] = frozenset()
+    optional: frozenset[str] = frozenset()
     indexed: bool = True
     host: bool = False
     automatic: bool = True
@@ -109,6 +111,7 @@ class Manifest:
             noop=reader.names("noop", HOOKS, "hook"),
             emulated=reader.names("emulated", HOOKS, "hook"),
             capabilities=reader.names("capabilities", CAPABILITIES, "capability"),
+            optional=reader.names("optional", CAPABILITIES, "capability"),
             indexed=reader.value("indexed", bool, True),
             host=reader.value("host", bool, False),
             automatic=reader.value("automatic", bool, True),

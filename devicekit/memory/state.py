@@ -7,7 +7,7 @@ the state before the first token, when it is handed out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
@@ -18,6 +18,8 @@ from devicekit.memory.pages import PageAllocator
 
 if TYPE_CHECKING:
     from devicekit.device import Device
+
+_RELEASED = "the state pool's memory is released: resume it first"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +173,8 @@ class _Released(Mapping[tuple[int, str], torch.Tensor]):
     def __len__(self) -> int:
         return 0
 
-    def __iter__(self) -> Iterator[tuple[int, str]]:
-        self[0, ""]
-        yield from ()
+    def __iter__(self) -> NoReturn:
+        raise MemoryReleased(_RELEASED)
 
     def __getitem__(self, key: tuple[int, str]) -> NoReturn:
-        raise MemoryReleased("the state pool's memory is released: resume it first")
+        raise MemoryReleased(_RELEASED)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pluggy
 from packaging.version import Version
 
+from devicekit.contract.capabilities import CAPABILITIES
 from devicekit.contract.errors import BackendLoadError, InvalidHooks
 from devicekit.contract.hooks import HOOKS, BackendSpec
 from devicekit.contract.manifest import Manifest
@@ -57,6 +58,14 @@ class OpenedBackend:
     def label(self) -> str:
         """Name, distribution and version, as error messages give them."""
         return self.candidate.label
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What the manifest claims, and of the optional claims those whose hooks are present."""
+        present = {
+            name for name in self.manifest.optional if self.implemented.issuperset(CAPABILITIES[name].hooks)
+        }
+        return self.manifest.capabilities | present
 
     def function(self, hook: str) -> Callable[..., object] | None:
         """The callable behind ``hook``, taking `parameters` by position; ``None`` if the backend lacks it."""

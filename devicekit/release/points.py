@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +28,8 @@ class ReleasePoints:
         policies: overrides of `DEFAULT_POLICIES`.
         dry_run: decide and record, and empty nothing; entries carry ``reclaimable``.
         keep: how many ledger entries are kept.
+        agreed: which figure of reclaimable bytes decides, given this process's own. Processes that must all decide
+            alike settle on one.
     """
 
     device: Device
@@ -35,6 +37,7 @@ class ReleasePoints:
     clock: Clock = field(default_factory=SystemClock)
     dry_run: bool = False
     keep: int = 1024
+    agreed: Callable[[int | None], int | None] = lambda own: own
     ledger: Ledger = field(init=False)
     counters: dict[ReleasePoint, PointCounters] = field(init=False)
     _last: dict[ReleasePoint, float] = field(init=False, default_factory=dict)
@@ -84,12 +87,15 @@ class ReleasePoints:
         # Policies first: most passes end here, and nothing was asked of the device.
         if (skip := self._unwanted(point, policy, requested, now)) is not None:
             return self._record(ReleaseEntry(point, now, False, skip))
+        deciding: int | None = None
+        if policy.kind == "when_reclaimable":
+            deciding = self.agreed(self.device.memory_stats().releasable)
         # Emptying during capture breaks the graph on some vendors and asserts on others.
         if self.device.is_capturing():
             return self._record(ReleaseEntry(point, now, False, SkipReason.CAPTURING))
         stats = self.device.memory_stats()
         reclaimable = stats.releasable
-        if (skip := _impossible(policy, stats)) is not None:
+        if (skip := _impossible(policy, stats, deciding)) is not None:
             return self._record(ReleaseEntry(point, now, False, skip, reclaimable=reclaimable))
         self._last[point] = now
         if self.dry_run:
@@ -155,12 +161,12 @@ class ReleasePoints:
 _RARE = frozenset({SkipReason.DRY_RUN, SkipReason.FAILED})
 
 
-def _impossible(policy: ReleasePolicy, stats: MemoryStats) -> SkipReason | None:
+def _impossible(policy: ReleasePolicy, stats: MemoryStats, releasable: int | None) -> SkipReason | None:
     """Why the state of the allocator speaks against emptying."""
     if (guarded := _GUARDED_STATES.get(stats.state)) is not None:
         return guarded
     if policy.kind != "when_reclaimable":
         return None
-    if stats.releasable is None:
+    if releasable is None:
         return SkipReason.UNKNOWN
-    return SkipReason.TOO_LITTLE if stats.releasable < policy.bytes else None
+    return SkipReason.TOO_LITTLE if releasable < policy.bytes else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -80,17 +80,35 @@ def load_model(directory: ModelDirectory, *, dtype: torch.dtype | None) -> PreTr
     return model.eval().requires_grad_(False)
 
 
-def update_in_place(
+@dataclass(frozen=True, slots=True)
+class StagedModel:
+    """Another checkpoint's weights, in host memory, beside the tensors whose place they take."""
+
+    old: dict[str, torch.Tensor]
+    new: dict[str, torch.Tensor]
+    on_written: Callable[[], None]
+
+    def write(self) -> UpdateRecord:
+        """Copy them into the model's own tensors."""
+        with torch.no_grad():
+            for name, tensor in self.old.items():
+                tensor.copy_(self.new[name])
+        self.on_written()
+        return UpdateRecord(len(self.old), sum(tensor.nbytes for tensor in self.old.values()))
+
+
+def stage_update(
     model: PreTrainedModel,
     stored: dict[str, StoredTensor],
     directory: ModelDirectory,
     *,
     dtype: torch.dtype | None,
-) -> UpdateRecord:
-    """Copy the weights of ``directory`` into the tensors that ``model`` already has.
+    on_written: Callable[[], None],
+) -> StagedModel:
+    """Read the weights of ``directory`` and compare everything with ``model``, which is left as it is.
 
-    ``stored`` is what the checkpoint that the model came from held. Everything is read and compared first:
-    CheckpointMismatch or InvalidModelDirectory mean that nothing was written.
+    ``stored`` is what the checkpoint that the model came from held. Raises CheckpointMismatch or
+    InvalidModelDirectory.
     """
     _require(directory, _config_differences(model.config, directory.config))
     _require(
@@ -99,10 +117,7 @@ def update_in_place(
     candidate = load_model(directory, dtype=dtype)
     old, new = own_tensors(model), candidate.state_dict()
     _require(directory, _tensor_differences(old, new) or _tie_differences(model, new))
-    with torch.no_grad():
-        for name, tensor in old.items():
-            tensor.copy_(new[name])
-    return UpdateRecord(len(old), sum(tensor.nbytes for tensor in old.values()))
+    return StagedModel(old, new, on_written)
 
 
 def own_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:

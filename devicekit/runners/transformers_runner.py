@@ -15,7 +15,14 @@ from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.huggingface import PreTrainedModel
 from devicekit.runners.plan import AttentionPlan, to_device
 from devicekit.runners.probe import probe_layout
-from devicekit.runners.reload import UpdateRecord, aliases, load_model, own_tensors, update_in_place
+from devicekit.runners.reload import (
+    StagedModel,
+    UpdateRecord,
+    aliases,
+    load_model,
+    own_tensors,
+    stage_update,
+)
 from devicekit.runners.state_layers import PackedStates, mixing
 from devicekit.scheduling.batch import ForwardBatch, ModelLimits, StepOutput
 
@@ -111,10 +118,19 @@ class TransformersRunner:
         Raises InvalidModelDirectory, UnsupportedModel or CheckpointMismatch, in which case no weight has
         changed. Keys and values that were computed with the old weights are the caller's business.
         """
+        return self.stage_from_disk(path).write()
+
+    def stage_from_disk(self, path: str | Path) -> StagedModel:
+        """Read another checkpoint of the same architecture and check that it fits. Writing it is up to the caller.
+
+        Raises as `update_from_disk`.
+        """
         directory = ModelDirectory.open(path)
-        record = update_in_place(self.model, self._stored, directory, dtype=self._dtype)
-        self.directory = directory
-        return record
+
+        def written() -> None:
+            self.directory = directory
+
+        return stage_update(self.model, self._stored, directory, dtype=self._dtype, on_written=written)
 
     def _answer(self, batch: ForwardBatch, pool: KVPool) -> StepOutput:
         logits = self._forward(batch, pool)

@@ -18,6 +18,7 @@ from devicekit.memory.copies import Copy
 from devicekit.memory.host_kv import HostKVPool
 from devicekit.memory.prefix import PrefixCache
 from devicekit.memory.prefix_node import Node
+from devicekit.scheduling.agreement import Agreement, Alone
 from devicekit.scheduling.batch import Int32
 from devicekit.scheduling.state import Participant
 
@@ -48,8 +49,9 @@ class _Underway:
 class HostTier:
     """One host pool under one prefix cache."""
 
-    def __init__(self, pool: HostKVPool, prefix: PrefixCache) -> None:
+    def __init__(self, pool: HostKVPool, prefix: PrefixCache, ranks: Agreement | None = None) -> None:
         self.pool = pool
+        self._ranks = ranks or Alone()
         self.counters = TierCounters()
         self._page_size = prefix.page_size
         self._prefix = prefix
@@ -89,10 +91,12 @@ class HostTier:
         if not source:
             return 0
         count = len(source) // 4
+        copy: Copy | None = None
         try:
             copy = self.pool.load(source, target[: len(source)], owner)
         except Exception:  # the prompt is computed instead
             _log.exception("%d pages could not be loaded from host memory for %s", count, owner)
+        if not self._begun(copy) or copy is None:
             return 0
         self._tree.lock(match.node)
         self._track(_Underway(copy, match.node, None))
@@ -133,10 +137,12 @@ class HostTier:
         owner: str,
     ) -> None:
         source = pages[len(known) :][: len(target)]
+        copy: Copy | None = None
         try:
             copy = self.pool.store(source, target, owner)
         except Exception:  # the prefix is on the device all the same
             _log.exception("%d pages could not be stored in host memory for %s", len(target) // 4, owner)
+        if not self._begun(copy) or copy is None:
             self.pool.pages.give(target)
             return
         # Known before it is there: copies run in order, so whoever loads it will find it.
@@ -145,6 +151,13 @@ class HostTier:
         self._prefix.lock(node)
         self._track(_Underway(copy, done.node, node))
         self.counters.stored += len(target) // 4
+
+    def _begun(self, copy: Copy | None) -> bool:
+        """Whether every rank has begun a copy; if not, this one's is waited for, and counts for nothing."""
+        begun = self._ranks.least(copy is not None)
+        if copy is not None and not begun:
+            copy.wait()
+        return bool(begun)
 
     def _take(self, count: int) -> bytes:
         """Up to ``count`` host pages, evicting what is not being copied."""
@@ -160,13 +173,19 @@ class HostTier:
 
     def wait(self) -> None:
         """Wait for every copy under way."""
+        if not self._underway:
+            return
+        waited = True
         try:
-            while self._underway:
-                self._underway[0].copy.wait()
-                self._unlock(self._underway.popleft())
+            for one in self._underway:
+                one.copy.wait()
         except Exception:
             _log.exception("copies between host and device failed: the host tier is given up")
+            waited = False
+        if not self._ranks.least(waited):
             self._give_up()
+        while self._underway:
+            self._unlock(self._underway.popleft())
 
     def _unlock(self, one: _Underway) -> None:
         self._tree.unlock(one.host)
@@ -184,12 +203,20 @@ class HostTier:
 
     def retire(self) -> None:
         """Unlock what finished copies have locked. Copies finish in order."""
+        if not self._underway:
+            return
+        done = 1  # one more than have finished; 0: failed
         try:
-            while self._underway and self._underway[0].copy.done():
-                self._unlock(self._underway.popleft())
+            while done <= len(self._underway) and self._underway[done - 1].copy.done():
+                done += 1
         except Exception:
             _log.exception("copies between host and device failed: the host tier is given up")
+            done = 0
+        done = self._ranks.least(done)
+        if not done:
             self._give_up()
+        for _ in range(done - 1):
+            self._unlock(self._underway.popleft())
 
     def flush(self) -> None:
         """Forget everything on the host. No copy may be under way."""
@@ -217,7 +244,7 @@ def attach_host_tier(scheduler: Scheduler, pool: HostKVPool) -> HostTier:
     kv = scheduler.state.kv
     if kv.prefix is None:
         raise ConfigurationError("A host tier needs prefix caching.")
-    tier = HostTier(pool, kv.prefix)
+    tier = HostTier(pool, kv.prefix, scheduler.state.ranks)
     kv.tier = tier
     scheduler.register(tier.participant())
     return tier

@@ -139,6 +139,7 @@ class BatchBuilder:
         self._slots: Int64 = np.empty(most, np.int64)
         self._flat_history = state.running.history.reshape(-1)
         self._flat_table = state.kv.table.pages.reshape(-1)
+        self._state_slots = None if state.kv.states is None else state.kv.state_slots
 
     def build(self, plan: Plan) -> ForwardBatch:
         """The batch of a plan. Its arrays may share memory with the scheduler's: they are good for one pass."""
@@ -155,9 +156,9 @@ class BatchBuilder:
             page_size=state.kv.page_size,
             wanted=self._count[:count],
         )
-        if state.kv.states is not None:
+        if self._state_slots is not None:
             rows = _extended(running.rows, [chunk.request.row for chunk in plan.chunks])
-            batch.state_slots = state.kv.state_slots[rows]
+            batch.state_slots = self._state_slots[rows]
         if not plan.chunks:
             running.sampling.fill(batch, running.positions, [])
             return batch

@@ -28,7 +28,7 @@ _ROW = 3  # request row
 _LIMIT = 4  # length at which the output is long enough
 _LAST = 5  # input token
 
-_FEW = 6
+_FEW = 12
 
 
 class RunningBatch:
@@ -50,6 +50,10 @@ class RunningBatch:
         self._narrow: Int32 = np.zeros((6, capacity), np.int32)
         self._flat_history = self.history.reshape(-1)
         self._flat_table = table.pages.reshape(-1)
+        # The same memory once more: reading and writing one number through a memoryview costs half of numpy.
+        self._narrow_cells = self._narrow.data
+        self._wide_cells = self._wide.data
+        self._table_cells = self._flat_table.data
         self._slack = 0  # steps until some column may reach its limit
         self._shown = 0
         self._show(0)
@@ -139,7 +143,7 @@ class RunningBatch:
         if pages is None:
             return False
         room, size = self._room_now, self._page_size
-        columns = np.flatnonzero(room == 0)
+        columns = (room == 0).nonzero()[0]
         rows = self.rows[columns].astype(np.int64)
         index = self.positions[columns] // size
         self._flat_table[rows * self._table.pages_per_row + index] = pages
@@ -152,15 +156,16 @@ class RunningBatch:
         """As `begin_step`, one by one: for a few columns that is cheaper than a dozen vector operations."""
         if self._pages.available < full:
             return False
-        size, table = self._page_size, self._table
-        for column in np.flatnonzero(self._room_now == 0).tolist():
-            narrow = self._narrow[:, column]
-            row, index = int(narrow[_ROW]), int(narrow[_POSITION]) // size
-            page = self._pages.take_one()
-            table.pages[row, index] = page
-            table.mark(row, index)
-            self.slots[column] = page * size
-            narrow[_ROOM] = size
+        size, width, mark = self._page_size, self._table.pages_per_row, self._table.mark
+        narrow, wide, cells = self._narrow_cells, self._wide_cells, self._table_cells
+        take_one = self._pages.take_one
+        for column in (self._room_now == 0).nonzero()[0].tolist():
+            row, index = narrow[_ROW, column], narrow[_POSITION, column] // size
+            page = take_one()
+            cells[row * width + index] = page
+            mark(row, index)
+            wide[_SLOT, column] = page * size
+            narrow[_ROOM, column] = size
         return True
 
     def to_come(self) -> int:

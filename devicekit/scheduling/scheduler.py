@@ -91,6 +91,7 @@ class Scheduler:
         self._device = device
         self._model = model
         self._window = model.window
+        self._checked = limits.checked
         self._pool_tokens = limits.num_pages * limits.page_size
         longest = min(model.max_positions, self._pool_tokens)
         table = RequestTable(
@@ -200,7 +201,7 @@ class Scheduler:
         if not state.requests:
             self._idle()
         self.control.answer()
-        if self.limits.checked:
+        if self._checked:
             self._check()
         outputs, state.outputs = tuple(state.outputs), []
         return Step(outputs, self.control.take_replies(), computed)
@@ -333,9 +334,7 @@ class Scheduler:
                 request = requests[column]
                 if request.id not in state.special:
                     found[request.id] = (request, Finish(FinishKind.STOP, int(tokens[column])))
-        for identity in sorted(
-            state.special
-        ):  # the order of a set differs between processes, and ranks must agree
+        for identity in sorted(state.special):  # a set has another order in every process
             request = state.requests[identity]
             if request.column >= 0:
                 state.running.settle(request)

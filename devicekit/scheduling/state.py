@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from devicekit.clock import Clock
 from devicekit.release import ReleaseEntry, ReleasePoint, ReleasePoints
+from devicekit.scheduling.agreement import Agreement, Alone
 from devicekit.scheduling.audit import PoolAudit
 from devicekit.scheduling.batch import Runner
 from devicekit.scheduling.kv import RequestKV
@@ -26,7 +27,9 @@ class Participant:
     name: str
     flush: Callable[[], None] | None = None
     pending: Callable[[], int] | None = None  # how much unfinished work it has
-    retire: Callable[[], None] | None = None  # collects work that has finished; called in every step
+    # Collects work that has finished; called in every step. Between ranks `pending` may shrink only here, and
+    # only by what `SchedulerState.ranks` says has finished on all of them.
+    retire: Callable[[], None] | None = None
 
 
 @dataclass(slots=True)
@@ -39,6 +42,7 @@ class SchedulerState:
     waiting: WaitingQueue
     releases: ReleasePoints
     clock: Clock
+    ranks: Agreement = field(default_factory=Alone)
     weight_version: str = "default"
     weights_epoch: int = 0  # grows whenever a weight changes; prefixes are shared only within one
     prefilling: list[Request] = field(default_factory=list)

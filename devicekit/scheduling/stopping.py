@@ -50,7 +50,7 @@ class StopConditions:
         """Indices of the tokens that are end-of-sequence; ``None`` if there are none."""
         # A comparison is several times cheaper than a lookup, and most models have one end token or two.
         hits = tokens == self._eos[0] if len(self._eos) == 1 else self._ends[tokens]
-        return np.flatnonzero(hits) if np.count_nonzero(hits) else None
+        return hits.nonzero()[0] if np.count_nonzero(hits) else None
 
     def check(self, request: Request, output: Int32) -> Finish | None:
         """Whether the last token of ``output`` ends a request, every condition considered."""

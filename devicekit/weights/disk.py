@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
-from devicekit.contract.errors import DeviceKitError
 from devicekit.scheduling.errors import InvalidOperation
 from devicekit.scheduling.messages import Reply, Selector, UpdateWeightsFromDisk
-from devicekit.weights.rollback import OldValues, RolledBack
-from devicekit.weights.store import Loaded, PartlyWritten, WeightStore
+from devicekit.weights.store import Loaded, WeightStore
 from devicekit.weights.update import Updater
 
 
@@ -23,14 +22,19 @@ class Written(Protocol):
     def bytes(self) -> int: ...
 
 
+class StagedModel(Protocol):
+    """A checkpoint that was read and fits."""
+
+    def write(self) -> Written: ...
+
+
 class DiskLoader(Protocol):
     """A runner that can load another checkpoint of its architecture in place.
 
-    It checks the whole checkpoint before it writes the first tensor, and raises a `DeviceKitError` if anything is
-    wrong. Any other exception means that it failed while writing.
+    It checks the whole checkpoint before it offers to write the first tensor, and raises if anything is wrong.
     """
 
-    def update_from_disk(self, path: str) -> Written: ...
+    def stage_from_disk(self, path: str) -> StagedModel: ...
 
 
 def disk_handler(
@@ -44,34 +48,27 @@ def disk_handler(
         chosen = list(updater.store.selected(operation.selector))
         if missing := [kind.value for kind in chosen if kind not in loaders]:
             raise InvalidOperation(f"The {missing[0]} model cannot be loaded from disk.")
-        return updater.begin(operation, lambda: _load(updater.store, loaders, chosen, operation.path))
+        return updater.begin(operation, lambda: _stage(updater.store, loaders, chosen, operation.path))
 
     return handle
 
 
-def _load(
+@dataclass(slots=True)
+class _StagedModels:
+    """One checkpoint for each of the chosen models."""
+
+    names: frozenset[tuple[Selector, str]]
+    models: list[StagedModel]
+
+    def write(self) -> Loaded:
+        return Loaded(self.names, sum(one.write().bytes for one in self.models))
+
+    def close(self) -> None:
+        self.models = []
+
+
+def _stage(
     store: WeightStore, loaders: Mapping[Selector, DiskLoader], chosen: list[Selector], path: str
-) -> Loaded:
-    weights = {key: tensor for kind in chosen for key, tensor in store.tensors(kind).items()}
-    names: frozenset[tuple[Selector, str]] = frozenset()
-    touched: frozenset[tuple[Selector, str]] = frozenset()
-    size = 0
-    try:
-        with OldValues(weights.values(), store.rollback_bytes) as old:
-            for tensor in weights.values():
-                old.keep(tensor)
-            for kind in chosen:
-                touched = names | frozenset(key for key in weights if key[0] is kind)
-                size += loaders[kind].update_from_disk(path).bytes
-                names = touched
-    except RolledBack as error:
-        if isinstance(error.cause, DeviceKitError) and not names:
-            raise error.cause from None  # the loader refused, and there was nothing to take back
-        raise
-    except DeviceKitError as error:
-        if not names:
-            raise
-        raise PartlyWritten(touched, error) from error  # a draft of another version than its target
-    except Exception as error:
-        raise PartlyWritten(touched, error) from error
-    return Loaded(names, size)
+) -> _StagedModels:
+    names = frozenset[tuple[Selector, str]]().union(*(store.tensors(kind) for kind in chosen))
+    return _StagedModels(names, [loaders[kind].stage_from_disk(path) for kind in chosen])

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch.distributed import ProcessGroup, Work
 
+from devicekit.scheduling.errors import RanksFailed
 from devicekit.scheduling.messages import Reply
 from devicekit.weights.bucket import BucketEntry, FlatBucket, layout
 from devicekit.weights.groups import GroupFailed, UpdateGroups
 from devicekit.weights.operations import UpdateWeightsFromDistributed
-from devicekit.weights.store import Loaded
+from devicekit.weights.store import StagedTensors
 from devicekit.weights.update import Updater
 
 
@@ -26,22 +27,28 @@ def distributed_handler(
         groups.get(operation.group_name)
         receiving: _Receiving | None = None
 
-        def load() -> Loaded | None:
+        def load() -> StagedTensors | None:
             nonlocal receiving
-            if receiving is None:
-                group, timeout = groups.get(operation.group_name)
-                device = updater.store.device.torch_device
-                deadline = updater.store.state.clock.now() + timeout
-                receiving = _receive(group, entries, device, operation.flattened, deadline)
+            state = updater.store.state
+            arrived, failure = False, None
             try:
-                if not receiving.arrived(updater.store.state.clock.now()):
+                if receiving is None:
+                    group, timeout = groups.get(operation.group_name)
+                    device = updater.store.device.torch_device
+                    deadline = state.clock.now() + timeout
+                    receiving = _receive(group, entries, device, operation.flattened, deadline)
+                arrived = receiving.arrived(state.clock.now())
+            except Exception as error:
+                failure = error
+            try:
+                if not state.ranks.ready(arrived, failure) or receiving is None:
                     return None
-            except GroupFailed:
-                groups.drop(operation.group_name)  # ranks no longer agree on what comes next
+            except (GroupFailed, RanksFailed):
+                groups.drop(operation.group_name)  # its ranks no longer agree on what comes next
                 raise
             # What does not fit is refused only now: rank 0 would wait for a receiver that never comes.
             given, receiving.tensors = receiving.tensors, []
-            return updater.store.write(given, operation.selector)
+            return updater.store.stage(given, operation.selector)
 
         return updater.begin(operation, load)
 

@@ -14,6 +14,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from devicekit.contract.errors import DeviceKitError
 from devicekit.device import Device
+from devicekit.scheduling.agreement import Agreement, Alone, everywhere
 from devicekit.scheduling.errors import Conflict, InvalidOperation
 from devicekit.scheduling.messages import Refusal, Reply
 from devicekit.weights.operations import DestroyUpdateGroup, GroupReply, InitUpdateGroup
@@ -29,7 +30,7 @@ class _Joining:
 
     thread: threading.Thread
     group: ProcessGroup | None = None
-    error: BaseException | None = None
+    error: Exception | None = None
 
 
 @dataclass(slots=True)
@@ -38,6 +39,7 @@ class UpdateGroups:
 
     device: Device
     rank: int = 0  # of this process among the engine's own
+    ranks: Agreement = field(default_factory=Alone)
     _groups: dict[str, tuple[ProcessGroup, float]] = field(default_factory=dict)
     _joining: set[str] = field(default_factory=set)
 
@@ -59,16 +61,8 @@ class UpdateGroups:
             InvalidOperation: a field makes no sense, or the device has no collective backend of its own.
             Conflict: there is a group of this name already.
         """
-        rank = operation.rank_offset + self.rank
-        _check(operation, rank)
-        name = operation.group_name
-        if name in self._groups or name in self._joining:
-            raise Conflict(f"There is an update group {name!r} already.")
-        backend = operation.backend or self.device.collective_backend()
-        if backend is None:
-            raise InvalidOperation(
-                f"Backend {self.device.backend.label} names no collective backend: say which one to use."
-            )
+        rank, name = operation.rank_offset + self.rank, operation.group_name
+        backend = everywhere(self.ranks, lambda: self._backend_for(operation, rank))
         joining = _Joining(
             threading.Thread(target=lambda: _join(joining, operation, rank, backend), daemon=True)
         )
@@ -76,11 +70,17 @@ class UpdateGroups:
         joining.thread.start()
 
         def poll() -> Reply | None:
-            if joining.thread.is_alive():
+            if not self.ranks.least(not joining.thread.is_alive()):
                 return None
             self._joining.discard(name)
-            if joining.group is None:
-                message = f"Update group {name!r} could not be joined: {joining.error}"
+            if joining.group is not None:
+                self._groups[name] = joining.group, operation.timeout
+            try:
+                self.ranks.ready(True, joining.error)
+            except Exception as error:
+                if joining.group is not None:
+                    self.drop(name)
+                message = f"Update group {name!r} could not be joined: {error}"
                 return GroupReply(
                     operation.id,
                     False,
@@ -90,12 +90,23 @@ class UpdateGroups:
                     rank=rank,
                     backend=backend,
                 )
-            self._groups[name] = joining.group, operation.timeout
             return GroupReply(
                 operation.id, True, f"Joined {name!r}.", group_name=name, rank=rank, backend=backend
             )
 
         return poll
+
+    def _backend_for(self, operation: InitUpdateGroup, rank: int) -> str:
+        _check(operation, rank)
+        name = operation.group_name
+        if name in self._groups or name in self._joining:
+            raise Conflict(f"There is an update group {name!r} already.")
+        backend = operation.backend or self.device.collective_backend()
+        if backend is None:
+            raise InvalidOperation(
+                f"Backend {self.device.backend.label} names no collective backend: say which one to use."
+            )
+        return backend
 
     def destroy(self, operation: DestroyUpdateGroup) -> Reply:
         """Leave a group.

@@ -43,7 +43,7 @@ def install(
         rank: of this process among the engine's own.
     """
     updater = Updater(store)
-    groups = UpdateGroups(store.device, rank)
+    groups = UpdateGroups(store.device, rank, store.state.ranks)
     occupation = Occupation(store, regions or {})
     control.register(UpdateWeightsFromDisk, disk_handler(updater, loaders or {}))
     control.register(operations.UpdateWeightsFromTensor, tensor_handler(updater))

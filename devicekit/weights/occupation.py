@@ -14,7 +14,8 @@ from typing import Protocol
 
 from devicekit.contract.records import ErrorKind
 from devicekit.release import ReleaseEntry, ReleasePoint
-from devicekit.scheduling.errors import InvalidOperation
+from devicekit.scheduling.agreement import everywhere
+from devicekit.scheduling.errors import InvalidOperation, RanksFailed
 from devicekit.scheduling.flush import flush_now
 from devicekit.scheduling.messages import Refusal, describe
 from devicekit.weights.operations import MemoryReply, RegionReport, ReleaseMemory, ResumeMemory
@@ -117,8 +118,8 @@ class Occupation:
             return RegionReport(tag.value, True, False)
         backup = 0
         if tag is MemoryTag.WEIGHTS and operation.backup_weights:
-            backup = self._weights.back_up()
-        size = region.release()
+            backup = everywhere(self._state.ranks, self._weights.back_up)
+        size = everywhere(self._state.ranks, region.release)
         self._released.add(tag)
         return RegionReport(tag.value, True, True, size, backup)
 
@@ -126,19 +127,31 @@ class Occupation:
         region = self._regions.get(tag)
         if region is None or tag not in self._released:
             return RegionReport(tag.value, False, False, present=region is not None)
+        sizes: list[int | None] = []
+
+        def attempt() -> None:
+            if not sizes:  # the second time, only where the first one failed
+                sizes.append(region.resume())
+
+        unsaved = self._weights.unsaved if tag is MemoryTag.WEIGHTS else frozenset()
         try:
-            size = region.resume()
+            everywhere(self._state.ranks, attempt)
         except Exception as error:
-            if self._store.device.classify_error(error) is not ErrorKind.OUT_OF_MEMORY:
+            kind = self._store.device.classify_error(error)
+            if kind is not ErrorKind.OUT_OF_MEMORY and not isinstance(error, RanksFailed):
                 raise
             retry = True
         else:
             retry = False
         if retry:  # outside the handler: its traceback holds on to what was allocated so far
             self._state.empty(ReleasePoint.OUT_OF_MEMORY)
-            size = region.resume()
+            try:
+                everywhere(self._state.ranks, attempt)
+            except RanksFailed:
+                self._store.distrust(unsaved)  # as on those ranks that have the memory
+                raise
         self._released.discard(tag)
-        return RegionReport(tag.value, False, True, size)
+        return RegionReport(tag.value, False, True, sizes[0])
 
     def _attempt(self, done: _Progress, tag: MemoryTag, act: _Act) -> None:
         try:

@@ -32,6 +32,11 @@ class WeightsRegion:
         self._backups: dict[tuple[Selector, str], torch.Tensor] = {}
         self._parked: dict[tuple[Selector, str], _Parked] = {}
 
+    @property
+    def unsaved(self) -> frozenset[tuple[Selector, str]]:
+        """Released parameters whose values are not kept."""
+        return frozenset(key for key, one in self._parked.items() if one.backup is None)
+
     def back_up(self) -> int:
         """Copy every parameter to host memory, page-locked where that can be had; its bytes.
 

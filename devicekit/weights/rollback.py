@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable
-from types import TracebackType
+from collections.abc import Sequence
 
 import torch
 
 from devicekit.contract.errors import DeviceKitError
-
-_log = logging.getLogger(__name__)
 
 
 class RolledBack(DeviceKitError):
@@ -25,47 +21,34 @@ class RolledBack(DeviceKitError):
         return f"Writing failed half-way ({why}) and was taken back: the weights are what they were."
 
 
+class NothingKept(DeviceKitError):
+    """There are no old values to put back: they were too many bytes, or were not copied before it failed."""
+
+
 class OldValues:
-    """Old values of weights that are about to be written, if all of them together are not too many bytes.
-
-    ::
-
-        with OldValues(weights, limit) as old:
-            old.keep(one)
-            one.copy_(new)
-
-    An exception within becomes `RolledBack` once everything that was kept is back in its place, and stays what it
-    is where nothing was kept, or where putting it back fails too.
+    """Old values of weights that are about to be written.
 
     Args:
-        weights: all that may be written.
-        limit: bytes of host memory, at most. Weights that are larger are not kept.
+        limit: bytes of host memory, at most. Of weights that are larger together, nothing is kept.
     """
 
-    def __init__(self, weights: Iterable[torch.Tensor], limit: int) -> None:
-        self.affordable = sum(one.nbytes for one in weights) <= limit
-        self._kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._kept: list[tuple[torch.Tensor, torch.Tensor]] | None = None
 
-    def keep(self, weight: torch.Tensor) -> None:
-        """Copy a weight to host memory, once, before it is written."""
-        if self.affordable:
-            self._kept.append((weight, weight.detach().to("cpu", copy=True)))
+    def keep(self, weights: Sequence[torch.Tensor]) -> None:
+        """Copy weights to host memory, before the first of them is written."""
+        if sum(one.nbytes for one in weights) <= self._limit:
+            self._kept = [(one, one.detach().to("cpu", copy=True)) for one in weights]
 
-    def __enter__(self) -> OldValues:
-        return self
+    def put_back(self) -> None:
+        """Write the old values again.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, Exception) and self.affordable and self._put_back():
-            raise RolledBack(error) from error
-
-    def _put_back(self) -> bool:
-        try:
-            with torch.no_grad():
-                for weight, old in reversed(self._kept):
-                    weight.copy_(old)
-        except Exception:
-            _log.exception("the old values of %d weights could not be put back", len(self._kept))
-            return False
-        return True
+        Raises:
+            NothingKept: there are none.
+        """
+        if self._kept is None:
+            raise NothingKept("the old values were not kept in host memory")
+        with torch.no_grad():
+            for weight, old in self._kept:
+                weight.copy_(old)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,7 +12,6 @@ from devicekit.device import Device
 from devicekit.scheduling.errors import Conflict, InvalidOperation
 from devicekit.scheduling.messages import Selector
 from devicekit.scheduling.state import SchedulerState
-from devicekit.weights.rollback import OldValues, RolledBack
 
 HOLD = "weights"
 """The name under which missing weights hold generation back in ``SchedulerState.holds``."""
@@ -46,6 +45,23 @@ class Loaded:
     bytes: int
 
 
+class Staged(Protocol):
+    """New weights that were checked and are at hand. Nothing of the model has changed yet."""
+
+    @property
+    def names(self) -> frozenset[tuple[Selector, str]]:
+        """What writing will change."""
+        ...
+
+    def write(self) -> Loaded:
+        """Change the model. Raises if it fails half-way; then ``names`` hold old values, new ones, or neither."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what was staged, written or not."""
+        ...
+
+
 class PartlyWritten(Exception):
     """Writing failed after it had begun. ``names`` hold old values, new ones, or neither."""
 
@@ -59,6 +75,33 @@ class _Write:
     key: tuple[Selector, str]
     old: torch.Tensor
     new: torch.Tensor
+
+
+class StagedTensors:
+    """Tensors on the device of the weights whose place they take, in their types."""
+
+    def __init__(self, writes: list[_Write], on_close: Callable[[], None] | None = None) -> None:
+        self._writes = writes
+        self._on_close = on_close
+
+    @property
+    def names(self) -> frozenset[tuple[Selector, str]]:
+        return frozenset(one.key for one in self._writes)
+
+    def write(self) -> Loaded:
+        """Raises `PartlyWritten` with those weights that were reached."""
+        with torch.no_grad():
+            for count, one in enumerate(self._writes):
+                try:
+                    one.old.copy_(one.new)
+                except Exception as error:
+                    raise PartlyWritten((done.key for done in self._writes[: count + 1]), error) from error
+        return Loaded(self.names, sum(one.old.nbytes for one in self._writes))
+
+    def close(self) -> None:
+        self._writes = []
+        if self._on_close is not None:
+            self._on_close()
 
 
 class WeightStore:
@@ -106,16 +149,19 @@ class WeightStore:
 
     # -- Writing ----------------------------------------------------------------------------------------------
 
-    def write(self, given: Iterable[tuple[str, torch.Tensor]], selector: Selector) -> Loaded:
-        """Copy tensors into the weights of the same name, converting floating-point types.
+    def stage(
+        self,
+        given: Iterable[tuple[str, torch.Tensor]],
+        selector: Selector,
+        on_close: Callable[[], None] | None = None,
+    ) -> StagedTensors:
+        """Find the weights of the same name, and bring the tensors to where they are, converting floating types.
 
-        Everything is compared, and brought to the device in the weight's type, before the first is written.
+        Args:
+            on_close: called when what was staged is let go.
 
         Raises:
-            InvalidOperation: a name, shape or type does not fit. Nothing was written.
-            RolledBack: the device failed in the middle. Everything is as it was.
-            PartlyWritten: it failed in the middle, and too much was being written to be kept, or it cannot be put
-                back.
+            InvalidOperation: a name, shape or type does not fit.
         """
         self.require_mapped()
         with torch.no_grad():
@@ -124,9 +170,7 @@ class WeightStore:
                 for one in self._match(given, selector)
             ]
             _refuse_contradictions(staged)
-            _write(staged, self.rollback_bytes)
-        keys = frozenset(one.key for one in staged)
-        return Loaded(keys, sum(one.old.nbytes for one in staged))
+        return StagedTensors(staged, on_close)
 
     def _match(self, given: Iterable[tuple[str, torch.Tensor]], selector: Selector) -> list[_Write]:
         """Find each tensor's weight; in both models where both have it."""
@@ -175,20 +219,6 @@ class WeightStore:
         self.state.holds[HOLD] = (
             f"{len(self._untrusted)} of {total} weights have to be written first ({first} is one)"
         )
-
-
-def _write(staged: list[_Write], rollback_bytes: int) -> None:
-    begun: list[tuple[Selector, str]] = []
-    try:
-        with OldValues((one.old for one in staged), rollback_bytes) as values:
-            for one in staged:
-                values.keep(one.old)
-                begun.append(one.key)
-                one.old.copy_(one.new)
-    except RolledBack:
-        raise
-    except Exception as error:
-        raise PartlyWritten(begun, error) from error
 
 
 def _misfit(old: torch.Tensor, new: torch.Tensor) -> str | None:

@@ -9,7 +9,7 @@ import torch
 from devicekit.scheduling.errors import InvalidOperation
 from devicekit.scheduling.messages import Reply
 from devicekit.weights.operations import UpdateWeightsFromIPC, UpdateWeightsFromTensor
-from devicekit.weights.store import Loaded
+from devicekit.weights.store import StagedTensors
 from devicekit.weights.update import Updater
 
 Named = Iterable[tuple[str, torch.Tensor]]
@@ -20,7 +20,7 @@ def tensor_handler(updater: Updater) -> Callable[[UpdateWeightsFromTensor], Call
 
     def handle(operation: UpdateWeightsFromTensor) -> Callable[[], Reply | None]:
         given = _named(operation)
-        return updater.begin(operation, lambda: updater.store.write(given, operation.selector))
+        return updater.begin(operation, lambda: updater.store.stage(given, operation.selector))
 
     return handle
 
@@ -34,15 +34,20 @@ def ipc_handler(updater: Updater) -> Callable[[UpdateWeightsFromIPC], Callable[[
         if not operation.handles:
             raise InvalidOperation("A weight update by IPC needs at least one handle.")
 
-        def load() -> Loaded:
-            given = [(name, device.import_ipc(one)) for name, one in operation.handles.items()]
-            try:
-                loaded = updater.store.write(given, operation.selector)
+        def load() -> StagedTensors:
+            given: list[tuple[str, torch.Tensor]] = []
+
+            def let_go() -> None:
                 device.synchronize()  # the exporter may free its memory as soon as this is answered
-                return loaded
-            finally:
                 given.clear()
                 device.collect_ipc()
+
+            try:
+                given.extend((name, device.import_ipc(one)) for name, one in operation.handles.items())
+                return updater.store.stage(given, operation.selector, let_go)
+            except Exception:
+                let_go()
+                raise
 
         return updater.begin(operation, load)
 

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
 from devicekit.release import ReleasePoint
+from devicekit.scheduling.agreement import everywhere
 from devicekit.scheduling.drain import holding_kv
 from devicekit.scheduling.flush import flush_now
-from devicekit.scheduling.messages import Refusal, Reply, UpdateOutcome, UpdateReply, UpdateWeights, describe
+from devicekit.scheduling.messages import (
+    Refusal,
+    Reply,
+    Selector,
+    UpdateOutcome,
+    UpdateReply,
+    UpdateWeights,
+    describe,
+)
 from devicekit.scheduling.pause import abort_requests
 from devicekit.scheduling.state import SchedulerState
-from devicekit.weights.rollback import RolledBack
+from devicekit.weights.rollback import OldValues, RolledBack
 from devicekit.weights.session import UpdateSession
-from devicekit.weights.store import Loaded, PartlyWritten, WeightStore
+from devicekit.weights.store import Loaded, PartlyWritten, Staged, WeightStore
 
-Load = Callable[[], Loaded | None]
+_log = logging.getLogger(__name__)
+
+Load = Callable[[], Staged | None]
 
 
 class Updater:
@@ -32,8 +44,8 @@ class Updater:
         waits until no request holds KV; new ones stay in the queue meanwhile.
 
         Args:
-            load: writes the new weights, or answers ``None`` to be asked again in the next step. It must raise
-                before it has written anything, or raise `RolledBack` or `PartlyWritten`.
+            load: brings the new weights and checks them, or answers ``None`` to be asked again in the next step.
+                It writes nothing: no rank writes before all have loaded.
 
         Raises:
             Conflict: the memory of the weights is released.
@@ -46,35 +58,75 @@ class Updater:
             abort_requests(state, list(state.requests.values()), "The weights are being updated.")
 
         def poll() -> Reply | None:
+            state.closed_by.add(operation.id)
             if not _exclusive(state):
-                state.closed_by.add(operation.id)
                 return None
             try:
-                reply = self._apply(operation, load)
+                staged = self._stage(load)
+                if staged is None:
+                    return None
+                reply = self._apply(operation, staged)
             except Exception:
                 self.session.failed()
                 state.closed_by.discard(operation.id)
                 raise
-            if reply is None:
-                state.closed_by.add(operation.id)
-            else:
-                state.closed_by.discard(operation.id)
+            state.closed_by.discard(operation.id)
             return reply
 
         return poll
 
-    def _apply(self, operation: UpdateWeights, load: Load) -> UpdateReply | None:
-        state = self.store.state
-        self.store.require_mapped()
+    def _stage(self, load: Load) -> Staged | None:
+        """What to write, once every rank has it; raises on all if it failed on any."""
+        staged: Staged | None = None
+        failure: Exception | None = None
         try:
-            loaded = load()
+            self.store.require_mapped()
+            staged = load()
+        except Exception as error:
+            failure = error
+        ready = False
+        try:
+            ready = self.store.state.ranks.ready(staged is not None, failure)
+        finally:
+            if staged is not None and not ready:
+                staged.close()
+        return staged if ready else None
+
+    def _write(self, staged: Staged) -> Loaded:
+        """Write on every rank; raises `RolledBack` or `PartlyWritten` on all if it failed on any."""
+        names = staged.names
+        ranks = self.store.state.ranks
+        old = OldValues(self.store.rollback_bytes)
+
+        def write() -> Loaded:
+            try:
+                weights = self.store.tensors(Selector.ALL)
+                old.keep([weights[name] for name in names])
+                return staged.write()
+            finally:
+                staged.close()
+
+        try:
+            return everywhere(ranks, write)
+        except Exception as error:
+            try:
+                everywhere(ranks, old.put_back)
+            except Exception as failure:
+                _log.warning("a half-written weight update could not be taken back: %s", failure)
+                if isinstance(error, PartlyWritten):
+                    raise error from failure
+                raise PartlyWritten(names, error) from failure
+            raise RolledBack(error) from error
+
+    def _apply(self, operation: UpdateWeights, staged: Staged) -> UpdateReply:
+        state = self.store.state
+        try:
+            loaded = self._write(staged)
         except RolledBack as error:
             self.session.failed()
             return UpdateReply(operation.id, False, str(error), refusal=Refusal.FAILED)
         except PartlyWritten as error:
             return self._partly_written(operation, error)
-        if loaded is None:
-            return None
         version = self._version(operation)
         state.weights_changed(version)
         self.store.trust(loaded.names)

@@ -102,6 +102,18 @@ def test_a_vendors_class_has_a_test_for_each_requirement(
     assert "INCOMPLETE" in said
 
 
+def test_a_vendors_class_keeps_to_the_chosen_profiles(run_pytest: RunPytest, tmp_path: Path) -> None:
+    (tmp_path / "test_cpu.py").write_text(
+        "from devicekit.conformance import BackendConformance\n\n\n"
+        'class TestCpu(BackendConformance):\n    backend = "cpu"\n'
+    )
+    arguments = ("test_cpu.py", "-p", "no:cacheprovider", "-rs", "--devicekit-profile", "host")
+    code, said = run_pytest(*arguments, folder=tmp_path)
+    assert code == 0, said
+    for other in ("core", "engine", "hardware"):
+        assert f"the profile {other} was not chosen" in said
+
+
 def test_overriding_a_requirement_is_an_error() -> None:
     with pytest.raises(TypeError, match="overrides test_dk_cache_002_live_data_survives"):
 

@@ -18,7 +18,7 @@ def test_the_smallest_manifest_has_these_defaults():
     assert manifest.collective_backend is None
     assert manifest.visible_devices_variable is None
     assert manifest.requires == manifest.hardware == ()
-    assert manifest.noop == manifest.emulated == manifest.capabilities == frozenset()
+    assert manifest.noop == manifest.emulated == manifest.capabilities == manifest.optional == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,7 @@ def test_the_smallest_manifest_has_these_defaults():
             {"capabilities": ["stream"]},
             "capabilities: there is no capability 'stream' (did you mean 'streams'?)",
         ),
+        ({"optional": ["graph"]}, "optional: there is no capability 'graph' (did you mean 'graphs'?)"),
         ({"indexed": 1}, "indexed must be bool, not 1"),
         ({"host": "yes"}, "host must be bool"),
         ({"probe_oder": 1}, "there is no key 'probe_oder' (did you mean 'probe_order'?)"),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 MIB = 1024**2
+GIB = 1024**3
 SEGMENT = 2 * MIB
 COUNTERS = ("num_alloc_retries", "num_ooms", "num_device_alloc", "num_device_free")
 
@@ -97,7 +100,7 @@ class Driver:
         self.initialised = False
         self.forked = False  # in a child of a process that had initialised
         self.poisons_fork = False  # something was called that makes a later fork fatal
-        self.current = 0
+        self._chosen: dict[int, int] = {}  # by thread; those that chose none, or device 0, are left out
         self.has_context = True  # the calling thread has chosen a device
         self.now = 0.0  # milliseconds
         self.current_queues = [Queue(index) for index in range(cards)]
@@ -107,6 +110,24 @@ class Driver:
         self.ipc_waiting = 0
         self.history: object = "never set"
         self.pool_in_use: object = None
+        self.hiding_variable: str | None = None  # hides every card where it is set to nothing
+
+    @property
+    def visible(self) -> int:
+        """How many cards this process may see."""
+        hidden = self.hiding_variable is not None and os.environ.get(self.hiding_variable) == ""
+        return 0 if hidden else len(self.cards)
+
+    @property
+    def current(self) -> int:
+        """The calling thread's device."""
+        return self._chosen.get(threading.get_ident(), 0)
+
+    @current.setter
+    def current(self, index: int) -> None:
+        self._chosen.pop(threading.get_ident(), None)
+        if index:
+            self._chosen[threading.get_ident()] = index
 
     def allocate(self, index: int, size: int) -> int | None:
         """What creating a tensor does, or None if there is no room."""

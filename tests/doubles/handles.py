@@ -24,6 +24,12 @@ def classes(module: DeviceModule, graph_class: str, *, reads_priorities: bool) -
             self._queue = Queue(module._index(device), priority)
             driver.queues.append(self._queue)
 
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Stream) and self._queue is other._queue
+
+        def __hash__(self) -> int:
+            return id(self._queue)
+
         def query(self) -> bool:
             return driver.now >= self._queue.until
 

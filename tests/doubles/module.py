@@ -59,7 +59,7 @@ class DeviceModule:
     def device_count(self) -> int:
         if "management library does not answer" in self.traps:
             self.driver.poisons_fork = True
-        return len(self.driver.cards)
+        return self.driver.visible
 
     def current_device(self) -> int:
         self._lazy_init()

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
 from types import ModuleType, SimpleNamespace
+from typing import Any, Protocol
 
-import pytest
 import torch
+from packaging.utils import canonicalize_name
 
 from tests.doubles.driver import COUNTERS, Card, Driver
 from tests.doubles.handles import classes
@@ -176,7 +177,15 @@ def build(flavour: Flavour, *, cards: int = 2, traps: set[str] | None = None) ->
     return Double(flavour, driver, switched, module)
 
 
-def install(patch: pytest.MonkeyPatch, double: Double) -> None:
+class Patch(Protocol):
+    """What is used of pytest's monkeypatch."""
+
+    def setattr(self, target: Any, name: str, value: object, raising: bool = ...) -> None: ...
+
+    def setitem(self, mapping: Any, name: str, value: object) -> None: ...
+
+
+def install(patch: Patch, double: Double) -> None:
     """Put the double in torch's place until ``patch`` is undone."""
     flavour = double.flavour
     device_type = flavour.surface.module.removeprefix("torch.")
@@ -188,8 +197,10 @@ def install(patch: pytest.MonkeyPatch, double: Double) -> None:
         patch.setattr(torch, "__version__", version)
         patch.setattr(torch, "accelerator", accelerator(version, double.driver))
     else:
-        real = metadata.version
-        patch.setattr(metadata, "version", lambda name: version if name == flavour.package else real(name))
+        real, package = metadata.version, canonicalize_name(flavour.package)
+        patch.setattr(
+            metadata, "version", lambda name: version if canonicalize_name(name) == package else real(name)
+        )
         patch.setitem(sys.modules, flavour.package, ModuleType(flavour.package))
     patch.setattr(torch._C, "_host_emptyCache", lambda: _empty_pinned(double.driver), raising=False)
 

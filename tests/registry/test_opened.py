@@ -51,6 +51,15 @@ class Watch:
         return result
 
 
+def test_an_optional_claim_holds_where_its_hooks_are_present(register):
+    device = register(
+        backend_with(memory_info=lambda index: None),
+        capabilities=["driver_memory"],
+        optional=["graphs", "caching_allocator", "driver_memory"],
+    )
+    assert device.backend.capabilities == {"driver_memory"}
+
+
 def test_one_hook_is_wrapped_and_the_others_keep_their_direct_path(register):
     info = MemoryInfo(1, 2)
     device = register(backend_with(memory_info=lambda index: info))

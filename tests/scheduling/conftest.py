@@ -6,9 +6,18 @@ import pytest
 
 from devicekit.device import Device
 from devicekit.opening import get_device
+from tests.scheduling.ranked_world import Worlds
 from tests.scheduling.rig import Rig, make_rig
 
 MakeRig = Callable[..., Rig]
+
+
+@pytest.fixture(scope="session")
+def worlds() -> Iterator[Worlds]:
+    """Processes of 2 or 3 ranks, started when they are first asked for."""
+    worlds = Worlds()
+    yield worlds
+    worlds.close()
 
 
 @pytest.fixture

@@ -76,7 +76,10 @@ def free_and_reserved_fit_in_total(ctx: Context) -> None:
     found = info(ctx)
     free, total = known(found.free, "free"), known(found.total, "total")
     settle(ctx)
-    expect(free + reserved <= total, f"free {free} + reserved {reserved} > total {total}")
+    expect(
+        free + reserved <= total,
+        f"free {free} + reserved {reserved} > total {total}: free leaves out what the cache keeps",
+    )
 
 
 @requirement("DK-DRIVER-005", profile="memory", hooks=["memory_info"], after=["DK-DRIVER-001"])

@@ -201,3 +201,29 @@ def memory_statistics_start_no_process(ctx: Context) -> None:
     for name in reading:
         ctx.hook(name)(0)
     expect(not started, f"it started {', '.join(started[:3])}")
+
+
+@requirement(
+    "DK-PROC-012", Level.SHOULD, profile="hardware", isolated=90.0, device=False, after=["DK-PROC-008"]
+)
+def two_processes_share_a_device(ctx: Context) -> None:
+    """A second process SHOULD be able to use a device that this one is using."""
+    if ctx.device_count == 0:
+        raise NotRun("there is no device on this machine")
+    block = ctx.probe.tensor(BLOCK, 0)
+    ctx.hook("synchronize")(0)
+    done = _run_alone(ctx, "devicekit_conformance.use_and_exit")
+    del block
+    last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+    expect(done.returncode == 0, f"the second process ended with status {done.returncode} {last}")
+
+
+@requirement("DK-PROC-013", profile="hardware", hooks=["collective_backend"], after=["DK-PROC-004"])
+def collective_backend_is_built_in(ctx: Context) -> None:
+    """The collective_backend() of a device that is present MUST be available in this torch."""
+    import torch.distributed as dist
+
+    if not dist.is_available():
+        raise NotRun("this torch has no distributed package")
+    name = str(ctx.result("collective_backend"))
+    expect(dist.is_backend_available(name), f"this torch was built without {name!r}")

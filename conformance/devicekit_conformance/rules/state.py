@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-
 from devicekit_conformance import frozen_contract
 from devicekit_conformance.context import MIB, Context, NotApplicable, expect
 from devicekit_conformance.measures import BLOCK, held, known, settle, stats
-from devicekit_conformance.outcomes import Level
 from devicekit_conformance.rulebook import requirement
 
 _BYTES = ("allocated", "requested", "active", "reserved", "inactive_split")
@@ -165,13 +161,17 @@ def reading_does_not_wait(ctx: Context) -> None:
 def peaks_remember(ctx: Context) -> None:
     """peak_allocated MUST stay at the highest allocated since the last reset after the memory was freed."""
     known(stats(ctx).peak_allocated, "peak_allocated")
+    cached = ctx.probe.tensor(4 * BLOCK, 0)
+    del cached  # no peak of allocated, but one of what is reserved
     ctx.hook("reset_peak_memory_stats")(0)
     blocks = [ctx.probe.tensor(BLOCK, 0) for _ in range(2)]
     top = known(stats(ctx).allocated, "allocated")
     blocks.clear()
     peak = known(stats(ctx).peak_allocated, "peak_allocated")
     expect(peak >= top, f"allocated reached {top}, and its peak is {peak} after the blocks were freed")
-    expect(peak <= top + 4 * MIB, f"allocated reached {top} at most, and its peak is {peak}")
+    expect(
+        peak <= top + 4 * MIB, f"allocated reached {top} at most, and its peak is {peak}{_whose(ctx, peak)}"
+    )
 
 
 @requirement(
@@ -190,20 +190,19 @@ def reset_sets_peaks_to_current(ctx: Context) -> None:
     for name in ("allocated", "active", "reserved"):
         value, peak = getattr(found, name), getattr(found, f"peak_{name}")
         if value is not None and peak is not None:
-            expect(peak == value, f"right after the reset, {name} is {value} and its peak {peak}")
+            expect(
+                peak == value,
+                f"right after the reset, {name} is {value} and its peak {peak}{_whose(ctx, peak)}",
+            )
     del kept
 
 
-@requirement("DK-STATE-012", Level.SHOULD, profile="memory", hooks=["memory_stats"], after=["DK-STATE-001"])
-def reading_is_cheap(ctx: Context) -> None:
-    """Reading memory_stats() SHOULD take less than a millisecond, so that engines can poll it."""
-    spent = []
-    for _ in range(31):
-        started = time.perf_counter()
-        stats(ctx)
-        spent.append(time.perf_counter() - started)
-    median = statistics.median(spent)
-    expect(median < 1e-3, f"the median of 31 readings is {median * 1e3:.2f} ms")
+def _whose(ctx: Context, peak: int) -> str:
+    """A word on where a peak that is too high may come from."""
+    holds = ctx.probe.held(0)
+    if holds is None or peak < holds:
+        return ""
+    return f": {holds} is what the process holds from the driver, and the peak is to leave its cache out"
 
 
 @requirement("DK-STATE-013", profile="memory", hooks=["memory_stats"], after=["DK-STATE-006"])
@@ -226,7 +225,13 @@ def statistics_are_the_named_devices(ctx: Context) -> None:
     block = ctx.probe.tensor(BLOCK, 1)
     after = known(stats(ctx, 0).allocated, "allocated"), known(stats(ctx, 1).allocated, "allocated")
     expect(after[0] == before[0], "a block on device 1 changed the statistics of device 0")
-    expect(after[1] - before[1] >= BLOCK, "a block on device 1 did not change the statistics of device 1")
+    rise = after[1] - before[1]
+    current = ctx.probe.current_index()
+    expect(
+        rise >= BLOCK,
+        f"a block on device 1 did not change the statistics of device 1: with device {current} current, the index "
+        "is ignored",
+    )
     del block
 
 

@@ -42,7 +42,7 @@ def _work(ctx: Context, stream: object | None) -> Token:
 )
 def a_stream_is_current_inside_its_block(ctx: Context) -> None:
     """use_stream() MUST make the stream current, and the previous one again on every exit, by exception too."""
-    before = ctx.hook("current_stream")(0)
+    before = ctx.result("current_stream", 0)
     stream = _stream(ctx)
     use = ctx.hook("use_stream")
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import threading
 import time
@@ -14,6 +16,9 @@ from devicekit.contract import (
     hookimpl,
 )
 from devicekit_conformance.selftest.honest import Honest, machine
+
+_malloc = ctypes.CDLL(None).malloc
+_malloc.restype = ctypes.c_void_p
 
 
 class Prints(Honest):
@@ -115,3 +120,41 @@ class LeaksDeviceMemory(Honest):
         if machine().initialized:
             self._kept.append(torch.empty(512, dtype=torch.uint8, device=torch.device("sim", index)))
         return super().is_capturing(index)
+
+
+class SwallowsEverything(Honest):
+    """A bare except turns an error of the runtime into zeros."""
+
+    caught_by = "DK-HYG-009"
+
+    @hookimpl
+    def memory_info(self, index: int) -> MemoryInfo:
+        try:
+            return super().memory_info(index)
+        except (IndexError, ValueError):
+            raise
+        except Exception:
+            return MemoryInfo(0, 0, "runtime")
+
+
+class CannotBeInterrupted(Honest):
+    """A hook swallows KeyboardInterrupt."""
+
+    caught_by = "DK-HYG-010"
+
+    @hookimpl
+    def collect_ipc(self) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            super().collect_ipc()
+            time.time()
+
+
+class LeaksNativeMemory(Honest):
+    """A hook keeps memory that Python does not count."""
+
+    caught_by = "DK-HYG-011"
+
+    @hookimpl
+    def device_properties(self, index: int) -> DeviceProperties:
+        ctypes.memset(_malloc(16384), 1, 16384)
+        return super().device_properties(index)

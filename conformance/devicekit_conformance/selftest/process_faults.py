@@ -232,3 +232,26 @@ class KeepsEngines(Honest):
         if machine().initialized:
             self._kept.append(torch.empty(1 << 16, dtype=torch.uint8, device=torch.device("sim", index)))
         return super().is_capturing(index)
+
+
+class OneProcessAtATime(Honest):
+    """The first process to use the device locks the others out."""
+
+    caught_by = "DK-PROC-012"
+
+    @hookimpl
+    def synchronize(self, index: int) -> None:
+        if os.environ.setdefault("FAULTY_DEVICE_OWNER", str(os.getpid())) != str(os.getpid()):
+            raise RuntimeError("the device is in use by another process")
+        super().synchronize(index)
+
+
+class AbsentCollectives(Honest):
+    """The collective backend is a known one that this torch was not built with."""
+
+    caught_by = "DK-PROC-013"
+    manifest = replace(Honest.manifest, collective_backend="mpi")
+
+    @hookimpl
+    def collective_backend(self) -> str:
+        return "mpi"

@@ -1,0 +1,45 @@
+"""DK-STATE: what reading statistics costs, since engines poll them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+from devicekit_conformance.context import Context, expect
+from devicekit_conformance.measures import stats
+from devicekit_conformance.outcomes import Level
+from devicekit_conformance.rulebook import requirement
+
+
+@requirement("DK-STATE-012", Level.SHOULD, profile="memory", hooks=["memory_stats"], after=["DK-STATE-001"])
+def reading_is_cheap(ctx: Context) -> None:
+    """Reading memory_stats() SHOULD take less than a millisecond, so that engines can poll it."""
+    spent = []
+    for _ in range(31):
+        started = time.perf_counter()
+        stats(ctx)
+        spent.append(time.perf_counter() - started)
+    median = statistics.median(spent)
+    expect(median < 1e-3, f"the median of 31 readings is {median * 1e3:.2f} ms")
+
+
+@requirement("DK-STATE-019", Level.SHOULD, profile="memory", hooks=["memory_stats"], after=["DK-STATE-012"])
+def reading_costs_the_same_with_many_blocks(ctx: Context) -> None:
+    """Reading memory_stats() SHOULD NOT take longer the more tensors are live."""
+    few = _median_reading(ctx)
+    blocks = [ctx.probe.tensor(512, 0) for _ in range(2000)]
+    many = _median_reading(ctx)
+    del blocks
+    expect(
+        many < 5 * few + 2e-4,
+        f"it takes {few * 1e6:.0f} us with few tensors live, {many * 1e6:.0f} us with 2000",
+    )
+
+
+def _median_reading(ctx: Context) -> float:
+    spent = []
+    for _ in range(15):
+        started = time.perf_counter()
+        stats(ctx)
+        spent.append(time.perf_counter() - started)
+    return statistics.median(spent)

@@ -1,0 +1,62 @@
+"""Sizes of an engine, and how its KV pool follows from them and from the memory there is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from devicekit.memory.kv import KVLayout
+from devicekit.memory.sizing import KVPlan, plan_kv
+from devicekit.memory.state import StateLayout
+from devicekit.scheduling.batch import ModelLimits
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Sizes of an engine. The KV pool takes what memory allows, up to what ``max_running`` requests can use."""
+
+    page_size: int = 16  # tokens
+    max_running: int = 32  # requests with KV
+    max_batch_tokens: int = 512  # tokens per forward pass
+    memory_fraction: float = 0.9  # of the memory available once the weights are loaded
+    reserve_bytes: int = 0  # kept free for activations and everything else
+    kv_tokens: int | None = None  # size of the KV pool; None: as above
+    policy: str = "fcfs"
+    prefix_caching: bool = True
+    host_kv_tokens: int = 0  # size of the second level of the prefix cache, in host memory; 0: none
+    conservativeness: float = 1.0  # lower admits more requests at once, at the price of retractions
+    checked: bool = False  # account for every page, row and state slot after every step: raises, and costs
+
+
+def plan_pool(
+    layout: KVLayout,
+    limits: ModelLimits,
+    available: int | None,
+    config: EngineConfig,
+    *,
+    states: StateLayout | None = None,
+) -> KVPlan:
+    """Size the KV pool: what fits, but no more than the running requests can ever use.
+
+    Args:
+        available: bytes that are free once the weights are loaded; ``None`` if the device does not say.
+        states: what requests keep besides keys and values; it counts as reserved.
+
+    Raises:
+        NotEnoughMemory: not even one short request fits.
+        ConfigurationError: a setting is out of range, or ``available`` is unknown and ``kv_tokens`` is not set.
+    """
+    most = config.kv_tokens
+    if most is None and available is not None:
+        most = config.max_running * -(-limits.max_positions // config.page_size) * config.page_size
+    # Once in the pool, and once as the new states of a step before it is known to have succeeded.
+    state_bytes = 0 if states is None else 2 * (config.max_running + 1) * states.bytes_per_slot
+    return plan_kv(
+        available,
+        layout,
+        page_size=config.page_size,
+        max_running=config.max_running,
+        max_positions=limits.max_positions,
+        fraction=config.memory_fraction,
+        reserve_bytes=config.reserve_bytes + state_bytes,
+        max_tokens=most,
+    )

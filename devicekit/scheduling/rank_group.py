@@ -1,0 +1,284 @@
+"""The ranks of one engine: how they speak to each other, and how they find out that one is lost.
+
+All of it goes over ``torch.distributed``, in host tensors, by gloo. There is one question at a time, asked by
+every rank: each puts a short line of numbers on a table that all can read. Rank 0's line carries its time, which
+is everybody's time until the next question. Whatever goes wrong with the table is final: the group is lost, every
+later question fails at once, and nobody waits for anybody any more.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch.distributed import ProcessGroup, Work, distributed_c10d
+from torch.distributed.distributed_c10d import PrefixStore, ProcessGroupGloo, Store
+
+from devicekit.clock import Clock, SystemClock
+from devicekit.contract.errors import ConfigurationError
+from devicekit.scheduling.batch import Int32, Int64
+from devicekit.scheduling.errors import RankLost, RanksFailed
+from devicekit.scheduling.roll_call import RollCall
+
+_KIND, _TIME, _DIGEST, _VALUES, _WIDTH = 0, 1, 2, 3, 6
+
+
+class Question(enum.IntEnum):
+    """What the ranks are speaking about. Two ranks that speak of different things have gone different ways."""
+
+    STEP = 1
+    PASS = 2
+    ANSWER = 3
+    LEAST = 4
+    READY = 5
+    FIRST = 6
+    TEXT = 7
+    END = 8
+
+
+class LockstepClock:
+    """Rank 0's time as of the last question, the same on every rank."""
+
+    def __init__(self, source: Clock) -> None:
+        self.source = source
+        self.time = source.now()
+
+    def now(self) -> float:
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        self.source.sleep(seconds)
+
+
+class RankGroup:
+    """The ranks that serve one model together. Every rank constructs it, at the same point of its program.
+
+    Args:
+        group: whose ranks these are; default: all of ``torch.distributed``, which must be initialised.
+        timeout: seconds that one rank may be behind another, in computing, loading weights or anything else,
+            before it is given up. The end of a process is noticed sooner.
+        heartbeat: seconds between signs of life, and the longest that rank 0 sleeps on its inputs.
+        clock: of this process; rank 0's counts.
+        store: where the ranks leave signs of life; default: the one that ``torch.distributed`` was initialised
+            with.
+    """
+
+    def __init__(
+        self,
+        group: ProcessGroup | None = None,
+        *,
+        timeout: float = 300.0,
+        heartbeat: float = 1.0,
+        clock: Clock | None = None,
+        store: Store | None = None,
+    ) -> None:
+        if not 0 < heartbeat < timeout:
+            raise ConfigurationError(
+                f"Ranks need 0 < heartbeat < timeout, not {heartbeat:g} and {timeout:g} s."
+            )
+        self.timeout = timeout
+        self.heartbeat = heartbeat
+        self.clock = LockstepClock(clock or SystemClock())
+        self.lost: RankLost | None = None
+        self.in_step = False
+        self.rank = dist.get_rank(group)
+        self.size = dist.get_world_size(group)
+        store = _fresh(store or distributed_c10d._get_default_store(), group)
+        # Outside of torch's list of groups: when the last reference goes, connections close, and the others notice
+        # at once that this rank has left.
+        gloo = ProcessGroupGloo(PrefixStore("group", store), self.rank, self.size, timedelta(seconds=timeout))
+        self._group: _Collectives | None = cast("_Collectives", gloo)  # torch's stubs leave them out
+        self._roll_call = RollCall(PrefixStore("roll", store), self.rank, self.size, heartbeat, timeout)
+        self._table = _Table(self.size, _WIDTH)
+
+    # -- Questions --------------------------------------------------------------------------------------------
+
+    def widen(self, tokens: int) -> None:
+        """Make room for this many tokens on the table. Every line is as wide: no message can meet another size."""
+        self._table = _Table(self.size, _WIDTH + tokens)
+
+    def ask(self, question: Question, *values: int, digest: int = 0, tokens: Int32 | None = None) -> Int64:
+        """Put numbers on the table and read everybody's.
+
+        Args:
+            values: at most three.
+            digest: of something that must be the same on every rank.
+            tokens: what else to say.
+
+        Returns:
+            Per rank a row of three values, and then tokens. Good until the next question.
+
+        Raises:
+            RankLost: a rank did not come, or came with another question or digest.
+        """
+        table = self._table
+        mine = table.mine
+        mine[_KIND], mine[_DIGEST] = question, digest
+        mine[_TIME : _TIME + 1].view(np.float64)[0] = self.clock.source.now()
+        mine[_VALUES : _VALUES + len(values)] = values
+        if tokens is not None:
+            mine[_WIDTH : _WIDTH + len(tokens)] = tokens
+        self._attempt(lambda group: group.allgather([table.outputs], [table.input]))
+        everybody = table.everybody
+        if (everybody[:, (_KIND, _DIGEST)] != everybody[0, (_KIND, _DIGEST)]).any():
+            raise self._diverged(everybody)
+        self.clock.time = float(everybody[0, _TIME : _TIME + 1].view(np.float64)[0])
+        return everybody[:, _VALUES:]
+
+    def texts(self, text: str) -> list[str]:
+        """Everybody's text, by rank. Raises RankLost."""
+        encoded = text.encode()
+        sizes = self.ask(Question.TEXT, len(encoded))[:, 0].tolist()
+        padded = torch.zeros(max(*sizes, 1), dtype=torch.uint8)
+        padded[: len(encoded)] = torch.frombuffer(bytearray(encoded or b"\0"), dtype=torch.uint8)[
+            : len(encoded)
+        ]
+        received = [torch.empty_like(padded) for _ in sizes]
+        self._attempt(lambda group: group.allgather([received], [padded]))
+        return [
+            bytes(one[:size].tolist()).decode(errors="replace")
+            for one, size in zip(received, sizes, strict=True)
+        ]
+
+    def hand_out(self, content: bytes | None, size: int) -> bytes:
+        """Rank 0's bytes, ``size`` of them. Raises RankLost."""
+        tensor = torch.empty(size, dtype=torch.uint8)
+        if content is not None:
+            tensor.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+        self._attempt(lambda group: group.broadcast(tensor, 0))
+        return tensor.numpy().tobytes()
+
+    # -- `Agreement` ------------------------------------------------------------------------------------------
+
+    def least(self, value: int) -> int:
+        try:
+            return int(self.ask(Question.LEAST, value)[:, 0].min())
+        except RankLost:
+            return 0
+
+    def ready(self, done: bool, error: Exception | None = None) -> bool:
+        states = self.ask(Question.READY, -1 if error is not None else int(done))[:, 0]
+        least = int(states.min())
+        if least >= 0:
+            return bool(least)
+        failed = np.flatnonzero(states < 0).tolist()
+        texts = self.texts("" if error is None else f"{type(error).__name__}: {error}")
+        failures = {rank: texts[rank] for rank in failed}
+        if error is not None and len(failures) == self.size and len(set(failures.values())) == 1:
+            raise error
+        raise RanksFailed(failures)
+
+    def first(self, value: int | None) -> int | None:
+        """Rank 0's value (0 or more). Outside of a step, and when a rank is lost: one's own."""
+        if not self.in_step:
+            return value
+        try:
+            first = int(self.ask(Question.FIRST, -1 if value is None else value)[0, 0])
+        except RankLost:
+            return value
+        return None if first < 0 else first
+
+    def require_same(self, what: str, text: str) -> None:
+        """Compare something that has to be the same everywhere.
+
+        Raises:
+            ConfigurationError: on every rank, naming those that differ from rank 0.
+            RankLost: a rank did not come.
+        """
+        texts = self.texts(text)
+        differing = {rank: theirs for rank, theirs in enumerate(texts) if theirs != texts[0]}
+        if differing:
+            rank, theirs = next(iter(differing.items()))
+            raise ConfigurationError(
+                f"Every rank needs the same {what}. Rank 0 has {texts[0]}, and rank {rank} has {theirs}."
+            )
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Within a step of the scheduler, which all ranks take together."""
+        self.in_step = True
+        try:
+            yield
+        finally:
+            self.in_step = False
+
+    # -- The end ----------------------------------------------------------------------------------------------
+
+    def leave(self, reason: str, *, mine: bool = True, waited: float = 0.0) -> RankLost:
+        """Leave for good, and find out with the others who is to blame; the error to raise.
+
+        Args:
+            mine: this rank failed by itself; otherwise it noticed that another one did not come.
+            waited: seconds that it has waited for the others.
+        """
+        if self.lost is None:
+            self._group = None
+            self.lost = self._roll_call.verdict(reason, mine=mine, waited=waited)
+        return RankLost(str(self.lost), self.lost.ranks)
+
+    def close(self) -> None:
+        """Leave in good order. Every rank must."""
+        if self.lost is None:
+            with suppress(RankLost):  # nobody hangs up before all know that it is over
+                self.ask(Question.END)
+            self._group = None
+            self._roll_call.stop()
+            self.lost = RankLost("The ranks were told to stop.")
+
+    def _attempt(self, begin: Callable[[_Collectives], Work]) -> None:
+        if self._group is None:
+            raise self.leave("")
+        started = time.monotonic()
+        try:
+            begin(self._group).wait()
+        except RuntimeError as error:
+            failure = str(error)
+        else:
+            return
+        # Outside the handler, whose traceback holds on to the group: connections close with its last reference.
+        raise self.leave(failure, mine=False, waited=time.monotonic() - started)
+
+    def _diverged(self, everybody: Int64) -> RankLost:
+        """All see the same table, so all come to the same end."""
+        odd = [
+            rank
+            for rank in range(self.size)
+            if (everybody[rank, (_KIND, _DIGEST)] != everybody[0, (_KIND, _DIGEST)]).any()
+        ]
+        names = ", ".join(map(str, odd))
+        self._group = None
+        self._roll_call.stop()
+        self.lost = RankLost(f"Rank {names} went another way than rank 0: their states differ.", tuple(odd))
+        return RankLost(str(self.lost), self.lost.ranks)
+
+
+def _fresh(store: Store, group: ProcessGroup | None) -> Store:
+    """A part of the store for the next group of these ranks, which all of them have constructed equally often."""
+    ranks = "-".join(map(str, dist.get_process_group_ranks(group or dist.group.WORLD)))
+    mine = PrefixStore(f"devicekit-ranks/{ranks}", store)
+    return PrefixStore(str(mine.add(f"count/{dist.get_rank(group)}", 1)), mine)
+
+
+class _Collectives(Protocol):
+    def allgather(self, outputs: list[list[torch.Tensor]], inputs: list[torch.Tensor]) -> Work: ...
+
+    def broadcast(self, tensor: torch.Tensor, root: int) -> Work: ...
+
+
+class _Table:
+    """The buffers of a question: a line of mine, and a line of everybody's."""
+
+    def __init__(self, ranks: int, width: int) -> None:
+        self.input = torch.zeros(width, dtype=torch.int64)
+        everybody = torch.zeros((ranks, width), dtype=torch.int64)
+        self.outputs = list(everybody.unbind())
+        self.mine: npt.NDArray[np.int64] = self.input.numpy()
+        self.everybody: npt.NDArray[np.int64] = everybody.numpy()

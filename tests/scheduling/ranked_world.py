@@ -1,0 +1,356 @@
+"""Real processes that form the ranks of one engine over gloo, and run scenarios of a test together."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from hashlib import blake2b
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, SpawnContext
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from devicekit.clock import SystemClock
+from devicekit.memory.audit import audit
+from devicekit.memory.host_kv import HostKVPool
+from devicekit.opening import get_device
+from devicekit.release import ReleasePoint, ReleasePolicy
+from devicekit.runners.hash_runner import HashRunner, salt_of
+from devicekit.scheduling.host_tier import HostTier, attach_host_tier
+from devicekit.scheduling.messages import Operation, Output, Reply
+from devicekit.scheduling.rank_group import RankGroup
+from devicekit.scheduling.ranks import RankedScheduler
+from devicekit.scheduling.request import Finish, Request, SamplingParams
+from devicekit.scheduling.scheduler import SchedulerLimits, Step
+from devicekit.weights.install import WeightControl, install
+from devicekit.weights.occupation import MemoryTag
+from devicekit.weights.store import Model, WeightStore
+from tests.scheduling.rig import LateCopier
+
+DEADLINE = 20.0  # seconds for a scenario, far beyond what any needs: nobody may hang
+HEARTBEAT = 0.1
+
+
+class SkewedClock(SystemClock):
+    """A machine whose clock is off, by ``skew`` seconds and more by ``rate``."""
+
+    def __init__(self, skew: float, rate: float) -> None:
+        self._skew = skew
+        self._rate = rate
+        self._started = super().now()
+
+    def now(self) -> float:
+        return self._started + self._skew + (super().now() - self._started) * self._rate
+
+
+class Recorded(RankedScheduler):
+    """Keeps what came out of it."""
+
+    record: Record
+
+    def post(self, message: Request | Operation) -> None:
+        super().post(message)
+        self.record.posted.append(message.id)
+
+    def step(self) -> Step:
+        step = super().step()
+        self.record.add(step)
+        return step
+
+
+@dataclass
+class Record:
+    """Everything that one rank's scheduler answered, and what state it is in."""
+
+    tokens: dict[str, list[int]] = field(default_factory=dict)
+    finishes: dict[str, Finish] = field(default_factory=dict)
+    replies: dict[str, Reply] = field(default_factory=dict)
+    posted: list[str] = field(default_factory=list)
+    twice: list[str] = field(default_factory=list)  # answered more than once
+    steps: int = 0
+    state: dict[str, object] = field(default_factory=dict)
+    balanced: bool = True
+    lost: tuple[str, tuple[int, ...]] | None = None
+    seconds: float = 0.0
+    notes: dict[str, object] = field(default_factory=dict)
+
+    def add(self, step: Step) -> None:
+        self.steps += 1
+        for output in step.outputs:
+            self._add_output(output)
+        for reply in step.replies:
+            if reply.id in self.replies:
+                self.twice.append(reply.id)
+            self.replies[reply.id] = reply
+
+    def _add_output(self, output: Output) -> None:
+        if output.id in self.finishes:
+            self.twice.append(output.id)
+        self.tokens.setdefault(output.id, []).extend(output.tokens)
+        if output.finish is not None:
+            self.finishes[output.id] = output.finish
+
+    def outcomes(self) -> dict[str, object]:
+        """What has to be the same on every rank."""
+        replies = {
+            one.id: (one.success, one.message, getattr(one, "outcome", None)) for one in self.replies.values()
+        }
+        return {"tokens": self.tokens, "finishes": self.finishes, "replies": replies, "state": self.state}
+
+
+@dataclass
+class Rank:
+    """One rank of a scenario."""
+
+    number: int
+    size: int
+    group: RankGroup
+    scheduler: Recorded
+    runner: HashRunner
+    weights: WeightControl
+    tier: HostTier | None
+    copier: LateCopier | None
+    record: Record
+
+    def request(self, identity: str, prompt: list[int], tokens: int = 6, **fields: object) -> None:
+        params = SamplingParams(max_new_tokens=tokens, temperature=0.0)
+        self.scheduler.post(Request(identity, np.array(prompt, np.int32), params, **fields))  # type: ignore[arg-type]
+
+    def do(self, operation: Operation, steps: int = 500) -> Reply:
+        """On rank 0: post an operation and step until it is answered."""
+        self.scheduler.post(operation)
+        for _ in range(steps):
+            if not self.scheduler.step().ran:
+                self.scheduler.wait(0.002)
+            if operation.id in self.record.replies:
+                return self.record.replies[operation.id]
+        raise AssertionError(f"{operation} was not answered")
+
+    def run(self, *identities: str, steps: int = 500) -> None:
+        """On rank 0: step until these requests have ended."""
+        for _ in range(steps):
+            self.scheduler.step()
+            if all(one in self.record.finishes for one in identities):
+                return
+        raise AssertionError(f"not ended: {set(identities) - set(self.record.finishes)}")
+
+    def play(self, script: Callable[[Rank], None]) -> Record:
+        """Rank 0 plays a script, the others follow it; what came of it."""
+        started = time.monotonic()
+        if self.number == 0:
+            try:
+                script(self)
+            except Exception as error:
+                self.group.leave(f"the test failed: {error}")
+                raise
+            self.record.state = self.digest()
+            self.scheduler.close()
+        else:
+            while not self.scheduler.closed and self.group.lost is None:
+                self.record.state = self.digest()
+                self.scheduler.step()
+        if not self.scheduler.closed and self.group.lost is not None:
+            self.scheduler.step()  # ends what is left
+            self.record.lost = str(self.group.lost), self.group.lost.ranks
+            self.record.state = {}
+        self.record.seconds = time.monotonic() - started
+        self.record.balanced = self.balanced()
+        return self.record
+
+    def digest(self) -> dict[str, object]:
+        """Pools, prefix tree and control state, to be compared between ranks."""
+        state = self.scheduler.state
+        kv, tree = state.kv, blake2b(digest_size=8)
+        assert kv.prefix is not None
+        for one in sorted((node.key, node.pages, node.locks) for node in kv.prefix.nodes()):
+            tree.update(repr(one).encode())
+        return {
+            "free": blake2b(kv.pages.free_pages().tobytes(), digest_size=8).hexdigest(),
+            "rows": kv.table.available,
+            "tree": tree.hexdigest(),
+            "requests": sorted(state.requests),
+            "pause": (state.paused, state.epoch),
+            "weights": (state.weight_version, state.weights_epoch, salt_of(self.runner.weights)),
+            "holds": sorted(state.holds),
+            "closed_by": sorted(state.closed_by),
+            "untrusted": sorted(name for _, name in self.weights.store.untrusted),
+            "healthy": state.healthy,
+        }
+
+    def balanced(self) -> bool:
+        state = self.scheduler.state
+        for one in state.running.requests:
+            state.running.settle(one)
+        held = [one for one in state.requests.values() if one.row]
+        own = [state.kv.table.pages[one.row, one.cached_pages : one.num_pages] for one in held]
+        pages = np.concatenate(own) if own else np.empty(0, np.int32)
+        return audit(state.kv.pages, owned=pages, cache=state.kv.prefix).balanced
+
+
+def make_rank(
+    *,
+    timeout: float = 10.0,
+    skew: float = 0.0,
+    rate: float = 1.0,
+    num_pages: int = 48,
+    max_running: int = 6,
+    host_pages: int = 0,
+    copier: LateCopier | None = None,
+    policies: dict[ReleasePoint, ReleasePolicy] | None = None,
+    among: dist.ProcessGroup | None = None,
+    checked: bool = True,
+) -> Rank:
+    device = get_device("cpu")
+    group = RankGroup(among, timeout=timeout, heartbeat=HEARTBEAT, clock=SkewedClock(skew, rate))
+    runner = HashRunner(device, num_pages=num_pages, page_size=4)
+    limits = SchedulerLimits(
+        num_pages=num_pages, page_size=4, max_running=max_running, max_batch_tokens=32, checked=checked
+    )
+    scheduler = Recorded(runner, device, limits, group, policies=policies)
+    scheduler.record = record = Record()
+    weights = install(
+        scheduler.control,
+        WeightStore(scheduler.state, device, Model(runner)),
+        regions={MemoryTag.KV_CACHE: runner.pool},
+        rank=group.rank,
+    )
+    tier = None
+    if host_pages:
+        tier = attach_host_tier(scheduler, HostKVPool(device, runner.pool, host_pages, copier=copier))
+    return Rank(group.rank, group.size, group, scheduler, runner, weights, tier, copier, record)
+
+
+# -- The processes --------------------------------------------------------------------------------------------
+
+Scenario = Callable[..., object]
+
+
+def serve(rank: int, size: int, port: int, pipe: Connection) -> None:
+    """The main function of a rank's process: run scenarios until the pipe closes."""
+    torch.set_num_threads(1)
+    store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=20))
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=20))
+    while True:
+        try:
+            module, name, arguments = pipe.recv()
+        except (EOFError, ConnectionResetError):
+            os._exit(0)
+        try:
+            result = getattr(importlib.import_module(module), name)(*arguments)
+            pipe.send((True, result))
+        except BaseException:
+            pipe.send((False, traceback.format_exc()))
+
+
+class World:
+    """The processes of ``size`` ranks. The store that they meet at is this process's: it outlives them all.
+
+    Forked from a process that has imported everything they start at once. Otherwise each is an interpreter of its
+    own, where sets and dictionaries of strings have another order, as they have in real life.
+    """
+
+    def __init__(self, size: int, *, forked: bool) -> None:
+        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        context: ForkServerContext | SpawnContext = multiprocessing.get_context("spawn")
+        if forked:
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload([__name__])
+        self.broken = False
+        self.pipes: list[Connection] = []
+        self.processes = []
+        for rank in range(size):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=serve, args=(rank, size, self.store.port, theirs), daemon=True)
+            with hash_seed(rank):
+                process.start()
+            theirs.close()
+            self.pipes.append(ours)
+            self.processes.append(process)
+
+    def play(self, scenario: Scenario, *arguments: object, expect: str = "") -> list[Record]:
+        """Run a module's function on every rank; each rank's result.
+
+        Args:
+            expect: ranks that will not live to tell, as digits.
+        """
+        assert not self.broken, "an earlier scenario did not end well"
+        self.broken = True
+        for pipe in self.pipes:
+            pipe.send((scenario.__module__, scenario.__name__, arguments))
+        records = [self._result(rank) for rank in range(len(self.pipes)) if str(rank) not in expect]
+        self.broken = bool(expect)
+        return records
+
+    def _result(self, rank: int) -> Record:
+        if not self.pipes[rank].poll(DEADLINE):
+            raise AssertionError(f"rank {rank} hangs")
+        fine, result = self.pipes[rank].recv()
+        assert fine, f"rank {rank}: {result}"
+        record: Record = result
+        return record
+
+    def close(self) -> None:
+        for pipe in self.pipes:
+            pipe.close()
+        for process in self.processes:
+            process.kill()
+            process.join()
+            process.close()
+
+
+class Worlds:
+    """Worlds that may be used again and again, by their size."""
+
+    def __init__(self) -> None:
+        self._worlds: dict[int, World] = {}
+
+    def __call__(self, size: int) -> World:
+        if size in self._worlds and self._worlds[size].broken:
+            self._worlds.pop(size).close()
+        return self._worlds.get(size) or self._worlds.setdefault(size, World(size, forked=False))
+
+    def close(self) -> None:
+        for world in self._worlds.values():
+            world.close()
+
+
+@contextmanager
+def hash_seed(seed: int) -> Iterator[None]:
+    before = os.environ.get("PYTHONHASHSEED")
+    os.environ["PYTHONHASHSEED"] = str(seed + 1)
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONHASHSEED"]
+        if before is not None:
+            os.environ["PYTHONHASHSEED"] = before
+
+
+@contextmanager
+def new_world(size: int) -> Iterator[World]:
+    """A world of its own, for scenarios that do not leave it whole."""
+    world = World(size, forked=True)
+    try:
+        yield world
+    finally:
+        world.close()
+
+
+def agree(records: list[Record]) -> Record:
+    """Every rank must have come to the same end, with nothing lost; rank 0's record."""
+    first = records[0]
+    for rank, record in enumerate(records):
+        assert record.lost is None, record.lost
+        assert record.outcomes() == first.outcomes(), f"rank {rank} differs from rank 0"
+        assert not record.twice, f"rank {rank} answered twice: {record.twice}"
+        assert record.balanced, f"rank {rank} lost pages"
+    return first
