@@ -6,7 +6,7 @@ SETUP := $(VENV)/.ready
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml conformance/pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types architecture bench kill-matrix matrix docs clean
+.PHONY: help run test lint types architecture bench soak kill-matrix matrix docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ architecture: $(SETUP) ## dependencies point downwards only
 
 bench: $(SETUP) ## measure, each figure beside its yardstick, peer and target
 	@$(BIN)/python -m devicekit.devtools.bench pools scheduler dispatch releases observe residency
+
+SECONDS ?= 3600
+soak: $(SETUP) ## random operators, faults and clients for SECONDS (3600); prints a summary in JSON
+	@$(BIN)/python -m tests.soak --seconds $(SECONDS)
 
 kill-matrix: $(SETUP) ## run the conformance suite over every deliberately faulty backend
 	@$(BIN)/python -m devicekit_conformance.selftest --markdown conformance/KILL_MATRIX.md

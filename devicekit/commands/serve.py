@@ -77,6 +77,11 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="where weight updates may be read from; repeat for several; default: the model directory's parent",
     )
+    add(
+        "--allow-pickled-weights",
+        action="store_true",
+        help="read pickled tensors in host memory that trainers on this machine share; runs nothing in them",
+    )
     add("--max-concurrent-requests", type=int, default=1024, help="beyond it: 429; default: %(default)s")
     add("--max-body-bytes", type=int, default=64 << 20, help="beyond it: 413; default: %(default)s")
     sizes = parser.add_argument_group("sizes")
@@ -106,5 +111,6 @@ def _settings(options: argparse.Namespace) -> ServerSettings:
         max_concurrent_requests=options.max_concurrent_requests,
         max_body_bytes=options.max_body_bytes,
         allowed_weights_roots=tuple(options.allowed_weights_root),
+        allow_pickled_weights=options.allow_pickled_weights,
         chat_template=None if template is None else Path(template).read_text(encoding="utf-8"),
     )

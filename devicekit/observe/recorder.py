@@ -10,11 +10,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from devicekit.clock import Clock, SystemClock
 from devicekit.contract import hookimpl
@@ -23,6 +23,16 @@ from devicekit.contract.records import AllocatorState, MemoryInfo
 from devicekit.device import Device
 from devicekit.observe.timeline import Mark, MarkKind, Sample, Timeline, write_entry, write_head
 from devicekit.release import ReleaseEntry, ReleasePoints
+
+
+class VerbSource(Protocol):
+    """Whoever says what was done, as an engine's ``scheduler.control`` does."""
+
+    def watch(self, listener: Callable[[str, float, bool], None]) -> None:
+        """Call ``listener`` with the name, the seconds and the success of everything that was done."""
+        ...
+
+    def unwatch(self, listener: Callable[[str, float, bool], None]) -> None: ...
 
 
 class Recorder:
@@ -68,6 +78,7 @@ class Recorder:
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
         self._observer = _Verbs(self)
+        self._attached: list[VerbSource] = []
 
     def __enter__(self) -> Recorder:
         if self._path is not None:
@@ -88,6 +99,8 @@ class Recorder:
         if self._thread is not None:
             self._thread.join()
         self.device.backend.remove_observer(self._observer)
+        while self._attached:
+            self._attached.pop().unwatch(self._done)
         try:
             if kind is None:
                 self.sample()
@@ -134,6 +147,19 @@ class Recorder:
             if before.reserved is not None and after.reserved is not None:
                 released = before.reserved - after.reserved
             self._add(Mark(before.at, MarkKind.VERB, label, released, after.at - before.at))
+
+    def attach(self, source: VerbSource) -> None:
+        """Mark what ``source`` does by itself until the block ends, with a sample after each::
+
+        recorder.attach(engine.scheduler.control)
+        """
+        source.watch(self._done)
+        self._attached.append(source)
+
+    def _done(self, name: str, seconds: float, success: bool) -> None:
+        after = self.sample()
+        label = name if success else f"{name} (refused)"
+        self._add(Mark(after.at - seconds, MarkKind.VERB, label, None, seconds))
 
     def _run(self) -> None:
         try:

@@ -75,6 +75,7 @@ class PointCounters:
     emptied: int = 0
     skipped: int = 0
     released: int = 0  # bytes, of the times that were counted
+    counted: int = 0  # times that it emptied and the backend knew how much came back
     would_release: int = 0  # bytes, of dry runs whose backend says
     seconds: float = 0.0
 

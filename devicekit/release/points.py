@@ -147,7 +147,9 @@ class ReleasePoints:
         if entry.emptied:
             counters.emptied += 1
             counters.seconds += entry.seconds
-            counters.released += entry.released or 0
+            if entry.released is not None:
+                counters.released += entry.released
+                counters.counted += 1
         else:
             counters.skipped += 1
             if entry.reason is SkipReason.DRY_RUN:

@@ -36,6 +36,10 @@ _REFUSALS: Mapping[type[Exception], Refusal] = MappingProxyType(
 )
 
 
+Listener = Callable[[str, float, bool], None]
+"""Called in the scheduler's thread with an operation's name, its seconds, and whether it succeeded."""
+
+
 @dataclass(slots=True)
 class _Pending:
     operation: Operation
@@ -51,6 +55,7 @@ class Control:
         self._handlers: dict[type[Operation], Callable[[Operation], Reply | Poll]] = {}
         self._pending: list[_Pending] = []
         self._replies: list[Reply] = []
+        self._listeners: tuple[Listener, ...] = ()
         self.register(Flush, FlushHandler(state))
         self.register(Pause, lambda operation: pause(state, operation))
         self.register(Continue, lambda operation: resume(state, operation))
@@ -67,7 +72,7 @@ class Control:
         arrived = self._state.clock.now()
         answer = self.begin(operation)
         if isinstance(answer, Reply):
-            self._reply(answer, arrived)
+            self._reply(operation, answer, arrived)
         else:
             self._pending.append(_Pending(operation, arrived, answer))
 
@@ -91,10 +96,25 @@ class Control:
             if reply is None:
                 self._pending.append(one)
             else:
-                self._reply(reply, one.arrived)
+                self._reply(one.operation, reply, one.arrived)
 
-    def _reply(self, reply: Reply, arrived: float) -> None:
-        self._replies.append(dataclasses.replace(reply, seconds=self._state.clock.now() - arrived))
+    def watch(self, listener: Listener) -> None:
+        """Tell ``listener`` of every operation that is answered. One that raises is told of nothing any more."""
+        self._listeners = (*self._listeners, listener)
+
+    def unwatch(self, listener: Listener) -> None:
+        """Tell it no more."""
+        self._listeners = tuple(one for one in self._listeners if one != listener)
+
+    def _reply(self, operation: Operation, reply: Reply, arrived: float) -> None:
+        seconds = self._state.clock.now() - arrived
+        self._replies.append(dataclasses.replace(reply, seconds=seconds))
+        for listener in self._listeners:
+            try:
+                listener(type(operation).__name__, seconds, reply.success)
+            except Exception:  # whoever looks on must not end the loop that serves everybody
+                _log.exception("%r watches no more", listener)
+                self.unwatch(listener)
 
     def take_replies(self) -> tuple[Reply, ...]:
         """Answers since the last call."""

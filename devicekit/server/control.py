@@ -97,7 +97,7 @@ async def resume(serving: Serving, arguments: ContinueArguments, request: Reques
 async def drain(serving: Serving, arguments: DrainArguments, request: Request) -> Response:
     """Let what runs come to its end, start nothing new, and pause."""
     reply = await serving.perform(Drain(serving.next_id(), arguments.timeout), DrainReply)
-    return answer(
+    return answer_by_kind(
         reply, remaining_requests=reply.remaining, waiting_requests=reply.waiting, epoch=reply.epoch
     )
 
@@ -112,30 +112,33 @@ async def abort(serving: Serving, arguments: AbortArguments, request: Request) -
     return answer(reply, aborted=reply.aborted)
 
 
+# Where no client of another engine expects 400 for everything. Not 408, which some clients answer by asking again.
 _STATUS: Mapping[Refusal | None, int] = MappingProxyType(
-    {Refusal.BUSY: 409, Refusal.CONFLICT: 409, Refusal.UNSUPPORTED: 501}
+    {Refusal.BUSY: 409, Refusal.TIMED_OUT: 409, Refusal.CONFLICT: 409, Refusal.UNSUPPORTED: 501}
 )
 
 
 def answer_by_kind(reply: Reply, **more: object) -> JSONResponse:
     """As `answer`, but what was refused for the state of things is 409, and what cannot be done here is 501."""
-    response = answer(reply, **more)
-    if not reply.success:
-        response.status_code = _STATUS.get(reply.refusal, 400)
-    return response
+    return _answer(reply, _STATUS.get(reply.refusal, 400), more)
 
 
 def answer(reply: Reply, **more: object) -> JSONResponse:
     """An operation's reply: 200 exactly if it succeeded, 400 otherwise."""
-    document: dict[str, object] = {
-        "success": reply.success,
-        "message": reply.message,
-        **details(reply),
-        **more,
-    }
-    if not reply.success:
-        document["error"] = {"message": reply.message}
-    return JSONResponse(document, 200 if reply.success else 400)
+    return _answer(reply, 400, more)
+
+
+def _answer(reply: Reply, refused: int, more: Mapping[str, object]) -> JSONResponse:
+    document = {"success": reply.success, "message": reply.message, **details(reply), **more}
+    if reply.success:
+        return JSONResponse(document)
+    return JSONResponse({**document, "error": refused_error(reply, refused)}, refused)
+
+
+def refused_error(reply: Reply, status: int) -> Mapping[str, object]:
+    """The ``error`` object of a refusal: as of every other error, with the kind of refusal as its type."""
+    kind = "failed" if reply.refusal is None else reply.refusal.value
+    return {"message": reply.message, "type": kind, "param": None, "code": status}
 
 
 def details(reply: Reply) -> Mapping[str, object]:
@@ -151,7 +154,7 @@ def details(reply: Reply) -> Mapping[str, object]:
 def _state(reply: PauseReply, done: str, **more: object) -> JSONResponse:
     document = {"status": "ok", "epoch": reply.epoch, "changed": reply.changed, **details(reply), **more}
     if not reply.success:
-        document |= {"status": "error", "message": reply.message, "error": {"message": reply.message}}
+        document |= {"status": "error", "message": reply.message, "error": refused_error(reply, 400)}
         return JSONResponse(document, 400)
     return JSONResponse({"message": done, **document})
 

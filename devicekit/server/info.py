@@ -92,7 +92,9 @@ async def models(serving: Serving, arguments: Arguments, request: Request) -> Re
 
 async def metrics(serving: Serving, arguments: Arguments, request: Request) -> Response:
     """Metrics, for Prometheus."""
-    return Response(serving.metrics.exposition(), media_type="text/plain; version=0.0.4")
+    return Response(
+        serving.metrics.exposition(await serving.inventory.pools()), media_type="text/plain; version=0.0.4"
+    )
 
 
 def _endpoint(

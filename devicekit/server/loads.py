@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from types import MappingProxyType
@@ -22,14 +23,18 @@ class LoadsArguments(Arguments):
 
     dp_rank: int | None = None
     include: str = Field(
-        default="all", description="sections, separated by commas: core, memory, queues, all"
+        default="all",
+        description="sections, separated by commas: core, memory, queues, all; and pools, which takes a count",
     )
     format: Literal["json", "prometheus"] = "json"
 
 
 async def loads(serving: Serving, arguments: LoadsArguments, request: Request) -> Response:
     """How much work there is."""
-    load = _load(serving, _sections(arguments.include)) if arguments.dp_rank in (None, 0) else None
+    sections = _sections(arguments.include)
+    load = _load(serving, sections) if arguments.dp_rank in (None, 0) else None
+    if load is not None and _POOLS in sections:
+        load[_POOLS] = await _pools(serving)
     if arguments.format == "prometheus":
         return PlainTextResponse("".join(_gauges(load or {})))
     properties = serving.engine.device.properties()
@@ -76,6 +81,17 @@ def _queues(serving: Serving) -> dict[str, object]:
     return {"waiting": now.waiting, "prefilling": now.prefilling, "paused": now.waiting if now.paused else 0}
 
 
+async def _pools(serving: Serving) -> dict[str, int]:
+    """Every pool's terms; nothing while the engine is in a step that does not end."""
+    pools = await serving.inventory.pools() or {}
+    return {
+        f"{name}_{term}": value
+        for name, pool in pools.items()
+        for term, value in {**dataclasses.asdict(pool), "missing": pool.missing}.items()
+    }
+
+
+_POOLS = "pools"
 _SECTIONS: Mapping[str, Callable[[Serving], dict[str, object]]] = MappingProxyType(
     {"memory": _memory, "queues": _queues}
 )
@@ -85,15 +101,19 @@ _ABSENT = frozenset({"spec", "lora", "disagg"})
 
 def _sections(include: str) -> list[str]:
     names = [name.strip() for name in include.split(",") if name.strip()]
-    unknown = [name for name in names if name not in _SECTIONS and name not in _ABSENT | {"core", "all"}]
+    unknown = [
+        name for name in names if name not in _SECTIONS and name not in _ABSENT | {"core", _POOLS, "all"}
+    ]
     if unknown:
-        raise BadRequest(f"There is no section {unknown[0]!r}; there are core, {', '.join(_SECTIONS)}, all.")
-    return [*_SECTIONS] if "all" in names else [name for name in names if name in _SECTIONS]
+        there = ", ".join(("core", *_SECTIONS, _POOLS, "all"))
+        raise BadRequest(f"There is no section {unknown[0]!r}; there are {there}.")
+    chosen = [*_SECTIONS] if "all" in names else [name for name in names if name in _SECTIONS]
+    return [*chosen, _POOLS] if _POOLS in names else chosen
 
 
 def _load(serving: Serving, sections: list[str]) -> dict[str, object]:
     load: dict[str, object] = {"timestamp": _now(), "dp_rank": 0, **_core(serving)}
-    return load | {name: _SECTIONS[name](serving) for name in sections}
+    return load | {name: _SECTIONS[name](serving) for name in sections if name in _SECTIONS}
 
 
 def _gauges(load: Mapping[str, object]) -> Iterator[str]:

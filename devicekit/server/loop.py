@@ -10,9 +10,11 @@ import asyncio
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, TypeVar
 
 from devicekit.scheduling.errors import InvalidRequest
 from devicekit.scheduling.messages import Abort, Operation, Output, Reply
@@ -24,6 +26,7 @@ from devicekit.server.outputs import Outputs
 from devicekit.server.snapshot import Snapshot, take_snapshot
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 # How long the thread sleeps when a step had nothing to compute. Whatever is posted wakes it at once.
 _TICK = 1.0  # nothing is going on: idle work and a fresh snapshot
@@ -62,6 +65,8 @@ class EngineLoop:
         self.failure: str | None = None  # why nothing runs any more
         self._outputs: dict[str, Outputs | None] = {}  # by request id, until it ends; None: abandoned
         self._operations: dict[str, PendingOperation] = {}
+        self._looks: deque[Callable[[], None]] = deque()  # taken by the thread
+        self._looking: set[asyncio.Future[Any]] = set()  # who waits for them
         self._step_began: float | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="devicekit-engine", daemon=True)
@@ -140,6 +145,30 @@ class EngineLoop:
         finally:
             pending.waiter = None
 
+    async def look(self, at: Callable[[Scheduler], _T]) -> _T:
+        """Have the engine's thread call ``at`` with the scheduler between two steps. It must change nothing.
+
+        Raises:
+            EngineStopped: nothing runs any more.
+            Exception: what ``at`` raised.
+        """
+        if self.failure is not None:
+            raise EngineStopped(self.failure)
+        found: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        self._looking.add(found)
+        found.add_done_callback(self._looking.discard)
+
+        def call() -> None:
+            try:
+                tell = partial(_settle, found, at(self._scheduler))
+            except Exception as error:  # it belongs to whoever asked
+                tell = partial(_settle_failed, found, error)
+            self._tell(tell)
+
+        self._looks.append(call)
+        self._scheduler.wake()
+        return await found
+
     def _abandon(self, identity: str) -> None:
         # The id stays taken until the request has ended: its last output must not reach a newcomer.
         if identity in self._outputs:
@@ -177,6 +206,9 @@ class EngineLoop:
         for pending in self._operations.values():
             if pending.waiter is not None and not pending.waiter.done():
                 pending.waiter.set_exception(EngineStopped(reason))
+        for look in [*self._looking]:
+            if not look.done():
+                look.set_exception(EngineStopped(reason))
         self._outputs.clear()
         self._operations.clear()
 
@@ -199,6 +231,8 @@ class EngineLoop:
             self.snapshot = take_snapshot(self._scheduler, steps, computed)
             self._on_tick()
             self._step_began = None
+            while self._looks:
+                self._looks.popleft()()
             if step.outputs or step.replies:
                 self._tell(partial(self._deliver, step))
             elif not step.ran:
@@ -216,3 +250,13 @@ class EngineLoop:
             self._stopping.set()  # nobody is left to serve
             return
         self._events.call_soon_threadsafe(call)
+
+
+def _settle(future: asyncio.Future[_T], value: _T) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def _settle_failed(future: asyncio.Future[_T], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from devicekit.release import ReleasePoints
 from devicekit.scheduling.messages import Operation, Output, Reply, UpdateReply
+from devicekit.server.inventory import PoolCount
 from devicekit.server.loop import EngineLoop
 
 _SECONDS = (0.001, 0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -42,9 +43,11 @@ class Metrics:
         """Read gauges from here when scraped."""
         self.registry.register(_Gauges(loop, releases))
 
-    def exposition(self) -> bytes:
-        """All metrics, in Prometheus' text format."""
-        return generate_latest(self.registry)
+    def exposition(self, pools: Mapping[str, PoolCount] | None) -> bytes:
+        """All metrics, in Prometheus' text format; ``pools`` as counted just now, if they could be."""
+        counted = CollectorRegistry()
+        counted.register(_Pools(pools or {}))
+        return generate_latest(self.registry) + generate_latest(counted)
 
     def count(self, outputs: Sequence[Output]) -> None:
         """Count what requests gave out."""
@@ -127,9 +130,34 @@ class _Gauges(Collector):
         for point, counters in self._releases.counters.items():
             reached.add_metric([point.value, "true"], counters.emptied)
             reached.add_metric([point.value, "false"], counters.skipped)
-            released.add_metric([point.value], counters.released)
+            if counters.counted or not counters.emptied:  # emptied and never counted: unknown, not 0
+                released.add_metric([point.value], counters.released)
             seconds.add_metric([point.value], counters.seconds)
         yield from (reached, released, seconds)
+
+
+class _Pools(Collector):
+    """Where the ids of every pool are: available + evictable + protected + owned + missing == total."""
+
+    def __init__(self, pools: Mapping[str, PoolCount]) -> None:
+        self._pools = pools
+
+    def collect(self) -> Iterator[Metric]:
+        ids = GaugeMetricFamily(
+            "devicekit_pool_ids", "Ids of a pool, by where they are.", labels=["pool", "state"]
+        )
+        total = GaugeMetricFamily("devicekit_pool_size", "Ids that a pool has.", labels=["pool"])
+        run = GaugeMetricFamily(
+            "devicekit_pool_largest_free_run",
+            "Longest run of consecutive free ids; against those available, how fragmented a pool is.",
+            labels=["pool"],
+        )
+        for name, pool in self._pools.items():
+            for state in ("available", "evictable", "protected", "owned", "missing"):
+                ids.add_metric([name, state], getattr(pool, state))
+            total.add_metric([name], pool.total)
+            run.add_metric([name], pool.largest_free_run)
+        yield from (ids, total, run)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -15,6 +15,7 @@ from devicekit.scheduling.messages import Operation, Reply
 from devicekit.scheduling.request import Request
 from devicekit.server.errors import BadRequest, TooManyRequests
 from devicekit.server.history import History
+from devicekit.server.inventory import Inventory
 from devicekit.server.keys import Keys
 from devicekit.server.loop import EngineLoop
 from devicekit.server.metrics import Metrics
@@ -41,6 +42,7 @@ class Serving:
             on_reply=self._on_reply,
             on_tick=lambda: self.history.sample(self.loop.snapshot),
         )
+        self.inventory = Inventory(self.loop)
         self.metrics.watch(self.loop, engine.scheduler.state.releases)
         root = Path(engine.runner.directory.path).resolve()
         self.weights_roots = AllowedRoots(settings.allowed_weights_roots or (root.parent,))

@@ -18,5 +18,6 @@ class ServerSettings:
     max_concurrent_requests: int = 1024  # sequences in flight, beyond which the answer is 429
     max_body_bytes: int = 64 << 20
     allowed_weights_roots: tuple[Path, ...] = ()  # empty: the parent of the model's directory
+    allow_pickled_weights: bool = False  # read pickles of tensors in shared memory of this machine
     chat_template: str | None = None  # Jinja; None: the tokenizer's own
     health_timeout: float = 20.0  # seconds that a step or a probe may take before health is in doubt

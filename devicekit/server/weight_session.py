@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from devicekit.scheduling.messages import Selector, UpdateWeightsFromDisk
 from devicekit.scheduling.transaction import Settle, Transaction, TransactionReply
-from devicekit.server.control import answer, details
+from devicekit.server.control import answer, answer_by_kind, details
 from devicekit.server.endpoints import Arguments, Endpoint, Finite
 from devicekit.server.keys import Access
 from devicekit.server.serving import Serving
@@ -69,7 +69,9 @@ async def transaction(serving: Serving, arguments: TransactionArguments, request
         }
         for step in reply.steps
     ]
-    return answer(reply, steps=steps, failed=reply.failed, outcome=reply.outcome.value, paused=reply.paused)
+    return answer_by_kind(
+        reply, steps=steps, failed=reply.failed, outcome=reply.outcome.value, paused=reply.paused
+    )
 
 
 def _answer(reply: SessionReply) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from typing import TypedDict
 
@@ -15,8 +16,11 @@ from devicekit.server.endpoints import Arguments, Endpoint
 from devicekit.server.errors import BadRequest
 from devicekit.server.keys import Access
 from devicekit.server.serving import Serving
+from devicekit.weights.bucket import FlatBucket
 from devicekit.weights.operations import UpdateWeightsFromTensor
+from devicekit.weights.pickled import Payload, read_pickled
 
+_PICKLE = b"\x80"  # first byte of every pickle of protocol 2 and above
 _HEADER_AT = 8  # safetensors: the header's size in eight bytes, then the header, which is a JSON object
 
 
@@ -63,10 +67,11 @@ class UpdateFromTensorArguments(UpdateArguments):
     """Body of ``/update_weights_from_tensor``."""
 
     serialized_named_tensors: list[str] = Field(
-        description="one per rank: the bytes of safetensors, in base64"
+        description="one per rank, in base64: the bytes of safetensors; or, if allowed, a pickle of shared tensors"
     )
     load_format: str | None = Field(
-        default=None, description="direct or safetensors, which are the same here"
+        default=None,
+        description="direct or safetensors, which are the same; flattened_bucket for such a pickle",
     )
 
 
@@ -86,28 +91,47 @@ async def update_from_tensor(
     serving: Serving, arguments: UpdateFromTensorArguments, request: Request
 ) -> Response:
     """Replace weights by those in the request."""
-    if arguments.load_format not in (None, "direct", "safetensors"):
-        raise BadRequest(f"Weights in a request are safetensors only, not {arguments.load_format!r}.")
     if len(arguments.serialized_named_tensors) != 1:
         raise BadRequest("This engine has one rank: send one payload in serialized_named_tensors.")
-    operation = UpdateWeightsFromTensor(
-        serving.next_id(),
-        **arguments.common(),
-        safetensors=_decode(arguments.serialized_named_tensors[0]),
-    )
+    content = _decode(arguments.serialized_named_tensors[0])
+    if content[:1] == _PICKLE and serving.settings.allow_pickled_weights:
+        # Away from the event loop: it talks to the sender.
+        payload = await asyncio.get_running_loop().run_in_executor(None, read_pickled, content)
+        operation = _operation(serving, arguments, payload)
+    else:
+        _require_safetensors(content, arguments.load_format)
+        operation = UpdateWeightsFromTensor(serving.next_id(), **arguments.common(), safetensors=content)
     return updated(await serving.perform(operation, UpdateReply))
+
+
+def _operation(
+    serving: Serving, arguments: UpdateFromTensorArguments, payload: Payload
+) -> UpdateWeightsFromTensor:
+    flat = isinstance(payload, FlatBucket)
+    if arguments.load_format not in (("flattened_bucket",) if flat else (None, "direct")):
+        kind = "a flattened bucket" if flat else "named tensors"
+        raise BadRequest(f"This payload is {kind}, and load_format says {arguments.load_format!r}.")
+    common = arguments.common()
+    if isinstance(payload, FlatBucket):
+        return UpdateWeightsFromTensor(serving.next_id(), **common, bucket=payload)
+    return UpdateWeightsFromTensor(serving.next_id(), **common, tensors=payload)
+
+
+def _require_safetensors(content: bytes, load_format: str | None) -> None:
+    if load_format not in (None, "direct", "safetensors"):
+        raise BadRequest(f"Weights in a request are safetensors only, not {load_format!r}.")
+    if content[_HEADER_AT : _HEADER_AT + 1] != b"{":
+        raise BadRequest(
+            "serialized_named_tensors is not safetensors. Pickled tensors are refused: reading them can run code. "
+            "devicekit serve --allow-pickled-weights reads those of trainers on this machine, and runs none."
+        )
 
 
 def _decode(payload: str) -> bytes:
     try:
-        content = base64.b64decode(payload, validate=True)
+        return base64.b64decode(payload, validate=True)
     except ValueError as error:
         raise BadRequest(f"serialized_named_tensors is not base64: {error}") from error
-    if content[_HEADER_AT : _HEADER_AT + 1] != b"{":
-        raise BadRequest(
-            "serialized_named_tensors is not safetensors. Pickled tensors are refused: reading them can run code."
-        )
-    return content
 
 
 def updated(reply: UpdateReply, **more: object) -> JSONResponse:

@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
+
 from devicekit.scheduling.errors import InvalidOperation
 from devicekit.scheduling.messages import Reply, Selector, UpdateWeightsFromDisk
+from devicekit.weights.rollback import OldValues
 from devicekit.weights.store import Loaded, WeightStore
 from devicekit.weights.update import Updater
 
@@ -57,11 +60,21 @@ def disk_handler(
 class _StagedModels:
     """One checkpoint for each of the chosen models."""
 
-    names: frozenset[tuple[Selector, str]]
+    weights: dict[tuple[Selector, str], torch.Tensor]  # whose place they take
     models: list[StagedModel]
+    rollback_bytes: int
+
+    @property
+    def names(self) -> frozenset[tuple[Selector, str]]:
+        return frozenset(self.weights)
 
     def write(self) -> Loaded:
-        return Loaded(self.names, sum(one.write().bytes for one in self.models))
+        """Raises `RolledBack` if it fails half-way and all of it was kept."""
+        with OldValues(self.weights.values(), self.rollback_bytes) as old:
+            for weight in self.weights.values():
+                old.keep(weight)
+            size = sum(one.write().bytes for one in self.models)
+        return Loaded(self.names, size)
 
     def close(self) -> None:
         self.models = []
@@ -70,5 +83,6 @@ class _StagedModels:
 def _stage(
     store: WeightStore, loaders: Mapping[Selector, DiskLoader], chosen: list[Selector], path: str
 ) -> _StagedModels:
-    names = frozenset[tuple[Selector, str]]().union(*(store.tensors(kind) for kind in chosen))
-    return _StagedModels(names, [loaders[kind].stage_from_disk(path) for kind in chosen])
+    weights = {key: tensor for kind in chosen for key, tensor in store.tensors(kind).items()}
+    models = [loaders[kind].stage_from_disk(path) for kind in chosen]
+    return _StagedModels(weights, models, store.rollback_bytes)

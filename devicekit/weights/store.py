@@ -12,9 +12,14 @@ from devicekit.device import Device
 from devicekit.scheduling.errors import Conflict, InvalidOperation
 from devicekit.scheduling.messages import Selector
 from devicekit.scheduling.state import SchedulerState
+from devicekit.weights.rollback import OldValues, RolledBack
 
 HOLD = "weights"
 """The name under which missing weights hold generation back in ``SchedulerState.holds``."""
+
+
+ROLLBACK_BYTES = 1 << 30
+"""How many bytes of weights are kept in host memory while one update writes them."""
 
 
 class WeightSource(Protocol):
@@ -76,8 +81,11 @@ class _Write:
 class StagedTensors:
     """Tensors on the device of the weights whose place they take, in their types."""
 
-    def __init__(self, writes: list[_Write], on_close: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, writes: list[_Write], rollback_bytes: int, on_close: Callable[[], None] | None = None
+    ) -> None:
         self._writes = writes
+        self._rollback_bytes = rollback_bytes
         self._on_close = on_close
 
     @property
@@ -85,13 +93,15 @@ class StagedTensors:
         return frozenset(one.key for one in self._writes)
 
     def write(self) -> Loaded:
-        """Raises `PartlyWritten` with those weights that were reached."""
+        """Write them all.
+
+        Raises:
+            RolledBack: the device failed in the middle. Everything is as it was.
+            PartlyWritten: it failed in the middle, and too much was being written to be kept, or it cannot be put
+                back. Its names are those that were reached.
+        """
         with torch.no_grad():
-            for count, one in enumerate(self._writes):
-                try:
-                    one.old.copy_(one.new)
-                except Exception as error:
-                    raise PartlyWritten((done.key for done in self._writes[: count + 1]), error) from error
+            _write(self._writes, self._rollback_bytes)
         return Loaded(self.names, sum(one.old.nbytes for one in self._writes))
 
     def close(self) -> None:
@@ -101,7 +111,11 @@ class StagedTensors:
 
 
 class WeightStore:
-    """The weights of a target model and, where there is one, of its draft."""
+    """The weights of a target model and, where there is one, of its draft.
+
+    ``rollback_bytes`` may be set: updates that write more are not kept in host memory meanwhile, and leave the
+    weights partly written where they fail half-way. 0 spares every update the copy.
+    """
 
     def __init__(
         self, state: SchedulerState, device: Device, target: Model, draft: Model | None = None
@@ -111,6 +125,7 @@ class WeightStore:
         self.models = {Selector.TARGET: target}
         if draft is not None:
             self.models[Selector.DRAFT] = draft
+        self.rollback_bytes = ROLLBACK_BYTES
         self._untrusted: set[tuple[Selector, str]] = set()
         self.released = False
 
@@ -161,7 +176,7 @@ class WeightStore:
                 for one in self._match(given, selector)
             ]
             _refuse_contradictions(staged)
-        return StagedTensors(staged, on_close)
+        return StagedTensors(staged, self.rollback_bytes, on_close)
 
     def _match(self, given: Iterable[tuple[str, torch.Tensor]], selector: Selector) -> list[_Write]:
         """Find each tensor's weight; in both models where both have it."""
@@ -210,6 +225,20 @@ class WeightStore:
         self.state.holds[HOLD] = (
             f"{len(self._untrusted)} of {total} weights have to be written first ({first} is one)"
         )
+
+
+def _write(staged: list[_Write], rollback_bytes: int) -> None:
+    begun: list[tuple[Selector, str]] = []
+    try:
+        with OldValues((one.old for one in staged), rollback_bytes) as values:
+            for one in staged:
+                values.keep(one.old)
+                begun.append(one.key)
+                one.old.copy_(one.new)
+    except RolledBack:
+        raise
+    except Exception as error:
+        raise PartlyWritten(begun, error) from error
 
 
 def _misfit(old: torch.Tensor, new: torch.Tensor) -> str | None:

@@ -12,6 +12,7 @@ from devicekit.scheduling.flush import flush_now
 from devicekit.scheduling.messages import Refusal, Reply, UpdateOutcome, UpdateReply, UpdateWeights, describe
 from devicekit.scheduling.pause import abort_requests
 from devicekit.scheduling.state import SchedulerState
+from devicekit.weights.rollback import RolledBack
 from devicekit.weights.session import UpdateSession
 from devicekit.weights.store import Loaded, PartlyWritten, Staged, WeightStore
 
@@ -81,7 +82,12 @@ class Updater:
         return staged if ready else None
 
     def _write(self, staged: Staged) -> Loaded:
-        """Write on every rank; raises `PartlyWritten` on all if it failed on any."""
+        """Write on every rank.
+
+        Raises:
+            RolledBack: it failed on every rank, and was taken back on every rank.
+            PartlyWritten: it failed on any.
+        """
         names = staged.names
 
         def write() -> Loaded:
@@ -92,7 +98,7 @@ class Updater:
 
         try:
             return everywhere(self.store.state.ranks, write)
-        except PartlyWritten:
+        except (PartlyWritten, RolledBack):
             raise
         except Exception as error:
             raise PartlyWritten(names, error) from error
@@ -101,6 +107,9 @@ class Updater:
         state = self.store.state
         try:
             loaded = self._write(staged)
+        except RolledBack as error:
+            self.session.failed()
+            return UpdateReply(operation.id, False, str(error), refusal=Refusal.FAILED)
         except PartlyWritten as error:
             return self._partly_written(operation, error)
         version = self._version(operation)

@@ -91,6 +91,14 @@ class Server:
         [load] = self.get("/v1/loads", include="core").json()["loads"]
         return load
 
+    def restore(self, models: Models) -> None:
+        """Have the server generate again, whatever was done to it."""
+        self.post("/end_weight_update")
+        if self.post("/resume_memory_occupation").json()["untrusted"]:
+            self.post("/update_weights_from_disk", {"model_path": str(models.a)})
+        answer = self.post("/continue_generation")
+        assert answer.status_code == 200, answer.text
+
     def eventually(self, holds: Callable[[], bool]) -> None:
         """Wait for something that is going to be true soon; each look is a request to the server."""
         for _ in range(2000):

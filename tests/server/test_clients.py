@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import os
+import pickle
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import requests
@@ -307,3 +310,109 @@ def test_verl_sleeps_and_wakes(server: Server, models: Models) -> None:
     )
     assert _verl_flush(server)["success"] is True
     assert _greedy(server) == expected
+
+
+# A trainer with the modules that its pickles name, sharing host memory, which is kept until it is told to end.
+SHARING = """
+import base64, dataclasses, io, json, sys, types, torch
+import torch.multiprocessing
+from multiprocessing.reduction import ForkingPickler
+from safetensors.torch import load_file
+torch.set_num_threads(1)
+torch.multiprocessing.set_sharing_strategy("file_system")
+
+def module(name, *classes):
+    parent = name.rpartition(".")[0]
+    if parent:
+        module(parent)
+    found = sys.modules.setdefault(name, types.ModuleType(name))
+    found.__path__ = []
+    for one in classes:
+        one.__module__ = name
+        setattr(found, one.__name__, one)
+
+@dataclasses.dataclass
+class FlattenedTensorMetadata:
+    name: str
+    shape: torch.Size
+    dtype: torch.dtype
+    start_idx: int
+    end_idx: int
+    numel: int
+
+@dataclasses.dataclass
+class LocalSerializedTensor:
+    values: list
+
+module("sglang.srt.weight_sync.tensor_bucket", FlattenedTensorMetadata)
+module("sglang.srt.model_executor.model_runner", LocalSerializedTensor)
+
+def serialize(value):
+    buffer = io.BytesIO()
+    ForkingPickler(buffer).dump(value)
+    return buffer.getvalue()
+
+tensors = load_file(sys.argv[1])
+kind = sys.argv[2]
+if kind == "flattened_bucket":
+    flat = torch.cat([one.flatten().view(torch.uint8) for one in tensors.values()])
+    metadata, at = [], 0
+    for name, one in tensors.items():
+        metadata.append(FlattenedTensorMetadata(name, one.shape, one.dtype, at, at + one.nbytes, one.numel()))
+        at += one.nbytes
+    payload = {"flattened_tensor": flat, "metadata": metadata}
+elif kind == "per rank":
+    payload = [(name, LocalSerializedTensor([serialize(one)])) for name, one in tensors.items()]
+else:
+    payload = list(tensors.items())
+print(base64.b64encode(serialize(payload)).decode(), flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture(scope="module")
+def trusting(serve: Serve) -> Iterator[Server]:
+    with serve(allow_pickled_weights=True) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("kind", "load_format"),
+    [("named", None), ("named", "direct"), ("per rank", None), ("flattened_bucket", "flattened_bucket")],
+)
+def test_trainers_that_share_tensors_by_pickle_are_understood_if_allowed(
+    trusting: Server, models: Models, kind: str, load_format: str | None
+) -> None:
+    slime = Slime(trusting.url)
+    slime.post("update_weights_from_disk", {"model_path": str(models.b)})
+    expected = _greedy(trusting)
+    slime.post("update_weights_from_disk", {"model_path": str(models.a)})
+    assert _greedy(trusting) != expected
+    command = [sys.executable, "-c", SHARING, str(models.b / "model.safetensors"), kind]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as trainer:
+        assert trainer.stdin is not None
+        assert trainer.stdout is not None
+        payload = trainer.stdout.readline().strip()
+        slime.post("pause_generation")
+        slime.flush_cache()
+        document = {"serialized_named_tensors": [payload], "load_format": load_format, "flush_cache": False}
+        slime.post("update_weights_from_tensor", {**document, "weight_version": "8"})
+        slime.post("continue_generation")
+        trainer.stdin.write("end\n")
+    assert slime.weight_version() == "8"
+    assert _greedy(trusting) == expected
+
+
+def test_pickles_are_refused_unless_allowed_and_then_only_of_tensors(
+    server: Server, trusting: Server, tmp_path: Path
+) -> None:
+    class Attack:
+        def __reduce__(self) -> object:
+            return os.system, (f"touch {tmp_path / 'run'}",)
+
+    document = {"serialized_named_tensors": [base64.b64encode(pickle.dumps(Attack())).decode()]}
+    for one, words in ((server, "--allow-pickled-weights"), (trusting, "system")):
+        answer = one.post("/update_weights_from_tensor", document)
+        assert answer.status_code == 400
+        assert words in answer.json()["error"]["message"]
+    assert not (tmp_path / "run").exists()

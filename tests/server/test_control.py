@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
+from devicekit.scheduling.messages import Blocker, Refusal, Reply
+from devicekit.server.control import answer, answer_by_kind
 from tests.server.conftest import LONG, Serve, Server
 
 
@@ -224,6 +227,44 @@ def test_abort_of_nothing_in_particular_is_refused_and_of_nobody_is_fine(server:
 
 
 def test_unknown_paths_and_methods_have_the_shape_of_all_errors(server: Server) -> None:
-    for answer, code in ((server.get("/nowhere"), 404), (server.get("/generate"), 405)):
-        assert answer.status_code == code
-        assert answer.json()["error"]["message"]
+    for found, code in ((server.get("/nowhere"), 404), (server.get("/generate"), 405)):
+        assert found.status_code == code
+        assert found.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "status"),
+    [
+        (Refusal.INVALID, 400),
+        (Refusal.FAILED, 400),
+        (Refusal.BUSY, 409),
+        (Refusal.CONFLICT, 409),
+        (Refusal.TIMED_OUT, 409),
+        (Refusal.UNSUPPORTED, 501),
+    ],
+)
+def test_the_kind_of_a_refusal_decides_its_status_where_clients_allow(refusal: Refusal, status: int) -> None:
+    reply = Reply("one", False, "Not now.", (Blocker("running", 2),), refusal=refusal)
+    for answered, code in ((answer_by_kind(reply), status), (answer(reply), 400)):
+        document = json.loads(answered.body)
+        assert (answered.status_code, document["success"]) == (code, False)
+        error = {"message": "Not now.", "type": refusal.value, "param": None, "code": code}
+        assert document["error"] == error
+        assert document["blockers"] == [{"name": "running", "count": 2}]
+
+
+def test_operations_that_other_clients_know_are_refused_with_400_and_say_why(server: Server) -> None:
+    def refused(path: str) -> str:
+        reply = server.post(path)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (400, 400), path
+        assert reply.json()["error"]["type"] == reply.json()["refusal"]
+        return reply.json()["refusal"]
+
+    with server.running():
+        assert refused("/flush_cache") == "busy"
+    assert refused("/end_weight_update") == "conflict"
+    assert refused("/destroy_weights_update_group") == "conflict"
+    server.post("/release_memory_occupation", {"tags": ["kv_cache"]})
+    server.post("/pause_generation")
+    assert refused("/continue_generation") == "conflict"
+    server.post("/resume_memory_occupation")

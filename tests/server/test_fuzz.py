@@ -77,20 +77,12 @@ def test_no_body_is_a_fault_of_the_server(shared: Server, models: Models, endpoi
     def check(document: dict[str, object]) -> None:
         answer = shared.post(endpoint.path, document)
         assert answer.status_code < 500, (document, answer.text)
-        _restore(shared, models)
+        shared.restore(models)
         if answer.status_code != 200:
             assert answer.json()["error"]["message"], document
 
     check()
     assert shared.get("/health_generate").status_code == 200
-
-
-def _restore(server: Server, models: Models) -> None:
-    """Have the server generate again, whatever was done to it."""
-    server.post("/end_weight_update")
-    if server.post("/resume_memory_occupation").json()["untrusted"]:
-        server.post("/update_weights_from_disk", {"model_path": str(models.a)})
-    assert server.post("/continue_generation").status_code == 200
 
 
 @pytest.mark.parametrize("endpoint", _QUERIES, ids=lambda one: one.path)

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from devicekit.release import ReleasePoint
 from tests.server.conftest import Models, Serve, Server
 
 
@@ -98,6 +99,47 @@ def test_metrics_show_blockers_pauses_and_what_waits(shared: Server) -> None:
         assert waiting.result().status_code == 200
         shared.post("/continue_generation")
     assert _metric(shared, "devicekit_paused") == 0
+
+
+def _pool(server: Server, name: str = "pages") -> dict[str, float]:
+    states = ("available", "evictable", "protected", "owned", "missing")
+    return {one: _metric(server, f'devicekit_pool_ids{{pool="{name}",state="{one}"}}') for one in states}
+
+
+def test_metrics_account_for_every_page(serve: Serve) -> None:
+    with serve(kv_tokens=1024) as server:
+        assert _metric(server, 'devicekit_pool_largest_free_run{pool="pages"}') == 64
+        server.generate(list(range(2, 50)), max_new_tokens=5)
+        with server.running(input_ids=list(range(2, 50)), text=None):
+            server.post("/pause_generation", {"mode": "in_place"})
+            server.eventually(lambda: _pool(server)["owned"] > 0)
+            pages, rows = _pool(server), _pool(server, "rows")
+            assert pages["protected"] == 3  # of the prompt, but not its last token's
+            assert (pages["missing"], rows["missing"], rows["owned"]) == (0, 0, 1)
+            assert sum(pages.values()) == _metric(server, 'devicekit_pool_size{pool="pages"}') == 64
+            load = server.get("/v1/loads", include="pools").json()["loads"][0]
+            assert {term: load["pools"][f"pages_{term}"] for term in pages} == pages
+
+
+def test_metrics_show_how_scattered_free_pages_are(serve: Serve) -> None:
+    with serve(kv_tokens=1024) as server:
+        kv = server.serving.engine.scheduler.state.kv
+        taken = kv.pages.take_array(64)
+        kv.pages.give(taken[taken % 8 != 0])
+        assert _metric(server, 'devicekit_pool_largest_free_run{pool="pages"}') == 7
+        assert _metric(server, 'devicekit_pool_ids{pool="pages",state="available"}') == 56
+        assert _metric(server, 'devicekit_pool_ids{pool="pages",state="missing"}') == 8
+        assert server.get("/health").json()["status"] == "degraded"
+
+
+def test_bytes_that_nobody_counted_are_no_metric(serve: Serve) -> None:
+    with serve() as server:
+        released = 'devicekit_released_bytes_total{point="flush"}'
+        assert _metric(server, released) == 0
+        server.get("/flush_cache")
+        counters = server.serving.engine.scheduler.state.releases.counters[ReleasePoint.FLUSH]
+        assert (counters.emptied, counters.counted) == (1, 0)  # this backend does not say what came back
+        assert released not in server.get("/metrics").text
 
 
 def test_loads_have_sections_and_a_format_for_prometheus(shared: Server) -> None:

@@ -46,7 +46,7 @@ def test_drain_lets_requests_end_and_then_is_a_pause(server: Server) -> None:
 def test_a_drain_that_takes_too_long_says_what_remains_and_goes_on(server: Server) -> None:
     with server.running() as stream:
         answer = server.post("/drain", {"timeout": 0.05})
-        assert answer.status_code == 400
+        assert answer.status_code == 409
         assert (answer.json()["remaining_requests"], answer.json()["refusal"]) == (1, "timed_out")
         assert server.get("/ready").status_code == 200
         next(stream)
@@ -146,6 +146,13 @@ def test_a_transaction_that_fails_says_where_and_leaves_generation_running(
     assert (answer.json()["failed"], answer.json()["outcome"]) == ("update", "unchanged")
     assert server.get("/ready").status_code == 200
     assert server.post("/transaction", {"model_path": "/"}).status_code == 400
+
+
+def test_a_transaction_that_cannot_continue_is_a_conflict(server: Server) -> None:
+    server.post("/release_memory_occupation", {"tags": ["kv_cache"]})
+    answer = server.post("/transaction", {"flush_cache": False})
+    assert (answer.status_code, answer.json()["failed"]) == (409, "continue")
+    assert answer.json()["error"]["type"] == answer.json()["refusal"] == "conflict"
 
 
 # -- Looking --------------------------------------------------------------------------------------------------

@@ -91,7 +91,20 @@ def test_a_draft_that_cannot_be_loaded_leaves_the_target_as_it_is(rig: Rig) -> N
     assert rig.snapshot() == before
 
 
-def test_what_was_written_by_halves_is_partial_and_holds_generation(rig: Rig) -> None:
+def test_what_was_written_by_halves_is_taken_back(rig: Rig) -> None:
+    assert rig.draft is not None
+    before, draft = rig.snapshot(), salt_of(rig.draft.weights)
+    reply = update(rig, "breaking")
+    assert (reply.success, reply.outcome, reply.refusal) == (False, UpdateOutcome.UNCHANGED, Refusal.FAILED)
+    assert "taken back" in reply.message
+    assert (rig.snapshot(), salt_of(rig.draft.weights)) == (before, draft)
+    request = rig.add([1, 2, 3], 5)
+    rig.run()
+    assert rig.outputs[request] == expected([1, 2, 3], 5, rig.salt)
+
+
+def test_what_is_too_large_to_be_kept_is_partial_and_holds_generation(rig: Rig) -> None:
+    rig.weights.store.rollback_bytes = 367  # both models have 368
     reply = update(rig, "breaking")
     assert (reply.success, reply.outcome) == (False, UpdateOutcome.PARTIAL)
     request = rig.add([1, 2, 3], 5)
@@ -103,6 +116,7 @@ def test_what_was_written_by_halves_is_partial_and_holds_generation(rig: Rig) ->
 
 
 def test_weights_of_two_versions_are_repaired_by_either_source(rig: Rig) -> None:
+    rig.weights.store.rollback_bytes = 0
     update(rig, "breaking")
     reply = rig.do(UpdateWeightsFromTensor("t", tensors=NEW), UpdateReply)
     assert (reply.success, reply.tensors) == (True, 6)

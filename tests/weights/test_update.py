@@ -214,6 +214,37 @@ class Breaking(torch.nn.Parameter):
         return super().__torch_function__(function, types, args, kwargs or {})
 
 
+class Once(torch.nn.Parameter):
+    """A parameter that cannot be written once."""
+
+    failures = 0
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if function is torch.Tensor.copy_ and cls.failures:
+            cls.failures -= 1
+            raise RuntimeError("a copy failed")
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+@pytest.mark.parametrize(("limit", "outcome"), [(184, UpdateOutcome.UNCHANGED), (183, UpdateOutcome.PARTIAL)])
+def test_failing_half_way_is_taken_back_if_the_old_values_could_be_kept(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, limit: int, outcome: UpdateOutcome
+) -> None:
+    rig.weights.store.rollback_bytes = limit
+    weights = rig.runner.weights
+    last = [*weights][-1]
+    weights[last] = Once(weights[last].data, requires_grad=False)
+    before = rig.snapshot()
+    monkeypatch.setattr(Once, "failures", 1)
+    reply = rig.do(update(), UpdateReply)
+    assert (reply.success, reply.outcome, reply.refusal) == (False, outcome, Refusal.FAILED)
+    taken_back = outcome is UpdateOutcome.UNCHANGED
+    assert (rig.snapshot() == before) is taken_back
+    assert rig.scheduler.state.may_run is taken_back
+    assert rig.do(UpdateWeightsFromTensor("again", tensors=make_weights(1)), UpdateReply).success
+
+
 def test_failing_half_way_is_said_and_holds_generation_until_repaired(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,86 @@
+"""Where every id of every pool is, and how scattered the free ones are: counted when somebody asks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from devicekit.memory.audit import Conservation, audit
+from devicekit.memory.pages import PageAllocator
+from devicekit.scheduling.host_tier import HostTier
+from devicekit.scheduling.scheduler import Scheduler
+from devicekit.server.loop import EngineLoop
+
+_FRESH = 1.0  # seconds: counting sorts all ids and walks the prefix cache, so askers share a count
+_PATIENCE = 2.0  # seconds: nobody waits longer than this for an engine that is in a long step
+
+
+@dataclass(frozen=True, slots=True)
+class PoolCount:
+    """One pool: available + evictable + protected + owned == total, unless something is wrong."""
+
+    available: int
+    evictable: int  # in the prefix cache, and could be taken
+    protected: int  # in the prefix cache, and in use
+    owned: int  # by requests alone
+    total: int
+    largest_free_run: int  # consecutive ids; against ``available``, how fragmented the pool is
+
+    @property
+    def missing(self) -> int:
+        """Ids that nobody has; negative where some have two owners."""
+        return self.total - self.available - self.evictable - self.protected - self.owned
+
+
+class Inventory:
+    """The last count of the pools, renewed when it is asked for and is old."""
+
+    def __init__(self, loop: EngineLoop) -> None:
+        self._loop = loop
+        self._pools: dict[str, PoolCount] | None = None
+        self._at = 0.0
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since the last count; ``None`` before the first."""
+        return None if self._pools is None else time.monotonic() - self._at
+
+    async def pools(self) -> dict[str, PoolCount] | None:
+        """Every pool by name: ``pages``, ``rows``, and ``states`` and ``host_pages`` where there are such.
+
+        Counted between two steps, at most once a second. While a step takes long, the last count is given
+        again; ``None`` if there has been none.
+        """
+        age = self.age
+        if (age is None or age > _FRESH) and self._loop.failure is None:
+            try:
+                self._pools = await asyncio.wait_for(self._loop.look(count_pools), _PATIENCE)
+                self._at = time.monotonic()
+            except asyncio.TimeoutError:
+                pass  # `age` says it
+        return self._pools
+
+
+def count_pools(scheduler: Scheduler) -> dict[str, PoolCount]:
+    """Count, from the scheduler's own thread. An imbalance is noted in the scheduler's state."""
+    kv = scheduler.state.kv
+    found = scheduler.audit()
+    pools = {"pages": _count(kv.pages, found.pages), "rows": _count(kv.table.rows, found.rows)}
+    if kv.states is not None and found.states is not None:
+        pools["states"] = _count(kv.states, found.states)
+    if isinstance(kv.tier, HostTier):
+        host = kv.tier.pool.pages
+        pools["host_pages"] = _count(host, audit(host, cache=kv.tier.tree))
+    return pools
+
+
+def _count(pool: PageAllocator, account: Conservation) -> PoolCount:
+    return PoolCount(
+        account.available,
+        account.evictable,
+        account.protected,
+        account.owned,
+        account.total,
+        pool.largest_free_run(),
+    )

@@ -1,0 +1,71 @@
+"""The API as it describes itself: whatever its schema allows, and what it forbids, is answered and never a fault.
+
+`SCHEMA_EXAMPLES` (environment) sets how many requests each operation gets of either kind.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import Case, GenerationMode
+
+from devicekit.server.app import ENDPOINTS
+from devicekit.server.openapi import describe
+from tests.server.conftest import Models, Server
+
+_OPERATIONS = [one.ok() for one in schemathesis.openapi.from_dict(describe(ENDPOINTS)).get_all_operations()]
+_SETTINGS = settings(
+    max_examples=int(os.environ.get("SCHEMA_EXAMPLES", "3")),
+    derandomize="SCHEMA_EXAMPLES" not in os.environ,
+    phases=[Phase.generate],
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+# What is sound and yet would take longer than any test.
+_SHORT = {"timeout": 0.05, "max_tokens": 2, "max_completion_tokens": 2}
+
+
+def _ways(operation: schemathesis.APIOperation) -> list[GenerationMode]:
+    """What takes no arguments cannot be called wrongly."""
+    takes_some = operation.body or any(True for _ in operation.iter_parameters())
+    return [*GenerationMode] if takes_some else [GenerationMode.POSITIVE]
+
+
+@pytest.mark.parametrize(
+    ("operation", "mode"),
+    [
+        pytest.param(operation, mode, id=f"{operation.label} {mode.value}")
+        for operation in _OPERATIONS
+        for mode in _ways(operation)
+    ],
+)
+def test_no_request_is_a_fault_of_the_server(
+    shared: Server, models: Models, operation: schemathesis.APIOperation, mode: GenerationMode
+) -> None:
+    @_SETTINGS
+    @given(operation.as_strategy(generation_mode=mode))
+    def check(case: Case) -> None:
+        _shorten(case)
+        answer = case.call(base_url=shared.url, timeout=30)
+        assert answer.status_code < 500 or answer.status_code == 501, (case.as_curl_command(), answer.text)
+        if answer.status_code >= 400:
+            assert answer.json()["error"]["message"], case.as_curl_command()
+        shared.restore(models)
+
+    check()
+    assert shared.get("/health_generate").status_code == 200
+
+
+def _shorten(case: Case) -> None:
+    for sent in (case.body, case.query):
+        if not isinstance(sent, dict):
+            continue
+        sent |= {name: value for name, value in _SHORT.items() if isinstance(sent.get(name), (int, float))}
+        if "sampling_params" in sent or case.path == "/generate":
+            params = sent.get("sampling_params")
+            if params is None or isinstance(params, dict):
+                sent["sampling_params"] = {**(params or {}), "max_new_tokens": 2}
