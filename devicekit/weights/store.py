@@ -233,7 +233,9 @@ def _refuse_contradictions(staged: list[_Write]) -> None:
     """One weight given twice, by one name or by two of its names, must be given one value."""
     seen: dict[tuple[Selector, str], torch.Tensor] = {}
     for one in staged:
-        if not torch.equal(seen.setdefault(one.key, one.new), one.new):
+        known = seen.setdefault(one.key, one.new)
+        # What is given once is not compared with itself: that costs a pass over it, and NaN equals nothing.
+        if known is not one.new and not torch.equal(known, one.new):
             raise InvalidOperation(f"Nothing was written: {one.key[1]} was given two different values.")
 
 

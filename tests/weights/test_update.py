@@ -165,6 +165,13 @@ def test_versions_without_a_name_are_counted(rig: Rig) -> None:
     assert rig.do(update("d"), UpdateReply).weight_version == "x+10"
 
 
+def test_not_a_number_is_a_value_like_any_other(rig: Rig) -> None:
+    given = torch.full((8, 4), float("nan"))
+    reply = rig.do(UpdateWeightsFromTensor("u", tensors={"embed.weight": given}), UpdateReply)
+    assert reply.success
+    assert rig.runner.weights["embed.weight"].isnan().all()
+
+
 @pytest.mark.parametrize(
     ("tensors", "words"),
     [
