@@ -142,8 +142,12 @@ def test_old_records_give_way_and_are_counted(cpu: Device) -> None:
 
 
 def test_no_profiler_serves_the_same_code() -> None:
-    with NO_PROFILER.stage("anything"):
-        pass
+    ran = []
+    with NO_PROFILER.stage("anything"), NO_PROFILER.stage("nested"):
+        ran.append("work")
+    with pytest.raises(KeyError), NO_PROFILER.stage("failing"):
+        raise KeyError  # what the work raises comes through
+    assert ran == ["work"]
 
 
 @pytest.mark.parametrize("machine", [SimConfig.synchronous()], indirect=True)
