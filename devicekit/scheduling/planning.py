@@ -121,7 +121,7 @@ class Planner:
         state.waiting.take_first()
         if not request.num_output:
             request.cached_tokens = request.computed
-        state.running.history[request.row, : request.total] = request.tokens
+        state.running.remember(request)
         state.prefilling.append(request)
         return True
 
@@ -139,6 +139,7 @@ class BatchBuilder:
         self._width = running.history.shape[1]
         self._count: Int32 = np.arange(max(most + 1, self._width), dtype=np.int32)
         self._starts, self._wanted = np.empty((2, most + 1), np.int32)
+        self._page_size = np.array(state.kv.page_size, np.int64)  # numpy takes longer to make one of a number
         self._offsets = np.arange(state.kv.page_size, dtype=np.int64)
         self._decoding: ForwardBatch | None = None  # the last batch without chunks
         self._state_slots = None if state.kv.states is None else state.kv.state_slots
@@ -212,7 +213,7 @@ class BatchBuilder:
                 joining.append(request)
             column += 1
             cells.starts[column] = at = stop
-        bases = np.frombuffer(b"".join(pages), np.int32).astype(np.int64) * page_size
+        bases = np.frombuffer(b"".join(pages), np.int32) * self._page_size
         expanded = (bases[:, None] + self._offsets).reshape(-1)
         into = self._state.running.all_slots
         for start, stop, slot in runs:

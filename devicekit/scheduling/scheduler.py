@@ -196,16 +196,13 @@ class Scheduler:
         self._expire()
         continue_if_due(state)
         self.control.answer()
-        computed = 0
-        if state.may_run:
-            computed = self._forward()
+        computed = self._forward() if state.may_run else 0
         if not state.requests:
             self._idle()
         self.control.answer()
         if self._checked:
             self._check()
-        outputs, state.outputs = tuple(state.outputs), []
-        return Step(outputs, self.control.take_replies(), computed)
+        return Step(state.take_outputs(), self.control.take_replies(), computed)
 
     def blockers(self) -> tuple[Blocker, ...]:
         """Every reason for not being idle; idle is having none."""
@@ -314,7 +311,7 @@ class Scheduler:
             request = chunk.request
             request.computed = chunk.end
             if chunk.completes:
-                self._complete_prompt(request, int(result.tokens[wanted]))
+                self._complete_prompt(request, result.tokens.item(wanted))
                 wanted += 1
         for request, finish in finished:
             state.finish(request, finish, share=True)
@@ -347,14 +344,17 @@ class Scheduler:
         return found.values()
 
     def _complete_prompt(self, request: Request, token: int) -> None:
-        state = self.state
-        history = state.running.history[request.row]
-        state.kv.publish(request, history[: request.computed])
+        state, history = self.state, self.state.running.history
+        row = request.row
+        state.kv.publish(request, history[row, : request.computed])
         state.prefilling.remove(request)
-        history[request.total] = token
+        history[row, request.total] = token
         request.total += 1
         state.running.join(request)
-        finish = self._stops.check(request, history[len(request.prompt) : request.total])
+        if request.id in state.special:
+            finish = self._stops.check(request, history[row, len(request.prompt) : request.total])
+        else:
+            finish = self._stops.end(token)
         if finish is None and request.total >= request.limit:
             finish = _LONG_ENOUGH
         if finish is not None:
@@ -377,6 +377,8 @@ class Scheduler:
             if asked is not None:
                 ids, values = logprobs.top_ids[at, :asked], logprobs.top_values[at, :asked]
                 top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+                if request.logprobs is None:
+                    request.logprobs = []
                 request.logprobs.append(TokenLogprob(int(tokens[at]), float(logprobs.chosen[at]), top))
 
 
