@@ -164,9 +164,9 @@ class TorchModuleBackend(VendorModule):
 
     @hookimpl
     @needs("memory_snapshot")
-    def memory_snapshot(self, index: int) -> Sequence[Mapping[str, object]]:
+    def memory_snapshot(self, index: int) -> Sequence[Mapping[str, object]] | None:
         if self.module._is_in_bad_fork():
-            raise RuntimeError("A forked child cannot see the allocator of its parent's device.")
+            return None
         if not self.module.is_initialized():
             return []
         # The vendor's answer is of all devices; a segment that names none is of the only one.
