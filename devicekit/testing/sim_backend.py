@@ -125,6 +125,7 @@ class SimBackend:
             architecture=f"{properties.major}.{properties.minor}",
             compute_units=properties.multi_processor_count,
             unified_memory=properties.is_integrated,
+            driver=properties.driver_version,
         )
 
     @hookimpl

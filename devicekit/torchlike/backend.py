@@ -64,7 +64,10 @@ class TorchModuleBackend(VendorModule):
     def device_properties(self, index: int) -> DeviceProperties:
         found = self.module.get_device_properties(index)
         return properties.device_properties(
-            found, architecture=self._architecture(found), compute_units="multi_processor_count"
+            found,
+            architecture=self._architecture(found),
+            compute_units="multi_processor_count",
+            driver=self._driver_version(index),
         )
 
     # -- Ordering ---------------------------------------------------------------------------------------------
