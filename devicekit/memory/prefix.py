@@ -187,6 +187,11 @@ class PrefixCache(PrefixTree):
         """
         key = tokens if type(tokens) is bytes else _as_bytes(tokens)
         mine = pages if type(pages) is bytes else _as_bytes(pages)
+        # One that goes on alone, as most do, grows its own edge.
+        if not self._ranked and len(key) == len(mine) * self.page_size:
+            if self._lengthen(held, key, mine, True, 0):
+                self._inserted += len(mine) // 4
+                return Insertion(mine, b"", held)
         start = held if held.parent is not None else self._roots.get(namespace) or self._nowhere
         return self._grow(start, key, mine, namespace, held, priority)
 
