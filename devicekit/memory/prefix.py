@@ -187,14 +187,18 @@ class PrefixCache(PrefixTree):
         """
         key = tokens if type(tokens) is bytes else _as_bytes(tokens)
         mine = pages if type(pages) is bytes else _as_bytes(pages)
-        whole = len(key) == len(mine) * self.page_size and len(key) >= self._page_bytes
-        if whole and held.parent is not None and not self._ranked:
-            if key[: self._page_bytes] not in held.children:  # as nearly always: there is nothing to follow
-                self._inserted += len(mine) // 4
-                node = self._append(held, key, mine, True, 0)
-                if self._retired:
-                    self.reclaim(_RECLAIM)
-                return Insertion(mine, b"", node)
+        if (
+            key[: self._page_bytes] not in held.children  # as nearly always: there is nothing to follow
+            and held.parent is not None
+            and len(key) == len(mine) * self.page_size
+            and len(key) >= self._page_bytes
+            and not self._ranked
+        ):
+            self._inserted += len(mine) // 4
+            node = self._append(held, key, mine, True, 0)
+            if self._retired:
+                self.reclaim(_RECLAIM)
+            return Insertion(mine, b"", node)
         start = held if held.parent is not None else self._roots.get(namespace) or self._nowhere
         return self._grow(start, key, mine, namespace, held, priority)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from devicekit.scheduling.batch import ForwardBatch, Int32, Int64
+from devicekit.scheduling.batch import ForwardBatch, Int32
 from devicekit.scheduling.request import Request
 from devicekit.scheduling.reservation import NewTokenRatio
 from devicekit.scheduling.state import SchedulerState
@@ -142,7 +142,9 @@ class BatchBuilder:
         self._starts, self._wanted = np.empty((2, most + 1), np.int32)
         self._page_size = np.array(state.kv.page_size, np.int64)  # numpy takes longer to make one of a number
         self._offsets = np.arange(state.kv.page_size, dtype=np.int64)
-        self._decoding: dict[int, ForwardBatch] = {}  # plain batches without chunks, by their number of columns
+        self._decoding: dict[
+            int, ForwardBatch
+        ] = {}  # plain batches without chunks, by their number of columns
         self._state_slots = None if state.kv.states is None else state.kv.state_slots
         # The same memory once more: for short runs, copying between memoryviews costs half of numpy.
         self._cells = _Cells(
@@ -198,7 +200,9 @@ class BatchBuilder:
         cells.starts[: at + 1] = cells.count[: at + 1]
         cells.wanted[:at] = cells.count[:at]
         pages: list[memoryview] = []  # that the chunks write to, as int32 bytes
-        runs: list[tuple[int, int, int]] = []  # where a chunk's tokens are, and their slots among those pages'
+        runs: list[
+            tuple[int, int, int]
+        ] = []  # where a chunk's tokens are, and their slots among those pages'
         slots = 0
         for request, start, end in plan.chunks:
             row, stop = request.row, at + end - start
