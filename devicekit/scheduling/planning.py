@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from devicekit.scheduling.batch import ForwardBatch, Int32, Int64
+from devicekit.scheduling.batch import ForwardBatch, Int32
 from devicekit.scheduling.request import Request
 from devicekit.scheduling.reservation import NewTokenRatio
 from devicekit.scheduling.state import SchedulerState
@@ -111,15 +111,15 @@ class Planner:
                 pages stays free. Alone it needs no such reserve: nothing else will ever free anything for it.
         """
         state = self._state
-        alone = not (state.running.requests or state.prefilling)
         if self._window is not None:  # whoever decodes beyond its window gives back what it takes
             holders = len(state.running) + len(state.prefilling) + 1
             to_come = min(to_come, holders * self._window)
+        alone = not (state.running.requests or state.prefilling)
         spare = 0 if alone else state.kv.pages_for(int(to_come * self._ratio.value))
         if not state.kv.acquire(request, state.namespace(request), spare):
             return False
         state.waiting.take_first()
-        if not request.num_output:
+        if request.total == len(request.prompt):
             request.cached_tokens = request.computed
         state.running.remember(request)
         state.prefilling.append(request)
@@ -142,7 +142,9 @@ class BatchBuilder:
         self._starts, self._wanted = np.empty((2, most + 1), np.int32)
         self._page_size = np.array(state.kv.page_size, np.int64)  # numpy takes longer to make one of a number
         self._offsets = np.arange(state.kv.page_size, dtype=np.int64)
-        self._decoding: dict[int, ForwardBatch] = {}  # without chunks, by their number of columns
+        self._decoding: dict[
+            int, ForwardBatch
+        ] = {}  # plain batches without chunks, by their number of columns
         self._state_slots = None if state.kv.states is None else state.kv.state_slots
         # The same memory once more: for short runs, copying between memoryviews costs half of numpy.
         self._cells = _Cells(
@@ -163,15 +165,18 @@ class BatchBuilder:
         joining: list[Request] = []
         if plan.chunks:
             batch = self._with_chunks(plan, joining)
+        elif running.sampling.idle and self._state_slots is None:
+            # All that changes from step to step is what the arrays hold.
+            return self._decoding.get(count) or self._decoding.setdefault(count, self._decode(count))
         else:
-            known = self._decoding.get(count)
-            batch = known or self._decoding.setdefault(
-                count, self._cut(count, count, self._count, self._count[:count])
-            )
+            batch = self._decode(count)
         if self._state_slots is not None:
             batch.state_slots = self._state_slots[batch.rows]
         running.sampling.fill(batch, running.positions, joining)
         return batch
+
+    def _decode(self, count: int) -> ForwardBatch:
+        return self._cut(count, count, self._count, self._count[:count])
 
     def _cut(self, tokens: int, sequences: int, starts: Int32, wanted: Int32) -> ForwardBatch:
         running, kv = self._state.running, self._state.kv
@@ -195,7 +200,9 @@ class BatchBuilder:
         cells.starts[: at + 1] = cells.count[: at + 1]
         cells.wanted[:at] = cells.count[:at]
         pages: list[memoryview] = []  # that the chunks write to, as int32 bytes
-        runs: list[tuple[int, int, int]] = []  # where a chunk's tokens are, and their slots among those pages'
+        runs: list[
+            tuple[int, int, int]
+        ] = []  # where a chunk's tokens are, and their slots among those pages'
         slots = 0
         for request, start, end in plan.chunks:
             row, stop = request.row, at + end - start

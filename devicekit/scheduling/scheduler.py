@@ -160,8 +160,8 @@ class Scheduler:
         self._arrivals += 1
         request.arrival = self._arrivals
         request.limit = min(request.total + params.max_new_tokens, self._longest_output)
-        seed = params.seed
-        request.seed = default_seed(request.id) if seed is None else seed
+        if params.temperature > 0:
+            request.seed = default_seed(request.id) if params.seed is None else params.seed
         if request.timeout is not None:
             request.deadline = state.clock.now() + request.timeout
             state.timed.add(request.id)
@@ -297,10 +297,9 @@ class Scheduler:
             self._keep_logprobs(plan, result.tokens, result.logprobs)
         finished = self._advance(result.tokens[:count]) if count else ()
         wanted = count
-        for chunk in plan.chunks:
-            request = chunk.request
-            request.computed = chunk.end
-            if chunk.completes:
+        for request, _, end in plan.chunks:
+            request.computed = end
+            if end == request.total:
                 self._complete_prompt(request, result.tokens.item(wanted))
                 wanted += 1
         for request, finish in finished:
