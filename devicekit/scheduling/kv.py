@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from devicekit.memory.pages import PageAllocator
-from devicekit.memory.prefix import PrefixCache
+from devicekit.memory.prefix import Insertion, PrefixCache
 from devicekit.memory.prefix_node import Node
 from devicekit.memory.rows import RequestTable
 from devicekit.scheduling.batch import Int32
@@ -96,18 +96,22 @@ class RequestKV:
             return False
         if node is not None:
             self._held[request.id] = (node, namespace)
-        request.row = row = self.table.take_one()
-        if self.states is not None:
-            self.state_slots[row] = self.states.take_one()
-        request.cached_pages = shared
-        request.num_pages = shared + needed
-        request.computed = shared * self.page_size
-        self.table.pages[row, : request.num_pages] = np.frombuffer(cached + own, np.int32)
-        self.table.mark(row)
+        self._seat(request, shared, cached + own)
         if self.tier is not None:
             loaded = self.tier.load(request.tokens[:-1], namespace, shared, own, request.id)
             request.computed += loaded * self.page_size
         return True
+
+    def _seat(self, request: Request, shared: int, pages: bytes) -> None:
+        """Give a request a row with these pages, the first ``shared`` of them cached."""
+        request.row = row = self.table.take_one()
+        if self.states is not None:
+            self.state_slots[row] = self.states.take_one()
+        request.cached_pages = shared
+        request.num_pages = len(pages) // 4
+        request.computed = shared * self.page_size
+        self.table.pages[row, : request.num_pages] = np.frombuffer(pages, np.int32)
+        self.table.mark(row)
 
     def _take_evicting(self, count: int, spare: int) -> bytes | None:
         if count + spare > self.available:
@@ -138,13 +142,17 @@ class RequestKV:
         row = self.table.pages[request.row, : request.num_pages]
         done = self.prefix.insert(tokens, row.tobytes(), namespace, held=node)
         if done.duplicates:
-            self.pages.give(done.duplicates)
-            row[: len(done.pages) // 4] = np.frombuffer(done.pages, np.int32)
-            self.table.mark(request.row)
+            self._replace(request, row, done)
         request.cached_pages = len(done.pages) // 4
         self._held[request.id] = (done.node, namespace)
         if self.tier is not None:
             self.tier.store(tokens, namespace, done.pages, done.node, request.id)
+
+    def _replace(self, request: Request, row: Int32, done: Insertion) -> None:
+        """Go on with the cache's pages where somebody else published the same tokens first."""
+        self.pages.give(done.duplicates)
+        row[: len(done.pages) // 4] = np.frombuffer(done.pages, np.int32)
+        self.table.mark(request.row)
 
     def drop(self, request: Request, first: int) -> None:
         """Give back the pages before token ``first``, at which no layer will look again.

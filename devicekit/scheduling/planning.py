@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from devicekit.scheduling.batch import ForwardBatch, Int32, Int64
+from devicekit.scheduling.paired_kv import PairedKV
 from devicekit.scheduling.request import Request
 from devicekit.scheduling.reservation import NewTokenRatio
 from devicekit.scheduling.state import SchedulerState
@@ -140,6 +141,7 @@ class BatchBuilder:
         self._flat_history = state.running.history.reshape(-1)
         self._flat_table = state.kv.table.pages.reshape(-1)
         self._state_slots = None if state.kv.states is None else state.kv.state_slots
+        self._window_pages = state.kv.windows.of if isinstance(state.kv, PairedKV) else None
 
     def build(self, plan: Plan) -> ForwardBatch:
         """The batch of a plan. Its arrays may share memory with the scheduler's: they are good for one pass."""
@@ -155,6 +157,7 @@ class BatchBuilder:
             page_table=state.kv.table.pages,
             page_size=state.kv.page_size,
             wanted=self._count[:count],
+            window_pages=self._window_pages,
         )
         if self._state_slots is not None:
             rows = _extended(running.rows, [chunk.request.row for chunk in plan.chunks])

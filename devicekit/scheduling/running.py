@@ -122,6 +122,10 @@ class RunningBatch:
             self._show(len(self.requests))
         return len(self.requests) - int(np.count_nonzero(self._room_now))
 
+    def full_columns(self) -> Int64:
+        """The columns that need a page before the next step."""
+        return np.flatnonzero(self._room_now == 0) if self.pages_needed() else np.empty(0, np.int64)
+
     def drop_unseen(self, kv: RequestKV, window: int) -> None:
         """Give back pages that have left the window, of the columns that need a new page.
 
