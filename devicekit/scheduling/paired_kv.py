@@ -185,9 +185,8 @@ class PairedKV(RequestKV):
             self.windows.attach(pages[end:to])  # it has let go of as many of its own
             self._end[row] = to if to < request.num_pages else _ALL
 
-    def _replace(self, request: Request, row: Int32, done: Insertion) -> None:
-        theirs = np.frombuffer(done.pages, np.int32)
-        mine = row[: len(theirs)]
-        changed = mine != theirs
-        self.windows.merge(mine[changed], theirs[changed])
-        super()._replace(request, row, done)
+    def _replace(self, mine: memoryview, done: Insertion) -> None:
+        ours, theirs = np.frombuffer(mine, np.int32), np.frombuffer(done.pages, np.int32)
+        changed = ours != theirs
+        self.windows.merge(ours[changed], theirs[changed])
+        super()._replace(mine, done)
