@@ -20,8 +20,8 @@ from transformers import AutoModelForCausalLM
 
 import devicekit
 from devicekit.device import Device
-from devicekit.memory.paired_sizing import least_window_pages
 from devicekit.engine import Engine, EngineConfig
+from devicekit.memory.paired_sizing import least_window_pages
 from devicekit.registry import unregister_backend
 from devicekit.runners.example import write_example_checkpoint
 from devicekit.runners.transformers_runner import TransformersRunner
@@ -141,7 +141,9 @@ def runner(checkpoint: Callable[[str], Path]) -> Callable[[str], TransformersRun
 
 def serve(runner: TransformersRunner, device: Device, case: Case) -> Engine:
     window_tokens = None
-    if case.architecture in ALTERNATING and case.caching != "hosted":  # as few as it takes, where that is fewer
+    if (
+        case.architecture in ALTERNATING and case.caching != "hosted"
+    ):  # as few as it takes, where that is fewer
         window_tokens = least_window_pages(WINDOW, case.page_size, case.batch_tokens) * case.page_size
     config = EngineConfig(
         page_size=case.page_size,

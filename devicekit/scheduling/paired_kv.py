@@ -70,7 +70,8 @@ class PairedKV(RequestKV):
 
     def acquire(self, request: Request, namespace: Hashable, spare: int) -> bool:
         """As `RequestKV.acquire`; with window pages for the first chunk and what it looks back at."""
-        if not self.table.available:
+        row = self.table.take_one()
+        if not row:
             return False
         cached, node = self._match(request, namespace)
         shared = len(cached)
@@ -83,12 +84,11 @@ class PairedKV(RequestKV):
             self.windows.unpin(cached[first:])
             if self.prefix is not None and node is not None:
                 self.prefix.unlock(node)
+            self.table.give_one(row)
             return False
-        if node is not None:
-            self._held[request.id] = (node, namespace)
-        self._seat(request, shared, cached.tobytes() + own)
-        self._first[request.row] = first
-        self._end[request.row] = shared + covered if covered < needed else _ALL
+        self._seat(request, row, node, namespace, shared, cached.tobytes() + own)
+        self._first[row] = first
+        self._end[row] = shared + covered if covered < needed else _ALL
         return True
 
     def make_room(self, count: int) -> bool:
@@ -127,7 +127,7 @@ class PairedKV(RequestKV):
         """The longest cached prefix whose end has its window pages, locked."""
         if self.prefix is None:
             return np.empty(0, np.int32), None
-        match = self.prefix.match(request.tokens[:-1], namespace)
+        match = self.prefix.match(request.tokens[:-1].tobytes(), namespace)
         pages = np.frombuffer(match.pages, np.int32)
         usable = self._usable(pages)
         if usable < len(pages):
@@ -150,7 +150,7 @@ class PairedKV(RequestKV):
     def _take_own(self, needed: int, covered: int, spare: int) -> bytes | None:
         """Pages for what is not cached, window pages on the first ``covered`` of them."""
         pinned = self.windows.total - self.windows.available
-        holders = self.table.num_rows - self.table.available + 1
+        holders = self.table.num_rows - self.table.available  # the newcomer included
         spare_windows = min(spare, max(0, holders * self._most - pinned))
         cached = self.prefix.evictable if self.prefix else 0
         if (
