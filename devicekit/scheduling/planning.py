@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from devicekit.scheduling.batch import ForwardBatch, Int32
+from devicekit.scheduling.paired_kv import PairedKV
 from devicekit.scheduling.request import Request
 from devicekit.scheduling.reservation import NewTokenRatio
 from devicekit.scheduling.state import SchedulerState
@@ -146,6 +147,7 @@ class BatchBuilder:
             int, ForwardBatch
         ] = {}  # plain batches without chunks, by their number of columns
         self._state_slots = None if state.kv.states is None else state.kv.state_slots
+        self._window_pages = state.kv.windows.of if isinstance(state.kv, PairedKV) else None
         # The same memory once more: for short runs, copying between memoryviews costs half of numpy.
         self._cells = _Cells(
             count=self._count.data,
@@ -190,6 +192,7 @@ class BatchBuilder:
             page_table=kv.table.pages,
             page_size=kv.page_size,
             wanted=wanted,
+            window_pages=self._window_pages,
         )
 
     def _with_chunks(self, plan: Plan, joining: list[Request]) -> ForwardBatch:
