@@ -18,7 +18,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import torch
 
@@ -73,6 +73,11 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "EngineConfig"]
 
 _R = TypeVar("_R", bound=Reply)
+
+ParameterValue: TypeAlias = (
+    "float | int | bool | tuple[str, ...] | tuple[int, ...] | tuple[tuple[int, float], ...] | None"
+)
+"""What a field of `SamplingParams` may be."""
 
 _NAP = 0.001  # seconds between looks at an operation that waits while nothing runs
 
@@ -270,7 +275,7 @@ class Engine:
         self,
         prompts: Sequence[str | Sequence[int]],
         params: SamplingParams | None = None,
-        **overrides: float | int | tuple[str, ...] | tuple[int, ...] | bool | None,
+        **overrides: ParameterValue,
     ) -> list[Generation]:
         """Complete prompts and wait for all of them. Keyword arguments override fields of ``params``.
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from devicekit.scheduling.adjusting import adjustments
 from devicekit.scheduling.batch import ForwardBatch, Int32, Int64
 from devicekit.scheduling.request import Request
 from devicekit.scheduling.reservation import NewTokenRatio
@@ -159,13 +160,13 @@ class BatchBuilder:
         if self._state_slots is not None:
             rows = _extended(running.rows, [chunk.request.row for chunk in plan.chunks])
             batch.state_slots = self._state_slots[rows]
-        if not plan.chunks:
-            running.sampling.fill(batch, running.positions, [])
-            return batch
-        self._append(batch, plan.chunks)
-        running.sampling.fill(
-            batch, running.positions, [chunk.request for chunk in plan.chunks if chunk.completes]
-        )
+        joining: list[Request] = []
+        if plan.chunks:
+            self._append(batch, plan.chunks)
+            joining = [chunk.request for chunk in plan.chunks if chunk.completes]
+        running.sampling.fill(batch, running.positions, joining)
+        if state.adjusted:
+            batch.adjustments = adjustments(state, joining)
         return batch
 
     def _append(self, batch: ForwardBatch, chunks: list[Chunk]) -> None:

@@ -20,6 +20,7 @@ from devicekit.memory.prefix import PrefixCache
 from devicekit.memory.rows import RequestTable
 from devicekit.oom import OutOfMemoryRecovery, describe
 from devicekit.release import ReleasePoint, ReleasePoints
+from devicekit.scheduling.adjusting import LogitAdjuster, adjusts
 from devicekit.scheduling.audit import PoolAudit, PoolsUnbalanced, audit_pools, idle_imbalance
 from devicekit.scheduling.batch import ForwardBatch, Int32, Logprobs, Runner, StepOutput
 from devicekit.scheduling.control import Control
@@ -178,6 +179,8 @@ class Scheduler:
             self.state.timed.add(request.id)
         if StopConditions.is_special(request):
             self.state.special.add(request.id)
+        if adjusts(request):
+            self.state.adjusted[request.id] = LogitAdjuster(request, self._model)
         if request.stream:
             self.state.streaming.add(request.id)
         self.state.requests[request.id] = request
