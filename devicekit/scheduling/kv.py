@@ -56,6 +56,9 @@ class RequestKV:
         self.state_slots: Int32 = np.zeros(table.num_rows + 1, np.int32)  # of each row
         self.tier: Tier | None = None
         self._held: dict[str, tuple[Node, Hashable]] = {}  # by request id: the locked node and its namespace
+        # Copying page ids in and out of rows through a view of their bytes costs a third of numpy.
+        self._rows = table.pages.reshape(-1).data.cast("B")
+        self._row_bytes = table.pages_per_row * 4
         self._private: set[str] = set()  # ids whose KV mixes weight versions: nobody else may use it
 
     @property
@@ -102,7 +105,8 @@ class RequestKV:
         request.cached_pages = shared
         request.num_pages = shared + needed
         request.computed = shared * self.page_size
-        self.table.pages[row, : request.num_pages] = np.frombuffer(cached + own, np.int32)
+        at = row * self._row_bytes
+        self._rows[at : at + request.num_pages * 4] = cached + own
         self.table.mark(row)
         if self.tier is not None:
             loaded = self.tier.load(request.tokens[:-1], namespace, shared, own, request.id)
@@ -135,16 +139,22 @@ class RequestKV:
         if self.prefix is None or held is None or request.id in self._private:
             return
         node, namespace = held
-        row = self.table.pages[request.row, : request.num_pages]
-        done = self.prefix.insert(tokens, row.tobytes(), namespace, held=node)
-        if done.duplicates:
-            self.pages.give(done.duplicates)
-            row[: len(done.pages) // 4] = np.frombuffer(done.pages, np.int32)
-            self.table.mark(request.row)
-        request.cached_pages = len(done.pages) // 4
-        self._held[request.id] = (done.node, namespace)
+        size, known = self.page_size, request.cached_pages
+        full = len(tokens) // size
+        at = request.row * self._row_bytes
+        if full > known:
+            rows, begin, end = self._rows, at + known * 4, at + full * 4
+            key = tokens[known * size : full * size].tobytes()
+            done = self.prefix.extend(node, key, rows[begin:end].tobytes(), namespace)
+            if done.duplicates:
+                self.pages.give(done.duplicates)
+                rows[begin:end] = done.pages
+                self.table.mark(request.row)
+            node = done.node
+            request.cached_pages = full
+            self._held[request.id] = (node, namespace)
         if self.tier is not None:
-            self.tier.store(tokens, namespace, done.pages, done.node, request.id)
+            self.tier.store(tokens, namespace, self._rows[at : at + full * 4].tobytes(), node, request.id)
 
     def drop(self, request: Request, first: int) -> None:
         """Give back the pages before token ``first``, at which no layer will look again.
@@ -170,7 +180,9 @@ class RequestKV:
         """Give back a request's row and its own pages. Cached pages stay with the cache."""
         if not request.row:
             return
-        self.pages.give(self.owned(request).tobytes())
+        at = request.row * self._row_bytes
+        begin = request.dropped_pages or request.cached_pages
+        self.pages.give(self._rows[at + begin * 4 : at + request.num_pages * 4].tobytes())
         self._unlock(request)
         self._private.discard(request.id)
         if self.states is not None:

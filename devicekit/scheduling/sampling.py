@@ -54,9 +54,13 @@ class SamplingColumns:
             positions: [n] position of each running request's input token.
             joining: requests whose prompt this pass completes; their tokens follow those of the batch.
         """
+        batch.sampling = batch.top_logprobs = None
+        if not (joining or self._sampled or self.logprobs):
+            return
         wanted = [*self.logprobs.values()]
         wanted += [one.params.logprobs for one in joining if one.params.logprobs is not None]
-        batch.top_logprobs = max(wanted) if wanted else None
+        if wanted:
+            batch.top_logprobs = max(wanted)
         if not self._sampled and all(one.params.temperature == 0 for one in joining):
             return
         count = self._count

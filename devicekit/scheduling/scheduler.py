@@ -38,6 +38,7 @@ from devicekit.scheduling.stopping import Detokenizer, StopConditions
 from devicekit.scheduling.waiting import WaitingQueue
 
 _BLOCK = 64
+_LONG_ENOUGH = Finish(FinishKind.LENGTH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ class Scheduler:
         self.state = SchedulerState(
             runner=runner,
             kv=kv,
-            running=RunningBatch(table, pages, limits.page_size, longest),
+            running=RunningBatch(table, pages, limits.page_size, longest, limits.max_batch_tokens),
             waiting=WaitingQueue(
                 limits.policy, lambda request: kv.cached_tokens(request, self.state.namespace(request))
             ),
@@ -319,7 +320,7 @@ class Scheduler:
                 self._complete_prompt(request, int(result.tokens[wanted]))
                 wanted += 1
         for request, finish in finished:
-            self._finish(request, finish)
+            state.finish(request, finish, share=True)
         if state.streaming:
             for identity in sorted(state.streaming):
                 self._stream(state.requests[identity])
@@ -329,8 +330,8 @@ class Scheduler:
         state, requests = self.state, self.state.running.requests
         at_limit = state.running.end_step(tokens)
         ended = self._stops.ended(tokens)
-        if at_limit is None and ended is None and not state.special:
-            return ()
+        if ended is None and not state.special:
+            return [(request, _LONG_ENOUGH) for request in at_limit] if at_limit else ()
         found: dict[str, tuple[Request, Finish]] = {}
         if ended is not None:
             for column in ended.tolist():
@@ -344,10 +345,8 @@ class Scheduler:
                 output = state.running.history[request.row, len(request.prompt) : request.total]
                 if (finish := self._stops.check(request, output)) is not None:
                     found[identity] = (request, finish)
-        if at_limit is not None:
-            for column in at_limit.tolist():
-                request = requests[column]
-                found.setdefault(request.id, (request, Finish(FinishKind.LENGTH)))
+        for request in at_limit:
+            found.setdefault(request.id, (request, _LONG_ENOUGH))
         return found.values()
 
     def _complete_prompt(self, request: Request, token: int) -> None:
@@ -360,15 +359,9 @@ class Scheduler:
         state.running.join(request)
         finish = self._stops.check(request, history[len(request.prompt) : request.total])
         if finish is None and request.total >= request.limit:
-            finish = Finish(FinishKind.LENGTH)
+            finish = _LONG_ENOUGH
         if finish is not None:
-            self._finish(request, finish)
-
-    def _finish(self, request: Request, finish: Finish) -> None:
-        state = self.state
-        state.running.settle(request)
-        state.kv.publish(request, state.running.history[request.row, : request.computed])
-        state.finish(request, finish)
+            state.finish(request, finish, share=True)
 
     def _stream(self, request: Request) -> None:
         """Report new tokens, holding back those that may turn out to be the beginning of a stop string."""

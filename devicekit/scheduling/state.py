@@ -122,10 +122,16 @@ class SchedulerState:
 
     # -- Requests ---------------------------------------------------------------------------------------------
 
-    def finish(self, request: Request, finish: Finish) -> None:
-        """End a request wherever it is, and give back what it holds."""
-        tokens = self.unreported(request)
+    def finish(self, request: Request, finish: Finish, share: bool = False) -> None:
+        """End a request wherever it is, and give back what it holds.
+
+        Args:
+            share: leave what it computed in the prefix cache.
+        """
         self.detach(request)
+        if share:
+            self.kv.publish(request, self.running.history[request.row, : request.computed])
+        tokens = self.unreported(request)
         self.kv.release(request)
         del self.requests[request.id]
         for side_list in (self.special, self.streaming, self.timed):
