@@ -195,7 +195,9 @@ class BatchBuilder:
         cells.starts[: at + 1] = cells.count[: at + 1]
         cells.wanted[:at] = cells.count[:at]
         pages: list[memoryview] = []  # that the chunks write to, as int32 bytes
-        runs: list[tuple[int, int, int]] = []  # where a chunk's tokens are, and their slots among those pages'
+        runs: list[
+            tuple[int, int, int]
+        ] = []  # where a chunk's tokens are, and their slots among those pages'
         slots = 0
         for request, start, end in plan.chunks:
             row, stop = request.row, at + end - start

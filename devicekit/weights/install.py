@@ -13,6 +13,7 @@ from devicekit.weights.distributed import distributed_handler
 from devicekit.weights.groups import UpdateGroups
 from devicekit.weights.occupation import MemoryTag, Occupation, Region
 from devicekit.weights.store import WeightStore
+from devicekit.weights.streamed import stream_handler
 from devicekit.weights.tensors import ipc_handler, tensor_handler
 from devicekit.weights.update import Updater
 
@@ -48,10 +49,11 @@ def install(
     control.register(UpdateWeightsFromDisk, disk_handler(updater, loaders or {}))
     control.register(operations.UpdateWeightsFromTensor, tensor_handler(updater))
     control.register(operations.UpdateWeightsFromIPC, ipc_handler(updater))
+    control.register(operations.UpdateWeightsFromStream, stream_handler(updater, control.begin))
     control.register(operations.UpdateWeightsFromDistributed, distributed_handler(updater, groups))
     control.register(operations.InitUpdateGroup, groups.init)
     control.register(operations.DestroyUpdateGroup, groups.destroy)
-    control.register(operations.BeginWeightUpdate, updater.session.begin)
+    control.register(operations.BeginWeightUpdate, updater.begin_session)
     control.register(operations.EndWeightUpdate, updater.session.end)
     control.register(operations.UpdateWeightVersion, lambda one: reading.rename_version(store, one))
     control.register(operations.GetWeights, lambda one: reading.get_weights(store, one))
