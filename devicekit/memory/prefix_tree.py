@@ -128,10 +128,11 @@ class PrefixTree:
             if self._feed is not None:
                 self._feed.stored(node, first)
             return node
-        for cut in range(0, len(key), self._max_edge):
-            edge = key[cut : cut + self._max_edge]
-            child = Node(node, edge, pages[cut // self.page_size :][: len(edge) // self.page_size], rank)
-            node.children[edge[: self._page_bytes]] = child
+        page, most = self._page_bytes, self._max_edge
+        for cut in range(0, len(key), most):
+            edge = key[cut : cut + most]
+            child = Node(node, edge, pages[cut // page * 4 :][: len(edge) // page * 4], rank)
+            node.children[edge[:page]] = child
             if held:
                 child.locks = 1  # the caller's; what it had on the node above now stands for this child's
             else:

@@ -19,18 +19,6 @@ if TYPE_CHECKING:
 _SCALE, _COUNT, _BIAS = range(3)
 
 
-def adjusts(request: Request) -> bool:
-    """Whether a request wants anything done to its logits."""
-    params = request.params
-    return bool(
-        params.min_new_tokens
-        or params.frequency_penalty
-        or params.presence_penalty
-        or params.repetition_penalty != 1
-        or params.logit_bias
-    )
-
-
 def adjustments(state: SchedulerState, joining: Sequence[Request]) -> LogitAdjustments | None:
     """What is to be done to the logits of a pass; ``None`` if nothing.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +34,7 @@ class Plan:
     """One forward pass."""
 
     decoding: int  # columns of the running batch
-    chunks: list[Chunk] = field(default_factory=list)
+    chunks: list[Chunk]
 
     def __bool__(self) -> bool:
         return bool(self.decoding or self.chunks)
@@ -69,11 +69,11 @@ class Planner:
     def plan(self) -> Plan:
         """Choose the next pass. Running requests come first, then prompts that have begun, then new ones."""
         state = self._state
-        plan = Plan(len(state.running))
+        plan = Plan(len(state.running.requests), [])
         budget = self._limit - plan.decoding
         for request in state.prefilling:
             budget = self._take_chunk(plan, request, budget)
-        if budget > 0 and state.admitting and len(state.waiting):
+        if budget > 0 and state.waiting and state.admitting:
             self._admit_waiting(plan, budget)
         return plan
 
@@ -83,7 +83,7 @@ class Planner:
         to_come = state.running.to_come()
         for request in state.prefilling:
             to_come += request.limit - request.total
-        while budget > 0 and len(state.waiting):
+        while budget > 0 and state.waiting:
             request = state.waiting.first()
             to_come += request.limit - request.total
             if request.group is not None and self._is_being_computed(request.group):
@@ -122,7 +122,7 @@ class Planner:
         state.waiting.take_first()
         if not request.num_output:
             request.cached_tokens = request.computed
-        state.running.history[request.row, : request.total] = request.tokens
+        state.running.remember(request)
         state.prefilling.append(request)
         return True
 
@@ -138,10 +138,12 @@ class BatchBuilder:
         most = max_running + max_batch_tokens
         self._state = state
         self._width = running.history.shape[1]
+        self._row_bytes = table.pages_per_row * 4
         self._count: Int32 = np.arange(max(most + 1, self._width), dtype=np.int32)
         self._starts, self._wanted = np.empty((2, most + 1), np.int32)
+        self._page_size = np.array(state.kv.page_size, np.int64)  # numpy takes longer to make one of a number
         self._offsets = np.arange(state.kv.page_size, dtype=np.int64)
-        self._decoding: ForwardBatch | None = None  # the last batch without chunks
+        self._decoding: dict[int, ForwardBatch] = {}  # without chunks, by their number of columns
         self._state_slots = None if state.kv.states is None else state.kv.state_slots
         # The same memory once more: for short runs, copying between memoryviews costs half of numpy.
         self._cells = _Cells(
@@ -162,10 +164,11 @@ class BatchBuilder:
         joining: list[Request] = []
         if plan.chunks:
             batch = self._with_chunks(plan, joining)
-        elif self._decoding is not None and len(self._decoding.rows) == count:
-            batch = self._decoding
         else:
-            batch = self._decoding = self._cut(count, count, self._count, self._count[:count])
+            known = self._decoding.get(count)
+            batch = known or self._decoding.setdefault(
+                count, self._cut(count, count, self._count, self._count[:count])
+            )
         if self._state_slots is not None:
             batch.state_slots = self._state_slots[batch.rows]
         running.sampling.fill(batch, running.positions, joining)
@@ -190,7 +193,7 @@ class BatchBuilder:
     def _with_chunks(self, plan: Plan, joining: list[Request]) -> ForwardBatch:
         """Lay out the chunks; requests whose prompt they complete go into ``joining``."""
         cells, page_size = self._cells, len(self._offsets)
-        width, row_bytes = self._width, self._state.kv.table.pages_per_row * 4
+        width, row_bytes = self._width, self._row_bytes
         column = at = wanted = plan.decoding
         cells.starts[: at + 1] = cells.count[: at + 1]
         cells.wanted[:at] = cells.count[:at]
@@ -217,7 +220,7 @@ class BatchBuilder:
                 joining.append(request)
             column += 1
             cells.starts[column] = at = stop
-        bases = np.frombuffer(b"".join(pages), np.int32).astype(np.int64) * page_size
+        bases = np.frombuffer(b"".join(pages), np.int32) * self._page_size
         expanded = (bases[:, None] + self._offsets).reshape(-1)
         into = self._state.running.all_slots
         for start, stop, slot in runs:

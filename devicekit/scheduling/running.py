@@ -15,19 +15,23 @@ from devicekit.scheduling.kv import RequestKV
 from devicekit.scheduling.request import Request
 from devicekit.scheduling.sampling import SamplingColumns
 
-# Rows of the 64-bit state. Both advance by one in every step.
+# Rows of the 64-bit state. The first two advance by one in every step.
 _SLOT = 0  # KV slot that the step writes
 _AT = 1  # flat index in `history` where the step's token goes
+_CELL = 2  # flat index in the request table where the next page goes
 
 # Rows of the 32-bit state, and what a step adds to the first of them.
 _POSITION = 0  # of the input token, which is the number of tokens whose KV is in the pool
 _LENGTH = 1  # the input token included
 _ROOM = 2  # slots left in the last page, the input token's included
-_STEP = np.array([[1], [1], [-1]], dtype=np.int32)
+_STEP = (1, 1, -1)
 _ROW = 3  # request row
 _LAST = 4  # input token
 
 _FEW = 12
+# Scalars as arrays: numpy takes twice as long to make one of a Python number.
+_ZERO = np.array(0, np.int32)
+_ONE = np.array(1, np.int64)
 _NOBODY: list[Request] = []
 
 
@@ -48,11 +52,15 @@ class RunningBatch:
         self._table = table
         self._pages = pages
         self._page_size = page_size
+        self._pages_per_row = table.pages_per_row
+        self._tokens_per_row = max_tokens + 1
         # Tokens of every request with a row. Untouched rows cost address space, not memory.
         self.history: Int32 = np.zeros((table.num_rows + 1, max_tokens + 1), np.int32)
         self.requests: list[Request] = []
         self.sampling = SamplingColumns(table.num_rows)
-        self._wide: Int64 = np.zeros((2, capacity), np.int64)
+        self._step: Int32 = np.repeat(np.array(_STEP, np.int32)[:, None], table.num_rows, axis=1)
+        self._size = np.array(page_size, np.int64)
+        self._wide: Int64 = np.zeros((3, capacity), np.int64)
         self._narrow: Int32 = np.zeros((5, capacity), np.int32)
         self.all_tokens, self.all_positions = self._narrow[_LAST], self._narrow[_POSITION]
         self.all_rows, self.all_lengths = self._narrow[_ROW], self._narrow[_LENGTH]
@@ -76,8 +84,10 @@ class RunningBatch:
     def _show(self, count: int) -> None:
         """Cut the views to ``count`` columns, once after joins and leaves and not in every step."""
         self._shown = count
-        self._wide_now = self._wide[:, :count]
+        self._wide_now = self._wide[:_CELL, :count]
+        self._cell_now = self._wide[_CELL, :count]
         self._narrow_now = self._narrow[: len(_STEP), :count]
+        self._step_now = self._step[:, :count]
         self._at_now = self._wide[_AT, :count]
         self._room_now = self._narrow[_ROOM, :count]
         self.tokens: Int32 = self._narrow[_LAST, :count]  # [n] input token of each column
@@ -85,6 +95,16 @@ class RunningBatch:
         self.lengths: Int32 = self._narrow[_LENGTH, :count]  # [n]
         self.slots: Int64 = self._wide[_SLOT, :count]  # [n] KV slot that each column writes
         self.rows: Int32 = self._narrow[_ROW, :count]  # [n] request rows
+
+    def remember(self, request: Request) -> None:
+        """Note the tokens of a request that has just been given a row."""
+        at = request.row * self._tokens_per_row
+        self._history_cells[at : at + request.total] = request.tokens.data
+
+    def known(self, request: Request, start: int) -> tuple[int, ...]:
+        """Tokens of a request that has a row, from number ``start`` on."""
+        at = request.row * self._tokens_per_row
+        return tuple(self._history_cells[at + start : at + request.total].tolist())
 
     # -- Joining and leaving ----------------------------------------------------------------------------------
 
@@ -96,9 +116,10 @@ class RunningBatch:
         room = request.num_pages * size - position
         wide, narrow = self._wide_cells, self._narrow_cells
         if room > 0:
-            page = self._table_cells[row * self._table.pages_per_row + position // size]
+            page = self._table_cells[row * self._pages_per_row + position // size]
             wide[_SLOT, column] = page * size + position % size
-        at = row * self.history.shape[1] + total
+        wide[_CELL, column] = row * self._pages_per_row + request.num_pages
+        at = row * self._tokens_per_row + total
         wide[_AT, column] = at
         narrow[_POSITION, column] = position
         narrow[_LENGTH, column] = total
@@ -154,7 +175,7 @@ class RunningBatch:
         its window, however long it gets.
         """
         if self.pages_needed():
-            for column in np.flatnonzero(self._room_now == 0).tolist():
+            for column in np.flatnonzero(self._room_now == _ZERO).tolist():
                 kv.drop(self.requests[column], int(self.positions[column]) - window + 1)
 
     def begin_step(self, full: int | None = None) -> bool:
@@ -169,31 +190,33 @@ class RunningBatch:
             return True
         if full <= _FEW:
             return self._give_few(full)
-        pages = self._pages.take_array(full)
-        if pages is None:
+        taken = self._pages.take(full)
+        if taken is None:
             return False
-        room, size = self._room_now, self._page_size
-        columns = (room == 0).nonzero()[0]
-        rows = self.rows[columns].astype(np.int64)
-        index = self.positions[columns] // size
-        self._flat_table[rows * self._table.pages_per_row + index] = pages
-        self._table.mark(rows, index)
-        self.slots[columns] = pages.astype(np.int64) * size
-        room[columns] = size
+        pages = np.frombuffer(taken, np.int32)
+        columns = (self._room_now == _ZERO).nonzero()[0]
+        cells = self._cell_now[columns]
+        self._flat_table[cells] = pages
+        self._cell_now[columns] = cells + _ONE
+        self.slots[columns] = pages * self._size
+        self._room_now[columns] = self._page_size
+        if self._table.followed:
+            self._table.mark_cells(cells)
         return True
 
     def _give_few(self, full: int) -> bool:
         """As `begin_step`, one by one: for a few columns that is cheaper than a dozen vector operations."""
         if self._pages.available < full:
             return False
-        size, width, mark = self._page_size, self._table.pages_per_row, self._table.mark
-        narrow, wide, cells = self._narrow_cells, self._wide_cells, self._table_cells
-        take_one = self._pages.take_one
-        for column in (self._room_now == 0).nonzero()[0].tolist():
-            row, index = narrow[_ROW, column], narrow[_POSITION, column] // size
-            page = take_one()
-            cells[row * width + index] = page
-            mark(row, index)
+        size, take_one = self._page_size, self._pages.take_one
+        narrow, wide, table = self._narrow_cells, self._wide_cells, self._table_cells
+        columns = (self._room_now == _ZERO).nonzero()[0]
+        if self._table.followed:
+            self._table.mark_cells(self._cell_now[columns])
+        for column in columns.tolist():
+            cell = wide[_CELL, column]
+            table[cell] = page = take_one()
+            wide[_CELL, column] = cell + 1
             wide[_SLOT, column] = page * size
             narrow[_ROOM, column] = size
         return True
@@ -207,8 +230,8 @@ class RunningBatch:
         self._flat_history[self._at_now] = tokens
         self.tokens[:] = tokens
         wide, narrow = self._wide_now, self._narrow_now
-        np.add(wide, 1, out=wide)
-        np.add(narrow, _STEP, out=narrow)
+        np.add(wide, _ONE, wide)
+        np.add(narrow, self._step_now, narrow)
         self._steps = steps = self._steps + 1
         self._to_come -= self._shown
         return self._due.pop(steps, _NOBODY)

@@ -20,9 +20,10 @@ from devicekit.memory.prefix import PrefixCache
 from devicekit.memory.rows import RequestTable
 from devicekit.oom import OutOfMemoryRecovery, describe
 from devicekit.release import ReleasePoint, ReleasePoints
-from devicekit.scheduling.adjusting import LogitAdjuster, adjusts
+from devicekit.scheduling.adjusting import LogitAdjuster
 from devicekit.scheduling.audit import PoolAudit, PoolsUnbalanced, audit_pools, idle_imbalance
 from devicekit.scheduling.batch import ForwardBatch, Int32, Logprobs, Runner, StepOutput
+from devicekit.scheduling.checking import RequestCheck
 from devicekit.scheduling.control import Control
 from devicekit.scheduling.errors import InvalidRequest
 from devicekit.scheduling.kv import RequestKV
@@ -91,11 +92,13 @@ class Scheduler:
         model = runner.limits
         self.limits = limits
         self._device = device
-        self._model = model
         self._window = model.window
         self._checked = limits.checked
-        self._pool_tokens = limits.num_pages * limits.page_size
-        longest = min(model.max_positions, self._pool_tokens)
+        pool_tokens = limits.num_pages * limits.page_size
+        longest = min(model.max_positions, pool_tokens)
+        # The last token needs no KV of its own, hence the one extra.
+        self._longest_output = min(model.max_positions, pool_tokens + 1)
+        self.check = RequestCheck(model, pool_tokens, detokenizer is not None)
         table = RequestTable(
             limits.max_running, _row_width(longest, limits.page_size), checked=limits.checked
         )
@@ -141,18 +144,6 @@ class Scheduler:
         """End a `wait` that is going on, or the next one."""
         self._woken.set()
 
-    def check(self, request: Request) -> None:
-        """Whether a request can ever run; looks at nothing that changes.
-
-        Raises:
-            InvalidRequest: with everything that is wrong.
-        """
-        request.validate(self._model, self._pool_tokens)
-        if request.params.stop and self._stops.detokenizer is None:
-            raise InvalidRequest(
-                f"Request {request.id!r} has stop strings, and this engine has no tokenizer."
-            )
-
     # -- From the scheduler's thread --------------------------------------------------------------------------
 
     def add(self, request: Request) -> None:
@@ -161,31 +152,28 @@ class Scheduler:
         Raises:
             InvalidRequest: it can never run, or its id is in use. Nothing was allocated for it.
         """
-        if request.id in self.state.requests:
+        state, params = self.state, request.params
+        if request.id in state.requests:
             raise InvalidRequest(f"A request {request.id!r} is already in flight.")
         self.check(request)
-        if not self.state.healthy:
+        if not state.healthy:
             raise InvalidRequest(f"Request {request.id!r} cannot run: the device is lost.")
         self._arrivals += 1
         request.arrival = self._arrivals
-        size = len(request.prompt)
-        # The last token needs no KV of its own, hence the one extra.
-        request.limit = min(
-            size + request.params.max_new_tokens, self._model.max_positions, self._pool_tokens + 1
-        )
-        seed = request.params.seed
+        request.limit = min(request.total + params.max_new_tokens, self._longest_output)
+        seed = params.seed
         request.seed = default_seed(request.id) if seed is None else seed
         if request.timeout is not None:
-            request.deadline = self.state.clock.now() + request.timeout
-            self.state.timed.add(request.id)
+            request.deadline = state.clock.now() + request.timeout
+            state.timed.add(request.id)
         if StopConditions.is_special(request):
-            self.state.special.add(request.id)
-        if adjusts(request):
-            self.state.adjusted[request.id] = LogitAdjuster(request, self._model)
+            state.special.add(request.id)
+        if params.adjusts:
+            state.adjusted[request.id] = LogitAdjuster(request, state.runner.limits)
         if request.stream:
-            self.state.streaming.add(request.id)
-        self.state.requests[request.id] = request
-        self.state.waiting.add(request)
+            state.streaming.add(request.id)
+        state.requests[request.id] = request
+        state.waiting.add(request)
 
     def step(self) -> Step:
         """Take in messages, retire finished copies, answer what is pending, then plan, run and process a pass.
@@ -194,21 +182,22 @@ class Scheduler:
         mistake.
         """
         state = self.state
-        self._take_in()
-        state.retire()
-        self._expire()
-        continue_if_due(state)
+        if self._inbox:
+            self._take_in()
+        if state.participants:
+            state.retire()
+        if state.timed:
+            self._expire()
+        if state.continue_at is not None:
+            continue_if_due(state)
         self.control.answer()
-        computed = 0
-        if state.may_run:
-            computed = self._forward()
+        computed = self._forward() if state.may_run else 0
         if not state.requests:
             self._idle()
         self.control.answer()
         if self._checked:
             self._check()
-        outputs, state.outputs = tuple(state.outputs), []
-        return Step(outputs, self.control.take_replies(), computed)
+        return Step(state.take_outputs(), self.control.take_replies(), computed)
 
     def blockers(self) -> tuple[Blocker, ...]:
         """Every reason for not being idle; idle is having none."""
@@ -240,8 +229,6 @@ class Scheduler:
                 self.state.outputs.append(Output(message.id, (), refused, prompt_tokens=len(message.prompt)))
 
     def _expire(self) -> None:
-        if not self.state.timed:
-            return
         now = self.state.clock.now()
         for request in [self.state.requests[one] for one in sorted(self.state.timed)]:
             if request.deadline is not None and now >= request.deadline:
@@ -317,7 +304,7 @@ class Scheduler:
             request = chunk.request
             request.computed = chunk.end
             if chunk.completes:
-                self._complete_prompt(request, int(result.tokens[wanted]))
+                self._complete_prompt(request, result.tokens.item(wanted))
                 wanted += 1
         for request, finish in finished:
             state.finish(request, finish, share=True)
@@ -350,14 +337,17 @@ class Scheduler:
         return found.values()
 
     def _complete_prompt(self, request: Request, token: int) -> None:
-        state = self.state
-        history = state.running.history[request.row]
-        state.kv.publish(request, history[: request.computed])
+        state, history = self.state, self.state.running.history
+        row = request.row
+        state.kv.publish(request, history[row, : request.computed])
         state.prefilling.remove(request)
-        history[request.total] = token
+        history[row, request.total] = token
         request.total += 1
         state.running.join(request)
-        finish = self._stops.check(request, history[len(request.prompt) : request.total])
+        if request.id in state.special:
+            finish = self._stops.check(request, history[row, len(request.prompt) : request.total])
+        else:
+            finish = self._stops.end(token)
         if finish is None and request.total >= request.limit:
             finish = _LONG_ENOUGH
         if finish is not None:
@@ -380,6 +370,8 @@ class Scheduler:
             if asked is not None:
                 ids, values = logprobs.top_ids[at, :asked], logprobs.top_values[at, :asked]
                 top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+                if request.logprobs is None:
+                    request.logprobs = []
                 request.logprobs.append(TokenLogprob(int(tokens[at]), float(logprobs.chosen[at]), top))
 
 

@@ -28,7 +28,7 @@ class MessageSocket:
         except ImportError as error:
             raise InvalidOperation("Streamed weights need pyzmq: pip install 'devicekit[stream]'.") from error
         self._zmq = zmq
-        self._socket = zmq.Context.instance().socket(zmq.REP)
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.REP)
         self._socket.setsockopt(zmq.LINGER, _LINGER)
         self._socket.setsockopt(zmq.MAXMSGSIZE, _LARGEST)
         self._watch = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
