@@ -377,10 +377,12 @@ class Engine:
         empty_cache: bool | None = None,
         abort_all_requests: bool = False,
         weight_version: str | None = None,
+        selector: Selector = Selector.ALL,
     ) -> UpdateReply:
         """Replace the weights by another checkpoint of the same architecture.
 
-        At once while paused; otherwise when no request is in flight.
+        At once while paused; otherwise when no request is in flight. A draft model is there to be selected once it
+        was registered (``engine.weights.register_draft``).
         """
         operation = UpdateWeightsFromDisk(
             self._next_id("update"),
@@ -388,6 +390,7 @@ class Engine:
             empty_cache=empty_cache,
             abort_all_requests=abort_all_requests,
             weight_version=weight_version,
+            selector=selector,
             path=str(path),
         )
         return self.perform(operation, UpdateReply)

@@ -31,7 +31,7 @@ class MessageSocket:
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.REP)
         self._socket.setsockopt(zmq.LINGER, _LINGER)
         self._socket.setsockopt(zmq.MAXMSGSIZE, _LARGEST)
-        self._watch = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._watch: zmq.Socket[bytes] = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         try:
             self._socket.connect(address)
         except zmq.ZMQError as error:
