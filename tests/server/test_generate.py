@@ -131,7 +131,7 @@ REFUSED = {
     "an empty prompt": ({"input_ids": []}, "empty"),
     "a foreign token": ({"input_ids": [99999]}, "vocabulary"),
     "an enormous token": ({"input_ids": [10**30]}, ""),
-    "too long a prompt": ({"input_ids": [1] * 600}, "512"),
+    "too long a prompt": ({"input_ids": [1] * 65_536}, "65536"),
     "no tokens wanted": ({"text": "a", "sampling_params": {"max_new_tokens": 0}}, "max_new_tokens"),
     "a wrong type": ({"text": "a", "sampling_params": {"top_p": "much"}}, "top_p"),
     "a temperature below 0": ({"text": "a", "sampling_params": {"temperature": -1}}, "temperature"),
