@@ -195,15 +195,18 @@ class RunningBatch:
             self._show(len(self.requests))
         return len(self.requests) - int(np.count_nonzero(self._now.room))
 
+    def full_columns(self) -> Int64:
+        """The columns that need a page before the next step."""
+        return np.flatnonzero(self._now.room == _ZERO) if self.pages_needed() else np.empty(0, np.int64)
+
     def drop_unseen(self, kv: RequestKV, window: int) -> None:
         """Give back pages that have left the window, of the columns that need a new page.
 
         Each such column gives back about as many pages as it takes, so a request that decodes holds no more than
         its window, however long it gets.
         """
-        if self.pages_needed():
-            for column in np.flatnonzero(self._now.room == _ZERO).tolist():
-                kv.drop(self.requests[column], int(self.positions[column]) - window + 1)
+        for column in self.full_columns().tolist():
+            kv.drop(self.requests[column], int(self.positions[column]) - window + 1)
 
     def begin_step(self, full: int | None = None) -> bool:
         """Give every column whose page is full a new one. False, and nothing changed: the pool is short.
