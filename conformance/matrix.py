@@ -116,8 +116,7 @@ def _build(folder: Path, offline: bool, shared: Path) -> Path:
 def _run_cell(folder: Path, wheels: Path, shared: Path, pluggy: str, pytest: str) -> Cell:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     python = folder / "bin" / "python"
-    site = next((folder / "lib").glob("python*")) / "site-packages"
-    (site / "shared.pth").write_text(f"{shared}\n", encoding="utf-8")
+    (_site(folder) / "shared.pth").write_text(f"{shared}\n", encoding="utf-8")
     wanted: list[str | Path] = [f"pluggy=={pluggy}.*", f"pytest=={pytest}.*", *sorted(wheels.glob("*.whl"))]
     _pip("--python", python, "install", *wanted)
     empty = folder / "empty"
@@ -129,10 +128,15 @@ def _run_cell(folder: Path, wheels: Path, shared: Path, pluggy: str, pytest: str
     return Cell(versions, {door: _knock(command, folder, empty) for door, command in DOORS.items()})
 
 
+def _site(environment: Path) -> Path:
+    return next((environment / "lib").glob("python*")) / "site-packages"
+
+
 def _judge_vendors(environment: Path) -> dict[str, Outcome]:
     """Each vendor's installed backend over its double."""
     folder = environment / "vendors"
     shutil.copytree(ROOT / "tests" / "doubles", folder / "tests" / "doubles")
+    (_site(environment) / "vendors.pth").write_text(f"{folder}\n", encoding="utf-8")
     return {name: _knock(OVER_DOUBLE.replace("VENDOR", name), environment, folder) for name in VENDORS}
 
 
