@@ -22,6 +22,7 @@ from devicekit.oom import OutOfMemoryRecovery, describe
 from devicekit.release import ReleasePoint, ReleasePoints
 from devicekit.scheduling.audit import PoolAudit, PoolsUnbalanced, audit_pools, idle_imbalance
 from devicekit.scheduling.batch import ForwardBatch, Int32, Logprobs, Runner, StepOutput
+from devicekit.scheduling.checking import RequestCheck
 from devicekit.scheduling.control import Control
 from devicekit.scheduling.errors import InvalidRequest
 from devicekit.scheduling.kv import RequestKV
@@ -37,6 +38,7 @@ from devicekit.scheduling.stopping import Detokenizer, StopConditions
 from devicekit.scheduling.waiting import WaitingQueue
 
 _BLOCK = 64
+_LONG_ENOUGH = Finish(FinishKind.LENGTH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +91,13 @@ class Scheduler:
         model = runner.limits
         self.limits = limits
         self._device = device
-        self._model = model
         self._window = model.window
         self._checked = limits.checked
-        self._pool_tokens = limits.num_pages * limits.page_size
-        longest = min(model.max_positions, self._pool_tokens)
+        pool_tokens = limits.num_pages * limits.page_size
+        longest = min(model.max_positions, pool_tokens)
+        # The last token needs no KV of its own, hence the one extra.
+        self._longest_output = min(model.max_positions, pool_tokens + 1)
+        self.check = RequestCheck(model, pool_tokens, detokenizer is not None)
         table = RequestTable(
             limits.max_running, _row_width(longest, limits.page_size), checked=limits.checked
         )
@@ -104,7 +108,7 @@ class Scheduler:
         self.state = SchedulerState(
             runner=runner,
             kv=kv,
-            running=RunningBatch(table, pages, limits.page_size, longest),
+            running=RunningBatch(table, pages, limits.page_size, longest, limits.max_batch_tokens),
             waiting=WaitingQueue(
                 limits.policy, lambda request: kv.cached_tokens(request, self.state.namespace(request))
             ),
@@ -139,18 +143,6 @@ class Scheduler:
         """End a `wait` that is going on, or the next one."""
         self._woken.set()
 
-    def check(self, request: Request) -> None:
-        """Whether a request can ever run; looks at nothing that changes.
-
-        Raises:
-            InvalidRequest: with everything that is wrong.
-        """
-        request.validate(self._model, self._pool_tokens)
-        if request.params.stop and self._stops.detokenizer is None:
-            raise InvalidRequest(
-                f"Request {request.id!r} has stop strings, and this engine has no tokenizer."
-            )
-
     # -- From the scheduler's thread --------------------------------------------------------------------------
 
     def add(self, request: Request) -> None:
@@ -159,29 +151,26 @@ class Scheduler:
         Raises:
             InvalidRequest: it can never run, or its id is in use. Nothing was allocated for it.
         """
-        if request.id in self.state.requests:
+        state, params = self.state, request.params
+        if request.id in state.requests:
             raise InvalidRequest(f"A request {request.id!r} is already in flight.")
         self.check(request)
-        if not self.state.healthy:
+        if not state.healthy:
             raise InvalidRequest(f"Request {request.id!r} cannot run: the device is lost.")
         self._arrivals += 1
         request.arrival = self._arrivals
-        size = len(request.prompt)
-        # The last token needs no KV of its own, hence the one extra.
-        request.limit = min(
-            size + request.params.max_new_tokens, self._model.max_positions, self._pool_tokens + 1
-        )
-        seed = request.params.seed
-        request.seed = default_seed(request.id) if seed is None else seed
+        request.limit = min(request.total + params.max_new_tokens, self._longest_output)
+        if params.temperature > 0:
+            request.seed = default_seed(request.id) if params.seed is None else params.seed
         if request.timeout is not None:
-            request.deadline = self.state.clock.now() + request.timeout
-            self.state.timed.add(request.id)
+            request.deadline = state.clock.now() + request.timeout
+            state.timed.add(request.id)
         if StopConditions.is_special(request):
-            self.state.special.add(request.id)
+            state.special.add(request.id)
         if request.stream:
-            self.state.streaming.add(request.id)
-        self.state.requests[request.id] = request
-        self.state.waiting.add(request)
+            state.streaming.add(request.id)
+        state.requests[request.id] = request
+        state.waiting.add(request)
 
     def step(self) -> Step:
         """Take in messages, retire finished copies, answer what is pending, then plan, run and process a pass.
@@ -190,21 +179,22 @@ class Scheduler:
         mistake.
         """
         state = self.state
-        self._take_in()
-        state.retire()
-        self._expire()
-        continue_if_due(state)
+        if self._inbox:
+            self._take_in()
+        if state.participants:
+            state.retire()
+        if state.timed:
+            self._expire()
+        if state.continue_at is not None:
+            continue_if_due(state)
         self.control.answer()
-        computed = 0
-        if state.may_run:
-            computed = self._forward()
+        computed = self._forward() if state.may_run else 0
         if not state.requests:
             self._idle()
         self.control.answer()
         if self._checked:
             self._check()
-        outputs, state.outputs = tuple(state.outputs), []
-        return Step(outputs, self.control.take_replies(), computed)
+        return Step(state.take_outputs(), self.control.take_replies(), computed)
 
     def blockers(self) -> tuple[Blocker, ...]:
         """Every reason for not being idle; idle is having none."""
@@ -236,8 +226,6 @@ class Scheduler:
                 self.state.outputs.append(Output(message.id, (), refused, prompt_tokens=len(message.prompt)))
 
     def _expire(self) -> None:
-        if not self.state.timed:
-            return
         now = self.state.clock.now()
         for request in [self.state.requests[one] for one in sorted(self.state.timed)]:
             if request.deadline is not None and now >= request.deadline:
@@ -309,14 +297,13 @@ class Scheduler:
             self._keep_logprobs(plan, result.tokens, result.logprobs)
         finished = self._advance(result.tokens[:count]) if count else ()
         wanted = count
-        for chunk in plan.chunks:
-            request = chunk.request
-            request.computed = chunk.end
-            if chunk.completes:
-                self._complete_prompt(request, int(result.tokens[wanted]))
+        for request, _, end in plan.chunks:
+            request.computed = end
+            if end == request.total:
+                self._complete_prompt(request, result.tokens.item(wanted))
                 wanted += 1
         for request, finish in finished:
-            self._finish(request, finish)
+            state.finish(request, finish, share=True)
         if state.streaming:
             for identity in sorted(state.streaming):
                 self._stream(state.requests[identity])
@@ -326,8 +313,8 @@ class Scheduler:
         state, requests = self.state, self.state.running.requests
         at_limit = state.running.end_step(tokens)
         ended = self._stops.ended(tokens)
-        if at_limit is None and ended is None and not state.special:
-            return ()
+        if ended is None and not state.special:
+            return [(request, _LONG_ENOUGH) for request in at_limit] if at_limit else ()
         found: dict[str, tuple[Request, Finish]] = {}
         if ended is not None:
             for column in ended.tolist():
@@ -341,31 +328,26 @@ class Scheduler:
                 output = state.running.history[request.row, len(request.prompt) : request.total]
                 if (finish := self._stops.check(request, output)) is not None:
                     found[identity] = (request, finish)
-        if at_limit is not None:
-            for column in at_limit.tolist():
-                request = requests[column]
-                found.setdefault(request.id, (request, Finish(FinishKind.LENGTH)))
+        for request in at_limit:
+            found.setdefault(request.id, (request, _LONG_ENOUGH))
         return found.values()
 
     def _complete_prompt(self, request: Request, token: int) -> None:
-        state = self.state
-        history = state.running.history[request.row]
-        state.kv.publish(request, history[: request.computed])
+        state, history = self.state, self.state.running.history
+        row = request.row
+        state.kv.publish(request, history[row, : request.computed])
         state.prefilling.remove(request)
-        history[request.total] = token
+        history[row, request.total] = token
         request.total += 1
         state.running.join(request)
-        finish = self._stops.check(request, history[len(request.prompt) : request.total])
+        if request.id in state.special:
+            finish = self._stops.check(request, history[row, len(request.prompt) : request.total])
+        else:
+            finish = self._stops.end(token)
         if finish is None and request.total >= request.limit:
-            finish = Finish(FinishKind.LENGTH)
+            finish = _LONG_ENOUGH
         if finish is not None:
-            self._finish(request, finish)
-
-    def _finish(self, request: Request, finish: Finish) -> None:
-        state = self.state
-        state.running.settle(request)
-        state.kv.publish(request, state.running.history[request.row, : request.computed])
-        state.finish(request, finish)
+            state.finish(request, finish, share=True)
 
     def _stream(self, request: Request) -> None:
         """Report new tokens, holding back those that may turn out to be the beginning of a stop string."""
@@ -384,6 +366,8 @@ class Scheduler:
             if asked is not None:
                 ids, values = logprobs.top_ids[at, :asked], logprobs.top_values[at, :asked]
                 top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+                if request.logprobs is None:
+                    request.logprobs = []
                 request.logprobs.append(TokenLogprob(int(tokens[at]), float(logprobs.chosen[at]), top))
 
 
