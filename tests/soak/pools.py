@@ -114,7 +114,11 @@ def rows(operations: int, dice: Dice) -> int:
         elif what < 90 and out:
             row, column, value = dice.pick(out), dice.number(0, width - 1), dice.number(1, 999)
             table.pages[row, column] = model[row, column] = value
-            table.mark(row, column if dice.number(0, 3) else None)
+            how = dice.number(0, 3)
+            if how < 2:
+                table.mark_cells(np.array([row * width + column]))
+            else:
+                table.mark(row, column + 1 if how == 2 else None)
         elif what < 98:
             mirror = dice.pick(mirrors)
             mirror.sync()

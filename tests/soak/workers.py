@@ -7,7 +7,7 @@ import multiprocessing
 import sys
 import time
 import traceback
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 
 import torch
@@ -18,6 +18,7 @@ HANGING = 120.0  # seconds after which a run of fifty things hangs
 _ENOUGH = 5  # violations, after which the soak ends
 _REPORTS = 5.0  # seconds between a worker's reports
 _PROGRESS = 15.0  # seconds between lines of progress
+_FIGURES = ("runs", "control_steps", "scheduler_steps", "operations", "requests", "tokens")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,9 @@ class Result:
     violations: list[dict[str, object]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, object]:
-        return {"seconds": round(self.seconds, 1), **asdict(self.counts), "violations": self.violations}
+        counts = {name: getattr(self.counts, name) for name in _FIGURES}
+        seen = dict(sorted(self.counts.seen.items()))
+        return {"seconds": round(self.seconds, 1), **counts, "violations": self.violations, "seen": seen}
 
 
 def soak(goal: Goal, seed: int, workers: int) -> Result:
