@@ -151,8 +151,9 @@ class RunningBatch:
         narrow[_ROW, column] = row
         narrow[_LAST, column] = self._history_cells[at - 1]
         left = request.limit - total
-        self._to_come += left
-        self._due.setdefault(self._steps + left, []).append(request)
+        if left:
+            self._to_come += left
+            self._due.setdefault(self._steps + left, []).append(request)
         self.sampling.join(column, request)
         request.column = column
         self.requests.append(request)
@@ -162,12 +163,14 @@ class RunningBatch:
         column, last = request.column, len(self.requests) - 1
         self.settle(request)
         left = request.limit - request.total
-        self._to_come -= left
-        if (due := self._due.get(self._steps + left)) is not None:
+        if left:  # at its limit, `end_step` has forgotten it
+            self._to_come -= left
+            due = self._due[self._steps + left]
             due.remove(request)
             if not due:
                 del self._due[self._steps + left]
-        self.sampling.leave(column, last, request)
+        if not self.sampling.idle:
+            self.sampling.leave(column, last, request)
         request.column = -1
         moved = self.requests.pop()
         if column != last:
@@ -192,15 +195,18 @@ class RunningBatch:
             self._show(len(self.requests))
         return len(self.requests) - int(np.count_nonzero(self._now.room))
 
+    def full_columns(self) -> Int64:
+        """The columns that need a page before the next step."""
+        return np.flatnonzero(self._now.room == _ZERO) if self.pages_needed() else np.empty(0, np.int64)
+
     def drop_unseen(self, kv: RequestKV, window: int) -> None:
         """Give back pages that have left the window, of the columns that need a new page.
 
         Each such column gives back about as many pages as it takes, so a request that decodes holds no more than
         its window, however long it gets.
         """
-        if self.pages_needed():
-            for column in np.flatnonzero(self._now.room == _ZERO).tolist():
-                kv.drop(self.requests[column], int(self.positions[column]) - window + 1)
+        for column in self.full_columns().tolist():
+            kv.drop(self.requests[column], int(self.positions[column]) - window + 1)
 
     def begin_step(self, full: int | None = None) -> bool:
         """Give every column whose page is full a new one. False, and nothing changed: the pool is short.

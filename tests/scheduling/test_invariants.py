@@ -1,7 +1,7 @@
 """Whatever is asked in whatever order, and whatever fails: what must always hold, holds after every step.
 
-The engine, what happens to it and what must hold are those of ``tests/soak``; here Hypothesis chooses, and makes what it
-finds small. `CONTROL_EXAMPLES` (environment) sets how many random runs are made.
+The engine, what happens to it and what must hold are those of ``tests/soak``; here Hypothesis chooses, and makes
+what it finds small. `CONTROL_EXAMPLES` (environment) sets how many random runs are made.
 """
 
 from __future__ import annotations

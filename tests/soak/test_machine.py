@@ -35,9 +35,13 @@ def test_a_row_that_is_never_given_back_is_found_and_found_again_in_few_steps(
 
 def test_an_operation_that_is_never_answered_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FlushHandler, "_poll", lambda self, waiter: None)
-    with pytest.raises(Violation, match="is not answered|did not wait|was answered by None"):
-        for seed in range(20):
+    found = ""
+    for seed in range(20):
+        try:
             run(seed)
+        except Violation as error:
+            found += str(error)
+    assert "is not answered at" in found
 
 
 def test_a_few_operations_on_every_pool_conserve() -> None:
