@@ -41,7 +41,8 @@ _SHAPES = {
 class HashRunner:
     """Holds a KV pool and a few small weights on a device. ``weights`` may be changed in place at any time.
 
-    With a ``window`` a token sees only so many, itself included, and pages that none sees may be gone.
+    With a ``window`` a token sees only so many, itself included, and pages that none sees may be gone; with a
+    ``partial_window`` it does so in the last layer alone, which may have pages of its own.
     Exceptions in ``faults`` are raised by the coming steps, one each; ``None`` lets a step pass. With
     ``faults_after_writing`` they come after the keys and values were written.
     """
@@ -56,6 +57,7 @@ class HashRunner:
         max_positions: int = 4096,
         eos_token_ids: frozenset[int] = frozenset(),
         window: int | None = None,
+        partial_window: int | None = None,
         seed: int = 0,
     ) -> None:
         self.device = device
@@ -67,7 +69,7 @@ class HashRunner:
         self.faults: deque[BaseException | None] = deque()
         self.faults_after_writing = False
         self.steps = 0
-        self._limits = ModelLimits(vocab_size, max_positions, eos_token_ids, window)
+        self._limits = ModelLimits(vocab_size, max_positions, eos_token_ids, window, partial_window)
 
     @property
     def limits(self) -> ModelLimits:
@@ -96,32 +98,47 @@ class HashRunner:
         return StepOutput(chosen, _logprobs(sums, chosen, batch, self._limits.vocab_size))
 
     def _write(self, batch: ForwardBatch, salt: int) -> None:
-        device = self.device.torch_device
-        slots = torch.from_numpy(batch.slots.astype(np.int64)).to(device)
         parts = _mix(_entries(batch.tokens, batch.positions, salt) + _PARTS)
-        cells = torch.from_numpy(parts.view(np.int64)).to(device).view(len(parts), -1, 1, 1)
+        cells = torch.from_numpy(parts.view(np.int64)).to(self.device.torch_device).view(len(parts), -1, 1, 1)
         for layer in range(LAYOUT.num_layers):
+            slots = self._slots(layer, batch, batch.slots)
             self.pool.write(layer, slots, cells[2 * layer], cells[2 * layer + 1])
 
     def _histories(self, batch: ForwardBatch) -> _U64:
         """For each wanted token the sum over all that it sees: what its sequence has in the pool up to it."""
-        wanted = batch.wanted.astype(np.int64)
-        owner = np.searchsorted(batch.starts, wanted, side="right") - 1
-        behind = batch.positions[wanted].astype(np.int64) + 1
-        lengths = behind if self._limits.window is None else np.minimum(behind, self._limits.window)
-        ends = np.cumsum(lengths)
-        total = int(ends[-1]) if len(ends) else 0
-        positions = np.arange(total) + np.repeat(behind - ends, lengths)
-        rows = np.repeat(batch.rows[owner].astype(np.int64), lengths)
-        pages = batch.page_table[rows, positions // batch.page_size].astype(np.int64)
-        slots = torch.from_numpy(pages * batch.page_size + positions % batch.page_size).to(
-            self.device.torch_device
-        )
-        cells = np.zeros(total, np.uint64)
+        sums: _U64 = np.zeros(len(batch.wanted), np.uint64)
+        if not len(sums):
+            return sums
+        limits = self._limits
         for layer in range(LAYOUT.num_layers):
-            for tensor in self.pool.read(layer, slots):
-                cells += tensor.reshape(-1).cpu().numpy().view(np.uint64)
-        return np.add.reduceat(cells, ends - lengths) if total else cells
+            last = layer == LAYOUT.num_layers - 1
+            found, begins = _visible(
+                batch, limits.partial_window if last and limits.partial_window else limits.window
+            )
+            for tensor in self.pool.read(layer, self._slots(layer, batch, found)):
+                cells = tensor.reshape(-1).cpu().numpy().view(np.uint64)
+                sums += np.add.reduceat(cells, begins)
+        return sums
+
+    def _slots(self, layer: int, batch: ForwardBatch, slots: Int64) -> torch.Tensor:
+        """Where a layer has these slots, on the device."""
+        if batch.window_pages is not None and layer == LAYOUT.num_layers - 1:
+            pages, offsets = np.divmod(slots, batch.page_size)
+            slots = batch.window_pages[pages].astype(np.int64) * batch.page_size + offsets
+        return torch.from_numpy(slots.astype(np.int64)).to(self.device.torch_device)
+
+
+def _visible(batch: ForwardBatch, window: int | None) -> tuple[Int64, Int64]:
+    """The slots that the wanted tokens see, one token's after the other's, and where each one's begin."""
+    wanted = batch.wanted.astype(np.int64)
+    owner = np.searchsorted(batch.starts, wanted, side="right") - 1
+    behind = batch.positions[wanted].astype(np.int64) + 1
+    lengths = behind if window is None else np.minimum(behind, window)
+    ends = np.cumsum(lengths)
+    positions = np.arange(int(ends[-1])) + np.repeat(behind - ends, lengths)
+    rows = np.repeat(batch.rows[owner].astype(np.int64), lengths)
+    pages = batch.page_table[rows, positions // batch.page_size].astype(np.int64)
+    return pages * batch.page_size + positions % batch.page_size, ends - lengths
 
 
 def make_weights(seed: int) -> dict[str, torch.Tensor]:

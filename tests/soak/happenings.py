@@ -70,14 +70,20 @@ def requests_come(world: World, draw: Draw) -> bool:
 
 def _params(draw: Draw, samples: bool) -> SamplingParams:
     plain = draw.number(0, 2) > 0
+    most = draw.number(1, 24)
     return SamplingParams(
-        max_new_tokens=draw.number(1, 30),
+        max_new_tokens=most,
         temperature=1.0 if samples or not plain else 0.0,
         top_k=draw.number(0, 3),
         seed=None if plain else draw.number(-5, 5),
         stop=() if plain else draw.pick(_STOPS),
         stop_token_ids=() if plain else draw.pick(((), tuple(range(0, 997, 31)))),
         ignore_eos=not plain and draw.number(0, 1) == 1,
+        min_new_tokens=0 if plain else min(most, draw.pick((0, 0, 0, 5))),
+        frequency_penalty=0.0 if plain else draw.pick((0.0, 0.0, 0.5)),
+        presence_penalty=0.0 if plain else draw.pick((0.0, 0.0, -0.25)),
+        repetition_penalty=1.0 if plain else draw.pick((1.0, 1.0, 1.25)),
+        logit_bias=() if plain else draw.pick(((), ((7, 2.5), (300, -1.0)))),
         logprobs=None if plain else draw.pick((None, None, 0, 2)),
     )
 

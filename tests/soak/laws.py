@@ -5,11 +5,14 @@ The accounts are kept here anew, id by id and in plain Python, and not by the en
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
+from devicekit.memory.attached_pages import PairedAllocator
 from devicekit.memory.pages import PageAllocator
 from devicekit.memory.prefix import PrefixCache
 from devicekit.memory.prefix_node import Node
+from devicekit.scheduling.paired_kv import PairedKV
 from devicekit.scheduling.request import Request
 from devicekit.weights.occupation import MemoryTag
 from tests.soak.world import World
@@ -67,10 +70,28 @@ def _pages(world: World, holders: list[Request]) -> set[int]:
         if not locked.issuperset(row[: one.cached_pages]):
             world.wrong.append(f"{one.id} shares pages that nobody keeps for it")
     _ids("pages", kv.pages, [*owned, *cached], world.wrong)
+    if isinstance(kv, PairedKV):
+        _window_pages(kv, holders, world.wrong)
     copies = 0 if world.tier is None else len(world.tier.copies)
     if loose > sharers + copies:
         world.wrong.append(f"{loose} prefixes are locked, by {sharers} requests and {copies} copies")
     return locked
+
+
+def _window_pages(kv: PairedKV, holders: list[Request], wrong: list[str]) -> None:
+    """Each hangs on one page that somebody has, or is free; and is kept by those who look at it, and no others."""
+    windows = kv.windows
+    bearing = {page: window for page, window in enumerate(windows.of.tolist()) if window}
+    _ids("window pages", windows.ids, bearing.values(), wrong)
+    if dead := bearing.keys() & kv.pages.free_pages().tolist():
+        wrong.append(f"window pages hang on pages {dead}, which are free")
+    pins = Counter(page for one in holders for page in kv.pinned(one).tolist())
+    kept = {page: pins for page, pins in enumerate(windows.pins.tolist()) if pins}
+    if kept != pins or not pins.keys() <= bearing.keys():
+        wrong.append(f"window pages are kept as {kept}, and looked at as {dict(pins)}")
+    idle = sum(page not in pins for page in bearing)
+    if windows.idle != idle:
+        wrong.append(f"{idle} window pages are idle, not {windows.idle}")
 
 
 def _cached(cache: PrefixCache, wrong: list[str]) -> tuple[list[int], set[int], int]:
@@ -109,8 +130,9 @@ def _ids(name: str, pool: PageAllocator, held: Iterable[int], wrong: list[str]) 
         wrong.append(
             f"{name} do not add up: {pool.available} free and {sorted(held)} held of {pool.num_pages}"
         )
-    if pool.available != pool.num_pages - len(held):
-        wrong.append(f"{name} are miscounted: {pool.available} of {pool.num_pages}, and {len(held)} are held")
+    available = pool.bare_available if isinstance(pool, PairedAllocator) else pool.available
+    if available != pool.num_pages - len(held):
+        wrong.append(f"{name} are miscounted: {available} of {pool.num_pages}, and {len(held)} are held")
 
 
 def _copies(world: World, locked: set[int]) -> None:

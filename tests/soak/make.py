@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from devicekit.memory.paired_sizing import least_window_pages
 from devicekit.release import ReleasePoint, ReleasePolicy, always, interval, never, when_reclaimable
 from devicekit.scheduling.waiting import POLICIES
 from tests.soak.drawing import Draw
@@ -33,6 +34,8 @@ class Make:
     policy: str
     caching: bool
     window: int | None
+    partial: int | None  # the window of the last layer, where the others have none
+    window_pages: int | None  # pages of that layer; None: as many as the others have
     recurrent: bool
     eos: frozenset[int]
     positions: int
@@ -48,21 +51,30 @@ class Make:
     def of(cls, draw: Draw) -> Make:
         size = draw.pick((1, 2, 3, 4, 4, 4, 16, 64))
         recurrent = draw.number(0, 9) == 9
-        host = draw.pick((0, 0, 3, 10, 60))
+        host = 0 if recurrent else draw.pick((0, 0, 3, 10, 60))
+        pages = max(2, draw.pick((48, 80, 160)) // size)
+        budget = draw.pick((3, 8, 24, 24, 64))
+        partial = draw.pick((None, None, None, 1, 6, 20))
+        window_pages = None
+        if partial is not None and not recurrent and not host and draw.number(0, 3):
+            least = min(pages, least_window_pages(partial, size, budget))
+            window_pages = draw.number(least, max(least, pages))
         return cls(
             simulated=draw.number(1, SIMULATED) == SIMULATED,
             page_size=size,
-            pages=max(2, draw.pick((48, 80, 160)) // size),
+            pages=pages,
             max_running=draw.pick((1, 2, 3, 5, 5, 8)),
-            max_batch_tokens=draw.pick((3, 8, 24, 24, 64)),
+            max_batch_tokens=budget,
             policy=draw.pick(POLICIES),
             caching=host > 0 or draw.number(0, 3) > 0,
-            window=draw.pick((None, None, None, 1, 7, 20)),
+            window=draw.pick((None, None, 1, 7, 20)) if partial is None else None,
+            partial=partial,
+            window_pages=window_pages,
             recurrent=recurrent,
             eos=draw.pick((frozenset(), frozenset({5}), frozenset(range(3, 997, 23)))),
             positions=draw.pick((4096, 4096, 60)),
             draft=draw.number(0, 3) == 3,
-            host=0 if recurrent else host,
+            host=host,
             late=draw.number(0, 3) > 0,
             checked=draw.number(0, 3) == 3,
             conservativeness=draw.pick((0.05, 0.3, 1.0)),

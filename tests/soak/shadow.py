@@ -11,17 +11,16 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 import numpy as np
-import numpy.typing as npt
 
 from devicekit.device import Device
 from devicekit.runners.hash_runner import LAYOUT, HashRunner
 from devicekit.scheduling.batch import ForwardBatch, Int32, StepOutput
 from devicekit.scheduling.request import Finish, Request, SamplingParams, default_seed
 from devicekit.scheduling.state import SchedulerState
+from tests.soak.wishes import mix, wish
 
 _MASK = (1 << 64) - 1
 _PARTS = np.arange(2 * LAYOUT.num_layers, dtype=np.uint64)[:, None]  # a key and a value of each layer
-_U64 = npt.NDArray[np.uint64]
 
 
 @dataclass(slots=True)
@@ -37,6 +36,7 @@ class Book:
     tokens: list[int]  # prompt and output
     versions: list[str] = field(default_factory=list)  # of the weights that made each output token
     sums: list[int] = field(default_factory=list)  # over what the pool should hold, up to each position
+    last: list[int] = field(default_factory=list)  # the same, of the last layer, if it alone has a window
     retractions: int = 0
     slot: int = 0  # state slot
     reported: int = 0  # output tokens that were handed out
@@ -110,7 +110,7 @@ class ShadowRunner(HashRunner):
         rows = {one.row: one for one in (*state.running.requests, *state.prefilling)}
         starts, tokens, positions = batch.starts.tolist(), batch.tokens.tolist(), batch.positions.tolist()
         pages = (batch.slots // size).tolist()
-        cells = _cells(batch.tokens, batch.positions, salt)
+        cells, last_cells = self._cells(batch.tokens, batch.positions, salt)
         owners: list[Book] = []
         ends: list[int] = []
         for at, row in enumerate(batch.rows.tolist()):
@@ -126,8 +126,9 @@ class ShadowRunner(HashRunner):
                 self.wrong.append(f"{request.id} is told of {batch.lengths[at]} keys and has {last}")
             if first // size < request.cached_pages or not all(pages[begin:end]):
                 self.wrong.append(f"{request.id} writes to a page that is not its own at {first}")
-            known = book.sums[-1] if book.sums else 0
-            book.sums += list(accumulate(cells[begin:end], _add, initial=known))[1:]
+            _extend(book.sums, cells[begin:end])
+            if last_cells:
+                _extend(book.last, last_cells[begin:end])
             owners.append(book)
             ends.append(end - 1)
         if batch.state_slots is not None:
@@ -141,18 +142,28 @@ class ShadowRunner(HashRunner):
         """Bring a book to where a chunk begins: behind what was cached, or back to what is computed again."""
         if request.retractions != book.retractions:
             book.retractions = request.retractions
-            book.sums, book.slot = [], 0
+            book.sums, book.last, book.slot = [], [], 0
             self.seen["retracted"] += 1
         known = len(book.sums)
         if first < known:
-            del book.sums[first:]
+            del book.sums[first:], book.last[first:]
         elif first > known:
             if known or first % size:
                 self.wrong.append(f"{request.id} goes on at {first} and has {known} tokens in the pool")
             positions = np.arange(first, dtype=np.int32)
-            cells = _cells(np.array(book.tokens[:first], np.int32), positions, salt)
-            book.sums = list(accumulate(cells, _add))
+            cells, last_cells = self._cells(np.array(book.tokens[:first], np.int32), positions, salt)
+            _extend(book.sums, cells)
+            _extend(book.last, last_cells)
             self.seen["tokens_from_cache"] += first
+
+    def _cells(self, tokens: Int32, positions: Int32, salt: int) -> tuple[list[int], list[int]]:
+        """What each token leaves in the pool, over all layers; of the last one apart, if it alone has a window."""
+        pair = (tokens.astype(np.uint64) << np.uint64(32)) | positions.astype(np.uint64)
+        parts = mix(mix(pair ^ np.uint64(salt)) + _PARTS)
+        if self.limits.partial_window is None:
+            return parts.sum(axis=0, dtype=np.uint64).tolist(), []
+        both = parts[:-2].sum(axis=0, dtype=np.uint64), parts[-2:].sum(axis=0, dtype=np.uint64)
+        return both[0].tolist(), both[1].tolist()
 
     def _same_slots(self, books: list[Book], slots: list[int]) -> None:
         for book, slot in zip(books, slots, strict=True):
@@ -165,32 +176,44 @@ class ShadowRunner(HashRunner):
     def _tokens(self, batch: ForwardBatch, books: list[Book], salt: int) -> list[tuple[Book, int]]:
         if not books:
             return []
-        window = self.limits.window
-        sums = [
-            one.sums[-1] - (one.sums[-window - 1] if window is not None and len(one.sums) > window else 0)
-            for one in books
-        ]
-        digest = _mix(np.array([one & _MASK for one in sums], np.uint64) ^ np.uint64(salt))
+        window, partial = self.limits.window, self.limits.partial_window
+        sums = [_seen(one.sums, window) + _seen(one.last, partial) for one in books]
+        digest = mix(np.array([one & _MASK for one in sums], np.uint64) ^ np.uint64(salt))
         if any(one.params.temperature for one in books):
             draws = np.array([(one.seed + len(one.tokens)) & _MASK for one in books], np.uint64)
             sampled = np.array([one.params.temperature > 0 for one in books])
-            digest = np.where(sampled, _mix(digest ^ _mix(draws)), digest)
-        return list(zip(books, (digest % np.uint64(self.limits.vocab_size)).tolist(), strict=True))
+            digest = np.where(sampled, mix(digest ^ mix(draws)), digest)
+        vocabulary = self.limits.vocab_size
+        if not any(one.params.adjusts for one in books):
+            return list(zip(books, (digest % np.uint64(vocabulary)).tolist(), strict=True))
+        return [(one, self._adjusted(one, value)) for one, value in zip(books, digest.tolist(), strict=True)]
+
+    def _adjusted(self, book: Book, digest: int) -> int:
+        """A token, with what its request wants done to logits."""
+        params, vocabulary = book.params, self.limits.vocab_size
+        if not params.adjusts:
+            return digest % vocabulary
+        ends = {*params.stop_token_ids, *(() if params.ignore_eos else self.limits.eos_token_ids)}
+        number, ruled_out = wish(params, book.tokens[: book.prompt], book.output, ends)
+        token = _add(digest, number) % vocabulary
+        while token in ruled_out:
+            token = (token + 1) % vocabulary
+        self.seen["tokens_adjusted"] += 1
+        return token
 
 
 def _add(one: int, other: int) -> int:
     return (one + other) & _MASK
 
 
-def _cells(tokens: Int32, positions: Int32, salt: int) -> list[int]:
-    """What each token leaves in the pool, over all layers."""
-    pair = (tokens.astype(np.uint64) << np.uint64(32)) | positions.astype(np.uint64)
-    cells: list[int] = _mix(_mix(pair ^ np.uint64(salt)) + _PARTS).sum(axis=0, dtype=np.uint64).tolist()
-    return cells
+def _extend(sums: list[int], cells: list[int]) -> None:
+    if cells:
+        cells = [_add(cells[0], sums[-1] if sums else 0), *cells[1:]]
+        sums += accumulate(cells, _add)
 
 
-def _mix(value: _U64) -> _U64:
-    shift, factor = np.uint64(32), np.uint64(0xD6E8FEB86659FD93)
-    value = (value ^ (value >> shift)) * factor
-    value = (value ^ (value >> shift)) * factor
-    return value ^ (value >> shift)
+def _seen(sums: list[int], window: int | None) -> int:
+    """Over what the last token sees."""
+    if not sums:
+        return 0
+    return sums[-1] - (sums[-window - 1] if window is not None and len(sums) > window else 0)

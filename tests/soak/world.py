@@ -15,6 +15,7 @@ from devicekit.release import ReleasePoints
 from devicekit.runners.hash_runner import HashRunner, make_weights
 from devicekit.scheduling.host_tier import HostTier, attach_host_tier
 from devicekit.scheduling.messages import Operation, Reply, Selector
+from devicekit.scheduling.paired_kv import PairedKV
 from devicekit.scheduling.request import Request
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits
 from devicekit.testing import Fault, LoseDevice, SimConfig, Simulator, simulation
@@ -62,7 +63,12 @@ class World:
         self.clock = Clock()
         size = {"num_pages": make.pages, "page_size": make.page_size}
         self.runner = ShadowRunner(
-            self.device, **size, eos_token_ids=make.eos, max_positions=make.positions, window=make.window
+            self.device,
+            **size,
+            eos_token_ids=make.eos,
+            max_positions=make.positions,
+            window=make.window,
+            partial_window=make.partial,
         )
         self.copy_script: list[bool] = []  # which of the coming copies into a weight fail
         self.draft = (
@@ -81,6 +87,7 @@ class World:
                 policy=make.policy,
                 prefix_caching=make.caching,
                 conservativeness=make.conservativeness,
+                window_pages=make.window_pages,
                 checked=make.checked,
             ),
             clock=self.clock,
@@ -229,6 +236,8 @@ class World:
             "cached": 0 if kv.prefix is None else kv.prefix.total,
             "cached on the host": 0 if self.tier is None else self.tier.tree.total,
         }
+        if isinstance(kv, PairedKV):
+            there["window pages"] = kv.windows.total - kv.windows.ids.available
         if left := {name: count for name, count in there.items() if count}:
             self.wrong.append(f"flushed in spite of, or without, {left}")
 
