@@ -110,14 +110,12 @@ class HashRunner:
         if not len(sums):
             return sums
         limits = self._limits
+        seen, begins = _visible(batch, limits.window)
         for layer in range(LAYOUT.num_layers):
-            last = layer == LAYOUT.num_layers - 1
-            found, begins = _visible(
-                batch, limits.partial_window if last and limits.partial_window else limits.window
-            )
-            for tensor in self.pool.read(layer, self._slots(layer, batch, found)):
-                cells = tensor.reshape(-1).cpu().numpy().view(np.uint64)
-                sums += np.add.reduceat(cells, begins)
+            if layer == LAYOUT.num_layers - 1 and limits.partial_window is not None:
+                seen, begins = _visible(batch, limits.partial_window)
+            for tensor in self.pool.read(layer, self._slots(layer, batch, seen)):
+                sums += np.add.reduceat(tensor.reshape(-1).cpu().numpy().view(np.uint64), begins)
         return sums
 
     def _slots(self, layer: int, batch: ForwardBatch, slots: Int64) -> torch.Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from devicekit.runners.hash_runner import make_weights
-from devicekit.scheduling.messages import Continue, Flush, Operation
+from devicekit.scheduling.messages import Abort, Continue, Flush, Operation
 from devicekit.weights.operations import EndWeightUpdate, ResumeMemory, UpdateWeightsFromTensor
 from tests.soak.drawing import Dice, Draw
 from tests.soak.happenings import HAPPENINGS, faults_end, requests_come
@@ -57,16 +57,23 @@ def run(seed: int, only: Collection[int] = range(LENGTH)) -> Counts:
     """
     logging.disable(logging.CRITICAL)  # injected faults are logged as they should be, a million times
     world = World(Dice(seed * 1000))
+    when = "it was built"
     try:
         for at in range(LENGTH):
             if at in only:
                 dice = Dice(seed * 1000 + at + 1)
-                name = happen(world, dice)
+                when = f"{happen(world, dice)}, {at + 1} of {LENGTH}"
                 for _ in range(dice.pick(_PACE)):
                     step(world)
-                verdict(world, f"{name}, {at + 1} of {LENGTH}")
+                verdict(world, when)
+        when = "the end"
         end(world)
-        verdict(world, "the end")
+        verdict(world, when)
+    except Violation:
+        raise
+    except Exception as error:  # through the loop that serves everybody
+        wrong = "; ".join(world.wrong[:3])
+        raise Violation(f"after {when}: {type(error).__name__}: {error} {wrong} ({world.make})") from error
     finally:
         world.close()
         logging.disable(logging.NOTSET)
@@ -94,12 +101,14 @@ def verdict(world: World, when: str) -> None:
     """Raises `Violation` if anything is amiss."""
     check(world)
     if world.wrong:
-        raise Violation(f"after {when}: {'; '.join(world.wrong[:4])} (of an engine made {world.make})")
+        raise Violation(f"after {when}: {'; '.join(world.wrong[:4])} ({world.make})")
 
 
 def end(world: World) -> None:
     """Put everything right: then every operation is answered, every request ends, and nothing is left."""
     world.runner.faults.clear()
+    if world.make.cut_short:
+        world.post(Abort(identity(world), all=True))
     for at in range(_LONGEST):
         if not (world.state.requests or world.posted or world.sent):
             break

@@ -46,6 +46,7 @@ class Make:
     conservativeness: float
     rollback: bool
     releases: int
+    cut_short: bool  # at the end requests are aborted, and do not run to theirs
 
     @classmethod
     def of(cls, draw: Draw) -> Make:
@@ -80,6 +81,7 @@ class Make:
             conservativeness=draw.pick((0.05, 0.3, 1.0)),
             rollback=draw.number(0, 2) > 0,
             releases=draw.number(0, len(_RELEASES) - 1),
+            cut_short=draw.number(0, 2) > 0,
         )
 
     @property

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.soak.machine import LENGTH
 from tests.soak.planted_faults import FAULTS, Fault
 
 _ROOT = Path(__file__).parents[2]
@@ -27,11 +28,12 @@ from tests.soak.machine import LENGTH, run
 torch.set_num_threads(1)
 for seed in range({_RUNS}):
     faulthandler.dump_traceback_later({_HANGING}, exit=True)
+    print(seed, flush=True)
     try:
         run(seed)
     except Exception as error:
-        text = str(error).split(" (of an engine made ")[0]
-        print((seed + 1) * LENGTH, f"{{type(error).__name__}}: {{text}}".replace("\\n", " ")[:160], sep="\\t")
+        text = str(error).split(" (Make(")[0]
+        print((seed + 1) * LENGTH, text.replace("\\n", " ")[:160], sep="\\t")
         break
 """
 
@@ -88,11 +90,14 @@ def _probe(fault: Fault, folder: Path) -> Catch:
         text=True,
         check=False,
     )
-    if "\t" in done.stdout:
-        steps, _, how = done.stdout.strip().partition("\t")
+    last = (done.stdout.split("\n")[:-1] or ["0"])[-1]
+    if "\t" in last:
+        steps, _, how = last.partition("\t")
         return Catch(fault, int(steps), how)
     if done.returncode:
-        return Catch(fault, 0, f"the process ended: {(done.stderr.strip().splitlines() or ['?'])[-1][:100]}")
+        hung = "Timeout" in done.stderr
+        how = f"it hung for {_HANGING:g} s, and its stack was shown" if hung else "its process ended"
+        return Catch(fault, (int(last) + 1) * LENGTH, how)
     return Catch(
         fault, None, f"nothing amiss in {_RUNS * 50:,} control steps, {time.monotonic() - began:.0f} s"
     )

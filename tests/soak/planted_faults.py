@@ -209,7 +209,7 @@ FAULTS: tuple[Fault, ...] = (
         "a stream leaves tokens out",
         _STATE,
         "        request.reported += len(tokens)\n",
-        "        request.reported += len(tokens) + (finish is None and len(tokens) > 1)\n",
+        "        request.reported += len(tokens) + (finish is None and request.num_output > 5)\n",
     ),
     Fault(
         "I5",
