@@ -32,13 +32,7 @@ def main() -> int:
     torch.set_num_threads(1)
     if options.run is not None:
         return _once(options.run, options.only)
-    report: dict[str, object] = {
-        "seed": options.seed,
-        "devicekit": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "workers": options.workers,
-    }
+    report = _provenance(options.seed)
     violated = False
     if "control" in options.parts:
         seconds = options.seconds
@@ -55,6 +49,15 @@ def main() -> int:
         violated |= bool(http["violations"] or not http["tests"])
     print(json.dumps(report, indent=2))
     return int(violated)
+
+
+def _provenance(seed: int) -> dict[str, object]:
+    return {
+        "seed": seed,
+        "devicekit": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def _options() -> argparse.Namespace:
