@@ -17,7 +17,10 @@ from tests.soak.world import World
 
 Happening = Callable[[World, Draw], bool]
 
-STEMS = [list(range(first, first + length)) for first, length in ((1, 21), (50, 9), (200, 34), (7, 1))]
+# What prompts begin with: few, so that they are shared, and together too much for some of the pools.
+STEMS = [
+    list(range(at, at + size)) for at, size in ((1, 21), (50, 9), (200, 34), (7, 1), (400, 24), (500, 30))
+]
 _STOPS = [(), (), (), ("q",), ("ab", "xyz"), ("e", "th")]
 _SPOTS = (
     "allocate",
@@ -197,7 +200,7 @@ HAPPENINGS: tuple[Happening, ...] = (
     memory_is_short,
     *[a_participant_works] * 2,
     a_weight_cannot_be_written,
-    *[copies_finish] * 3,
+    *[copies_finish] * 4,
     copies_fail,
     *[the_device_fails] * 2,
     faults_end,

@@ -237,3 +237,5 @@ LOOKS: tuple[Look, ...] = (
     emptying_changes_nothing,
     measuring_changes_nothing,
 )
+# Where memory is counted byte by byte, looking at it is what may go wrong.
+COUNTED_LOOKS: tuple[Look, ...] = (*LOOKS, *[emptying_changes_nothing, measuring_changes_nothing] * 6)

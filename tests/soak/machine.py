@@ -13,13 +13,15 @@ from devicekit.weights.operations import EndWeightUpdate, ResumeMemory, UpdateWe
 from tests.soak.drawing import Dice, Draw
 from tests.soak.happenings import HAPPENINGS, faults_end, requests_come
 from tests.soak.laws import check
-from tests.soak.looks import LOOKS
+from tests.soak.looks import COUNTED_LOOKS, LOOKS
 from tests.soak.stepping import step
 from tests.soak.verbs import VERBS, identity
 from tests.soak.world import World
 
 LENGTH = 50
 _PACE = (0, 1, 1, 1, 2)  # steps of the engine after each thing that happens
+_KINDS = ("verb",) * 10 + ("happening",) * 8 + ("look",) * 2
+_QUIET = ("verb",) + ("happening",) * 18 + ("look",)
 _LONGEST = 4000  # steps within which everything is answered at the end
 
 
@@ -79,17 +81,21 @@ def run(seed: int, only: Collection[int] = range(LENGTH)) -> Counts:
         logging.disable(logging.NOTSET)
     happened = sum(at in only for at in range(LENGTH))
     tokens = world.seen.pop("tokens", 0)
+    if world.tier is not None:
+        counters = world.tier.counters
+        world.seen.update(host_pages_stored=counters.stored, host_pages_loaded=counters.loaded)
     return Counts(1, happened, world.steps, world.operations, world.asked, tokens, world.seen)
 
 
 def happen(world: World, draw: Draw) -> str:
     """Let one thing happen; what it was."""
-    kind = draw.pick(("verb",) * 10 + ("happening",) * 8 + ("look",) * 2)
+    kind = draw.pick(_QUIET if world.make.quiet else _KINDS)
+    looks = LOOKS if world.machine is None else COUNTED_LOOKS
     if kind == "verb":
         operation = draw.pick(VERBS)(world, draw)
         world.post(operation)
         return type(operation).__name__
-    act: Callable[[World, Draw], bool] = draw.pick(HAPPENINGS if kind == "happening" else LOOKS)
+    act: Callable[[World, Draw], bool] = draw.pick(HAPPENINGS if kind == "happening" else looks)
     if not act(world, draw):
         act = requests_come if len(world.state.requests) < 10 else faults_end
         act(world, draw)

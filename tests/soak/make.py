@@ -46,14 +46,17 @@ class Make:
     conservativeness: float
     rollback: bool
     releases: int
+    quiet: (
+        bool  # operators let requests be for a while: what is cached is used, and forgotten for want of room
+    )
     cut_short: bool  # at the end requests are aborted, and do not run to theirs
 
     @classmethod
     def of(cls, draw: Draw) -> Make:
         size = draw.pick((1, 2, 3, 4, 4, 4, 16, 64))
         recurrent = draw.number(0, 9) == 9
-        host = 0 if recurrent else draw.pick((0, 0, 3, 10, 60))
-        pages = max(2, draw.pick((48, 80, 160)) // size)
+        pages = max(2, draw.pick((48, 48, 80, 160)) // size)
+        host = 0 if recurrent else draw.pick((0, 0, 2, pages, 3 * pages))
         budget = draw.pick((3, 8, 24, 24, 64))
         partial = draw.pick((None, None, None, 1, 6, 20))
         window_pages = None
@@ -81,6 +84,7 @@ class Make:
             conservativeness=draw.pick((0.05, 0.3, 1.0)),
             rollback=draw.number(0, 2) > 0,
             releases=draw.number(0, len(_RELEASES) - 1),
+            quiet=draw.number(0, 2) == 2 or (host > 0 and draw.number(0, 1) == 1),
             cut_short=draw.number(0, 2) > 0,
         )
 
