@@ -6,6 +6,7 @@ Exits with 1 if anything was violated. Each violation comes with the command tha
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import os
 import platform
@@ -21,7 +22,7 @@ import torch
 from devicekit import __version__
 from tests.soak.machine import LENGTH, run
 from tests.soak.pools import OPERATIONS, soak_pools
-from tests.soak.workers import Goal, soak
+from tests.soak.workers import HANGING, Goal, soak
 
 _LOAD_SHARE = 0.15  # of the time, for clients and operators over HTTP
 _HTTP_TESTS = ("tests/server/test_load.py", "tests/server/test_schema.py")
@@ -81,8 +82,10 @@ def _options() -> argparse.Namespace:
 
 def _once(seed: int, only: str | None) -> int:
     """One control run; a violation comes as an exception."""
+    faulthandler.dump_traceback_later(HANGING, exit=True)
     chosen = range(LENGTH) if only is None else {int(one) for one in only.split(",") if one != "none"}
     counts = run(seed, chosen)
+    faulthandler.cancel_dump_traceback_later()
     print(json.dumps({"seed": seed, "control_steps": counts.control_steps, "seen": counts.seen}))
     return 0
 

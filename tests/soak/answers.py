@@ -29,6 +29,7 @@ from devicekit.weights.operations import (
     UpdateWeightVersion,
     VersionReply,
 )
+from tests.soak.shadow import may_run
 from tests.soak.world import ALIASES, ANY, Posted, World
 
 _WAITING = (Drain, UpdateWeights, BeginWeightUpdate, Transaction)  # may be answered later
@@ -149,7 +150,7 @@ def check_weights(world: World) -> None:
     unsure = {key for key, seed in world.truth.items() if seed == ANY}
     if not unknown - unsure <= store.untrusted <= unknown | unsure:
         wrong.append(f"untrusted are {sorted(store.untrusted)}, and should be {sorted(unknown)}")
-    if unknown and state.may_run:
+    if unknown and may_run(state):
         wrong.append(f"generation may go on without {sorted(unknown)}")
     if world.calm and not (unknown or unsure) and salt_of(world.runner.weights) != _salt(world):
         wrong.append(f"the weights are not what the answers said: {world.truth}")

@@ -15,6 +15,7 @@ from devicekit.memory.prefix_node import Node
 from devicekit.scheduling.paired_kv import PairedKV
 from devicekit.scheduling.request import Request
 from devicekit.weights.occupation import MemoryTag
+from tests.soak.shadow import may_run
 from tests.soak.world import World
 
 
@@ -156,7 +157,7 @@ def _blockers(world: World) -> None:
     expected = {
         "running": len(state.running),
         "prefilling": len(state.prefilling),
-        "waiting": len(state.waiting) if state.may_run and state.admitting else 0,
+        "waiting": len(state.waiting) if may_run(state) and not state.closed_by else 0,
         "host_copies": 0 if world.tier is None else len(world.tier.copies),
         world.work.name: world.work.unfinished + world.work.finished,
     }

@@ -14,6 +14,7 @@ from tests.soak.drawing import Dice, Draw
 from tests.soak.happenings import HAPPENINGS, faults_end, requests_come
 from tests.soak.laws import check
 from tests.soak.looks import COUNTED_LOOKS, LOOKS
+from tests.soak.shadow import may_run
 from tests.soak.stepping import step
 from tests.soak.verbs import VERBS, identity
 from tests.soak.world import World
@@ -119,7 +120,7 @@ def end(world: World) -> None:
         if not (world.state.requests or world.posted or world.sent):
             break
         _settle(world)
-        if not world.state.may_run and at % 8 == 7:  # what was asked before has had its time
+        if not may_run(world.state) and at % 8 == 7:  # what was asked before has had its time
             _put_right(world)
         step(world)
     world.seen["lost_devices"] += not world.state.healthy

@@ -326,10 +326,10 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "weights",
-        "keys of two weight versions are shared",
-        _KV,
-        "or request.private:\n",
-        "or False:\n",
+        "prefixes of old weights are found by new requests",
+        _STATE,
+        "return (request.namespace, self.weights_epoch)",
+        "return (request.namespace, 0)",
     ),
     Fault(
         "weights",

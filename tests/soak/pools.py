@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from devicekit.memory.attached_pages import PairedAllocator
 from devicekit.memory.errors import PagesInUse
 from devicekit.memory.mirror import TableMirror
 from devicekit.memory.pages import PageAllocator
@@ -192,10 +193,67 @@ def _value(views: list[torch.Tensor], slot: int) -> int:
     return int(found.pop())
 
 
+def windows(operations: int, dice: Dice) -> int:
+    """Pages with a window page each, or without; kept by those who look at them, and taken from the idlest."""
+    pages, count, audits = 40, 16, 0
+    pool = PairedAllocator(pages, count)
+    held: list[int] = []  # pages that are out
+    pins: dict[int, int] = {}  # of those with a window page
+    idle: list[int] = []  # pages whose window page nobody looks at, longest first
+    for at in range(operations):
+        what = dice.number(0, 99)
+        if what < 30:
+            wanted = dice.number(1, 4)
+            bare = dice.number(0, 2) == 2
+            taken = pool.take_bare(wanted) if bare else pool.take(wanted)
+            short = 0 if bare else max(0, wanted - (count - len(pins)))
+            assert (taken is None) == (wanted > pages - len(held) or short > len(idle)), (
+                "refused, or given too much"
+            )
+            if taken is not None:
+                new = np.frombuffer(taken, np.int32).tolist()
+                held += new
+                for page in idle[:short]:
+                    del pins[page]
+                del idle[:short]
+                pins.update({} if bare else dict.fromkeys(new, 1))
+        elif what < 50 and held:
+            page = held.pop(dice.number(0, len(held) - 1))
+            pool.give_one(page) if dice.number(0, 1) else pool.give(np.array([page], np.int32))
+            pins.pop(page, None)
+            idle = [one for one in idle if one != page]
+        elif what < 70 and pins:
+            page = dice.pick([*pins])
+            pool.attached.pin(np.array([page], np.int32))
+            idle = [one for one in idle if one != page]
+            pins[page] += 1
+        elif what < 99:
+            kept = [page for page, number in pins.items() if number]
+            if kept:
+                page = dice.pick(kept)
+                pool.attached.unpin(np.array([page], np.int32))
+                pins[page] -= 1
+                idle += [] if pins[page] else [page]
+        elif dice.number(0, 9) == 9:
+            pool.reset()
+            held, pins, idle = [], {}, []
+        assert pool.bare_available == pages - len(held), "pages do not add up"
+        assert pool.attached.available == count - len(pins) + len(idle), "window pages do not add up"
+        if at % 100 == 0:
+            audits += 1
+            bearing = {page: one for page, one in enumerate(pool.attached.of.tolist()) if one}
+            assert bearing.keys() == pins.keys(), "window pages hang elsewhere"
+            everything = sorted([*pool.attached.ids.free_pages().tolist(), *bearing.values()])
+            assert everything == list(range(1, count + 1)), "a window page is lost, or in two places"
+            assert {page: pool.attached.pins[page] for page in pins} == pins, "looked at by more, or fewer"
+    return audits
+
+
 POOLS: dict[str, Callable[[int, Dice], int]] = {
     "pages": pages,
     "rows": rows,
     "states": states,
+    "windows": windows,
     "prefixes": prefixes,
     "host_kv": host_kv,
 }

@@ -97,7 +97,7 @@ class ShadowRunner(HashRunner):
         return self._salt
 
     def _allowed(self, state: SchedulerState) -> None:
-        if not state.may_run:
+        if not may_run(state):
             self.wrong.append("a forward pass ran while nothing may run")
         if self.before is not None and state.closed_by:
             fresh = {one.id for one in (*state.running.requests, *state.prefilling)} - self.before
@@ -200,6 +200,11 @@ class ShadowRunner(HashRunner):
             token = (token + 1) % vocabulary
         self.seen["tokens_adjusted"] += 1
         return token
+
+
+def may_run(state: SchedulerState) -> bool:
+    """Whether a forward pass may run, by what the state says and not by its own conclusion."""
+    return state.healthy and not state.paused and not state.holds
 
 
 def _add(one: int, other: int) -> int:

@@ -129,7 +129,7 @@ def _work(line: Connection, seed: int, stride: int, seconds: float | None, steps
 
 def failure(seed: int, error: Exception) -> dict[str, object]:
     """What went wrong, and the fewest things that make it go wrong again."""
-    faulthandler.cancel_dump_traceback_later()
+    faulthandler.dump_traceback_later(3 * HANGING, exit=True)  # fewer things may hang
     return {
         "seed": seed,
         "error": f"{type(error).__name__}: {error}"[:1500],

@@ -27,7 +27,7 @@ from tests.scheduling.rig import Clock
 from tests.soak import parts
 from tests.soak.drawing import Draw
 from tests.soak.make import Make
-from tests.soak.shadow import Book, ShadowRunner
+from tests.soak.shadow import Book, ShadowRunner, may_run
 
 ALIASES = {"tied.weight": "embed.weight"}
 TARGET_SEED, DRAFT_SEED, ANY = 0, 9, -1
@@ -223,7 +223,7 @@ class World:
     def _look_at_flush(self) -> None:
         """A flush is under way: whatever was there must be gone, and nothing may have been in its way."""
         state, kv = self.state, self.state.kv
-        waiting = len(state.waiting) if state.may_run and state.admitting else 0
+        waiting = len(state.waiting) if may_run(state) and not state.closed_by else 0
         there = {
             "running": len(state.running),
             "prefilling": len(state.prefilling),
