@@ -311,12 +311,11 @@ class Scheduler:
 
     def _fail(self, plan: Plan, error: Exception, kind: ErrorKind | None) -> None:
         """End the requests of a pass that failed; all there are, if the device is gone."""
-        involved = [*self.state.running.requests, *(request for request, _, _ in plan.chunks)]
-        if kind is ErrorKind.DEVICE_LOST:
-            self.state.healthy = False
-            involved = list(self.state.requests.values())
         message = f"The forward pass failed: {describe(error)}"
-        for request in involved:
+        if kind is ErrorKind.DEVICE_LOST:
+            self.state.lose_device(message)
+            return
+        for request in [*self.state.running.requests, *(request for request, _, _ in plan.chunks)]:
             self.state.finish(request, Finish(FinishKind.ERROR, message=message))
 
     def _process(self, plan: Plan, result: StepOutput) -> None:

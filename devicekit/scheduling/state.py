@@ -14,7 +14,7 @@ from devicekit.scheduling.audit import PoolAudit
 from devicekit.scheduling.batch import Runner
 from devicekit.scheduling.kv import RequestKV
 from devicekit.scheduling.messages import Blocker, Output
-from devicekit.scheduling.request import Finish, Request, TokenLogprob, VersionSpan
+from devicekit.scheduling.request import Finish, FinishKind, Request, TokenLogprob, VersionSpan
 from devicekit.scheduling.running import RunningBatch
 from devicekit.scheduling.waiting import WaitingQueue
 
@@ -141,6 +141,12 @@ class SchedulerState:
             self.adjusted.pop(request.id, None)
         self.close_span(request)
         self.outputs.append(self.output(request, tokens, finish))
+
+    def lose_device(self, message: str) -> None:
+        """The device is gone for good: every request ends, and no other is taken on."""
+        self.healthy = False
+        for request in list(self.requests.values()):
+            self.finish(request, Finish(FinishKind.ERROR, message=message))
 
     def retract(self, request: Request) -> None:
         """Take a request's KV and put it back among the waiting. Its tokens are kept."""
