@@ -107,7 +107,13 @@ class Engine:
         self.states: StatePool | None = None
         if runner.states is not None:
             self.states = StatePool(device, runner.states, config.max_running, checked=config.checked)
-        pool = KVPool(device, runner.layout, self.plan.num_pages, config.page_size)
+        pool = KVPool(
+            device,
+            runner.layout,
+            self.plan.num_pages,
+            config.page_size,
+            window_pages=self.plan.window_pages,
+        )
         runner.bind(pool, self.states)
         limits = SchedulerLimits(
             num_pages=self.plan.num_pages,
@@ -117,6 +123,7 @@ class Engine:
             policy=config.policy,
             prefix_caching=config.prefix_caching,
             conservativeness=config.conservativeness,
+            window_pages=self.plan.window_pages,
             checked=config.checked,
         )
         self._detokenizer = None if self.tokenizer is None else TokenizerText(self.tokenizer)

@@ -68,6 +68,9 @@ class ForwardBatch:
     top_logprobs: int | None = None  # how many log-probabilities per wanted token; None: none at all
     adjustments: LogitAdjustments | None = None  # None: tokens are chosen by the logits as they are
     state_slots: Int32 | None = None  # [B] of each sequence; None: the model has no recurrent layers
+    # [pages + 1] the page that stands for each page in layers with a window; None: the same one. 0: no token of
+    # this batch looks there.
+    window_pages: Int32 | None = None
 
     @property
     def num_sequences(self) -> int:
@@ -101,6 +104,7 @@ class ModelLimits:
     window: int | None = (
         None  # keys that a token sees in any layer, itself included; None: all, in some layer
     )
+    partial_window: int | None = None  # keys that a token sees in layers with a window, where others see all
 
 
 class Runner(Protocol):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from devicekit.scheduling.adjusting import adjustments
 from devicekit.scheduling.batch import ForwardBatch, Int32
+from devicekit.scheduling.paired_kv import PairedKV
 from devicekit.scheduling.request import Request
 from devicekit.scheduling.reservation import NewTokenRatio
 from devicekit.scheduling.state import SchedulerState
@@ -17,16 +17,8 @@ from devicekit.scheduling.state import SchedulerState
 _PASSES_BEFORE_GROWTH = 32
 
 
-class Chunk(NamedTuple):
-    """Tokens ``start`` to ``end - 1`` of a request whose earlier tokens are computed."""
-
-    request: Request
-    start: int
-    end: int
-
-    @property
-    def completes(self) -> bool:
-        return self.end == self.request.total
+Chunk = tuple[Request, int, int]
+"""A request whose tokens from the first number on, up to but not including the second, are computed."""
 
 
 @dataclass(slots=True)
@@ -101,7 +93,7 @@ class Planner:
     def _take_chunk(plan: Plan, request: Request, budget: int) -> int:
         count = min(budget, request.total - request.computed)
         if count > 0:
-            plan.chunks.append(Chunk(request, request.computed, request.computed + count))
+            plan.chunks.append((request, request.computed, request.computed + count))
         return budget - count
 
     def _admit(self, request: Request, to_come: int) -> bool:
@@ -112,17 +104,17 @@ class Planner:
                 pages stays free. Alone it needs no such reserve: nothing else will ever free anything for it.
         """
         state = self._state
-        alone = not (state.running.requests or state.prefilling)
         if self._window is not None:  # whoever decodes beyond its window gives back what it takes
             holders = len(state.running) + len(state.prefilling) + 1
             to_come = min(to_come, holders * self._window)
+        alone = not (state.running.requests or state.prefilling)
         spare = 0 if alone else state.kv.pages_for(int(to_come * self._ratio.value))
         if not state.kv.acquire(request, state.namespace(request), spare):
             return False
         state.waiting.take_first()
-        if not request.num_output:
+        if request.total == len(request.prompt):
             request.cached_tokens = request.computed
-        state.running.remember(request)
+        state.kv.table.write_tokens(request.row, request.tokens)
         state.prefilling.append(request)
         return True
 
@@ -137,14 +129,15 @@ class BatchBuilder:
         running, table = state.running, state.kv.table
         most = max_running + max_batch_tokens
         self._state = state
-        self._width = running.history.shape[1]
+        self._width = table.tokens_per_row
         self._row_bytes = table.pages_per_row * 4
         self._count: Int32 = np.arange(max(most + 1, self._width), dtype=np.int32)
         self._starts, self._wanted = np.empty((2, most + 1), np.int32)
         self._page_size = np.array(state.kv.page_size, np.int64)  # numpy takes longer to make one of a number
         self._offsets = np.arange(state.kv.page_size, dtype=np.int64)
-        self._decoding: dict[int, ForwardBatch] = {}  # without chunks, by their number of columns
+        self._decoding: dict[int, ForwardBatch] = {}  # plain ones without chunks, by their number of columns
         self._state_slots = None if state.kv.states is None else state.kv.state_slots
+        self._window_pages = state.kv.windows.of if isinstance(state.kv, PairedKV) else None
         # The same memory once more: for short runs, copying between memoryviews costs half of numpy.
         self._cells = _Cells(
             count=self._count.data,
@@ -154,7 +147,7 @@ class BatchBuilder:
             positions=running.all_positions.data,
             rows=running.all_rows.data,
             lengths=running.all_lengths.data,
-            history=running.history.reshape(-1).data,
+            history=table.tokens.reshape(-1).data,
             table=table.pages.reshape(-1).data.cast("B"),
         )
 
@@ -164,17 +157,20 @@ class BatchBuilder:
         joining: list[Request] = []
         if plan.chunks:
             batch = self._with_chunks(plan, joining)
+        elif running.sampling.idle and self._state_slots is None and not self._state.adjusted:
+            # All that changes from step to step is what the arrays hold.
+            return self._decoding.get(count) or self._decoding.setdefault(count, self._decode(count))
         else:
-            known = self._decoding.get(count)
-            batch = known or self._decoding.setdefault(
-                count, self._cut(count, count, self._count, self._count[:count])
-            )
+            batch = self._decode(count)
         if self._state_slots is not None:
             batch.state_slots = self._state_slots[batch.rows]
         running.sampling.fill(batch, running.positions, joining)
-        # A batch without chunks is used again: what the last pass was asked must not stay in it.
-        batch.adjustments = adjustments(self._state, joining) if self._state.adjusted else None
+        if self._state.adjusted:
+            batch.adjustments = adjustments(self._state, joining)
         return batch
+
+    def _decode(self, count: int) -> ForwardBatch:
+        return self._cut(count, count, self._count, self._count[:count])
 
     def _cut(self, tokens: int, sequences: int, starts: Int32, wanted: Int32) -> ForwardBatch:
         running, kv = self._state.running, self._state.kv
@@ -188,6 +184,7 @@ class BatchBuilder:
             page_table=kv.table.pages,
             page_size=kv.page_size,
             wanted=wanted,
+            window_pages=self._window_pages,
         )
 
     def _with_chunks(self, plan: Plan, joining: list[Request]) -> ForwardBatch:
@@ -198,9 +195,7 @@ class BatchBuilder:
         cells.starts[: at + 1] = cells.count[: at + 1]
         cells.wanted[:at] = cells.count[:at]
         pages: list[memoryview] = []  # that the chunks write to, as int32 bytes
-        runs: list[
-            tuple[int, int, int]
-        ] = []  # where a chunk's tokens are, and their slots among those pages'
+        runs: list[tuple[int, int, int]] = []  # where a chunk's tokens are; their slots among those pages'
         slots = 0
         for request, start, end in plan.chunks:
             row, stop = request.row, at + end - start

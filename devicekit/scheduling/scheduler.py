@@ -16,7 +16,6 @@ from devicekit.contract.errors import DeviceError
 from devicekit.contract.records import ErrorKind
 from devicekit.device import Device
 from devicekit.memory.pages import PageAllocator
-from devicekit.memory.prefix import PrefixCache
 from devicekit.memory.rows import RequestTable
 from devicekit.oom import OutOfMemoryRecovery, describe
 from devicekit.release import ReleasePoint, ReleasePoints
@@ -26,10 +25,11 @@ from devicekit.scheduling.batch import ForwardBatch, Int32, Logprobs, Runner, St
 from devicekit.scheduling.checking import RequestCheck
 from devicekit.scheduling.control import Control
 from devicekit.scheduling.errors import InvalidRequest
-from devicekit.scheduling.kv import RequestKV
 from devicekit.scheduling.messages import Blocker, Operation, Output, Reply
+from devicekit.scheduling.paired_kv import PairedKV
 from devicekit.scheduling.pause import continue_if_due
 from devicekit.scheduling.planning import BatchBuilder, Plan, Planner
+from devicekit.scheduling.pools import build_kv
 from devicekit.scheduling.request import Finish, FinishKind, Request, TokenLogprob, default_seed
 from devicekit.scheduling.reservation import NewTokenRatio
 from devicekit.scheduling.retraction import Retraction
@@ -53,6 +53,9 @@ class SchedulerLimits:
     policy: str = "fcfs"
     prefix_caching: bool = True
     conservativeness: float = 1.0  # scales the share of max_new_tokens that admission sets pages aside for
+    window_pages: int | None = (
+        None  # of layers with a window, where others have none; None: they use num_pages too
+    )
     checked: bool = False  # find double frees, and account for every id after every step: raises, and costs
 
 
@@ -98,18 +101,16 @@ class Scheduler:
         longest = min(model.max_positions, pool_tokens)
         # The last token needs no KV of its own, hence the one extra.
         self._longest_output = min(model.max_positions, pool_tokens + 1)
-        self.check = RequestCheck(model, pool_tokens, detokenizer is not None)
+        self.check = RequestCheck(model, pool_tokens, detokenizer is not None).check
         table = RequestTable(
-            limits.max_running, _row_width(longest, limits.page_size), checked=limits.checked
+            limits.max_running, _row_width(longest, limits.page_size), longest + 1, checked=limits.checked
         )
-        pages = PageAllocator(limits.num_pages, checked=limits.checked)
-        caching = limits.prefix_caching and states is None
-        prefix = PrefixCache(pages, limits.page_size) if caching else None
-        kv = RequestKV(table, pages, limits.page_size, prefix, states)
+        kv = build_kv(table, limits, model, states)
+        self._paired = kv if isinstance(kv, PairedKV) else None
         self.state = SchedulerState(
             runner=runner,
             kv=kv,
-            running=RunningBatch(table, pages, limits.page_size, longest, limits.max_batch_tokens),
+            running=RunningBatch(table, kv.pages, limits.page_size, limits.max_batch_tokens),
             waiting=WaitingQueue(
                 limits.policy, lambda request: kv.cached_tokens(request, self.state.namespace(request))
             ),
@@ -161,8 +162,8 @@ class Scheduler:
         self._arrivals += 1
         request.arrival = self._arrivals
         request.limit = min(request.total + params.max_new_tokens, self._longest_output)
-        seed = params.seed
-        request.seed = default_seed(request.id) if seed is None else seed
+        if params.temperature > 0:
+            request.seed = default_seed(request.id) if params.seed is None else params.seed
         if request.timeout is not None:
             request.deadline = state.clock.now() + request.timeout
             state.timed.add(request.id)
@@ -238,6 +239,8 @@ class Scheduler:
     def _forward(self) -> int:
         if self._window is not None:
             self.state.running.drop_unseen(self.state.kv, self._window)
+        elif self._paired is not None:
+            self._paired.pass_window(self.state.running, self.state.prefilling)
         if not self._retraction.make_room_for_step():
             return 0
         plan = self._planner.plan()
@@ -285,7 +288,7 @@ class Scheduler:
 
     def _fail(self, plan: Plan, error: Exception, kind: ErrorKind | None) -> None:
         """End the requests of a pass that failed; all there are, if the device is gone."""
-        involved = [*self.state.running.requests, *(chunk.request for chunk in plan.chunks)]
+        involved = [*self.state.running.requests, *(request for request, _, _ in plan.chunks)]
         if kind is ErrorKind.DEVICE_LOST:
             self.state.healthy = False
             involved = list(self.state.requests.values())
@@ -300,10 +303,9 @@ class Scheduler:
             self._keep_logprobs(plan, result.tokens, result.logprobs)
         finished = self._advance(result.tokens[:count]) if count else ()
         wanted = count
-        for chunk in plan.chunks:
-            request = chunk.request
-            request.computed = chunk.end
-            if chunk.completes:
+        for request, _, end in plan.chunks:
+            request.computed = end
+            if end == request.total:
                 self._complete_prompt(request, result.tokens.item(wanted))
                 wanted += 1
         for request, finish in finished:
@@ -329,7 +331,7 @@ class Scheduler:
             request = state.requests[identity]
             if request.column >= 0:
                 state.running.settle(request)
-                output = state.running.history[request.row, len(request.prompt) : request.total]
+                output = state.kv.table.tokens[request.row, len(request.prompt) : request.total]
                 if (finish := self._stops.check(request, output)) is not None:
                     found[identity] = (request, finish)
         for request in at_limit:
@@ -337,15 +339,14 @@ class Scheduler:
         return found.values()
 
     def _complete_prompt(self, request: Request, token: int) -> None:
-        state, history = self.state, self.state.running.history
-        row = request.row
-        state.kv.publish(request, history[row, : request.computed])
+        state, tokens = self.state, self.state.kv.table.tokens
+        state.kv.publish(request)
         state.prefilling.remove(request)
-        history[row, request.total] = token
+        tokens[request.row, request.total] = token
         request.total += 1
         state.running.join(request)
         if request.id in state.special:
-            finish = self._stops.check(request, history[row, len(request.prompt) : request.total])
+            finish = self._stops.check(request, tokens[request.row, len(request.prompt) : request.total])
         else:
             finish = self._stops.end(token)
         if finish is None and request.total >= request.limit:
@@ -364,7 +365,7 @@ class Scheduler:
 
     def _keep_logprobs(self, plan: Plan, tokens: Int32, logprobs: Logprobs) -> None:
         requests = [*self.state.running.requests[: plan.decoding]]
-        requests += [chunk.request for chunk in plan.chunks if chunk.completes]
+        requests += [request for request, _, end in plan.chunks if end == request.total]
         for at, request in enumerate(requests):
             asked = request.params.logprobs
             if asked is not None:

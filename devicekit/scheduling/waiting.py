@@ -51,7 +51,11 @@ class WaitingQueue:
         key: float = request.arrival
         if self._by_priority:
             key -= request.priority * HEAD_START
-        bisect.insort(self._queue, (key, request.arrival, request))
+        queue, entry = self._queue, (key, request.arrival, request)
+        if not queue or key > queue[-1][0]:
+            queue.append(entry)
+        else:
+            bisect.insort(queue, entry)
 
     def arrange(self) -> None:
         """Bring the queue in order before a round of admissions, where the order depends on the cache."""

@@ -116,7 +116,7 @@ class Server:
 # Of the models served here. A request may have so many tokens that no test sees it come to its end by itself.
 POSITIONS = 1 << 16
 LONG = {"max_new_tokens": POSITIONS - 1000, "temperature": 0, "ignore_eos": True}
-# Room for a few such requests, which admission sets pages aside for. Memory that is not used costs nothing.
+# Room for a few such requests, each of which admission sets pages aside for. Unused memory costs nothing.
 KV_TOKENS = 12 * POSITIONS
 
 

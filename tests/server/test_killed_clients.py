@@ -1,4 +1,4 @@
-"""Clients that are killed without a goodbye: what they were acknowledged holds, and nothing of theirs stays behind."""
+"""Clients that are killed without a goodbye: what they were told holds, and nothing of theirs stays behind."""
 
 from __future__ import annotations
 
