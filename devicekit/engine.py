@@ -101,7 +101,13 @@ class Engine:
         self.tokenizer = _tokenizer(runner.directory)
         self.states: StatePool | None = None
         if runner.states is not None:
-            self.states = StatePool(device, runner.states, config.max_running, checked=config.checked)
+            self.states = StatePool(
+                device,
+                runner.states,
+                config.max_running,
+                snapshots=config.snapshots,
+                checked=config.checked,
+            )
         pool = KVPool(
             device,
             runner.layout,
@@ -119,6 +125,7 @@ class Engine:
             prefix_caching=config.prefix_caching,
             conservativeness=config.conservativeness,
             window_pages=self.plan.window_pages,
+            state_snapshots=0 if self.states is None else self.states.snapshots,
             checked=config.checked,
         )
         self._detokenizer = None if self.tokenizer is None else TokenizerText(self.tokenizer)

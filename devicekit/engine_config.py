@@ -25,11 +25,21 @@ class EngineConfig:
     policy: str = "fcfs"
     prefix_caching: bool = True
     host_kv_tokens: int = 0  # size of the second level of the prefix cache, in host memory; 0: none
+    # States of recurrent layers kept for cached prefixes; None: as many as requests run; 0: none, and such models'
+    # prefixes are not cached.
+    state_snapshots: int | None = None
     # Where only some layers have a window: tokens of their own smaller pool. 0: they share the others' pool. None:
     # a pool of their own if memory is short, sized for what running requests look back at.
     window_kv_tokens: int | None = None
     conservativeness: float = 1.0  # lower admits more requests at once, at the price of retractions
     checked: bool = False  # account for every page, row and state slot after every step: raises, and costs
+
+    @property
+    def snapshots(self) -> int:
+        """How many states of recurrent layers are kept for cached prefixes."""
+        if not self.prefix_caching:
+            return 0
+        return self.max_running if self.state_snapshots is None else self.state_snapshots
 
 
 def plan_pool(
@@ -55,7 +65,10 @@ def plan_pool(
     if most is None and available is not None:
         most = config.max_running * -(-limits.max_positions // config.page_size) * config.page_size
     # Once in the pool, and once as the new states of a step before it is known to have succeeded.
-    state_bytes = 0 if states is None else 2 * (config.max_running + 1) * states.bytes_per_slot
+    slots = 2 * (config.max_running + 1) + config.snapshots
+    state_bytes = 0 if states is None else slots * states.bytes_per_slot
+    if config.snapshots < 0:
+        raise ConfigurationError(f"state_snapshots must not be negative, not {config.state_snapshots}")
     plan = plan_kv(
         available,
         layout,

@@ -55,6 +55,9 @@ class SchedulerLimits:
     window_pages: int | None = (
         None  # of layers with a window, where others have none; None: they use num_pages too
     )
+    state_snapshots: int = (
+        0  # states of recurrent layers kept for cached prefixes; 0: such prefixes are not cached
+    )
     checked: bool = False  # find double frees, and account for every id after every step: raises, and costs
 
 
@@ -75,8 +78,7 @@ class Scheduler:
         limits: sizes.
         releases: release points; default: as the environment sets them, on the scheduler's clock.
         detokenizer: needed by requests with stop strings.
-        states: state slots, for a runner whose model has recurrent layers. Prefixes are not cached then: pages
-            alone do not continue such a model.
+        states: state slots, for a runner whose model has recurrent layers. Snapshots are in slots behind them.
     """
 
     def __init__(
