@@ -52,12 +52,8 @@ class SchedulerLimits:
     policy: str = "fcfs"
     prefix_caching: bool = True
     conservativeness: float = 1.0  # scales the share of max_new_tokens that admission sets pages aside for
-    window_pages: int | None = (
-        None  # of layers with a window, where others have none; None: they use num_pages too
-    )
-    state_snapshots: int = (
-        0  # states of recurrent layers kept for cached prefixes; 0: such prefixes are not cached
-    )
+    window_pages: int | None = None  # of layers with a window, where others have none; None: as the others
+    state_snapshots: int = 0  # of recurrent layers, kept for cached prefixes; 0: such prefixes are not cached
     checked: bool = False  # find double frees, and account for every id after every step: raises, and costs
 
 

@@ -1,10 +1,10 @@
 """A request's hold on the pools of a model with recurrent layers whose prefixes are cached.
 
 Pages alone do not continue such a model: it takes the state that its recurrent layers had at the end of them. So
-while a prompt is computed its state is copied at the last page boundary before its end, and where the prompt parts
-from one that is cached. The copy is a snapshot, and hangs on the page that ends there. A prefix is reused as far as
-the deepest page with a snapshot. Snapshots that nobody begins with are given up when new ones are taken, those
-unused for longest first; with a page that leaves the cache its snapshot goes too.
+while a prompt is computed its state is copied at the last page boundary before its end, and where the prompt
+parts from one that is cached. The copy is a snapshot, and hangs on the page that ends there. A prefix is reused as
+far as the deepest page with a snapshot. Snapshots that nobody begins with are given up when new ones are taken,
+those unused for longest first; with a page that leaves the cache its snapshot goes too.
 """
 
 from __future__ import annotations
