@@ -18,7 +18,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import torch
 
@@ -73,6 +73,11 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "EngineConfig"]
 
 _R = TypeVar("_R", bound=Reply)
+
+ParameterValue: TypeAlias = (
+    "float | int | bool | tuple[str, ...] | tuple[int, ...] | tuple[tuple[int, float], ...] | None"
+)
+"""What a field of `SamplingParams` may be."""
 
 _NAP = 0.001  # seconds between looks at an operation that waits while nothing runs
 
@@ -284,7 +289,7 @@ class Engine:
         self,
         prompts: Sequence[str | Sequence[int]],
         params: SamplingParams | None = None,
-        **overrides: float | int | tuple[str, ...] | tuple[int, ...] | bool | None,
+        **overrides: ParameterValue,
     ) -> list[Generation]:
         """Complete prompts and wait for all of them. Keyword arguments override fields of ``params``.
 
@@ -386,10 +391,12 @@ class Engine:
         empty_cache: bool | None = None,
         abort_all_requests: bool = False,
         weight_version: str | None = None,
+        selector: Selector = Selector.ALL,
     ) -> UpdateReply:
         """Replace the weights by another checkpoint of the same architecture.
 
-        At once while paused; otherwise when no request is in flight.
+        At once while paused; otherwise when no request is in flight. A draft model is there to be selected once it
+        was registered (``engine.weights.register_draft``).
         """
         operation = UpdateWeightsFromDisk(
             self._next_id("update"),
@@ -397,6 +404,7 @@ class Engine:
             empty_cache=empty_cache,
             abort_all_requests=abort_all_requests,
             weight_version=weight_version,
+            selector=selector,
             path=str(path),
         )
         return self.perform(operation, UpdateReply)

@@ -137,7 +137,8 @@ class TransformersRunner:
 
     def _answer(self, batch: ForwardBatch, pool: KVPool) -> StepOutput:
         logits = self._forward(batch, pool)
-        tokens = sampling.choose(logits, batch.sampling)
+        adjusted = logits if batch.adjustments is None else sampling.adjust(logits, batch.adjustments)
+        tokens = sampling.choose(adjusted, batch.sampling)
         logprobs = None
         if batch.top_logprobs is not None:
             logprobs = sampling.log_probabilities(logits, tokens, batch.top_logprobs)

@@ -8,8 +8,9 @@ from typing import Protocol
 import numpy as np
 
 from devicekit.memory.pages import PageAllocator
-from devicekit.memory.prefix import Insertion, PrefixCache
+from devicekit.memory.prefix import PrefixCache
 from devicekit.memory.prefix_node import Node
+from devicekit.memory.prefix_records import Insertion
 from devicekit.memory.rows import RequestTable
 from devicekit.scheduling.batch import Int32
 from devicekit.scheduling.request import Request

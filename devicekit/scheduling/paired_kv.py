@@ -15,8 +15,9 @@ import numpy as np
 from devicekit.contract.errors import ConfigurationError
 from devicekit.memory.attached_pages import PairedAllocator
 from devicekit.memory.paired_sizing import least_window_pages, pages_in_reach
-from devicekit.memory.prefix import Insertion, PrefixCache
+from devicekit.memory.prefix import PrefixCache
 from devicekit.memory.prefix_node import Node
+from devicekit.memory.prefix_records import Insertion
 from devicekit.memory.rows import RequestTable
 from devicekit.scheduling.batch import Int32, Int64
 from devicekit.scheduling.kv import RequestKV

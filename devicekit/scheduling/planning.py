@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from devicekit.scheduling.adjusting import adjustments
 from devicekit.scheduling.batch import ForwardBatch, Int32
 from devicekit.scheduling.paired_kv import PairedKV
 from devicekit.scheduling.request import Request
@@ -146,9 +147,7 @@ class BatchBuilder:
         self._starts, self._wanted = np.empty((2, most + 1), np.int32)
         self._page_size = np.array(state.kv.page_size, np.int64)  # numpy takes longer to make one of a number
         self._offsets = np.arange(state.kv.page_size, dtype=np.int64)
-        self._decoding: dict[
-            int, ForwardBatch
-        ] = {}  # plain batches without chunks, by their number of columns
+        self._decoding: dict[int, ForwardBatch] = {}  # plain ones without chunks, by their number of columns
         self._state_slots = None if state.kv.states is None else state.kv.state_slots
         self._snapshots = state.kv if isinstance(state.kv, SnapshotKV) else None
         self._window_pages = state.kv.windows.of if isinstance(state.kv, PairedKV) else None
@@ -171,7 +170,7 @@ class BatchBuilder:
         joining: list[Request] = []
         if plan.chunks:
             batch = self._with_chunks(plan, joining)
-        elif running.sampling.idle and self._state_slots is None:
+        elif running.sampling.idle and self._state_slots is None and not self._state.adjusted:
             # All that changes from step to step is what the arrays hold.
             return self._decoding.get(count) or self._decoding.setdefault(count, self._decode(count))
         else:
@@ -181,6 +180,8 @@ class BatchBuilder:
             if self._snapshots is not None:
                 self._snapshots.fill(batch, plan.chunks)
         running.sampling.fill(batch, running.positions, joining)
+        if self._state.adjusted:
+            batch.adjustments = adjustments(self._state, joining)
         return batch
 
     def _decode(self, count: int) -> ForwardBatch:
@@ -209,9 +210,7 @@ class BatchBuilder:
         cells.starts[: at + 1] = cells.count[: at + 1]
         cells.wanted[:at] = cells.count[:at]
         pages: list[memoryview] = []  # that the chunks write to, as int32 bytes
-        runs: list[
-            tuple[int, int, int]
-        ] = []  # where a chunk's tokens are, and their slots among those pages'
+        runs: list[tuple[int, int, int]] = []  # where a chunk's tokens are; their slots among those pages'
         slots = 0
         for request, start, end in plan.chunks:
             row, stop = request.row, at + end - start

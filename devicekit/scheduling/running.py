@@ -151,8 +151,9 @@ class RunningBatch:
         narrow[_ROW, column] = row
         narrow[_LAST, column] = self._history_cells[at - 1]
         left = request.limit - total
-        self._to_come += left
-        self._due.setdefault(self._steps + left, []).append(request)
+        if left:
+            self._to_come += left
+            self._due.setdefault(self._steps + left, []).append(request)
         self.sampling.join(column, request)
         request.column = column
         self.requests.append(request)
@@ -162,12 +163,14 @@ class RunningBatch:
         column, last = request.column, len(self.requests) - 1
         self.settle(request)
         left = request.limit - request.total
-        self._to_come -= left
-        if (due := self._due.get(self._steps + left)) is not None:
+        if left:  # at its limit, `end_step` has forgotten it
+            self._to_come -= left
+            due = self._due[self._steps + left]
             due.remove(request)
             if not due:
                 del self._due[self._steps + left]
-        self.sampling.leave(column, last, request)
+        if not self.sampling.idle:
+            self.sampling.leave(column, last, request)
         request.column = -1
         moved = self.requests.pop()
         if column != last:

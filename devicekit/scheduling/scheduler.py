@@ -19,6 +19,7 @@ from devicekit.memory.pages import PageAllocator
 from devicekit.memory.rows import RequestTable
 from devicekit.oom import OutOfMemoryRecovery, describe
 from devicekit.release import ReleasePoint, ReleasePoints
+from devicekit.scheduling.adjusting import LogitAdjuster
 from devicekit.scheduling.audit import PoolAudit, PoolsUnbalanced, audit_pools, idle_imbalance
 from devicekit.scheduling.batch import ForwardBatch, Int32, Logprobs, Runner, StepOutput
 from devicekit.scheduling.checking import RequestCheck
@@ -166,6 +167,8 @@ class Scheduler:
             state.timed.add(request.id)
         if StopConditions.is_special(request):
             state.special.add(request.id)
+        if params.adjusts:
+            state.adjusted[request.id] = LogitAdjuster(request, state.runner.limits)
         if request.stream:
             state.streaming.add(request.id)
         state.requests[request.id] = request

@@ -22,7 +22,7 @@ class RolledBack(DeviceKitError):
 
 
 class NothingKept(DeviceKitError):
-    """There are no old values to put back: they were too many bytes, or were not copied before it failed."""
+    """There are no old values to put back: they were too many bytes."""
 
 
 class OldValues:
@@ -34,15 +34,18 @@ class OldValues:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._kept: list[tuple[torch.Tensor, torch.Tensor]] | None = None
+        # Until `keep` has returned no weight is written, and there is nothing to put back.
+        self._kept: list[tuple[torch.Tensor, torch.Tensor]] | None = []
 
     def keep(self, weights: Sequence[torch.Tensor]) -> None:
         """Copy weights to host memory, before the first of them is written."""
         if sum(one.nbytes for one in weights) <= self._limit:
             self._kept = [(one, one.detach().to("cpu", copy=True)) for one in weights]
+        else:
+            self._kept = None
 
     def put_back(self) -> None:
-        """Write the old values again.
+        """Write the old values again. Does nothing if `keep` failed.
 
         Raises:
             NothingKept: there are none.

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from devicekit.release import ReleasePoint
-from tests.server.conftest import Models, Serve, Server
+from tests.server.conftest import POSITIONS, Models, Serve, Server
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
@@ -157,7 +157,7 @@ def test_the_model_and_the_server_describe_themselves(shared: Server, models: Mo
     for path in ("/model_info", "/get_model_info"):
         info = shared.get(path).json()
         assert (info["model_path"], info["is_generation"]) == (str(models.a), True)
-        assert info["max_context_length"] == 512
+        assert info["max_context_length"] == POSITIONS
     for path in ("/server_info", "/get_server_info"):
         info = shared.get(path).json()
         assert info["internal_states"][0]["memory_usage"]["token_capacity"] > 0
