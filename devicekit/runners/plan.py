@@ -103,6 +103,13 @@ class AttentionPlan:
         return Segments(tokens, slots, visible.unsqueeze(1))
 
 
+def window_slots(slots: Int64, window_pages: Int32, page_size: int) -> Int64:
+    """The slots that stand for these in layers with a window."""
+    pages, offsets = np.divmod(slots, page_size)
+    found: Int64 = window_pages[pages].astype(np.int64) * page_size + offsets
+    return found
+
+
 def to_device(arrays: Sequence[Int32 | Int64], device: torch.device) -> list[torch.Tensor]:
     """Several small arrays in a single copy, as int64."""
     flat = torch.from_numpy(np.concatenate([array.ravel() for array in arrays], dtype=np.int64)).to(device)

@@ -7,14 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from devicekit.memory.kv import KVLayout, KVPool
 from devicekit.runners import attention, sampling
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.huggingface import PreTrainedModel
-from devicekit.runners.plan import AttentionPlan, to_device
+from devicekit.runners.plan import AttentionPlan, to_device, window_slots
 from devicekit.runners.probe import probe_layout
 from devicekit.runners.reload import (
     StagedModel,
@@ -149,8 +148,7 @@ class TransformersRunner:
         device = self.device.torch_device
         arrays: list[Int32 | Int64] = [batch.tokens, batch.positions, batch.wanted, batch.slots]
         if batch.window_pages is not None:
-            page, offset = np.divmod(batch.slots, batch.page_size)
-            arrays.append(batch.window_pages[page].astype(np.int64) * batch.page_size + offset)
+            arrays.append(window_slots(batch.slots, batch.window_pages, batch.page_size))
         tokens, positions, wanted, *slots = to_device(arrays, device)
         plan = AttentionPlan(batch, device)
         paged = attention.PagedAttention(

@@ -16,7 +16,8 @@ import numpy as np
 
 from devicekit.memory.attached_pages import AttachedAllocator
 from devicekit.memory.pages import PageAllocator
-from devicekit.memory.prefix import Insertion, PrefixCache
+from devicekit.memory.prefix import PrefixCache
+from devicekit.memory.prefix_records import Insertion
 from devicekit.memory.rows import RequestTable
 from devicekit.scheduling.batch import ForwardBatch, Int32
 from devicekit.scheduling.kv import RequestKV
