@@ -112,11 +112,7 @@ class SnapshotKV(RequestKV):
         if prompt is None:
             return
         self._let_go(prompt)
-        pages = self.table.pages[request.row, prompt.kept]
-        if request.private:
-            self.snapshots.forget(pages)
-        else:
-            self.snapshots.unpin(pages)
+        self.snapshots.unpin(self.table.pages[request.row, prompt.kept])
 
     def release(self, request: Request) -> None:
         """As `RequestKV.release`."""
