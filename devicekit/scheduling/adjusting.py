@@ -35,7 +35,7 @@ def adjustments(state: SchedulerState, joining: Sequence[Request]) -> LogitAdjus
         if column < 0 and identity not in places:
             continue
         known = int(running.lengths[column]) if column >= 0 else request.total
-        part = state.adjusted[identity].entries(running.history[request.row, :known])
+        part = state.adjusted[identity].entries(state.kv.table.tokens[request.row, :known])
         if len(part[0]):
             place = column if column >= 0 else places[identity]
             rows.append(np.full(len(part[0]), place, np.int64))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -19,16 +18,8 @@ from devicekit.scheduling.state import SchedulerState
 _PASSES_BEFORE_GROWTH = 32
 
 
-class Chunk(NamedTuple):
-    """Tokens ``start`` to ``end - 1`` of a request whose earlier tokens are computed."""
-
-    request: Request
-    start: int
-    end: int
-
-    @property
-    def completes(self) -> bool:
-        return self.end == self.request.total
+Chunk = tuple[Request, int, int]
+"""A request whose tokens from the first number on, up to but not including the second, are computed."""
 
 
 @dataclass(slots=True)
@@ -105,7 +96,7 @@ class Planner:
         if self._snapshots is not None:
             count = min(count, self._snapshots.until_mark(request))
         if count > 0:
-            plan.chunks.append(Chunk(request, request.computed, request.computed + count))
+            plan.chunks.append((request, request.computed, request.computed + count))
         return budget - count
 
     def _admit(self, request: Request, to_come: int) -> bool:
@@ -126,7 +117,7 @@ class Planner:
         state.waiting.take_first()
         if request.total == len(request.prompt):
             request.cached_tokens = request.computed
-        state.running.remember(request)
+        state.kv.table.write_tokens(request.row, request.tokens)
         state.prefilling.append(request)
         return True
 
@@ -141,7 +132,7 @@ class BatchBuilder:
         running, table = state.running, state.kv.table
         most = max_running + max_batch_tokens
         self._state = state
-        self._width = running.history.shape[1]
+        self._width = table.tokens_per_row
         self._row_bytes = table.pages_per_row * 4
         self._count: Int32 = np.arange(max(most + 1, self._width), dtype=np.int32)
         self._starts, self._wanted = np.empty((2, most + 1), np.int32)
@@ -160,7 +151,7 @@ class BatchBuilder:
             positions=running.all_positions.data,
             rows=running.all_rows.data,
             lengths=running.all_lengths.data,
-            history=running.history.reshape(-1).data,
+            history=table.tokens.reshape(-1).data,
             table=table.pages.reshape(-1).data.cast("B"),
         )
 

@@ -99,16 +99,16 @@ class Scheduler:
         longest = min(model.max_positions, pool_tokens)
         # The last token needs no KV of its own, hence the one extra.
         self._longest_output = min(model.max_positions, pool_tokens + 1)
-        self.check = RequestCheck(model, pool_tokens, detokenizer is not None)
+        self.check = RequestCheck(model, pool_tokens, detokenizer is not None).check
         table = RequestTable(
-            limits.max_running, _row_width(longest, limits.page_size), checked=limits.checked
+            limits.max_running, _row_width(longest, limits.page_size), longest + 1, checked=limits.checked
         )
         kv = build_kv(table, limits, model, states)
         self._paired = kv if isinstance(kv, PairedKV) else None
         self.state = SchedulerState(
             runner=runner,
             kv=kv,
-            running=RunningBatch(table, kv.pages, limits.page_size, longest, limits.max_batch_tokens),
+            running=RunningBatch(table, kv.pages, limits.page_size, limits.max_batch_tokens),
             waiting=WaitingQueue(
                 limits.policy, lambda request: kv.cached_tokens(request, self.state.namespace(request))
             ),
@@ -286,7 +286,7 @@ class Scheduler:
 
     def _fail(self, plan: Plan, error: Exception, kind: ErrorKind | None) -> None:
         """End the requests of a pass that failed; all there are, if the device is gone."""
-        involved = [*self.state.running.requests, *(chunk.request for chunk in plan.chunks)]
+        involved = [*self.state.running.requests, *(request for request, _, _ in plan.chunks)]
         if kind is ErrorKind.DEVICE_LOST:
             self.state.healthy = False
             involved = list(self.state.requests.values())
@@ -329,7 +329,7 @@ class Scheduler:
             request = state.requests[identity]
             if request.column >= 0:
                 state.running.settle(request)
-                output = state.running.history[request.row, len(request.prompt) : request.total]
+                output = state.kv.table.tokens[request.row, len(request.prompt) : request.total]
                 if (finish := self._stops.check(request, output)) is not None:
                     found[identity] = (request, finish)
         for request in at_limit:
@@ -337,15 +337,14 @@ class Scheduler:
         return found.values()
 
     def _complete_prompt(self, request: Request, token: int) -> None:
-        state, history = self.state, self.state.running.history
-        row = request.row
-        state.kv.publish(request, history[row, : request.computed])
+        state, tokens = self.state, self.state.kv.table.tokens
+        state.kv.publish(request)
         state.prefilling.remove(request)
-        history[row, request.total] = token
+        tokens[request.row, request.total] = token
         request.total += 1
         state.running.join(request)
         if request.id in state.special:
-            finish = self._stops.check(request, history[row, len(request.prompt) : request.total])
+            finish = self._stops.check(request, tokens[request.row, len(request.prompt) : request.total])
         else:
             finish = self._stops.end(token)
         if finish is None and request.total >= request.limit:
@@ -364,7 +363,7 @@ class Scheduler:
 
     def _keep_logprobs(self, plan: Plan, tokens: Int32, logprobs: Logprobs) -> None:
         requests = [*self.state.running.requests[: plan.decoding]]
-        requests += [chunk.request for chunk in plan.chunks if chunk.completes]
+        requests += [request for request, _, end in plan.chunks if end == request.total]
         for at, request in enumerate(requests):
             asked = request.params.logprobs
             if asked is not None:

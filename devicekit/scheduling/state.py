@@ -130,7 +130,7 @@ class SchedulerState:
         """
         self.detach(request)
         if share:
-            self.kv.publish(request, self.running.history[request.row, : request.computed])
+            self.kv.publish(request)
         tokens = self.unreported(request)
         self.kv.release(request)
         del self.requests[request.id]
@@ -145,7 +145,7 @@ class SchedulerState:
     def retract(self, request: Request) -> None:
         """Take a request's KV and put it back among the waiting. Its tokens are kept."""
         self.detach(request)
-        request.tokens = self.running.history[request.row, : request.total].copy()
+        request.tokens = self.kv.table.tokens[request.row, : request.total].copy()
         self.kv.release(request)
         request.retractions += 1
         self.waiting.add(request)
@@ -165,7 +165,7 @@ class SchedulerState:
             self.running.settle(request)
         start = len(request.prompt) + request.reported
         if request.row:
-            return self.running.known(request, start)
+            return tuple(self.kv.table.read_tokens(request.row, start, request.total))
         return tuple(request.tokens[start:].tolist())
 
     def take_outputs(self) -> tuple[Output, ...]:

@@ -190,7 +190,7 @@ class Rig:
         state = self.scheduler.state
         request = state.requests[identity]
         state.running.settle(request)
-        known = state.running.history[request.row, len(request.prompt) : request.total]
+        known = state.kv.table.tokens[request.row, len(request.prompt) : request.total]
         return request.computed, known.tolist()
 
     def check(self) -> None:

@@ -123,22 +123,16 @@ def churn(device: Device, running: int, *, group: int = _GROUP) -> Callable[[], 
 
     def steps() -> float:
         nonlocal owed
-        due: list[list[Request]] = []
+        due: list[list[tuple[str, Int32]]] = []
         for _ in range(group):
             owed += rate
             coming = [next(numbers) for _ in range(int(owed))]
-            prompts = [np.concatenate((shared, own[number % len(own)])) for number in coming]
-            due.append(
-                [
-                    Request(f"r{number}", prompt, params)
-                    for number, prompt in zip(coming, prompts, strict=True)
-                ]
-            )
+            due.append([(f"r{one}", np.concatenate((shared, own[one % len(own)]))) for one in coming])
             owed -= int(owed)
         started = process_time()
-        for requests in due:
-            for request in requests:
-                scheduler.add(request)
+        for prompts in due:
+            for identity, prompt in prompts:
+                scheduler.add(Request(identity, prompt, params))
             scheduler.step()
         return (process_time() - started) / group
 
