@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from devicekit.contract.errors import ConfigurationError
@@ -49,12 +50,14 @@ def plan_pool(
     config: EngineConfig,
     *,
     states: StateLayout | None = None,
+    companions: Sequence[KVLayout] = (),
 ) -> KVPlan:
     """Size the KV pool: what fits, but no more than the running requests can ever use.
 
     Args:
         available: bytes that are free once the weights are loaded; ``None`` if the device does not say.
         states: what requests keep besides keys and values; it counts as reserved.
+        companions: other models' keys and values, over the same pages.
 
     Raises:
         NotEnoughMemory: not even one short request fits.
@@ -78,6 +81,7 @@ def plan_pool(
         fraction=config.memory_fraction,
         reserve_bytes=config.reserve_bytes + state_bytes,
         max_tokens=most,
+        companions=companions,
     )
     if not _may_pair(layout, config, states):
         return plan

@@ -105,9 +105,9 @@ class SnapshotKV(RequestKV):
                     kept.append((slot, self._slot_of(page)))
         batch.restored_states, batch.kept_states = _pairs(restored), _pairs(kept)
 
-    def publish(self, request: Request, tokens: Int32) -> None:
+    def publish(self, request: Request) -> None:
         """As `RequestKV.publish`; with the snapshots that were taken on the way."""
-        super().publish(request, tokens)
+        super().publish(request)
         prompt = self._prompts.pop(request.row, None)
         if prompt is None:
             return
