@@ -30,7 +30,14 @@ from devicekit.scheduling.paired_kv import PairedKV
 from devicekit.scheduling.pause import continue_if_due
 from devicekit.scheduling.planning import BatchBuilder, Plan, Planner
 from devicekit.scheduling.pools import build_kv
-from devicekit.scheduling.request import Finish, FinishKind, Request, TokenLogprob, default_seed
+from devicekit.scheduling.request import (
+    Finish,
+    FinishKind,
+    Request,
+    SamplingParams,
+    TokenLogprob,
+    default_seed,
+)
 from devicekit.scheduling.reservation import NewTokenRatio
 from devicekit.scheduling.retraction import Retraction
 from devicekit.scheduling.running import RunningBatch
@@ -124,6 +131,8 @@ class Scheduler:
         self._inbox: deque[Request | Operation] = deque()
         self._woken = threading.Event()
         self._arrivals = 0
+        self._last_params: SamplingParams | None = None
+        self._plain = False  # whether those are
         self.control = Control(self.state)
 
     # -- From any thread --------------------------------------------------------------------------------------
@@ -160,19 +169,33 @@ class Scheduler:
         self._arrivals += 1
         request.arrival = self._arrivals
         request.limit = min(request.total + params.max_new_tokens, self._longest_output)
+        if params is not self._last_params:  # many requests in a row have the same
+            self._last_params, self._plain = params, self._is_plain(params)
+        if not (self._plain and request.timeout is None and not request.stream):
+            self._enlist(request)
+        state.requests[request.id] = request
+        state.waiting.add(request)
+
+    @staticmethod
+    def _is_plain(params: SamplingParams) -> bool:
+        """Whether a request with these parameters costs nothing in a step beyond its place in the batch."""
+        return not (params.temperature > 0 or StopConditions.is_special(params) or params.adjusts)
+
+    def _enlist(self, request: Request) -> None:
+        """Put a request on the lists of those that cost something in every step."""
+        state, params = self.state, request.params
         if params.temperature > 0:
             request.seed = default_seed(request.id) if params.seed is None else params.seed
         if request.timeout is not None:
             request.deadline = state.clock.now() + request.timeout
             state.timed.add(request.id)
-        if StopConditions.is_special(request):
+        if StopConditions.is_special(params):
             state.special.add(request.id)
         if params.adjusts:
             state.adjusted[request.id] = LogitAdjuster(request, state.runner.limits)
         if request.stream:
             state.streaming.add(request.id)
-        state.requests[request.id] = request
-        state.waiting.add(request)
+        request.listed = True
 
     def step(self) -> Step:
         """Take in messages, retire finished copies, answer what is pending, then plan, run and process a pass.

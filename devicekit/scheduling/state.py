@@ -134,10 +134,10 @@ class SchedulerState:
         tokens = self.unreported(request)
         self.kv.release(request)
         del self.requests[request.id]
-        self.special.discard(request.id)
-        self.streaming.discard(request.id)
-        self.timed.discard(request.id)
-        if self.adjusted:
+        if request.listed:
+            self.special.discard(request.id)
+            self.streaming.discard(request.id)
+            self.timed.discard(request.id)
             self.adjusted.pop(request.id, None)
         self.close_span(request)
         self.outputs.append(self.output(request, tokens, finish))
