@@ -150,13 +150,18 @@ def check(engine: Engine, case: Case, expected: list[list[int]]) -> None:
     if case.architecture not in WINDOWED and engine.plan.window_pages is None:
         assert bool(retracted) == (case.pool < 1000)
     cached = sum(generation.cached_tokens for generation in generations)
-    assert bool(cached) == (case.caching != "uncached" and case.architecture not in RECURRENT)
+    if case.architecture in RECURRENT and case.caching != "uncached" and not cached:
+        # The states of those that came first were not yet there when the others came.
+        (again,) = engine.generate([prompts()[-1]], GREEDY)
+        assert again.tokens == expected[-1]
+        cached = again.cached_tokens
+    assert bool(cached) == (case.caching != "uncached")
     assert (engine.scheduler.state.kv.tier is not None) == (case.caching == "hosted")
     found = engine.audit()
     assert found.balanced
     assert found.pages.available + found.pages.evictable == engine.plan.num_pages
-    if found.window_pages is not None:
-        assert found.window_pages.available + found.window_pages.evictable == engine.plan.window_pages
+    for hung in (found.window_pages, found.snapshots):
+        assert hung is None or hung.available + hung.evictable == hung.total
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -189,7 +194,7 @@ def accelerator() -> Iterator[Device]:
         Case("llama", 16, 13, "cached", 112, "fcfs"),
         Case("mistral", 1, 512, "hosted", 112, "priority"),
         Case("gemma2", 16, 13, "cached", 112, "fcfs"),
-        Case("lfm2", 16, 13, "uncached", 2048, "longest_prefix"),
+        Case("lfm2", 16, 13, "cached", 2048, "longest_prefix"),
     ],
     ids=str,
 )

@@ -70,6 +70,9 @@ class ForwardBatch:
     top_logprobs: int | None = None  # how many log-probabilities per wanted token; None: none at all
     adjustments: LogitAdjustments | None = None  # None: tokens are chosen by the logits as they are
     state_slots: Int32 | None = None  # [B] of each sequence; None: the model has no recurrent layers
+    # [n, 2] state slots to be copied, the first to the second; None: none at all.
+    restored_states: Int32 | None = None  # before the pass
+    kept_states: Int32 | None = None  # when it has succeeded
     # [pages + 1] the page that stands for each page in layers with a window; None: the same one. 0: no token of
     # this batch looks there.
     window_pages: Int32 | None = None

@@ -60,9 +60,8 @@ class SchedulerLimits:
     policy: str = "fcfs"
     prefix_caching: bool = True
     conservativeness: float = 1.0  # scales the share of max_new_tokens that admission sets pages aside for
-    window_pages: int | None = (
-        None  # of layers with a window, where others have none; None: they use num_pages too
-    )
+    window_pages: int | None = None  # of layers with a window, where others have none; None: as the others
+    state_snapshots: int = 0  # of recurrent layers, kept for cached prefixes; 0: such prefixes are not cached
     checked: bool = False  # find double frees, and account for every id after every step: raises, and costs
 
 
@@ -83,8 +82,7 @@ class Scheduler:
         limits: sizes.
         releases: release points; default: as the environment sets them, on the scheduler's clock.
         detokenizer: needed by requests with stop strings.
-        states: state slots, for a runner whose model has recurrent layers. Prefixes are not cached then: pages
-            alone do not continue such a model.
+        states: state slots, for a runner whose model has recurrent layers. Snapshots are in slots behind them.
     """
 
     def __init__(
