@@ -36,6 +36,7 @@ from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.errors import MissingTokenizer
 from devicekit.runners.tokenizer_text import TokenizerText
 from devicekit.runners.transformers_runner import TransformersRunner
+from devicekit.scheduling.agreement import Alone, everywhere
 from devicekit.scheduling.audit import PoolAudit
 from devicekit.scheduling.errors import InvalidOperation, InvalidRequest
 from devicekit.scheduling.host_tier import attach_host_tier
@@ -97,6 +98,7 @@ class Engine:
         available = available_memory(device).bytes
         if ranks is not None:
             available = ranks.least(available or 0) or None
+            ranks.require_all()
         self.plan = plan_pool(runner.layout, runner.limits, available, config, states=runner.states)
         self.tokenizer = _tokenizer(runner.directory)
         self.states: StatePool | None = None
@@ -171,9 +173,15 @@ class Engine:
             SelectionError, ContractError, InvalidDevice: there is no such device.
             ModelError: the directory cannot be served.
             NotEnoughMemory: not even one short request would fit beside the weights.
+            RanksFailed: some ranks cannot open it, and say why.
+            RankLost: a rank did not come.
         """
-        handle = get_device(device)
-        runner = TransformersRunner.load(path, handle, dtype=dtype)
+
+        def load() -> tuple[Device, TransformersRunner]:
+            handle = get_device(device)
+            return handle, TransformersRunner.load(path, handle, dtype=dtype)
+
+        handle, runner = everywhere(ranks or Alone(), load)
         return cls(runner, handle, config or EngineConfig(), clock=clock, ranks=ranks)
 
     def _regions(self, pool: KVPool) -> dict[MemoryTag, Region]:

@@ -176,6 +176,11 @@ class RankGroup:
             raise error
         raise RanksFailed(failures)
 
+    def require_all(self) -> None:
+        """Raise RankLost if a rank is lost, for those questions that answer nevertheless."""
+        if self.lost is not None:
+            raise RankLost(str(self.lost), self.lost.ranks)
+
     def first(self, value: int | None) -> int | None:
         """Rank 0's value (0 or more). Outside of a step, and when a rank is lost: one's own."""
         if not self.in_step:

@@ -163,7 +163,7 @@ class Scheduler:
             raise InvalidRequest(f"A request {request.id!r} is already in flight.")
         self.check(request)
         if not self.state.healthy:
-            raise InvalidRequest(f"Request {request.id!r} cannot run: the device is lost.")
+            raise InvalidRequest(f"Request {request.id!r} cannot run: {self.state.failure}")
         self._arrivals += 1
         request.arrival = self._arrivals
         size = len(request.prompt)
@@ -205,6 +205,10 @@ class Scheduler:
             self._check()
         outputs, state.outputs = tuple(state.outputs), []
         return Step(outputs, self.control.take_replies(), computed)
+
+    def close(self) -> Step:
+        """Take no further step. One process need not say so to anybody."""
+        return Step((), ())
 
     def blockers(self) -> tuple[Blocker, ...]:
         """Every reason for not being idle; idle is having none."""
@@ -285,7 +289,7 @@ class Scheduler:
             self.state.releases.reach(ReleasePoint.IDLE)
         except DeviceError as error:  # the ledger has it, and it failed no request
             if self._device.classify_error(error) is ErrorKind.DEVICE_LOST:
-                self.state.healthy = False
+                self.state.fail(f"The device is lost: {describe(error)}")
 
     def _check(self) -> None:
         found = self.audit()
@@ -295,10 +299,10 @@ class Scheduler:
     def _fail(self, plan: Plan, error: Exception, kind: ErrorKind | None) -> None:
         """End the requests of a pass that failed; all there are, if the device is gone."""
         involved = [*self.state.running.requests, *(chunk.request for chunk in plan.chunks)]
-        if kind is ErrorKind.DEVICE_LOST:
-            self.state.healthy = False
-            involved = list(self.state.requests.values())
         message = f"The forward pass failed: {describe(error)}"
+        if kind is ErrorKind.DEVICE_LOST:
+            self.state.fail(f"The device is lost: {describe(error)}")
+            involved = list(self.state.requests.values())
         for request in involved:
             self.state.finish(request, Finish(FinishKind.ERROR, message=message))
 

@@ -57,7 +57,7 @@ class SchedulerState:
     paused_at: float | None = None
     continue_at: float | None = None  # when the pause ends by itself
     epoch: int = 0
-    healthy: bool = True  # False: the device is lost
+    failure: str = ""  # why nothing will run any more: the device is lost, or another rank
     unbalanced: PoolAudit | None = None  # the first time that ids were found missing: something leaks
     # Ids of operations that wait for the running requests to end: meanwhile no new ones start.
     closed_by: set[str] = field(default_factory=set)
@@ -65,6 +65,11 @@ class SchedulerState:
     holds: dict[str, str] = field(default_factory=dict)
     # Participants that could not collect their finished work the last time, and why not.
     faults: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether forward passes can run at all."""
+        return not self.failure
 
     @property
     def admitting(self) -> bool:
@@ -113,6 +118,10 @@ class SchedulerState:
                 self.faults[part.name] = f"{type(error).__name__}: {error}"
             else:
                 self.faults.pop(part.name, None)
+
+    def fail(self, why: str) -> None:
+        """Generate no more. The first reason is the one that is told."""
+        self.failure = self.failure or why
 
     def namespace(self, request: Request) -> Hashable:
         """Within which cached prefixes may be shared: never across tenants, adapters or weights."""

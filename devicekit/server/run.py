@@ -14,13 +14,13 @@ _BACKLOG = 2048
 _GRACE = 5  # seconds that open connections get at the end
 
 
-def run(app: Starlette, listener: socket.socket) -> int:
+def run(web: uvicorn.Server, listener: socket.socket) -> int:
     """Serve until interrupted. Says where, once requests can come."""
     listener.listen(_BACKLOG)  # those that come before the application is up wait for it
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     print(f"Serving on http://{shown}:{port}", flush=True)
-    server(app).run(sockets=[listener])
+    web.run(sockets=[listener])
     return 0
 
 
