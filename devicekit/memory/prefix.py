@@ -167,22 +167,54 @@ class PrefixCache(PrefixTree):
         A lock on `held` moves to the node of the answer; without `held` the answer is not locked. `priority`
         matters only to the policy of that name. ValueError when `pages` are too few.
         """
+        root = self._roots.get(namespace) or self._nowhere
+        return self._grow(root, tokens, pages, namespace, held, priority)
+
+    def extend(
+        self,
+        held: Node,
+        tokens: Int32Data,
+        pages: Int32Data,
+        namespace: Hashable = None,
+        *,
+        priority: int = 0,
+    ) -> Insertion:
+        """`insert` by one who holds the beginning: all it is given, and answers, is what follows `held`.
+
+        Costs the same however long the beginning is. The lock on `held` moves to the node of the answer.
+        """
+        start = held if held.parent is not None else self._roots.get(namespace) or self._nowhere
+        return self._grow(start, tokens, pages, namespace, held, priority)
+
+    def _grow(
+        self,
+        node: Node,
+        tokens: Int32Data,
+        pages: Int32Data,
+        namespace: Hashable,
+        held: Node | None,
+        priority: int,
+    ) -> Insertion:
+        """Cache the whole pages of `tokens` below `node`."""
         key = tokens if type(tokens) is bytes else _as_bytes(tokens)
         mine = pages if type(pages) is bytes else _as_bytes(pages)
         count = len(key) // self._page_bytes
-        if len(mine) < count * 4:
-            raise ValueError(f"{count} pages of tokens need as many page ids, got {len(mine) // 4}")
+        size = count * 4
+        if len(mine) != size:
+            if len(mine) < size:
+                raise ValueError(f"{count} pages of tokens need as many page ids, got {len(mine) // 4}")
+            mine = mine[:size]
         if not count:
-            return Insertion(b"", b"", held or self._nowhere)
-        mine = mine[: count * 4]
-        root = self._roots.get(namespace)
-        if root is None:
-            root = self._roots[namespace] = Root(namespace)
-        node, at, cached = self._descend(root, key)
-        duplicates = b""
-        if not mine.startswith(cached):
-            duplicates = _where_different(mine, cached)
-            mine = cached + mine[len(cached) :]
+            return Insertion(b"", b"", held or node)
+        if node is self._nowhere:
+            node = self._roots[namespace] = Root(namespace)
+        cached = duplicates = b""
+        at = 0
+        if key[: self._page_bytes] in node.children:
+            node, at, cached = self._descend(node, key)
+            if not mine.startswith(cached):
+                duplicates = _where_different(mine, cached)
+                mine = cached + mine[len(cached) :]
         rank, added = 0, count - len(cached) // 4
         if self._ranked:
             self._turn += 1
@@ -190,7 +222,10 @@ class PrefixCache(PrefixTree):
         if added:
             self._inserted += added
             end = count * self._page_bytes
-            node = self._append(node, key[at:end], mine[len(cached) :], held, rank)
+            moves = node is held
+            node = self._append(node, key[at:end], mine[len(cached) :], moves, rank)
+            if moves:
+                held = node
         if held is not None and held is not node:
             self.lock(node)
             self.unlock(held)

@@ -105,19 +105,26 @@ class PrefixTree:
             parts.append(child.pages)
         return node, at, b"".join(parts)
 
-    def _append(self, node: Node, key: bytes, pages: bytes, held: Node | None, rank: int) -> Node:
-        """Add pages below `node`, on its own edge where no other holder would notice; the node at the end."""
+    def _append(self, node: Node, key: bytes, pages: bytes, held: bool, rank: int) -> Node:
+        """Add pages below `node`, on its own edge where no other holder would notice; the node at the end.
+
+        With `held`, the caller has a lock on `node`, and now has it on the node at the end.
+        """
+        size = len(pages) // 4
         if (
-            node.parent is not None
-            and not node.children
-            and node.locks == (1 if node is held else 0)
+            not node.children
+            and node.locks == held
+            and node.parent is not None
             and node.rank <= rank
             and len(node.key) + len(key) <= self._max_edge
         ):
-            first = node.size
+            first = len(node.pages) // 4
             node.key += key
             node.pages += pages
-            self._count_new(node, len(pages) // 4)
+            if held:
+                self.protected += size
+            else:
+                self.evictable += size
             if self._feed is not None:
                 self._feed.stored(node, first)
             return node
@@ -125,18 +132,18 @@ class PrefixTree:
             edge = key[cut : cut + self._max_edge]
             child = Node(node, edge, pages[cut // self.page_size :][: len(edge) // self.page_size], rank)
             node.children[edge[: self._page_bytes]] = child
-            self._order.add(child)
-            self._count_new(child, child.size)
+            if held:
+                child.locks = 1  # the caller's; what it had on the node above now stands for this child's
+            else:
+                self._order.add(child)
             if self._feed is not None:
                 self._feed.stored(child)
             node = child
-        return node
-
-    def _count_new(self, node: Node, size: int) -> None:
-        if node.locks:
+        if held:
             self.protected += size
         else:
             self.evictable += size
+        return node
 
     def _remove(self, node: Node) -> None:
         """Take an unlocked leaf out of the tree; a namespace without pages goes with its last leaf."""

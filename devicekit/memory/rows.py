@@ -1,28 +1,53 @@
 """The request table: one row of page ids per running request, and who holds which row.
 
 Row 0 is padding: it is never handed out and its pages stay 0, so a batch padded with row 0 reads and writes
-padding only. Writers fill `pages` in place and then `mark` what they touched; a `TableMirror` uploads what
-was marked and nothing else. What a row holds right after it was handed out is left over from its previous
-holder: only as many pages as the new holder has written mean anything.
+padding only. Writers fill `pages` in place and then mark what they touched; a `TableMirror` uploads what
+was marked and nothing else, and where there is no mirror marking costs nothing. What a row holds right after it
+was handed out is left over from its previous holder: only as many pages as the new holder has written mean
+anything.
 """
 
 from __future__ import annotations
 
 from math import gcd
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from devicekit.memory.pages import PageAllocator
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
 _BLOCK = 64  # columns, at most, that are marked and uploaded together
+_MANY = 4096  # notes of changes, before they are thinned out
+
+
+class Changes:
+    """What was marked since the last `take`, for one reader.
+
+    A block is ``block`` columns of one row; block `b` is ``pages.reshape(-1, block)[b]``.
+    """
+
+    __slots__ = ("_block", "_noted")
+
+    def __init__(self, block: int, blocks: Int64) -> None:
+        self._block = block
+        self._noted: list[Int64] = [blocks]
+
+    def note(self, cells: Int64) -> None:
+        """These cells of the table changed, counted through all rows."""
+        self._noted.append(cells // self._block)
+        if len(self._noted) > _MANY:
+            self._noted = [self.take()]
+
+    def take(self) -> Int64:
+        """The numbers of the blocks that changed, ascending."""
+        blocks, self._noted = np.unique(np.concatenate([_NOTHING, *self._noted])), []
+        return blocks
+
+
+_NOTHING: Int64 = np.empty(0, np.int64)
 
 
 class RequestTable:
@@ -31,20 +56,11 @@ class RequestTable:
     `pages` is int32 [num_rows + 1, pages_per_row], contiguous; `generation` is int64 [num_rows + 1] and grows
     by one each time a row is handed out, whatever happens in between, so that a stale reference (row,
     generation) can be told from a live one. With ``checked=True`` a row given back twice raises (see
-    `PageAllocator`). Changes are tracked in blocks of columns; `pages_per_row` should be a multiple of 64, or
-    blocks are smaller and following them is slower.
+    `PageAllocator`). Changes are followed in blocks of columns; `pages_per_row` should be a multiple of 64, or
+    blocks are smaller and following them is slower. `followed` says whether anybody does.
     """
 
-    __slots__ = (
-        "_block_stamps",
-        "_clock",
-        "_generation",
-        "_row_stamps",
-        "block",
-        "generation",
-        "pages",
-        "rows",
-    )
+    __slots__ = ("_followers", "_generation", "block", "followed", "generation", "pages", "rows")
 
     def __init__(self, num_rows: int, pages_per_row: int, *, checked: bool = False) -> None:
         if pages_per_row < 1:
@@ -54,11 +70,8 @@ class RequestTable:
         self.generation: Int64 = np.zeros(num_rows + 1, np.int64)
         self._generation: memoryview = self.generation.data
         self.block = gcd(pages_per_row, _BLOCK)
-        # When each row, and each block of it, last changed, on a clock that mirrors advance: any number of
-        # mirrors can follow, and the blocks of rows that did not change are never looked at.
-        self._row_stamps: Int64 = np.zeros(num_rows + 1, np.int64)
-        self._block_stamps: Int64 = np.zeros((num_rows + 1, pages_per_row // self.block), np.int64)
-        self._clock = 1
+        self.followed = False
+        self._followers: tuple[Changes, ...] = ()
 
     @property
     def num_rows(self) -> int:
@@ -88,24 +101,23 @@ class RequestTable:
         """Make every row free again. Generations stay; costs the same at any size."""
         self.rows.reset()
 
-    def mark(
-        self, rows: int | Int32 | Int64 | Sequence[int], columns: int | Int32 | Int64 | None = None
-    ) -> None:
-        """Say that pages of these rows changed: one column of each row, or by default the whole rows."""
-        self._row_stamps[rows] = self._clock
-        if columns is None:
-            self._block_stamps[rows] = self._clock
-        else:
-            self._block_stamps[rows, columns // self.block] = self._clock
+    def mark(self, row: int, count: int | None = None) -> None:
+        """Say that the first `count` pages of a row changed; by default all of them."""
+        if self.followed:
+            start = row * self.pages_per_row
+            end = start + (self.pages_per_row if count is None else count)
+            # One cell of each block, and the last one, which may be in a block of its own.
+            self.mark_cells(np.append(np.arange(start, end, self.block, dtype=np.int64), max(start, end - 1)))
 
-    def changed_since(self, mark: int) -> tuple[int, Int64, int]:
-        """What was marked after `mark` (0: ever): rows, the numbers of their blocks, the next mark to pass.
+    def mark_cells(self, cells: Int64) -> None:
+        """Say that these cells of the table changed, counted through all rows as in ``pages.reshape(-1)``."""
+        for changes in self._followers:
+            changes.note(cells)
 
-        Block `b` is ``pages.reshape(-1, block)[b]``.
-        """
-        rows = np.flatnonzero(self._row_stamps > mark)
-        at, block = np.nonzero(self._block_stamps[rows] > mark)
-        blocks: Int64 = rows[at] * self._block_stamps.shape[1] + block
-        mark = self._clock
-        self._clock = mark + 1
-        return len(rows), blocks, mark
+    def follow(self) -> Changes:
+        """Changes from now on, beginning with all that has pages now."""
+        written = np.flatnonzero(self.pages.reshape(-1, self.block).any(axis=1))
+        changes = Changes(self.block, written)
+        self._followers = (*self._followers, changes)
+        self.followed = True
+        return changes

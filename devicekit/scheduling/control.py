@@ -90,6 +90,8 @@ class Control:
 
     def answer(self) -> None:
         """Ask every pending operation again, in order of arrival."""
+        if not self._pending:
+            return
         pending, self._pending = self._pending, []
         for one in pending:
             reply = one.poll()
@@ -118,6 +120,8 @@ class Control:
 
     def take_replies(self) -> tuple[Reply, ...]:
         """Answers since the last call."""
+        if not self._replies:
+            return ()
         replies, self._replies = tuple(self._replies), []
         return replies
 

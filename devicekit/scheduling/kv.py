@@ -55,8 +55,9 @@ class RequestKV:
         self.states = states
         self.state_slots: Int32 = np.zeros(table.num_rows + 1, np.int32)  # of each row
         self.tier: Tier | None = None
-        self._held: dict[str, tuple[Node, Hashable]] = {}  # by request id: the locked node and its namespace
-        self._private: set[str] = set()  # ids whose KV mixes weight versions: nobody else may use it
+        # Copying page ids in and out of rows through a view of their bytes costs a third of numpy.
+        self._rows = table.pages.reshape(-1).data.cast("B")
+        self._row_bytes = table.pages_per_row * 4
 
     @property
     def available(self) -> int:
@@ -80,11 +81,14 @@ class RequestKV:
             False, and nothing taken, when there is no row or there are too few pages.
         """
         prefix, pages = self.prefix, self.pages
-        if not self.table.available or (self.states is not None and not self.states.available):
+        if self.states is not None and not self.states.available:
+            return False
+        row = self.table.take_one()
+        if not row:
             return False
         cached, node = b"", None
         if prefix is not None:
-            match = prefix.match(request.tokens[:-1], namespace)
+            match = prefix.match(request.tokens[:-1].tobytes(), namespace)
             cached, node = match.pages, match.node
             prefix.lock(node)
         shared = len(cached) // 4
@@ -93,17 +97,18 @@ class RequestKV:
         if own is None:
             if prefix is not None and node is not None:
                 prefix.unlock(node)
+            self.table.give_one(row)
             return False
-        if node is not None:
-            self._held[request.id] = (node, namespace)
-        request.row = row = self.table.take_one()
+        request.row, request.held, request.space = row, node, namespace
         if self.states is not None:
             self.state_slots[row] = self.states.take_one()
         request.cached_pages = shared
         request.num_pages = shared + needed
         request.computed = shared * self.page_size
-        self.table.pages[row, : request.num_pages] = np.frombuffer(cached + own, np.int32)
-        self.table.mark(row)
+        at = row * self._row_bytes
+        self._rows[at : at + request.num_pages * 4] = cached + own
+        if self.table.followed:
+            self.table.mark(row, request.num_pages)
         if self.tier is not None:
             loaded = self.tier.load(request.tokens[:-1], namespace, shared, own, request.id)
             request.computed += loaded * self.page_size
@@ -131,20 +136,25 @@ class RequestKV:
 
     def publish(self, request: Request, tokens: Int32) -> None:
         """Share the full pages of ``tokens``, whose KV is in the pool, with later requests."""
-        held = self._held.get(request.id)
-        if self.prefix is None or held is None or request.id in self._private:
+        node = request.held
+        if self.prefix is None or node is None or request.private:
             return
-        node, namespace = held
-        row = self.table.pages[request.row, : request.num_pages]
-        done = self.prefix.insert(tokens, row.tobytes(), namespace, held=node)
-        if done.duplicates:
-            self.pages.give(done.duplicates)
-            row[: len(done.pages) // 4] = np.frombuffer(done.pages, np.int32)
-            self.table.mark(request.row)
-        request.cached_pages = len(done.pages) // 4
-        self._held[request.id] = (done.node, namespace)
+        size, known = self.page_size, request.cached_pages
+        full = len(tokens) // size
+        at = request.row * self._row_bytes
+        if full > known:
+            rows, begin, end = self._rows, at + known * 4, at + full * 4
+            key = tokens[known * size : full * size].tobytes()
+            done = self.prefix.extend(node, key, rows[begin:end].tobytes(), request.space)
+            if done.duplicates:
+                self.pages.give(done.duplicates)
+                rows[begin:end] = done.pages
+                self.table.mark(request.row, full)
+            request.held = node = done.node
+            request.cached_pages = full
         if self.tier is not None:
-            self.tier.store(tokens, namespace, done.pages, done.node, request.id)
+            pages = self._rows[at : at + full * 4].tobytes()
+            self.tier.store(tokens, request.space, pages, node, request.id)
 
     def drop(self, request: Request, first: int) -> None:
         """Give back the pages before token ``first``, at which no layer will look again.
@@ -159,23 +169,22 @@ class RequestKV:
         row = self.table.pages[request.row]
         self.pages.give(row[begin:end].tobytes())
         row[:end] = 0
-        self.table.mark(request.row)
+        self.table.mark(request.row, end)
         request.dropped_pages = end
-
-    def keep_private(self) -> None:
-        """Never publish what requests hold now: the weights are about to change under them."""
-        self._private.update(self._held)
 
     def release(self, request: Request) -> None:
         """Give back a request's row and its own pages. Cached pages stay with the cache."""
-        if not request.row:
+        row = request.row
+        if not row:
             return
-        self.pages.give(self.owned(request).tobytes())
+        at = row * self._row_bytes
+        begin = request.dropped_pages or request.cached_pages  # what is dropped ends behind what is cached
+        self.pages.give(self._rows[at + begin * 4 : at + request.num_pages * 4].tobytes())
         self._unlock(request)
-        self._private.discard(request.id)
         if self.states is not None:
-            self.states.give_one(int(self.state_slots[request.row]))
-        self.table.give_one(request.row)
+            self.states.give_one(int(self.state_slots[row]))
+        self.table.give_one(row)
+        request.private = False
         request.row = request.num_pages = request.cached_pages = request.dropped_pages = request.computed = 0
 
     def owned(self, request: Request) -> Int32:
@@ -184,9 +193,9 @@ class RequestKV:
         return self.table.pages[request.row, begin : request.num_pages]
 
     def _unlock(self, request: Request) -> None:
-        held = self._held.pop(request.id, None)
-        if self.prefix is not None and held is not None:
-            self.prefix.unlock(held[0])
+        node, request.held = request.held, None
+        if self.prefix is not None and node is not None:
+            self.prefix.unlock(node)
 
     def tidy(self) -> None:
         """Take apart a little of what `reset` only forgot. For idle moments."""

@@ -121,86 +121,116 @@ class Planner:
         state.waiting.take_first()
         if not request.num_output:
             request.cached_tokens = request.computed
-        state.running.history[request.row, : request.total] = request.tokens
+        state.running.remember(request)
         state.prefilling.append(request)
         return True
 
 
 class BatchBuilder:
-    """Lays a plan out as the flat arrays that a runner reads."""
+    """Lays a plan out as the flat arrays that a runner reads.
+
+    The decoding tokens are where they are, in the running batch's columns; the chunks go behind them.
+    """
 
     def __init__(self, state: SchedulerState, max_running: int, max_batch_tokens: int) -> None:
-        self._state = state
+        running, table = state.running, state.kv.table
         most = max_running + max_batch_tokens
-        # Every batch is made of slices of these.
-        self._count: Int32 = np.arange(most + 1, dtype=np.int32)
-        self._tokens: Int32 = np.empty(most, np.int32)
-        self._positions: Int32 = np.empty(most, np.int32)
-        self._slots: Int64 = np.empty(most, np.int64)
-        self._flat_history = state.running.history.reshape(-1)
-        self._flat_table = state.kv.table.pages.reshape(-1)
+        self._state = state
+        self._width = running.history.shape[1]
+        self._count: Int32 = np.arange(max(most + 1, self._width), dtype=np.int32)
+        self._starts, self._wanted = np.empty((2, most + 1), np.int32)
+        self._page_size = np.array(state.kv.page_size, np.int64)  # numpy takes longer to make one of a number
+        self._offsets = np.arange(state.kv.page_size, dtype=np.int64)
+        self._decoding: ForwardBatch | None = None  # the last batch without chunks
         self._state_slots = None if state.kv.states is None else state.kv.state_slots
+        # The same memory once more: for short runs, copying between memoryviews costs half of numpy.
+        self._cells = _Cells(
+            count=self._count.data,
+            starts=self._starts.data,
+            wanted=self._wanted.data,
+            tokens=running.all_tokens.data,
+            positions=running.all_positions.data,
+            rows=running.all_rows.data,
+            lengths=running.all_lengths.data,
+            history=running.history.reshape(-1).data,
+            table=table.pages.reshape(-1).data.cast("B"),
+        )
 
     def build(self, plan: Plan) -> ForwardBatch:
         """The batch of a plan. Its arrays may share memory with the scheduler's: they are good for one pass."""
-        state, count = self._state, plan.decoding
-        running = state.running
-        batch = ForwardBatch(
-            tokens=running.tokens,
-            positions=running.positions,
-            slots=running.slots,
-            rows=running.rows,
-            starts=self._count[: count + 1],
-            lengths=running.lengths,
-            page_table=state.kv.table.pages,
-            page_size=state.kv.page_size,
-            wanted=self._count[:count],
-        )
+        running, count = self._state.running, plan.decoding
+        joining: list[Request] = []
+        if plan.chunks:
+            batch = self._with_chunks(plan, joining)
+        elif self._decoding is not None and len(self._decoding.rows) == count:
+            batch = self._decoding
+        else:
+            batch = self._decoding = self._cut(count, count, self._count, self._count[:count])
         if self._state_slots is not None:
-            rows = _extended(running.rows, [chunk.request.row for chunk in plan.chunks])
-            batch.state_slots = self._state_slots[rows]
-        if not plan.chunks:
-            running.sampling.fill(batch, running.positions, [])
-            return batch
-        self._append(batch, plan.chunks)
-        running.sampling.fill(
-            batch, running.positions, [chunk.request for chunk in plan.chunks if chunk.completes]
-        )
+            batch.state_slots = self._state_slots[batch.rows]
+        running.sampling.fill(batch, running.positions, joining)
         return batch
 
-    def _append(self, batch: ForwardBatch, chunks: list[Chunk]) -> None:
-        """Put the chunks behind the decoding tokens, all at once: few operations, however many chunks."""
-        table, size, width = self._state.kv.table, batch.page_size, self._state.running.history.shape[1]
-        at = decoding = len(batch.rows)
-        sizes: list[int] = []
-        ends: list[int] = []  # of each chunk, in the packed tokens
-        wanted: list[int] = []
-        shifts: list[tuple[int, int, int]] = []  # what turns a packed index into position, history and row
-        for chunk in chunks:
-            row, shift = chunk.request.row, chunk.start - at
-            sizes.append(chunk.end - chunk.start)
-            shifts.append((shift, row * width + shift, row * table.pages_per_row))
-            at += sizes[-1]
-            ends.append(at)
-            if chunk.completes:
-                wanted.append(at - 1)
-        shift, history, rows = np.repeat(np.array(shifts, np.int64).T, sizes, axis=1)
-        packed = self._count[decoding:at]
-        positions, pages = packed + shift, rows
-        pages += positions // size
-        self._tokens[:decoding] = batch.tokens
-        self._tokens[decoding:at] = self._flat_history[packed + history]
-        self._positions[:decoding] = batch.positions
-        self._positions[decoding:at] = positions
-        self._slots[:decoding] = batch.slots
-        self._slots[decoding:at] = self._flat_table[pages].astype(np.int64) * size + positions % size
-        batch.tokens, batch.positions = self._tokens[:at], self._positions[:at]
-        batch.slots = self._slots[:at]
-        batch.rows = _extended(batch.rows, [chunk.request.row for chunk in chunks])
-        batch.lengths = _extended(batch.lengths, [chunk.end for chunk in chunks])
-        batch.starts = _extended(batch.starts, ends)
-        batch.wanted = _extended(batch.wanted, wanted)
+    def _cut(self, tokens: int, sequences: int, starts: Int32, wanted: Int32) -> ForwardBatch:
+        running, kv = self._state.running, self._state.kv
+        return ForwardBatch(
+            tokens=running.all_tokens[:tokens],
+            positions=running.all_positions[:tokens],
+            slots=running.all_slots[:tokens],
+            rows=running.all_rows[:sequences],
+            starts=starts[: sequences + 1],
+            lengths=running.all_lengths[:sequences],
+            page_table=kv.table.pages,
+            page_size=kv.page_size,
+            wanted=wanted,
+        )
+
+    def _with_chunks(self, plan: Plan, joining: list[Request]) -> ForwardBatch:
+        """Lay out the chunks; requests whose prompt they complete go into ``joining``."""
+        cells, page_size = self._cells, len(self._offsets)
+        width, row_bytes = self._width, self._state.kv.table.pages_per_row * 4
+        column = at = wanted = plan.decoding
+        cells.starts[: at + 1] = cells.count[: at + 1]
+        cells.wanted[:at] = cells.count[:at]
+        pages: list[memoryview] = []  # that the chunks write to, as int32 bytes
+        runs: list[tuple[int, int, int]] = []  # where a chunk's tokens are, and their slots among those pages'
+        slots = 0
+        for request, start, end in plan.chunks:
+            row, stop = request.row, at + end - start
+            history = row * width
+            cells.tokens[at:stop] = cells.history[history + start : history + end]
+            cells.positions[at:stop] = cells.count[start:end]
+            first, last = start // page_size, -(-end // page_size)
+            table = row * row_bytes
+            pages.append(cells.table[table + first * 4 : table + last * 4])
+            runs.append((at, stop, slots + start - first * page_size))
+            slots += (last - first) * page_size
+            cells.rows[column] = row
+            cells.lengths[column] = end
+            if end == request.total:
+                cells.wanted[wanted] = stop - 1
+                wanted += 1
+                joining.append(request)
+            column += 1
+            cells.starts[column] = at = stop
+        bases = np.frombuffer(b"".join(pages), np.int32) * self._page_size
+        expanded = (bases[:, None] + self._offsets).reshape(-1)
+        into = self._state.running.all_slots
+        for start, stop, slot in runs:
+            into[start:stop] = expanded[slot : slot + stop - start]
+        return self._cut(at, column, self._starts, self._wanted[:wanted])
 
 
-def _extended(array: Int32, values: list[int]) -> Int32:
-    return np.concatenate((array, np.array(values, np.int32)))
+@dataclass(frozen=True, slots=True)
+class _Cells:
+    """The builder's arrays as memoryviews of int32, the page table as one of bytes."""
+
+    count: memoryview  # 0, 1, 2, ...
+    starts: memoryview
+    wanted: memoryview
+    tokens: memoryview
+    positions: memoryview
+    rows: memoryview
+    lengths: memoryview
+    history: memoryview
+    table: memoryview

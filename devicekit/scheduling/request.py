@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from devicekit.memory.prefix_node import Node
 from devicekit.scheduling.batch import Int32, ModelLimits
 from devicekit.scheduling.errors import InvalidRequest
 
@@ -35,7 +36,7 @@ class SamplingParams:
         found: list[str] = []
         if self.max_new_tokens < 1:
             found.append(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+        if not 0 <= self.temperature < math.inf:
             found.append(f"temperature must be 0 or more, not {self.temperature}")
         if self.top_k < 0:
             found.append(f"top_k must be 0 or more, not {self.top_k}")
@@ -45,13 +46,14 @@ class SamplingParams:
             found.append(f"min_p must be from 0 to 1, not {self.min_p}")
         if self.logprobs is not None and not 0 <= self.logprobs <= limits.vocab_size:
             found.append(f"logprobs must be from 0 to {limits.vocab_size}, not {self.logprobs}")
-        if any(not text for text in self.stop):
+        if "" in self.stop:
             found.append("a stop string must not be empty")
         if self.seed is not None and not -(2**63) <= self.seed < 2**63:
             found.append(f"seed must fit 64 bits, and {self.seed} does not")
-        foreign = [token for token in self.stop_token_ids if not 0 <= token < limits.vocab_size]
-        if foreign:
-            found.append(f"stop_token_ids {foreign} are outside the vocabulary of {limits.vocab_size}")
+        if self.stop_token_ids:
+            foreign = [token for token in self.stop_token_ids if not 0 <= token < limits.vocab_size]
+            if foreign:
+                found.append(f"stop_token_ids {foreign} are outside the vocabulary of {limits.vocab_size}")
         return found
 
 
@@ -116,19 +118,22 @@ class Request:
     deadline: float | None = None  # the clock's seconds
     seed: int = 0
     limit: int = 0  # tokens, prompt included, at which the output is long enough
-    tokens: Int32 = field(default_factory=lambda: np.empty(0, np.int32))  # prompt and output, while it waits
+    tokens: Int32 = field(init=False)  # prompt and output, while it waits
     row: int = 0  # 0: holds no KV
     computed: int = 0  # leading tokens whose keys and values are in the pool
     total: int = 0  # tokens, prompt and output, that are known
     num_pages: int = 0  # pages in its row, cached ones included
     cached_pages: int = 0  # leading pages of its row that belong to the prefix cache
     dropped_pages: int = 0  # leading pages of its row that were given back: out of every layer's window
+    held: Node | None = None  # its place in the prefix cache, locked
+    space: Hashable = None  # the prefix cache's namespace in which that is
+    private: bool = False  # its KV mixes weight versions: nobody else may use it
     cached_tokens: int = 0  # prompt tokens that its first run did not have to compute
     column: int = -1  # in the running batch
     retractions: int = 0
     reported: int = 0  # output tokens already streamed
-    spans: list[VersionSpan] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
+    spans: tuple[VersionSpan, ...] = ()
+    logprobs: list[TokenLogprob] | None = None  # not reported yet
 
     def __post_init__(self) -> None:
         self.prompt = np.ascontiguousarray(self.prompt, dtype=np.int32)
@@ -149,7 +154,7 @@ class Request:
         size = len(self.prompt)
         if size == 0:
             found.append("the prompt is empty")
-        elif int(self.prompt.view(np.uint32).max()) >= limits.vocab_size:  # a negative one is huge, unsigned
+        elif np.count_nonzero(self.prompt.view(np.uint32) >= limits.vocab_size):  # negative: huge, unsigned
             found.append(f"the prompt has tokens outside the vocabulary of {limits.vocab_size}")
         if size >= limits.max_positions:
             found.append(

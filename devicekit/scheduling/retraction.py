@@ -25,7 +25,7 @@ class Retraction:
         running = state.running
         needed = running.pages_needed()
         if needed == 0 or state.kv.make_room(needed):
-            return running.begin_step()
+            return running.begin_step(needed)
         # Prompts that have begun hold pages and have generated least of all.
         for request in reversed(state.prefilling[:]):
             self._retract(request)

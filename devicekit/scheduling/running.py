@@ -15,46 +15,66 @@ from devicekit.scheduling.kv import RequestKV
 from devicekit.scheduling.request import Request
 from devicekit.scheduling.sampling import SamplingColumns
 
-# Rows of the 64-bit state. Both advance by one in every step.
+# Rows of the 64-bit state. The first two advance by one in every step.
 _SLOT = 0  # KV slot that the step writes
 _AT = 1  # flat index in `history` where the step's token goes
+_CELL = 2  # flat index in the request table where the next page goes
 
 # Rows of the 32-bit state, and what a step adds to the first of them.
 _POSITION = 0  # of the input token, which is the number of tokens whose KV is in the pool
 _LENGTH = 1  # the input token included
 _ROOM = 2  # slots left in the last page, the input token's included
-_STEP = np.array([[1], [1], [-1]], dtype=np.int32)
+_STEP = (1, 1, -1)
 _ROW = 3  # request row
-_LIMIT = 4  # length at which the output is long enough
-_LAST = 5  # input token
+_LAST = 4  # input token
 
 _FEW = 12
+# Scalars as arrays: numpy takes twice as long to make one of a Python number.
+_ZERO = np.array(0, np.int32)
+_ONE = np.array(1, np.int64)
+_NOBODY: list[Request] = []
 
 
 class RunningBatch:
     """Up to ``table.num_rows`` decoding requests over one page pool.
 
     The arrays it shows are views of its state, valid from `begin_step` until `end_step`, `join` or `leave`.
+
+    Args:
+        max_tokens: of one request, prompt and output.
+        behind: columns behind the running ones, in which whoever builds a batch may lay out more tokens.
     """
 
-    def __init__(self, table: RequestTable, pages: PageAllocator, page_size: int, max_tokens: int) -> None:
-        capacity = table.num_rows
+    def __init__(
+        self, table: RequestTable, pages: PageAllocator, page_size: int, max_tokens: int, behind: int = 0
+    ) -> None:
+        capacity = table.num_rows + behind
         self._table = table
         self._pages = pages
         self._page_size = page_size
+        self._pages_per_row = table.pages_per_row
+        self._tokens_per_row = max_tokens + 1
         # Tokens of every request with a row. Untouched rows cost address space, not memory.
-        self.history: Int32 = np.zeros((capacity + 1, max_tokens + 1), np.int32)
+        self.history: Int32 = np.zeros((table.num_rows + 1, max_tokens + 1), np.int32)
         self.requests: list[Request] = []
-        self.sampling = SamplingColumns(capacity)
-        self._wide: Int64 = np.zeros((2, capacity), np.int64)
-        self._narrow: Int32 = np.zeros((6, capacity), np.int32)
+        self.sampling = SamplingColumns(table.num_rows)
+        self._step: Int32 = np.repeat(np.array(_STEP, np.int32)[:, None], table.num_rows, axis=1)
+        self._size = np.array(page_size, np.int64)
+        self._wide: Int64 = np.zeros((3, capacity), np.int64)
+        self._narrow: Int32 = np.zeros((5, capacity), np.int32)
+        self.all_tokens, self.all_positions = self._narrow[_LAST], self._narrow[_POSITION]
+        self.all_rows, self.all_lengths = self._narrow[_ROW], self._narrow[_LENGTH]
+        self.all_slots = self._wide[_SLOT]
         self._flat_history = self.history.reshape(-1)
         self._flat_table = table.pages.reshape(-1)
         # The same memory once more: reading and writing one number through a memoryview costs half of numpy.
         self._narrow_cells = self._narrow.data
         self._wide_cells = self._wide.data
         self._table_cells = self._flat_table.data
-        self._slack = 0  # steps until some column may reach its limit
+        self._history_cells = self._flat_history.data
+        self._steps = 0  # so far
+        self._due: dict[int, list[Request]] = {}  # who reaches its limit, by the step that takes it there
+        self._to_come = 0
         self._shown = 0
         self._show(0)
 
@@ -64,32 +84,51 @@ class RunningBatch:
     def _show(self, count: int) -> None:
         """Cut the views to ``count`` columns, once after joins and leaves and not in every step."""
         self._shown = count
-        self._wide_now = self._wide[:, :count]
+        self._wide_now = self._wide[:_CELL, :count]
+        self._cell_now = self._wide[_CELL, :count]
         self._narrow_now = self._narrow[: len(_STEP), :count]
+        self._step_now = self._step[:, :count]
         self._at_now = self._wide[_AT, :count]
         self._room_now = self._narrow[_ROOM, :count]
-        self._limit_now = self._narrow[_LIMIT, :count]
         self.tokens: Int32 = self._narrow[_LAST, :count]  # [n] input token of each column
         self.positions: Int32 = self._narrow[_POSITION, :count]  # [n]
         self.lengths: Int32 = self._narrow[_LENGTH, :count]  # [n]
         self.slots: Int64 = self._wide[_SLOT, :count]  # [n] KV slot that each column writes
         self.rows: Int32 = self._narrow[_ROW, :count]  # [n] request rows
 
+    def remember(self, request: Request) -> None:
+        """Note the tokens of a request that has just been given a row."""
+        at = request.row * self._tokens_per_row
+        self._history_cells[at : at + request.total] = request.tokens.data
+
+    def known(self, request: Request, start: int) -> tuple[int, ...]:
+        """Tokens of a request that has a row, from number ``start`` on."""
+        at = request.row * self._tokens_per_row
+        return tuple(self._history_cells[at + start : at + request.total].tolist())
+
     # -- Joining and leaving ----------------------------------------------------------------------------------
 
     def join(self, request: Request) -> None:
         """Add a request whose tokens but the last have their KV in the pool."""
         column = len(self.requests)
-        position, row, size = request.total - 1, request.row, self._page_size
+        total, row, size = request.total, request.row, self._page_size
+        position = total - 1
         room = request.num_pages * size - position
+        wide, narrow = self._wide_cells, self._narrow_cells
         if room > 0:
-            page = int(self._table.pages[row, position // size])
-            self._wide[_SLOT, column] = page * size + position % size
-        self._wide[_AT, column] = row * self.history.shape[1] + request.total
-        last = self.history[row, position]
-        self._narrow[:, column] = (position, request.total, room, row, request.limit, last)
-        left = request.limit - request.total
-        self._slack = min(self._slack, left) if column else left
+            page = self._table_cells[row * self._pages_per_row + position // size]
+            wide[_SLOT, column] = page * size + position % size
+        wide[_CELL, column] = row * self._pages_per_row + request.num_pages
+        at = row * self._tokens_per_row + total
+        wide[_AT, column] = at
+        narrow[_POSITION, column] = position
+        narrow[_LENGTH, column] = total
+        narrow[_ROOM, column] = room
+        narrow[_ROW, column] = row
+        narrow[_LAST, column] = self._history_cells[at - 1]
+        left = request.limit - total
+        self._to_come += left
+        self._due.setdefault(self._steps + left, []).append(request)
         self.sampling.join(column, request)
         request.column = column
         self.requests.append(request)
@@ -98,6 +137,12 @@ class RunningBatch:
         """Take a request out; how many tokens it has is written back to it."""
         column, last = request.column, len(self.requests) - 1
         self.settle(request)
+        left = request.limit - request.total
+        self._to_come -= left
+        if (due := self._due.get(self._steps + left)) is not None:
+            due.remove(request)
+            if not due:
+                del self._due[self._steps + left]
         self.sampling.leave(column, last, request)
         request.column = -1
         moved = self.requests.pop()
@@ -109,10 +154,11 @@ class RunningBatch:
 
     def settle(self, request: Request) -> None:
         """Write back to a running request how many tokens and pages it has, without taking it out."""
-        position, _, room, _, _, _ = self._narrow[:, request.column].tolist()
+        narrow, column = self._narrow_cells, request.column
+        position = narrow[_POSITION, column]
         request.computed = position
         request.total = position + 1
-        request.num_pages = (position + room) // self._page_size
+        request.num_pages = (position + narrow[_ROOM, column]) // self._page_size
 
     # -- A decode step ----------------------------------------------------------------------------------------
 
@@ -129,60 +175,63 @@ class RunningBatch:
         its window, however long it gets.
         """
         if self.pages_needed():
-            for column in np.flatnonzero(self._room_now == 0).tolist():
+            for column in np.flatnonzero(self._room_now == _ZERO).tolist():
                 kv.drop(self.requests[column], int(self.positions[column]) - window + 1)
 
-    def begin_step(self) -> bool:
-        """Give every column whose page is full a new one. False, and nothing changed: the pool is short."""
-        full = self.pages_needed()
+    def begin_step(self, full: int | None = None) -> bool:
+        """Give every column whose page is full a new one. False, and nothing changed: the pool is short.
+
+        Args:
+            full: what `pages_needed` says, for a caller that has asked already.
+        """
+        if full is None:
+            full = self.pages_needed()
         if not full:
             return True
         if full <= _FEW:
             return self._give_few(full)
-        pages = self._pages.take_array(full)
-        if pages is None:
+        taken = self._pages.take(full)
+        if taken is None:
             return False
-        room, size = self._room_now, self._page_size
-        columns = (room == 0).nonzero()[0]
-        rows = self.rows[columns].astype(np.int64)
-        index = self.positions[columns] // size
-        self._flat_table[rows * self._table.pages_per_row + index] = pages
-        self._table.mark(rows, index)
-        self.slots[columns] = pages.astype(np.int64) * size
-        room[columns] = size
+        pages = np.frombuffer(taken, np.int32)
+        columns = (self._room_now == _ZERO).nonzero()[0]
+        cells = self._cell_now[columns]
+        self._flat_table[cells] = pages
+        self._cell_now[columns] = cells + _ONE
+        self.slots[columns] = pages * self._size
+        self._room_now[columns] = self._page_size
+        if self._table.followed:
+            self._table.mark_cells(cells)
         return True
 
     def _give_few(self, full: int) -> bool:
         """As `begin_step`, one by one: for a few columns that is cheaper than a dozen vector operations."""
         if self._pages.available < full:
             return False
-        size, width, mark = self._page_size, self._table.pages_per_row, self._table.mark
-        narrow, wide, cells = self._narrow_cells, self._wide_cells, self._table_cells
-        take_one = self._pages.take_one
-        for column in (self._room_now == 0).nonzero()[0].tolist():
-            row, index = narrow[_ROW, column], narrow[_POSITION, column] // size
-            page = take_one()
-            cells[row * width + index] = page
-            mark(row, index)
+        size, take_one = self._page_size, self._pages.take_one
+        narrow, wide, table = self._narrow_cells, self._wide_cells, self._table_cells
+        columns = (self._room_now == _ZERO).nonzero()[0]
+        if self._table.followed:
+            self._table.mark_cells(self._cell_now[columns])
+        for column in columns.tolist():
+            cell = wide[_CELL, column]
+            table[cell] = page = take_one()
+            wide[_CELL, column] = cell + 1
             wide[_SLOT, column] = page * size
             narrow[_ROOM, column] = size
         return True
 
     def to_come(self) -> int:
         """Output tokens that the running requests may still produce, at most."""
-        return int(self._limit_now.sum(dtype=np.int64) - self.lengths.sum(dtype=np.int64))
+        return self._to_come
 
-    def end_step(self, tokens: Int32) -> Int64 | None:
-        """Append each column's new token; return the columns that reached their limit, ``None`` if none can."""
+    def end_step(self, tokens: Int32) -> list[Request]:
+        """Append each column's new token; return the requests whose output is now long enough."""
         self._flat_history[self._at_now] = tokens
         self.tokens[:] = tokens
         wide, narrow = self._wide_now, self._narrow_now
-        np.add(wide, 1, out=wide)
-        np.add(narrow, _STEP, out=narrow)
-        self._slack -= 1
-        if self._slack > 0:
-            return None
-        left = self._limit_now - self.lengths
-        going_on = left[left > 0]
-        self._slack = int(going_on.min()) if len(going_on) else 0
-        return np.flatnonzero(left <= 0)
+        np.add(wide, _ONE, wide)
+        np.add(narrow, self._step_now, narrow)
+        self._steps = steps = self._steps + 1
+        self._to_come -= self._shown
+        return self._due.pop(steps, _NOBODY)

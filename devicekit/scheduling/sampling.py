@@ -54,9 +54,13 @@ class SamplingColumns:
             positions: [n] position of each running request's input token.
             joining: requests whose prompt this pass completes; their tokens follow those of the batch.
         """
+        batch.sampling = batch.top_logprobs = None
+        if not (self._sampled or self.logprobs or any(map(_is_costly, joining))):
+            return
         wanted = [*self.logprobs.values()]
         wanted += [one.params.logprobs for one in joining if one.params.logprobs is not None]
-        batch.top_logprobs = max(wanted) if wanted else None
+        if wanted:
+            batch.top_logprobs = max(wanted)
         if not self._sampled and all(one.params.temperature == 0 for one in joining):
             return
         count = self._count
@@ -78,3 +82,7 @@ class SamplingColumns:
 
 def _joined(column: Int32, extra: list[int]) -> Int32:
     return np.concatenate((column, np.array(extra, np.int32)))
+
+
+def _is_costly(request: Request) -> bool:
+    return request.params.temperature > 0 or request.params.logprobs is not None

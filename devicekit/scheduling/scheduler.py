@@ -37,6 +37,7 @@ from devicekit.scheduling.stopping import Detokenizer, StopConditions
 from devicekit.scheduling.waiting import WaitingQueue
 
 _BLOCK = 64
+_LONG_ENOUGH = Finish(FinishKind.LENGTH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ class Scheduler:
         self.state = SchedulerState(
             runner=runner,
             kv=kv,
-            running=RunningBatch(table, pages, limits.page_size, longest),
+            running=RunningBatch(table, pages, limits.page_size, longest, limits.max_batch_tokens),
             waiting=WaitingQueue(
                 limits.policy, lambda request: kv.cached_tokens(request, self.state.namespace(request))
             ),
@@ -195,16 +196,13 @@ class Scheduler:
         self._expire()
         continue_if_due(state)
         self.control.answer()
-        computed = 0
-        if state.may_run:
-            computed = self._forward()
+        computed = self._forward() if state.may_run else 0
         if not state.requests:
             self._idle()
         self.control.answer()
         if self._checked:
             self._check()
-        outputs, state.outputs = tuple(state.outputs), []
-        return Step(outputs, self.control.take_replies(), computed)
+        return Step(state.take_outputs(), self.control.take_replies(), computed)
 
     def close(self) -> Step:
         """Take no further step. One process need not say so to anybody."""
@@ -317,10 +315,10 @@ class Scheduler:
             request = chunk.request
             request.computed = chunk.end
             if chunk.completes:
-                self._complete_prompt(request, int(result.tokens[wanted]))
+                self._complete_prompt(request, result.tokens.item(wanted))
                 wanted += 1
         for request, finish in finished:
-            self._finish(request, finish)
+            state.finish(request, finish, share=True)
         if state.streaming:
             for identity in sorted(state.streaming):
                 self._stream(state.requests[identity])
@@ -330,8 +328,8 @@ class Scheduler:
         state, requests = self.state, self.state.running.requests
         at_limit = state.running.end_step(tokens)
         ended = self._stops.ended(tokens)
-        if at_limit is None and ended is None and not state.special:
-            return ()
+        if ended is None and not state.special:
+            return [(request, _LONG_ENOUGH) for request in at_limit] if at_limit else ()
         found: dict[str, tuple[Request, Finish]] = {}
         if ended is not None:
             for column in ended.tolist():
@@ -345,31 +343,26 @@ class Scheduler:
                 output = state.running.history[request.row, len(request.prompt) : request.total]
                 if (finish := self._stops.check(request, output)) is not None:
                     found[identity] = (request, finish)
-        if at_limit is not None:
-            for column in at_limit.tolist():
-                request = requests[column]
-                found.setdefault(request.id, (request, Finish(FinishKind.LENGTH)))
+        for request in at_limit:
+            found.setdefault(request.id, (request, _LONG_ENOUGH))
         return found.values()
 
     def _complete_prompt(self, request: Request, token: int) -> None:
-        state = self.state
-        history = state.running.history[request.row]
-        state.kv.publish(request, history[: request.computed])
+        state, history = self.state, self.state.running.history
+        row = request.row
+        state.kv.publish(request, history[row, : request.computed])
         state.prefilling.remove(request)
-        history[request.total] = token
+        history[row, request.total] = token
         request.total += 1
         state.running.join(request)
-        finish = self._stops.check(request, history[len(request.prompt) : request.total])
+        if request.id in state.special:
+            finish = self._stops.check(request, history[row, len(request.prompt) : request.total])
+        else:
+            finish = self._stops.end(token)
         if finish is None and request.total >= request.limit:
-            finish = Finish(FinishKind.LENGTH)
+            finish = _LONG_ENOUGH
         if finish is not None:
-            self._finish(request, finish)
-
-    def _finish(self, request: Request, finish: Finish) -> None:
-        state = self.state
-        state.running.settle(request)
-        state.kv.publish(request, state.running.history[request.row, : request.computed])
-        state.finish(request, finish)
+            state.finish(request, finish, share=True)
 
     def _stream(self, request: Request) -> None:
         """Report new tokens, holding back those that may turn out to be the beginning of a stop string."""
@@ -388,6 +381,8 @@ class Scheduler:
             if asked is not None:
                 ids, values = logprobs.top_ids[at, :asked], logprobs.top_values[at, :asked]
                 top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+                if request.logprobs is None:
+                    request.logprobs = []
                 request.logprobs.append(TokenLogprob(int(tokens[at]), float(logprobs.chosen[at]), top))
 
 

@@ -129,14 +129,21 @@ class SchedulerState:
 
     # -- Requests ---------------------------------------------------------------------------------------------
 
-    def finish(self, request: Request, finish: Finish) -> None:
-        """End a request wherever it is, and give back what it holds."""
-        tokens = self.unreported(request)
+    def finish(self, request: Request, finish: Finish, share: bool = False) -> None:
+        """End a request wherever it is, and give back what it holds.
+
+        Args:
+            share: leave what it computed in the prefix cache.
+        """
         self.detach(request)
+        if share:
+            self.kv.publish(request, self.running.history[request.row, : request.computed])
+        tokens = self.unreported(request)
         self.kv.release(request)
         del self.requests[request.id]
-        for side_list in (self.special, self.streaming, self.timed):
-            side_list.discard(request.id)
+        self.special.discard(request.id)
+        self.streaming.discard(request.id)
+        self.timed.discard(request.id)
         self.close_span(request)
         self.outputs.append(self.output(request, tokens, finish))
 
@@ -162,8 +169,16 @@ class SchedulerState:
         if request.column >= 0:
             self.running.settle(request)
         start = len(request.prompt) + request.reported
-        source = self.running.history[request.row] if request.row else request.tokens
-        return tuple(source[start : request.total].tolist())
+        if request.row:
+            return self.running.known(request, start)
+        return tuple(request.tokens[start:].tolist())
+
+    def take_outputs(self) -> tuple[Output, ...]:
+        """What was reported since the last call."""
+        if not self.outputs:
+            return ()
+        outputs, self.outputs = tuple(self.outputs), []
+        return outputs
 
     def output(self, request: Request, tokens: tuple[int, ...], finish: Finish | None) -> Output:
         """Report tokens of a request."""
@@ -172,32 +187,35 @@ class SchedulerState:
             logprobs = tuple(request.logprobs[: len(tokens)])
             del request.logprobs[: len(tokens)]
         request.reported += len(tokens)
-        return Output(
+        size = len(request.prompt)
+        return Output(  # in order: by name takes twice as long
             request.id,
             tokens,
             finish,
-            prompt_tokens=len(request.prompt),
-            cached_tokens=request.cached_tokens,
-            output_tokens=request.num_output,
-            retractions=request.retractions,
-            spans=tuple(request.spans),
-            logprobs=logprobs,
+            size,
+            request.cached_tokens,
+            request.total - size,
+            request.retractions,
+            request.spans,
+            logprobs,
         )
 
     def close_span(self, request: Request) -> None:
         """Note which weights made the output tokens since the last note."""
-        start = request.spans[-1].end if request.spans else 0
-        end = request.num_output
+        spans, end = request.spans, request.num_output
+        start = spans[-1].end if spans else 0
         if end <= start:
             return
-        if request.spans and request.spans[-1].version == self.weight_version:
-            start = request.spans.pop().start
-        request.spans.append(VersionSpan(self.weight_version, start, end))
+        if spans and spans[-1].version == self.weight_version:
+            start = spans[-1].start
+            spans = spans[:-1]
+        request.spans = (*spans, VersionSpan(self.weight_version, start, end))
 
     def weights_changed(self, version: str) -> None:
         """Weights have changed, and have a new name; what requests hold now is no longer shared with others."""
         self.name_weights(version)
-        self.kv.keep_private()
+        for request in self.requests.values():
+            request.private = bool(request.row)
         self.weights_epoch += 1
 
     def name_weights(self, version: str) -> None:

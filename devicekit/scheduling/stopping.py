@@ -35,7 +35,9 @@ class StopConditions:
     _MARGIN = 8
 
     def __init__(self, limits: ModelLimits, detokenizer: Detokenizer | None = None) -> None:
-        self._eos = sorted(limits.eos_token_ids)
+        self._model_ends = limits.eos_token_ids
+        eos = np.array(sorted(limits.eos_token_ids), np.int32)
+        self._only_end = eos.reshape(()) if len(eos) == 1 else None  # an array: it compares faster than a number
         self._ends: npt.NDArray[np.bool_] = np.zeros(limits.vocab_size, np.bool_)
         self._ends[[token for token in limits.eos_token_ids if token < limits.vocab_size]] = True
         self.detokenizer = detokenizer
@@ -49,8 +51,12 @@ class StopConditions:
     def ended(self, tokens: Int32) -> npt.NDArray[np.int64] | None:
         """Indices of the tokens that are end-of-sequence; ``None`` if there are none."""
         # A comparison is several times cheaper than a lookup, and most models have one end token or two.
-        hits = tokens == self._eos[0] if len(self._eos) == 1 else self._ends[tokens]
+        hits = self._ends[tokens] if self._only_end is None else tokens == self._only_end
         return hits.nonzero()[0] if np.count_nonzero(hits) else None
+
+    def end(self, token: int) -> Finish | None:
+        """Whether a token is end-of-sequence."""
+        return Finish(FinishKind.STOP, token) if token in self._model_ends else None
 
     def check(self, request: Request, output: Int32) -> Finish | None:
         """Whether the last token of ``output`` ends a request, every condition considered."""

@@ -61,7 +61,8 @@ def test_a_mirror_uploads_only_the_marked_rows() -> None:
     assert mirror.sync() == 0
     table.pages[7] = 70
     table.pages[9] = 90
-    table.mark(np.array([7, 9, 9]))
+    for row in (7, 9, 9):
+        table.mark(row)
     table.pages[8] = 80  # not marked: stays behind
     assert mirror.sync() == 2
     assert mirror.tensor[7].eq(70).all()
@@ -74,7 +75,7 @@ def test_a_mirror_uploads_only_the_blocks_around_marked_columns() -> None:
     table = RequestTable(10, 640)
     mirror = TableMirror(table, CPU)
     table.pages[:] = 7
-    table.mark(np.array([3, 4]), np.array([100, 639]))
+    table.mark_cells(np.array([3 * 640 + 100, 4 * 640 + 639]))
     assert mirror.sync() == 2
     assert mirror.tensor[3].nonzero().flatten().tolist() == list(range(64, 128))
     assert mirror.tensor[4].nonzero().flatten().tolist() == list(range(576, 640))
@@ -91,10 +92,31 @@ def test_a_mirror_equals_its_table_at_every_width(pages_per_row: int) -> None:
         rows = rng.integers(1, 21, 5)
         columns = rng.integers(0, pages_per_row, 5)
         table.pages[rows, columns] = value
-        table.mark(rows, columns)
+        table.mark_cells(rows * pages_per_row + columns)
         if value % 3:
             mirror.sync()
     mirror.sync()
+    assert np.array_equal(mirror.tensor.numpy(), table.pages)
+
+
+def test_marking_the_first_pages_of_a_row_uploads_their_blocks_only() -> None:
+    table = RequestTable(10, 640)
+    mirror = TableMirror(table, CPU)
+    table.pages[:] = 7
+    table.mark(3, 65)
+    assert mirror.sync() == 1
+    assert mirror.tensor[3].nonzero().flatten().tolist() == list(range(128))
+    assert mirror.tensor.count_nonzero() == 128
+
+
+def test_a_mirror_that_is_seldom_synced_forgets_nothing() -> None:
+    table = RequestTable(4, 128)
+    mirror = TableMirror(table, CPU)
+    for number in range(10_000):
+        row, column = 1 + number % 3, number % 128
+        table.pages[row, column] = number
+        table.mark_cells(np.array([row * 128 + column]))
+    assert mirror.sync() == 3
     assert np.array_equal(mirror.tensor.numpy(), table.pages)
 
 
@@ -116,7 +138,7 @@ def test_two_mirrors_follow_one_table_each_at_its_own_pace() -> None:
     assert early.sync() == 1
     late = TableMirror(table, CPU)
     table.pages[2] = 2
-    table.mark([2])
+    table.mark(2)
     assert early.sync() == 1
     assert late.sync() == 2
     assert torch.equal(early.tensor, late.tensor)
@@ -155,7 +177,11 @@ class TableMachine(RuleBasedStateMachine):
         rows = np.array(data.draw(st.lists(st.sampled_from(sorted(self.out)))), np.int64)
         self.value += 1
         self.table.pages[rows, self.value % 5] = self.value
-        self.table.mark(rows, self.value % 5 if cells else None)
+        if cells:
+            self.table.mark_cells(rows * 5 + self.value % 5)
+        else:
+            for row in rows.tolist():
+                self.table.mark(row)
         self.dirty |= set(rows.tolist())
 
     @rule()

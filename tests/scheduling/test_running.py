@@ -76,7 +76,7 @@ class Model:
         columns = list(self.batch.requests)
         for request, token in zip(columns, new, strict=True):
             self.tokens[request.id].append(token)
-        done = [] if at_limit is None else [columns[column].id for column in at_limit]
+        done = [one.id for one in at_limit]
         expected = {one.id for one in self.requests.values() if len(self.tokens[one.id]) >= one.limit}
         assert set(done) == expected
         for identity in done:

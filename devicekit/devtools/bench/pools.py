@@ -63,11 +63,12 @@ def _ids() -> list[Row]:
     table, slots = RequestTable(1024, 64), PageAllocator(1024)
     row_us = time_us("give(take())", {"give": table.give_one, "take": table.take_one})
     slot_us = time_us("give(take())", {"give": slots.give_one, "take": slots.take_one})
-    rows = np.arange(1, 65)
+    cells = np.arange(1, 65) * table.pages_per_row
+    table.follow()
     return [
         timed_row("request row in and out", row_us, peer=Peer("SGLang", 7.2), target=15),
         timed_row("state slot in and out", slot_us, peer=Peer("SGLang", 2.9), target=15),
-        timed_row("mark 64 cells as changed", time_us("mark(rows, 5)", {"mark": table.mark, "rows": rows})),
+        timed_row("mark 64 cells as changed", time_us("mark(cells)", {"mark": table.mark_cells, "cells": cells})),
     ]
 
 
