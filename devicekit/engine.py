@@ -94,6 +94,7 @@ class Engine:
         self.device = device
         self.runner = runner
         self.config = config
+        self.ranks = 1 if ranks is None else ranks.size  # that serve together
         self.clock: Clock = ranks.clock if ranks is not None else clock or SystemClock()
         available = available_memory(device).bytes
         if ranks is not None:

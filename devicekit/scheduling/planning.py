@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from devicekit.scheduling.batch import ForwardBatch, Int32, Int64
+from devicekit.scheduling.batch import ForwardBatch, Int32
 from devicekit.scheduling.request import Request
 from devicekit.scheduling.reservation import NewTokenRatio
 from devicekit.scheduling.state import SchedulerState
@@ -193,7 +193,9 @@ class BatchBuilder:
         cells.starts[: at + 1] = cells.count[: at + 1]
         cells.wanted[:at] = cells.count[:at]
         pages: list[memoryview] = []  # that the chunks write to, as int32 bytes
-        runs: list[tuple[int, int, int]] = []  # where a chunk's tokens are, and their slots among those pages'
+        runs: list[
+            tuple[int, int, int]
+        ] = []  # where a chunk's tokens are, and their slots among those pages'
         slots = 0
         for request, start, end in plan.chunks:
             row, stop = request.row, at + end - start

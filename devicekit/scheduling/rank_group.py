@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Protocol, cast
@@ -138,9 +138,7 @@ class RankGroup:
         encoded = text.encode()
         sizes = self.ask(Question.TEXT, len(encoded))[:, 0].tolist()
         padded = torch.zeros(max(*sizes, 1), dtype=torch.uint8)
-        padded[: len(encoded)] = torch.frombuffer(bytearray(encoded or b"\0"), dtype=torch.uint8)[
-            : len(encoded)
-        ]
+        padded[: len(encoded)] = torch.tensor(list(encoded), dtype=torch.uint8)
         received = [torch.empty_like(padded) for _ in sizes]
         self._attempt(lambda group: group.allgather([received], [padded]))
         return [
@@ -175,6 +173,20 @@ class RankGroup:
         if error is not None and len(failures) == self.size and len(set(failures.values())) == 1:
             raise error
         raise RanksFailed(failures)
+
+    def names(self, own: Sequence[str]) -> tuple[str, ...]:
+        try:
+            theirs = [text.split("\0") for text in self.texts("\0".join(own))]
+        except RankLost:
+            return tuple(own)
+        found: dict[str, list[int]] = {}
+        for rank, names in enumerate(theirs):
+            for name in filter(None, names):
+                found.setdefault(name, []).append(rank)
+        return tuple(
+            name if len(where) == self.size else f"{name} (rank {', '.join(map(str, where))})"
+            for name, where in found.items()
+        )
 
     def require_all(self) -> None:
         """Raise RankLost if a rank is lost, for those questions that answer nevertheless."""

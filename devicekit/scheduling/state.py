@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from devicekit.clock import Clock
-from devicekit.release import ReleaseEntry, ReleasePoint, ReleasePoints
+from devicekit.release import ReleaseEntry, ReleasePoint, ReleasePoints, SkipReason
 from devicekit.scheduling.agreement import Agreement, Alone
 from devicekit.scheduling.audit import PoolAudit
 from devicekit.scheduling.batch import Runner
@@ -91,19 +91,22 @@ class SchedulerState:
         counts += [(part.name, part.pending()) for part in self.participants if part.pending is not None]
         return tuple(Blocker(name, count) for name, count in counts if count)
 
-    def empty(self, point: ReleasePoint, requested: bool | None = None) -> ReleaseEntry | None:
+    def empty(self, point: ReleasePoint, requested: bool | None = None) -> ReleaseEntry:
         """Pass a release point after something that has been done, and stays done if this fails.
 
         Returns:
-            The ledger's entry, which says whether it did; ``None`` where it did not even come to that.
+            The ledger's entry; its ``error`` says what failed, here or on another rank.
         """
         began = self.clock.now()
+        errors: list[str] = []
         try:
-            return self.releases.reach(point, requested)
-        except Exception:
+            entry = self.releases.reach(point, requested)
+        except Exception as error:
             _log.exception("emptying the cache failed at release point %s", point.value)
             entries = self.releases.ledger.query(point=point, since=began)
-            return entries[-1] if entries else None
+            entry = entries[-1] if entries else ReleaseEntry(point, began, False, SkipReason.FAILED)
+            errors = [f"{type(error).__name__}: {error}"]
+        return replace(entry, error="; ".join(self.ranks.names(errors)))
 
     def retire(self) -> None:
         """Have every participant collect the work it has finished. One that fails goes on blocking."""

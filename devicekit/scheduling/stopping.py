@@ -37,7 +37,9 @@ class StopConditions:
     def __init__(self, limits: ModelLimits, detokenizer: Detokenizer | None = None) -> None:
         self._model_ends = limits.eos_token_ids
         eos = np.array(sorted(limits.eos_token_ids), np.int32)
-        self._only_end = eos.reshape(()) if len(eos) == 1 else None  # an array: it compares faster than a number
+        self._only_end = (
+            eos.reshape(()) if len(eos) == 1 else None
+        )  # an array: it compares faster than a number
         self._ends: npt.NDArray[np.bool_] = np.zeros(limits.vocab_size, np.bool_)
         self._ends[[token for token in limits.eos_token_ids if token < limits.vocab_size]] = True
         self.detokenizer = detokenizer

@@ -22,7 +22,7 @@ class RolledBack(DeviceKitError):
 
 
 class NothingKept(DeviceKitError):
-    """There are no old values to put back: they were too many bytes, or were not copied before it failed."""
+    """There are no old values to put back: they were too many bytes."""
 
 
 class OldValues:
@@ -34,12 +34,14 @@ class OldValues:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._kept: list[tuple[torch.Tensor, torch.Tensor]] | None = None
+        self._kept: list[tuple[torch.Tensor, torch.Tensor]] | None = []
 
     def keep(self, weights: Sequence[torch.Tensor]) -> None:
         """Copy weights to host memory, before the first of them is written."""
+        kept: list[tuple[torch.Tensor, torch.Tensor]] | None = None
         if sum(one.nbytes for one in weights) <= self._limit:
-            self._kept = [(one, one.detach().to("cpu", copy=True)) for one in weights]
+            kept = [(one, one.detach().to("cpu", copy=True)) for one in weights]
+        self._kept = kept  # only now: if copying fails, nothing has been written that would be put back
 
     def put_back(self) -> None:
         """Write the old values again.

@@ -18,6 +18,7 @@ from devicekit.scheduling.messages import (
     UpdateReply,
     UpdateWeights,
     describe,
+    emptied,
 )
 from devicekit.scheduling.pause import abort_requests
 from devicekit.scheduling.state import SchedulerState
@@ -127,6 +128,7 @@ class Updater:
             return UpdateReply(operation.id, False, str(error), refusal=Refusal.FAILED)
         except PartlyWritten as error:
             return self._partly_written(operation, error)
+        loaded.settle()
         version = self._version(operation)
         state.weights_changed(version)
         self.store.trust(loaded.names)
@@ -172,19 +174,24 @@ def _exclusive(state: SchedulerState) -> bool:
 def _clean_up(state: SchedulerState, operation: UpdateWeights, done: UpdateReply) -> UpdateReply:
     """Flush and empty as the operation says, after its weights are written."""
     if not operation.flush_cache:
-        return replace(done, release=state.empty(ReleasePoint.WEIGHT_UPDATE, operation.empty_cache))
+        release = state.empty(ReleasePoint.WEIGHT_UPDATE, operation.empty_cache)
+        return replace(done, message=emptied(done.message, release), release=release)
     # One empty is enough: the flush leaves it to the update's own release point.
     state.closed_by.add(operation.id)  # requests that wait for this very update do not stand in its way
     flushed = flush_now(state, operation.id, empty_cache=False)
     release = state.empty(ReleasePoint.WEIGHT_UPDATE, operation.empty_cache)
     if flushed.success:
-        return replace(done, release=release, flush=flushed)
-    reason = describe(flushed.blockers) if flushed.blockers else flushed.message
+        return replace(done, message=emptied(done.message, release), release=release, flush=flushed)
+    message = f"The weights were updated to version {done.weight_version!r}, but "
+    if flushed.blockers:
+        message += f"the cache was not flushed: {describe(flushed.blockers)}. "
+        message += "Retract or finish these requests, then flush."
+    else:
+        message += f"not every cache was flushed. {flushed.message}"
     return replace(
         done,
         success=False,
-        message=f"The weights were updated to version {done.weight_version!r}, but the cache was not flushed: "
-        f"{reason}. Retract or finish these requests, then flush.",
+        message=emptied(message, release),
         blockers=flushed.blockers,
         refusal=flushed.refusal,
         release=release,

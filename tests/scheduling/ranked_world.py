@@ -14,10 +14,13 @@ from datetime import timedelta
 from hashlib import blake2b
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
+from torch.distributed import PrefixStore, Store
 
 from devicekit.clock import SystemClock
 from devicekit.memory.audit import audit
@@ -26,7 +29,7 @@ from devicekit.opening import get_device
 from devicekit.release import ReleasePoint, ReleasePolicy
 from devicekit.runners.hash_runner import HashRunner, salt_of
 from devicekit.scheduling.host_tier import HostTier, attach_host_tier
-from devicekit.scheduling.messages import Operation, Output, Reply
+from devicekit.scheduling.messages import Operation, Output, Reply, Selector
 from devicekit.scheduling.rank_group import RankGroup
 from devicekit.scheduling.ranks import RankedScheduler
 from devicekit.scheduling.request import Finish, Request, SamplingParams
@@ -34,6 +37,7 @@ from devicekit.scheduling.scheduler import SchedulerLimits, Step
 from devicekit.weights.install import WeightControl, install
 from devicekit.weights.occupation import MemoryTag
 from devicekit.weights.store import Model, WeightStore
+from tests.scheduling.ranked_faults import Faults
 from tests.scheduling.rig import LateCopier
 
 DEADLINE = 20.0  # seconds for a scenario, far beyond what any needs: nobody may hang
@@ -56,6 +60,7 @@ class Recorded(RankedScheduler):
     """Keeps what came out of it."""
 
     record: Record
+    look: Callable[[], dict[str, object]]  # at what must be the same on every rank
 
     def post(self, message: Request | Operation) -> None:
         super().post(message)
@@ -64,6 +69,8 @@ class Recorded(RankedScheduler):
     def step(self) -> Step:
         step = super().step()
         self.record.add(step)
+        for reply in step.replies:
+            self.record.left[reply.id] = self.look()
         return step
 
 
@@ -74,6 +81,7 @@ class Record:
     tokens: dict[str, list[int]] = field(default_factory=dict)
     finishes: dict[str, Finish] = field(default_factory=dict)
     replies: dict[str, Reply] = field(default_factory=dict)
+    left: dict[str, dict[str, object]] = field(default_factory=dict)  # the state when that was answered
     posted: list[str] = field(default_factory=list)
     twice: list[str] = field(default_factory=list)  # answered more than once
     steps: int = 0
@@ -102,9 +110,21 @@ class Record:
     def outcomes(self) -> dict[str, object]:
         """What has to be the same on every rank."""
         replies = {
-            one.id: (one.success, one.message, getattr(one, "outcome", None)) for one in self.replies.values()
+            one.id: (
+                one.success,
+                one.message,
+                one.refusal,
+                *(getattr(one, field, None) for field in ("outcome", "epoch", "total", "failed")),
+            )
+            for one in self.replies.values()
         }
-        return {"tokens": self.tokens, "finishes": self.finishes, "replies": replies, "state": self.state}
+        return {
+            "tokens": self.tokens,
+            "finishes": self.finishes,
+            "replies": replies,
+            "left": self.left,
+            "state": self.state,
+        }
 
 
 @dataclass
@@ -117,6 +137,7 @@ class Rank:
     scheduler: Recorded
     runner: HashRunner
     weights: WeightControl
+    faults: Faults
     tier: HostTier | None
     copier: LateCopier | None
     record: Record
@@ -174,17 +195,26 @@ class Rank:
         for one in sorted((node.key, node.pages, node.locks) for node in kv.prefix.nodes()):
             tree.update(repr(one).encode())
         return {
+            "counts": (len(state.running), len(state.prefilling), len(state.waiting)),
+            "released": sorted(one.value for one in self.weights.occupation.released),
             "free": blake2b(kv.pages.free_pages().tobytes(), digest_size=8).hexdigest(),
             "rows": kv.table.available,
             "tree": tree.hexdigest(),
             "requests": sorted(state.requests),
             "pause": (state.paused, state.epoch),
-            "weights": (state.weight_version, state.weights_epoch, salt_of(self.runner.weights)),
+            "weights": (state.weight_version, state.weights_epoch, self.salt()),
+            "source": getattr(self.runner, "source", None),
             "holds": sorted(state.holds),
             "closed_by": sorted(state.closed_by),
             "untrusted": sorted(name for _, name in self.weights.store.untrusted),
             "healthy": state.healthy,
         }
+
+    def salt(self) -> int | None:
+        """Of the weights; ``None`` while they hold no known value, or have no memory on some rank."""
+        if self.weights.store.untrusted or MemoryTag.WEIGHTS in self.weights.occupation.released:
+            return None
+        return salt_of(self.runner.weights)
 
     def balanced(self) -> bool:
         state = self.scheduler.state
@@ -217,16 +247,57 @@ def make_rank(
     )
     scheduler = Recorded(runner, device, limits, group, policies=policies)
     scheduler.record = record = Record()
+    faults = Faults()
     weights = install(
         scheduler.control,
         WeightStore(scheduler.state, device, Model(runner)),
+        loaders={Selector.TARGET: FileLoader(runner, faults)},
         regions={MemoryTag.KV_CACHE: runner.pool},
         rank=group.rank,
     )
+    faults.install(scheduler.control, scheduler.state, weights)
     tier = None
     if host_pages:
         tier = attach_host_tier(scheduler, HostKVPool(device, runner.pool, host_pages, copier=copier))
-    return Rank(group.rank, group.size, group, scheduler, runner, weights, tier, copier, record)
+    rank = Rank(group.rank, group.size, group, scheduler, runner, weights, faults, tier, copier, record)
+    scheduler.look = rank.digest
+    return rank
+
+
+@dataclass
+class FileLoader:
+    """Reads the weights of a `HashRunner` from a file."""
+
+    runner: HashRunner
+    faults: Faults
+
+    def stage_from_disk(self, path: str) -> FileWeights:
+        self.faults.at("stage")
+        return FileWeights(self.runner, self.faults, path, load_file(path))
+
+
+@dataclass
+class FileWeights:
+    """What was read."""
+
+    runner: HashRunner
+    faults: Faults
+    path: str
+    new: dict[str, torch.Tensor]
+    tensors: int = 0
+    bytes: int = 0
+
+    def write(self) -> FileWeights:
+        self.faults.at("write")
+        for name, tensor in self.new.items():
+            self.runner.weights[name].data.copy_(tensor)
+            self.tensors += 1
+            self.bytes += tensor.nbytes
+        self.faults.at("written")
+        return self
+
+    def settle(self) -> None:
+        self.runner.source = self.path  # type: ignore[attr-defined]
 
 
 # -- The processes --------------------------------------------------------------------------------------------
@@ -238,17 +309,26 @@ def serve(rank: int, size: int, port: int, pipe: Connection) -> None:
     """The main function of a rank's process: run scenarios until the pipe closes."""
     torch.set_num_threads(1)
     store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=20))
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=20))
+    met = -1
     while True:
         try:
-            module, name, arguments = pipe.recv()
+            meeting, module, name, arguments = pipe.recv()
         except (EOFError, ConnectionResetError):
             os._exit(0)
         try:
+            if meeting != met:
+                _meet(PrefixStore(str(meeting), store), rank, size)
+                met = meeting
             result = getattr(importlib.import_module(module), name)(*arguments)
             pipe.send((True, result))
         except BaseException:
             pipe.send((False, traceback.format_exc()))
+
+
+def _meet(store: Store, rank: int, size: int) -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=20))
 
 
 class World:
@@ -260,21 +340,26 @@ class World:
 
     def __init__(self, size: int, *, forked: bool) -> None:
         self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        context: ForkServerContext | SpawnContext = multiprocessing.get_context("spawn")
+        self._context: ForkServerContext | SpawnContext = multiprocessing.get_context("spawn")
         if forked:
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload([__name__])
+            self._context = multiprocessing.get_context("forkserver")
+            self._context.set_forkserver_preload([__name__])
         self.broken = False
+        self._meeting = 0  # grows when ranks have died and others take their places
         self.pipes: list[Connection] = []
-        self.processes = []
+        self.processes: list[BaseProcess] = []
         for rank in range(size):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(rank, size, self.store.port, theirs), daemon=True)
-            with hash_seed(rank):
-                process.start()
-            theirs.close()
-            self.pipes.append(ours)
+            pipe, process = self._start(rank, size)
+            self.pipes.append(pipe)
             self.processes.append(process)
+
+    def _start(self, rank: int, size: int) -> tuple[Connection, BaseProcess]:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=serve, args=(rank, size, self.store.port, theirs), daemon=True)
+        with hash_seed(rank):
+            process.start()
+        theirs.close()
+        return ours, process
 
     def play(self, scenario: Scenario, *arguments: object, expect: str = "") -> list[Record]:
         """Run a module's function on every rank; each rank's result.
@@ -285,10 +370,20 @@ class World:
         assert not self.broken, "an earlier scenario did not end well"
         self.broken = True
         for pipe in self.pipes:
-            pipe.send((scenario.__module__, scenario.__name__, arguments))
+            pipe.send((self._meeting, scenario.__module__, scenario.__name__, arguments))
         records = [self._result(rank) for rank in range(len(self.pipes)) if str(rank) not in expect]
         self.broken = bool(expect)
         return records
+
+    def replace(self, ranks: str) -> None:
+        """Put new processes in the place of those that have not lived to tell."""
+        for rank in map(int, ranks):
+            self.processes[rank].kill()
+            self.processes[rank].join()
+            self.pipes[rank].close()
+            self.pipes[rank], self.processes[rank] = self._start(rank, len(self.pipes))
+        self._meeting += 1
+        self.broken = False
 
     def _result(self, rank: int) -> Record:
         if not self.pipes[rank].poll(DEADLINE):

@@ -68,7 +68,9 @@ def _ids() -> list[Row]:
     return [
         timed_row("request row in and out", row_us, peer=Peer("SGLang", 7.2), target=15),
         timed_row("state slot in and out", slot_us, peer=Peer("SGLang", 2.9), target=15),
-        timed_row("mark 64 cells as changed", time_us("mark(cells)", {"mark": table.mark_cells, "cells": cells})),
+        timed_row(
+            "mark 64 cells as changed", time_us("mark(cells)", {"mark": table.mark_cells, "cells": cells})
+        ),
     ]
 
 
