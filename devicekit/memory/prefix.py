@@ -22,6 +22,8 @@ published before); a page that is not full is left alone. ::
     pool.give(done.duplicates)
     held, row, shared = done.node, done.pages + row[len(done.pages):], len(done.pages)
 
+(`extend` does the same from what follows `shared`, and so does not look at the beginning again.)
+
 Where `duplicates` is not empty, someone published the same tokens first and `done.pages` are theirs: the
 request's line in the request table changes with `row`.
 
@@ -168,7 +170,7 @@ class PrefixCache(PrefixTree):
         matters only to the policy of that name. ValueError when `pages` are too few.
         """
         root = self._roots.get(namespace) or self._nowhere
-        return self._grow(root, tokens, pages, namespace, held, priority)
+        return self._grow(root, _as_bytes(tokens), _as_bytes(pages), namespace, held, priority)
 
     def extend(
         self,
@@ -183,56 +185,56 @@ class PrefixCache(PrefixTree):
 
         Costs the same however long the beginning is. The lock on `held` moves to the node of the answer.
         """
-        start = held if held.parent is not None else self._roots.get(namespace) or self._nowhere
-        return self._grow(start, tokens, pages, namespace, held, priority)
-
-    def _grow(
-        self,
-        node: Node,
-        tokens: Int32Data,
-        pages: Int32Data,
-        namespace: Hashable,
-        held: Node | None,
-        priority: int,
-    ) -> Insertion:
-        """Cache the whole pages of `tokens` below `node`."""
         key = tokens if type(tokens) is bytes else _as_bytes(tokens)
         mine = pages if type(pages) is bytes else _as_bytes(pages)
-        count = len(key) // self._page_bytes
-        size = count * 4
-        if len(mine) != size:
-            if len(mine) < size:
+        # One that goes on alone, as most do, grows its own edge.
+        if not self._ranked and len(key) == len(mine) * self.page_size:
+            if self._lengthen(held, key, mine, True, 0):
+                self._inserted += len(mine) // 4
+                return Insertion(mine, b"", held)
+        start = held if held.parent is not None else self._roots.get(namespace) or self._nowhere
+        return self._grow(start, key, mine, namespace, held, priority)
+
+    def _grow(
+        self, node: Node, key: bytes, mine: bytes, namespace: Hashable, held: Node | None, priority: int
+    ) -> Insertion:
+        """Cache the whole pages of `key` below `node`."""
+        page = self._page_bytes
+        count = len(key) // page
+        if len(mine) != count * 4 or not count:
+            if len(mine) < count * 4:
                 raise ValueError(f"{count} pages of tokens need as many page ids, got {len(mine) // 4}")
-            mine = mine[:size]
-        if not count:
-            return Insertion(b"", b"", held or node)
+            if not count:
+                return Insertion(b"", b"", held or node)
+            mine = mine[: count * 4]
         if node is self._nowhere:
             node = self._roots[namespace] = Root(namespace)
-        cached = duplicates = b""
-        at = 0
-        if key[: self._page_bytes] in node.children:
+        new, duplicates = mine, b""
+        if key[:page] in node.children:
             node, at, cached = self._descend(node, key)
             if not mine.startswith(cached):
                 duplicates = _where_different(mine, cached)
                 mine = cached + mine[len(cached) :]
-        rank, added = 0, count - len(cached) // 4
+            key, new = key[at:], mine[len(cached) :]
+        rank = 0
         if self._ranked:
             self._turn += 1
-            rank = self._policy.enter(self._turn if added else 0, priority)
-        if added:
+            rank = self._policy.enter(self._turn if new else 0, priority)
+        if new:
+            added = len(new) // 4
             self._inserted += added
-            end = count * self._page_bytes
             moves = node is held
-            node = self._append(node, key[at:end], mine[len(cached) :], moves, rank)
+            node = self._append(node, key[: added * page], new, moves, rank)
             if moves:
                 held = node
-        if held is not None and held is not node:
-            self.lock(node)
-            self.unlock(held)
+        if held is not node:
+            if held is not None:
+                self.lock(node)
+                self.unlock(held)
+            elif not self._ranked:
+                self._touch(node)
         if self._ranked:
             self._raise_path(node, rank)
-        elif held is None:
-            self._touch(node)
         if self._retired:
             self.reclaim(_RECLAIM)
         return Insertion(mine, duplicates, node)

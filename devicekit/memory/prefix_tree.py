@@ -105,33 +105,40 @@ class PrefixTree:
             parts.append(child.pages)
         return node, at, b"".join(parts)
 
-    def _append(self, node: Node, key: bytes, pages: bytes, held: bool, rank: int) -> Node:
-        """Add pages below `node`, on its own edge where no other holder would notice; the node at the end.
+    def _lengthen(self, node: Node, key: bytes, pages: bytes, held: bool, rank: int) -> bool:
+        """Add pages to `node`'s own edge, if no other holder would notice.
 
-        With `held`, the caller has a lock on `node`, and now has it on the node at the end.
+        With `held`, the caller has a lock on `node`.
         """
-        size = len(pages) // 4
         if (
-            not node.children
-            and node.locks == held
-            and node.parent is not None
-            and node.rank <= rank
-            and len(node.key) + len(key) <= self._max_edge
+            node.children
+            or node.locks != held
+            or node.parent is None
+            or node.rank > rank
+            or len(node.key) + len(key) > self._max_edge
         ):
-            first = len(node.pages) // 4
-            node.key += key
-            node.pages += pages
-            if held:
-                self.protected += size
-            else:
-                self.evictable += size
-            if self._feed is not None:
-                self._feed.stored(node, first)
+            return False
+        first = len(node.pages) // 4
+        node.key += key
+        node.pages += pages
+        if held:
+            self.protected += len(pages) // 4
+        else:
+            self.evictable += len(pages) // 4
+        if self._feed is not None:
+            self._feed.stored(node, first)
+        return True
+
+    def _append(self, node: Node, key: bytes, pages: bytes, held: bool, rank: int) -> Node:
+        """Add pages below `node`; the node at the end. With `held`, the caller's lock on `node` moves there."""
+        if self._lengthen(node, key, pages, held, rank):
             return node
-        for cut in range(0, len(key), self._max_edge):
-            edge = key[cut : cut + self._max_edge]
-            child = Node(node, edge, pages[cut // self.page_size :][: len(edge) // self.page_size], rank)
-            node.children[edge[: self._page_bytes]] = child
+        size = len(pages) // 4
+        page, most = self._page_bytes, self._max_edge
+        for cut in range(0, len(key), most):
+            edge = key[cut : cut + most]
+            child = Node(node, edge, pages[cut // page * 4 :][: len(edge) // page * 4], rank)
+            node.children[edge[:page]] = child
             if held:
                 child.locks = 1  # the caller's; what it had on the node above now stands for this child's
             else:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from devicekit.scheduling.batch import ForwardBatch, Int32
+from devicekit.scheduling.batch import ForwardBatch, Int32, Int64
 from devicekit.scheduling.request import Request
 from devicekit.scheduling.reservation import NewTokenRatio
 from devicekit.scheduling.state import SchedulerState
@@ -33,7 +33,7 @@ class Plan:
     """One forward pass."""
 
     decoding: int  # columns of the running batch
-    chunks: list[Chunk] = field(default_factory=list)
+    chunks: list[Chunk]
 
     def __bool__(self) -> bool:
         return bool(self.decoding or self.chunks)
@@ -68,11 +68,11 @@ class Planner:
     def plan(self) -> Plan:
         """Choose the next pass. Running requests come first, then prompts that have begun, then new ones."""
         state = self._state
-        plan = Plan(len(state.running))
+        plan = Plan(len(state.running.requests), [])
         budget = self._limit - plan.decoding
         for request in state.prefilling:
             budget = self._take_chunk(plan, request, budget)
-        if budget > 0 and state.admitting and len(state.waiting):
+        if budget > 0 and state.waiting and state.admitting:
             self._admit_waiting(plan, budget)
         return plan
 
@@ -82,7 +82,7 @@ class Planner:
         to_come = state.running.to_come()
         for request in state.prefilling:
             to_come += request.limit - request.total
-        while budget > 0 and len(state.waiting):
+        while budget > 0 and state.waiting:
             request = state.waiting.first()
             to_come += request.limit - request.total
             if request.group is not None and self._is_being_computed(request.group):
@@ -111,15 +111,15 @@ class Planner:
                 pages stays free. Alone it needs no such reserve: nothing else will ever free anything for it.
         """
         state = self._state
-        alone = not (state.running.requests or state.prefilling)
         if self._window is not None:  # whoever decodes beyond its window gives back what it takes
             holders = len(state.running) + len(state.prefilling) + 1
             to_come = min(to_come, holders * self._window)
+        alone = not (state.running.requests or state.prefilling)
         spare = 0 if alone else state.kv.pages_for(int(to_come * self._ratio.value))
         if not state.kv.acquire(request, state.namespace(request), spare):
             return False
         state.waiting.take_first()
-        if not request.num_output:
+        if request.total == len(request.prompt):
             request.cached_tokens = request.computed
         state.running.remember(request)
         state.prefilling.append(request)
@@ -137,11 +137,12 @@ class BatchBuilder:
         most = max_running + max_batch_tokens
         self._state = state
         self._width = running.history.shape[1]
+        self._row_bytes = table.pages_per_row * 4
         self._count: Int32 = np.arange(max(most + 1, self._width), dtype=np.int32)
         self._starts, self._wanted = np.empty((2, most + 1), np.int32)
         self._page_size = np.array(state.kv.page_size, np.int64)  # numpy takes longer to make one of a number
         self._offsets = np.arange(state.kv.page_size, dtype=np.int64)
-        self._decoding: ForwardBatch | None = None  # the last batch without chunks
+        self._decoding: dict[int, ForwardBatch] = {}  # plain batches without chunks, by their number of columns
         self._state_slots = None if state.kv.states is None else state.kv.state_slots
         # The same memory once more: for short runs, copying between memoryviews costs half of numpy.
         self._cells = _Cells(
@@ -162,14 +163,18 @@ class BatchBuilder:
         joining: list[Request] = []
         if plan.chunks:
             batch = self._with_chunks(plan, joining)
-        elif self._decoding is not None and len(self._decoding.rows) == count:
-            batch = self._decoding
+        elif running.sampling.idle and self._state_slots is None:
+            # All that changes from step to step is what the arrays hold.
+            return self._decoding.get(count) or self._decoding.setdefault(count, self._decode(count))
         else:
-            batch = self._decoding = self._cut(count, count, self._count, self._count[:count])
+            batch = self._decode(count)
         if self._state_slots is not None:
             batch.state_slots = self._state_slots[batch.rows]
         running.sampling.fill(batch, running.positions, joining)
         return batch
+
+    def _decode(self, count: int) -> ForwardBatch:
+        return self._cut(count, count, self._count, self._count[:count])
 
     def _cut(self, tokens: int, sequences: int, starts: Int32, wanted: Int32) -> ForwardBatch:
         running, kv = self._state.running, self._state.kv
@@ -188,14 +193,12 @@ class BatchBuilder:
     def _with_chunks(self, plan: Plan, joining: list[Request]) -> ForwardBatch:
         """Lay out the chunks; requests whose prompt they complete go into ``joining``."""
         cells, page_size = self._cells, len(self._offsets)
-        width, row_bytes = self._width, self._state.kv.table.pages_per_row * 4
+        width, row_bytes = self._width, self._row_bytes
         column = at = wanted = plan.decoding
         cells.starts[: at + 1] = cells.count[: at + 1]
         cells.wanted[:at] = cells.count[:at]
         pages: list[memoryview] = []  # that the chunks write to, as int32 bytes
-        runs: list[
-            tuple[int, int, int]
-        ] = []  # where a chunk's tokens are, and their slots among those pages'
+        runs: list[tuple[int, int, int]] = []  # where a chunk's tokens are, and their slots among those pages'
         slots = 0
         for request, start, end in plan.chunks:
             row, stop = request.row, at + end - start

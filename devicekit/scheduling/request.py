@@ -144,29 +144,6 @@ class Request:
     def num_output(self) -> int:
         return self.total - len(self.prompt)
 
-    def validate(self, limits: ModelLimits, pool_tokens: int) -> None:
-        """Check the request against the model and the pool before anything is allocated for it.
-
-        Raises:
-            InvalidRequest: with everything that is wrong.
-        """
-        found = self.params.problems(limits)
-        size = len(self.prompt)
-        if size == 0:
-            found.append("the prompt is empty")
-        elif np.count_nonzero(self.prompt.view(np.uint32) >= limits.vocab_size):  # negative: huge, unsigned
-            found.append(f"the prompt has tokens outside the vocabulary of {limits.vocab_size}")
-        if size >= limits.max_positions:
-            found.append(
-                f"the prompt has {size} tokens, and the model takes fewer than {limits.max_positions}"
-            )
-        if size >= pool_tokens:
-            found.append(f"the prompt has {size} tokens, and the KV pool holds {pool_tokens}")
-        if self.timeout is not None and not self.timeout > 0:
-            found.append(f"timeout must be a positive number of seconds, not {self.timeout}")
-        if found:
-            raise InvalidRequest(f"Request {self.id!r} cannot run: {'; '.join(found)}.")
-
 
 def default_seed(identity: str) -> int:
     """The seed of a request that was given none: the same for the same id, on every machine."""

@@ -19,13 +19,16 @@ class SamplingColumns:
         self._floats[_TOP_P] = 1.0
         self._top_k: Int32 = np.zeros(capacity, np.int32)
         self._seed: Int64 = np.zeros(capacity, np.int64)
-        self._count = 0
         self._sampled = 0  # running requests that are not greedy
         self.logprobs: dict[str, int] = {}  # running requests that want log-probabilities, and how many
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing that runs wants anything but the likeliest token."""
+        return not (self._sampled or self.logprobs)
+
     def join(self, column: int, request: Request) -> None:
         params = request.params
-        self._count = column + 1
         # Greedy columns need nothing but their zero, which a batch without sampling has everywhere.
         if params.temperature > 0:
             self._sampled += 1
@@ -38,14 +41,14 @@ class SamplingColumns:
             self.logprobs[request.id] = params.logprobs
 
     def leave(self, column: int, last: int, request: Request) -> None:
-        self._count = last
         if self._sampled:
             self._floats[:, column] = self._floats[:, last]
             self._floats[:, last] = _GREEDY
             self._top_k[column] = self._top_k[last]
             self._seed[column] = self._seed[last]
             self._sampled -= request.params.temperature > 0
-        self.logprobs.pop(request.id, None)
+        if self.logprobs:
+            self.logprobs.pop(request.id, None)
 
     def fill(self, batch: ForwardBatch, positions: Int32, joining: list[Request]) -> None:
         """Set a batch's ``sampling`` and ``top_logprobs``.
@@ -54,8 +57,7 @@ class SamplingColumns:
             positions: [n] position of each running request's input token.
             joining: requests whose prompt this pass completes; their tokens follow those of the batch.
         """
-        batch.sampling = batch.top_logprobs = None
-        if not (self._sampled or self.logprobs or any(map(_is_costly, joining))):
+        if self.idle and not any(map(_is_costly, joining)):
             return
         wanted = [*self.logprobs.values()]
         wanted += [one.params.logprobs for one in joining if one.params.logprobs is not None]
@@ -63,7 +65,7 @@ class SamplingColumns:
             batch.top_logprobs = max(wanted)
         if not self._sampled and all(one.params.temperature == 0 for one in joining):
             return
-        count = self._count
+        count = len(positions)
         extra = np.array(
             [(one.params.temperature, one.params.top_p, one.params.min_p) for one in joining], np.float32
         ).reshape(-1, 3)

@@ -22,6 +22,7 @@ from devicekit.oom import OutOfMemoryRecovery, describe
 from devicekit.release import ReleasePoint, ReleasePoints
 from devicekit.scheduling.audit import PoolAudit, PoolsUnbalanced, audit_pools, idle_imbalance
 from devicekit.scheduling.batch import ForwardBatch, Int32, Logprobs, Runner, StepOutput
+from devicekit.scheduling.checking import RequestCheck
 from devicekit.scheduling.control import Control
 from devicekit.scheduling.errors import InvalidRequest
 from devicekit.scheduling.kv import RequestKV
@@ -90,11 +91,13 @@ class Scheduler:
         model = runner.limits
         self.limits = limits
         self._device = device
-        self._model = model
         self._window = model.window
         self._checked = limits.checked
-        self._pool_tokens = limits.num_pages * limits.page_size
-        longest = min(model.max_positions, self._pool_tokens)
+        pool_tokens = limits.num_pages * limits.page_size
+        longest = min(model.max_positions, pool_tokens)
+        # The last token needs no KV of its own, hence the one extra.
+        self._longest_output = min(model.max_positions, pool_tokens + 1)
+        self.check = RequestCheck(model, pool_tokens, detokenizer is not None)
         table = RequestTable(
             limits.max_running, _row_width(longest, limits.page_size), checked=limits.checked
         )
@@ -140,18 +143,6 @@ class Scheduler:
         """End a `wait` that is going on, or the next one."""
         self._woken.set()
 
-    def check(self, request: Request) -> None:
-        """Whether a request can ever run; looks at nothing that changes.
-
-        Raises:
-            InvalidRequest: with everything that is wrong.
-        """
-        request.validate(self._model, self._pool_tokens)
-        if request.params.stop and self._stops.detokenizer is None:
-            raise InvalidRequest(
-                f"Request {request.id!r} has stop strings, and this engine has no tokenizer."
-            )
-
     # -- From the scheduler's thread --------------------------------------------------------------------------
 
     def add(self, request: Request) -> None:
@@ -160,29 +151,26 @@ class Scheduler:
         Raises:
             InvalidRequest: it can never run, or its id is in use. Nothing was allocated for it.
         """
-        if request.id in self.state.requests:
+        state, params = self.state, request.params
+        if request.id in state.requests:
             raise InvalidRequest(f"A request {request.id!r} is already in flight.")
         self.check(request)
-        if not self.state.healthy:
-            raise InvalidRequest(f"Request {request.id!r} cannot run: {self.state.failure}")
+        if not state.healthy:
+            raise InvalidRequest(f"Request {request.id!r} cannot run: {state.failure}")
         self._arrivals += 1
         request.arrival = self._arrivals
-        size = len(request.prompt)
-        # The last token needs no KV of its own, hence the one extra.
-        request.limit = min(
-            size + request.params.max_new_tokens, self._model.max_positions, self._pool_tokens + 1
-        )
-        seed = request.params.seed
-        request.seed = default_seed(request.id) if seed is None else seed
+        request.limit = min(request.total + params.max_new_tokens, self._longest_output)
+        if params.temperature > 0:
+            request.seed = default_seed(request.id) if params.seed is None else params.seed
         if request.timeout is not None:
-            request.deadline = self.state.clock.now() + request.timeout
-            self.state.timed.add(request.id)
+            request.deadline = state.clock.now() + request.timeout
+            state.timed.add(request.id)
         if StopConditions.is_special(request):
-            self.state.special.add(request.id)
+            state.special.add(request.id)
         if request.stream:
-            self.state.streaming.add(request.id)
-        self.state.requests[request.id] = request
-        self.state.waiting.add(request)
+            state.streaming.add(request.id)
+        state.requests[request.id] = request
+        state.waiting.add(request)
 
     def step(self) -> Step:
         """Take in messages, retire finished copies, answer what is pending, then plan, run and process a pass.
@@ -191,10 +179,14 @@ class Scheduler:
         mistake.
         """
         state = self.state
-        self._take_in()
-        state.retire()
-        self._expire()
-        continue_if_due(state)
+        if self._inbox:
+            self._take_in()
+        if state.participants:
+            state.retire()
+        if state.timed:
+            self._expire()
+        if state.continue_at is not None:
+            continue_if_due(state)
         self.control.answer()
         computed = self._forward() if state.may_run else 0
         if not state.requests:
@@ -238,8 +230,6 @@ class Scheduler:
                 self.state.outputs.append(Output(message.id, (), refused, prompt_tokens=len(message.prompt)))
 
     def _expire(self) -> None:
-        if not self.state.timed:
-            return
         now = self.state.clock.now()
         for request in [self.state.requests[one] for one in sorted(self.state.timed)]:
             if request.deadline is not None and now >= request.deadline:
@@ -311,10 +301,9 @@ class Scheduler:
             self._keep_logprobs(plan, result.tokens, result.logprobs)
         finished = self._advance(result.tokens[:count]) if count else ()
         wanted = count
-        for chunk in plan.chunks:
-            request = chunk.request
-            request.computed = chunk.end
-            if chunk.completes:
+        for request, _, end in plan.chunks:
+            request.computed = end
+            if end == request.total:
                 self._complete_prompt(request, result.tokens.item(wanted))
                 wanted += 1
         for request, finish in finished:

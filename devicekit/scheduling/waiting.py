@@ -51,7 +51,11 @@ class WaitingQueue:
         key: float = request.arrival
         if self._by_priority:
             key -= request.priority * HEAD_START
-        bisect.insort(self._queue, (key, request.arrival, request))
+        entry = (key, request.arrival, request)
+        if not self._queue or entry > self._queue[-1]:
+            self._queue.append(entry)
+        else:
+            bisect.insort(self._queue, entry)
 
     def arrange(self) -> None:
         """Bring the queue in order before a round of admissions, where the order depends on the cache."""

@@ -29,7 +29,8 @@ from devicekit.scheduling.messages import (
 from devicekit.scheduling.request import FinishKind, Request, SamplingParams
 from devicekit.scheduling.state import Participant
 from devicekit.weights.operations import ChecksumWeights, UpdateWeightsFromTensor
-from tests.scheduling.ranked_world import Rank, Record, World, Worlds, agree, make_rank
+from tests.scheduling.processes import World, Worlds
+from tests.scheduling.ranked_world import Rank, Record, agree, make_rank
 from tests.scheduling.rig import LateCopier
 
 OLD, NEW = make_weights(0), make_weights(5)

@@ -36,8 +36,9 @@ from devicekit.weights.operations import (
     UpdateWeightsFromIPC,
     UpdateWeightsFromTensor,
 )
+from tests.scheduling.processes import World, Worlds
 from tests.scheduling.ranked_faults import SLOW
-from tests.scheduling.ranked_world import Rank, Record, World, Worlds, agree, make_rank
+from tests.scheduling.ranked_world import Rank, Record, agree, make_rank
 
 OLD, NEW, LAST = make_weights(0), make_weights(5), make_weights(6)
 A, B, C = list(range(1, 20)), list(range(100, 130)), [5, 6, 7]

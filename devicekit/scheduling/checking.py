@@ -1,0 +1,68 @@
+"""Whether a request can ever run: everything that is wrong with it is said before anything is allocated for it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from devicekit.scheduling.batch import ModelLimits
+from devicekit.scheduling.errors import InvalidRequest
+from devicekit.scheduling.request import Request, SamplingParams
+
+
+class RequestCheck:
+    """The check of one model and one KV pool. May be asked from any thread.
+
+    Args:
+        pool_tokens: tokens that the whole pool holds.
+        has_tokenizer: whether stop strings can be recognised.
+    """
+
+    def __init__(self, limits: ModelLimits, pool_tokens: int, has_tokenizer: bool) -> None:
+        self._limits = limits
+        self._longest = min(limits.max_positions, pool_tokens)
+        self._pool_tokens = pool_tokens
+        self._has_tokenizer = has_tokenizer
+        self._vocabulary = np.array(limits.vocab_size, np.uint32)
+        self._approved: SamplingParams | None = None  # many requests in a row have the same
+
+    def __call__(self, request: Request) -> None:
+        """Pass a request, or say everything that is wrong with it.
+
+        Raises:
+            InvalidRequest: it can never run.
+        """
+        prompt, params = request.prompt, request.params
+        if (
+            (params is self._approved or self._approve(params))
+            and 0 < len(prompt) < self._longest
+            # A negative token is huge, unsigned.
+            and not np.count_nonzero(prompt.view(np.uint32) >= self._vocabulary)
+            and (request.timeout is None or request.timeout > 0)
+        ):
+            return
+        raise InvalidRequest(f"Request {request.id!r} cannot run: {'; '.join(self._problems(request))}.")
+
+    def _approve(self, params: SamplingParams) -> bool:
+        if params.problems(self._limits) or (params.stop and not self._has_tokenizer):
+            return False
+        self._approved = params
+        return True
+
+    def _problems(self, request: Request) -> list[str]:
+        limits, size = self._limits, len(request.prompt)
+        found = request.params.problems(limits)
+        if request.params.stop and not self._has_tokenizer:
+            found.append("it has stop strings, and this engine has no tokenizer")
+        if size == 0:
+            found.append("the prompt is empty")
+        elif np.count_nonzero(request.prompt.view(np.uint32) >= self._vocabulary):
+            found.append(f"the prompt has tokens outside the vocabulary of {limits.vocab_size}")
+        if size >= limits.max_positions:
+            found.append(
+                f"the prompt has {size} tokens, and the model takes fewer than {limits.max_positions}"
+            )
+        if size >= self._pool_tokens:
+            found.append(f"the prompt has {size} tokens, and the KV pool holds {self._pool_tokens}")
+        if request.timeout is not None and not request.timeout > 0:
+            found.append(f"timeout must be a positive number of seconds, not {request.timeout}")
+        return found
