@@ -27,7 +27,7 @@ from devicekit.scheduling.messages import Operation
 from devicekit.scheduling.planning import Plan
 from devicekit.scheduling.rank_group import Question, RankGroup
 from devicekit.scheduling.ranked_control import RankedControl
-from devicekit.scheduling.ranked_runner import PassFailed, RankedRunner
+from devicekit.scheduling.ranked_runner import PassFailed, RankedRecovery, RankedRunner
 from devicekit.scheduling.request import Finish, FinishKind, Request
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits, Step
 from devicekit.scheduling.stopping import Detokenizer
@@ -83,6 +83,7 @@ class RankedScheduler(Scheduler):
         self.ranks = ranks
         self.state.ranks = ranks
         self.control = RankedControl(self.state, ranks)
+        self._recovery = RankedRecovery(device, releases, ranks)
         self._outbox: deque[tuple[Request | Operation, bytes]] = deque()
         self._closing = False
         self.closed = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from devicekit.clock import SystemClock
+from devicekit.clock import Clock, SystemClock
 from devicekit.memory.audit import audit
 from devicekit.memory.host_kv import HostKVPool
 from devicekit.opening import get_device
@@ -98,18 +99,20 @@ class Record:
 
     def outcomes(self) -> dict[str, object]:
         """What has to be the same on every rank."""
-        replies = {
-            one.id: (
-                one.success,
-                one.message,
-                one.refusal,
-                *(getattr(one, field, None) for field in ("outcome", "epoch", "total", "failed")),
-            )
-            for one in self.replies.values()
+        replies = {}
+        for one in self.replies.values():
+            told = [getattr(one, name, None) for name in ("outcome", "epoch", "failed")]
+            known = self.left[one.id]["weights"][2] is not None  # type: ignore[index]
+            digest = getattr(one, "total", None) if known else None
+            replies[one.id] = (one.success, one.message, one.refusal, *told, digest)
+        finishes = {
+            # Bytes that were free are each rank's own.
+            name: (one.kind, one.matched, re.sub(r"\d{4,}", "#", one.message))
+            for name, one in self.finishes.items()
         }
         return {
             "tokens": self.tokens,
-            "finishes": self.finishes,
+            "finishes": finishes,
             "replies": replies,
             "left": self.left,
             "state": self.state,
@@ -227,9 +230,10 @@ def make_rank(
     policies: dict[ReleasePoint, ReleasePolicy] | None = None,
     among: dist.ProcessGroup | None = None,
     checked: bool = True,
+    clock: Clock | None = None,
 ) -> Rank:
     device = get_device("cpu")
-    group = RankGroup(among, timeout=timeout, heartbeat=HEARTBEAT, clock=SkewedClock(skew, rate))
+    group = RankGroup(among, timeout=timeout, heartbeat=HEARTBEAT, clock=clock or SkewedClock(skew, rate))
     runner = HashRunner(device, num_pages=num_pages, page_size=4)
     limits = SchedulerLimits(
         num_pages=num_pages, page_size=4, max_running=max_running, max_batch_tokens=32, checked=checked

@@ -22,6 +22,7 @@ import torch
 
 from devicekit import __version__
 from tests.soak.machine import run_machine
+from tests.soak.ranked import run_ranked
 
 _LOAD_SHARE = 0.15  # of the time, for clients and operators over HTTP
 _HTTP_TESTS = ("tests/server/test_load.py", "tests/server/test_schema.py")
@@ -31,8 +32,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=3600.0, help="default: %(default)g")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 31))
+    parser.add_argument("--ranks", type=int, default=1, help="only control operations, on so many ranks")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.ranks > 1:
+        ranked = run_ranked(options.ranks, options.seconds, options.seed)
+        print(json.dumps({**_provenance(options.seed), "ranked": dataclasses.asdict(ranked)}, indent=2))
+        return int(bool(ranked.violations))
     logging.disable(logging.CRITICAL)  # injected faults are logged as they should be, a million times
     control = run_machine(options.seconds * (1 - _LOAD_SHARE), options.seed)
     logging.disable(logging.NOTSET)
@@ -41,10 +47,7 @@ def main() -> int:
     print(
         json.dumps(
             {
-                "seed": options.seed,
-                "devicekit": __version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
+                **_provenance(options.seed),
                 "control": dataclasses.asdict(control),
                 "http": http,
             },
@@ -52,6 +55,15 @@ def main() -> int:
         )
     )
     return int(bool(control.violations or http["violations"] or not http["tests"]))
+
+
+def _provenance(seed: int) -> dict[str, object]:
+    return {
+        "seed": seed,
+        "devicekit": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def _over_http(seconds: float, seed: int) -> dict[str, object]:
