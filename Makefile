@@ -33,8 +33,8 @@ types: $(SETUP) ## strict types
 architecture: $(SETUP) ## dependencies point downwards only
 	@$(BIN)/lint-imports --no-logo
 
-bench: $(SETUP) ## measure, each figure beside its yardstick, peer and target
-	@$(BIN)/python -m devicekit.devtools.bench pools scheduler dispatch releases observe residency
+bench: $(SETUP) ## measure, each figure beside its yardstick, peer and target; writes docs/results/bench.md
+	@$(BIN)/python -m devicekit.devtools.bench --markdown docs/results/bench.md
 
 SECONDS ?= 3600
 soak: $(SETUP) ## random operators, faults and clients for SECONDS (3600); prints a summary in JSON

@@ -217,7 +217,7 @@ class Device:
         raise NotImplementedError
 
     def memory_snapshot(self) -> Sequence[Mapping[str, object]] | None:
-        """The allocator's segments and blocks in the vendor's own form; ``None`` where there are none."""
+        """The allocator's segments and blocks in the vendor's own form; ``None`` where they cannot be seen."""
         raise NotImplementedError
 
     def properties(self) -> DeviceProperties:

@@ -41,7 +41,7 @@ _EXACT: dict[str, tuple[type, ...]] = {
 }
 _INSTANCE: dict[str, tuple[type, ...]] = {
     "torch.Tensor": (torch.Tensor,),
-    "Sequence[Mapping[str, object]]": (Sequence,),
+    "Sequence[Mapping[str, object]] | None": (Sequence, NoneType),
     "Sequence[ProcessMemory] | None": (Sequence, NoneType),
 }
 _UNKNOWN = {record.__name__: record() for record in _RECORDS}

@@ -18,7 +18,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import torch
 
@@ -75,6 +75,11 @@ __all__ = ["Engine", "EngineConfig"]
 
 _R = TypeVar("_R", bound=Reply)
 
+ParameterValue: TypeAlias = (
+    "float | int | bool | tuple[str, ...] | tuple[int, ...] | tuple[tuple[int, float], ...] | None"
+)
+"""What a field of `SamplingParams` may be."""
+
 _NAP = 0.001  # seconds between looks at an operation that waits while nothing runs
 
 
@@ -105,7 +110,13 @@ class Engine:
         self.states: StatePool | None = None
         if runner.states is not None:
             self.states = StatePool(device, runner.states, config.max_running, checked=config.checked)
-        pool = KVPool(device, runner.layout, self.plan.num_pages, config.page_size)
+        pool = KVPool(
+            device,
+            runner.layout,
+            self.plan.num_pages,
+            config.page_size,
+            window_pages=self.plan.window_pages,
+        )
         runner.bind(pool, self.states)
         limits = SchedulerLimits(
             num_pages=self.plan.num_pages,
@@ -115,6 +126,7 @@ class Engine:
             policy=config.policy,
             prefix_caching=config.prefix_caching,
             conservativeness=config.conservativeness,
+            window_pages=self.plan.window_pages,
             checked=config.checked,
         )
         self._detokenizer = None if self.tokenizer is None else TokenizerText(self.tokenizer)
@@ -279,7 +291,7 @@ class Engine:
         self,
         prompts: Sequence[str | Sequence[int]],
         params: SamplingParams | None = None,
-        **overrides: float | int | tuple[str, ...] | tuple[int, ...] | bool | None,
+        **overrides: ParameterValue,
     ) -> list[Generation]:
         """Complete prompts and wait for all of them. Keyword arguments override fields of ``params``.
 
@@ -381,10 +393,12 @@ class Engine:
         empty_cache: bool | None = None,
         abort_all_requests: bool = False,
         weight_version: str | None = None,
+        selector: Selector = Selector.ALL,
     ) -> UpdateReply:
         """Replace the weights by another checkpoint of the same architecture.
 
-        At once while paused; otherwise when no request is in flight.
+        At once while paused; otherwise when no request is in flight. A draft model is there to be selected once it
+        was registered (``engine.weights.register_draft``).
         """
         operation = UpdateWeightsFromDisk(
             self._next_id("update"),
@@ -392,6 +406,7 @@ class Engine:
             empty_cache=empty_cache,
             abort_all_requests=abort_all_requests,
             weight_version=weight_version,
+            selector=selector,
             path=str(path),
         )
         return self.perform(operation, UpdateReply)

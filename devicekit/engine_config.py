@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from devicekit.contract.errors import ConfigurationError
 from devicekit.memory.kv import KVLayout
+from devicekit.memory.paired_sizing import plan_paired
 from devicekit.memory.sizing import KVPlan, plan_kv
 from devicekit.memory.state import StateLayout
 from devicekit.scheduling.batch import ModelLimits
@@ -23,6 +25,9 @@ class EngineConfig:
     policy: str = "fcfs"
     prefix_caching: bool = True
     host_kv_tokens: int = 0  # size of the second level of the prefix cache, in host memory; 0: none
+    # Where only some layers have a window: tokens of their own smaller pool. 0: they share the others' pool. None:
+    # a pool of their own if memory is short, sized for what running requests look back at.
+    window_kv_tokens: int | None = None
     conservativeness: float = 1.0  # lower admits more requests at once, at the price of retractions
     checked: bool = False  # account for every page, row and state slot after every step: raises, and costs
 
@@ -43,14 +48,15 @@ def plan_pool(
 
     Raises:
         NotEnoughMemory: not even one short request fits.
-        ConfigurationError: a setting is out of range, or ``available`` is unknown and ``kv_tokens`` is not set.
+        ConfigurationError: a setting is out of range or cannot be had with this model, or ``available`` is unknown
+            and ``kv_tokens`` is not set.
     """
     most = config.kv_tokens
     if most is None and available is not None:
         most = config.max_running * -(-limits.max_positions // config.page_size) * config.page_size
     # Once in the pool, and once as the new states of a step before it is known to have succeeded.
     state_bytes = 0 if states is None else 2 * (config.max_running + 1) * states.bytes_per_slot
-    return plan_kv(
+    plan = plan_kv(
         available,
         layout,
         page_size=config.page_size,
@@ -60,3 +66,28 @@ def plan_pool(
         reserve_bytes=config.reserve_bytes + state_bytes,
         max_tokens=most,
     )
+    if not _may_pair(layout, config, states):
+        return plan
+    return plan_paired(
+        plan,
+        layout,
+        max_batch_tokens=config.max_batch_tokens,
+        max_tokens=most,
+        window_tokens=config.window_kv_tokens,
+    )
+
+
+def _may_pair(layout: KVLayout, config: EngineConfig, states: StateLayout | None) -> bool:
+    """Whether layers with a window may have a pool of their own; ConfigurationError if they must and may not."""
+    wanted = config.window_kv_tokens
+    if wanted is not None and wanted < 0:
+        raise ConfigurationError(f"window_kv_tokens must not be negative, not {wanted}")
+    obstacles = {
+        "this model has no layers with a window beside layers without": layout.partial_window is None,
+        "a host tier copies whole pages": config.host_kv_tokens > 0,
+        "this model has recurrent layers": states is not None,
+    }
+    found = [obstacle for obstacle, holds in obstacles.items() if holds]
+    if wanted and found:
+        raise ConfigurationError(f"window_kv_tokens={wanted} cannot be had: {' and '.join(found)}")
+    return not found and wanted != 0

@@ -126,7 +126,17 @@ def test_importing_devicekit_imports_neither_torch_nor_any_plugin():
 
 def test_finding_and_choosing_import_no_torch_of_their_own():
     allowed = {"pluggy"}
-    assert imported_by("import devicekit.registry; devicekit.discover()") & (HEAVY | PLUGINS) == allowed
+    script = "import devicekit.registry.selection; devicekit.discover()"
+    assert imported_by(script) & (HEAVY | PLUGINS) == allowed
+
+
+def test_listing_what_is_installed_imports_nothing_that_opens_it():
+    script = "import sys; from devicekit.cli import main; main(['list']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    opening = {"loading", "opened", "probing", "selection", "validation"}
+    names = set(done.stdout.split())
+    assert "devicekit.registry.discovery" in names
+    assert {f"devicekit.registry.{part}" for part in opening} & names == set()
 
 
 def test_the_contract_imports_no_torch():

@@ -71,7 +71,7 @@ NONSENSE: dict[str, list[object]] = {
     "host_memory_stats": [None, {}],
     "device_properties": [None, "acme", {}],
     "process_memory": [7, {1: 2}],
-    "memory_snapshot": [None, {}, 7],
+    "memory_snapshot": [{}, 7],
     "collective_backend": [None, b"gloo", 7],
     "visible_devices_variable": [7, True],
     "profiler_activity": ["cpu", 7],

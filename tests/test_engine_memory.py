@@ -100,3 +100,19 @@ def test_the_host_tier_changes_no_token(checkpoints: tuple[Path, Path]) -> None:
     (again,) = engine.generate([PROMPT], max_new_tokens=8, temperature=0)
     assert again.tokens == reference(model)
     assert again.cached_tokens == 48
+
+
+def test_pools_of_layers_with_and_without_windows_sleep_and_wake_together(tmp_path: Path) -> None:
+    path = write_example_checkpoint(tmp_path / "gemma2", seed=1, architecture="gemma2")
+    model = AutoModelForCausalLM.from_pretrained(path).eval()
+    config = EngineConfig(max_running=2, max_batch_tokens=16, kv_tokens=512, window_kv_tokens=96)
+    engine = Engine.open(path, "cpu", config=config)
+    assert engine.plan.window_pages == 6
+    assert run(engine) == reference(model)
+    released = engine.release_memory("kv_cache")
+    assert {one.tag: one.bytes for one in released.regions} == {"kv_cache": engine.plan.pool_bytes}
+    engine.resume_memory("kv_cache")
+    assert run(engine) == reference(model)
+    windows = engine.audit().window_pages
+    assert windows is not None
+    assert windows.balanced

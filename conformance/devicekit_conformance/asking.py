@@ -87,7 +87,7 @@ _RECORDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "host_memory_stats": ("HostMemoryStats", ("allocated", "reserved")),
     "device_properties": (
         "DeviceProperties",
-        ("name", "total_memory", "uuid", "architecture", "compute_units", "unified_memory"),
+        ("name", "total_memory", "uuid", "architecture", "compute_units", "unified_memory", "driver"),
     ),
 }
 

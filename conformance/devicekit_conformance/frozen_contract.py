@@ -65,7 +65,7 @@ _ROWS: tuple[tuple[str, Missing, tuple[str, ...], tuple[str, ...]], ...] = (
     ("memory_info", _OBSERVING, ("index",), ("MemoryInfo",)),
     ("process_memory", _OBSERVING, ("index",), ("list", "tuple", "NoneType")),
     ("host_memory_stats", _OBSERVING, (), ("HostMemoryStats",)),
-    ("memory_snapshot", _OBSERVING, ("index",), ("list", "tuple")),
+    ("memory_snapshot", _OBSERVING, ("index",), ("list", "tuple", "NoneType")),
     ("reset_peak_memory_stats", _RELEASING, ("index",), ("NoneType",)),
     ("set_memory_fraction", _ORDERING, ("index", "fraction"), ("NoneType",)),
     ("memory_pool", _ORDERING, ("index",), ("*",)),

@@ -32,6 +32,7 @@ from devicekit.scheduling.messages import (
     PauseMode,
     UpdateWeightsFromDisk,
 )
+from devicekit.scheduling.paired_kv import PairedKV
 from devicekit.scheduling.request import SamplingParams
 
 _PROMPTS = (
@@ -234,4 +235,8 @@ class _Demo:
 
 
 def _kv_bytes(engine: Engine) -> int:
-    return engine.scheduler.state.kv.pages.in_use * engine.plan.page_bytes
+    kv, plan = engine.scheduler.state.kv, engine.plan
+    size = kv.pages.in_use * plan.page_bytes
+    if isinstance(kv, PairedKV) and plan.window_page_bytes is not None:
+        size += kv.windows.ids.in_use * plan.window_page_bytes
+    return size

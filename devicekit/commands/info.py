@@ -158,5 +158,9 @@ def _print_plan(path: str, device: Device) -> None:
         f"  {plan.bytes_per_token} B a token x {plan.page_size} tokens = {human_bytes(plan.page_bytes)} a page"
     )
     print(f"  {human_bytes(plan.table_bytes)} for the request table of {plan.max_running} requests")
-    print(f"  {plan.num_pages} pages = {plan.num_tokens} tokens = {human_bytes(plan.pool_bytes)}")
+    windowed = ""
+    if plan.window_pages is not None:
+        window_bytes = human_bytes(plan.window_page_bytes)
+        windowed = f", with {plan.window_pages} pages of {window_bytes} for layers with a window"
+    print(f"  {plan.num_pages} pages = {plan.num_tokens} tokens{windowed} = {human_bytes(plan.pool_bytes)}")
     print(f"  {human_bytes(plan.unused_bytes)} left over")

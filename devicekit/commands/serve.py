@@ -104,6 +104,7 @@ def _config(options: argparse.Namespace) -> EngineConfig:
         policy=options.policy,
         prefix_caching=not options.disable_prefix_caching,
         host_kv_tokens=options.host_kv_tokens,
+        window_kv_tokens=options.window_kv_tokens,
         conservativeness=options.conservativeness,
     )
 
@@ -150,6 +151,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--memory-fraction", type=float, default=0.9, help="for KV, of what is free; default: %(default)s")
     add("--kv-tokens", type=int, help="size of the KV pool; default: what fits")
     add("--host-kv-tokens", type=int, default=0, help="second level of the prefix cache, in host memory")
+    add(
+        "--window-kv-tokens",
+        type=int,
+        help="pool of layers with a window, where others have none; default: one of its own if memory is short",
+    )
     add("--conservativeness", type=float, default=1.0, help="lower admits more at once; default: %(default)s")
     add("--policy", choices=("fcfs", "priority"), default="fcfs", help="default: %(default)s")
     add("--disable-prefix-caching", action="store_true")

@@ -154,8 +154,11 @@ class BackendSpec:
         raise NotImplementedError
 
     @hook(_OBSERVING, "Observing")
-    def memory_snapshot(self, index: int) -> Sequence[Mapping[str, object]]:
-        """The allocator's segments and blocks, in the vendor's own form."""
+    def memory_snapshot(self, index: int) -> Sequence[Mapping[str, object]] | None:
+        """The allocator's segments and blocks, in the vendor's own form; ``None`` if it cannot be seen.
+
+        A forked child cannot see its parent's allocator. Before initialisation there are none.
+        """
         raise NotImplementedError
 
     @hook(_RELEASING, "Observing")

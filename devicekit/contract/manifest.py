@@ -23,7 +23,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -205,5 +204,7 @@ class _Reader:
 
 
 def _suggest(name: str, known: Mapping[str, object] | set[str]) -> str:
+    import difflib  # only a manifest with a mistake needs it
+
     near = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""

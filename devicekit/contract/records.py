@@ -95,6 +95,7 @@ class DeviceProperties:
     architecture: str | None = None  # the vendor's own word, for example "9.0" or "gfx942"
     compute_units: int | None = None
     unified_memory: bool | None = None  # shares its memory with the host
+    driver: str | None = None  # the driver's version, in the vendor's own form
 
 
 @dataclass(frozen=True, slots=True)

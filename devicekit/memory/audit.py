@@ -90,7 +90,7 @@ def audit(
         count = len(held)
         leaked, doubled = _misplaced(allocator, held, cache)
     return Conservation(
-        available=allocator.available,
+        available=allocator.num_pages - allocator.in_use,
         evictable=cache.evictable if cache else 0,
         protected=cache.protected if cache else 0,
         owned=count,

@@ -28,9 +28,18 @@ class HostKVPool:
     """
 
     def __init__(self, device: Device, pool: KVPool, num_pages: int, *, copier: Copier | None = None) -> None:
-        """Allocates everything at once; raises ConfigurationError for a pool without pages."""
+        """Allocates everything at once.
+
+        Raises:
+            ConfigurationError: it has no pages, or layers with a window have pages of their own in ``pool``.
+        """
         if num_pages < 1:
             raise ConfigurationError(f"a host KV pool needs pages, got {num_pages}")
+        if pool.window_pages is not None:
+            raise ConfigurationError(
+                "a host KV pool copies whole pages, and layers with a window have pages of their own here: "
+                "do without one of the two"
+            )
         self.pool = pool
         self.pages = PageAllocator(num_pages)
         self.copier = copier or copier_for(device)

@@ -43,10 +43,25 @@ class KVLayout:
         return max(limits) if limits and len(limits) == self.num_layers else None
 
     @property
+    def partial_window(self) -> int | None:
+        """Keys, its own included, beyond which some layers do not look back while others see all; else None."""
+        limits = [window for window in self.windows if window is not None]
+        return max(limits) if limits and len(limits) < self.num_layers else None
+
+    @property
+    def windowed_layers(self) -> int:
+        """Layers that look back only so far."""
+        return sum(window is not None for window in self.windows)
+
+    @property
+    def bytes_per_token_and_layer(self) -> int:
+        """Bytes that one token takes in one layer, key and value together."""
+        return self.num_kv_heads * (self.key_dim + self.value_dim) * self.dtype.itemsize
+
+    @property
     def bytes_per_token(self) -> int:
         """Bytes that one token takes over all layers, key and value together."""
-        per_head = self.key_dim + self.value_dim
-        return self.num_layers * self.num_kv_heads * per_head * self.dtype.itemsize
+        return self.num_layers * self.bytes_per_token_and_layer
 
 
 class KVPool:
@@ -56,31 +71,46 @@ class KVPool:
     first index is the token slot, ``page * page_size + position % page_size``. Which pages belong to
     whom is the page allocator's business.
 
+    With ``window_pages`` the layers that have a window hold only so many pages, numbered by themselves:
+    see `devicekit.memory.attached_pages`.
+
     Only the padding slot is initialised: the contents of any other slot are unspecified until they are
     written, so readers must send positions that do not exist to the padding slot.
     """
 
-    def __init__(self, device: Device, layout: KVLayout, num_pages: int, page_size: int) -> None:
-        """Allocates everything at once; raises ValueError for a pool without pages."""
+    def __init__(
+        self,
+        device: Device,
+        layout: KVLayout,
+        num_pages: int,
+        page_size: int,
+        *,
+        window_pages: int | None = None,
+    ) -> None:
+        """Allocates everything at once; raises ValueError for a pool without pages, or without such layers."""
         if num_pages < 1 or page_size < 1:
             raise ValueError(f"a KV pool needs pages: num_pages={num_pages}, page_size={page_size}")
+        if window_pages is not None and (window_pages < 1 or layout.partial_window is None):
+            raise ValueError(f"window_pages={window_pages} need layers with a window beside others: {layout}")
         self.device = device
         self.layout = layout
         self.num_pages = num_pages
         self.page_size = page_size
+        self.window_pages = window_pages
         # Few kernels index or scatter 8-bit floats, and every device can move bytes.
         self._stored_as_bytes = layout.dtype.is_floating_point and layout.dtype.itemsize == 1
         self._keys, self._values = self._allocate_all()
 
     @property
     def num_slots(self) -> int:
-        """Token slots, those of the padding page included."""
+        """Token slots of a layer that keeps every page, those of the padding page included."""
         return (self.num_pages + 1) * self.page_size
 
     @property
     def nbytes(self) -> int:
         """Bytes of all buffers, the padding page included."""
-        return self.num_slots * self.layout.bytes_per_token
+        slots = sum(self._slots(layer) for layer in range(self.layout.num_layers))
+        return slots * self.layout.bytes_per_token_and_layer
 
     def key(self, layer: int) -> torch.Tensor:
         """The keys of one layer, in the layout's dtype: a view, not a copy."""
@@ -103,7 +133,12 @@ class KVPool:
         return key.view(*slots.shape, *key.shape[1:]), value.view(*slots.shape, *value.shape[1:])
 
     def page_rows(self) -> list[torch.Tensor]:
-        """Every buffer as bytes, ``[num_pages + 1, bytes per page]``: views, keys before values."""
+        """Every buffer as bytes, ``[num_pages + 1, bytes per page]``: views, keys before values.
+
+        ValueError where layers with a window have pages of their own.
+        """
+        if self.window_pages is not None:
+            raise ValueError("layers with a window have pages of their own in this pool")
         return [
             buffer.view(self.num_pages + 1, -1).view(torch.uint8)
             for buffers in (self._keys, self._values)
@@ -122,13 +157,18 @@ class KVPool:
         return self.nbytes
 
     def _allocate_all(self) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
-        layout = self.layout
-        keys = [self._allocate(layout.key_dim) for _ in range(layout.num_layers)]
-        return keys, [self._allocate(layout.value_dim) for _ in range(layout.num_layers)]
+        layout, layers = self.layout, range(self.layout.num_layers)
+        keys = [self._allocate(self._slots(layer), layout.key_dim) for layer in layers]
+        return keys, [self._allocate(self._slots(layer), layout.value_dim) for layer in layers]
 
-    def _allocate(self, dim: int) -> torch.Tensor:
+    def _slots(self, layer: int) -> int:
+        if self.window_pages is None or self.layout.windows[layer] is None:
+            return self.num_slots
+        return (self.window_pages + 1) * self.page_size
+
+    def _allocate(self, slots: int, dim: int) -> torch.Tensor:
         stored = torch.uint8 if self._stored_as_bytes else self.layout.dtype
-        shape = (self.num_slots, self.layout.num_kv_heads, dim)
+        shape = (slots, self.layout.num_kv_heads, dim)
         buffer = torch.empty(shape, dtype=stored, device=self.device.torch_device)
         buffer[PADDING_SLOT] = 0
         return buffer

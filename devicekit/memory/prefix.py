@@ -49,7 +49,6 @@ prompts part along the way, evicting and resetting not even that.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,6 +58,7 @@ from devicekit.memory.errors import CacheInUse
 from devicekit.memory.events import CacheListener, EventFeed
 from devicekit.memory.eviction import Policy, ReleaseOrder, find_policy, order_for
 from devicekit.memory.prefix_node import Node, Root, common_pages
+from devicekit.memory.prefix_records import Insertion, Match, PrefixStats
 from devicekit.memory.prefix_tree import PrefixTree
 
 if TYPE_CHECKING:
@@ -69,40 +69,6 @@ if TYPE_CHECKING:
 Int32Data = bytes | npt.NDArray[np.int32]
 
 _RECLAIM = 64  # nodes of a cache that was reset, let go of at each insertion
-
-
-@dataclass(slots=True)  # not frozen: building one is most of what a short match costs
-class Match:
-    """The longest cached prefix: its pages (int32 bytes), its length in tokens, and the node to lock."""
-
-    pages: bytes
-    tokens: int
-    node: Node
-
-
-@dataclass(slots=True)
-class Insertion:
-    """The pages that now hold the inserted prefix, those given that do not, and the node at its end."""
-
-    pages: bytes
-    duplicates: bytes
-    node: Node
-
-
-@dataclass(frozen=True, slots=True)
-class PrefixStats:
-    """Counts since the cache was built."""
-
-    queries: int
-    queried_tokens: int
-    hit_tokens: int
-    inserted_pages: int
-    evicted_pages: int
-
-    @property
-    def hit_rate(self) -> float | None:
-        """Share of the queried tokens that were cached; None before the first query."""
-        return self.hit_tokens / self.queried_tokens if self.queried_tokens else None
 
 
 class PrefixCache(PrefixTree):
@@ -142,6 +108,19 @@ class PrefixCache(PrefixTree):
         else:
             self._touch(node)
         return Match(pages, at // 4, node)
+
+    def shorten(self, match: Match, pages: int) -> Match:
+        """The first `pages` pages of a match that has just been made, for whoever can use no more of it."""
+        node, excess = match.node, len(match.pages) // 4 - pages
+        while excess and excess >= node.size and node.parent is not None:
+            excess -= node.size
+            node = node.parent
+        if excess:
+            node = node.split(node.size - excess, self._page_bytes)
+            if not node.locks:
+                self._order.add(node)
+        self._hit_bytes -= len(match.pages) // 4 * self._page_bytes - pages * self._page_bytes
+        return Match(match.pages[: pages * 4], pages * self.page_size, node)
 
     def peek(self, tokens: Int32Data, namespace: Hashable = None) -> int:
         """How many leading tokens are cached. Changes and counts nothing."""
@@ -187,11 +166,18 @@ class PrefixCache(PrefixTree):
         """
         key = tokens if type(tokens) is bytes else _as_bytes(tokens)
         mine = pages if type(pages) is bytes else _as_bytes(pages)
-        # One that goes on alone, as most do, grows its own edge.
-        if not self._ranked and len(key) == len(mine) * self.page_size:
-            if self._lengthen(held, key, mine, True, 0):
-                self._inserted += len(mine) // 4
-                return Insertion(mine, b"", held)
+        if (
+            key[: self._page_bytes] not in held.children  # as nearly always: there is nothing to follow
+            and held.parent is not None
+            and len(key) == len(mine) * self.page_size
+            and len(key) >= self._page_bytes
+            and not self._ranked
+        ):
+            self._inserted += len(mine) // 4
+            node = self._append(held, key, mine, True, 0)
+            if self._retired:
+                self.reclaim(_RECLAIM)
+            return Insertion(mine, b"", node)
         start = held if held.parent is not None else self._roots.get(namespace) or self._nowhere
         return self._grow(start, key, mine, namespace, held, priority)
 

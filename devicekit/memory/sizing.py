@@ -37,8 +37,11 @@ class KVPlan:
     max_running: int  # requests
     table_bytes: int
     num_pages: int  # without the padding page
-    pool_bytes: int  # with the padding page
+    pool_bytes: int  # with the padding page; of both pools, where there are two
     unused_bytes: int | None  # of the usable ones
+    # Where layers with a window have a smaller pool of their own, everything above is about the other layers'.
+    window_pages: int | None = None  # without the padding page; None: there is one pool
+    window_page_bytes: int | None = None
 
     @property
     def num_tokens(self) -> int:

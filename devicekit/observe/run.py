@@ -73,13 +73,18 @@ class Run:
 
 
 def provenance_of(device: Device, *, driver: str | None = None) -> Provenance:
-    """Where numbers measured now on ``device`` come from. The driver's version has to be given."""
+    """Where numbers measured now on ``device`` come from.
+
+    Args:
+        driver: the driver's version, where the device does not say.
+    """
     candidate = device.backend.candidate
     versions = {"python": platform.python_version()}
     versions |= {name: metadata.version(name) for name in ("torch", "devicekit")}
     if candidate.version is not None:
         versions[candidate.distribution] = candidate.version
-    return Provenance(device.name, device.properties().name, driver, versions, platform.machine())
+    properties = device.properties()
+    return Provenance(device.name, properties.name, properties.driver or driver, versions, platform.machine())
 
 
 def metrics_of(profiler: StageProfiler, *, steps: Sequence[str] = ()) -> Mapping[str, Metric]:

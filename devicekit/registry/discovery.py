@@ -54,8 +54,9 @@ def _installed() -> list[Candidate]:
     seen: dict[tuple[str, str, str], Candidate] = {}
     for entry in metadata.entry_points(group=ENTRY_POINT_GROUP):
         # Left-over metadata without a name or a version is not reason enough to hide every other backend.
-        distribution = (entry.dist and entry.dist.metadata["Name"]) or "unknown distribution"
-        version = (entry.dist and entry.dist.metadata["Version"]) or None
+        about = entry.dist and entry.dist.metadata  # parsed anew each time it is asked for
+        distribution = (about and about["Name"]) or "unknown distribution"
+        version = (about and about["Version"]) or None
         key = (entry.name, canonicalize_name(distribution), entry.value)
         if key not in seen:
             found = Candidate(entry.name, distribution, version, entry.value, None)

@@ -48,17 +48,26 @@ class PagedAttention:
     """The context of one step: stores each layer's keys and values, and reads them by the plan."""
 
     def __init__(
-        self, pool: KVPool, plan: AttentionPlan, slots: torch.Tensor, layers: Mapping[int, int]
+        self,
+        pool: KVPool,
+        plan: AttentionPlan,
+        slots: torch.Tensor,
+        layers: Mapping[int, int],
+        window_slots: torch.Tensor | None = None,
     ) -> None:
         self._pool = pool
         self._plan = plan
         self._layers = layers  # the pool's number of each of the model's layers that attends
         self._slots = slots  # [T] where the batch's own keys and values go
+        self._window_slots = (
+            slots if window_slots is None else window_slots
+        )  # the same, in layers with a window
 
     def attend(self, call: AttentionCall) -> torch.Tensor:
         query = call.query[0].transpose(0, 1)  # [T, heads, dim]
         layer = self._layers[call.layer]
-        self._pool.write(layer, self._slots, call.key[0].transpose(0, 1), call.value[0].transpose(0, 1))
+        slots = self._slots if call.window is None else self._window_slots
+        self._pool.write(layer, slots, call.key[0].transpose(0, 1), call.value[0].transpose(0, 1))
         output = query.new_empty(query.shape[0], query.shape[1], call.value.shape[-1])
         for segments in self._plan.segments(call.window):
             key, value = self._pool.read(layer, segments.key_slots)

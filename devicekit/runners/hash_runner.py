@@ -21,6 +21,7 @@ from devicekit.scheduling.batch import (
     ForwardBatch,
     Int32,
     Int64,
+    LogitAdjustments,
     Logprobs,
     ModelLimits,
     StepOutput,
@@ -165,8 +166,32 @@ def _choose(sums: _U64, salt: int, batch: ForwardBatch, vocabulary: int) -> Int3
     if batch.sampling is not None:
         draws = _mix(digest ^ _mix(_unsigned(batch.sampling.seed) + _unsigned(batch.sampling.position)))
         digest = np.where(batch.sampling.temperature > 0, draws, digest)
+    if batch.adjustments is not None:
+        digest = digest + _wishes(batch.adjustments, len(digest))
     chosen: Int32 = (digest % np.uint64(vocabulary)).astype(np.int32)
+    if batch.adjustments is not None:
+        _step_over(chosen, batch.adjustments, vocabulary)
     return chosen
+
+
+def _wishes(given: LogitAdjustments, count: int) -> _U64:
+    """A number for what each position wants done to its logits; 0 for nothing, and for what is neutral."""
+    bits = _mix(_unsigned(given.tokens))
+    bits ^= _mix(given.scales.view(np.uint32).astype(np.uint64))
+    bits ^= _mix(given.offsets.view(np.uint32).astype(np.uint64) << np.uint64(32))
+    wanted = np.isfinite(given.offsets) & ((given.scales != 1) | (given.offsets != 0))
+    sums = np.zeros(count, np.uint64)
+    np.add.at(sums, given.rows[wanted], bits[wanted])
+    return sums
+
+
+def _step_over(chosen: Int32, given: LogitAdjustments, vocabulary: int) -> None:
+    """Take the next token that is not ruled out."""
+    out = np.isneginf(given.offsets)
+    ruled_out = set(zip(given.rows[out].tolist(), given.tokens[out].tolist(), strict=True))
+    for at in range(len(chosen)):
+        while (at, int(chosen[at])) in ruled_out:
+            chosen[at] = (chosen[at] + 1) % vocabulary
 
 
 def _logprobs(sums: _U64, chosen: Int32, batch: ForwardBatch, vocabulary: int) -> Logprobs | None:

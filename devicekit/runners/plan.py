@@ -50,7 +50,10 @@ class _Runs:
 
 
 class AttentionPlan:
-    """The segments of a batch, for each window that the model's layers use."""
+    """The segments of a batch, for each window that the model's layers use.
+
+    Layers with a window may have pages of their own: then their segments name slots of those.
+    """
 
     def __init__(self, batch: ForwardBatch, device: torch.device) -> None:
         self._longest = int(batch.lengths.max(initial=0))
@@ -61,7 +64,8 @@ class AttentionPlan:
     def segments(self, window: int | None) -> list[Segments]:
         """Segments that together hold every token of the batch once, for layers with this window."""
         if window is not None and window >= self._longest:
-            window = None
+            # No window at all; but the keys are elsewhere if the layer has pages of its own.
+            window = None if self._batch.window_pages is None else self._longest
         if window not in self._by_window:
             runs = _cut(self._batch, window)
             keys = _first_keys(runs, window)
@@ -80,6 +84,8 @@ class AttentionPlan:
         columns = first_page[:, None] + np.arange((last_page - first_page).max() + 1)
         exists = columns <= last_page[:, None]
         pages = np.where(exists, self._batch.page_table[runs.row[:, None], np.where(exists, columns, 0)], 0)
+        if window is not None and self._batch.window_pages is not None:
+            pages = self._batch.window_pages[pages]
         tokens, positions, first, end, page = to_device(
             (runs.token[:, None] + offset, query_positions, first_key[:, None], ends[:, None], pages),
             self._device,

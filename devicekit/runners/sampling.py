@@ -1,4 +1,4 @@
-"""From logits to tokens: greedy, or a draw that depends only on a request's seed and position."""
+"""From logits to tokens: adjusted, then greedy, or a draw that depends only on a request's seed and position."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from devicekit.scheduling.batch import Float32, Int64, Logprobs, SamplingArrays
+from devicekit.scheduling.batch import Float32, Int64, LogitAdjustments, Logprobs, SamplingArrays
 
 _BITS = 23  # the largest uniform, 1 - 2**-23, times any float32 total stays below that total
+
+
+def adjust(logits: torch.Tensor, adjustments: LogitAdjustments) -> torch.Tensor:
+    """A copy of ``logits`` ([L, vocabulary]) with single ones scaled and shifted."""
+    rows = torch.from_numpy(adjustments.rows).to(logits.device)
+    tokens = torch.from_numpy(adjustments.tokens).to(logits.device)
+    scales, offsets = (_column(one, logits).squeeze(1) for one in (adjustments.scales, adjustments.offsets))
+    values = logits[rows, tokens]
+    values = torch.where(values > 0, values / scales, values * scales) + offsets
+    return logits.index_put((rows, tokens), values)
 
 
 def choose(logits: torch.Tensor, sampling: SamplingArrays | None) -> torch.Tensor:
@@ -33,7 +43,7 @@ def choose(logits: torch.Tensor, sampling: SamplingArrays | None) -> torch.Tenso
 
 
 def log_probabilities(logits: torch.Tensor, tokens: torch.Tensor, top: int) -> Logprobs:
-    """Natural logarithms of the probabilities of ``tokens`` and of the ``top`` likeliest, before temperature."""
+    """Natural logarithms of the probabilities of ``tokens`` and of the ``top`` likeliest, as ``logits`` are."""
     scores = torch.log_softmax(logits, dim=-1)
     values, ids = scores.topk(min(top, scores.shape[1]), dim=-1)
     return Logprobs(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from devicekit.memory.kv import KVLayout, KVPool
@@ -24,7 +25,7 @@ from devicekit.runners.reload import (
     stage_update,
 )
 from devicekit.runners.state_layers import PackedStates, mixing
-from devicekit.scheduling.batch import ForwardBatch, ModelLimits, StepOutput
+from devicekit.scheduling.batch import ForwardBatch, Int32, Int64, ModelLimits, StepOutput
 
 if TYPE_CHECKING:
     from devicekit.device import Device
@@ -53,7 +54,9 @@ class TransformersRunner:
         layout = probe_layout(model, path=directory.path)
         self.layout: KVLayout = layout.kv
         self.states: StateLayout | None = layout.states
-        self._limits = replace(directory.limits, window=layout.kv.window)
+        self._limits = replace(
+            directory.limits, window=layout.kv.window, partial_window=layout.kv.partial_window
+        )
         self._pool_layers = {layer: at for at, layer in enumerate(layout.attention_layers)}
         self._stored = directory.stored_tensors()
         self._dtype = dtype
@@ -137,7 +140,8 @@ class TransformersRunner:
 
     def _answer(self, batch: ForwardBatch, pool: KVPool) -> StepOutput:
         logits = self._forward(batch, pool)
-        tokens = sampling.choose(logits, batch.sampling)
+        adjusted = logits if batch.adjustments is None else sampling.adjust(logits, batch.adjustments)
+        tokens = sampling.choose(adjusted, batch.sampling)
         logprobs = None
         if batch.top_logprobs is not None:
             logprobs = sampling.log_probabilities(logits, tokens, batch.top_logprobs)
@@ -146,11 +150,16 @@ class TransformersRunner:
     def _forward(self, batch: ForwardBatch, pool: KVPool) -> torch.Tensor:
         """Logits of the wanted positions: [L, vocabulary], float32."""
         device = self.device.torch_device
-        tokens, positions, wanted, slots = to_device(
-            (batch.tokens, batch.positions, batch.wanted, batch.slots), device
-        )
+        arrays: list[Int32 | Int64] = [batch.tokens, batch.positions, batch.wanted, batch.slots]
+        if batch.window_pages is not None:
+            page, offset = np.divmod(batch.slots, batch.page_size)
+            arrays.append(batch.window_pages[page].astype(np.int64) * batch.page_size + offset)
+        tokens, positions, wanted, *slots = to_device(arrays, device)
         plan = AttentionPlan(batch, device)
-        with attention.attending(attention.PagedAttention(pool, plan, slots, self._pool_layers)):
+        paged = attention.PagedAttention(
+            pool, plan, slots[0], self._pool_layers, slots[1] if len(slots) > 1 else None
+        )
+        with attention.attending(paged):
             output = self.model(
                 input_ids=tokens.unsqueeze(0),
                 position_ids=positions.unsqueeze(0),

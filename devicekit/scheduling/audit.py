@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from devicekit.memory.attached_audit import audit_attached
 from devicekit.memory.audit import Conservation, audit
 from devicekit.scheduling.errors import SchedulingError
+from devicekit.scheduling.paired_kv import PairedKV
 
 if TYPE_CHECKING:
     from devicekit.memory.pages import PageAllocator
     from devicekit.scheduling.batch import Int32
+    from devicekit.scheduling.kv import RequestKV
     from devicekit.scheduling.request import Request
     from devicekit.scheduling.state import SchedulerState
 
@@ -24,6 +28,9 @@ class PoolAudit:
     pages: Conservation
     rows: Conservation
     states: Conservation | None = None  # state slots; None: the model has no recurrent layers
+    window_pages: Conservation | None = (
+        None  # pages of layers with a window; None: they have no pool of their own
+    )
 
     @property
     def balanced(self) -> bool:
@@ -33,12 +40,16 @@ class PoolAudit:
     @property
     def unbalanced(self) -> tuple[str, ...]:
         """Names of the pools in which something is wrong."""
-        pools = (("pages", self.pages), ("rows", self.rows), ("states", self.states))
-        return tuple(name for name, account in pools if account is not None and not account.balanced)
+        return tuple(name for name, account in self._pools() if not account.balanced)
 
     def __str__(self) -> str:
-        pools = (("pages", self.pages), ("rows", self.rows), ("states", self.states))
-        return "; ".join(f"{name} {_terms(account)}" for name, account in pools if account is not None)
+        return "; ".join(f"{name} {_terms(account)}" for name, account in self._pools())
+
+    def _pools(self) -> Iterator[tuple[str, Conservation]]:
+        for field in fields(self):
+            account = getattr(self, field.name)
+            if account is not None:
+                yield field.name, account
 
 
 class PoolsUnbalanced(SchedulingError):
@@ -63,6 +74,7 @@ def audit_pools(state: SchedulerState) -> PoolAudit:
         pages=audit(kv.pages, owned=_own_pages(state, holders), cache=kv.prefix),
         rows=audit(kv.table.rows, owned=rows),
         states=None if kv.states is None else audit(kv.states, owned=kv.state_slots[rows]),
+        window_pages=_windows(kv, holders),
     )
 
 
@@ -70,8 +82,15 @@ def idle_imbalance(state: SchedulerState) -> bool:
     """Whether a scheduler without requests misses ids. Costs a few additions."""
     kv = state.kv
     cached = 0 if kv.prefix is None else kv.prefix.total  # locked ones too: copies may be under way
-    missing = kv.pages.num_pages - kv.pages.available - cached
-    return missing != 0 or _missing(kv.table.rows) or _missing(kv.states)
+    missing = kv.pages.in_use - cached
+    pinned = isinstance(kv, PairedKV) and kv.windows.available != kv.windows.total
+    return missing != 0 or pinned or _missing(kv.table.rows) or _missing(kv.states)
+
+
+def _windows(kv: RequestKV, holders: list[Request]) -> Conservation | None:
+    if not isinstance(kv, PairedKV):
+        return None
+    return audit_attached(kv.windows, kv.pages, [kv.pinned(request) for request in holders])
 
 
 def _own_pages(state: SchedulerState, holders: list[Request]) -> Int32:

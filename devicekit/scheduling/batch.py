@@ -33,6 +33,20 @@ class SamplingArrays:
 
 
 @dataclass(slots=True)
+class LogitAdjustments:
+    """What to do to single logits before a token is chosen, one entry per pair of position and token.
+
+    First the scale: a logit above 0 is divided by it, any other multiplied. Then the offset is added. No pair
+    comes twice. A step in which nobody wants anything done carries no ``LogitAdjustments`` at all.
+    """
+
+    rows: Int64  # [E] index into the wanted positions
+    tokens: Int64  # [E]
+    scales: Float32  # [E] above 0; 1: none
+    offsets: Float32  # [E] minus infinity: never this token
+
+
+@dataclass(slots=True)
 class ForwardBatch:
     """One forward pass over the packed tokens of ``B`` sequences, ``T`` tokens in all.
 
@@ -52,7 +66,11 @@ class ForwardBatch:
     wanted: Int32  # [L] indices into tokens whose next token is wanted
     sampling: SamplingArrays | None = None  # None: every wanted token is greedy
     top_logprobs: int | None = None  # how many log-probabilities per wanted token; None: none at all
+    adjustments: LogitAdjustments | None = None  # None: tokens are chosen by the logits as they are
     state_slots: Int32 | None = None  # [B] of each sequence; None: the model has no recurrent layers
+    # [pages + 1] the page that stands for each page in layers with a window; None: the same one. 0: no token of
+    # this batch looks there.
+    window_pages: Int32 | None = None
 
     @property
     def num_sequences(self) -> int:
@@ -61,7 +79,7 @@ class ForwardBatch:
 
 @dataclass(slots=True)
 class Logprobs:
-    """Log-probabilities of the wanted positions, natural logarithm, before temperature."""
+    """Log-probabilities of the wanted positions, natural logarithm, before temperature and adjustments."""
 
     chosen: Float32  # [L]
     top_ids: Int32  # [L, k]
@@ -86,6 +104,7 @@ class ModelLimits:
     window: int | None = (
         None  # keys that a token sees in any layer, itself included; None: all, in some layer
     )
+    partial_window: int | None = None  # keys that a token sees in layers with a window, where others see all
 
 
 class Runner(Protocol):

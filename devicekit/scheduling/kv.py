@@ -10,6 +10,7 @@ import numpy as np
 from devicekit.memory.pages import PageAllocator
 from devicekit.memory.prefix import PrefixCache
 from devicekit.memory.prefix_node import Node
+from devicekit.memory.prefix_records import Insertion
 from devicekit.memory.rows import RequestTable
 from devicekit.scheduling.batch import Int32
 from devicekit.scheduling.request import Request
@@ -99,20 +100,26 @@ class RequestKV:
                 prefix.unlock(node)
             self.table.give_one(row)
             return False
-        request.row, request.held, request.space = row, node, namespace
-        if self.states is not None:
-            self.state_slots[row] = self.states.take_one()
-        request.cached_pages = shared
-        request.num_pages = shared + needed
-        request.computed = shared * self.page_size
-        at = row * self._row_bytes
-        self._rows[at : at + request.num_pages * 4] = cached + own
-        if self.table.followed:
-            self.table.mark(row, request.num_pages)
+        self._seat(request, row, node, namespace, shared, cached + own)
         if self.tier is not None:
             loaded = self.tier.load(request.tokens[:-1], namespace, shared, own, request.id)
             request.computed += loaded * self.page_size
         return True
+
+    def _seat(
+        self, request: Request, row: int, held: Node | None, space: Hashable, shared: int, pages: bytes
+    ) -> None:
+        """Give a request a row with these pages, the first ``shared`` of them cached and held."""
+        request.row, request.held, request.space = row, held, space
+        if self.states is not None:
+            self.state_slots[row] = self.states.take_one()
+        request.cached_pages = shared
+        request.num_pages = len(pages) // 4
+        request.computed = shared * self.page_size
+        at = row * self._row_bytes
+        self._rows[at : at + len(pages)] = pages
+        if self.table.followed:
+            self.table.mark(row, request.num_pages)
 
     def _take_evicting(self, count: int, spare: int) -> bytes | None:
         if count + spare > self.available:
@@ -147,14 +154,18 @@ class RequestKV:
             key = tokens[known * size : full * size].tobytes()
             done = self.prefix.extend(node, key, rows[begin:end].tobytes(), request.space)
             if done.duplicates:
-                self.pages.give(done.duplicates)
-                rows[begin:end] = done.pages
+                self._replace(rows[begin:end], done)
                 self.table.mark(request.row, full)
             request.held = node = done.node
             request.cached_pages = full
         if self.tier is not None:
             pages = self._rows[at : at + full * 4].tobytes()
             self.tier.store(tokens, request.space, pages, node, request.id)
+
+    def _replace(self, mine: memoryview, done: Insertion) -> None:
+        """Go on with the cache's pages where somebody else published the same tokens first."""
+        self.pages.give(done.duplicates)
+        mine[:] = done.pages
 
     def drop(self, request: Request, first: int) -> None:
         """Give back the pages before token ``first``, at which no layer will look again.

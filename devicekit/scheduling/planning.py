@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from devicekit.scheduling.adjusting import adjustments
 from devicekit.scheduling.batch import ForwardBatch, Int32
+from devicekit.scheduling.paired_kv import PairedKV
 from devicekit.scheduling.request import Request
 from devicekit.scheduling.reservation import NewTokenRatio
 from devicekit.scheduling.state import SchedulerState
@@ -142,8 +144,9 @@ class BatchBuilder:
         self._starts, self._wanted = np.empty((2, most + 1), np.int32)
         self._page_size = np.array(state.kv.page_size, np.int64)  # numpy takes longer to make one of a number
         self._offsets = np.arange(state.kv.page_size, dtype=np.int64)
-        self._decoding: dict[int, ForwardBatch] = {}  # plain batches without chunks, by their number of columns
+        self._decoding: dict[int, ForwardBatch] = {}  # plain ones without chunks, by their number of columns
         self._state_slots = None if state.kv.states is None else state.kv.state_slots
+        self._window_pages = state.kv.windows.of if isinstance(state.kv, PairedKV) else None
         # The same memory once more: for short runs, copying between memoryviews costs half of numpy.
         self._cells = _Cells(
             count=self._count.data,
@@ -163,7 +166,7 @@ class BatchBuilder:
         joining: list[Request] = []
         if plan.chunks:
             batch = self._with_chunks(plan, joining)
-        elif running.sampling.idle and self._state_slots is None:
+        elif running.sampling.idle and self._state_slots is None and not self._state.adjusted:
             # All that changes from step to step is what the arrays hold.
             return self._decoding.get(count) or self._decoding.setdefault(count, self._decode(count))
         else:
@@ -171,6 +174,8 @@ class BatchBuilder:
         if self._state_slots is not None:
             batch.state_slots = self._state_slots[batch.rows]
         running.sampling.fill(batch, running.positions, joining)
+        if self._state.adjusted:
+            batch.adjustments = adjustments(self._state, joining)
         return batch
 
     def _decode(self, count: int) -> ForwardBatch:
@@ -188,6 +193,7 @@ class BatchBuilder:
             page_table=kv.table.pages,
             page_size=kv.page_size,
             wanted=wanted,
+            window_pages=self._window_pages,
         )
 
     def _with_chunks(self, plan: Plan, joining: list[Request]) -> ForwardBatch:
@@ -198,7 +204,7 @@ class BatchBuilder:
         cells.starts[: at + 1] = cells.count[: at + 1]
         cells.wanted[:at] = cells.count[:at]
         pages: list[memoryview] = []  # that the chunks write to, as int32 bytes
-        runs: list[tuple[int, int, int]] = []  # where a chunk's tokens are, and their slots among those pages'
+        runs: list[tuple[int, int, int]] = []  # where a chunk's tokens are; their slots among those pages'
         slots = 0
         for request, start, end in plan.chunks:
             row, stop = request.row, at + end - start

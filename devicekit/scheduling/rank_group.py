@@ -265,15 +265,12 @@ class RankGroup:
 
     def _diverged(self, everybody: Int64) -> RankLost:
         """All see the same table, so all come to the same end."""
-        odd = [
-            rank
-            for rank in range(self.size)
-            if (everybody[rank, (_KIND, _DIGEST)] != everybody[0, (_KIND, _DIGEST)]).any()
-        ]
-        names = ", ".join(map(str, odd))
+        said = everybody[:, (_KIND, _DIGEST)]
+        odd = np.flatnonzero((said != said[0]).any(axis=1)).tolist()
         self._group = None
         self._roll_call.stop()
-        self.lost = RankLost(f"Rank {names} went another way than rank 0: their states differ.", tuple(odd))
+        message = f"Rank {', '.join(map(str, odd))} went another way than rank 0: their states differ."
+        self.lost = RankLost(message, tuple(odd))
         return RankLost(str(self.lost), self.lost.ranks)
 
 

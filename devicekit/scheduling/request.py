@@ -29,7 +29,24 @@ class SamplingParams:
     stop: tuple[str, ...] = ()  # text that ends the output and is cut from it; needs a tokenizer
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    min_new_tokens: int = 0  # until then nothing stops the output
+    # What is done to logits before a token is chosen. Counts are of the output alone.
+    frequency_penalty: float = 0.0  # taken off a token's logit each time it has come up
+    presence_penalty: float = 0.0  # taken off once it has come up at all
+    repetition_penalty: float = 1.0  # divides a positive logit, multiplies others; of the prompt's tokens too
+    logit_bias: tuple[tuple[int, float], ...] = ()  # added to tokens' logits
     logprobs: int | None = None  # how many alternatives to report per token; 0: the chosen one only
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether anything is to be done to logits."""
+        return bool(
+            self.min_new_tokens
+            or self.frequency_penalty
+            or self.presence_penalty
+            or self.repetition_penalty != 1
+            or self.logit_bias
+        )
 
     def problems(self, limits: ModelLimits) -> list[str]:
         """Everything that is wrong with these parameters for this model."""
@@ -54,6 +71,32 @@ class SamplingParams:
             foreign = [token for token in self.stop_token_ids if not 0 <= token < limits.vocab_size]
             if foreign:
                 found.append(f"stop_token_ids {foreign} are outside the vocabulary of {limits.vocab_size}")
+        if self.adjusts:
+            found += self._adjustment_problems(limits)
+        return found
+
+    def _adjustment_problems(self, limits: ModelLimits) -> list[str]:
+        found: list[str] = []
+        if not 0 <= self.min_new_tokens <= max(0, self.max_new_tokens):
+            found.append(f"min_new_tokens must be from 0 to max_new_tokens, not {self.min_new_tokens}")
+        if not -2 <= self.frequency_penalty <= 2:
+            found.append(f"frequency_penalty must be from -2 to 2, not {self.frequency_penalty}")
+        if not -2 <= self.presence_penalty <= 2:
+            found.append(f"presence_penalty must be from -2 to 2, not {self.presence_penalty}")
+        if not 0.01 <= self.repetition_penalty <= 100:
+            found.append(f"repetition_penalty must be from 0.01 to 100, not {self.repetition_penalty}")
+        tokens = [token for token, _ in self.logit_bias]
+        foreign = [token for token in tokens if not 0 <= token < limits.vocab_size]
+        if foreign:
+            found.append(
+                f"logit_bias has tokens {foreign[:8]}, outside the vocabulary of {limits.vocab_size}"
+            )
+        if len(set(tokens)) < len(tokens):
+            found.append("logit_bias has a token twice")
+        if wild := [bias for _, bias in self.logit_bias if not -100 <= bias <= 100]:
+            found.append(f"logit_bias must be from -100 to 100, not {wild[0]}")
+        if self.min_new_tokens and len({*self.stop_token_ids, *limits.eos_token_ids}) >= limits.vocab_size:
+            found.append("min_new_tokens leaves no token, as every one of them stops the output")
         return found
 
 

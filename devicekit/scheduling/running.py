@@ -6,6 +6,8 @@ requests that join or leave.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from devicekit.memory.pages import PageAllocator
@@ -35,6 +37,19 @@ _ONE = np.array(1, np.int64)
 _NOBODY: list[Request] = []
 
 
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """Views of the first columns of the state."""
+
+    shown: tuple[Int32, Int32, Int32, Int32, Int64]
+    step: Int32
+    advance_narrow: Int32  # what a step adds `step` to
+    advance_wide: Int64  # what it adds one to
+    at: Int64
+    cell: Int64
+    room: Int32
+
+
 class RunningBatch:
     """Up to ``table.num_rows`` decoding requests over one page pool.
 
@@ -54,7 +69,7 @@ class RunningBatch:
         self._page_size = page_size
         self._pages_per_row = table.pages_per_row
         self._tokens_per_row = max_tokens + 1
-        # Tokens of every request with a row. Untouched rows cost address space, not memory.
+        # Tokens of every request with a row. Rows that were never used cost address space, not memory.
         self.history: Int32 = np.zeros((table.num_rows + 1, max_tokens + 1), np.int32)
         self.requests: list[Request] = []
         self.sampling = SamplingColumns(table.num_rows)
@@ -75,7 +90,12 @@ class RunningBatch:
         self._steps = 0  # so far
         self._due: dict[int, list[Request]] = {}  # who reaches its limit, by the step that takes it there
         self._to_come = 0
-        self._shown = 0
+        self._cuts: dict[int, _Cut] = {}  # by how many columns they show
+        self.tokens: Int32  # [n] input token of each column
+        self.positions: Int32  # [n]
+        self.lengths: Int32  # [n]
+        self.rows: Int32  # [n] request rows
+        self.slots: Int64  # [n] KV slot that each column writes
         self._show(0)
 
     def __len__(self) -> int:
@@ -84,17 +104,21 @@ class RunningBatch:
     def _show(self, count: int) -> None:
         """Cut the views to ``count`` columns, once after joins and leaves and not in every step."""
         self._shown = count
-        self._wide_now = self._wide[:_CELL, :count]
-        self._cell_now = self._wide[_CELL, :count]
-        self._narrow_now = self._narrow[: len(_STEP), :count]
-        self._step_now = self._step[:, :count]
-        self._at_now = self._wide[_AT, :count]
-        self._room_now = self._narrow[_ROOM, :count]
-        self.tokens: Int32 = self._narrow[_LAST, :count]  # [n] input token of each column
-        self.positions: Int32 = self._narrow[_POSITION, :count]  # [n]
-        self.lengths: Int32 = self._narrow[_LENGTH, :count]  # [n]
-        self.slots: Int64 = self._wide[_SLOT, :count]  # [n] KV slot that each column writes
-        self.rows: Int32 = self._narrow[_ROW, :count]  # [n] request rows
+        now = self._cuts.get(count) or self._cuts.setdefault(count, self._cut(count))
+        self._now = now
+        self.tokens, self.positions, self.lengths, self.rows, self.slots = now.shown
+
+    def _cut(self, count: int) -> _Cut:
+        wide, narrow = self._wide[:, :count], self._narrow[:, :count]
+        return _Cut(
+            (narrow[_LAST], narrow[_POSITION], narrow[_LENGTH], narrow[_ROW], wide[_SLOT]),
+            self._step[:, :count],
+            narrow[: len(_STEP)],
+            wide[:_CELL],
+            at=wide[_AT],
+            cell=wide[_CELL],
+            room=narrow[_ROOM],
+        )
 
     def remember(self, request: Request) -> None:
         """Note the tokens of a request that has just been given a row."""
@@ -127,8 +151,9 @@ class RunningBatch:
         narrow[_ROW, column] = row
         narrow[_LAST, column] = self._history_cells[at - 1]
         left = request.limit - total
-        self._to_come += left
-        self._due.setdefault(self._steps + left, []).append(request)
+        if left:
+            self._to_come += left
+            self._due.setdefault(self._steps + left, []).append(request)
         self.sampling.join(column, request)
         request.column = column
         self.requests.append(request)
@@ -138,12 +163,14 @@ class RunningBatch:
         column, last = request.column, len(self.requests) - 1
         self.settle(request)
         left = request.limit - request.total
-        self._to_come -= left
-        if (due := self._due.get(self._steps + left)) is not None:
+        if left:  # at its limit, `end_step` has forgotten it
+            self._to_come -= left
+            due = self._due[self._steps + left]
             due.remove(request)
             if not due:
                 del self._due[self._steps + left]
-        self.sampling.leave(column, last, request)
+        if not self.sampling.idle:
+            self.sampling.leave(column, last, request)
         request.column = -1
         moved = self.requests.pop()
         if column != last:
@@ -166,7 +193,11 @@ class RunningBatch:
         """Pages the next step must take before it can run."""
         if self._shown != len(self.requests):
             self._show(len(self.requests))
-        return len(self.requests) - int(np.count_nonzero(self._room_now))
+        return len(self.requests) - int(np.count_nonzero(self._now.room))
+
+    def full_columns(self) -> Int64:
+        """The columns that need a page before the next step."""
+        return np.flatnonzero(self._now.room == _ZERO) if self.pages_needed() else np.empty(0, np.int64)
 
     def drop_unseen(self, kv: RequestKV, window: int) -> None:
         """Give back pages that have left the window, of the columns that need a new page.
@@ -174,9 +205,8 @@ class RunningBatch:
         Each such column gives back about as many pages as it takes, so a request that decodes holds no more than
         its window, however long it gets.
         """
-        if self.pages_needed():
-            for column in np.flatnonzero(self._room_now == _ZERO).tolist():
-                kv.drop(self.requests[column], int(self.positions[column]) - window + 1)
+        for column in self.full_columns().tolist():
+            kv.drop(self.requests[column], int(self.positions[column]) - window + 1)
 
     def begin_step(self, full: int | None = None) -> bool:
         """Give every column whose page is full a new one. False, and nothing changed: the pool is short.
@@ -194,12 +224,12 @@ class RunningBatch:
         if taken is None:
             return False
         pages = np.frombuffer(taken, np.int32)
-        columns = (self._room_now == _ZERO).nonzero()[0]
-        cells = self._cell_now[columns]
+        columns = (self._now.room == _ZERO).nonzero()[0]
+        cells = self._now.cell[columns]
         self._flat_table[cells] = pages
-        self._cell_now[columns] = cells + _ONE
+        self._now.cell[columns] = cells + _ONE
         self.slots[columns] = pages * self._size
-        self._room_now[columns] = self._page_size
+        self._now.room[columns] = self._page_size
         if self._table.followed:
             self._table.mark_cells(cells)
         return True
@@ -210,9 +240,9 @@ class RunningBatch:
             return False
         size, take_one = self._page_size, self._pages.take_one
         narrow, wide, table = self._narrow_cells, self._wide_cells, self._table_cells
-        columns = (self._room_now == _ZERO).nonzero()[0]
+        columns = (self._now.room == _ZERO).nonzero()[0]
         if self._table.followed:
-            self._table.mark_cells(self._cell_now[columns])
+            self._table.mark_cells(self._now.cell[columns])
         for column in columns.tolist():
             cell = wide[_CELL, column]
             table[cell] = page = take_one()
@@ -227,11 +257,12 @@ class RunningBatch:
 
     def end_step(self, tokens: Int32) -> list[Request]:
         """Append each column's new token; return the requests whose output is now long enough."""
-        self._flat_history[self._at_now] = tokens
+        now = self._now
+        self._flat_history[now.at] = tokens
         self.tokens[:] = tokens
-        wide, narrow = self._wide_now, self._narrow_now
+        wide, narrow = now.advance_wide, now.advance_narrow
         np.add(wide, _ONE, wide)
-        np.add(narrow, self._step_now, narrow)
+        np.add(narrow, now.step, narrow)
         self._steps = steps = self._steps + 1
         self._to_come -= self._shown
         return self._due.pop(steps, _NOBODY)

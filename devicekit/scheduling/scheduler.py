@@ -16,19 +16,20 @@ from devicekit.contract.errors import DeviceError
 from devicekit.contract.records import ErrorKind
 from devicekit.device import Device
 from devicekit.memory.pages import PageAllocator
-from devicekit.memory.prefix import PrefixCache
 from devicekit.memory.rows import RequestTable
 from devicekit.oom import OutOfMemoryRecovery, describe
 from devicekit.release import ReleasePoint, ReleasePoints
+from devicekit.scheduling.adjusting import LogitAdjuster
 from devicekit.scheduling.audit import PoolAudit, PoolsUnbalanced, audit_pools, idle_imbalance
 from devicekit.scheduling.batch import ForwardBatch, Int32, Logprobs, Runner, StepOutput
 from devicekit.scheduling.checking import RequestCheck
 from devicekit.scheduling.control import Control
 from devicekit.scheduling.errors import InvalidRequest
-from devicekit.scheduling.kv import RequestKV
 from devicekit.scheduling.messages import Blocker, Operation, Output, Reply
+from devicekit.scheduling.paired_kv import PairedKV
 from devicekit.scheduling.pause import continue_if_due
 from devicekit.scheduling.planning import BatchBuilder, Plan, Planner
+from devicekit.scheduling.pools import build_kv
 from devicekit.scheduling.request import Finish, FinishKind, Request, TokenLogprob, default_seed
 from devicekit.scheduling.reservation import NewTokenRatio
 from devicekit.scheduling.retraction import Retraction
@@ -52,6 +53,9 @@ class SchedulerLimits:
     policy: str = "fcfs"
     prefix_caching: bool = True
     conservativeness: float = 1.0  # scales the share of max_new_tokens that admission sets pages aside for
+    window_pages: int | None = (
+        None  # of layers with a window, where others have none; None: they use num_pages too
+    )
     checked: bool = False  # find double frees, and account for every id after every step: raises, and costs
 
 
@@ -101,14 +105,12 @@ class Scheduler:
         table = RequestTable(
             limits.max_running, _row_width(longest, limits.page_size), checked=limits.checked
         )
-        pages = PageAllocator(limits.num_pages, checked=limits.checked)
-        caching = limits.prefix_caching and states is None
-        prefix = PrefixCache(pages, limits.page_size) if caching else None
-        kv = RequestKV(table, pages, limits.page_size, prefix, states)
+        kv = build_kv(table, limits, model, states)
+        self._paired = kv if isinstance(kv, PairedKV) else None
         self.state = SchedulerState(
             runner=runner,
             kv=kv,
-            running=RunningBatch(table, pages, limits.page_size, longest, limits.max_batch_tokens),
+            running=RunningBatch(table, kv.pages, limits.page_size, longest, limits.max_batch_tokens),
             waiting=WaitingQueue(
                 limits.policy, lambda request: kv.cached_tokens(request, self.state.namespace(request))
             ),
@@ -167,6 +169,8 @@ class Scheduler:
             state.timed.add(request.id)
         if StopConditions.is_special(request):
             state.special.add(request.id)
+        if params.adjusts:
+            state.adjusted[request.id] = LogitAdjuster(request, state.runner.limits)
         if request.stream:
             state.streaming.add(request.id)
         state.requests[request.id] = request
@@ -239,6 +243,8 @@ class Scheduler:
     def _forward(self) -> int:
         if self._window is not None:
             self.state.running.drop_unseen(self.state.kv, self._window)
+        elif self._paired is not None:
+            self._paired.pass_window(self.state.running, self.state.prefilling)
         if not self._retraction.make_room_for_step():
             return 0
         plan = self._planner.plan()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from devicekit.clock import Clock
 from devicekit.release import ReleaseEntry, ReleasePoint, ReleasePoints, SkipReason
+from devicekit.scheduling.adjusting import LogitAdjuster
 from devicekit.scheduling.agreement import Agreement, Alone
 from devicekit.scheduling.audit import PoolAudit
 from devicekit.scheduling.batch import Runner
@@ -53,6 +54,7 @@ class SchedulerState:
     special: set[str] = field(default_factory=set)  # stop conditions of their own
     streaming: set[str] = field(default_factory=set)
     timed: set[str] = field(default_factory=set)  # with a deadline
+    adjusted: dict[str, LogitAdjuster] = field(default_factory=dict)  # wishes for its logits
     paused: bool = False
     paused_at: float | None = None
     continue_at: float | None = None  # when the pause ends by itself
@@ -147,6 +149,8 @@ class SchedulerState:
         self.special.discard(request.id)
         self.streaming.discard(request.id)
         self.timed.discard(request.id)
+        if self.adjusted:
+            self.adjusted.pop(request.id, None)
         self.close_span(request)
         self.outputs.append(self.output(request, tokens, finish))
 

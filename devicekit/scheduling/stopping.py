@@ -1,7 +1,7 @@
 """When an output is finished: end-of-sequence, stop tokens, stop strings.
 
-The common case is one vector lookup for the whole batch. A request with stop strings, its own stop tokens or
-``ignore_eos`` is looked at alone, and only such requests are.
+The common case is one vector lookup for the whole batch. A request with stop strings, its own stop tokens,
+``ignore_eos`` or ``min_new_tokens`` is looked at alone, and only such requests are.
 """
 
 from __future__ import annotations
@@ -37,9 +37,8 @@ class StopConditions:
     def __init__(self, limits: ModelLimits, detokenizer: Detokenizer | None = None) -> None:
         self._model_ends = limits.eos_token_ids
         eos = np.array(sorted(limits.eos_token_ids), np.int32)
-        self._only_end = (
-            eos.reshape(()) if len(eos) == 1 else None
-        )  # an array: it compares faster than a number
+        # An array: it compares faster than a number.
+        self._only_end = eos.reshape(()) if len(eos) == 1 else None
         self._ends: npt.NDArray[np.bool_] = np.zeros(limits.vocab_size, np.bool_)
         self._ends[[token for token in limits.eos_token_ids if token < limits.vocab_size]] = True
         self.detokenizer = detokenizer
@@ -48,7 +47,7 @@ class StopConditions:
     def is_special(request: Request) -> bool:
         """Whether a request has conditions that the vector lookup does not cover."""
         params = request.params
-        return bool(params.stop or params.stop_token_ids or params.ignore_eos)
+        return bool(params.stop or params.stop_token_ids or params.ignore_eos or params.min_new_tokens)
 
     def ended(self, tokens: Int32) -> npt.NDArray[np.int64] | None:
         """Indices of the tokens that are end-of-sequence; ``None`` if there are none."""
@@ -64,6 +63,8 @@ class StopConditions:
         """Whether the last token of ``output`` ends a request, every condition considered."""
         token = int(output[-1])
         params = request.params
+        if len(output) < params.min_new_tokens:
+            return None
         if token in params.stop_token_ids or (not params.ignore_eos and self._ends[token]):
             return Finish(FinishKind.STOP, token)
         if params.stop and self.detokenizer is not None:

@@ -51,11 +51,11 @@ class WaitingQueue:
         key: float = request.arrival
         if self._by_priority:
             key -= request.priority * HEAD_START
-        entry = (key, request.arrival, request)
-        if not self._queue or entry > self._queue[-1]:
-            self._queue.append(entry)
+        queue, entry = self._queue, (key, request.arrival, request)
+        if not queue or key > queue[-1][0]:
+            queue.append(entry)
         else:
-            bisect.insort(self._queue, entry)
+            bisect.insort(queue, entry)
 
     def arrange(self) -> None:
         """Bring the queue in order before a round of admissions, where the order depends on the cache."""

@@ -23,6 +23,7 @@ from devicekit.server import (
     weight_groups,
     weight_reading,
     weight_session,
+    weight_sharing,
     weights,
 )
 from devicekit.server.errors import on_fault, on_http_exception
@@ -36,6 +37,7 @@ ENDPOINTS = (
     *control.ENDPOINTS,
     *weights.ENDPOINTS,
     *weight_groups.ENDPOINTS,
+    *weight_sharing.ENDPOINTS,
     *weight_session.ENDPOINTS,
     *weight_reading.ENDPOINTS,
     *memory.ENDPOINTS,

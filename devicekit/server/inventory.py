@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from devicekit.memory.audit import Conservation, audit
 from devicekit.memory.pages import PageAllocator
 from devicekit.scheduling.host_tier import HostTier
+from devicekit.scheduling.paired_kv import PairedKV
 from devicekit.scheduling.scheduler import Scheduler
 from devicekit.server.loop import EngineLoop
 
@@ -47,7 +48,7 @@ class Inventory:
         return None if self._pools is None else time.monotonic() - self._at
 
     async def pools(self) -> dict[str, PoolCount] | None:
-        """Every pool by name: ``pages``, ``rows``, and ``states`` and ``host_pages`` where there are such.
+        """Every pool by name: ``pages``, ``rows``; ``states``, ``window_pages``, ``host_pages`` if there are such.
 
         Counted between two steps, at most once a second. While a step takes long, the last count is given
         again; ``None`` if there has been none.
@@ -69,6 +70,8 @@ def count_pools(scheduler: Scheduler) -> dict[str, PoolCount]:
     pools = {"pages": _count(kv.pages, found.pages), "rows": _count(kv.table.rows, found.rows)}
     if kv.states is not None and found.states is not None:
         pools["states"] = _count(kv.states, found.states)
+    if isinstance(kv, PairedKV) and found.window_pages is not None:
+        pools["window_pages"] = _count(kv.windows.ids, found.window_pages)
     if isinstance(kv.tier, HostTier):
         host = kv.tier.pool.pages
         pools["host_pages"] = _count(host, audit(host, cache=kv.tier.tree))

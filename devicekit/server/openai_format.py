@@ -13,7 +13,7 @@ from devicekit.runners.errors import MissingTokenizer
 from devicekit.scheduling.request import Finish, FinishKind, SamplingParams, TokenLogprob
 from devicekit.server.endpoints import Arguments, Finite
 from devicekit.server.errors import BadRequest
-from devicekit.server.sampling import MAX_SEQUENCES, SamplingArguments, Seed, TokenIds
+from devicekit.server.sampling import MAX_SEQUENCES, LogitBias, SamplingArguments, Seed, TokenIds
 from devicekit.server.serving import Serving
 
 # Parameters that have the same name in `SamplingArguments`.
@@ -54,7 +54,7 @@ class OpenAIArguments(Arguments):
     stream_options: StreamOptions | None = None
     presence_penalty: Finite | None = None
     frequency_penalty: Finite | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: LogitBias | None = None
     # Beyond the original.
     rid: str | None = None
     priority: int | None = None

@@ -15,11 +15,8 @@ _GRACE = 5  # seconds that open connections get at the end
 
 
 def run(web: uvicorn.Server, listener: socket.socket) -> int:
-    """Serve until interrupted. Says where, once requests can come."""
+    """Serve until interrupted."""
     listener.listen(_BACKLOG)  # those that come before the application is up wait for it
-    host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    print(f"Serving on http://{shown}:{port}", flush=True)
     web.run(sockets=[listener])
     return 0
 
@@ -48,4 +45,15 @@ def server(app: Starlette) -> uvicorn.Server:
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=_GRACE
     )
-    return uvicorn.Server(config)
+    return _Server(config)
+
+
+class _Server(uvicorn.Server):
+    """Says where it serves once requests and signals can come."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for one in sockets or () if self.started else ():
+            host, port = one.getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            print(f"Serving on http://{shown}:{port}", flush=True)

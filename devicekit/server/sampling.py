@@ -11,6 +11,7 @@ from devicekit.server.endpoints import Arguments, Finite
 from devicekit.server.errors import BadRequest
 
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+LogitBias = dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Finite]
 TokenIds = Annotated[list[int], Field(max_length=1024)]
 MAX_SEQUENCES = 128  # per prompt
 
@@ -34,12 +35,18 @@ class SamplingArguments(Arguments):
     no_stop_trim: bool | None = Field(default=None, description="keep what stopped the output in its text")
     n: Annotated[int, Field(ge=1, le=MAX_SEQUENCES)] | None = None
     sampling_seed: Seed | None = None
-    # Known, and only their neutral values can be honoured.
-    min_new_tokens: int | None = None
-    frequency_penalty: Finite | None = None
-    presence_penalty: Finite | None = None
-    repetition_penalty: Finite | None = None
-    logit_bias: dict[str, float] | None = None
+    min_new_tokens: int | None = Field(default=None, description="until then nothing stops the output")
+    frequency_penalty: Finite | None = Field(
+        default=None, description="-2 to 2, for each time that a token has come up in the output"
+    )
+    presence_penalty: Finite | None = Field(
+        default=None, description="-2 to 2, once a token has come up in the output"
+    )
+    repetition_penalty: Finite | None = Field(
+        default=None, description="1: none; concerns tokens of the prompt and the output"
+    )
+    logit_bias: LogitBias | None = Field(default=None, description="token id: -100 to 100")
+    # Known, and cannot be honoured.
     json_schema: str | None = None
     regex: str | None = None
     ebnf: str | None = None
@@ -64,19 +71,17 @@ class SamplingArguments(Arguments):
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             stop_token_ids=tuple(self.stop_token_ids or ()),
             ignore_eos=bool(self.ignore_eos),
+            min_new_tokens=_given(self.min_new_tokens, defaults.min_new_tokens),
+            frequency_penalty=_given(self.frequency_penalty, defaults.frequency_penalty),
+            presence_penalty=_given(self.presence_penalty, defaults.presence_penalty),
+            repetition_penalty=_given(self.repetition_penalty, defaults.repetition_penalty),
+            logit_bias=tuple((int(token), bias) for token, bias in (self.logit_bias or {}).items()),
             logprobs=logprobs,
         )
 
     def _refuse_unsupported(self) -> None:
-        neutral = {
-            "min_new_tokens": 0,
-            "frequency_penalty": 0,
-            "presence_penalty": 0,
-            "repetition_penalty": 1,
-        }
-        constraints = ("logit_bias", "json_schema", "regex", "ebnf", "structural_tag", "stop_regex")
-        asked = [name for name, value in neutral.items() if getattr(self, name) not in (None, value)]
-        asked += [name for name in constraints if getattr(self, name)]
+        constraints = ("json_schema", "regex", "ebnf", "structural_tag", "stop_regex")
+        asked = [name for name in constraints if getattr(self, name)]
         if asked:
             raise BadRequest(f"This engine does not support {', '.join(asked)}.")
 

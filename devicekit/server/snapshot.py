@@ -60,7 +60,7 @@ def take_snapshot(scheduler: Scheduler, steps: int, computed_tokens: int) -> Sna
         failure=state.failure,
         weight_version=state.weight_version,
         pages_total=pages.num_pages,
-        pages_free=pages.available,
+        pages_free=pages.num_pages - pages.in_use,
         pages_cached=prefix.evictable if prefix is not None else 0,
         blockers=state.blockers(),
         steps=steps,

@@ -51,6 +51,9 @@ class SimConfig:
     # True: memory that nothing was written to yet reads as NaN, or -1 in integers, rather than whatever was there.
     fill_uninitialized: bool = True
 
+    # What the device says its driver's version is; None: it does not say.
+    driver_version: str | None = None
+
     # True: host and devices share one physical memory of `capacity` bytes.
     unified_memory: bool = False
 

@@ -30,6 +30,7 @@ class SimDeviceProperties:
     uuid: str
     major: int = 1
     minor: int = 0
+    driver_version: str | None = None
 
 
 class _Device:
@@ -95,6 +96,7 @@ class SimModule:
             is_integrated=machine.config.unified_memory,
             multi_processor_count=1,
             uuid=f"sim-{found.index:08d}",
+            driver_version=machine.config.driver_version,
         )
 
     def get_device_name(self, device: DeviceLike = None) -> str:

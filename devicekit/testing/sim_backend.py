@@ -125,6 +125,7 @@ class SimBackend:
             architecture=f"{properties.major}.{properties.minor}",
             compute_units=properties.multi_processor_count,
             unified_memory=properties.is_integrated,
+            driver=properties.driver_version,
         )
 
     @hookimpl
@@ -214,8 +215,8 @@ class SimBackend:
         return HostMemoryStats(raw.get("active_bytes.current"), raw.get("allocated_bytes.current"))
 
     @hookimpl
-    def memory_snapshot(self, index: int) -> Sequence[Mapping[str, object]]:
-        return _sim.memory_snapshot(index)
+    def memory_snapshot(self, index: int) -> Sequence[Mapping[str, object]] | None:
+        return None if _sim._is_in_bad_fork() else _sim.memory_snapshot(index)
 
     @hookimpl
     def reset_peak_memory_stats(self, index: int) -> None:

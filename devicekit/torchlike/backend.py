@@ -64,7 +64,10 @@ class TorchModuleBackend(VendorModule):
     def device_properties(self, index: int) -> DeviceProperties:
         found = self.module.get_device_properties(index)
         return properties.device_properties(
-            found, architecture=self._architecture(found), compute_units="multi_processor_count"
+            found,
+            architecture=self._architecture(found),
+            compute_units="multi_processor_count",
+            driver=self._driver_version(index),
         )
 
     # -- Ordering ---------------------------------------------------------------------------------------------
@@ -164,9 +167,9 @@ class TorchModuleBackend(VendorModule):
 
     @hookimpl
     @needs("memory_snapshot")
-    def memory_snapshot(self, index: int) -> Sequence[Mapping[str, object]]:
+    def memory_snapshot(self, index: int) -> Sequence[Mapping[str, object]] | None:
         if self.module._is_in_bad_fork():
-            raise RuntimeError("A forked child cannot see the allocator of its parent's device.")
+            return None
         if not self.module.is_initialized():
             return []
         # The vendor's answer is of all devices; a segment that names none is of the only one.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection
 from types import ModuleType
 
@@ -37,6 +38,8 @@ class VendorModule:
         self._quirk_names = frozenset(quirk.name for quirk in self.quirks)
         self._source = f"torch.{self.vendor.device_type}"
         self._keys = statistics.KEYS
+        # Asked once for each device: a driver outlives the processes that use it.
+        self._driver_version = functools.cache(self._ask_driver_version)
         hide_unmet(self, self.module)
         self._empty_host_cache = self._find_empty_host_cache()
         for hook, known in (
@@ -69,6 +72,10 @@ class VendorModule:
 
     def _architecture(self, found: object) -> str | None:
         """The vendor's word for the architecture of a properties object."""
+        return None
+
+    def _ask_driver_version(self, index: int) -> str | None:
+        """The version of the device's driver; ``None`` where the vendor does not tell."""
         return None
 
     def _find_empty_host_cache(self) -> Callable[[], object] | None:

@@ -8,7 +8,12 @@ from devicekit.contract import DeviceProperties
 
 
 def device_properties(
-    found: object, *, architecture: str | None, compute_units: str, unified: str = "is_integrated"
+    found: object,
+    *,
+    architecture: str | None,
+    compute_units: str,
+    unified: str = "is_integrated",
+    driver: str | None = None,
 ) -> DeviceProperties:
     """The record for a vendor's properties object.
 
@@ -17,6 +22,7 @@ def device_properties(
         architecture: the vendor's word for the architecture, or ``None``.
         compute_units: the field that counts them.
         unified: the field that says whether memory is shared with the host.
+        driver: the driver's version, where the vendor tells.
     """
     integrated = getattr(found, unified, None)
     return DeviceProperties(
@@ -26,6 +32,7 @@ def device_properties(
         architecture=architecture,
         compute_units=getattr(found, compute_units, None),
         unified_memory=None if integrated is None else bool(integrated),
+        driver=driver,
     )
 
 

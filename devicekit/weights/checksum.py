@@ -13,10 +13,15 @@ _CHUNK = 64 << 20  # bytes brought to the host at once
 def tensor_digest(tensor: torch.Tensor) -> str:
     """Hexadecimal digest of a tensor's type, shape and values (bit by bit, so -0.0 is not 0.0)."""
     digest = blake2b(f"{tensor.dtype}{list(tensor.shape)}".encode(), digest_size=16)
-    content = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    content = _bytes(tensor)
     for at in range(0, content.numel(), _CHUNK):
         digest.update(content[at : at + _CHUNK].cpu().numpy().data)
     return digest.hexdigest()
+
+
+def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors of one type and shape hold the same values, bit by bit: NaN is NaN, and -0.0 not 0.0."""
+    return torch.equal(_bytes(one), _bytes(other))
 
 
 def digest_all(tensors: Iterable[tuple[str, torch.Tensor]]) -> tuple[str, dict[str, str]]:
@@ -26,3 +31,7 @@ def digest_all(tensors: Iterable[tuple[str, torch.Tensor]]) -> tuple[str, dict[s
     for name in sorted(each):
         total.update(f"{name}={each[name]}\n".encode())
     return total.hexdigest(), each
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)

@@ -12,7 +12,8 @@ from devicekit.weights.disk import DiskLoader, disk_handler
 from devicekit.weights.distributed import distributed_handler
 from devicekit.weights.groups import UpdateGroups
 from devicekit.weights.occupation import MemoryTag, Occupation, Region
-from devicekit.weights.store import WeightStore
+from devicekit.weights.store import Model, WeightStore
+from devicekit.weights.streamed import stream_handler
 from devicekit.weights.tensors import ipc_handler, tensor_handler
 from devicekit.weights.update import Updater
 
@@ -25,6 +26,21 @@ class WeightControl:
     updater: Updater
     groups: UpdateGroups
     occupation: Occupation
+    _loaders: dict[Selector, DiskLoader]
+
+    def register_draft(self, draft: Model, loader: DiskLoader | None = None) -> None:
+        """Have operations on weights concern a draft model too, and those that select it that one alone.
+
+        Args:
+            loader: loads a model directory into it; without one its weights come from elsewhere.
+
+        Raises:
+            Conflict: the memory of the weights is released.
+        """
+        self.store.require_mapped()
+        self.store.models[Selector.DRAFT] = draft
+        if loader is not None:
+            self._loaders[Selector.DRAFT] = loader
 
 
 def install(
@@ -42,20 +58,21 @@ def install(
         regions: what memory can be released besides the weights.
         rank: of this process among the engine's own.
     """
-    updater = Updater(store)
+    updater, known = Updater(store), dict(loaders or {})
     groups = UpdateGroups(store.device, rank, store.state.ranks)
     occupation = Occupation(store, regions or {})
-    control.register(UpdateWeightsFromDisk, disk_handler(updater, loaders or {}))
+    control.register(UpdateWeightsFromDisk, disk_handler(updater, known))
     control.register(operations.UpdateWeightsFromTensor, tensor_handler(updater))
     control.register(operations.UpdateWeightsFromIPC, ipc_handler(updater))
+    control.register(operations.UpdateWeightsFromStream, stream_handler(updater, control.begin))
     control.register(operations.UpdateWeightsFromDistributed, distributed_handler(updater, groups))
     control.register(operations.InitUpdateGroup, groups.init)
     control.register(operations.DestroyUpdateGroup, groups.destroy)
-    control.register(operations.BeginWeightUpdate, updater.session.begin)
+    control.register(operations.BeginWeightUpdate, updater.begin_session)
     control.register(operations.EndWeightUpdate, updater.session.end)
     control.register(operations.UpdateWeightVersion, lambda one: reading.rename_version(store, one))
     control.register(operations.GetWeights, lambda one: reading.get_weights(store, one))
     control.register(operations.ChecksumWeights, lambda one: reading.checksum(store, one))
     control.register(operations.ReleaseMemory, occupation.release)
     control.register(operations.ResumeMemory, occupation.resume)
-    return WeightControl(store, updater, groups, occupation)
+    return WeightControl(store, updater, groups, occupation, known)

@@ -33,10 +33,27 @@ class UpdateWeightsFromTensor(UpdateWeights):
 class UpdateWeightsFromIPC(UpdateWeights):
     """Replace named weights by tensors that another process exports with ``Device.export_ipc``.
 
-    The exporter must keep them until this is answered.
+    The exporter must keep them until this is answered. Handles come as they are, or as `handle_to_json` has them.
     """
 
     handles: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateWeightsFromStream(UpdateWeights):
+    """Replace weights by what another process puts into a shared buffer, one bucket after the other.
+
+    It is what checkpoint-engine does: the trainer binds a ZeroMQ socket of this machine, sends a handle of its
+    buffer, fills the buffer, sends what lies where in it, and waits for an answer before it fills it again.
+
+    Args:
+        sockets: address by the device's uuid. Each rank takes its own device's; a device that knows no uuid, the
+            only one there is.
+        timeout: seconds to wait for each message.
+    """
+
+    sockets: Mapping[str, str] = field(default_factory=dict)
+    timeout: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)

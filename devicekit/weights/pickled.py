@@ -8,9 +8,11 @@ stands for a class or function of this file, never for what it names. Then the r
 
 from __future__ import annotations
 
+import builtins
 import io
 import pickle
 import pickletools
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -32,6 +34,24 @@ def read_pickled(content: bytes) -> Payload:
         InvalidOperation: it holds anything else than that, or what it refers to cannot be opened.
     """
     return _payload(_parse(content), Opener())
+
+
+@dataclass(frozen=True, slots=True)
+class SentFailure:
+    """What a process sends that gives up."""
+
+    message: str
+
+
+def read_message(content: bytes) -> object:
+    """What a pickle says, in lists, tuples, dictionaries, texts, numbers, or a `SentFailure`.
+
+    Types of tensors are their names, and so are the functions that open shared memory.
+
+    Raises:
+        InvalidOperation: it holds anything else.
+    """
+    return _parse(content)
 
 
 class PickleRefused(InvalidOperation):
@@ -73,6 +93,10 @@ class _Reader(pickle.Unpickler):
         known = _NAMES.get((module, name))
         if known is None and module == "torch" and name in _DTYPES:
             return name
+        if known is None and _OPENER.fullmatch(f"{module}.{name}"):
+            return f"{module}.{name}"
+        if known is None and module == "builtins" and name in _ERRORS:
+            return _Rebuild(lambda *arguments: SentFailure(f"{name}: {', '.join(map(str, arguments))}"))
         if known is None:
             raise PickleRefused(f"This pickle is refused: it asks for {module}.{name}.")
         return known
@@ -160,6 +184,10 @@ def _whole(numbers: object) -> tuple[int, ...]:
     return numbers
 
 
+_OPENER: Final = re.compile(r"(torch|torch_[a-z]+)\.multiprocessing\.reductions\.rebuild_[a-z]+_tensor")
+_ERRORS: Final = frozenset(
+    name for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, Exception)
+)
 _SHARING: Final = "torch.multiprocessing.reductions"
 _NAMES: Final[Mapping[tuple[str, str], object]] = MappingProxyType(
     {

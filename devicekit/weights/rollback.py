@@ -34,17 +34,18 @@ class OldValues:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        # Until `keep` has returned no weight is written, and there is nothing to put back.
         self._kept: list[tuple[torch.Tensor, torch.Tensor]] | None = []
 
     def keep(self, weights: Sequence[torch.Tensor]) -> None:
         """Copy weights to host memory, before the first of them is written."""
-        kept: list[tuple[torch.Tensor, torch.Tensor]] | None = None
         if sum(one.nbytes for one in weights) <= self._limit:
-            kept = [(one, one.detach().to("cpu", copy=True)) for one in weights]
-        self._kept = kept  # only now: if copying fails, nothing has been written that would be put back
+            self._kept = [(one, one.detach().to("cpu", copy=True)) for one in weights]
+        else:
+            self._kept = None
 
     def put_back(self) -> None:
-        """Write the old values again.
+        """Write the old values again. Does nothing if `keep` failed.
 
         Raises:
             NothingKept: there are none.

@@ -41,6 +41,11 @@ class UpdateSession:
         self._tally: _Tally | None = None
 
     @property
+    def open(self) -> bool:
+        """Whether one is under way."""
+        return self._tally is not None
+
+    @property
     def version(self) -> str | None:
         """What the session's updates so far have named the weights."""
         return None if self._tally is None else self._tally.version

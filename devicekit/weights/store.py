@@ -12,6 +12,7 @@ from devicekit.device import Device
 from devicekit.scheduling.errors import Conflict, InvalidOperation
 from devicekit.scheduling.messages import Selector
 from devicekit.scheduling.state import SchedulerState
+from devicekit.weights.checksum import same_bits
 
 HOLD = "weights"
 """The name under which missing weights hold generation back in ``SchedulerState.holds``."""
@@ -237,8 +238,8 @@ def _refuse_contradictions(staged: list[_Write]) -> None:
     seen: dict[tuple[Selector, str], torch.Tensor] = {}
     for one in staged:
         known = seen.setdefault(one.key, one.new)
-        # What is given once is not compared with itself: that costs a pass over it, and NaN equals nothing.
-        if known is not one.new and not torch.equal(known, one.new):
+        # What is given once is not compared with itself: that costs a pass over it.
+        if known is not one.new and not same_bits(known, one.new):
             raise InvalidOperation(f"Nothing was written: {one.key[1]} was given two different values.")
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 
+from devicekit.device import Device
 from devicekit.scheduling.errors import InvalidOperation
 from devicekit.scheduling.messages import Reply
+from devicekit.weights.handles import import_json
 from devicekit.weights.operations import UpdateWeightsFromIPC, UpdateWeightsFromTensor
 from devicekit.weights.store import StagedTensors
 from devicekit.weights.update import Updater
@@ -43,7 +45,7 @@ def ipc_handler(updater: Updater) -> Callable[[UpdateWeightsFromIPC], Callable[[
                 device.collect_ipc()
 
             try:
-                given.extend((name, device.import_ipc(one)) for name, one in operation.handles.items())
+                given.extend((name, _imported(device, one)) for name, one in operation.handles.items())
                 return updater.store.stage(given, operation.selector, let_go)
             except Exception:
                 let_go()
@@ -52,6 +54,10 @@ def ipc_handler(updater: Updater) -> Callable[[UpdateWeightsFromIPC], Callable[[
         return updater.begin(operation, load)
 
     return handle
+
+
+def _imported(device: Device, handle: object) -> torch.Tensor:
+    return import_json(device, handle) if isinstance(handle, Mapping) else device.import_ipc(handle)
 
 
 def _named(operation: UpdateWeightsFromTensor) -> Named:

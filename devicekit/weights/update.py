@@ -22,6 +22,7 @@ from devicekit.scheduling.messages import (
 )
 from devicekit.scheduling.pause import abort_requests
 from devicekit.scheduling.state import SchedulerState
+from devicekit.weights.operations import BeginWeightUpdate
 from devicekit.weights.rollback import OldValues, RolledBack
 from devicekit.weights.session import UpdateSession
 from devicekit.weights.store import Loaded, PartlyWritten, Staged, WeightStore
@@ -37,6 +38,15 @@ class Updater:
     def __init__(self, store: WeightStore) -> None:
         self.store = store
         self.session = UpdateSession(store.state)
+
+    def begin_session(self, operation: BeginWeightUpdate) -> Callable[[], Reply | None]:
+        """Open a session, as `UpdateSession.begin`.
+
+        Raises:
+            InvalidOperation: the selected model does not exist.
+        """
+        self.store.selected(operation.selector)
+        return self.session.begin(operation)
 
     def begin(self, operation: UpdateWeights, load: Load) -> Callable[[], Reply | None]:
         """Run a weight update as soon as it may.
@@ -141,7 +151,7 @@ class Updater:
             bytes=loaded.bytes,
             weight_version=version,
         )
-        done = _clean_up(state, operation, done)
+        done = clean_up(state, operation, done)
         self.session.updated(done)
         return done
 
@@ -171,7 +181,7 @@ def _exclusive(state: SchedulerState) -> bool:
     return state.paused or not holding_kv(state)
 
 
-def _clean_up(state: SchedulerState, operation: UpdateWeights, done: UpdateReply) -> UpdateReply:
+def clean_up(state: SchedulerState, operation: UpdateWeights, done: UpdateReply) -> UpdateReply:
     """Flush and empty as the operation says, after its weights are written."""
     if not operation.flush_cache:
         release = state.empty(ReleasePoint.WEIGHT_UPDATE, operation.empty_cache)

@@ -97,6 +97,7 @@ def xpu(version: str | None = None) -> Flavour:
         "name": "Intel(R) Data Center GPU Max 1550",
         "max_compute_units": 512,
         "architecture": 0x2F0,
+        "driver_version": "1.6.33578",
     }
     properties |= {"is_integrated_gpu": False, "uuid": bytes(range(16))}
     kept = ("allocated_bytes.", "reserved_bytes.", "active_bytes.", "requested_bytes.")

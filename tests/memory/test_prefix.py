@@ -15,8 +15,9 @@ from devicekit.memory.errors import CacheInUse, StaleNode, UnknownPolicy
 from devicekit.memory.events import BlocksRemoved, BlocksStored, CacheEvent
 from devicekit.memory.eviction import POLICIES
 from devicekit.memory.pages import PageAllocator
-from devicekit.memory.prefix import Insertion, PrefixCache
+from devicekit.memory.prefix import PrefixCache
 from devicekit.memory.prefix_node import Node
+from devicekit.memory.prefix_records import Insertion
 
 Int32 = npt.NDArray[np.int32]
 
@@ -511,6 +512,22 @@ class Running:
 Key = tuple[int, bytes]
 
 
+def share(cache: PrefixCache, request: Running, tail: bool) -> Insertion:
+    """Publish all that a request has, or only what is behind the pages that are shared already."""
+    if not tail:
+        return cache.insert(
+            request.prompt, request.row, request.namespace, held=request.held, priority=request.priority
+        )
+    begin = request.shared // 4 * cache.page_size
+    return cache.extend(
+        request.held,
+        request.prompt[begin:],
+        request.row[request.shared :],
+        request.namespace,
+        priority=request.priority,
+    )
+
+
 class CacheMachine(RuleBasedStateMachine):
     """Requests come and go; a model knows page by page what is cached, locked, and evicted next."""
 
@@ -632,27 +649,23 @@ class CacheMachine(RuleBasedStateMachine):
         self.model_insert(prompt, namespace, ids(done.pages), priority)
 
     @precondition(lambda self: self.running)
-    @rule(data=st.data(), finish=st.booleans())
-    def publish(self, data: st.DataObject, finish: bool) -> None:
+    @rule(data=st.data(), finish=st.booleans(), tail=st.booleans())
+    def publish(self, data: st.DataObject, finish: bool, tail: bool) -> None:
         request = data.draw(st.sampled_from(self.running))
         whole = len(request.prompt) // self.page_size
         expected = [self.model.get(key) for key in self.path(request.prompt, request.namespace)]
         mine = ids(request.row)[:whole]
         theirs = [page if entry is None else entry.page for entry, page in zip(expected, mine, strict=True)]
-        done = self.cache.insert(
-            request.prompt,
-            request.row,
-            request.namespace,
-            held=request.held,
-            priority=request.priority,
-        )
-        assert ids(done.pages) == theirs
+        done = share(self.cache, request, tail)
+        shared = request.shared if tail else 0
+        assert request.row[:shared] + done.pages == np.array(theirs, np.int32).tobytes()
         assert ids(done.duplicates) == [
             page for page, other in zip(mine, theirs, strict=True) if page != other
         ]
         self.pool.give(done.duplicates)
-        request.row = done.pages + request.row[len(done.pages) :]
-        request.shared, request.held = len(done.pages), done.node
+        shared += len(done.pages)
+        request.row = request.row[: shared - len(done.pages)] + done.pages + request.row[shared:]
+        request.shared, request.held = shared, done.node
         if whole:
             self.model_insert(request.prompt, request.namespace, theirs, request.priority)
         keys = self.path(request.prompt, request.namespace)
@@ -735,12 +748,11 @@ def test_twenty_thousand_random_requests_conserve(policy: str) -> None:
             request = running.pop(size % len(running))
             row, shared, node = request.row, request.shared, request.held
             if kind < 900:
-                done = cache.insert(
-                    request.prompt, row, request.namespace, held=node, priority=request.priority
-                )
+                done = share(cache, request, tail=True)
                 pool.give(done.duplicates)
-                owned -= (len(done.pages) - shared) // 4
-                row, shared, node = done.pages + row[len(done.pages) :], len(done.pages), done.node
+                owned -= len(done.pages) // 4
+                row = row[:shared] + done.pages + row[shared + len(done.pages) :]
+                shared, node = shared + len(done.pages), done.node
             pool.give(row[shared:])
             owned -= (len(row) - shared) // 4
             cache.unlock(node)

@@ -16,7 +16,7 @@ from devicekit.observe import StageProfiler
 from devicekit.observe.baseline import Baseline, Outcome, compare
 from devicekit.observe.run import Metric, Provenance, Run, metrics_of, provenance_of
 from devicekit.observe.tolerances import MetricKind, Tolerance
-from devicekit.testing import MIB, Simulator
+from devicekit.testing import MIB, SimConfig, Simulator
 
 HERE = Provenance("npu", "Ascend 910", "24.1", {"torch": "2.9"}, "aarch64")
 
@@ -130,6 +130,15 @@ def test_metrics_of_a_profiled_run(sim: Device, machine: Simulator) -> None:
     assert metrics["generate:peak_bytes"] == Metric(0, MetricKind.MEMORY)
     assert provenance_of(sim).device == "Simulated accelerator"
     assert provenance_of(sim).versions["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize(
+    ("machine", "driver"),
+    [(SimConfig(), "24.1"), (SimConfig(driver_version="25.0"), "25.0")],
+    indirect=["machine"],
+)
+def test_the_driver_is_as_the_device_says_and_else_as_given(sim: Device, driver: str) -> None:
+    assert provenance_of(sim, driver="24.1").driver == driver
 
 
 def test_the_command_records_and_compares(

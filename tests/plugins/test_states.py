@@ -140,6 +140,8 @@ def test_a_forked_child_reads_unknown_instead_of_zero(bench: Bench) -> None:
     assert backend.memory_info(0) == MemoryInfo()
     if backend.host_memory_stats is not None:
         assert backend.host_memory_stats() == HostMemoryStats()
+    if backend.memory_snapshot is not None:
+        assert backend.memory_snapshot(0) is None
     if backend.is_capturing is not None:
         assert backend.is_capturing(0) is False
     for hook in ("empty_cache", "empty_host_cache", "collect_ipc"):
@@ -155,6 +157,3 @@ def test_a_forked_child_that_must_wait_gets_the_vendors_error(bench: Bench) -> N
     with pytest.raises(RuntimeError, match="in forked subprocess") as caught:
         bench.backend.synchronize(0)
     assert bench.backend.classify_error(caught.value).value == "not_initialised"
-    if bench.backend.memory_snapshot is not None:
-        with pytest.raises(RuntimeError, match="forked child"):
-            bench.backend.memory_snapshot(0)

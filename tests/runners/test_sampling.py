@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from devicekit.runners.sampling import choose, log_probabilities, uniforms
-from devicekit.scheduling.batch import SamplingArrays
+from devicekit.runners.sampling import adjust, choose, log_probabilities, uniforms
+from devicekit.scheduling.batch import LogitAdjustments, SamplingArrays
 
 DRAWS = 4000
 LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -2.0])
@@ -143,3 +143,19 @@ def test_no_top_log_probabilities_and_more_than_there_are():
 def test_nothing_wanted_gives_nothing():
     assert choose(torch.zeros(0, 10), None).shape == (0,)
     assert choose(torch.zeros(0, 10), arrays(0, top_k=3)).shape == (0,)
+
+
+def test_adjustments_reach_their_logits_and_no_others():
+    logits = torch.stack([LOGITS, LOGITS])
+    wishes = LogitAdjustments(
+        rows=np.array([0, 0, 0, 1], np.int64),
+        tokens=np.array([0, 4, 2, 1], np.int64),
+        scales=np.array([2.0, 2.0, 1.0, 4.0], np.float32),
+        offsets=np.array([0.0, 0.5, -np.inf, -1.0], np.float32),
+    )
+    before = logits.clone()
+    adjusted = adjust(logits, wishes)
+    assert torch.equal(logits, before)
+    assert adjusted[0].tolist() == [1.0, 1.0, -np.inf, 0.0, -1.5, -2.0]
+    assert adjusted[1].tolist() == [2.0, -0.75, 0.5, 0.0, -1.0, -2.0]
+    assert choose(adjust(LOGITS.expand(2, -1), wishes), arrays(2, temperature=0)).tolist() == [0, 0]

@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 
 import numpy as np
-import torch
 import torch.distributed as dist
-from safetensors.torch import load_file
 
 from devicekit.clock import Clock, SystemClock
 from devicekit.memory.audit import audit
@@ -30,6 +28,7 @@ from devicekit.weights.occupation import MemoryTag
 from devicekit.weights.store import Model, WeightStore
 from tests.scheduling.ranked_faults import Faults
 from tests.scheduling.rig import LateCopier
+from tests.scheduling.weight_files import FileLoader
 
 HEARTBEAT = 0.1
 
@@ -255,42 +254,6 @@ def make_rank(
     rank = Rank(group.rank, group.size, group, scheduler, runner, weights, faults, tier, copier, record)
     scheduler.look = rank.digest
     return rank
-
-
-@dataclass
-class FileLoader:
-    """Reads the weights of a `HashRunner` from a file."""
-
-    runner: HashRunner
-    faults: Faults
-
-    def stage_from_disk(self, path: str) -> FileWeights:
-        self.faults.at("stage")
-        return FileWeights(self.runner, self.faults, path, load_file(path))
-
-
-@dataclass
-class FileWeights:
-    """What was read."""
-
-    runner: HashRunner
-    faults: Faults
-    path: str
-    new: dict[str, torch.Tensor]
-    tensors: int = 0
-    bytes: int = 0
-
-    def write(self) -> FileWeights:
-        self.faults.at("write")
-        for name, tensor in self.new.items():
-            self.runner.weights[name].data.copy_(tensor)
-            self.tensors += 1
-            self.bytes += tensor.nbytes
-        self.faults.at("written")
-        return self
-
-    def settle(self) -> None:
-        self.runner.source = self.path  # type: ignore[attr-defined]
 
 
 def agree(records: list[Record]) -> Record:

@@ -23,9 +23,10 @@ from devicekit.scheduling.messages import (
     PauseMode,
     PauseReply,
     Refusal,
+    UpdateOutcome,
     UpdateReply,
 )
-from devicekit.testing import SimConfig, Simulator, simulation
+from devicekit.testing import Fault, LoseDevice, Raise, SimConfig, Simulator, simulation
 from devicekit.testing.sim_backend import register
 from devicekit.weights.occupation import MemoryTag
 from devicekit.weights.operations import (
@@ -107,6 +108,79 @@ def test_weights_come_by_tensor_and_by_handle_and_digests_are_the_hosts(rig: Rig
     handles = {name: device.export_ipc(one) for name, one in there.items()}
     assert rig.do(UpdateWeightsFromIPC("i", handles=handles), UpdateReply).success
     assert rig.do(ChecksumWeights("b"), ChecksumReply).tensors == host.tensors
+
+
+def _updates_under_faults(
+    rig: Rig, device: Device, machine: Simulator, operation: str
+) -> Iterator[tuple[int, UpdateReply]]:
+    """An update from the device's own memory for each use of ``operation`` within it, which fails there."""
+    for nth in range(1, 50):
+        given = {name: one.to(device.torch_device) for name, one in make_weights(nth).items()}
+        with machine.inject(Fault(operation, Raise(lambda: RuntimeError("a copy broke off")), nth)) as script:
+            reply = rig.do(UpdateWeightsFromTensor(f"u{nth}", tensors=given, flush_cache=False), UpdateReply)
+            struck = bool(script.hits)
+        if not struck:
+            assert reply.success
+            return
+        yield nth, reply
+    raise AssertionError("an update has fewer steps than that")
+
+
+@pytest.mark.parametrize("operation", ["kernel", "copy"])
+def test_an_update_that_the_device_breaks_off_in_mid_write_is_taken_back_wherever_that_was(
+    rig: Rig, device: Device, machine: Simulator, operation: str
+) -> None:
+    """Whichever step fails, no weight is half-way: bit for bit the old ones, and generation goes on."""
+    digests = rig.do(ChecksumWeights("before"), ChecksumReply).tensors
+    salt, taken_back = rig.salt, 0
+    for nth, reply in _updates_under_faults(rig, device, machine, operation):
+        assert (reply.success, reply.outcome) == (False, UpdateOutcome.UNCHANGED), (nth, reply)
+        assert rig.do(ChecksumWeights(f"after{nth}"), ChecksumReply).tensors == digests
+        taken_back += "was taken back" in reply.message
+        request = run(rig, A)
+        assert rig.outputs[request] == expected(A, 4, salt)
+    assert taken_back >= 3  # as many as there are weights
+    assert rig.do(Flush("f"), FlushReply).success
+    rig.check()
+
+
+def test_a_broken_off_update_that_kept_no_old_values_holds_generation_until_it_is_repaired(
+    rig: Rig, device: Device, machine: Simulator
+) -> None:
+    rig.weights.store.rollback_bytes = 0
+    partial = 0
+    for nth, reply in _updates_under_faults(rig, device, machine, "kernel"):
+        assert not reply.success
+        if reply.outcome is UpdateOutcome.UNCHANGED:
+            continue
+        assert reply.outcome is UpdateOutcome.PARTIAL
+        partial += 1
+        request = rig.add(A, 4)
+        rig.step(5)
+        assert request not in rig.outputs, "generated with weights of unknown value"
+        repair = UpdateWeightsFromTensor(f"repair{nth}", tensors=make_weights(99))
+        assert rig.do(repair, UpdateReply).success
+        rig.run()
+        assert rig.outputs[request] == expected(A, 4, salt_of(make_weights(99)))
+    assert partial == 3
+    rig.check()
+
+
+def test_a_device_lost_in_mid_write_is_answered_and_nothing_is_generated_with_what_is_left(
+    rig: Rig, device: Device, machine: Simulator
+) -> None:
+    given = {name: one.to(device.torch_device) for name, one in NEW.items()}
+    request = rig.add(A, 4)
+    rig.step()
+    rig.do(Pause("p", PauseMode.RETRACT), PauseReply)
+    with machine.inject(Fault("kernel", LoseDevice(), 2)) as script:
+        reply = rig.do(UpdateWeightsFromTensor("u", tensors=given, flush_cache=False), UpdateReply)
+        assert script.hits
+        assert (reply.success, reply.refusal) == (False, Refusal.FAILED)
+        assert reply.outcome is UpdateOutcome.PARTIAL
+        again = rig.do(UpdateWeightsFromTensor("v", tensors=NEW), UpdateReply)
+        assert not again.success
+        assert request not in rig.finishes or rig.finishes[request].message
 
 
 @pytest.mark.parametrize("machine", [SimConfig(capacity=64 << 20)], indirect=True)

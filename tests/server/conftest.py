@@ -48,6 +48,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     for seed, name in enumerate("ab", 1):
         path = write_example_checkpoint(root / name, seed=seed)
         (path / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps({**config, "max_position_embeddings": POSITIONS}))
     return Models(root, root / "a", root / "b")
 
 
@@ -81,7 +83,10 @@ class Server:
 
     @contextlib.contextmanager
     def running(self, **more: object) -> Iterator[Iterator[dict[str, object]]]:
-        """A request that has begun, and that is going to run for longer than any test."""
+        """A request that has begun, and that ends only when somebody ends it.
+
+        Nothing waits for its last token: at a step per token that would take a thousand times what a test takes.
+        """
         document = {"text": "The sea", "sampling_params": LONG, **more}
         with self.streaming(document) as stream:
             next(stream)
@@ -108,7 +113,11 @@ class Server:
         raise AssertionError("it never came true")
 
 
-LONG = {"max_new_tokens": 480, "temperature": 0, "ignore_eos": True}
+# Of the models served here. A request may have so many tokens that no test sees it come to its end by itself.
+POSITIONS = 1 << 16
+LONG = {"max_new_tokens": POSITIONS - 1000, "temperature": 0, "ignore_eos": True}
+# Room for a few such requests, each of which admission sets pages aside for. Unused memory costs nothing.
+KV_TOKENS = 12 * POSITIONS
 
 
 def events(answer: httpx.Response) -> Iterator[dict[str, object]]:
@@ -133,7 +142,8 @@ def serve(models: Models) -> Serve:
     @contextlib.contextmanager
     def start(model: Path | None = None, **settings: object) -> Iterator[Server]:
         sizes = {field.name for field in dataclasses.fields(EngineConfig)}
-        config = EngineConfig(**{name: value for name, value in settings.items() if name in sizes})
+        chosen = {"kv_tokens": KV_TOKENS, **settings}
+        config = EngineConfig(**{name: value for name, value in chosen.items() if name in sizes})
         rest = {name: value for name, value in settings.items() if name not in sizes}
         chosen = ServerSettings(port=0, **rest)
         app = create_app(Engine.open(model or models.a, "cpu", config=config), chosen)

@@ -131,11 +131,21 @@ REFUSED = {
     "an empty prompt": ({"input_ids": []}, "empty"),
     "a foreign token": ({"input_ids": [99999]}, "vocabulary"),
     "an enormous token": ({"input_ids": [10**30]}, ""),
-    "too long a prompt": ({"input_ids": [1] * 600}, "512"),
+    "too long a prompt": ({"input_ids": [1] * 65_536}, "65536"),
     "no tokens wanted": ({"text": "a", "sampling_params": {"max_new_tokens": 0}}, "max_new_tokens"),
     "a wrong type": ({"text": "a", "sampling_params": {"top_p": "much"}}, "top_p"),
     "a temperature below 0": ({"text": "a", "sampling_params": {"temperature": -1}}, "temperature"),
-    "a penalty": ({"text": "a", "sampling_params": {"frequency_penalty": 0.5}}, "frequency_penalty"),
+    "too high a penalty": ({"text": "a", "sampling_params": {"frequency_penalty": 3}}, "frequency_penalty"),
+    "a bias for no token": ({"text": "a", "sampling_params": {"logit_bias": {"x": 1}}}, "logit_bias"),
+    "a bias for a foreign token": (
+        {"text": "a", "sampling_params": {"logit_bias": {"9999": 1}}},
+        "vocabulary",
+    ),
+    "too strong a bias": ({"text": "a", "sampling_params": {"logit_bias": {"1": -101}}}, "-100 to 100"),
+    "a minimum above the maximum": (
+        {"text": "a", "sampling_params": {"min_new_tokens": 999}},
+        "min_new_tokens",
+    ),
     "a grammar": ({"text": "a", "sampling_params": {"regex": "a+"}}, "regex"),
     "an image": ({"text": "a", "image_data": "…"}, "image_data"),
     "prompt logprobs": ({"text": "a", "return_logprob": True, "logprob_start_len": 0}, "logprob_start_len"),
@@ -172,6 +182,20 @@ def test_a_body_that_is_no_good_json_is_refused(shared: Server, name: str) -> No
     assert answer.status_code == 400
     assert answer.json()["error"]["message"]
     assert shared.get("/health_generate").status_code == 200
+
+
+def test_penalties_biases_and_minimum_lengths_change_the_output_as_asked(shared: Server) -> None:
+    params = {"max_new_tokens": 20, "temperature": 0}
+    plain = shared.generate("The sea", **params)["output_ids"]
+    banned = {str(token): -100 for token in plain[:2]}
+    assert not {*plain[:2]} & {*shared.generate("The sea", **params, logit_bias=banned)["output_ids"]}
+    varied = shared.generate("The sea", **params, frequency_penalty=2, presence_penalty=2, ignore_eos=True)
+    assert len({*varied["output_ids"]}) == 20  # this model's logits are closer together than these penalties
+    early = {"logit_bias": {"0": 100}}  # the end of every text
+    assert len(shared.generate("The sea", **params, **early)["output_ids"]) == 1
+    late = shared.generate("The sea", **params, **early, min_new_tokens=7)
+    assert len(late["output_ids"]) == 8
+    assert late["meta_info"]["finish_reason"] == {"type": "stop", "matched": 0}
 
 
 def test_unknown_keys_and_neutral_values_are_let_pass(shared: Server, expected: dict[str, tuple]) -> None:

@@ -100,11 +100,27 @@ def test_chat_logprobs(client: openai.OpenAI) -> None:
     assert bytes(content[0].bytes).decode() == content[0].token
 
 
-def test_a_chat_without_a_limit_goes_on_to_its_end(client: openai.OpenAI) -> None:
-    done = client.chat.completions.create(
-        model="a", temperature=0, messages=[{"role": "user", "content": "x" * 490}]
-    )
-    assert done.usage.total_tokens <= 512
+def test_penalties_biases_and_minimum_lengths_are_honoured(client: openai.OpenAI, shared: Server) -> None:
+    wishes = {"frequency_penalty": 0.5, "presence_penalty": 1.0, "logit_bias": {"0": 100, "11": 5}}
+    more = {"min_tokens": 5, "repetition_penalty": 1.25}
+    done = client.completions.create(prompt="Pages of keys", extra_body=more, **wishes, **PARAMS)
+    same = {**wishes, "min_new_tokens": 5, "repetition_penalty": 1.25, "max_new_tokens": 12}
+    assert done.choices[0].text == shared.generate("Pages of keys", **same)["text"]
+    assert (done.usage.completion_tokens, done.choices[0].finish_reason) == (6, "stop")
+    chat = client.chat.completions.create(messages=MESSAGES, extra_body=more, **wishes, **PARAMS)
+    assert chat.usage.completion_tokens == 6
+
+
+def test_a_chat_without_a_limit_goes_on_to_its_end(serve: Serve, tmp_path: Path) -> None:
+    model = write_example_checkpoint(tmp_path / "short", seed=1)
+    with serve(model, kv_tokens=2048, chat_template="{{ messages[0].content }}") as server:
+        document = {
+            "temperature": 0,
+            "messages": [{"role": "user", "content": "x" * 490}],
+            "ignore_eos": True,
+        }
+        answer = server.post("/v1/chat/completions", document)
+        assert answer.json()["usage"]["total_tokens"] == 512
 
 
 @pytest.mark.parametrize(
@@ -112,7 +128,9 @@ def test_a_chat_without_a_limit_goes_on_to_its_end(client: openai.OpenAI) -> Non
     [
         {"max_tokens": 0},
         {"top_p": 0},
-        {"presence_penalty": 1},
+        {"presence_penalty": 3},
+        {"logit_bias": {"9999": 1}},
+        {"extra_body": {"min_tokens": 99}},
         {"response_format": {"type": "json_object"}},
         {"tools": [{"type": "function", "function": {"name": "f"}}]},
         {"messages": []},

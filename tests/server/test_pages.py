@@ -7,7 +7,7 @@ import re
 import pytest
 
 from devicekit.release import ReleasePoint
-from tests.server.conftest import Models, Serve, Server
+from tests.server.conftest import POSITIONS, Models, Serve, Server
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
@@ -110,7 +110,8 @@ def test_metrics_account_for_every_page(serve: Serve) -> None:
     with serve(kv_tokens=1024) as server:
         assert _metric(server, 'devicekit_pool_largest_free_run{pool="pages"}') == 64
         server.generate(list(range(2, 50)), max_new_tokens=5)
-        with server.running(input_ids=list(range(2, 50)), text=None):
+        with server.running(input_ids=list(range(2, 50)), text=None) as tokens:
+            next(tokens)  # the second one: by now its keys have a page behind the prompt's
             server.post("/pause_generation", {"mode": "in_place"})
             server.eventually(lambda: _pool(server)["owned"] > 0)
             pages, rows = _pool(server), _pool(server, "rows")
@@ -157,7 +158,7 @@ def test_the_model_and_the_server_describe_themselves(shared: Server, models: Mo
     for path in ("/model_info", "/get_model_info"):
         info = shared.get(path).json()
         assert (info["model_path"], info["is_generation"]) == (str(models.a), True)
-        assert info["max_context_length"] == 512
+        assert info["max_context_length"] == POSITIONS
     for path in ("/server_info", "/get_server_info"):
         info = shared.get(path).json()
         assert info["internal_states"][0]["memory_usage"]["token_capacity"] > 0

@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
+from devicekit.runners.transformers_runner import TransformersRunner
+from devicekit.weights.store import Model
 from tests.server.conftest import Models, Serve, Server
 
 
@@ -153,6 +155,46 @@ def test_a_transaction_that_cannot_continue_is_a_conflict(server: Server) -> Non
     answer = server.post("/transaction", {"flush_cache": False})
     assert (answer.status_code, answer.json()["failed"]) == (409, "continue")
     assert answer.json()["error"]["type"] == answer.json()["refusal"] == "conflict"
+
+
+# -- Target and draft -----------------------------------------------------------------------------------------
+
+
+def test_without_a_draft_model_selecting_it_is_refused_and_says_so(server: Server, models: Models) -> None:
+    before = server.generate()["output_ids"]
+    for path, document in (
+        ("/update_weights_from_disk", {"model_path": str(models.b)}),
+        ("/update_weights_from_tensor", _payload(models)),
+        ("/update_weights_from_ipc", {"handles": {"a": {}}}),
+        ("/begin_weight_update", {}),
+        ("/weights_checker", {}),
+    ):
+        answer = server.post(path, {**document, "selector": "draft"})
+        assert (path, answer.status_code) == (path, 400)
+        assert answer.json()["error"]["message"] == "This engine has no draft model."
+        assert server.post(path, {**document, "selector": "both"}).status_code == 400
+    assert server.generate()["output_ids"] == before
+
+
+def test_a_registered_draft_model_is_updated_alone_or_with_the_target(server: Server, models: Models) -> None:
+    engine = server.serving.engine
+    draft = TransformersRunner.load(models.a, engine.device)
+    engine.weights.register_draft(Model(draft), draft)
+
+    def digests() -> list[str]:
+        kinds = ("target", "draft")
+        found = [server.post("/weights_checker", {"selector": one}).json() for one in kinds]
+        return [one["per_engine_checksum"] for one in found]
+
+    [a, same] = digests()
+    assert a == same
+    server.post("/update_weights_from_disk", {"model_path": str(models.b), "selector": "draft"})
+    [target, b] = digests()
+    assert target == a != b
+    answer = server.post("/update_weights_from_disk", {"model_path": str(models.b)}).json()
+    assert digests() == [b, b]
+    one_by_one = server.post("/update_weights_from_tensor", {**_payload(models), "selector": "target"}).json()
+    assert answer["tensors"] == 2 * one_by_one["tensors"]
 
 
 # -- Looking --------------------------------------------------------------------------------------------------

@@ -34,12 +34,14 @@ torch.ones(4, device="sim")
 device = devicekit.get_device("sim")
 in_child(lambda: (torch.sim._is_in_bad_fork(), torch.sim.is_initialized(), torch.sim.memory_stats()))
 in_child(lambda: (device.memory_stats().state.value, device.memory_stats().allocated, device.is_bad_fork()))
+in_child(device.memory_snapshot)
 in_child(use)
 print(device.is_bad_fork(), use())
 """
     assert run(PRELUDE + code).splitlines() == [
         "(True, False, {})",
         "('bad_fork', None, True)",
+        "None",
         "True",
         "False 1.0",
     ]

@@ -172,6 +172,15 @@ def test_not_a_number_is_a_value_like_any_other(rig: Rig) -> None:
     assert rig.runner.weights["embed.weight"].isnan().all()
 
 
+def test_a_tied_weight_may_come_under_both_its_names_with_nan_in_it(rig: Rig) -> None:
+    given = torch.arange(32.0).view(8, 4)
+    given[2, 1] = float("nan")
+    tensors = {"embed.weight": given, "tied.weight": given.clone()}
+    reply = rig.do(UpdateWeightsFromTensor("u", tensors=tensors), UpdateReply)
+    assert reply.success, reply.message
+    assert torch.equal(rig.runner.weights["embed.weight"].isnan(), given.isnan())
+
+
 @pytest.mark.parametrize(
     ("tensors", "words"),
     [

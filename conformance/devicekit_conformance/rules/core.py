@@ -88,6 +88,7 @@ def properties_are_typed_and_constant(ctx: Context) -> None:
         "architecture": str,
         "compute_units": int,
         "unified_memory": bool,
+        "driver": str,
     }
     for name, kind in kinds.items():
         value = getattr(first, name)

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from devicekit_conformance import frozen_contract
 from devicekit_conformance.context import Context, NotApplicable, NotRun, expect, fail
@@ -38,18 +39,24 @@ def a_fork_of_a_used_device_admits_it(ctx: Context) -> None:
     Vendors' own functions answer 0 there, which an engine's monitor would report as an empty device.
     """
     read = ctx.raw_hook("memory_stats")
-    if ctx.device_count == 0:
-        raise NotRun("there is no device on this machine")
-    if ctx.probe.initialised() is None:
-        raise NotApplicable("this device has no context that a fork could lose")
-    block = ctx.probe.tensor(BLOCK, 0)
 
     def admits() -> bool:
         found = read(0)
         return all(getattr(found, name) is None for name in frozen_contract.STATS_FIELDS)
 
-    _expect_of_child(admits, "the child was given numbers")
-    del block
+    with _used_device(ctx):
+        _expect_of_child(admits, "the child was given numbers")
+
+
+@requirement("DK-PROC-014", profile="processes", isolated=60.0, hooks=["memory_snapshot"], device=False)
+def a_fork_of_a_used_device_sees_no_segments(ctx: Context) -> None:
+    """In a child forked after the device was used, memory_snapshot() MUST return ``None``.
+
+    A list, even an empty one, would be read as what the device holds; an exception ends a monitor that only looks.
+    """
+    look = ctx.raw_hook("memory_snapshot")
+    with _used_device(ctx):
+        _expect_of_child(lambda: look(0) is None, "the child was given segments")
 
 
 @requirement("DK-PROC-003", profile="processes", hooks=["is_bad_fork"], device=False)
@@ -127,6 +134,18 @@ def _run_alone(ctx: Context, module: str, given: bytes = b"") -> subprocess.Comp
         )
     except subprocess.TimeoutExpired:
         fail(f"the process did not end within {_EXIT_LIMIT:g} s")
+
+
+@contextmanager
+def _used_device(ctx: Context) -> Iterator[None]:
+    """A device that holds something, and so a context that a fork loses."""
+    if ctx.device_count == 0:
+        raise NotRun("there is no device on this machine")
+    if ctx.probe.initialised() is None:
+        raise NotApplicable("this device has no context that a fork could lose")
+    block = ctx.probe.tensor(BLOCK, 0)
+    yield
+    del block
 
 
 def _expect_of_child(question: Callable[[], bool], message: str) -> None:

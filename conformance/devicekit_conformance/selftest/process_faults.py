@@ -6,6 +6,7 @@ import atexit
 import os
 import subprocess
 import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import ClassVar
@@ -91,6 +92,28 @@ class ZerosInAFork(Honest):
         if machine().in_bad_fork():
             return MemoryStats(AllocatorState.OK, allocated=0, reserved=0)
         return super().memory_stats(index)
+
+
+class SnapshotsInAFork(Honest):
+    """A forked child is shown the segments of its parent's device."""
+
+    caught_by = "DK-PROC-014"
+
+    @hookimpl
+    def memory_snapshot(self, index: int) -> Sequence[Mapping[str, object]] | None:
+        return machine().device(index).allocator.snapshot()
+
+
+class RefusesSnapshotsInAFork(Honest):
+    """In a forked child, looking at the allocator raises."""
+
+    caught_by = "DK-PROC-014"
+
+    @hookimpl
+    def memory_snapshot(self, index: int) -> Sequence[Mapping[str, object]] | None:
+        if machine().in_bad_fork():
+            raise RuntimeError("cannot see the allocator of another process")
+        return super().memory_snapshot(index)
 
 
 class AlwaysABadFork(Honest):

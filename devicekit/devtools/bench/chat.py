@@ -42,7 +42,7 @@ def chat_trace(conversations: int = 2000, seed: int = 1) -> list[Turn]:
 
 
 def replay(turns: list[Turn], pool: PageAllocator, cache: PrefixCache) -> float:
-    """Run each turn's bookkeeping: match, allocate, publish, allocate, publish, release. CPU us per turn."""
+    """Run each turn's bookkeeping: match, allocate, publish, allocate, publish, release. CPU seconds a turn."""
     started = process_time()
     for turn in turns:
         key = turn.prompt.tobytes()
@@ -58,7 +58,14 @@ def replay(turns: list[Turn], pool: PageAllocator, cache: PrefixCache) -> float:
         done = cache.insert(key, row, held=held)
         pool.give(row[len(done.pages) :])
         cache.unlock(done.node)
-    return (process_time() - started) / len(turns) * 1e6
+    return (process_time() - started) / len(turns)
+
+
+def footprint(turns: list[Turn]) -> int:
+    """Pages that hold the whole trace."""
+    pool = PageAllocator(1_000_000)
+    replay(turns, pool, PrefixCache(pool, PAGE_SIZE))
+    return pool.in_use + 256  # the last turn's own tail
 
 
 def _take(pool: PageAllocator, cache: PrefixCache, count: int) -> bytes:

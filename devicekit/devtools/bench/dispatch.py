@@ -28,6 +28,8 @@ from devicekit.registry import register_backend, unregister_backend
 _ROUNDS = 25
 _ROUND_SECONDS = 0.003
 _PER_LOOP = 10
+_STARTS = 7
+_EMPTY = "an empty process"
 
 # What a vendor's allocator reports: nested in torch's C++, flat by the time Python sees it.
 _RAW = {
@@ -174,34 +176,37 @@ def _seconds(loop: Callable[[int], None], times: int) -> float:
 
 
 def _starting() -> list[Row]:
+    """Processor time of fresh interpreters, in turns with that of one that does nothing."""
     after_torch = "import time, torch; start = time.process_time(); {}; print(time.process_time() - start)"
     everything = after_torch.format("from devicekit import get_device")
+    scripts: dict[str, tuple[Callable[[str], float], str, float | None]] = {
+        _EMPTY: (_whole, "", None),
+        "devicekit list, whole process": (_whole, "from devicekit.cli import main; main(['list'])", 100_000),
+        "discover(), whole process": (_whole, "import devicekit; devicekit.discover()", 100_000),
+        "import devicekit after torch": (_printed, after_torch.format("import devicekit"), 30_000),
+        "get_device and all it needs after torch": (_printed, everything, 50_000),
+    }
+    rounds = [{case: once(script) for case, (once, script, _) in scripts.items()} for _ in range(_STARTS)]
     return [
-        _whole("devicekit list, whole process", "from devicekit.cli import main; main(['list'])", 100_000),
-        _whole("discover(), whole process", "import devicekit; devicekit.discover()", 100_000),
-        _whole("an empty process", "", None),
-        _printed("import devicekit after torch", after_torch.format("import devicekit"), 30_000),
-        _printed("get_device and all it needs after torch", everything, 50_000),
+        Row(
+            case,
+            statistics.median(one[case] for one in rounds) * 1e6,
+            "us",
+            yardstick=_EMPTY,
+            multiple=statistics.median(one[case] / one[_EMPTY] for one in rounds),
+            target=target,
+        )
+        for case, (_, _, target) in scripts.items()
     ]
 
 
-def _whole(case: str, script: str, target: float | None) -> Row:
-    def once() -> float:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-    return _median(case, once, target)
+def _whole(script: str) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def _printed(case: str, script: str, target: float | None) -> Row:
-    def once() -> float:
-        done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-        return float(done.stdout)
-
-    return _median(case, once, target)
-
-
-def _median(case: str, once: Callable[[], float], target: float | None) -> Row:
-    return Row(case=case, value=statistics.median(once() for _ in range(5)) * 1e6, unit="us", target=target)
+def _printed(script: str) -> float:
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    return float(done.stdout)

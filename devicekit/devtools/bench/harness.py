@@ -1,18 +1,17 @@
-"""What every benchmark shares: timing by medians, yardsticks, and rows that compare between machines.
+"""What every benchmark shares: timing in turns with a yardstick, and rows that compare between machines.
 
-Absolute times differ between machines; the ratio to a simple operation measured in the same run holds. Each
-timed row is therefore also given as a multiple of a yardstick, and a peer's figure, which was measured
-elsewhere, as the multiple it had of the same yardstick there.
+Absolute times differ between machines, and on a busy one between minutes. The ratio to a simple operation that is
+timed in turns with the case holds. Each timed row is therefore also given as a multiple of a yardstick (the median
+of such ratios), and a peer's figure, which was measured elsewhere, as the multiple it had of the same yardstick
+there.
 """
 
 from __future__ import annotations
 
-import json
-import platform
 import statistics
 import timeit
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from time import process_time
@@ -21,6 +20,7 @@ import numpy as np
 
 _SAMPLES = 15
 _SAMPLE_SECONDS = 0.004
+_STICK_SECONDS = 0.0005
 
 
 class Yardstick(Enum):
@@ -37,12 +37,30 @@ class Yardstick(Enum):
     @property
     def here_us(self) -> float:
         """Microseconds on this machine, measured once per run."""
-        return _yardsticks()[self]
+        return _here()[self]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What one operation costs: CPU microseconds, and yardsticks timed in turns with it. Both are medians."""
+
+    us: float
+    multiple: float
+    yardstick: Yardstick = Yardstick.ADD
+
+    @classmethod
+    def of(cls, us: float) -> Timing:
+        """A time that was not measured in turns with a yardstick: against what that takes in this run."""
+        return cls(us, us / Yardstick.ADD.here_us)
+
+    def beyond(self, other: Timing) -> Timing:
+        """What this costs more than `other`, in the same yardstick."""
+        return Timing(self.us - other.us, self.multiple - other.multiple, self.yardstick)
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The best peer's time for a case, on the machine where the peers were measured."""
+    """A peer's time for a case, on the machine where the peers were measured."""
 
     name: str
     us: float
@@ -64,6 +82,8 @@ class Row:
     peer: str | None = None
     peer_multiple: float | None = None
     target: float | None = None
+    curve: str | None = None  # the curve that the case is a point of
+    at: int | None = None  # and where on it
 
     @property
     def advantage(self) -> float | None:
@@ -80,63 +100,66 @@ class Row:
         return self.value <= self.target if self.advantage is None else self.advantage >= self.target
 
 
-def time_us(statement: str, names: Mapping[str, object]) -> float:
-    """Median CPU microseconds of `statement`, with `names` as its globals.
+def measure(statement: str, names: Mapping[str, object], yardstick: Yardstick = Yardstick.ADD) -> Timing:
+    """Time `statement`, with `names` as its globals.
 
     A statement rather than a function: the call would cost as much as what is measured.
     """
-    timer = timeit.Timer(statement, timer=process_time, globals=dict(names))
-    number = 1
-    while (elapsed := timer.timeit(number)) < _SAMPLE_SECONDS / 4:
-        number *= 4
-    number = max(1, round(number * _SAMPLE_SECONDS / elapsed))
-    return statistics.median(timer.repeat(_SAMPLES, number)) / number * 1e6
+    timer, number = _timer(statement, names, _SAMPLE_SECONDS)
+    return measure_by(lambda: timer.timeit(number) / number, samples=_SAMPLES, yardstick=yardstick)
+
+
+def measure_by(
+    once: Callable[[], float], *, samples: int = _SAMPLES, yardstick: Yardstick = Yardstick.ADD
+) -> Timing:
+    """As `measure`, for what cannot be said in a statement: `once` returns the CPU seconds of one operation."""
+    stick, number = _sticks()[yardstick]
+    times: list[float] = []
+    ratios: list[float] = []
+    before = stick.timeit(number)
+    for _ in range(samples):
+        times.append(once())
+        after = stick.timeit(number)
+        ratios.append(times[-1] * 2 * number / (before + after))
+        before = after
+    return Timing(statistics.median(times) * 1e6, statistics.median(ratios), yardstick)
+
+
+def cpu_seconds(work: Callable[[], object], times: int = 1) -> float:
+    """CPU seconds of a single one of `times` calls."""
+    started = process_time()
+    for _ in range(times):
+        work()
+    return (process_time() - started) / times
 
 
 def timed_row(
     case: str,
-    us: float,
+    timing: Timing,
     *,
     peer: Peer | None = None,
     target: float | None = None,
-    yardstick: Yardstick = Yardstick.ADD,
+    curve: str | None = None,
+    at: int | None = None,
 ) -> Row:
     """A row for a time, set against the yardstick and the peer."""
     return Row(
         case=case,
-        value=us,
+        value=timing.us,
         unit="us",
-        yardstick=yardstick.title,
-        multiple=us / yardstick.here_us,
+        yardstick=timing.yardstick.title,
+        multiple=timing.multiple,
         peer=peer.name if peer else None,
-        peer_multiple=peer.us / yardstick.reference_us if peer else None,
+        peer_multiple=peer.us / timing.yardstick.reference_us if peer else None,
         target=target,
+        curve=curve,
+        at=at,
     )
 
 
-def as_table(rows: list[Row]) -> str:
-    """The rows as aligned text, the yardsticks of this run below."""
-    heads = ("case", "value", "yardsticks", "peer", "its yardsticks", "better", "target", "met")
-    cells = [heads, *map(_cells, rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(heads))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    sticks = ", ".join(f"{stick.title} {stick.here_us:.3f} us" for stick in Yardstick)
-    return "\n".join([*(line.rstrip() for line in lines), "", f"yardsticks here: {sticks}"])
-
-
-def as_json(rows: list[Row]) -> str:
-    """The rows and the yardsticks of this run, as a JSON document."""
-    return json.dumps(
-        {
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "processor": platform.machine(),
-            "yardsticks_us": {stick.title: stick.here_us for stick in Yardstick},
-            "rows": [asdict(row) | {"advantage": row.advantage, "met": row.met} for row in rows],
-        },
-        indent=2,
-    )
+def growth_row(case: str, first: Timing, last: Timing, target: float | None) -> Row:
+    """How many times more `last` costs than `first`."""
+    return Row(case, last.multiple / first.multiple, "x", target=target)
 
 
 class _Something:
@@ -144,27 +167,29 @@ class _Something:
         """Nothing."""
 
 
+def _timer(statement: str, names: Mapping[str, object], seconds: float) -> tuple[timeit.Timer, int]:
+    """A timer of CPU time, and how many times it must run the statement to take about `seconds`."""
+    timer = timeit.Timer(statement, timer=process_time, globals=dict(names))
+    number = 1
+    while (elapsed := timer.timeit(number)) < seconds / 4:
+        number *= 4
+    return timer, max(1, round(number * seconds / elapsed))
+
+
 @cache
-def _yardsticks() -> dict[Yardstick, float]:
-    numbers = np.arange(1024)
-    many = list(range(4096))
-    return {
-        Yardstick.CALL: time_us("method()", {"method": _Something().method}),
-        Yardstick.ADD: time_us("add(a, 1, out=a)", {"add": np.add, "a": numbers}),
-        Yardstick.LIST: time_us("some = many[-256:]; del many[-256:]; many.extend(some)", {"many": many}),
+def _sticks() -> dict[Yardstick, tuple[timeit.Timer, int]]:
+    many = "some = many[-256:]; del many[-256:]; many.extend(some)"
+    cases: dict[Yardstick, tuple[str, dict[str, object]]] = {
+        Yardstick.CALL: ("method()", {"method": _Something().method}),
+        Yardstick.ADD: ("add(a, 1, out=a)", {"add": np.add, "a": np.arange(1024)}),
+        Yardstick.LIST: (many, {"many": list(range(4096))}),
     }
+    return {stick: _timer(*case, _STICK_SECONDS) for stick, case in cases.items()}
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    limit = "<=" if row.peer_multiple is None else ">="
-    suffix = "x" if row.peer_multiple is not None else f" {row.unit}"
-    return (
-        row.case,
-        f"{row.value:.3g} {row.unit}" if row.value < 1000 else f"{row.value:.0f} {row.unit}",
-        "" if row.multiple is None else f"{row.multiple:.3g}",
-        row.peer or "",
-        "" if row.peer_multiple is None else f"{row.peer_multiple:.3g}",
-        "" if row.advantage is None else f"{row.advantage:.3g}x",
-        "" if row.target is None else f"{limit} {row.target:g}{suffix}",
-        {None: "", True: "yes", False: "NO"}[row.met],
-    )
+@cache
+def _here() -> dict[Yardstick, float]:
+    return {
+        stick: statistics.median(timer.repeat(_SAMPLES, number)) / number * 1e6
+        for stick, (timer, number) in _sticks().items()
+    }

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from devicekit.device import Device
 from devicekit.opening import get_device
+from devicekit.registry import discover, unregister_backend
 from devicekit.testing import KIB, SimConfig, Simulator, simulation
 
 
@@ -24,9 +25,14 @@ def fine_grained(**changes: float) -> SimConfig:
 
 @contextmanager
 def simulated(config: SimConfig) -> Iterator[tuple[Simulator, Device]]:
-    """A fresh machine, and its first device as a backend gives it."""
+    """A fresh machine, and its first device as a backend gives it; afterwards nobody is offered that backend."""
     from devicekit.testing.sim_backend import register
 
     with simulation(config) as machine:
-        register()
-        yield machine, get_device("sim")
+        known = {candidate.name for candidate in discover()}
+        name = register().name
+        try:
+            yield machine, get_device(name)
+        finally:
+            if name not in known:
+                unregister_backend(name)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from devicekit.device import Device
-from devicekit.devtools.bench.harness import Row, time_us, timed_row
+from devicekit.devtools.bench.harness import Row, Timing, measure, measure_by, timed_row
 from devicekit.engine import Engine, EngineConfig
 from devicekit.observe import NO_PROFILER, Recorder, StageProfiler, Statistics, Tracer, memory_scope, watch
 from devicekit.opening import get_device
@@ -29,8 +29,8 @@ _SHARE = 1.0  # percent of a step that an observer may cost
 def run() -> list[Row]:
     """Every row, cheapest observer first."""
     device = get_device()
-    step_us = _decode_step_us(device)
-    rows = [timed_row(f"decode step of the example model, {_RUNNING} running", step_us)]
+    step = _decode_step(device)
+    rows = [timed_row(f"decode step of the example model, {_RUNNING} running", step)]
     names = {
         "device": device,
         "scope": memory_scope,
@@ -46,47 +46,50 @@ def run() -> list[Row]:
     }
     costs = {"a hook, after its tracer is gone": _extra_after_tracing(device)}
     for case, profiler in profilers.items():
-        costs[f"a stage, {case}"] = time_us(stage, {"profiler": profiler})
-    costs["a memory scope"] = time_us(scope, names)
-    costs["a release point passed idle"] = time_us("points.reach(point)", names)
-    for case, us in costs.items():
-        rows.append(timed_row(case, us))
-        rows.append(Row(f"{case}: share of a step", 100 * max(0.0, us) / step_us, "%", target=_SHARE))
+        costs[f"a stage, {case}"] = measure(stage, {"profiler": profiler})
+    costs["a memory scope"] = measure(scope, names)
+    costs["a release point passed idle"] = measure("points.reach(point)", names)
+    for case, cost in costs.items():
+        rows.append(timed_row(case, cost))
+        share = 100 * max(0.0, cost.multiple) / step.multiple
+        rows.append(Row(f"{case}: share of a step", share, "%", target=_SHARE))
     # Once per interval, not per step: no share of one is asked of it.
-    rows.append(timed_row("a timeline sample", time_us("recorder.sample()", {"recorder": Recorder(device)})))
-    rows.append(timed_row("an operator under watch", _watched_us(device)))
+    rows.append(timed_row("a timeline sample", measure("recorder.sample()", {"recorder": Recorder(device)})))
+    rows.append(timed_row("an operator under watch", _watched(device)))
     return rows
 
 
-def _decode_step_us(device: Device) -> float:
-    """Median microseconds of wall time: what a step on an accelerator takes is not the host's time."""
+def _decode_step(device: Device) -> Timing:
+    """Wall time of a step: what a step on an accelerator takes is not the host's time."""
     with tempfile.TemporaryDirectory() as folder:
         path = write_example_checkpoint(Path(folder) / "model", seed=1)
         engine = Engine.open(path, device, config=EngineConfig(max_running=_RUNNING))
         params = SamplingParams(max_new_tokens=_WARM + _STEPS + 8, temperature=0, ignore_eos=True)
         for number in range(_RUNNING):
             engine.submit([number + 3, 5, 7], params)
-        samples: list[float] = []
-        for number in range(_WARM + _STEPS):
+
+        def once() -> float:
             started = time.perf_counter()
             engine.step()
-            if number >= _WARM:
-                samples.append(time.perf_counter() - started)
-    return sorted(samples)[len(samples) // 2] * 1e6
+            return time.perf_counter() - started
+
+        for _ in range(_WARM):
+            once()
+        return measure_by(once, samples=_STEPS)
 
 
-def _extra_after_tracing(device: Device) -> float:
-    """Microseconds by which a hook is slower once a tracer has come and gone."""
-    before = time_us("read()", {"read": device.memory_stats})
+def _extra_after_tracing(device: Device) -> Timing:
+    """By how much a hook is slower once a tracer has come and gone."""
+    before = measure("read()", {"read": device.memory_stats})
     with Tracer(device):
         pass
-    return time_us("read()", {"read": device.memory_stats}) - before
+    return measure("read()", {"read": device.memory_stats}).beyond(before)
 
 
-def _watched_us(device: Device) -> float:
+def _watched(device: Device) -> Timing:
     """What `watch` adds to one operator."""
     numbers = torch.ones(8, device=device.torch_device)
-    plain = time_us("a + a", {"a": numbers})
+    plain = measure("a + a", {"a": numbers})
     with ExitStack() as stack:
         stack.enter_context(watch(device, Statistics()))
-        return time_us("a + a", {"a": numbers}) - plain
+        return measure("a + a", {"a": numbers}).beyond(plain)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from devicekit.device import Device
-from devicekit.devtools.bench.harness import Row, Yardstick, time_us, timed_row
+from devicekit.devtools.bench.harness import Row, Yardstick, measure, timed_row
 from devicekit.devtools.bench.machines import fine_grained, simulated
 from devicekit.engine import Engine, EngineConfig
 from devicekit.opening import get_device
@@ -34,18 +34,23 @@ def _costs(checkpoint: Path) -> list[Row]:
     device = get_device("cpu")
     releases = ReleasePoints(device, {ReleasePoint.IDLE: interval(1e9)})
     names = {"reach": releases.reach, "idle": ReleasePoint.IDLE, "flush": ReleasePoint.FLUSH}
-    idle = time_us("reach(idle)", names)
+    idle = measure("reach(idle)", names, Yardstick.CALL)
     engine = Engine.open(checkpoint, device, config=EngineConfig(max_running=8, kv_tokens=8192))
     params = SamplingParams(max_new_tokens=500, temperature=0.0, ignore_eos=True)
     for start in range(8):
         engine.submit([start + 1, 2, 3], params)
     engine.step()
-    step = time_us("step()", {"step": engine.step})
-    kept = time_us("reach(flush, False)", names)
+    step = measure("step()", {"step": engine.step}, Yardstick.CALL)
+    kept = measure("reach(flush, False)", names, Yardstick.CALL)
     return [
-        timed_row("passing a point that does not empty", idle, yardstick=Yardstick.CALL),
-        timed_row("passing one whose skip the ledger keeps", kept, yardstick=Yardstick.CALL),
-        Row("the first, of a decode step of the example model", 100 * idle / step, "%", target=1.0),
+        timed_row("passing a point that does not empty", idle),
+        timed_row("passing one whose skip the ledger keeps", kept),
+        Row(
+            "the first, of a decode step of the example model",
+            100 * idle.multiple / step.multiple,
+            "%",
+            target=1.0,
+        ),
     ]
 
 

@@ -10,7 +10,7 @@ from devicekit.contract import ProcessMemory, hookimpl
 from devicekit.torchlike import Quirk, Vendor
 from devicekit.torchlike.cuda_family import COMMON_QUIRKS, INTEGRATED_MEMORY, CudaFamilyBackend
 from devicekit.torchlike.errors import cuda_like_rules
-from devicekit_cuda import processes
+from devicekit_cuda import management
 
 VENDOR = Vendor(
     device_type="cuda",
@@ -56,6 +56,9 @@ class Backend(CudaFamilyBackend):
         major, minor = getattr(found, "major", None), getattr(found, "minor", None)
         return None if major is None or minor is None else f"{major}.{minor}"
 
+    def _ask_driver_version(self, index: int) -> str | None:
+        return management.driver_version()
+
     @hookimpl
     def process_memory(self, index: int) -> Sequence[ProcessMemory] | None:
-        return processes.on_device(self.module, index)
+        return management.processes(self.module, index)

@@ -10,7 +10,7 @@ from devicekit.contract import ProcessMemory, hookimpl
 from devicekit.torchlike import Quirk, Vendor
 from devicekit.torchlike.cuda_family import COMMON_QUIRKS, INTEGRATED_MEMORY, CudaFamilyBackend
 from devicekit.torchlike.errors import cuda_like_rules
-from devicekit_rocm import processes
+from devicekit_rocm import management
 
 VENDOR = Vendor(
     device_type="cuda",
@@ -65,6 +65,9 @@ class Backend(CudaFamilyBackend):
         name: str | None = getattr(found, "gcnArchName", None)
         return None if name is None else name.partition(":")[0]
 
+    def _ask_driver_version(self, index: int) -> str | None:
+        return management.driver_version(self.module, index)
+
     @hookimpl
     def process_memory(self, index: int) -> Sequence[ProcessMemory] | None:
-        return processes.on_device(self.module, index)
+        return management.processes(self.module, index)

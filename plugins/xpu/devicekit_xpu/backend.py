@@ -97,6 +97,7 @@ class Backend(TorchModuleBackend):
             architecture=self._architecture(found),
             compute_units="max_compute_units",
             unified="is_integrated_gpu",
+            driver=getattr(found, "driver_version", None),
         )
 
     @hookimpl

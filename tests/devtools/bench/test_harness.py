@@ -1,24 +1,28 @@
 from __future__ import annotations
 
-import json
+from time import process_time
 
 import pytest
 
-from devicekit.devtools.bench.__main__ import SUITES, main
-from devicekit.devtools.bench.chat import PAGE_SIZE, chat_trace, replay
-from devicekit.devtools.bench.harness import Peer, Row, Yardstick, as_json, as_table, time_us, timed_row
-from devicekit.memory.audit import audit
-from devicekit.memory.pages import PageAllocator
-from devicekit.memory.prefix import PrefixCache
+from devicekit.devtools.bench.harness import (
+    Peer,
+    Row,
+    Timing,
+    Yardstick,
+    cpu_seconds,
+    growth_row,
+    measure,
+    measure_by,
+    timed_row,
+)
 
 
 def test_a_row_compares_multiples_of_the_yardstick_not_times() -> None:
-    here = Yardstick.ADD.here_us
-    row = timed_row("case", 2 * here, peer=Peer("peer", 20 * Yardstick.ADD.reference_us), target=9)
-    assert row.multiple == pytest.approx(2)
+    slow_machine = Timing(us=1e6, multiple=2)
+    row = timed_row("case", slow_machine, peer=Peer("peer", 20 * Yardstick.ADD.reference_us), target=9)
     assert row.advantage == pytest.approx(10)
     assert row.met is True
-    assert timed_row("case", here, peer=Peer("peer", 1e-6), target=9).met is False
+    assert timed_row("case", slow_machine, peer=Peer("peer", 1e-6), target=9).met is False
 
 
 def test_without_a_peer_the_target_is_the_most_a_value_may_be() -> None:
@@ -28,39 +32,31 @@ def test_without_a_peer_the_target_is_the_most_a_value_may_be() -> None:
     assert Row("case", 1.6, "x").advantage is None
 
 
-def test_table_and_json_carry_every_row_and_what_was_missed() -> None:
-    rows = [Row("good", 1.0, "B", target=5), Row("bad", 9.0, "B", target=5)]
-    good, bad = as_table(rows).splitlines()[2:4]
-    assert good.endswith("yes")
-    assert bad.endswith("NO")
-    document = json.loads(as_json(rows))
-    assert [(row["case"], row["met"]) for row in document["rows"]] == [("good", True), ("bad", False)]
-    assert document["yardsticks_us"][Yardstick.ADD.title] > 0
+def test_growth_is_that_of_yardsticks() -> None:
+    assert growth_row("case", Timing(1, 10), Timing(100, 30), 2.0).value == pytest.approx(3)
 
 
-def test_more_work_takes_more_time() -> None:
+def test_more_work_takes_more_time_and_more_yardsticks() -> None:
     numbers = {"numbers": list(range(4000))}
-    assert time_us("sum(numbers)", numbers) > 4 * time_us("sum(numbers[:100])", numbers)
+    much, little = measure("sum(numbers)", numbers), measure("sum(numbers[:100])", numbers)
+    assert much.us > 4 * little.us
+    assert much.multiple > 4 * little.multiple
+    assert much.beyond(little).us == pytest.approx(much.us - little.us)
 
 
-def test_the_command_fails_when_a_target_is_missed(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(SUITES, "pools", lambda: [Row("too big", 9.0, "B", target=5)])
-    assert main(["pools"]) == 1
-    assert "too big" in capsys.readouterr().out
-    monkeypatch.setitem(SUITES, "pools", lambda: [Row("small", 1.0, "B", target=5)])
-    assert main(["pools"]) == 0
+def test_one_slow_sample_changes_nothing() -> None:
+    samples = iter([1e-6, 1e-6, 5.0, 1e-6, 1e-6])
+    timing = measure_by(lambda: next(samples), samples=5)
+    assert timing.us == pytest.approx(1.0)
+    assert timing.multiple == pytest.approx(1.0 / Yardstick.ADD.here_us, rel=1.0)
 
 
-@pytest.mark.parametrize("share", [1.0, 0.3])
-def test_the_chat_trace_conserves_pages_and_finds_what_was_said_before(share: float) -> None:
-    turns = chat_trace(conversations=60)
-    pages = int(share * 60 * 145)
-    pool = PageAllocator(pages)
-    cache = PrefixCache(pool, PAGE_SIZE)
-    assert replay(turns, pool, cache) > 0
-    assert audit(pool, owned=b"", cache=cache).balanced
-    assert cache.stats.hit_rate is not None
-    assert cache.stats.hit_rate > 0.6
-    assert (cache.stats.evicted_pages > 0) == (share < 1)
+def test_cpu_seconds_are_those_of_one_of_many_calls() -> None:
+    calls: list[int] = []
+
+    def work() -> None:
+        calls.append(sum(range(20_000)))
+
+    started = process_time()
+    assert 0 < cpu_seconds(work, 20) <= (process_time() - started) / 20
+    assert len(calls) == 20

@@ -1,0 +1,99 @@
+"""What share of a whole step is the scheduler's, with real small models on the processor, and how steps spread.
+
+One model is the example's; the other has the shape of a published one of 135 million parameters. Both are in
+float32, with random weights. What a step does outside its forward pass is bookkeeping.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from time import process_time
+
+import torch
+
+from devicekit.devtools.bench.harness import Row, Timing, cpu_seconds, timed_row
+from devicekit.devtools.bench.scheduler import percentiles
+from devicekit.engine import Engine, EngineConfig
+from devicekit.opening import get_device
+from devicekit.runners.example import write_example_checkpoint
+from devicekit.runners.huggingface import AutoConfig, AutoModelForCausalLM
+from devicekit.runners.reload import quiet
+from devicekit.scheduling.batch import ForwardBatch, Runner, StepOutput
+from devicekit.scheduling.request import SamplingParams
+
+_MODEL = {
+    "vocab_size": 49_152,
+    "hidden_size": 576,
+    "intermediate_size": 1_536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 2_048,
+    "tie_word_embeddings": True,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_RUNNING = 8
+_WARM, _STEPS = 4, 40
+_SHARE = 1.0  # percent of a step of the larger model that bookkeeping may take
+
+
+def run() -> list[Row]:
+    """Every case, the smaller model first."""
+    with tempfile.TemporaryDirectory() as folder:
+        example = write_example_checkpoint(Path(folder) / "example", seed=1)
+        return [*_rows(example, None), *_rows(_write_model(Path(folder) / "small"), _SHARE)]
+
+
+def _rows(path: Path, most: float | None) -> list[Row]:
+    engine = Engine.open(path, get_device("cpu"), config=EngineConfig(max_running=_RUNNING, kv_tokens=8192))
+    parameters = sum(tensor.numel() for _, tensor in engine.runner.named_weights())
+    of = f"{parameters / 1e6:.1f} M parameters, {_RUNNING} running"
+    whole, passes = _steps(engine)
+    apart = [step - forward for step, forward in zip(whole, passes, strict=True)]
+    shares = [100 * rest / step for rest, step in zip(apart, whole, strict=True)]
+    times = {f"whole step, {of}": median(whole), f"bookkeeping in it, {of}": median(apart)}
+    for percentile, seconds in percentiles(whole).items():
+        times[f"whole step, {of}: {percentile}th percentile"] = seconds
+    rows = [timed_row(case, Timing.of(seconds * 1e6)) for case, seconds in times.items()]
+    return [*rows, Row(f"share of bookkeeping, {of}", median(shares), "%", target=most)]
+
+
+def _write_model(path: Path) -> Path:
+    with torch.random.fork_rng(devices=[]), quiet():
+        torch.manual_seed(1)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **_MODEL), dtype=torch.float32)
+        model.save_pretrained(path)
+    return path
+
+
+def _steps(engine: Engine) -> tuple[list[float], list[float]]:
+    """CPU seconds of each decode step, and of its forward pass."""
+    runner = engine.scheduler.state.runner = _Timed(engine.runner)
+    params = SamplingParams(max_new_tokens=_WARM + _STEPS + 8, temperature=0, ignore_eos=True)
+    for number in range(_RUNNING):
+        engine.submit([number + 3, 5, 7], params)
+    whole = [cpu_seconds(engine.step) for _ in range(_WARM + _STEPS)]
+    return whole[_WARM:], runner.passes[_WARM:]
+
+
+class _Timed:
+    """A runner whose forward passes are timed."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self.limits = runner.limits
+        self.passes: list[float] = []
+
+    def step(self, batch: ForwardBatch) -> StepOutput:
+        started = process_time()
+        try:
+            return self._runner.step(batch)
+        finally:
+            self.passes.append(process_time() - started)
+
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        return self._runner.named_weights()

@@ -1,0 +1,250 @@
+"""Weight update from a stream of buckets: another process fills a shared buffer again and again.
+
+The messages are those of checkpoint-engine, over a ZeroMQ socket that the other process binds: a handle of the
+buffer, lists of what lies where in it, and nothing at the end; or what went wrong. Each is answered, with nothing
+or with an error. They are pickles, and are read without running anything that is in them.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import replace
+
+import torch
+
+from devicekit.scheduling.agreement import everywhere
+from devicekit.scheduling.errors import InvalidOperation
+from devicekit.scheduling.messages import Operation, Refusal, Reply, UpdateOutcome, UpdateReply
+from devicekit.scheduling.pause import abort_requests
+from devicekit.weights.bucket import BucketEntry, FlatBucket, parse_dtype
+from devicekit.weights.groups import GroupFailed
+from devicekit.weights.handles import handle_to_json, import_json
+from devicekit.weights.operations import (
+    BeginWeightUpdate,
+    EndWeightUpdate,
+    SessionReply,
+    UpdateWeightsFromStream,
+    UpdateWeightsFromTensor,
+)
+from devicekit.weights.pickled import SentFailure, read_message
+from devicekit.weights.sockets import MessageSocket
+from devicekit.weights.update import Updater, clean_up
+
+Begin = Callable[[Operation], "Reply | Callable[[], Reply | None]"]
+
+
+def stream_handler(
+    updater: Updater, begin: Begin
+) -> Callable[[UpdateWeightsFromStream], Callable[[], Reply | None]]:
+    """The handler of `UpdateWeightsFromStream`; ``begin`` starts the operations that it is made of."""
+
+    def handle(operation: UpdateWeightsFromStream) -> Callable[[], Reply | None]:
+        if not (math.isfinite(operation.timeout) and operation.timeout > 0):
+            raise InvalidOperation(f"A timeout is a positive number of seconds, not {operation.timeout}.")
+        state = updater.store.state
+        updater.store.require_mapped()
+        updater.store.selected(operation.selector)
+        device = updater.store.device
+        device.require("import_ipc")
+        socket = MessageSocket(_own(operation, device.properties().uuid))
+        if operation.abort_all_requests:
+            abort_requests(state, list(state.requests.values()), "The weights are being updated.")
+        run = _Stream(updater, begin, operation, socket).run()
+
+        def poll() -> Reply | None:
+            try:
+                next(run)
+            except StopIteration as end:
+                reply: Reply = end.value
+                return reply
+            return None
+
+        return poll
+
+    return handle
+
+
+def _own(operation: UpdateWeightsFromStream, uuid: str | None) -> str:
+    """The address of this device's socket."""
+    sockets = operation.sockets
+    if uuid is not None:
+        found = [address for key, address in sockets.items() if key.lower().endswith(uuid)]
+    else:
+        found = [*sockets.values()]
+    if len(found) != 1:
+        of = "this device, which knows no uuid" if uuid is None else f"a device with the uuid {uuid}"
+        raise InvalidOperation(f"Of {len(sockets)} sockets, {len(found)} can be that of {of}; one must.")
+    return found[0]
+
+
+class _Stream:
+    """One stream, and the updates that it is made of: a session of one for each bucket."""
+
+    def __init__(
+        self, updater: Updater, begin: Begin, operation: UpdateWeightsFromStream, socket: MessageSocket
+    ) -> None:
+        self._updater = updater
+        self._begin = begin
+        self._operation = operation
+        self._socket = socket
+        self._device = updater.store.device
+        self._buffer: torch.Tensor | None = None
+        self._failure = ""
+        self._buckets = 0
+
+    def run(self) -> Generator[None, None, Reply]:
+        """Take the stream in; stops where it has to wait."""
+        operation = self._operation
+        inside = self._updater.session.open
+        updates: list[UpdateReply] = []
+        try:
+            if not inside:
+                begun = yield from self._do(BeginWeightUpdate(f"{operation.id}/begin", operation.selector))
+                if not begun.success:
+                    return replace(begun, id=operation.id)
+            yield from self._take_in(updates)
+        except Exception as error:  # of the stream: what was written before it is summed up below
+            self._failure = self._failure or str(error)
+        finally:
+            self._let_go()
+            self._socket.close()
+        ended: Reply | None = None
+        if not inside:
+            ended = yield from self._do(EndWeightUpdate(f"{operation.id}/end"))
+        return self._sum_up(updates, ended)
+
+    def _take_in(self, updates: list[UpdateReply]) -> Generator[None, None, None]:
+        """Answer message after message until the last. After a failure nothing is written any more."""
+        while True:
+            message = self._read((yield from self._receive()))
+            if message is None or isinstance(message, SentFailure):
+                if message is not None:
+                    self._failure = self._failure or f"the sender gave up: {message.message}"
+                self._let_go()
+                self._socket.send(b"")
+                return
+            if not self._failure:
+                try:
+                    yield from self._apply(message, updates)
+                except Exception as error:  # the sender is told, and goes on to its end
+                    self._failure = str(error)
+            self._socket.send(pickle.dumps(RuntimeError(self._failure)) if self._failure else b"")
+
+    def _read(self, content: bytes) -> object:
+        try:
+            return read_message(content)
+        except InvalidOperation as error:
+            self._failure = self._failure or str(error)
+            return content
+
+    def _receive(self) -> Generator[None, None, bytes]:
+        """The next message, once every rank has one."""
+        state, timeout = self._updater.store.state, self._operation.timeout
+        deadline = state.clock.now() + timeout
+        arrived: list[bytes] = []
+        while True:
+            failure: Exception | None = None
+            try:
+                arrived += self._socket.receive() if not arrived else ()
+                if not arrived and state.clock.now() >= deadline:
+                    raise GroupFailed(f"nothing came for {timeout:g} s")
+            except Exception as error:
+                failure = error
+            if state.ranks.ready(bool(arrived), failure):
+                return arrived[0]
+            yield
+
+    def _apply(self, message: object, updates: list[UpdateReply]) -> Generator[None, None, None]:
+        """Take over the buffer, or write the weights that lie in it now."""
+        ranks, operation = self._updater.store.state.ranks, self._operation
+        if not isinstance(message, list):
+            self._let_go()
+            self._buffer = everywhere(ranks, lambda: self._open(message))
+            return
+        if self._buffer is None:
+            raise InvalidOperation("Weights were announced before the buffer that they are in.")
+        self._buckets += 1
+        update = UpdateWeightsFromTensor(
+            f"{operation.id}/{self._buckets}",
+            flush_cache=False,
+            empty_cache=False,
+            weight_version=operation.weight_version,
+            selector=operation.selector,
+            bucket=FlatBucket(self._buffer, tuple(map(_entry, message))),
+        )
+        reply = yield from self._do(update)
+        self._device.synchronize()  # once this is answered, the sender fills the buffer again
+        if not reply.success:
+            raise InvalidOperation(reply.message)
+        if isinstance(reply, UpdateReply):
+            updates.append(reply)
+
+    def _open(self, message: object) -> torch.Tensor:
+        if isinstance(message, tuple) and len(message) == 2:  # as torch's own reductions tell it
+            name, arguments = message
+            message = {
+                "device_type": self._device.torch_device.type,
+                "rebuild": name,
+                "arguments": handle_to_json(arguments),
+            }
+        buffer = import_json(self._device, message)
+        if buffer.dtype != torch.uint8 or buffer.dim() != 1:
+            raise InvalidOperation(f"A buffer is one row of bytes, not {buffer.dtype} {list(buffer.shape)}.")
+        return buffer
+
+    def _let_go(self) -> None:
+        if self._buffer is not None:
+            self._device.synchronize()
+            self._buffer = None
+            self._device.collect_ipc()
+
+    def _do(self, step: Operation) -> Generator[None, None, Reply]:
+        answer = self._begin(step)
+        while not isinstance(answer, Reply):
+            reply = answer()
+            if reply is not None:
+                answer = reply
+            else:
+                yield
+        return answer
+
+    def _sum_up(self, updates: list[UpdateReply], ended: Reply | None) -> Reply:
+        operation, state = self._operation, self._updater.store.state
+        failure = self._failure or ("" if updates else "it was empty")
+        outcome = updates[-1].outcome if updates else UpdateOutcome.UNCHANGED
+        if isinstance(ended, SessionReply):
+            outcome = ended.outcome
+        done = UpdateReply(
+            operation.id,
+            True,
+            f"Weights updated to version {state.weight_version!r}.",
+            outcome=outcome,
+            tensors=sum(one.tensors for one in updates),
+            bytes=sum(one.bytes for one in updates),
+            weight_version=state.weight_version,
+        )
+        if not failure:
+            done = clean_up(state, operation, done)
+            state.closed_by.discard(operation.id)
+            return done
+        return replace(
+            done,
+            success=False,
+            message=f"The stream of weights failed: {failure}. {done.tensors} weights are new.",
+            refusal=Refusal.FAILED,
+            outcome=UpdateOutcome.PARTIAL if updates else outcome,
+        )
+
+
+def _entry(item: object) -> BucketEntry:
+    given = item if isinstance(item, dict) else {}
+    name, offset, shape = given.get("name"), given.get("offset"), given.get("shape")
+    sound = isinstance(name, str) and type(offset) is int and isinstance(shape, Iterable)
+    sizes = tuple(shape) if sound and isinstance(shape, Iterable) else ()
+    if not sound or not all(type(one) is int and 0 <= one < 2**62 for one in sizes):
+        raise InvalidOperation("A bucket says of each weight its name, shape, dtype and offset.")
+    dtype = parse_dtype(str(given.get("dtype")))
+    start = int(str(offset))
+    return BucketEntry(str(name), dtype, sizes, start, start + math.prod(sizes) * dtype.itemsize)

@@ -1,0 +1,50 @@
+"""What NVIDIA's management library says: who holds memory on a GPU, and the version of the driver."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from types import ModuleType
+
+from devicekit.contract import ProcessMemory
+
+
+def processes(module: ModuleType, index: int) -> Sequence[ProcessMemory] | None:
+    """The processes on torch's device ``index``; ``None`` where the library is missing or does not answer.
+
+    A process whose memory the library may not tell (MIG, WSL, a container's walls) has ``used=None``.
+    """
+    nvml = _library()
+    if nvml is None:
+        return None
+    try:
+        # NVML counts every device of the machine, torch only the visible ones.
+        handle = nvml.nvmlDeviceGetHandleByIndex(module._get_nvml_device_index(index))
+        running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+    except nvml.NVMLError:  # no permission
+        return None
+    return [ProcessMemory(int(one.pid), one.usedGpuMemory) for one in running]
+
+
+def driver_version() -> str | None:
+    """The driver's version; ``None`` where the library is missing or does not answer: torch does not know."""
+    nvml = _library()
+    if nvml is None:
+        return None
+    try:
+        found: str | bytes = nvml.nvmlSystemGetDriverVersion()
+    except nvml.NVMLError:
+        return None
+    return found.decode() if isinstance(found, bytes) else found  # bytes in older releases of the library
+
+
+def _library() -> ModuleType | None:
+    try:
+        nvml = importlib.import_module("pynvml")
+    except ImportError:
+        return None
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:  # no driver; it is not a RuntimeError
+        return None
+    return nvml
