@@ -83,7 +83,7 @@ def _over_http(engine: Engine, settings: ServerSettings, listener: socket, ranks
 
     def stop(asking: tuple[int, ...]) -> None:
         print(f"devicekit serve: rank {', '.join(map(str, asking))} was told to stop.", file=sys.stderr)
-        web.should_exit = True
+        web.asked_to_stop = True
 
     scheduler.on_asked_to_stop = stop
     status = run(web, listener)

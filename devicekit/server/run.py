@@ -14,7 +14,7 @@ _BACKLOG = 2048
 _GRACE = 5  # seconds that open connections get at the end
 
 
-def run(web: uvicorn.Server, listener: socket.socket) -> int:
+def run(web: Server, listener: socket.socket) -> int:
     """Serve until interrupted."""
     listener.listen(_BACKLOG)  # those that come before the application is up wait for it
     web.run(sockets=[listener])
@@ -40,16 +40,18 @@ def bind(settings: ServerSettings) -> socket.socket:
     return listener
 
 
-def server(app: Starlette) -> uvicorn.Server:
+def server(app: Starlette) -> Server:
     """A uvicorn server for the application."""
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=_GRACE
     )
-    return _Server(config)
+    return Server(config)
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """Says where it serves once requests and signals can come."""
+
+    asked_to_stop = False  # may be set from any thread, and however early: it stops once it has begun
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -57,3 +59,6 @@ class _Server(uvicorn.Server):
             host, port = one.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
             print(f"Serving on http://{shown}:{port}", flush=True)
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self.asked_to_stop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import multiprocessing
 import os
@@ -25,6 +26,7 @@ import httpx
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import save
 
 from devicekit.cli import main
 from devicekit.engine import Engine
@@ -80,6 +82,10 @@ def test_under_torchrun_two_ranks_serve_what_one_does_and_stop_when_told(
                 events = [line for line in stream.iter_lines() if line.startswith("data: {")]
             said.append(json.loads(events[-1].removeprefix("data: "))["text"])
             assert len(events) > 2
+            bias = base64.b64encode(save({"model.norm.weight": torch.ones(64)})).decode()
+            for payloads, status in (([bias], 200), ([bias, bias], 200), ([bias, "AAAA"], 400)):
+                given = {"serialized_named_tensors": payloads, "weight_version": "pushed"}
+                assert http.post("/update_weights_from_tensor", json=given).status_code == status
             assert http.post("/flush_cache").json()["success"]
             assert http.post("/pause_generation", json={"mode": "retract"}).json()["changed"]
             assert http.post("/continue_generation").json()["changed"]
@@ -275,6 +281,20 @@ def test_a_signal_to_any_rank_ends_all_of_them_in_good_order(
     assert ranks.said(1) == ""
     told = ["devicekit serve: rank 1 was told to stop."] if rank else []
     assert ranks.said(0).splitlines()[1:] == told
+
+
+def test_a_rank_that_is_told_twice_ends_even_if_rank_0_stands_still(
+    ranks: Ranks, checkpoints: tuple[Path, Path]
+) -> None:
+    ranks.start(checkpoints[0])
+    ranks.url()
+    ranks.signal(0, signal.SIGSTOP)
+    deadline = time.monotonic() + BOUND
+    while ranks.processes[1].is_alive():
+        assert time.monotonic() < deadline
+        ranks.signal(1, signal.SIGTERM)
+        ranks.processes[1].join(0.1)
+    assert ranks.status(1) == -signal.SIGTERM
 
 
 def test_what_rank_0_cannot_have_ends_every_rank_before_a_model_is_loaded(

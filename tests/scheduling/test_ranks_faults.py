@@ -175,6 +175,27 @@ def test_out_of_memory_on_one_rank_is_retried_and_shed_by_all(world: World, at: 
     assert first.replies["f"].success
 
 
+def no_room() -> Record:
+    rank = make_rank()
+    if rank.number == 1:
+        rank.runner.faults.append(torch.OutOfMemoryError("no more"))
+        rank.faults.arm("empty", "fail")
+
+    def script(rank: Rank) -> None:
+        rank.request("r1", A, 8)
+        rank.run("r1")
+        rank.request("r2", A, 8)
+        rank.run("r2")
+
+    return rank.play(script)
+
+
+def test_room_that_one_rank_cannot_make_is_made_by_none(world: World) -> None:
+    first = agree(world.play(no_room))
+    assert "rank 1: ValueError: boom" in first.finishes["r1"].message
+    assert first.tokens["r2"] == expected(A, 8, salt_of(OLD))
+
+
 @pytest.mark.parametrize("at", [0, 1, 3])
 def test_a_pass_that_fails_on_one_rank_ends_its_requests_on_all(three: World, at: int) -> None:
     first = agree(three.play(failing_pass, at, 1, "error"))
