@@ -122,19 +122,22 @@ class TransformersRunner:
         Raises InvalidModelDirectory, UnsupportedModel or CheckpointMismatch, in which case no weight has
         changed. Keys and values that were computed with the old weights are the caller's business.
         """
-        return self.stage_from_disk(path).write()
+        staged = self.stage_from_disk(path)
+        record = staged.write()
+        staged.settle()
+        return record
 
     def stage_from_disk(self, path: str | Path) -> StagedModel:
-        """Read another checkpoint of the same architecture and check that it fits. Writing it is up to the caller.
+        """Read another checkpoint of the same architecture and check that it fits. The caller writes and settles.
 
         Raises as `update_from_disk`.
         """
         directory = ModelDirectory.open(path)
 
-        def written() -> None:
+        def settle() -> None:
             self.directory = directory
 
-        return stage_update(self.model, self._stored, directory, dtype=self._dtype, on_written=written)
+        return stage_update(self.model, self._stored, directory, dtype=self._dtype, settle=settle)
 
     def _answer(self, batch: ForwardBatch, pool: KVPool) -> StepOutput:
         logits = self._forward(batch, pool)

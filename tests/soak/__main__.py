@@ -6,6 +6,7 @@ Exits with 1 if anything was violated. Each violation comes with the command tha
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import faulthandler
 import json
 import os
@@ -22,6 +23,7 @@ import torch
 from devicekit import __version__
 from tests.soak.machine import LENGTH, run
 from tests.soak.pools import OPERATIONS, soak_pools
+from tests.soak.ranked import run_ranked
 from tests.soak.workers import HANGING, Goal, soak
 
 _LOAD_SHARE = 0.15  # of the time, for clients and operators over HTTP
@@ -34,6 +36,10 @@ def main() -> int:
     if options.run is not None:
         return _once(options.run, options.only)
     report = _provenance(options.seed)
+    if options.ranks > 1:
+        ranked = run_ranked(options.ranks, options.seconds or 3600.0, options.seed)
+        print(json.dumps({**report, "ranked": dataclasses.asdict(ranked)}, indent=2))
+        return int(bool(ranked.violations))
     violated = False
     if "control" in options.parts:
         seconds = options.seconds
@@ -66,6 +72,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="of control runs (3600; with --steps, no limit)")
     parser.add_argument("--steps", type=int, help="control steps after which they end")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 31))
+    parser.add_argument("--ranks", type=int, default=1, help="only control operations, on so many ranks")
     parser.add_argument("--workers", type=int, default=1, help="processes for the control runs (1)")
     parser.add_argument("--operations", type=int, default=OPERATIONS, help="on each pool (%(default)s)")
     parser.add_argument("--parts", default="control,pools,http", help="which of them (%(default)s)")
