@@ -427,6 +427,27 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "tokens",
+        "a recurrent state is not restored with its prefix",
+        "scheduling/snapshot_kv.py",
+        "                restored.append((self._slot_of(prompt.begun_with[0]), slot))\n",
+        "                pass\n",
+    ),
+    Fault(
+        "I4",
+        "a snapshot is kept for a request that is gone",
+        "scheduling/snapshot_kv.py",
+        "            self._let_go(prompt)\n        super().release(request)",
+        "            pass\n        super().release(request)",
+    ),
+    Fault(
+        "I7",
+        "window pages of a cached prefix are not kept",
+        "scheduling/paired_kv.py",
+        "        self.windows.pin(cached[first:])\n",
+        "",
+    ),
+    Fault(
+        "tokens",
         "a step runs one token beyond the limit",
         "scheduling/running.py",
         "self._due.pop(steps, _NOBODY)",
