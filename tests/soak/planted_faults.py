@@ -62,8 +62,8 @@ FAULTS: tuple[Fault, ...] = (
         "I2",
         "a flush forgets to tell participants",
         _FLUSH,
-        "_flush_participants(state)\n    release",
-        "()\n    release",
+        "    for part in state.participants:\n        try:",
+        "    for part in ():\n        try:",
     ),
     Fault(
         "I2",
@@ -299,8 +299,8 @@ FAULTS: tuple[Fault, ...] = (
         "I11",
         "memory is released a second time",
         _OCCUPATION,
-        "        if tag in self._released:\n            return RegionReport(tag.value, True, False)\n",
-        "",
+        "if tag in self._released and ranks.least(tag in self._gone):",
+        "if False:",
     ),
     Fault(
         "I12",
