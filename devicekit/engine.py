@@ -36,6 +36,7 @@ from devicekit.runners.errors import MissingTokenizer
 from devicekit.runners.model_pools import build_pools
 from devicekit.runners.tokenizer_text import TokenizerText
 from devicekit.runners.transformers_runner import TransformersRunner
+from devicekit.scheduling.agreement import Alone, everywhere
 from devicekit.scheduling.audit import PoolAudit
 from devicekit.scheduling.batch import Runner
 from devicekit.scheduling.errors import InvalidOperation, InvalidRequest
@@ -101,10 +102,12 @@ class Engine:
         self.runner = runner
         self.draft = draft
         self.config = config
+        self.ranks = 1 if ranks is None else ranks.size  # that serve together
         self.clock: Clock = ranks.clock if ranks is not None else clock or SystemClock()
         available = available_memory(device).bytes
         if ranks is not None:
             available = ranks.least(available or 0) or None
+            ranks.require_all()
         served: Runner = runner if draft is None else DraftedRunner(runner, draft)
         self.plan = plan_pool(
             runner.layout,
@@ -194,10 +197,16 @@ class Engine:
             SelectionError, ContractError, InvalidDevice: there is no such device.
             ModelError: the directory cannot be served.
             NotEnoughMemory: not even one short request would fit beside the weights.
+            RanksFailed: some ranks cannot open it, and say why.
+            RankLost: a rank did not come.
         """
-        handle = get_device(device)
-        runner = TransformersRunner.load(path, handle, dtype=dtype)
-        second = None if draft is None else TransformersRunner.load(draft, handle, dtype=dtype)
+
+        def load() -> tuple[Device, TransformersRunner, TransformersRunner | None]:
+            handle = get_device(device)
+            second = None if draft is None else TransformersRunner.load(draft, handle, dtype=dtype)
+            return handle, TransformersRunner.load(path, handle, dtype=dtype), second
+
+        handle, runner, second = everywhere(ranks or Alone(), load)
         return cls(runner, handle, config or EngineConfig(), clock=clock, ranks=ranks, draft=second)
 
     def _regions(self) -> dict[MemoryTag, Region]:

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
 import devicekit
 from devicekit.device import Device
@@ -28,6 +26,7 @@ from devicekit.runners.transformers_runner import TransformersRunner
 from devicekit.scheduling.request import SamplingParams
 from devicekit.testing import simulation
 from devicekit.testing.sim_backend import register
+from tests.oracle import own_answers
 
 ARCHITECTURES = (
     "llama",
@@ -112,25 +111,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 @pytest.fixture(scope="module")
 def alone(checkpoint: Callable[[str], Path]) -> Callable[[str], list[list[int]]]:
     """What the model's own generate answers, one prompt at a time."""
-
-    @cache
-    def answers(architecture: str) -> list[list[int]]:
-        model = AutoModelForCausalLM.from_pretrained(checkpoint(architecture)).eval()
-        model.generation_config.eos_token_id = None
-        found = []
-        for prompt in prompts():
-            ids = torch.tensor([prompt])
-            output = model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                do_sample=False,
-                max_new_tokens=NEW_TOKENS,
-                pad_token_id=0,
-            )
-            found.append(output[0, len(prompt) :].tolist())
-        return found
-
-    return answers
+    return cache(lambda architecture: own_answers(checkpoint(architecture), prompts(), NEW_TOKENS))
 
 
 @pytest.fixture(scope="module")

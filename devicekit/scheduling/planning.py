@@ -187,7 +187,7 @@ class BatchBuilder:
             rows=running.all_rows[:sequences],
             starts=starts[: sequences + 1],
             lengths=running.all_lengths[:sequences],
-            page_table=kv.table.pages,
+            table=kv.table,
             page_size=kv.page_size,
             wanted=wanted,
             window_pages=self._window_pages,

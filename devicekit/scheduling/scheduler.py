@@ -165,7 +165,7 @@ class Scheduler:
             raise InvalidRequest(f"A request {request.id!r} is already in flight.")
         self.check(request)
         if not state.healthy:
-            raise InvalidRequest(f"Request {request.id!r} cannot run: the device is lost.")
+            raise InvalidRequest(f"Request {request.id!r} cannot run: {state.failure}")
         self._arrivals += 1
         request.arrival = self._arrivals
         request.limit = min(request.total + params.max_new_tokens, self._longest_output)
@@ -220,6 +220,10 @@ class Scheduler:
         if self._checked:
             self._check()
         return Step(state.take_outputs(), self.control.take_replies(), computed)
+
+    def close(self) -> Step:
+        """Take no further step. One process need not say so to anybody."""
+        return Step((), ())
 
     def blockers(self) -> tuple[Blocker, ...]:
         """Every reason for not being idle; idle is having none."""
@@ -300,7 +304,7 @@ class Scheduler:
             self.state.releases.reach(ReleasePoint.IDLE)
         except DeviceError as error:  # the ledger has it, and it failed no request
             if self._device.classify_error(error) is ErrorKind.DEVICE_LOST:
-                self.state.healthy = False
+                self.state.fail(f"The device is lost: {describe(error)}")
 
     def _check(self) -> None:
         found = self.audit()
@@ -309,12 +313,12 @@ class Scheduler:
 
     def _fail(self, plan: Plan, error: Exception, kind: ErrorKind | None) -> None:
         """End the requests of a pass that failed; all there are, if the device is gone."""
-        involved = [*self.state.running.requests, *(request for request, _, _ in plan.chunks)]
-        if kind is ErrorKind.DEVICE_LOST:
-            self.state.healthy = False
-            involved = list(self.state.requests.values())
         message = f"The forward pass failed: {describe(error)}"
-        for request in involved:
+        if kind is ErrorKind.DEVICE_LOST:
+            self.state.fail(f"The device is lost: {describe(error)}")
+            self.state.give_up(message)
+            return
+        for request in [*self.state.running.requests, *(request for request, _, _ in plan.chunks)]:
             self.state.finish(request, Finish(FinishKind.ERROR, message=message))
 
     def _process(self, plan: Plan, result: StepOutput) -> None:
