@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorL
 
 from devicekit.engine import Engine, EngineConfig
 
-PROMPTS = [[5, 9, 300, 44, 7], [7] * 20, list(range(40, 75))]
+PROMPTS = [[5, 9, 300, 44, 7], [7] * 20, list(range(40, 175))]
 LENGTH = 30
 
 

@@ -105,6 +105,7 @@ def _config(options: argparse.Namespace) -> EngineConfig:
         prefix_caching=not options.disable_prefix_caching,
         host_kv_tokens=options.host_kv_tokens,
         window_kv_tokens=options.window_kv_tokens,
+        state_snapshots=options.state_snapshots,
         conservativeness=options.conservativeness,
     )
 
@@ -151,6 +152,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--memory-fraction", type=float, default=0.9, help="for KV, of what is free; default: %(default)s")
     add("--kv-tokens", type=int, help="size of the KV pool; default: what fits")
     add("--host-kv-tokens", type=int, default=0, help="second level of the prefix cache, in host memory")
+    add(
+        "--state-snapshots",
+        type=int,
+        help="states of recurrent layers kept for cached prefixes; default: as many as requests run",
+    )
     add(
         "--window-kv-tokens",
         type=int,

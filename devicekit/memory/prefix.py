@@ -6,8 +6,7 @@ Life of a request, in the calls it makes. `row` is its page ids so far, as int32
 Admit: find what is cached and keep it from being evicted. Leave the last token out: a model must run at
 least one token to say what comes next. ::
 
-    match = cache.match(prompt[:-1], namespace)
-    cache.lock(match.node)
+    match = cache.hold(prompt[:-1], namespace)
     held, row, shared = match.node, match.pages, len(match.pages)
     own = pool.take(missing)
     if own is None:
@@ -98,6 +97,18 @@ class PrefixCache(PrefixTree):
 
     def match(self, tokens: Int32Data, namespace: Hashable = None) -> Match:
         """The longest cached prefix of `tokens`, in whole pages. Counts as a use of it."""
+        found = self._find(tokens, namespace)
+        if not self._ranked:
+            self._touch(found.node)
+        return found
+
+    def hold(self, tokens: Int32Data, namespace: Hashable = None) -> Match:
+        """`match`, and `lock` what was found."""
+        found = self._find(tokens, namespace)
+        self.lock(found.node)
+        return found
+
+    def _find(self, tokens: Int32Data, namespace: Hashable) -> Match:
         key = tokens if type(tokens) is bytes else _as_bytes(tokens)
         node, at, pages = self._descend(self._roots.get(namespace, self._nowhere), key)
         self._queries += 1
@@ -105,8 +116,6 @@ class PrefixCache(PrefixTree):
         self._hit_bytes += at
         if self._ranked:
             self._hit_path(node)
-        else:
-            self._touch(node)
         return Match(pages, at // 4, node)
 
     def shorten(self, match: Match, pages: int) -> Match:

@@ -1,4 +1,4 @@
-"""The request table: one row of page ids per running request, and who holds which row.
+"""The request table: one row of page ids and tokens per running request, and who holds which row.
 
 Row 0 is padding: it is never handed out and its pages stay 0, so a batch padded with row 0 reads and writes
 padding only. Writers fill `pages` in place and then mark what they touched; a `TableMirror` uploads what
@@ -53,20 +53,40 @@ _NOTHING: Int64 = np.empty(0, np.int64)
 class RequestTable:
     """Page tables of up to `num_rows` requests, `pages_per_row` pages each.
 
-    `pages` is int32 [num_rows + 1, pages_per_row], contiguous; `generation` is int64 [num_rows + 1] and grows
+    `pages` is int32 [num_rows + 1, pages_per_row], contiguous, and `tokens` int32 [num_rows + 1, tokens_per_row]:
+    rows of it that were never used cost address space, not memory. `generation` is int64 [num_rows + 1] and grows
     by one each time a row is handed out, whatever happens in between, so that a stale reference (row,
     generation) can be told from a live one. With ``checked=True`` a row given back twice raises (see
     `PageAllocator`). Changes are followed in blocks of columns; `pages_per_row` should be a multiple of 64, or
     blocks are smaller and following them is slower. `followed` says whether anybody does.
     """
 
-    __slots__ = ("_followers", "_generation", "block", "followed", "generation", "pages", "rows")
+    __slots__ = (
+        "_followers",
+        "_generation",
+        "_token_bytes",
+        "_token_cells",
+        "block",
+        "followed",
+        "generation",
+        "pages",
+        "rows",
+        "tokens",
+        "tokens_per_row",
+    )
 
-    def __init__(self, num_rows: int, pages_per_row: int, *, checked: bool = False) -> None:
+    def __init__(
+        self, num_rows: int, pages_per_row: int, tokens_per_row: int = 0, *, checked: bool = False
+    ) -> None:
         if pages_per_row < 1:
             raise ValueError(f"pages_per_row must be at least 1, got {pages_per_row}")
         self.rows = PageAllocator(num_rows, checked=checked)
         self.pages: Int32 = np.zeros((num_rows + 1, pages_per_row), np.int32)
+        self.tokens: Int32 = np.zeros((num_rows + 1, tokens_per_row), np.int32)
+        self.tokens_per_row = tokens_per_row
+        # The same memory once more: for a few tokens a memoryview costs a third of numpy.
+        self._token_cells = self.tokens.reshape(-1).data
+        self._token_bytes = self._token_cells.cast("B") if tokens_per_row else memoryview(b"")
         self.generation: Int64 = np.zeros(num_rows + 1, np.int64)
         self._generation: memoryview = self.generation.data
         self.block = gcd(pages_per_row, _BLOCK)
@@ -100,6 +120,21 @@ class RequestTable:
     def reset(self) -> None:
         """Make every row free again. Generations stay; costs the same at any size."""
         self.rows.reset()
+
+    def write_tokens(self, row: int, tokens: Int32) -> None:
+        """Put tokens at the beginning of a row."""
+        at = row * self.tokens_per_row
+        self._token_cells[at : at + len(tokens)] = tokens.data
+
+    def read_tokens(self, row: int, start: int, end: int) -> list[int]:
+        """Tokens ``start`` to ``end - 1`` of a row."""
+        at = row * self.tokens_per_row
+        return self._token_cells[at + start : at + end].tolist()
+
+    def raw_tokens(self, row: int, start: int, end: int) -> bytes:
+        """Tokens ``start`` to ``end - 1`` of a row, as int32 bytes."""
+        at = row * self.tokens_per_row
+        return self._token_bytes[(at + start) * 4 : (at + end) * 4].tobytes()
 
     def mark(self, row: int, count: int | None = None) -> None:
         """Say that the first `count` pages of a row changed; by default all of them."""

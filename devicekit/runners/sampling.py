@@ -8,6 +8,7 @@ import torch
 
 from devicekit.scheduling.batch import Float32, Int64, LogitAdjustments, Logprobs, SamplingArrays
 
+_COLDEST = 1e-5  # below, the likeliest token has all probability that a float32 can tell, and logits overflow
 _BITS = 23  # the largest uniform, 1 - 2**-23, times any float32 total stays below that total
 
 
@@ -27,7 +28,8 @@ def choose(logits: torch.Tensor, sampling: SamplingArrays | None) -> torch.Tenso
     if sampling is None:
         return greedy
     temperature = _column(sampling.temperature, logits)
-    probabilities = torch.softmax(logits / torch.where(temperature > 0, temperature, 1.0), dim=-1)
+    warm = temperature >= _COLDEST
+    probabilities = torch.softmax(logits / torch.where(warm, temperature, 1.0), dim=-1)
     draws = _column(uniforms(sampling.seed, sampling.position), logits)
     tokens = _invert(probabilities, draws).squeeze(1)
     # Whether a row goes through the filters depends on that row alone: so does its draw.
@@ -39,7 +41,7 @@ def choose(logits: torch.Tensor, sampling: SamplingArrays | None) -> torch.Tenso
     if filtered.size:
         rows = torch.from_numpy(filtered).to(logits.device)
         tokens[rows] = _draw_filtered(probabilities[rows], draws[rows], sampling, filtered)
-    return torch.where(temperature.squeeze(1) > 0, tokens, greedy)
+    return torch.where(warm.squeeze(1), tokens, greedy)
 
 
 def log_probabilities(logits: torch.Tensor, tokens: torch.Tensor, top: int) -> Logprobs:

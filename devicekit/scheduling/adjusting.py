@@ -35,7 +35,7 @@ def adjustments(state: SchedulerState, joining: Sequence[Request]) -> LogitAdjus
         if column < 0 and identity not in places:
             continue
         known = int(running.lengths[column]) if column >= 0 else request.total
-        part = state.adjusted[identity].entries(running.history[request.row, :known])
+        part = state.adjusted[identity].entries(state.kv.table.tokens[request.row, :known])
         if len(part[0]):
             place = column if column >= 0 else places[identity]
             rows.append(np.full(len(part[0]), place, np.int64))
@@ -61,10 +61,10 @@ class LogitAdjuster:
         self._tokens: Int64 = np.zeros(64, np.int64)
         self._values: Float32 = np.zeros((3, 64), np.float32)
         for token, bias in params.logit_bias:
-            self._values[_BIAS, self._entry(token)] = bias
+            self._set(_BIAS, token, bias)
         if self._scales:
             for token in np.unique(request.prompt).tolist():
-                self._values[_SCALE, self._entry(token)] = params.repetition_penalty
+                self._set(_SCALE, token, params.repetition_penalty)
         ending = set(params.stop_token_ids) | (set() if params.ignore_eos else limits.eos_token_ids)
         if not params.min_new_tokens:
             ending = set()
@@ -89,6 +89,10 @@ class LogitAdjuster:
         if early:
             offsets[self._ending] = -np.inf
         return self._tokens[: len(self._place)], values[_SCALE], offsets.astype(np.float32)
+
+    def _set(self, kind: int, token: int, value: float) -> None:
+        entry = self._entry(token)  # first: it may replace the array
+        self._values[kind, entry] = value
 
     def _entry(self, token: int) -> int:
         """Where a token's numbers are; a new one is neutral."""

@@ -25,7 +25,7 @@ class RequestCheck:
         self._vocabulary = np.array(limits.vocab_size, np.uint32)
         self._approved: SamplingParams | None = None  # many requests in a row have the same
 
-    def __call__(self, request: Request) -> None:
+    def check(self, request: Request) -> None:
         """Pass a request, or say everything that is wrong with it.
 
         Raises:

@@ -89,9 +89,8 @@ class RequestKV:
             return False
         cached, node = b"", None
         if prefix is not None:
-            match = prefix.match(request.tokens[:-1].tobytes(), namespace)
+            match = prefix.hold(request.tokens[:-1].tobytes(), namespace)
             cached, node = match.pages, match.node
-            prefix.lock(node)
         shared = len(cached) // 4
         needed = -(-request.total // self.page_size) - shared
         own = pages.take(needed) if needed + spare <= pages.available else self._take_evicting(needed, spare)
@@ -141,17 +140,17 @@ class RequestKV:
                 short -= self.prefix.evict(short)
         return short <= 0
 
-    def publish(self, request: Request, tokens: Int32) -> None:
-        """Share the full pages of ``tokens``, whose KV is in the pool, with later requests."""
+    def publish(self, request: Request) -> None:
+        """Share the full pages of a request, as far as it is computed, with later requests."""
         node = request.held
         if self.prefix is None or node is None or request.private:
             return
         size, known = self.page_size, request.cached_pages
-        full = len(tokens) // size
+        full = request.computed // size
         at = request.row * self._row_bytes
         if full > known:
             rows, begin, end = self._rows, at + known * 4, at + full * 4
-            key = tokens[known * size : full * size].tobytes()
+            key = self.table.raw_tokens(request.row, known * size, full * size)
             done = self.prefix.extend(node, key, rows[begin:end].tobytes(), request.space)
             if done.duplicates:
                 self._replace(rows[begin:end], done)
@@ -160,6 +159,7 @@ class RequestKV:
             request.cached_pages = full
         if self.tier is not None:
             pages = self._rows[at : at + full * 4].tobytes()
+            tokens = self.table.tokens[request.row, : request.computed]
             self.tier.store(tokens, request.space, pages, node, request.id)
 
     def _replace(self, mine: memoryview, done: Insertion) -> None:
@@ -176,7 +176,9 @@ class RequestKV:
         begin, end = request.dropped_pages or request.cached_pages, first // self.page_size
         if end <= begin:
             return
-        self._unlock(request)
+        if self.prefix is not None and request.held is not None:
+            self.prefix.unlock(request.held)
+            request.held = None
         row = self.table.pages[request.row]
         self.pages.give(row[begin:end].tobytes())
         row[:end] = 0
@@ -191,7 +193,9 @@ class RequestKV:
         at = row * self._row_bytes
         begin = request.dropped_pages or request.cached_pages  # what is dropped ends behind what is cached
         self.pages.give(self._rows[at + begin * 4 : at + request.num_pages * 4].tobytes())
-        self._unlock(request)
+        if self.prefix is not None and request.held is not None:
+            self.prefix.unlock(request.held)
+            request.held = None
         if self.states is not None:
             self.states.give_one(int(self.state_slots[row]))
         self.table.give_one(row)
@@ -202,11 +206,6 @@ class RequestKV:
         """The pages that a request has to itself."""
         begin = request.dropped_pages or request.cached_pages  # what is dropped ends behind what is cached
         return self.table.pages[request.row, begin : request.num_pages]
-
-    def _unlock(self, request: Request) -> None:
-        node, request.held = request.held, None
-        if self.prefix is not None and node is not None:
-            self.prefix.unlock(node)
 
     def tidy(self) -> None:
         """Take apart a little of what `reset` only forgot. For idle moments."""

@@ -28,7 +28,7 @@ from devicekit.scheduling.planning import Plan
 from devicekit.scheduling.rank_group import Question, RankGroup
 from devicekit.scheduling.ranked_control import RankedControl
 from devicekit.scheduling.ranked_runner import PassFailed, RankedRecovery, RankedRunner
-from devicekit.scheduling.request import Finish, FinishKind, Request
+from devicekit.scheduling.request import Request
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits, Step
 from devicekit.scheduling.stopping import Detokenizer
 
@@ -174,7 +174,7 @@ class RankedScheduler(Scheduler):
             with self.ranks.step():
                 self._begin_together()
                 if self.ranks.lost is not None:
-                    self._end_everything(str(self.ranks.lost))
+                    self.state.give_up(str(self.ranks.lost))
                 return super().step()
         except BaseException as error:
             # This rank cannot say that its state is still the same as the others'.
@@ -205,7 +205,7 @@ class RankedScheduler(Scheduler):
         except RankLost:
             return  # what it means is the caller's business, and what came in is answered there
         if sick and healthy:
-            self._end_everything(f"The device of rank {', '.join(map(str, sick))} is lost.")
+            self.state.give_up(f"The device of rank {', '.join(map(str, sick))} is lost.")
         if closing:
             self.closed = True
             self.ranks.close()
@@ -237,9 +237,3 @@ class RankedScheduler(Scheduler):
         if (lost := self.ranks.lost) is not None:
             self.state.fail(str(lost))  # whatever it looks like from here
         super()._fail(plan, error, error.kind if isinstance(error, PassFailed) else kind)
-
-    def _end_everything(self, message: str) -> None:
-        state = self.state
-        state.fail(message)
-        for request in list(state.requests.values()):
-            state.finish(request, Finish(FinishKind.ERROR, message=message))

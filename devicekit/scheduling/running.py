@@ -19,7 +19,7 @@ from devicekit.scheduling.sampling import SamplingColumns
 
 # Rows of the 64-bit state. The first two advance by one in every step.
 _SLOT = 0  # KV slot that the step writes
-_AT = 1  # flat index in `history` where the step's token goes
+_AT = 1  # flat index in the table's tokens where the step's token goes
 _CELL = 2  # flat index in the request table where the next page goes
 
 # Rows of the 32-bit state, and what a step adds to the first of them.
@@ -56,21 +56,16 @@ class RunningBatch:
     The arrays it shows are views of its state, valid from `begin_step` until `end_step`, `join` or `leave`.
 
     Args:
-        max_tokens: of one request, prompt and output.
         behind: columns behind the running ones, in which whoever builds a batch may lay out more tokens.
     """
 
-    def __init__(
-        self, table: RequestTable, pages: PageAllocator, page_size: int, max_tokens: int, behind: int = 0
-    ) -> None:
+    def __init__(self, table: RequestTable, pages: PageAllocator, page_size: int, behind: int = 0) -> None:
         capacity = table.num_rows + behind
         self._table = table
         self._pages = pages
         self._page_size = page_size
         self._pages_per_row = table.pages_per_row
-        self._tokens_per_row = max_tokens + 1
-        # Tokens of every request with a row. Rows that were never used cost address space, not memory.
-        self.history: Int32 = np.zeros((table.num_rows + 1, max_tokens + 1), np.int32)
+        self._tokens_per_row = table.tokens_per_row
         self.requests: list[Request] = []
         self.sampling = SamplingColumns(table.num_rows)
         self._step: Int32 = np.repeat(np.array(_STEP, np.int32)[:, None], table.num_rows, axis=1)
@@ -80,13 +75,13 @@ class RunningBatch:
         self.all_tokens, self.all_positions = self._narrow[_LAST], self._narrow[_POSITION]
         self.all_rows, self.all_lengths = self._narrow[_ROW], self._narrow[_LENGTH]
         self.all_slots = self._wide[_SLOT]
-        self._flat_history = self.history.reshape(-1)
+        self._flat_tokens = table.tokens.reshape(-1)
         self._flat_table = table.pages.reshape(-1)
         # The same memory once more: reading and writing one number through a memoryview costs half of numpy.
         self._narrow_cells = self._narrow.data
         self._wide_cells = self._wide.data
         self._table_cells = self._flat_table.data
-        self._history_cells = self._flat_history.data
+        self._token_cells = self._flat_tokens.data
         self._steps = 0  # so far
         self._due: dict[int, list[Request]] = {}  # who reaches its limit, by the step that takes it there
         self._to_come = 0
@@ -120,16 +115,6 @@ class RunningBatch:
             room=narrow[_ROOM],
         )
 
-    def remember(self, request: Request) -> None:
-        """Note the tokens of a request that has just been given a row."""
-        at = request.row * self._tokens_per_row
-        self._history_cells[at : at + request.total] = request.tokens.data
-
-    def known(self, request: Request, start: int) -> tuple[int, ...]:
-        """Tokens of a request that has a row, from number ``start`` on."""
-        at = request.row * self._tokens_per_row
-        return tuple(self._history_cells[at + start : at + request.total].tolist())
-
     # -- Joining and leaving ----------------------------------------------------------------------------------
 
     def join(self, request: Request) -> None:
@@ -149,7 +134,7 @@ class RunningBatch:
         narrow[_LENGTH, column] = total
         narrow[_ROOM, column] = room
         narrow[_ROW, column] = row
-        narrow[_LAST, column] = self._history_cells[at - 1]
+        narrow[_LAST, column] = self._token_cells[at - 1]
         left = request.limit - total
         if left:
             self._to_come += left
@@ -258,7 +243,7 @@ class RunningBatch:
     def end_step(self, tokens: Int32) -> list[Request]:
         """Append each column's new token; return the requests whose output is now long enough."""
         now = self._now
-        self._flat_history[now.at] = tokens
+        self._flat_tokens[now.at] = tokens
         self.tokens[:] = tokens
         wide, narrow = now.advance_wide, now.advance_narrow
         np.add(wide, _ONE, wide)

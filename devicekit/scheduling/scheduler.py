@@ -30,7 +30,14 @@ from devicekit.scheduling.paired_kv import PairedKV
 from devicekit.scheduling.pause import continue_if_due
 from devicekit.scheduling.planning import BatchBuilder, Plan, Planner
 from devicekit.scheduling.pools import build_kv
-from devicekit.scheduling.request import Finish, FinishKind, Request, TokenLogprob, default_seed
+from devicekit.scheduling.request import (
+    Finish,
+    FinishKind,
+    Request,
+    SamplingParams,
+    TokenLogprob,
+    default_seed,
+)
 from devicekit.scheduling.reservation import NewTokenRatio
 from devicekit.scheduling.retraction import Retraction
 from devicekit.scheduling.running import RunningBatch
@@ -53,9 +60,8 @@ class SchedulerLimits:
     policy: str = "fcfs"
     prefix_caching: bool = True
     conservativeness: float = 1.0  # scales the share of max_new_tokens that admission sets pages aside for
-    window_pages: int | None = (
-        None  # of layers with a window, where others have none; None: they use num_pages too
-    )
+    window_pages: int | None = None  # of layers with a window, where others have none; None: as the others
+    state_snapshots: int = 0  # of recurrent layers, kept for cached prefixes; 0: such prefixes are not cached
     checked: bool = False  # find double frees, and account for every id after every step: raises, and costs
 
 
@@ -76,8 +82,7 @@ class Scheduler:
         limits: sizes.
         releases: release points; default: as the environment sets them, on the scheduler's clock.
         detokenizer: needed by requests with stop strings.
-        states: state slots, for a runner whose model has recurrent layers. Prefixes are not cached then: pages
-            alone do not continue such a model.
+        states: state slots, for a runner whose model has recurrent layers. Snapshots are in slots behind them.
     """
 
     def __init__(
@@ -101,16 +106,16 @@ class Scheduler:
         longest = min(model.max_positions, pool_tokens)
         # The last token needs no KV of its own, hence the one extra.
         self._longest_output = min(model.max_positions, pool_tokens + 1)
-        self.check = RequestCheck(model, pool_tokens, detokenizer is not None)
+        self.check = RequestCheck(model, pool_tokens, detokenizer is not None).check
         table = RequestTable(
-            limits.max_running, _row_width(longest, limits.page_size), checked=limits.checked
+            limits.max_running, _row_width(longest, limits.page_size), longest + 1, checked=limits.checked
         )
         kv = build_kv(table, limits, model, states)
         self._paired = kv if isinstance(kv, PairedKV) else None
         self.state = SchedulerState(
             runner=runner,
             kv=kv,
-            running=RunningBatch(table, kv.pages, limits.page_size, longest, limits.max_batch_tokens),
+            running=RunningBatch(table, kv.pages, limits.page_size, limits.max_batch_tokens),
             waiting=WaitingQueue(
                 limits.policy, lambda request: kv.cached_tokens(request, self.state.namespace(request))
             ),
@@ -126,6 +131,8 @@ class Scheduler:
         self._inbox: deque[Request | Operation] = deque()
         self._woken = threading.Event()
         self._arrivals = 0
+        self._last_params: SamplingParams | None = None
+        self._plain = False  # whether those are
         self.control = Control(self.state)
 
     # -- From any thread --------------------------------------------------------------------------------------
@@ -162,19 +169,33 @@ class Scheduler:
         self._arrivals += 1
         request.arrival = self._arrivals
         request.limit = min(request.total + params.max_new_tokens, self._longest_output)
+        if params is not self._last_params:  # many requests in a row have the same
+            self._last_params, self._plain = params, self._is_plain(params)
+        if not (self._plain and request.timeout is None and not request.stream):
+            self._enlist(request)
+        state.requests[request.id] = request
+        state.waiting.add(request)
+
+    @staticmethod
+    def _is_plain(params: SamplingParams) -> bool:
+        """Whether a request with these parameters costs nothing in a step beyond its place in the batch."""
+        return not (params.temperature > 0 or StopConditions.is_special(params) or params.adjusts)
+
+    def _enlist(self, request: Request) -> None:
+        """Put a request on the lists of those that cost something in every step."""
+        state, params = self.state, request.params
         if params.temperature > 0:
             request.seed = default_seed(request.id) if params.seed is None else params.seed
         if request.timeout is not None:
             request.deadline = state.clock.now() + request.timeout
             state.timed.add(request.id)
-        if StopConditions.is_special(request):
+        if StopConditions.is_special(params):
             state.special.add(request.id)
         if params.adjusts:
             state.adjusted[request.id] = LogitAdjuster(request, state.runner.limits)
         if request.stream:
             state.streaming.add(request.id)
-        state.requests[request.id] = request
-        state.waiting.add(request)
+        request.listed = True
 
     def step(self) -> Step:
         """Take in messages, retire finished copies, answer what is pending, then plan, run and process a pass.
@@ -292,12 +313,12 @@ class Scheduler:
 
     def _fail(self, plan: Plan, error: Exception, kind: ErrorKind | None) -> None:
         """End the requests of a pass that failed; all there are, if the device is gone."""
-        involved = [*self.state.running.requests, *(chunk.request for chunk in plan.chunks)]
         message = f"The forward pass failed: {describe(error)}"
         if kind is ErrorKind.DEVICE_LOST:
             self.state.fail(f"The device is lost: {describe(error)}")
-            involved = list(self.state.requests.values())
-        for request in involved:
+            self.state.give_up(message)
+            return
+        for request in [*self.state.running.requests, *(request for request, _, _ in plan.chunks)]:
             self.state.finish(request, Finish(FinishKind.ERROR, message=message))
 
     def _process(self, plan: Plan, result: StepOutput) -> None:
@@ -335,7 +356,7 @@ class Scheduler:
             request = state.requests[identity]
             if request.column >= 0:
                 state.running.settle(request)
-                output = state.running.history[request.row, len(request.prompt) : request.total]
+                output = state.kv.table.tokens[request.row, len(request.prompt) : request.total]
                 if (finish := self._stops.check(request, output)) is not None:
                     found[identity] = (request, finish)
         for request in at_limit:
@@ -343,15 +364,14 @@ class Scheduler:
         return found.values()
 
     def _complete_prompt(self, request: Request, token: int) -> None:
-        state, history = self.state, self.state.running.history
-        row = request.row
-        state.kv.publish(request, history[row, : request.computed])
+        state, tokens = self.state, self.state.kv.table.tokens
+        state.kv.publish(request)
         state.prefilling.remove(request)
-        history[row, request.total] = token
+        tokens[request.row, request.total] = token
         request.total += 1
         state.running.join(request)
         if request.id in state.special:
-            finish = self._stops.check(request, history[row, len(request.prompt) : request.total])
+            finish = self._stops.check(request, tokens[request.row, len(request.prompt) : request.total])
         else:
             finish = self._stops.end(token)
         if finish is None and request.total >= request.limit:
@@ -370,7 +390,7 @@ class Scheduler:
 
     def _keep_logprobs(self, plan: Plan, tokens: Int32, logprobs: Logprobs) -> None:
         requests = [*self.state.running.requests[: plan.decoding]]
-        requests += [chunk.request for chunk in plan.chunks if chunk.completes]
+        requests += [request for request, _, end in plan.chunks if end == request.total]
         for at, request in enumerate(requests):
             asked = request.params.logprobs
             if asked is not None:

@@ -14,7 +14,7 @@ from devicekit.scheduling.audit import PoolAudit
 from devicekit.scheduling.batch import Runner
 from devicekit.scheduling.kv import RequestKV
 from devicekit.scheduling.messages import Blocker, Output
-from devicekit.scheduling.request import Finish, Request, TokenLogprob, VersionSpan
+from devicekit.scheduling.request import Finish, FinishKind, Request, TokenLogprob, VersionSpan
 from devicekit.scheduling.running import RunningBatch
 from devicekit.scheduling.waiting import WaitingQueue
 
@@ -142,22 +142,28 @@ class SchedulerState:
         """
         self.detach(request)
         if share:
-            self.kv.publish(request, self.running.history[request.row, : request.computed])
+            self.kv.publish(request)
         tokens = self.unreported(request)
         self.kv.release(request)
         del self.requests[request.id]
-        self.special.discard(request.id)
-        self.streaming.discard(request.id)
-        self.timed.discard(request.id)
-        if self.adjusted:
+        if request.listed:
+            self.special.discard(request.id)
+            self.streaming.discard(request.id)
+            self.timed.discard(request.id)
             self.adjusted.pop(request.id, None)
         self.close_span(request)
         self.outputs.append(self.output(request, tokens, finish))
 
+    def give_up(self, message: str) -> None:
+        """The device or a rank is gone for good: every request ends, and no other is taken on."""
+        self.fail(message)
+        for request in list(self.requests.values()):
+            self.finish(request, Finish(FinishKind.ERROR, message=message))
+
     def retract(self, request: Request) -> None:
         """Take a request's KV and put it back among the waiting. Its tokens are kept."""
         self.detach(request)
-        request.tokens = self.running.history[request.row, : request.total].copy()
+        request.tokens = self.kv.table.tokens[request.row, : request.total].copy()
         self.kv.release(request)
         request.retractions += 1
         self.waiting.add(request)
@@ -177,7 +183,7 @@ class SchedulerState:
             self.running.settle(request)
         start = len(request.prompt) + request.reported
         if request.row:
-            return self.running.known(request, start)
+            return tuple(self.kv.table.read_tokens(request.row, start, request.total))
         return tuple(request.tokens[start:].tolist())
 
     def take_outputs(self) -> tuple[Output, ...]:

@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Annotated, Literal
 
-from jinja2.exceptions import TemplateError
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -19,6 +18,12 @@ from devicekit.server.errors import BadRequest
 from devicekit.server.events import EventStream
 from devicekit.server.group import GenerationFailed, Group, SequenceSpec, several
 from devicekit.server.serving import Serving
+
+# What the tokenizer takes for its own, and what would give back something else than text.
+_TAKEN = frozenset(
+    {"conversation", "chat_template", "tokenize", "tokenizer_kwargs", "return_dict", "return_tensors"}
+    | {"return_assistant_tokens_mask", "padding", "truncation", "max_length"}
+)
 
 
 class TextPart(Arguments):
@@ -35,6 +40,12 @@ class Message(Arguments):
     content: str | list[TextPart] | None = None
     name: str | None = None
     tool_calls: list[object] | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        """Its content, part by part."""
+        parts = self.content
+        return [part.text for part in parts] if isinstance(parts, list) else [parts or ""]
 
 
 class ResponseFormat(Arguments):
@@ -63,7 +74,8 @@ async def chat(serving: Serving, arguments: ChatArguments, request: Request) -> 
     constrained = arguments.response_format is not None and arguments.response_format.type != "text"
     if arguments.tools or called or constrained:
         raise BadRequest("This engine does not support tools and response_format other than text.")
-    tokens = _render(serving, arguments)
+    length = sum(len(text) for message in arguments.messages for text in message.texts)
+    tokens = await serving.compute(length, lambda: _render(serving, arguments))
     most = (
         arguments.max_tokens if arguments.max_completion_tokens is None else arguments.max_completion_tokens
     )
@@ -78,7 +90,7 @@ async def chat(serving: Serving, arguments: ChatArguments, request: Request) -> 
         priority=arguments.priority or 0,
         skip_special_tokens=arguments.skip_special_tokens is not False,
         keep_stop=bool(arguments.no_stop_trim),
-        **({} if arguments.rid is None else {"id": arguments.rid}),
+        **({"id": arguments.rid} if arguments.rid else {}),
     )
     group = Group(serving, several(one, arguments.n or 1), stream=bool(arguments.stream))
     form = _Form(serving, f"chatcmpl-{one.id}", bool(arguments.logprobs))
@@ -98,24 +110,29 @@ def _render(serving: Serving, arguments: ChatArguments) -> list[int]:
         raise BadRequest(
             "This model's tokenizer has no chat template. The server's operator can give one with --chat-template."
         )
-    messages = []
-    for message in arguments.messages:
-        parts = message.content
-        text = "".join(part.text for part in parts) if isinstance(parts, list) else parts or ""
-        messages.append(
-            {"role": message.role, "content": text} | ({"name": message.name} if message.name else {})
+    messages = [
+        {"role": message.role, "content": "".join(message.texts)}
+        | ({"name": message.name} if message.name else {})
+        for message in arguments.messages
+    ]
+    given = arguments.chat_template_kwargs or {}
+    if taken := sorted(given.keys() & _TAKEN):
+        raise BadRequest(
+            f"chat_template_kwargs are for the template, which has no say in {', '.join(taken)}."
         )
     try:
-        rendered: list[int] = tokenizer.apply_chat_template(
+        text: str = tokenizer.apply_chat_template(
             messages,
             chat_template=serving.settings.chat_template,
-            add_generation_prompt=True,
-            return_dict=False,
-            **(arguments.chat_template_kwargs or {}),
+            tokenize=False,
+            **{"add_generation_prompt": True, **given},
         )
-    except (TemplateError, TypeError, ValueError) as error:
-        raise BadRequest(f"The chat template does not take these messages: {error}") from error
-    return rendered
+    except Exception as error:  # a template is a program, and these are its arguments
+        raise BadRequest(
+            f"The chat template does not take these messages: {type(error).__name__}: {error}"
+        ) from error
+    tokens: list[int] = tokenizer.encode(text, add_special_tokens=False)  # a template writes them itself
+    return tokens
 
 
 async def _chunks(group: Group, form: _Form, with_usage: bool) -> AsyncIterator[Mapping[str, object]]:

@@ -19,13 +19,14 @@ from devicekit.server.events import EventStream
 from devicekit.server.group import GenerationFailed, Group, SequenceSpec, several
 from devicekit.server.serving import Serving
 
+TokenId = Annotated[int, Field(strict=True)]
 _DEFAULT_TOKENS = 16
 
 
 class CompletionArguments(openai.OpenAIArguments):
     """Body of ``/v1/completions``."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
     max_tokens: int = _DEFAULT_TOKENS
     logprobs: Annotated[int, Field(ge=0)] | None = None
     echo: bool | None = None
@@ -42,7 +43,7 @@ async def complete(serving: Serving, arguments: CompletionArguments, request: Re
     params = arguments.sampling(arguments.max_tokens, arguments.logprobs)
     prompts = await _prompts(serving, arguments.prompt)
     sequences: list[SequenceSpec] = []
-    identity = arguments.rid
+    identity = arguments.rid or None
     for index, tokens in enumerate(prompts):
         one = SequenceSpec(
             tokens,
@@ -66,17 +67,16 @@ async def _prompts(
     serving: Serving, prompt: str | list[str] | list[int] | list[list[int]]
 ) -> list[Sequence[int]]:
     if isinstance(prompt, str):
-        return [await serving.encode(prompt)]
+        return [*await serving.encode([prompt])]
     if not prompt:
         raise BadRequest("The prompt is empty.")
+    texts = [one for one in prompt if isinstance(one, str)]
+    if texts:
+        return [*await serving.encode(texts)]
     numbers = [one for one in prompt if isinstance(one, int)]
     if numbers:
         return [numbers]
-    return [
-        await serving.encode(one) if isinstance(one, str) else one
-        for one in prompt
-        if not isinstance(one, int)
-    ]
+    return [one for one in prompt if isinstance(one, list)]
 
 
 async def _chunks(

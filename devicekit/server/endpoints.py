@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Generic, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from devicekit.contract.errors import DeviceKitError
-from devicekit.server.errors import BadRequest, BodyTooLarge, error_response
+from devicekit.server.errors import BadRequest, BodyTooLarge, ClientGone, error_response
 from devicekit.server.keys import Access
 from devicekit.server.serving import Serving
+
+_LONG = 256 << 10  # bytes of a body
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 """A number: neither infinite nor NaN."""
@@ -55,7 +58,14 @@ class Endpoint(Generic[A]):
 
     def routes(self) -> list[Route]:
         """The endpoint for Starlette, under all its names."""
-        return [Route(path, self._answer, methods=list(self.methods)) for path in (self.path, *self.aliases)]
+        routes = [
+            Route(path, self._answer, methods=list(self.methods)) for path in (self.path, *self.aliases)
+        ]
+        if self.access is Access.CONTROL:
+            # Starlette adds HEAD to every GET. Whoever only asks for headers does not expect them to act.
+            for route in routes:
+                (route.methods or set()).discard("HEAD")
+        return routes
 
     async def _answer(self, request: Request) -> Response:
         serving: Serving = request.app.state.serving
@@ -69,9 +79,15 @@ class Endpoint(Generic[A]):
     async def _read(self, request: Request, limit: int) -> A:
         body = await _read_body(request, limit)
         asking = request.method == "GET" and not body
-        given = dict(request.query_params) if self.in_query or asking else _parse(body)
+        query = dict(request.query_params) if self.in_query or asking else None
+        if len(body) <= _LONG:
+            return self._understand(body, query)
+        # Away from the event loop, where it would hold up everybody else.
+        return await asyncio.get_running_loop().run_in_executor(None, self._understand, body, query)
+
+    def _understand(self, body: bytes, query: dict[str, str] | None) -> A:
         try:
-            return self.arguments.model_validate(given)
+            return self.arguments.model_validate(_parse(body) if query is None else query)
         except ValidationError as error:
             raise BadRequest(_describe(error)) from error
 
@@ -82,11 +98,14 @@ async def _read_body(request: Request, limit: int) -> bytes:
         raise BodyTooLarge(f"The body has {announced} bytes; this server reads {limit}.")
     parts: list[bytes] = []
     size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > limit:
-            raise BodyTooLarge(f"The body has more than {limit} bytes.")
-        parts.append(part)
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size > limit:
+                raise BodyTooLarge(f"The body has more than {limit} bytes.")
+            parts.append(part)
+    except ClientDisconnect as error:
+        raise ClientGone("The client went away.") from error
     return b"".join(parts)
 
 

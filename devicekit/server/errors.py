@@ -8,7 +8,8 @@
     │   ├── Unauthorized        401: a key is missing or wrong
     │   ├── Forbidden           403: asked for by a web page of another origin
     │   ├── BodyTooLarge        413
-    │   └── TooManyRequests     429: try again later
+    │   ├── TooManyRequests     429: try again later
+    │   └── ClientGone          499: nobody will see it
     └── EngineStopped       503: the engine's thread has ended; everyone who waits is told why
 """
 
@@ -63,6 +64,13 @@ class TooManyRequests(HttpError):
 
     status = 429
     kind = "rate_limit_error"
+
+
+class ClientGone(HttpError):
+    """Nobody is there to read the answer any more."""
+
+    status = 499
+    kind = "invalid_request_error"
 
 
 class EngineStopped(DeviceKitError):

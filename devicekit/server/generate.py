@@ -21,7 +21,7 @@ from devicekit.server.sampling import SamplingArguments
 from devicekit.server.serving import Serving
 
 _T = TypeVar("_T")
-TokenId = int
+TokenId = Annotated[int, Field(strict=True)]
 _IMPOSSIBLE = (
     "input_embeds",
     "image_data",
@@ -94,10 +94,8 @@ async def _prompts(serving: Serving, arguments: GenerateArguments) -> tuple[list
     text, ids = arguments.text, arguments.input_ids
     if (text is None) == (ids is None):
         raise BadRequest("Send either text or input_ids.")
-    if isinstance(text, str):
-        return [await serving.encode(text)], False
     if text is not None:
-        return [await serving.encode(one) for one in text], True
+        return await serving.encode([text] if isinstance(text, str) else text), not isinstance(text, str)
     nested = [one for one in ids or () if isinstance(one, list)]
     if nested:
         return nested, True

@@ -14,7 +14,7 @@ from starlette.requests import Request as HttpRequest
 from devicekit.generation import Generation, IncrementalText
 from devicekit.scheduling.messages import Output
 from devicekit.scheduling.request import FinishKind, Request, SamplingParams, prompt_array
-from devicekit.server.errors import HttpError
+from devicekit.server.errors import BadRequest, ClientGone, HttpError
 from devicekit.server.serving import Serving
 
 _T = TypeVar("_T")
@@ -24,12 +24,6 @@ class GenerationFailed(HttpError):
     """The engine could not serve the request."""
 
     status = 500
-
-
-class ClientGone(HttpError):
-    """Nobody is there to read the answer any more."""
-
-    status = 499
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +47,12 @@ class Group:
     """
 
     def __init__(self, serving: Serving, sequences: Sequence[SequenceSpec], *, stream: bool) -> None:
+        longest = serving.engine.runner.limits.max_positions
+        for one in sequences:
+            if len(one.tokens) >= longest:  # before it is made an array of: it may be very long
+                raise BadRequest(
+                    f"The prompt has {len(one.tokens)} tokens, and the model takes fewer than {longest}."
+                )
         requests = [
             Request(
                 one.id,

@@ -26,6 +26,7 @@ class AllowedRoots:
         """
         try:
             found = Path(path).resolve(strict=False)
+            there = found.is_dir()
         except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL in it, a loop of links
             raise BadRequest(f"Not a usable path: {error}") from error
         if not any(found == root or root in found.parents for root in self.roots):
@@ -34,6 +35,6 @@ class AllowedRoots:
                 f"{path} is not in a directory that weights may come from ({allowed}); the server's operator "
                 "can allow more with --allowed-weights-root."
             )
-        if not found.is_dir():
+        if not there:
             raise BadRequest(f"There is no model directory {path}.")
         return found

@@ -8,6 +8,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from devicekit.contract.errors import ConfigurationError
+from devicekit.server.protocol import BoundedProtocol
 from devicekit.server.settings import ServerSettings
 
 _BACKLOG = 2048
@@ -43,7 +44,13 @@ def bind(settings: ServerSettings) -> socket.socket:
 def server(app: Starlette) -> Server:
     """A uvicorn server for the application."""
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=_GRACE
+        app,
+        http=BoundedProtocol,
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        lifespan="on",
+        timeout_graceful_shutdown=_GRACE,
     )
     return Server(config)
 

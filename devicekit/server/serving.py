@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,6 +24,7 @@ from devicekit.server.paths import AllowedRoots
 from devicekit.server.settings import ServerSettings
 
 _R = TypeVar("_R", bound=Reply)
+_T = TypeVar("_T")
 _LONG_TEXT = 4096  # characters; encoding more than that must not hold up everybody else
 
 
@@ -54,15 +55,27 @@ class Serving:
         """An id for an operation."""
         return f"operation {next(self._ids)}"
 
-    async def encode(self, text: str) -> list[int]:
-        """Token ids of a text.
+    async def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts.
 
         Raises:
             MissingTokenizer: the model directory has no tokenizer.
+            BadRequest: they are more than this server takes at once.
         """
-        if len(text) <= _LONG_TEXT:
-            return self.engine.encode(text)
-        return await asyncio.get_running_loop().run_in_executor(None, self.engine.encode, text)
+        self.check_count(len(texts))
+        return await self.compute(sum(map(len, texts)), lambda: [self.engine.encode(text) for text in texts])
+
+    async def compute(self, characters: int, work: Callable[[], _T]) -> _T:
+        """Work on this much text: away from the event loop where it is long, as others would wait for it."""
+        if characters <= _LONG_TEXT:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(None, work)
+
+    def check_count(self, sequences: int) -> None:
+        """Raises BadRequest for more sequences than this server ever takes at once."""
+        limit = self.settings.max_concurrent_requests
+        if sequences > limit:
+            raise BadRequest(f"That is {sequences} sequences at once; this server takes {limit}.")
 
     def submit(self, requests: Sequence[Request]) -> Outputs:
         """Queue requests, all or none of them.
@@ -73,8 +86,7 @@ class Serving:
             InvalidRequest, EngineStopped: as for `EngineLoop.submit`.
         """
         limit = self.settings.max_concurrent_requests
-        if len(requests) > limit:
-            raise BadRequest(f"That is {len(requests)} sequences at once; this server takes {limit}.")
+        self.check_count(len(requests))
         if self.loop.in_flight + len(requests) > limit:
             self.metrics.rejected.inc()
             raise TooManyRequests(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +19,9 @@ from devicekit.scheduling.agreement import Agreement, Alone, everywhere
 from devicekit.scheduling.errors import Conflict, InvalidOperation
 from devicekit.scheduling.messages import Refusal, Reply
 from devicekit.weights.operations import DestroyUpdateGroup, GroupReply, InitUpdateGroup
+
+# What can be no host is refused at once: torch would look for it until the time is up.
+_HOST = re.compile(r"[A-Za-z0-9_.:%\[\]-]{1,255}")
 
 
 class GroupFailed(DeviceKitError):
@@ -141,8 +145,10 @@ class UpdateGroups:
 
 
 def _check(operation: InitUpdateGroup, rank: int) -> None:
-    if not operation.master_address:
-        raise InvalidOperation("An update group needs the address of its master.")
+    if not _HOST.fullmatch(operation.master_address):
+        raise InvalidOperation(
+            f"An update group needs its master's host name or IP address, not {operation.master_address!r:.80}."
+        )
     if not 0 < operation.master_port < 65536:
         raise InvalidOperation(f"An update group needs a port from 1 to 65535, not {operation.master_port}.")
     if not 0 < rank < operation.world_size:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from devicekit.contract.records import ErrorKind
+from devicekit.oom import describe as describe_error
 from devicekit.release import ReleaseEntry, ReleasePoint
 from devicekit.scheduling.agreement import everywhere
 from devicekit.scheduling.errors import InvalidOperation, RanksFailed
@@ -173,6 +174,9 @@ class Occupation:
             _log.exception("the memory of %s", tag.value)
             done.failure = f"{tag.value}: {type(error).__name__}: {error}"
             done.reports.append(RegionReport(tag.value, tag in self._released, False))
+            # Requests wait for this memory, and no forward pass would ever find out.
+            if self._store.device.classify_error(error) is ErrorKind.DEVICE_LOST:
+                self._state.give_up(f"The memory of {tag.value} is gone: {describe_error(error)}")
 
     def _empty_host_cache(self, done: _Progress) -> None:
         try:

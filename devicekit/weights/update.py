@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
+from devicekit.contract.records import ErrorKind
+from devicekit.oom import describe as describe_error
 from devicekit.release import ReleasePoint
 from devicekit.scheduling.agreement import everywhere
 from devicekit.scheduling.drain import holding_kv
@@ -77,9 +79,12 @@ class Updater:
                 if staged is None:
                     return None
                 reply = self._apply(operation, staged)
-            except Exception:
+            except Exception as error:
                 self.session.failed()
                 state.closed_by.discard(operation.id)
+                # Requests may be waiting for these weights, and no forward pass would ever find out.
+                if self.store.device.classify_error(error) is ErrorKind.DEVICE_LOST:
+                    state.give_up(f"The weights cannot be updated: {describe_error(error)}")
                 raise
             state.closed_by.discard(operation.id)
             return reply

@@ -159,3 +159,9 @@ def test_adjustments_reach_their_logits_and_no_others():
     assert adjusted[0].tolist() == [1.0, 1.0, -np.inf, 0.0, -1.5, -2.0]
     assert adjusted[1].tolist() == [2.0, -0.75, 0.5, 0.0, -1.0, -2.0]
     assert choose(adjust(LOGITS.expand(2, -1), wishes), arrays(2, temperature=0)).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("temperature", [1e-5, 1e-6, 1e-20, 1e-40, 1e-300])
+def test_however_cold_the_likeliest_token_is_drawn(temperature):
+    logits = torch.stack([LOGITS * 100, LOGITS.flip(0)])
+    assert choose(logits, arrays(2, temperature=temperature)).tolist() == [0, 5]

@@ -97,11 +97,14 @@ class LateCopier:
         self._unreported: list[LateEvent] = []
 
     def begin(self, work: Callable[[], None], *, blocks: bool) -> LateEvent:
-        event = LateEvent(self)
+        event = self.event()
         self._begun.append((work, event))
         if blocks:
             self._run()
         return event
+
+    def event(self) -> LateEvent:
+        return LateEvent(self)
 
     def finish(self, count: int | None = None) -> None:
         """Run what was begun, and report the oldest ``count`` copies, or all, as done."""
@@ -190,7 +193,7 @@ class Rig:
         state = self.scheduler.state
         request = state.requests[identity]
         state.running.settle(request)
-        known = state.running.history[request.row, len(request.prompt) : request.total]
+        known = state.kv.table.tokens[request.row, len(request.prompt) : request.total]
         return request.computed, known.tolist()
 
     def check(self) -> None:

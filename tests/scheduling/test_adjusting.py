@@ -147,6 +147,18 @@ def test_counts_survive_retraction_and_company(new_rig: MakeRig, seed: int) -> N
     assert sum(one.retractions for one in rig.last.values()) > 0
 
 
+def test_hundreds_of_tokens_may_be_concerned(rig: Rig, told: list[LogitAdjustments | None]) -> None:
+    bias = tuple((token, token / 10) for token in range(0, 900, 3))
+    _add(rig, "biased", logit_bias=bias, max_new_tokens=1)
+    rig.run()
+    assert _of(told[0]) == {token: (1.0, pytest.approx(value)) for token, value in bias if value}
+    prompt = list(range(1, 150))
+    _add(rig, "long", prompt, repetition_penalty=2.0, frequency_penalty=1.0, max_new_tokens=90)
+    rig.run()
+    assert _of(told[1]) == dict.fromkeys(prompt, (2.0, 0.0))
+    assert len(_of(told[-1])) == len({*prompt, *rig.outputs["long"][:-1]}) > 200
+
+
 def test_an_aborted_request_leaves_no_wishes_behind(rig: Rig) -> None:
     _add(rig, "x", frequency_penalty=1.0)
     rig.step(3)

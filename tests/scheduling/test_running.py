@@ -19,9 +19,9 @@ class Model:
     def __init__(self, page_size: int, num_pages: int, rows: int, seed: int) -> None:
         self.rng = random.Random(seed)
         self.page_size = page_size
-        self.table = RequestTable(rows, 64, checked=True)
+        self.table = RequestTable(rows, 64, 64 * page_size + 1, checked=True)
         self.pages = PageAllocator(num_pages, checked=True)
-        self.batch = RunningBatch(self.table, self.pages, page_size, 64 * page_size)
+        self.batch = RunningBatch(self.table, self.pages, page_size)
         self.tokens: dict[str, list[int]] = {}
         self.requests: dict[str, Request] = {}
         self.made = 0
@@ -44,7 +44,7 @@ class Model:
         assert own is not None
         self.table.pages[request.row, :needed] = own
         first = self.rng.randrange(100)
-        self.batch.history[request.row, : length + 1] = [*prompt, first]
+        self.table.tokens[request.row, : length + 1] = [*prompt, first]
         request.total = length + 1
         request.limit = length + 1 + self.rng.randint(1, 12)
         self.batch.join(request)
@@ -57,7 +57,7 @@ class Model:
         self.batch.leave(request)
         assert request.total == len(tokens)
         assert request.computed == len(tokens) - 1
-        assert self.batch.history[request.row, : request.total].tolist() == tokens
+        assert self.table.tokens[request.row, : request.total].tolist() == tokens
         self.pages.give(self.table.pages[request.row, : request.num_pages].copy())
         self.table.give_one(request.row)
 
@@ -123,8 +123,8 @@ def test_every_column_shows_what_its_request_is_at(page_size: int, num_pages: in
 def test_sampling_parameters_stay_with_their_request() -> None:
     from devicekit.scheduling.batch import ForwardBatch
 
-    table, pages = RequestTable(8, 8), PageAllocator(64)
-    batch = RunningBatch(table, pages, 16, 128)
+    table, pages = RequestTable(8, 8, 129), PageAllocator(64)
+    batch = RunningBatch(table, pages, 16)
     made: list[Request] = []
     for number, temperature in enumerate((0.0, 0.5, 0.0, 0.9, 0.7)):
         params = SamplingParams(temperature=temperature, top_p=0.5 if temperature else 1.0, top_k=number)

@@ -205,6 +205,7 @@ def test_a_master_that_is_not_there_is_said(rig: Rig) -> None:
     "fields",
     [
         {"master_address": ""},
+        {"master_address": "not a host"},
         {"master_port": 0},
         {"master_port": 70000},
         {"world_size": 1},

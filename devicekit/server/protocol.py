@@ -1,0 +1,76 @@
+"""HTTP on a connection, with bounds on what comes before anybody reads it, and on how long that may take."""
+
+from __future__ import annotations
+
+import asyncio
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from devicekit.server.errors import error_body
+
+_MOST = 64 << 10  # bytes of a request's line and headers, give or take what is read at once
+_SECONDS = 30.0  # for these; and between two parts of a body
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """A connection whose client must come to the point. One that waits between two requests is not concerned."""
+
+    _before_body = True  # the line and headers of a request are on their way
+    _size = 0
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self._expect("the headers")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._relax()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._before_body:
+            self._size += len(data)
+            if self._size > _MOST:
+                self._refuse(431, f"The headers have more than {_MOST} bytes.")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._before_body, self._size = True, 0
+        self._expect("the headers")
+
+    def on_headers_complete(self) -> None:
+        self._before_body = False
+        self._expect("the body")
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._expect("the body")
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._relax()
+        super().on_message_complete()
+
+    def _expect(self, what: str) -> None:
+        self._relax()
+        self._timer = self.loop.call_later(
+            _SECONDS, lambda: self._refuse(408, f"Waited {_SECONDS:g} s for {what}.")
+        )
+
+    def _relax(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Say why, unless an answer is under way, and close the connection."""
+        self._relax()
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            response = error_body(status, message, "invalid_request_error")
+            headers = b"".join(name + b": " + value + b"\r\n" for name, value in response.raw_headers)
+            head = b"HTTP/1.1 %d Refused\r\n%sconnection: close\r\n\r\n" % (status, headers)
+            self.transport.write(head + bytes(response.body))
+        self.transport.close()
