@@ -37,8 +37,8 @@ bench: $(SETUP) ## measure, each figure beside its yardstick, peer and target; w
 	@$(BIN)/python -m devicekit.devtools.bench --markdown docs/results/bench.md
 
 SECONDS ?= 3600
-soak: $(SETUP) ## random operators, faults and clients for SECONDS (3600); prints a summary in JSON
-	@$(BIN)/python -m tests.soak --seconds $(SECONDS)
+soak: $(SETUP) ## random operators, faults, pools and clients, for SECONDS (3600) or STEPS, on WORKERS (1); JSON
+	@$(BIN)/python -m tests.soak $(if $(STEPS),--steps $(STEPS),--seconds $(SECONDS)) --workers $(or $(WORKERS),1)
 
 kill-matrix: $(SETUP) ## run the conformance suite over every deliberately faulty backend
 	@$(BIN)/python -m devicekit_conformance.selftest --markdown conformance/KILL_MATRIX.md

@@ -1,8 +1,9 @@
 """Runs the suite from built wheels, in clean environments, on every supported pluggy and pytest.
 
 ``python conformance/matrix.py --markdown docs/results/conformance-matrix.md``. Each environment gets the wheels
-of devicekit, the suite, the cpu backend and a backend fresh from ``devicekit new-backend``; torch, which is large,
-lies in one folder that all of them see.
+of devicekit, the suite, the six backends and one fresh from ``devicekit new-backend``; torch, which is large, lies
+in one folder that all of them see. In the last environment each vendor's backend is judged as well, over the
+double of its vendor's module, which is copied beside: nothing is imported from the checkout.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import itertools
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PLUGGY = ("1.5", "1.6", "1.7")
 PYTEST = ("7.4", "8", "9")
 SHARED = ("torch", "numpy")
-PROJECTS = (".", "conformance", "plugins/cpu")
+VENDORS = ("cuda", "rocm", "xpu", "npu", "musa")
+PROJECTS = (".", "conformance", *(f"plugins/{name}" for name in ("cpu", *VENDORS)))
 VERSIONS = (
     "from importlib.metadata import version; "
     "print(*map(version, ('pluggy', 'pytest', 'torch', 'devicekit', 'devicekit-conformance')))"
@@ -43,6 +46,12 @@ DOORS = {
     "new backend": "devicekit conformance run --backend acme --quiet --profile core "
     "--probe devicekit_conformance.simulated:SimProbe",
 }
+# A double computes nothing, so some requirements stay undecided; none may fail.
+OVER_DOUBLE = (
+    "devicekit conformance run --backend tests.doubles.judged:VENDOR --probe tests.doubles.judged:DoubleProbe "
+    "--quiet --profile core --profile memory --allow-incomplete"
+)
+Outcome = tuple[bool, float]  # whether it was green, and the seconds it took
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,7 @@ class Cell:
     """One environment: what was installed, and how each door ended."""
 
     versions: dict[str, str]
-    outcomes: dict[str, tuple[bool, float]]  # by door: whether it was green, and the seconds it took
+    outcomes: dict[str, Outcome]  # by door
 
     @property
     def green(self) -> bool:
@@ -74,10 +83,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number, (pluggy, pytest) in enumerate(itertools.product(PLUGGY, PYTEST)):
             cells.append(_run_cell(folder / str(number), wheels, shared.resolve(), pluggy, pytest))
             print(_row(cells[-1]), flush=True)
+        vendors = _judge_vendors(folder / str(number))
+        print(_outcomes(vendors), flush=True)
     if arguments.markdown:
         arguments.markdown.parent.mkdir(parents=True, exist_ok=True)
-        arguments.markdown.write_text(_page(cells), encoding="utf-8")
-    return 0 if all(cell.green for cell in cells) else 1
+        arguments.markdown.write_text(_page(cells, vendors), encoding="utf-8")
+    return 0 if all(cell.green for cell in cells) and all(good for good, _ in vendors.values()) else 1
 
 
 def _install_shared(folder: Path) -> Path:
@@ -105,8 +116,7 @@ def _build(folder: Path, offline: bool, shared: Path) -> Path:
 def _run_cell(folder: Path, wheels: Path, shared: Path, pluggy: str, pytest: str) -> Cell:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     python = folder / "bin" / "python"
-    site = next((folder / "lib").glob("python*")) / "site-packages"
-    (site / "shared.pth").write_text(f"{shared}\n", encoding="utf-8")
+    (_site(folder) / "shared.pth").write_text(f"{shared}\n", encoding="utf-8")
     wanted: list[str | Path] = [f"pluggy=={pluggy}.*", f"pytest=={pytest}.*", *sorted(wheels.glob("*.whl"))]
     _pip("--python", python, "install", *wanted)
     empty = folder / "empty"
@@ -118,7 +128,19 @@ def _run_cell(folder: Path, wheels: Path, shared: Path, pluggy: str, pytest: str
     return Cell(versions, {door: _knock(command, folder, empty) for door, command in DOORS.items()})
 
 
-def _knock(command: str, environment: Path, folder: Path) -> tuple[bool, float]:
+def _site(environment: Path) -> Path:
+    return next((environment / "lib").glob("python*")) / "site-packages"
+
+
+def _judge_vendors(environment: Path) -> dict[str, Outcome]:
+    """Each vendor's installed backend over its double."""
+    folder = environment / "vendors"
+    shutil.copytree(ROOT / "tests" / "doubles", folder / "tests" / "doubles")
+    (_site(environment) / "vendors.pth").write_text(f"{folder}\n", encoding="utf-8")
+    return {name: _knock(OVER_DOUBLE.replace("VENDOR", name), environment, folder) for name in VENDORS}
+
+
+def _knock(command: str, environment: Path, folder: Path) -> Outcome:
     program, *rest = shlex.split(command)
     outside = ("PYTEST_", "DEVICEKIT_", "PYTHONPATH")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(outside)}
@@ -142,12 +164,16 @@ def _pip(*arguments: str | Path) -> None:
 
 
 def _row(cell: Cell) -> str:
-    shown = [f"{'green' if good else '**red**'}, {seconds:.0f} s" for good, seconds in cell.outcomes.values()]
-    return f"| {cell.versions['pluggy']} | {cell.versions['pytest']} | {' | '.join(shown)} |"
+    return f"| {cell.versions['pluggy']} | {cell.versions['pytest']} {_outcomes(cell.outcomes)}"
 
 
-def _page(cells: Sequence[Cell]) -> str:
-    first = cells[0].versions
+def _outcomes(outcomes: Mapping[str, Outcome]) -> str:
+    shown = [f"{'green' if good else '**red**'}, {seconds:.0f} s" for good, seconds in outcomes.values()]
+    return f"| {' | '.join(shown)} |"
+
+
+def _page(cells: Sequence[Cell], vendors: Mapping[str, Outcome]) -> str:
+    first, last = cells[0].versions, cells[-1].versions
     lines = [
         "# The suite from wheels",
         "",
@@ -160,6 +186,14 @@ def _page(cells: Sequence[Cell]) -> str:
         f"| pluggy | pytest | {' | '.join(DOORS)} |",
         "|---|---|" + "---|" * len(DOORS),
         *map(_row, cells),
+        "",
+        "The vendors' backends over doubles of their modules,",
+        f"with pluggy {last['pluggy']} and pytest {last['pytest']}: `{OVER_DOUBLE}`.",
+        "A double computes nothing, so not every requirement is decided; none fails.",
+        "",
+        f"| {' | '.join(vendors)} |",
+        "|" + "---|" * len(vendors),
+        _outcomes(vendors),
     ]
     return "\n".join(lines) + "\n"
 

@@ -28,15 +28,17 @@ from devicekit.device import Device
 from devicekit.engine_config import EngineConfig, plan_pool
 from devicekit.generation import Generation, IncrementalText
 from devicekit.memory.host_kv import HostKVPool
-from devicekit.memory.kv import KVPool
-from devicekit.memory.state import StatePool
 from devicekit.opening import get_device
 from devicekit.release import ReleasePoints
 from devicekit.runners.checkpoint import ModelDirectory
+from devicekit.runners.drafted import DraftedRunner
 from devicekit.runners.errors import MissingTokenizer
+from devicekit.runners.model_pools import build_pools
 from devicekit.runners.tokenizer_text import TokenizerText
 from devicekit.runners.transformers_runner import TransformersRunner
+from devicekit.scheduling.agreement import Alone, everywhere
 from devicekit.scheduling.audit import PoolAudit
+from devicekit.scheduling.batch import Runner
 from devicekit.scheduling.errors import InvalidOperation, InvalidRequest
 from devicekit.scheduling.host_tier import attach_host_tier
 from devicekit.scheduling.messages import (
@@ -94,27 +96,32 @@ class Engine:
         clock: Clock | None = None,
         releases: ReleasePoints | None = None,
         ranks: RankGroup | None = None,
+        draft: TransformersRunner | None = None,
     ) -> None:
         self.device = device
         self.runner = runner
+        self.draft = draft
         self.config = config
+        self.ranks = 1 if ranks is None else ranks.size  # that serve together
         self.clock: Clock = ranks.clock if ranks is not None else clock or SystemClock()
         available = available_memory(device).bytes
         if ranks is not None:
             available = ranks.least(available or 0) or None
-        self.plan = plan_pool(runner.layout, runner.limits, available, config, states=runner.states)
-        self.tokenizer = _tokenizer(runner.directory)
-        self.states: StatePool | None = None
-        if runner.states is not None:
-            self.states = StatePool(device, runner.states, config.max_running, checked=config.checked)
-        pool = KVPool(
-            device,
+            ranks.require_all()
+        served: Runner = runner if draft is None else DraftedRunner(runner, draft)
+        self.plan = plan_pool(
             runner.layout,
-            self.plan.num_pages,
-            config.page_size,
-            window_pages=self.plan.window_pages,
+            served.limits,
+            available,
+            config,
+            states=runner.states,
+            companions=() if draft is None else (draft.layout,),
         )
-        runner.bind(pool, self.states)
+        self.tokenizer = _tokenizer(runner.directory)
+        self.pools = build_pools(
+            device, self.plan, runner, draft, snapshots=config.snapshots, checked=config.checked
+        )
+        self.states = self.pools.states
         limits = SchedulerLimits(
             num_pages=self.plan.num_pages,
             page_size=config.page_size,
@@ -124,6 +131,7 @@ class Engine:
             prefix_caching=config.prefix_caching,
             conservativeness=config.conservativeness,
             window_pages=self.plan.window_pages,
+            state_snapshots=0 if self.states is None else self.states.snapshots,
             checked=config.checked,
         )
         self._detokenizer = None if self.tokenizer is None else TokenizerText(self.tokenizer)
@@ -131,7 +139,7 @@ class Engine:
         self.scheduler: Scheduler
         if ranks is None:
             self.scheduler = Scheduler(
-                runner,
+                served,
                 device,
                 limits,
                 clock=self.clock,
@@ -146,16 +154,18 @@ class Engine:
 
             policies = None if releases is None else releases.policies
             self.scheduler = RankedScheduler(
-                runner, device, limits, ranks, policies=policies, detokenizer=self._detokenizer, states=slots
+                served, device, limits, ranks, policies=policies, detokenizer=self._detokenizer, states=slots
             )
         model = Model(runner, runner.weight_aliases())
         self.weights: WeightControl = install(
             self.scheduler.control,
             WeightStore(self.scheduler.state, device, model),
             loaders={Selector.TARGET: runner},
-            regions=self._regions(pool),
+            regions=self._regions(),
             rank=0 if ranks is None else ranks.rank,
         )
+        if draft is not None:
+            self.weights.register_draft(Model(draft, draft.weight_aliases()), draft)
         self._generations: dict[str, Generation] = {}
         self._replies: dict[str, Reply] = {}
         self._ids = itertools.count(1)
@@ -170,6 +180,7 @@ class Engine:
         dtype: torch.dtype | None = None,
         clock: Clock | None = None,
         ranks: RankGroup | None = None,
+        draft: str | Path | None = None,
     ) -> Engine:
         """Load a local Hugging Face model directory onto a device and make it ready to serve.
 
@@ -178,21 +189,33 @@ class Engine:
             dtype: of weights and KV; default: what the model's config says.
             ranks: serve together with other processes. Rank 0's engine is used like any other; on the others,
                 only ``engine.scheduler`` takes part, by `RankedScheduler.follow`. ``clock`` is the group's.
+            draft: directory of a draft model, which sees every pass and has its keys and values on the same pages
+                (see `DraftedRunner`). Nothing is speculated: what it does with that is up to you.
 
         Raises:
+            ConfigurationError: the draft cannot follow the model, or a setting cannot be had with it.
             SelectionError, ContractError, InvalidDevice: there is no such device.
             ModelError: the directory cannot be served.
             NotEnoughMemory: not even one short request would fit beside the weights.
+            RanksFailed: some ranks cannot open it, and say why.
+            RankLost: a rank did not come.
         """
-        handle = get_device(device)
-        runner = TransformersRunner.load(path, handle, dtype=dtype)
-        return cls(runner, handle, config or EngineConfig(), clock=clock, ranks=ranks)
 
-    def _regions(self, pool: KVPool) -> dict[MemoryTag, Region]:
-        kept: Region = pool if self.states is None else JointRegion((pool, self.states))
-        regions: dict[MemoryTag, Region] = {MemoryTag.KV_CACHE: kept}
+        def load() -> tuple[Device, TransformersRunner, TransformersRunner | None]:
+            handle = get_device(device)
+            second = None if draft is None else TransformersRunner.load(draft, handle, dtype=dtype)
+            return handle, TransformersRunner.load(path, handle, dtype=dtype), second
+
+        handle, runner, second = everywhere(ranks or Alone(), load)
+        return cls(runner, handle, config or EngineConfig(), clock=clock, ranks=ranks, draft=second)
+
+    def _regions(self) -> dict[MemoryTag, Region]:
+        pools = self.pools
+        regions: dict[MemoryTag, Region] = {MemoryTag.KV_CACHE: JointRegion(pools.parts)}
         if self.config.host_kv_tokens:
-            host = HostKVPool(self.device, pool, -(-self.config.host_kv_tokens // self.config.page_size))
+            count = -(-self.config.host_kv_tokens // self.config.page_size)
+            beside = () if pools.draft is None else (pools.draft,)
+            host = HostKVPool(self.device, pools.kv, count, companions=beside)
             regions[MemoryTag.HOST_KV] = attach_host_tier(self.scheduler, host)
         return regions
 
@@ -404,8 +427,9 @@ class Engine:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the model's weights."""
-        return sum(weight.nbytes for _, weight in self.runner.named_weights())
+        """Bytes of the weights of the model, and of its draft."""
+        models = [self.runner] if self.draft is None else [self.runner, self.draft]
+        return sum(weight.nbytes for model in models for _, weight in model.named_weights())
 
     def blockers(self) -> tuple[Blocker, ...]:
         """Every reason for not being idle."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from devicekit.contract.errors import ConfigurationError
@@ -25,11 +26,21 @@ class EngineConfig:
     policy: str = "fcfs"
     prefix_caching: bool = True
     host_kv_tokens: int = 0  # size of the second level of the prefix cache, in host memory; 0: none
+    # States of recurrent layers kept for cached prefixes; None: as many as requests run; 0: none, and such models'
+    # prefixes are not cached.
+    state_snapshots: int | None = None
     # Where only some layers have a window: tokens of their own smaller pool. 0: they share the others' pool. None:
     # a pool of their own if memory is short, sized for what running requests look back at.
     window_kv_tokens: int | None = None
     conservativeness: float = 1.0  # lower admits more requests at once, at the price of retractions
     checked: bool = False  # account for every page, row and state slot after every step: raises, and costs
+
+    @property
+    def snapshots(self) -> int:
+        """How many states of recurrent layers are kept for cached prefixes."""
+        if not self.prefix_caching:
+            return 0
+        return self.max_running if self.state_snapshots is None else self.state_snapshots
 
 
 def plan_pool(
@@ -39,12 +50,14 @@ def plan_pool(
     config: EngineConfig,
     *,
     states: StateLayout | None = None,
+    companions: Sequence[KVLayout] = (),
 ) -> KVPlan:
     """Size the KV pool: what fits, but no more than the running requests can ever use.
 
     Args:
         available: bytes that are free once the weights are loaded; ``None`` if the device does not say.
         states: what requests keep besides keys and values; it counts as reserved.
+        companions: other models' keys and values, over the same pages.
 
     Raises:
         NotEnoughMemory: not even one short request fits.
@@ -55,7 +68,10 @@ def plan_pool(
     if most is None and available is not None:
         most = config.max_running * -(-limits.max_positions // config.page_size) * config.page_size
     # Once in the pool, and once as the new states of a step before it is known to have succeeded.
-    state_bytes = 0 if states is None else 2 * (config.max_running + 1) * states.bytes_per_slot
+    slots = 2 * (config.max_running + 1) + config.snapshots
+    state_bytes = 0 if states is None else slots * states.bytes_per_slot
+    if config.snapshots < 0:
+        raise ConfigurationError(f"state_snapshots must not be negative, not {config.state_snapshots}")
     plan = plan_kv(
         available,
         layout,
@@ -65,6 +81,7 @@ def plan_pool(
         fraction=config.memory_fraction,
         reserve_bytes=config.reserve_bytes + state_bytes,
         max_tokens=most,
+        companions=companions,
     )
     if not _may_pair(layout, config, states):
         return plan

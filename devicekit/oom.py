@@ -88,7 +88,7 @@ class OutOfMemoryRecovery:
         except Exception as error:
             if self.device.classify_error(error) is not ErrorKind.OUT_OF_MEMORY:
                 raise
-            report = _examine(self.device, what, error)
+            report = self._examine(what, error)
             forget_tensors(error)
         # Outside the handler, where nothing refers to the error: it held what the failed attempt had made.
         report = self._make_room(report)
@@ -103,6 +103,9 @@ class OutOfMemoryRecovery:
         self.recovered += 1
         self.last = dataclasses.replace(report, recovered=True)
         return result
+
+    def _examine(self, what: str, error: Exception) -> OutOfMemoryReport:
+        return _examine(self.device, what, error)
 
     def _make_room(self, report: OutOfMemoryReport) -> OutOfMemoryReport:
         if self.releases is None:

@@ -11,7 +11,8 @@ import torch
 
 import devicekit
 from devicekit.contract import Manifest
-from devicekit.testing import SimConfig, Simulator, simulation
+from devicekit.testing import Simulator
+from tests.simulated import requested
 
 torch.set_num_threads(1)  # the models are tiny: threads cost more than they bring
 
@@ -31,9 +32,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture
 def sim_machine(request: pytest.FixtureRequest) -> Iterator[Simulator]:
     """A fresh simulated machine, of the configuration that the test is parametrised with, if any."""
-    config = getattr(request, "param", None)
-    assert config is None or isinstance(config, SimConfig)
-    with simulation(config) as machine:
+    with requested(request) as machine:
         yield machine
 
 

@@ -9,6 +9,7 @@ import pytest
 
 import devicekit
 from devicekit import AllocatorState, MemoryInfo, MemoryStats, hookimpl
+from tests.required import Required
 
 GIB = 1 << 30
 
@@ -16,18 +17,7 @@ GIB = 1 << 30
 def backend_with(
     info: MemoryInfo | None = None, stats: MemoryStats | None = None, emptied: list[int] | None = None
 ):
-    class Backend:
-        @hookimpl
-        def is_available(self) -> bool:
-            return True
-
-        @hookimpl
-        def device_count(self) -> int:
-            return 1
-
-        @hookimpl
-        def synchronize(self, index: int) -> None: ...
-
+    class Backend(Required):
         if info is not None:
 
             @hookimpl

@@ -12,9 +12,10 @@ import torch
 import devicekit
 from devicekit import MemoryStats, hookimpl
 from devicekit.contract.errors import HookError, UnsupportedHook
+from tests.required import Required
 
 
-class Cards:
+class Cards(Required):
     """Two devices with a current one per thread, and a cache that emptying takes to its live bytes."""
 
     def __init__(self) -> None:
@@ -23,15 +24,8 @@ class Cards:
         self.refuse: set[int] = set()
 
     @hookimpl
-    def is_available(self) -> bool:
-        return True
-
-    @hookimpl
     def device_count(self) -> int:
         return 2
-
-    @hookimpl
-    def synchronize(self, index: int) -> None: ...
 
     @hookimpl
     def current_index(self) -> int:

@@ -116,3 +116,24 @@ def test_pools_of_layers_with_and_without_windows_sleep_and_wake_together(tmp_pa
     windows = engine.audit().window_pages
     assert windows is not None
     assert windows.balanced
+
+
+def test_snapshots_of_states_are_counted_forgotten_with_their_memory_and_made_again(tmp_path: Path) -> None:
+    path = write_example_checkpoint(tmp_path / "lfm2", seed=1, architecture="lfm2")
+    model = AutoModelForCausalLM.from_pretrained(path).eval()
+    engine = Engine.open(path, "cpu", config=EngineConfig(max_running=2, kv_tokens=256, state_snapshots=5))
+    assert engine.states is not None
+    layout = engine.states.layout
+    assert engine.plan.reserve_bytes == (2 * 3 + 5) * layout.bytes_per_slot
+    assert engine.states.nbytes == (1 + 2 + 5) * layout.bytes_per_slot
+
+    def cached() -> int:
+        (generation,) = engine.generate([PROMPT], max_new_tokens=8, temperature=0)
+        assert generation.tokens == reference(model)
+        return generation.cached_tokens
+
+    assert (cached(), cached()) == (0, 48)
+    released = engine.release_memory("kv_cache")
+    assert released.regions[0].bytes == engine.plan.pool_bytes + engine.states.nbytes
+    engine.resume_memory("kv_cache")
+    assert (cached(), cached()) == (0, 48)

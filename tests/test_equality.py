@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
 import devicekit
 from devicekit.device import Device
@@ -28,6 +26,7 @@ from devicekit.runners.transformers_runner import TransformersRunner
 from devicekit.scheduling.request import SamplingParams
 from devicekit.testing import simulation
 from devicekit.testing.sim_backend import register
+from tests.oracle import own_answers
 
 ARCHITECTURES = (
     "llama",
@@ -112,25 +111,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 @pytest.fixture(scope="module")
 def alone(checkpoint: Callable[[str], Path]) -> Callable[[str], list[list[int]]]:
     """What the model's own generate answers, one prompt at a time."""
-
-    @cache
-    def answers(architecture: str) -> list[list[int]]:
-        model = AutoModelForCausalLM.from_pretrained(checkpoint(architecture)).eval()
-        model.generation_config.eos_token_id = None
-        found = []
-        for prompt in prompts():
-            ids = torch.tensor([prompt])
-            output = model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                do_sample=False,
-                max_new_tokens=NEW_TOKENS,
-                pad_token_id=0,
-            )
-            found.append(output[0, len(prompt) :].tolist())
-        return found
-
-    return answers
+    return cache(lambda architecture: own_answers(checkpoint(architecture), prompts(), NEW_TOKENS))
 
 
 @pytest.fixture(scope="module")
@@ -169,13 +150,18 @@ def check(engine: Engine, case: Case, expected: list[list[int]]) -> None:
     if case.architecture not in WINDOWED and engine.plan.window_pages is None:
         assert bool(retracted) == (case.pool < 1000)
     cached = sum(generation.cached_tokens for generation in generations)
-    assert bool(cached) == (case.caching != "uncached" and case.architecture not in RECURRENT)
+    if case.architecture in RECURRENT and case.caching != "uncached" and not cached:
+        # The states of those that came first were not yet there when the others came.
+        (again,) = engine.generate([prompts()[-1]], GREEDY)
+        assert again.tokens == expected[-1]
+        cached = again.cached_tokens
+    assert bool(cached) == (case.caching != "uncached")
     assert (engine.scheduler.state.kv.tier is not None) == (case.caching == "hosted")
     found = engine.audit()
     assert found.balanced
     assert found.pages.available + found.pages.evictable == engine.plan.num_pages
-    if found.window_pages is not None:
-        assert found.window_pages.available + found.window_pages.evictable == engine.plan.window_pages
+    for hung in (found.window_pages, found.snapshots):
+        assert hung is None or hung.available + hung.evictable == hung.total
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -208,7 +194,7 @@ def accelerator() -> Iterator[Device]:
         Case("llama", 16, 13, "cached", 112, "fcfs"),
         Case("mistral", 1, 512, "hosted", 112, "priority"),
         Case("gemma2", 16, 13, "cached", 112, "fcfs"),
-        Case("lfm2", 16, 13, "uncached", 2048, "longest_prefix"),
+        Case("lfm2", 16, 13, "cached", 2048, "longest_prefix"),
     ],
     ids=str,
 )

@@ -19,16 +19,13 @@ from devicekit.contract.errors import (
     InvalidDevice,
     UnknownBackend,
 )
+from tests.required import Required
 
 
-class Pair:
+class Pair(Required):
     """Two devices."""
 
     initialised_in: int | None = None
-
-    @hookimpl
-    def is_available(self) -> bool:
-        return True
 
     @hookimpl
     def device_count(self) -> int:

@@ -47,6 +47,8 @@ class _StagedNumber:
         self.weight.fill_(self.number)
         return Written(1, self.weight.nbytes)
 
+    def settle(self) -> None: ...
+
 
 class SumModel:
     """A runner over a KV pool of one layer, one head and one element."""

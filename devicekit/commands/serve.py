@@ -1,4 +1,4 @@
-"""``devicekit serve``: serve a local model over HTTP."""
+"""``devicekit serve``: serve a local model over HTTP, alone or as several ranks."""
 
 from __future__ import annotations
 
@@ -6,10 +6,18 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
+    from socket import socket
+
+    from devicekit.device import Device
+    from devicekit.engine import Engine
+    from devicekit.engine_config import EngineConfig
+    from devicekit.scheduling.rank_group import RankGroup
+    from devicekit.scheduling.ranks import RankedScheduler
     from devicekit.server.settings import ServerSettings
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -18,8 +26,7 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     try:
-        from devicekit.server.app import create_app
-        from devicekit.server.run import bind, run
+        import devicekit.server.run  # noqa: F401
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "devicekit":
             raise
@@ -28,13 +35,67 @@ def main(arguments: Sequence[str]) -> int:
         )
         print(missing, file=sys.stderr)
         return 1
-    from devicekit.engine import Engine, EngineConfig
+    from devicekit.commands import launched
 
+    if not launched.is_rank():
+        return _serve(options, None)
+    return launched.run_as_rank(
+        "devicekit serve",
+        lambda ranks: _serve(options, ranks),
+        timeout=options.rank_timeout,
+        heartbeat=options.rank_heartbeat,
+    )
+
+
+def _serve(options: argparse.Namespace, ranks: RankGroup | None) -> int:
+    """Serve, or as another rank than the first take part in what rank 0 serves; the exit status."""
+    from devicekit.commands import launched
+    from devicekit.engine import Engine
+    from devicekit.scheduling.agreement import Alone, everywhere
+    from devicekit.server.run import bind
+
+    first = ranks is None or ranks.rank == 0
     settings = _settings(options)
+    # Before the model is loaded: that an address is taken need not take minutes.
+    listener = everywhere(ranks or Alone(), lambda: bind(settings) if first else None)
+    with listener or nullcontext():
+        device: Device | str | None = options.device
+        if ranks is not None:
+            device = everywhere(ranks, lambda: launched.local_device(options.device))
+        engine = Engine.open(options.model, device, config=_config(options), ranks=ranks)
+        if listener is not None:
+            return _over_http(engine, settings, listener, ranks)
+        launched.follow(cast("RankedScheduler", engine.scheduler))
+        return 0
+
+
+def _over_http(engine: Engine, settings: ServerSettings, listener: socket, ranks: RankGroup | None) -> int:
+    """Serve over HTTP until told to stop, by a signal or by another rank."""
+    from devicekit.server.app import create_app
+    from devicekit.server.run import run, server
+
     if settings.host not in _LOOPBACK and settings.admin_api_key is None and settings.api_key is None:
         print(f"Anyone who can reach {settings.host} can steer this server: no key is set.", file=sys.stderr)
-    listener = bind(settings)  # before the model is loaded: that an address is taken need not take minutes
-    config = EngineConfig(
+    web = server(create_app(engine, settings))
+    if ranks is None:
+        return run(web, listener)
+    scheduler = cast("RankedScheduler", engine.scheduler)
+
+    def stop(asking: tuple[int, ...]) -> None:
+        print(f"devicekit serve: rank {', '.join(map(str, asking))} was told to stop.", file=sys.stderr)
+        web.asked_to_stop = True
+
+    scheduler.on_asked_to_stop = stop
+    status = run(web, listener)
+    if not scheduler.closed:
+        ranks.require_all()
+    return status
+
+
+def _config(options: argparse.Namespace) -> EngineConfig:
+    from devicekit.engine_config import EngineConfig
+
+    return EngineConfig(
         page_size=options.page_size,
         max_running=options.max_running_requests,
         max_batch_tokens=options.max_batch_tokens,
@@ -44,11 +105,9 @@ def main(arguments: Sequence[str]) -> int:
         prefix_caching=not options.disable_prefix_caching,
         host_kv_tokens=options.host_kv_tokens,
         window_kv_tokens=options.window_kv_tokens,
+        state_snapshots=options.state_snapshots,
         conservativeness=options.conservativeness,
     )
-    with listener:
-        engine = Engine.open(options.model, options.device, config=config)
-        return run(create_app(engine, settings), listener)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,6 +153,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--kv-tokens", type=int, help="size of the KV pool; default: what fits")
     add("--host-kv-tokens", type=int, default=0, help="second level of the prefix cache, in host memory")
     add(
+        "--state-snapshots",
+        type=int,
+        help="states of recurrent layers kept for cached prefixes; default: as many as requests run",
+    )
+    add(
         "--window-kv-tokens",
         type=int,
         help="pool of layers with a window, where others have none; default: one of its own if memory is short",
@@ -101,6 +165,22 @@ def _parser() -> argparse.ArgumentParser:
     add("--conservativeness", type=float, default=1.0, help="lower admits more at once; default: %(default)s")
     add("--policy", choices=("fcfs", "priority"), default="fcfs", help="default: %(default)s")
     add("--disable-prefix-caching", action="store_true")
+    several = parser.add_argument_group("several ranks", "torchrun --nproc-per-node N -m devicekit serve ...")
+    add = several.add_argument
+    add(
+        "--rank-timeout",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="that one rank may be behind another before it is given up; default: %(default)g",
+    )
+    add(
+        "--rank-heartbeat",
+        type=float,
+        default=0.5,
+        metavar="SECONDS",
+        help="between signs of life: a process that ended is named after four; default: %(default)g",
+    )
     return parser
 
 

@@ -27,30 +27,39 @@ class HostKVPool:
     Host page 0 is never used, so that ids are those of a `PageAllocator`.
     """
 
-    def __init__(self, device: Device, pool: KVPool, num_pages: int, *, copier: Copier | None = None) -> None:
-        """Allocates everything at once.
+    def __init__(
+        self,
+        device: Device,
+        pool: KVPool,
+        num_pages: int,
+        *,
+        companions: Sequence[KVPool] = (),
+        copier: Copier | None = None,
+    ) -> None:
+        """Allocates everything at once. ``companions`` are buffers over the same pages, which travel with them.
 
         Raises:
             ConfigurationError: it has no pages, or layers with a window have pages of their own in ``pool``.
         """
         if num_pages < 1:
             raise ConfigurationError(f"a host KV pool needs pages, got {num_pages}")
-        if pool.window_pages is not None:
+        if any(one.window_pages is not None for one in (pool, *companions)):
             raise ConfigurationError(
                 "a host KV pool copies whole pages, and layers with a window have pages of their own here: "
                 "do without one of the two"
             )
         self.pool = pool
+        self._companions = tuple(companions)
         self.pages = PageAllocator(num_pages)
         self.copier = copier or copier_for(device)
         self._device = device
-        self._page_bytes = [rows.shape[1] for rows in pool.page_rows()]
+        self._page_bytes = [rows.shape[1] for rows in self._page_rows()]
         self._rows = self._allocate()
 
     @property
     def nbytes(self) -> int:
         """Bytes of all buffers, page 0 included."""
-        return (self.pages.num_pages + 1) * self.pool.page_size * self.pool.layout.bytes_per_token
+        return (self.pages.num_pages + 1) * sum(self._page_bytes)
 
     def store(self, device_pages: bytes, host_pages: bytes, owner: str) -> Copy:
         """Begin copying device pages to host pages (native int32 ids, as many of one as of the other)."""
@@ -91,8 +100,10 @@ class HostKVPool:
 
     def _buffers(self) -> Sequence[tuple[torch.Tensor, torch.Tensor]]:
         """Pairs of ``[pages, bytes]``: a buffer on the device, and its counterpart here."""
-        device_rows = self.pool.page_rows()
-        return [(rows, self._rows[at]) for at, rows in enumerate(device_rows)]
+        return [(rows, self._rows[at]) for at, rows in enumerate(self._page_rows())]
+
+    def _page_rows(self) -> list[torch.Tensor]:
+        return [rows for pool in (self.pool, *self._companions) for rows in pool.page_rows()]
 
     def _allocate(self) -> Sequence[torch.Tensor]:
         lock: Callable[[torch.Tensor], torch.Tensor] | None = None

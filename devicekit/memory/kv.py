@@ -112,6 +112,13 @@ class KVPool:
         slots = sum(self._slots(layer) for layer in range(self.layout.num_layers))
         return slots * self.layout.bytes_per_token_and_layer
 
+    def companion(self, layout: KVLayout) -> KVPool:
+        """Buffers of another model over the same page ids, such as a draft's: no allocator or table of its own.
+
+        Each of its layers holds every page.
+        """
+        return KVPool(self.device, layout, self.num_pages, self.page_size)
+
     def key(self, layer: int) -> torch.Tensor:
         """The keys of one layer, in the layout's dtype: a view, not a copy."""
         return self._keys[layer].view(self.layout.dtype)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 if TYPE_CHECKING:
@@ -17,16 +16,16 @@ class TableMirror:
     `tensor` keeps its address for the mirror's whole life, so a captured graph may read it.
     """
 
-    __slots__ = ("_changes", "_table", "tensor")
+    __slots__ = ("_changes", "table", "tensor")
 
     def __init__(self, table: RequestTable, device: torch.device) -> None:
-        self._table = table
+        self.table = table
         self._changes = table.follow()
         self.tensor = torch.zeros(table.pages.shape, dtype=torch.int32, device=device)
 
     def sync(self) -> int:
         """Upload what was marked since the last call, on the current stream; how many rows it concerned."""
-        table = self._table
+        table = self.table
         blocks = self._changes.take()
         if not len(blocks):
             return 0
@@ -35,4 +34,4 @@ class TableMirror:
         values = torch.from_numpy(table.pages.reshape(-1, table.block)[blocks])
         target = self.tensor.view(-1, table.block)
         target.index_copy_(0, torch.from_numpy(blocks).to(device), values.to(device))
-        return len(np.unique(blocks // (table.pages_per_row // table.block)))
+        return len(set((blocks // (table.pages_per_row // table.block)).tolist()))

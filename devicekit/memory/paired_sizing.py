@@ -54,7 +54,7 @@ def plan_paired(
     else:
         count = -(-window_tokens // size)
     windowed = layout.windowed_layers * layout.bytes_per_token_and_layer * size
-    kept = plan.page_size * layout.bytes_per_token - windowed
+    kept = plan.page_bytes - windowed
     if plan.usable_bytes is not None:
         fitting = (plan.usable_bytes - plan.table_bytes - (count + 1) * windowed) // kept - 1
         most = fitting if most is None else min(most, fitting)

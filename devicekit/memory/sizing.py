@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from devicekit.contract.errors import ConfigurationError, DeviceKitError
@@ -65,18 +66,21 @@ def plan_kv(
     reserve_bytes: int = 0,
     min_tokens: int = 2,
     max_tokens: int | None = None,
+    companions: Sequence[KVLayout] = (),
 ) -> KVPlan:
     """Size a pool for the memory that is available once the weights are loaded.
 
     ``fraction`` of ``available_bytes`` may be used, less ``reserve_bytes`` for activations and whatever
     else comes later. ``min_tokens`` is the shortest request worth serving: one token in, one out.
     ``max_tokens`` bounds the pool; it is all there is to go by where ``available_bytes`` is unknown.
+    ``companions`` are other models' layouts, whose keys and values have buffers over the same pages.
 
     Raises NotEnoughMemory when a request of ``min_tokens`` does not fit, and ConfigurationError for an
     argument out of range.
     """
     _check(page_size, max_running, max_positions, fraction, reserve_bytes, min_tokens)
-    page_bytes = page_size * layout.bytes_per_token
+    token_bytes = sum(one.bytes_per_token for one in (layout, *companions))
+    page_bytes = page_size * token_bytes
     table_bytes = (max_running + 1) * -(-max_positions // page_size) * _TABLE_ENTRY_BYTES
     wanted = None if max_tokens is None else -(-max_tokens // page_size)
     usable = unused = None
@@ -103,7 +107,7 @@ def plan_kv(
         fraction=fraction,
         reserve_bytes=reserve_bytes,
         usable_bytes=usable,
-        bytes_per_token=layout.bytes_per_token,
+        bytes_per_token=token_bytes,
         page_size=page_size,
         page_bytes=page_bytes,
         max_running=max_running,

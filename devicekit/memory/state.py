@@ -58,31 +58,31 @@ class StateLayout:
         return sum(one.nbytes for one in self.tensors)
 
 
-@dataclass(frozen=True, slots=True)
-class StateSnapshot:
-    """A copy of one slot, good for as long as it is kept, whatever happens to the slot."""
-
-    layout: StateLayout
-    tensors: tuple[torch.Tensor, ...]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.tensors)
-
-
 class StatePool:
-    """State tensors of ``num_slots`` requests, and slot 0 for padding, on one device.
+    """State tensors of ``num_slots`` requests, slot 0 for padding, and ``snapshots`` of states, on one device.
 
-    ``tensor(layer, name)`` is ``[num_slots + 1, *shape]``. `take` hands out a slot and clears it. A scheduler,
+    ``tensor(layer, name)`` is ``[num_slots + 1 + snapshots, *shape]``; whoever copies states to the slots at the
+    end, which are never handed out, keeps account of them. `take` hands out a slot and clears it. A scheduler,
     which must not wait for the device, takes ids from ``slots`` itself, and what runs a request's first tokens
     clears its slot. With ``checked=True`` a slot given back twice raises (see `PageAllocator`).
     """
 
-    def __init__(self, device: Device, layout: StateLayout, num_slots: int, *, checked: bool = False) -> None:
+    def __init__(
+        self,
+        device: Device,
+        layout: StateLayout,
+        num_slots: int,
+        *,
+        snapshots: int = 0,
+        checked: bool = False,
+    ) -> None:
         """Allocates everything at once; raises ValueError for a pool without slots or tensors."""
-        if num_slots < 1 or not layout.tensors:
-            raise ValueError(f"a state pool needs slots and tensors: num_slots={num_slots}, {layout}")
+        if num_slots < 1 or snapshots < 0 or not layout.tensors:
+            raise ValueError(
+                f"a state pool needs slots and tensors: num_slots={num_slots}, snapshots={snapshots}, {layout}"
+            )
         self.device = device
+        self.snapshots = snapshots
         self.layout = layout
         self.slots = PageAllocator(num_slots, checked=checked)
         self._tensors: Mapping[tuple[int, str], torch.Tensor] = self._allocate()
@@ -99,8 +99,8 @@ class StatePool:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors, the padding slot included."""
-        return (self.num_slots + 1) * self.layout.bytes_per_slot
+        """Bytes of all tensors, the padding slot and snapshots included."""
+        return (self.num_slots + 1 + self.snapshots) * self.layout.bytes_per_slot
 
     def tensor(self, layer: int, name: str) -> torch.Tensor:
         """The states of all slots: the pool's own memory, not a copy."""
@@ -146,22 +146,16 @@ class StatePool:
         """Store ``states`` (``[G, *shape]``) at ``slots`` (``[G]``, int64, each once)."""
         self._tensors[layer, name].index_copy_(0, slots, states)
 
-    def snapshot(self, slot: int) -> StateSnapshot:
-        """Copy what a slot holds, on the device."""
-        return StateSnapshot(self.layout, tuple(tensor[slot].clone() for tensor in self._tensors.values()))
-
-    def restore(self, slot: int, snapshot: StateSnapshot) -> None:
-        """Put a copy into a slot that was taken. ValueError when it is of another layout."""
-        if snapshot.layout != self.layout:
-            raise ValueError("the snapshot is of another layout than this pool")
-        for tensor, kept in zip(self._tensors.values(), snapshot.tensors, strict=True):
-            tensor[slot] = kept
+    def copy(self, sources: torch.Tensor, targets: torch.Tensor) -> None:
+        """Copy slots (``[G]``, int64) to others, each target once, on the device."""
+        for tensor in self._tensors.values():
+            tensor.index_copy_(0, targets, tensor.index_select(0, sources))
 
     def _allocate(self) -> dict[tuple[int, str], torch.Tensor]:
         device = self.device.torch_device
         return {
             (one.layer, one.name): torch.zeros(
-                (self.num_slots + 1, *one.shape), dtype=one.dtype, device=device
+                (self.num_slots + 1 + self.snapshots, *one.shape), dtype=one.dtype, device=device
             )
             for one in self.layout.tensors
         }

@@ -42,6 +42,7 @@ class ReleaseEntry:
     reserved_after: int | None = None
     reclaimable: int | None = None  # what the allocator said could be released, before
     seconds: float = 0.0
+    error: str = ""  # what went wrong, here or in another process that passes its points alike
 
     def __bool__(self) -> bool:
         return self.emptied
@@ -65,6 +66,7 @@ class ReleaseEntry:
             "released": self.released,
             "reclaimable": self.reclaimable,
             "seconds": self.seconds,
+            "error": self.error or None,
         }
 
 

@@ -30,6 +30,7 @@ from devicekit.scheduling.batch import (
 LAYOUT = KVLayout(num_layers=2, num_kv_heads=1, key_dim=1, value_dim=1, dtype=torch.int64)
 
 _U64 = npt.NDArray[np.uint64]
+_PARTS: _U64 = np.arange(2 * LAYOUT.num_layers, dtype=np.uint64)[:, None]  # a key and a value of each layer
 _SHAPES = {
     "embed.weight": ((8, 4), torch.float32),
     "layers.0.bias": ((6,), torch.float32),
@@ -40,6 +41,8 @@ _SHAPES = {
 class HashRunner:
     """Holds a KV pool and a few small weights on a device. ``weights`` may be changed in place at any time.
 
+    With a ``window`` a token sees only so many, itself included, and pages that none sees may be gone; with a
+    ``partial_window`` it does so in the last layer alone, which may have pages of its own.
     Exceptions in ``faults`` are raised by the coming steps, one each; ``None`` lets a step pass. With
     ``faults_after_writing`` they come after the keys and values were written.
     """
@@ -53,6 +56,8 @@ class HashRunner:
         vocab_size: int = 997,
         max_positions: int = 4096,
         eos_token_ids: frozenset[int] = frozenset(),
+        window: int | None = None,
+        partial_window: int | None = None,
         seed: int = 0,
     ) -> None:
         self.device = device
@@ -64,7 +69,7 @@ class HashRunner:
         self.faults: deque[BaseException | None] = deque()
         self.faults_after_writing = False
         self.steps = 0
-        self._limits = ModelLimits(vocab_size, max_positions, eos_token_ids)
+        self._limits = ModelLimits(vocab_size, max_positions, eos_token_ids, window, partial_window)
 
     @property
     def limits(self) -> ModelLimits:
@@ -74,13 +79,17 @@ class HashRunner:
         """Every weight by name."""
         yield from self.weights.items()
 
+    def salt(self) -> int:
+        """The number that stands for the weights as they are now."""
+        return salt_of(self.weights)
+
     def step(self, batch: ForwardBatch) -> StepOutput:
         """Write an entry per token into the pool and hash the histories of the wanted ones."""
         self.steps += 1
         fault = self.faults.popleft() if self.faults else None
         if fault is not None and not self.faults_after_writing:
             raise fault
-        salt = salt_of(self.weights)
+        salt = self.salt()
         self._write(batch, salt)
         if fault is not None:
             raise fault
@@ -89,32 +98,45 @@ class HashRunner:
         return StepOutput(chosen, _logprobs(sums, chosen, batch, self._limits.vocab_size))
 
     def _write(self, batch: ForwardBatch, salt: int) -> None:
-        device = self.device.torch_device
-        slots = torch.from_numpy(batch.slots.astype(np.int64)).to(device)
-        entries = _entries(batch.tokens, batch.positions, salt)
+        parts = _mix(_entries(batch.tokens, batch.positions, salt) + _PARTS)
+        cells = torch.from_numpy(parts.view(np.int64)).to(self.device.torch_device).view(len(parts), -1, 1, 1)
         for layer in range(LAYOUT.num_layers):
-            key, value = (
-                torch.from_numpy(_mix(entries + np.uint64(2 * layer + part)).view(np.int64)).to(device)
-                for part in (0, 1)
-            )
-            self.pool.write(layer, slots, key.view(-1, 1, 1), value.view(-1, 1, 1))
+            slots = self._slots(layer, batch, batch.slots)
+            self.pool.write(layer, slots, cells[2 * layer], cells[2 * layer + 1])
 
     def _histories(self, batch: ForwardBatch) -> _U64:
-        """For each wanted token the sum over everything that its sequence has in the pool up to it."""
-        wanted = batch.wanted.astype(np.int64)
-        owner = np.searchsorted(batch.starts, wanted, side="right") - 1
-        lengths = batch.positions[wanted].astype(np.int64) + 1
-        ends = np.cumsum(lengths)
-        total = int(ends[-1]) if len(ends) else 0
-        positions = np.arange(total) - np.repeat(ends - lengths, lengths)
-        rows = np.repeat(batch.rows[owner].astype(np.int64), lengths)
-        pages = batch.page_table[rows, positions // batch.page_size].astype(np.int64)
-        slots = torch.from_numpy(pages * batch.page_size + positions % batch.page_size)
-        cells = np.zeros(total, np.uint64)
+        """For each wanted token the sum over all that it sees: what its sequence has in the pool up to it."""
+        sums: _U64 = np.zeros(len(batch.wanted), np.uint64)
+        if not len(sums):
+            return sums
+        limits = self._limits
+        seen, begins = _visible(batch, limits.window)
         for layer in range(LAYOUT.num_layers):
-            for tensor in self.pool.read(layer, slots.to(self.device.torch_device)):
-                cells += tensor.reshape(-1).cpu().numpy().view(np.uint64)
-        return np.add.reduceat(cells, ends - lengths) if total else cells
+            if layer == LAYOUT.num_layers - 1 and limits.partial_window is not None:
+                seen, begins = _visible(batch, limits.partial_window)
+            for tensor in self.pool.read(layer, self._slots(layer, batch, seen)):
+                sums += np.add.reduceat(tensor.reshape(-1).cpu().numpy().view(np.uint64), begins)
+        return sums
+
+    def _slots(self, layer: int, batch: ForwardBatch, slots: Int64) -> torch.Tensor:
+        """Where a layer has these slots, on the device."""
+        if batch.window_pages is not None and layer == LAYOUT.num_layers - 1:
+            pages, offsets = np.divmod(slots, batch.page_size)
+            slots = batch.window_pages[pages].astype(np.int64) * batch.page_size + offsets
+        return torch.from_numpy(slots.astype(np.int64)).to(self.device.torch_device)
+
+
+def _visible(batch: ForwardBatch, window: int | None) -> tuple[Int64, Int64]:
+    """The slots that the wanted tokens see, one token's after the other's, and where each one's begin."""
+    wanted = batch.wanted.astype(np.int64)
+    owner = np.searchsorted(batch.starts, wanted, side="right") - 1
+    behind = batch.positions[wanted].astype(np.int64) + 1
+    lengths = behind if window is None else np.minimum(behind, window)
+    ends = np.cumsum(lengths)
+    positions = np.arange(int(ends[-1])) + np.repeat(behind - ends, lengths)
+    rows = np.repeat(batch.rows[owner].astype(np.int64), lengths)
+    pages = batch.page_table[rows, positions // batch.page_size].astype(np.int64)
+    return pages * batch.page_size + positions % batch.page_size, ends - lengths
 
 
 def make_weights(seed: int) -> dict[str, torch.Tensor]:
@@ -153,9 +175,7 @@ def expected(
         ids, positions = np.array(tokens, np.int32), np.arange(len(tokens), dtype=np.int32)
         entries = _entries(ids, positions, salt)
         entries[:kept] = _entries(ids[:kept], positions[:kept], kept_salt)
-        cells = np.zeros(len(tokens), np.uint64)
-        for part in range(2 * LAYOUT.num_layers):
-            cells += _mix(entries + np.uint64(part))
+        cells = _mix(entries + _PARTS).sum(axis=0, dtype=np.uint64)
         digest = _mix(np.array([cells.sum(dtype=np.uint64)]) ^ np.uint64(salt))
         tokens.append(int(digest[0] % np.uint64(vocab_size)))
     return tokens[len(prompt) :]

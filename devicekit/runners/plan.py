@@ -55,10 +55,12 @@ class AttentionPlan:
     Layers with a window may have pages of their own: then their segments name slots of those.
     """
 
-    def __init__(self, batch: ForwardBatch, device: torch.device) -> None:
+    def __init__(self, batch: ForwardBatch, device: torch.device, pages: torch.Tensor) -> None:
+        """``pages``: the batch's request table on the device, int32 [rows, pages_per_row]."""
         self._longest = int(batch.lengths.max(initial=0))
         self._batch = batch
         self._device = device
+        self._pages = pages
         self._by_window: dict[int | None, list[Segments]] = {}
 
     def segments(self, window: int | None) -> list[Segments]:
@@ -78,29 +80,50 @@ class AttentionPlan:
     def _build(self, runs: _Runs, first_key: Int64, window: int | None) -> Segments:
         ends = runs.position + runs.queries
         offset = np.minimum(np.arange(runs.queries.max()), runs.queries[:, None] - 1)
-        query_positions = runs.position[:, None] + offset
+        elsewhere = None if window is None else self._batch.window_pages
         first_page = first_key // self._batch.page_size
-        last_page = (ends - 1) // self._batch.page_size
-        columns = first_page[:, None] + np.arange((last_page - first_page).max() + 1)
-        exists = columns <= last_page[:, None]
-        pages = np.where(exists, self._batch.page_table[runs.row[:, None], np.where(exists, columns, 0)], 0)
-        if window is not None and self._batch.window_pages is not None:
-            pages = self._batch.window_pages[pages]
-        tokens, positions, first, end, page = to_device(
-            (runs.token[:, None] + offset, query_positions, first_key[:, None], ends[:, None], pages),
+        tokens, positions, first, end, of_run = to_device(
+            (
+                runs.token[:, None] + offset,
+                runs.position[:, None] + offset,
+                first_key[:, None],
+                ends[:, None],
+                runs.row[:, None]
+                if elsewhere is None
+                else self._pages_in_reach(runs, first_page, ends, elsewhere),
+            ),
             self._device,
         )
-        # From here on the device works: keys are many more than pages.
-        count = int((ends - first_key).max())
-        key_positions = first + torch.arange(count, device=self._device)
+        # From here on the device works: keys are many more than what was uploaded.
         size = self._batch.page_size
-        column = key_positions // size - first // size
-        page_of_key = page.gather(1, column.clamp_(max=page.shape[1] - 1))
-        slots = torch.where(key_positions < end, page_of_key * size + key_positions % size, PADDING_SLOT)
+        key_positions = first + torch.arange(int((ends - first_key).max()), device=self._device)
+        column = key_positions // size
+        if elsewhere is not None:
+            page = of_run.gather(1, (column - first // size).clamp_(max=of_run.shape[1] - 1))
+        else:
+            width = self._pages.shape[1]
+            page = self._pages.view(-1)[of_run * width + column.clamp_(max=width - 1)].long()
+        slots = torch.where(key_positions < end, page * size + key_positions % size, PADDING_SLOT)
         visible = key_positions[:, None, :] <= positions[:, :, None]
         if window is not None:
             visible &= key_positions[:, None, :] > positions[:, :, None] - window
         return Segments(tokens, slots, visible.unsqueeze(1))
+
+    def _pages_in_reach(self, runs: _Runs, first_page: Int64, ends: Int64, pages: Int32) -> Int64:
+        """What ``pages`` has for the pages of each run from its first one on: [G, P]; 0 behind its end."""
+        last_page = (ends - 1) // self._batch.page_size
+        columns = first_page[:, None] + np.arange((last_page - first_page).max() + 1)
+        exists = columns <= last_page[:, None]
+        full = self._batch.table.pages[runs.row[:, None], np.where(exists, columns, 0)]
+        found: Int64 = np.where(exists, pages[np.where(exists, full, 0)], 0).astype(np.int64)
+        return found
+
+
+def window_slots(batch: ForwardBatch, pages: Int32) -> Int64:
+    """Where layers with pages of their own write each token: the slots of ``pages`` of its pages."""
+    page, offset = np.divmod(batch.slots, batch.page_size)
+    slots: Int64 = pages[page].astype(np.int64) * batch.page_size + offset
+    return slots
 
 
 def to_device(arrays: Sequence[Int32 | Int64], device: torch.device) -> list[torch.Tensor]:

@@ -86,14 +86,13 @@ class StagedModel:
 
     old: dict[str, torch.Tensor]
     new: dict[str, torch.Tensor]
-    on_written: Callable[[], None]
+    settle: Callable[[], None]
 
     def write(self) -> UpdateRecord:
         """Copy them into the model's own tensors."""
         with torch.no_grad():
             for name, tensor in self.old.items():
                 tensor.copy_(self.new[name])
-        self.on_written()
         return UpdateRecord(len(self.old), sum(tensor.nbytes for tensor in self.old.values()))
 
 
@@ -103,7 +102,7 @@ def stage_update(
     directory: ModelDirectory,
     *,
     dtype: torch.dtype | None,
-    on_written: Callable[[], None],
+    settle: Callable[[], None],
 ) -> StagedModel:
     """Read the weights of ``directory`` and compare everything with ``model``, which is left as it is.
 
@@ -117,7 +116,7 @@ def stage_update(
     candidate = load_model(directory, dtype=dtype)
     old, new = own_tensors(model), candidate.state_dict()
     _require(directory, _tensor_differences(old, new) or _tie_differences(model, new))
-    return StagedModel(old, new, on_written)
+    return StagedModel(old, new, settle)
 
 
 def own_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:

@@ -98,6 +98,10 @@ class PackedStates:
         starting = np.flatnonzero(batch.lengths == np.diff(batch.starts))
         if starting.size:  # whoever had these slots before left something in them
             pool.clear(to_device((batch.state_slots[starting],), device)[0])
+        if batch.restored_states is not None:
+            pool.copy(*to_device((batch.restored_states[:, 0], batch.restored_states[:, 1]), device))
+        kept = batch.kept_states
+        self._kept = None if kept is None else to_device((kept[:, 0], kept[:, 1]), device)
         self._names: dict[int, list[str]] = {}
         for one in pool.layout.tensors:
             self._names.setdefault(one.layer, []).append(one.name)
@@ -114,10 +118,12 @@ class PackedStates:
         return output.unsqueeze(0)
 
     def commit(self) -> None:
-        """Make this step's states those that the next one reads."""
+        """Make this step's states those that the next one reads, and copy those that are to be kept."""
         for layer, name, slots, value in self._changed:
             self._pool.write(layer, name, slots, value)
         self._changed = []
+        if self._kept is not None:
+            self._pool.copy(*self._kept)
 
 
 @contextmanager

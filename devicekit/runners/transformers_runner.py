@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from devicekit.memory.kv import KVLayout, KVPool
+from devicekit.memory.mirror import TableMirror
 from devicekit.runners import attention, sampling
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.huggingface import PreTrainedModel
-from devicekit.runners.plan import AttentionPlan, to_device
+from devicekit.runners.plan import AttentionPlan, to_device, window_slots
 from devicekit.runners.probe import probe_layout
 from devicekit.runners.reload import (
     StagedModel,
@@ -62,6 +62,7 @@ class TransformersRunner:
         self._dtype = dtype
         self._pool: KVPool | None = None
         self._state_pool: StatePool | None = None
+        self._mirror: TableMirror | None = None
 
     @classmethod
     def load(
@@ -121,19 +122,22 @@ class TransformersRunner:
         Raises InvalidModelDirectory, UnsupportedModel or CheckpointMismatch, in which case no weight has
         changed. Keys and values that were computed with the old weights are the caller's business.
         """
-        return self.stage_from_disk(path).write()
+        staged = self.stage_from_disk(path)
+        record = staged.write()
+        staged.settle()
+        return record
 
     def stage_from_disk(self, path: str | Path) -> StagedModel:
-        """Read another checkpoint of the same architecture and check that it fits. Writing it is up to the caller.
+        """Read another checkpoint of the same architecture and check that it fits. The caller writes and settles.
 
         Raises as `update_from_disk`.
         """
         directory = ModelDirectory.open(path)
 
-        def written() -> None:
+        def settle() -> None:
             self.directory = directory
 
-        return stage_update(self.model, self._stored, directory, dtype=self._dtype, on_written=written)
+        return stage_update(self.model, self._stored, directory, dtype=self._dtype, settle=settle)
 
     def _answer(self, batch: ForwardBatch, pool: KVPool) -> StepOutput:
         logits = self._forward(batch, pool)
@@ -149,10 +153,9 @@ class TransformersRunner:
         device = self.device.torch_device
         arrays: list[Int32 | Int64] = [batch.tokens, batch.positions, batch.wanted, batch.slots]
         if batch.window_pages is not None:
-            page, offset = np.divmod(batch.slots, batch.page_size)
-            arrays.append(batch.window_pages[page].astype(np.int64) * batch.page_size + offset)
+            arrays.append(window_slots(batch, batch.window_pages))
         tokens, positions, wanted, *slots = to_device(arrays, device)
-        plan = AttentionPlan(batch, device)
+        plan = AttentionPlan(batch, device, self._pages(batch))
         paged = attention.PagedAttention(
             pool, plan, slots[0], self._pool_layers, slots[1] if len(slots) > 1 else None
         )
@@ -165,3 +168,10 @@ class TransformersRunner:
             )
         logits: torch.Tensor = output.logits[0]
         return logits.float()
+
+    def _pages(self, batch: ForwardBatch) -> torch.Tensor:
+        """The request table on the device. Of a table that was seen before, only what changed is uploaded."""
+        if self._mirror is None or self._mirror.table is not batch.table:
+            self._mirror = TableMirror(batch.table, self.device.torch_device)
+        self._mirror.sync()
+        return self._mirror.tensor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 _T = TypeVar("_T")
@@ -28,6 +28,10 @@ class Agreement(Protocol):
         """
         ...
 
+    def names(self, own: Sequence[str]) -> tuple[str, ...]:
+        """What any rank names, with the ranks that do behind it unless all do; ``own`` once a rank is lost."""
+        ...
+
 
 class Alone:
     """One process."""
@@ -39,6 +43,9 @@ class Alone:
         if error is not None:
             raise error
         return done
+
+    def names(self, own: Sequence[str]) -> tuple[str, ...]:
+        return tuple(own)
 
 
 def everywhere(ranks: Agreement, act: Callable[[], _T]) -> _T:

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from devicekit.memory.attached_audit import audit_attached
+from devicekit.memory.attached_pages import AttachedAllocator
 from devicekit.memory.audit import Conservation, audit
 from devicekit.scheduling.errors import SchedulingError
 from devicekit.scheduling.paired_kv import PairedKV
+from devicekit.scheduling.snapshot_kv import SnapshotKV
 
 if TYPE_CHECKING:
     from devicekit.memory.pages import PageAllocator
     from devicekit.scheduling.batch import Int32
-    from devicekit.scheduling.kv import RequestKV
     from devicekit.scheduling.request import Request
     from devicekit.scheduling.state import SchedulerState
 
@@ -31,6 +32,8 @@ class PoolAudit:
     window_pages: Conservation | None = (
         None  # pages of layers with a window; None: they have no pool of their own
     )
+
+    snapshots: Conservation | None = None  # of recurrent states; None: none are kept
 
     @property
     def balanced(self) -> bool:
@@ -74,7 +77,8 @@ def audit_pools(state: SchedulerState) -> PoolAudit:
         pages=audit(kv.pages, owned=_own_pages(state, holders), cache=kv.prefix),
         rows=audit(kv.table.rows, owned=rows),
         states=None if kv.states is None else audit(kv.states, owned=kv.state_slots[rows]),
-        window_pages=_windows(kv, holders),
+        window_pages=_pinned(kv, holders) if isinstance(kv, PairedKV) else None,
+        snapshots=_pinned(kv, holders) if isinstance(kv, SnapshotKV) else None,
     )
 
 
@@ -83,14 +87,14 @@ def idle_imbalance(state: SchedulerState) -> bool:
     kv = state.kv
     cached = 0 if kv.prefix is None else kv.prefix.total  # locked ones too: copies may be under way
     missing = kv.pages.in_use - cached
-    pinned = isinstance(kv, PairedKV) and kv.windows.available != kv.windows.total
+    hung = kv.pages.attached if isinstance(kv.pages, AttachedAllocator) else None
+    pinned = hung is not None and hung.available != hung.total
     return missing != 0 or pinned or _missing(kv.table.rows) or _missing(kv.states)
 
 
-def _windows(kv: RequestKV, holders: list[Request]) -> Conservation | None:
-    if not isinstance(kv, PairedKV):
-        return None
-    return audit_attached(kv.windows, kv.pages, [kv.pinned(request) for request in holders])
+def _pinned(kv: PairedKV | SnapshotKV, holders: list[Request]) -> Conservation:
+    attached = kv.windows if isinstance(kv, PairedKV) else kv.snapshots
+    return audit_attached(attached, kv.pages, [kv.pinned(request) for request in holders])
 
 
 def _own_pages(state: SchedulerState, holders: list[Request]) -> Int32:

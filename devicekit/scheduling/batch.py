@@ -12,6 +12,8 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import torch
 
+    from devicekit.memory.rows import RequestTable
+
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
@@ -58,19 +60,27 @@ class ForwardBatch:
     tokens: Int32  # [T] input ids
     positions: Int32  # [T] position of each token in its own sequence
     slots: Int64  # [T] KV slot that each token's key and value are written to
-    rows: Int32  # [B] request rows; index into page_table
+    rows: Int32  # [B] request rows; index into the table
     starts: Int32  # [B + 1] offsets into tokens
     lengths: Int32  # [B] keys that the last token of each sequence attends to, itself included
-    page_table: Int32  # [rows, pages_per_row] the request table's host pages
+    table: RequestTable  # whose `pages` the rows index; a runner may keep a `TableMirror` of it
     page_size: int
     wanted: Int32  # [L] indices into tokens whose next token is wanted
     sampling: SamplingArrays | None = None  # None: every wanted token is greedy
     top_logprobs: int | None = None  # how many log-probabilities per wanted token; None: none at all
     adjustments: LogitAdjustments | None = None  # None: tokens are chosen by the logits as they are
     state_slots: Int32 | None = None  # [B] of each sequence; None: the model has no recurrent layers
+    # [n, 2] state slots to be copied, the first to the second; None: none at all.
+    restored_states: Int32 | None = None  # before the pass
+    kept_states: Int32 | None = None  # when it has succeeded
     # [pages + 1] the page that stands for each page in layers with a window; None: the same one. 0: no token of
     # this batch looks there.
     window_pages: Int32 | None = None
+
+    @property
+    def page_table(self) -> Int32:
+        """[rows, pages_per_row] the request table's pages, on the host."""
+        return self.table.pages
 
     @property
     def num_sequences(self) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from devicekit.release import ReleasePoint
 from devicekit.scheduling.errors import InvalidOperation
-from devicekit.scheduling.messages import Flush, FlushReply, Refusal, Reply, describe
+from devicekit.scheduling.messages import Flush, FlushReply, Refusal, Reply, describe, emptied
 from devicekit.scheduling.state import SchedulerState
 
 _log = logging.getLogger(__name__)
@@ -22,13 +22,15 @@ def flush_now(state: SchedulerState, identity: str, empty_cache: bool | None) ->
         message = f"Not idle: {describe(blockers)}."
         return FlushReply(identity, False, message, blockers, refusal=Refusal.BUSY)
     freed = state.kv.reset()
-    failed = _flush_participants(state)
+    failed = state.ranks.names(_flush_participants(state))
     release = state.empty(ReleasePoint.FLUSH, empty_cache)
-    done = FlushReply(identity, True, "Cache flushed.", release=release, pages_freed=freed)
+    done = FlushReply(identity, True, emptied("Cache flushed.", release), release=release, pages_freed=freed)
     if not failed:
         return done
     message = f"The KV cache was flushed, but these caches could not be: {', '.join(failed)}."
-    return replace(done, success=False, message=message, refusal=Refusal.FAILED, failed=failed)
+    return replace(
+        done, success=False, message=emptied(message, release), refusal=Refusal.FAILED, failed=failed
+    )
 
 
 def check_timeout(what: str, timeout: float | None) -> None:

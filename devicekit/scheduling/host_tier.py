@@ -239,11 +239,13 @@ def attach_host_tier(scheduler: Scheduler, pool: HostKVPool) -> HostTier:
     """Give a scheduler a second level for its prefix cache.
 
     Raises:
-        ConfigurationError: it has no prefix cache.
+        ConfigurationError: it has no prefix cache, or its model has recurrent layers.
     """
     kv = scheduler.state.kv
     if kv.prefix is None:
         raise ConfigurationError("A host tier needs prefix caching.")
+    if kv.states is not None:
+        raise ConfigurationError("A host tier keeps pages alone, which do not continue a recurrent model.")
     tier = HostTier(pool, kv.prefix, scheduler.state.ranks)
     kv.tier = tier
     scheduler.register(tier.participant())

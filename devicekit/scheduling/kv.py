@@ -176,7 +176,9 @@ class RequestKV:
         begin, end = request.dropped_pages or request.cached_pages, first // self.page_size
         if end <= begin:
             return
-        self._unlock(request)
+        if self.prefix is not None and request.held is not None:
+            self.prefix.unlock(request.held)
+            request.held = None
         row = self.table.pages[request.row]
         self.pages.give(row[begin:end].tobytes())
         row[:end] = 0
@@ -191,7 +193,9 @@ class RequestKV:
         at = row * self._row_bytes
         begin = request.dropped_pages or request.cached_pages  # what is dropped ends behind what is cached
         self.pages.give(self._rows[at + begin * 4 : at + request.num_pages * 4].tobytes())
-        self._unlock(request)
+        if self.prefix is not None and request.held is not None:
+            self.prefix.unlock(request.held)
+            request.held = None
         if self.states is not None:
             self.states.give_one(int(self.state_slots[row]))
         self.table.give_one(row)
@@ -202,11 +206,6 @@ class RequestKV:
         """The pages that a request has to itself."""
         begin = request.dropped_pages or request.cached_pages  # what is dropped ends behind what is cached
         return self.table.pages[request.row, begin : request.num_pages]
-
-    def _unlock(self, request: Request) -> None:
-        node, request.held = request.held, None
-        if self.prefix is not None and node is not None:
-            self.prefix.unlock(node)
 
     def tidy(self) -> None:
         """Take apart a little of what `reset` only forgot. For idle moments."""

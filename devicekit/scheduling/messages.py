@@ -163,6 +163,13 @@ class Reply:
     refusal: Refusal | None = None  # None: success
 
 
+def emptied(message: str, release: ReleaseEntry) -> str:
+    """A message, and what went wrong with emptying the allocator's cache after what it tells of."""
+    if not release.error:
+        return message
+    return f"{message} The allocator's cache could not be emptied: {release.error}."
+
+
 @dataclass(frozen=True, slots=True)
 class FlushReply(Reply):
     """The answer to `Flush`. With blockers, nothing changed."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import math
 
-from devicekit.release import ReleasePoint, SkipReason
+from devicekit.release import ReleasePoint
 from devicekit.scheduling.errors import Conflict, InvalidOperation
-from devicekit.scheduling.messages import Abort, AbortReply, Continue, Pause, PauseMode, PauseReply
+from devicekit.scheduling.messages import Abort, AbortReply, Continue, Pause, PauseMode, PauseReply, emptied
 from devicekit.scheduling.request import Finish, FinishKind, Request
 from devicekit.scheduling.state import SchedulerState
 
@@ -64,10 +64,8 @@ def resume(state: SchedulerState, operation: Continue) -> PauseReply:
         return PauseReply(operation.id, True, "Generation was not paused.", epoch=state.epoch)
     if state.holds:
         raise Conflict(f"Generation cannot continue: {'; '.join(state.holds.values())}.")
-    message = "Generation continued."
+    # If that fails it is no reason to stay paused.
     release = state.empty(ReleasePoint.CONTINUE, operation.empty_cache)
-    if release is None or release.reason is SkipReason.FAILED:  # no reason to stay paused
-        message = "Generation continued, but the allocator's cache could not be emptied."
     seconds = None if state.paused_at is None else state.clock.now() - state.paused_at
     state.paused = False
     state.paused_at = state.continue_at = None
@@ -75,7 +73,7 @@ def resume(state: SchedulerState, operation: Continue) -> PauseReply:
     return PauseReply(
         operation.id,
         True,
-        message,
+        emptied("Generation continued.", release),
         release=release,
         epoch=state.epoch,
         changed=True,

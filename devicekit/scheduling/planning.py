@@ -11,6 +11,7 @@ from devicekit.scheduling.batch import ForwardBatch, Int32
 from devicekit.scheduling.paired_kv import PairedKV
 from devicekit.scheduling.request import Request
 from devicekit.scheduling.reservation import NewTokenRatio
+from devicekit.scheduling.snapshot_kv import SnapshotKV
 from devicekit.scheduling.state import SchedulerState
 
 # A pass that fails costs a synchronisation and two attempts: this many good ones make up for it.
@@ -40,6 +41,7 @@ class Planner:
         self._ratio = ratio
         self._max_batch_tokens = max_batch_tokens
         self._window = state.runner.limits.window
+        self._snapshots = state.kv if isinstance(state.kv, SnapshotKV) else None
         self._limit = max_batch_tokens  # smaller for a while after the device ran out of memory
         self._passes = 0  # that succeeded at this limit
 
@@ -89,9 +91,10 @@ class Planner:
         state = self._state
         return state.kv.prefix is not None and any(one.group == group for one in state.prefilling)
 
-    @staticmethod
-    def _take_chunk(plan: Plan, request: Request, budget: int) -> int:
+    def _take_chunk(self, plan: Plan, request: Request, budget: int) -> int:
         count = min(budget, request.total - request.computed)
+        if self._snapshots is not None:
+            count = min(count, self._snapshots.until_mark(request))
         if count > 0:
             plan.chunks.append((request, request.computed, request.computed + count))
         return budget - count
@@ -137,6 +140,7 @@ class BatchBuilder:
         self._offsets = np.arange(state.kv.page_size, dtype=np.int64)
         self._decoding: dict[int, ForwardBatch] = {}  # plain ones without chunks, by their number of columns
         self._state_slots = None if state.kv.states is None else state.kv.state_slots
+        self._snapshots = state.kv if isinstance(state.kv, SnapshotKV) else None
         self._window_pages = state.kv.windows.of if isinstance(state.kv, PairedKV) else None
         # The same memory once more: for short runs, copying between memoryviews costs half of numpy.
         self._cells = _Cells(
@@ -164,6 +168,8 @@ class BatchBuilder:
             batch = self._decode(count)
         if self._state_slots is not None:
             batch.state_slots = self._state_slots[batch.rows]
+            if self._snapshots is not None:
+                self._snapshots.fill(batch, plan.chunks)
         running.sampling.fill(batch, running.positions, joining)
         if self._state.adjusted:
             batch.adjustments = adjustments(self._state, joining)
@@ -181,7 +187,7 @@ class BatchBuilder:
             rows=running.all_rows[:sequences],
             starts=starts[: sequences + 1],
             lengths=running.all_lengths[:sequences],
-            page_table=kv.table.pages,
+            table=kv.table,
             page_size=kv.page_size,
             wanted=wanted,
             window_pages=self._window_pages,

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from devicekit.contract.errors import ConfigurationError
-from devicekit.memory.attached_pages import PairedAllocator
+from devicekit.memory.attached_pages import AttachedAllocator, PairedAllocator
 from devicekit.memory.pages import PageAllocator
 from devicekit.memory.prefix import PrefixCache
 from devicekit.memory.rows import RequestTable
 from devicekit.scheduling.batch import ModelLimits
 from devicekit.scheduling.kv import RequestKV
 from devicekit.scheduling.paired_kv import PairedKV
+from devicekit.scheduling.snapshot_kv import SnapshotKV
 
 if TYPE_CHECKING:
     from devicekit.scheduling.scheduler import SchedulerLimits
@@ -42,6 +43,9 @@ def build_kv(
             window=model.partial_window,
             max_batch_tokens=limits.max_batch_tokens,
         )
+    if states is not None and limits.prefix_caching and limits.state_snapshots:
+        bearing = AttachedAllocator(count, limits.state_snapshots, checked=checked)
+        return SnapshotKV(table, bearing, size, PrefixCache(bearing, size), states)
     pages = PageAllocator(count, checked=checked)
     caching = limits.prefix_caching and states is None
     return RequestKV(table, pages, size, PrefixCache(pages, size) if caching else None, states)

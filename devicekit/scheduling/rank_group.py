@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Protocol, cast
@@ -138,9 +138,7 @@ class RankGroup:
         encoded = text.encode()
         sizes = self.ask(Question.TEXT, len(encoded))[:, 0].tolist()
         padded = torch.zeros(max(*sizes, 1), dtype=torch.uint8)
-        padded[: len(encoded)] = torch.frombuffer(bytearray(encoded or b"\0"), dtype=torch.uint8)[
-            : len(encoded)
-        ]
+        padded[: len(encoded)] = torch.tensor(list(encoded), dtype=torch.uint8)
         received = [torch.empty_like(padded) for _ in sizes]
         self._attempt(lambda group: group.allgather([received], [padded]))
         return [
@@ -175,6 +173,25 @@ class RankGroup:
         if error is not None and len(failures) == self.size and len(set(failures.values())) == 1:
             raise error
         raise RanksFailed(failures)
+
+    def names(self, own: Sequence[str]) -> tuple[str, ...]:
+        try:
+            theirs = [text.split("\0") for text in self.texts("\0".join(own))]
+        except RankLost:
+            return tuple(own)
+        found: dict[str, list[int]] = {}
+        for rank, names in enumerate(theirs):
+            for name in filter(None, names):
+                found.setdefault(name, []).append(rank)
+        return tuple(
+            name if len(where) == self.size else f"{name} (rank {', '.join(map(str, where))})"
+            for name, where in found.items()
+        )
+
+    def require_all(self) -> None:
+        """Raise RankLost if a rank is lost, for those questions that answer nevertheless."""
+        if self.lost is not None:
+            raise RankLost(str(self.lost), self.lost.ranks)
 
     def first(self, value: int | None) -> int | None:
         """Rank 0's value (0 or more). Outside of a step, and when a rank is lost: one's own."""
@@ -248,15 +265,12 @@ class RankGroup:
 
     def _diverged(self, everybody: Int64) -> RankLost:
         """All see the same table, so all come to the same end."""
-        odd = [
-            rank
-            for rank in range(self.size)
-            if (everybody[rank, (_KIND, _DIGEST)] != everybody[0, (_KIND, _DIGEST)]).any()
-        ]
-        names = ", ".join(map(str, odd))
+        said = everybody[:, (_KIND, _DIGEST)]
+        odd = np.flatnonzero((said != said[0]).any(axis=1)).tolist()
         self._group = None
         self._roll_call.stop()
-        self.lost = RankLost(f"Rank {names} went another way than rank 0: their states differ.", tuple(odd))
+        message = f"Rank {', '.join(map(str, odd))} went another way than rank 0: their states differ."
+        self.lost = RankLost(message, tuple(odd))
         return RankLost(str(self.lost), self.lost.ranks)
 
 

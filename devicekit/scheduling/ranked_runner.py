@@ -9,6 +9,10 @@ import numpy as np
 import torch
 
 from devicekit.contract.records import ErrorKind
+from devicekit.device import Device
+from devicekit.oom import OutOfMemoryRecovery, OutOfMemoryReport
+from devicekit.release import ReleasePoints
+from devicekit.scheduling.agreement import everywhere
 from devicekit.scheduling.batch import ForwardBatch, ModelLimits, Runner, StepOutput
 from devicekit.scheduling.errors import RankLost, SchedulingError, describe_failures
 from devicekit.scheduling.rank_group import Question, RankGroup
@@ -100,3 +104,17 @@ class RankedRunner:
         if _OUTCOMES[worst] is ErrorKind.OUT_OF_MEMORY:
             raise PassOutOfMemory(message)
         raise PassFailed(message, _OUTCOMES[worst])
+
+
+class RankedRecovery(OutOfMemoryRecovery):
+    """What is done between two attempts is done by every rank, or fails on every rank."""
+
+    def __init__(self, device: Device, releases: ReleasePoints, ranks: RankGroup) -> None:
+        super().__init__(device, releases)
+        self._ranks = ranks
+
+    def _examine(self, what: str, error: Exception) -> OutOfMemoryReport:
+        return everywhere(self._ranks, lambda: OutOfMemoryRecovery._examine(self, what, error))
+
+    def _make_room(self, report: OutOfMemoryReport) -> OutOfMemoryReport:
+        return everywhere(self._ranks, lambda: OutOfMemoryRecovery._make_room(self, report))

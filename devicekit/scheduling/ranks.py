@@ -12,7 +12,7 @@ from __future__ import annotations
 import pickle
 import zlib
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -27,10 +27,12 @@ from devicekit.scheduling.messages import Operation
 from devicekit.scheduling.planning import Plan
 from devicekit.scheduling.rank_group import Question, RankGroup
 from devicekit.scheduling.ranked_control import RankedControl
-from devicekit.scheduling.ranked_runner import PassFailed, RankedRunner
-from devicekit.scheduling.request import Finish, FinishKind, Request
+from devicekit.scheduling.ranked_runner import PassFailed, RankedRecovery, RankedRunner
+from devicekit.scheduling.request import Request
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits, Step
 from devicekit.scheduling.stopping import Detokenizer
+
+_ASKING, _CLOSING = 1, 2  # what a rank says of the end when a step begins
 
 
 class RankedScheduler(Scheduler):
@@ -42,6 +44,8 @@ class RankedScheduler(Scheduler):
     Args:
         ranks: those that serve this model.
         policies: of the release points, which decide alike on every rank; the figures are rank 0's.
+
+    ``on_asked_to_stop`` is called on rank 0, in the thread that steps, with the ranks that have asked to end.
 
     Raises:
         ConfigurationError: the ranks differ in their sizes, models' limits or policies.
@@ -79,9 +83,13 @@ class RankedScheduler(Scheduler):
         self.ranks = ranks
         self.state.ranks = ranks
         self.control = RankedControl(self.state, ranks)
+        self._recovery = RankedRecovery(device, releases, ranks)
         self._outbox: deque[tuple[Request | Operation, bytes]] = deque()
         self._closing = False
         self.closed = False
+        self.on_asked_to_stop: Callable[[tuple[int, ...]], None] = lambda ranks: None
+        self._asking = False
+        self._told: tuple[int, ...] = ()
 
     # -- On rank 0 --------------------------------------------------------------------------------------------
 
@@ -117,7 +125,7 @@ class RankedScheduler(Scheduler):
     def close(self) -> Step:
         """Tell the ranks to stop, and end what is in flight: the last step. On other ranks it does nothing."""
         if self.ranks.rank or self.closed:
-            return Step((), ())
+            return super().close()
         self._closing = True
         return self.step()
 
@@ -131,8 +139,12 @@ class RankedScheduler(Scheduler):
         """
         while not self.closed:
             self.step()
-            if (lost := self.ranks.lost) is not None and not self.closed:
-                raise RankLost(str(lost), lost.ranks)
+            if not self.closed:
+                self.ranks.require_all()
+
+    def ask_to_stop(self) -> None:
+        """Have rank 0 hear in the next step that this rank is to end. Safe from any thread."""
+        self._asking = True
 
     # -- On all -----------------------------------------------------------------------------------------------
 
@@ -162,7 +174,7 @@ class RankedScheduler(Scheduler):
             with self.ranks.step():
                 self._begin_together()
                 if self.ranks.lost is not None:
-                    self._end_everything(str(self.ranks.lost))
+                    self.state.give_up(str(self.ranks.lost))
                 return super().step()
         except BaseException as error:
             # This rank cannot say that its state is still the same as the others'.
@@ -181,9 +193,11 @@ class RankedScheduler(Scheduler):
             return
         try:
             healthy = self.state.healthy
-            table = self.ranks.ask(Question.STEP, len(content), self._closing, healthy, digest=self._digest())
-            size, closing = table[0, :2].tolist()
+            wish = _CLOSING if self._closing else _ASKING if self._asking else 0
+            table = self.ranks.ask(Question.STEP, len(content), wish, healthy, digest=self._digest())
+            size, closing = int(table[0, 0]), table[0, 1] == _CLOSING
             sick = np.flatnonzero(table[:, 2] == 0).tolist()
+            asking = tuple(np.flatnonzero(table[:, 1] == _ASKING).tolist())
             if size:
                 received = self.ranks.hand_out(content or None, size)
                 if self.ranks.rank:
@@ -191,10 +205,14 @@ class RankedScheduler(Scheduler):
         except RankLost:
             return  # what it means is the caller's business, and what came in is answered there
         if sick and healthy:
-            self._end_everything(f"The device of rank {', '.join(map(str, sick))} is lost.")
+            self.state.give_up(f"The device of rank {', '.join(map(str, sick))} is lost.")
         if closing:
             self.closed = True
             self.ranks.close()
+        elif asking and not self.ranks.rank:
+            told, self._told = self._told, asking
+            if told != asking:
+                self.on_asked_to_stop(asking)
 
     def _digest(self) -> int:
         """Of everything that would differ if a rank had gone another way."""
@@ -216,10 +234,6 @@ class RankedScheduler(Scheduler):
         return zlib.crc32(np.array(counts, np.int64).tobytes())
 
     def _fail(self, plan: Plan, error: Exception, kind: ErrorKind | None) -> None:
+        if (lost := self.ranks.lost) is not None:
+            self.state.fail(str(lost))  # whatever it looks like from here
         super()._fail(plan, error, error.kind if isinstance(error, PassFailed) else kind)
-
-    def _end_everything(self, message: str) -> None:
-        state = self.state
-        state.healthy = False
-        for request in list(state.requests.values()):
-            state.finish(request, Finish(FinishKind.ERROR, message=message))

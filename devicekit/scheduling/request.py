@@ -172,6 +172,7 @@ class Request:
     held: Node | None = None  # its place in the prefix cache, locked
     space: Hashable = None  # the prefix cache's namespace in which that is
     private: bool = False  # its KV mixes weight versions: nobody else may use it
+    listed: bool = False  # among those that cost something in every step
     cached_tokens: int = 0  # prompt tokens that its first run did not have to compute
     column: int = -1  # in the running batch
     retractions: int = 0

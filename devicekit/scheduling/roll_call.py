@@ -11,6 +11,7 @@ from torch.distributed.distributed_c10d import Store
 from devicekit.scheduling.errors import RankLost, describe_failures
 
 _MISSED = 4  # heartbeats without a sign of life that mean a process has ended or stands still
+_HANG_UP = 1.0  # seconds for the last sign of life, to a store that may be gone
 _LOOK = 0.02  # seconds between looks at the store
 
 
@@ -30,11 +31,14 @@ class RollCall:
         self._heartbeat = heartbeat
         self._patience = patience
         self._stopped = threading.Event()
-        threading.Thread(target=self._beat, name="devicekit-heartbeat", daemon=True).start()
+        self._thread = threading.Thread(target=self._beat, name="devicekit-heartbeat", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
         """Leave no more signs of life."""
         self._stopped.set()
+        # A thread that is still inside of torch when the interpreter ends takes the process down with it.
+        self._thread.join(_HANG_UP)
 
     def verdict(self, reason: str, *, mine: bool, waited: float) -> RankLost:
         """Report, hear who else reports, and agree on who is lost. Takes at most as long as the patience.

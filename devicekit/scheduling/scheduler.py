@@ -30,7 +30,14 @@ from devicekit.scheduling.paired_kv import PairedKV
 from devicekit.scheduling.pause import continue_if_due
 from devicekit.scheduling.planning import BatchBuilder, Plan, Planner
 from devicekit.scheduling.pools import build_kv
-from devicekit.scheduling.request import Finish, FinishKind, Request, TokenLogprob, default_seed
+from devicekit.scheduling.request import (
+    Finish,
+    FinishKind,
+    Request,
+    SamplingParams,
+    TokenLogprob,
+    default_seed,
+)
 from devicekit.scheduling.reservation import NewTokenRatio
 from devicekit.scheduling.retraction import Retraction
 from devicekit.scheduling.running import RunningBatch
@@ -53,9 +60,8 @@ class SchedulerLimits:
     policy: str = "fcfs"
     prefix_caching: bool = True
     conservativeness: float = 1.0  # scales the share of max_new_tokens that admission sets pages aside for
-    window_pages: int | None = (
-        None  # of layers with a window, where others have none; None: they use num_pages too
-    )
+    window_pages: int | None = None  # of layers with a window, where others have none; None: as the others
+    state_snapshots: int = 0  # of recurrent layers, kept for cached prefixes; 0: such prefixes are not cached
     checked: bool = False  # find double frees, and account for every id after every step: raises, and costs
 
 
@@ -76,8 +82,7 @@ class Scheduler:
         limits: sizes.
         releases: release points; default: as the environment sets them, on the scheduler's clock.
         detokenizer: needed by requests with stop strings.
-        states: state slots, for a runner whose model has recurrent layers. Prefixes are not cached then: pages
-            alone do not continue such a model.
+        states: state slots, for a runner whose model has recurrent layers. Snapshots are in slots behind them.
     """
 
     def __init__(
@@ -126,6 +131,8 @@ class Scheduler:
         self._inbox: deque[Request | Operation] = deque()
         self._woken = threading.Event()
         self._arrivals = 0
+        self._last_params: SamplingParams | None = None
+        self._plain = False  # whether those are
         self.control = Control(self.state)
 
     # -- From any thread --------------------------------------------------------------------------------------
@@ -158,23 +165,37 @@ class Scheduler:
             raise InvalidRequest(f"A request {request.id!r} is already in flight.")
         self.check(request)
         if not state.healthy:
-            raise InvalidRequest(f"Request {request.id!r} cannot run: the device is lost.")
+            raise InvalidRequest(f"Request {request.id!r} cannot run: {state.failure}")
         self._arrivals += 1
         request.arrival = self._arrivals
         request.limit = min(request.total + params.max_new_tokens, self._longest_output)
+        if params is not self._last_params:  # many requests in a row have the same
+            self._last_params, self._plain = params, self._is_plain(params)
+        if not (self._plain and request.timeout is None and not request.stream):
+            self._enlist(request)
+        state.requests[request.id] = request
+        state.waiting.add(request)
+
+    @staticmethod
+    def _is_plain(params: SamplingParams) -> bool:
+        """Whether a request with these parameters costs nothing in a step beyond its place in the batch."""
+        return not (params.temperature > 0 or StopConditions.is_special(params) or params.adjusts)
+
+    def _enlist(self, request: Request) -> None:
+        """Put a request on the lists of those that cost something in every step."""
+        state, params = self.state, request.params
         if params.temperature > 0:
             request.seed = default_seed(request.id) if params.seed is None else params.seed
         if request.timeout is not None:
             request.deadline = state.clock.now() + request.timeout
             state.timed.add(request.id)
-        if StopConditions.is_special(request):
+        if StopConditions.is_special(params):
             state.special.add(request.id)
         if params.adjusts:
             state.adjusted[request.id] = LogitAdjuster(request, state.runner.limits)
         if request.stream:
             state.streaming.add(request.id)
-        state.requests[request.id] = request
-        state.waiting.add(request)
+        request.listed = True
 
     def step(self) -> Step:
         """Take in messages, retire finished copies, answer what is pending, then plan, run and process a pass.
@@ -199,6 +220,10 @@ class Scheduler:
         if self._checked:
             self._check()
         return Step(state.take_outputs(), self.control.take_replies(), computed)
+
+    def close(self) -> Step:
+        """Take no further step. One process need not say so to anybody."""
+        return Step((), ())
 
     def blockers(self) -> tuple[Blocker, ...]:
         """Every reason for not being idle; idle is having none."""
@@ -279,7 +304,7 @@ class Scheduler:
             self.state.releases.reach(ReleasePoint.IDLE)
         except DeviceError as error:  # the ledger has it, and it failed no request
             if self._device.classify_error(error) is ErrorKind.DEVICE_LOST:
-                self.state.healthy = False
+                self.state.fail(f"The device is lost: {describe(error)}")
 
     def _check(self) -> None:
         found = self.audit()
@@ -288,12 +313,12 @@ class Scheduler:
 
     def _fail(self, plan: Plan, error: Exception, kind: ErrorKind | None) -> None:
         """End the requests of a pass that failed; all there are, if the device is gone."""
-        involved = [*self.state.running.requests, *(request for request, _, _ in plan.chunks)]
-        if kind is ErrorKind.DEVICE_LOST:
-            self.state.healthy = False
-            involved = list(self.state.requests.values())
         message = f"The forward pass failed: {describe(error)}"
-        for request in involved:
+        if kind is ErrorKind.DEVICE_LOST:
+            self.state.fail(f"The device is lost: {describe(error)}")
+            self.state.give_up(message)
+            return
+        for request in [*self.state.running.requests, *(request for request, _, _ in plan.chunks)]:
             self.state.finish(request, Finish(FinishKind.ERROR, message=message))
 
     def _process(self, plan: Plan, result: StepOutput) -> None:

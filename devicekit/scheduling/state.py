@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from devicekit.clock import Clock
-from devicekit.release import ReleaseEntry, ReleasePoint, ReleasePoints
+from devicekit.release import ReleaseEntry, ReleasePoint, ReleasePoints, SkipReason
 from devicekit.scheduling.adjusting import LogitAdjuster
 from devicekit.scheduling.agreement import Agreement, Alone
 from devicekit.scheduling.audit import PoolAudit
 from devicekit.scheduling.batch import Runner
 from devicekit.scheduling.kv import RequestKV
 from devicekit.scheduling.messages import Blocker, Output
-from devicekit.scheduling.request import Finish, Request, TokenLogprob, VersionSpan
+from devicekit.scheduling.request import Finish, FinishKind, Request, TokenLogprob, VersionSpan
 from devicekit.scheduling.running import RunningBatch
 from devicekit.scheduling.waiting import WaitingQueue
 
@@ -59,7 +59,7 @@ class SchedulerState:
     paused_at: float | None = None
     continue_at: float | None = None  # when the pause ends by itself
     epoch: int = 0
-    healthy: bool = True  # False: the device is lost
+    failure: str = ""  # why nothing will run any more: the device is lost, or another rank
     unbalanced: PoolAudit | None = None  # the first time that ids were found missing: something leaks
     # Ids of operations that wait for the running requests to end: meanwhile no new ones start.
     closed_by: set[str] = field(default_factory=set)
@@ -67,6 +67,11 @@ class SchedulerState:
     holds: dict[str, str] = field(default_factory=dict)
     # Participants that could not collect their finished work the last time, and why not.
     faults: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether forward passes can run at all."""
+        return not self.failure
 
     @property
     def admitting(self) -> bool:
@@ -88,19 +93,22 @@ class SchedulerState:
         counts += [(part.name, part.pending()) for part in self.participants if part.pending is not None]
         return tuple(Blocker(name, count) for name, count in counts if count)
 
-    def empty(self, point: ReleasePoint, requested: bool | None = None) -> ReleaseEntry | None:
+    def empty(self, point: ReleasePoint, requested: bool | None = None) -> ReleaseEntry:
         """Pass a release point after something that has been done, and stays done if this fails.
 
         Returns:
-            The ledger's entry, which says whether it did; ``None`` where it did not even come to that.
+            The ledger's entry; its ``error`` says what failed, here or on another rank.
         """
         began = self.clock.now()
+        errors: list[str] = []
         try:
-            return self.releases.reach(point, requested)
-        except Exception:
+            entry = self.releases.reach(point, requested)
+        except Exception as error:
             _log.exception("emptying the cache failed at release point %s", point.value)
             entries = self.releases.ledger.query(point=point, since=began)
-            return entries[-1] if entries else None
+            entry = entries[-1] if entries else ReleaseEntry(point, began, False, SkipReason.FAILED)
+            errors = [f"{type(error).__name__}: {error}"]
+        return replace(entry, error="; ".join(self.ranks.names(errors)))
 
     def retire(self) -> None:
         """Have every participant collect the work it has finished. One that fails goes on blocking."""
@@ -115,6 +123,10 @@ class SchedulerState:
                 self.faults[part.name] = f"{type(error).__name__}: {error}"
             else:
                 self.faults.pop(part.name, None)
+
+    def fail(self, why: str) -> None:
+        """Generate no more. The first reason is the one that is told."""
+        self.failure = self.failure or why
 
     def namespace(self, request: Request) -> Hashable:
         """Within which cached prefixes may be shared: never across tenants, adapters or weights."""
@@ -134,13 +146,19 @@ class SchedulerState:
         tokens = self.unreported(request)
         self.kv.release(request)
         del self.requests[request.id]
-        self.special.discard(request.id)
-        self.streaming.discard(request.id)
-        self.timed.discard(request.id)
-        if self.adjusted:
+        if request.listed:
+            self.special.discard(request.id)
+            self.streaming.discard(request.id)
+            self.timed.discard(request.id)
             self.adjusted.pop(request.id, None)
         self.close_span(request)
         self.outputs.append(self.output(request, tokens, finish))
+
+    def give_up(self, message: str) -> None:
+        """The device or a rank is gone for good: every request ends, and no other is taken on."""
+        self.fail(message)
+        for request in list(self.requests.values()):
+            self.finish(request, Finish(FinishKind.ERROR, message=message))
 
     def retract(self, request: Request) -> None:
         """Take a request's KV and put it back among the waiting. Its tokens are kept."""

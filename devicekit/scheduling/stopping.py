@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from devicekit.scheduling.batch import Int32, ModelLimits
-from devicekit.scheduling.request import Finish, FinishKind, Request
+from devicekit.scheduling.request import Finish, FinishKind, Request, SamplingParams
 
 
 class Detokenizer(Protocol):
@@ -44,9 +44,8 @@ class StopConditions:
         self.detokenizer = detokenizer
 
     @staticmethod
-    def is_special(request: Request) -> bool:
-        """Whether a request has conditions that the vector lookup does not cover."""
-        params = request.params
+    def is_special(params: SamplingParams) -> bool:
+        """Whether these are conditions that the vector lookup does not cover."""
         return bool(params.stop or params.stop_token_ids or params.ignore_eos or params.min_new_tokens)
 
     def ended(self, tokens: Int32) -> npt.NDArray[np.int64] | None:

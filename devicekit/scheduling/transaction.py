@@ -25,6 +25,7 @@ from devicekit.scheduling.messages import (
     UpdateOutcome,
     UpdateReply,
     UpdateWeights,
+    emptied,
 )
 from devicekit.scheduling.state import SchedulerState
 
@@ -177,12 +178,14 @@ class _Run:
         )
 
     def _reply(self, success: bool, message: str) -> TransactionReply:
-        releases = [one.reply.release for one in self._steps if one.reply.release]
+        # The last that did something or failed.
+        releases = [one.reply.release for one in self._steps if one.reply.release is not None]
+        release = next((one for one in reversed(releases) if one.emptied or one.error), None)
         return TransactionReply(
             self._operation.id,
             success,
-            message,
-            release=releases[-1] if releases else None,
+            message if release is None else emptied(message, release),
+            release=release,
             steps=tuple(self._steps),
             outcome=self._outcome,
             paused=self._state.paused,

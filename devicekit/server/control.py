@@ -170,6 +170,7 @@ def _release(entry: ReleaseEntry | None) -> Mapping[str, object] | None:
         "reserved_after": entry.reserved_after,
         "released": entry.released,
         "seconds": entry.seconds,
+        "error": entry.error or None,
     }
 
 

@@ -25,8 +25,8 @@ def status_of(serving: Serving) -> tuple[str, str]:
     loop = serving.loop
     if loop.failure is not None:
         return "failed", loop.failure
-    if not loop.snapshot.healthy:
-        return "failed", "The device is lost."
+    if loop.snapshot.failure:
+        return "failed", loop.snapshot.failure
     seconds = loop.step_seconds
     if seconds > serving.settings.health_timeout:
         return "stalled", f"The engine has been in one step for {seconds:.0f} s."

@@ -54,6 +54,7 @@ async def server_info(serving: Serving, arguments: Arguments, request: Request) 
             "allowed_weights_roots": [str(root) for root in serving.weights_roots.roots],
             "device": str(engine.device.torch_device),
             "backend": engine.device.backend.label,
+            "ranks": engine.ranks,
             "started": serving.started,
             "uptime": time.time() - serving.started,
             **dataclasses.asdict(engine.config),

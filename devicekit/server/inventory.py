@@ -11,6 +11,7 @@ from devicekit.memory.pages import PageAllocator
 from devicekit.scheduling.host_tier import HostTier
 from devicekit.scheduling.paired_kv import PairedKV
 from devicekit.scheduling.scheduler import Scheduler
+from devicekit.scheduling.snapshot_kv import SnapshotKV
 from devicekit.server.loop import EngineLoop
 
 _FRESH = 1.0  # seconds: counting sorts all ids and walks the prefix cache, so askers share a count
@@ -48,7 +49,8 @@ class Inventory:
         return None if self._pools is None else time.monotonic() - self._at
 
     async def pools(self) -> dict[str, PoolCount] | None:
-        """Every pool by name: ``pages``, ``rows``; ``states``, ``window_pages``, ``host_pages`` if there are such.
+        """Every pool by name: ``pages`` and ``rows``, and what else there is of ``states``, ``snapshots``,
+        ``window_pages`` and ``host_pages``.
 
         Counted between two steps, at most once a second. While a step takes long, the last count is given
         again; ``None`` if there has been none.
@@ -72,6 +74,8 @@ def count_pools(scheduler: Scheduler) -> dict[str, PoolCount]:
         pools["states"] = _count(kv.states, found.states)
     if isinstance(kv, PairedKV) and found.window_pages is not None:
         pools["window_pages"] = _count(kv.windows.ids, found.window_pages)
+    if isinstance(kv, SnapshotKV) and found.snapshots is not None:
+        pools["snapshots"] = _count(kv.snapshots.ids, found.snapshots)
     if isinstance(kv.tier, HostTier):
         host = kv.tier.pool.pages
         pools["host_pages"] = _count(host, audit(host, cache=kv.tier.tree))

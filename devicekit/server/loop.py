@@ -108,12 +108,12 @@ class EngineLoop:
 
         Raises:
             InvalidRequest: one of them can never run, or its id is in use.
-            EngineStopped: nothing runs any more, or the device is lost.
+            EngineStopped: nothing runs any more.
         """
         if self.failure is not None:
             raise EngineStopped(self.failure)
-        if not self.snapshot.healthy:
-            raise EngineStopped("The device is lost.")
+        if self.snapshot.failure:
+            raise EngineStopped(self.snapshot.failure)
         ids: set[str] = set()
         for request in requests:
             if request.id in self._outputs or request.id in ids:
@@ -122,8 +122,8 @@ class EngineLoop:
             ids.add(request.id)
         outputs = Outputs(ids, self._abandon)
         for request in requests:
-            self._outputs[request.id] = outputs
             self._scheduler.post(request)
+            self._outputs[request.id] = outputs
         return outputs
 
     async def perform(self, operation: Operation) -> Reply:
@@ -138,8 +138,8 @@ class EngineLoop:
             raise EngineStopped(self.failure)
         waiter: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         pending = PendingOperation(operation, time.monotonic(), waiter)
-        self._operations[operation.id] = pending
         self._scheduler.post(operation)
+        self._operations[operation.id] = pending
         try:
             return await waiter
         finally:
@@ -217,6 +217,7 @@ class EngineLoop:
     def _run(self) -> None:
         try:
             self._step_until_stopped()
+            self._scheduler.close()
         except BaseException as error:
             _log.critical("The engine's thread died.", exc_info=error)
             self._tell(partial(self._fail, f"The engine's thread died: {type(error).__name__}: {error}"))

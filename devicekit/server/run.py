@@ -15,13 +15,10 @@ _BACKLOG = 2048
 _GRACE = 5  # seconds that open connections get at the end
 
 
-def run(app: Starlette, listener: socket.socket) -> int:
-    """Serve until interrupted. Says where, once requests can come."""
+def run(web: Server, listener: socket.socket) -> int:
+    """Serve until interrupted."""
     listener.listen(_BACKLOG)  # those that come before the application is up wait for it
-    host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    print(f"Serving on http://{shown}:{port}", flush=True)
-    server(app).run(sockets=[listener])
+    web.run(sockets=[listener])
     return 0
 
 
@@ -44,7 +41,7 @@ def bind(settings: ServerSettings) -> socket.socket:
     return listener
 
 
-def server(app: Starlette) -> uvicorn.Server:
+def server(app: Starlette) -> Server:
     """A uvicorn server for the application."""
     config = uvicorn.Config(
         app,
@@ -55,4 +52,20 @@ def server(app: Starlette) -> uvicorn.Server:
         lifespan="on",
         timeout_graceful_shutdown=_GRACE,
     )
-    return uvicorn.Server(config)
+    return Server(config)
+
+
+class Server(uvicorn.Server):
+    """Says where it serves once requests and signals can come."""
+
+    asked_to_stop = False  # may be set from any thread, and however early: it stops once it has begun
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for one in sockets or () if self.started else ():
+            host, port = one.getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            print(f"Serving on http://{shown}:{port}", flush=True)
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self.asked_to_stop

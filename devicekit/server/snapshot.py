@@ -20,7 +20,7 @@ class Snapshot:
         str, ...
     ]  # why nothing is generated besides a pause: memory is released, weights are missing
     epoch: int
-    healthy: bool  # False: the device is lost
+    failure: str  # why nothing will run any more; empty while all is well
     weight_version: str
     pages_total: int
     pages_free: int
@@ -29,6 +29,11 @@ class Snapshot:
     steps: int
     computed_tokens: int  # prompt and output tokens, since the start
     unbalanced: str = ""  # what went missing from a pool, if anything did
+
+    @property
+    def healthy(self) -> bool:
+        """Whether forward passes can run at all."""
+        return not self.failure
 
     @property
     def resting(self) -> bool:
@@ -52,7 +57,7 @@ def take_snapshot(scheduler: Scheduler, steps: int, computed_tokens: int) -> Sna
         paused=state.paused,
         holds=tuple(state.holds.values()),
         epoch=state.epoch,
-        healthy=state.healthy,
+        failure=state.failure,
         weight_version=state.weight_version,
         pages_total=pages.num_pages,
         pages_free=pages.num_pages - pages.in_use,

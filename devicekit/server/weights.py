@@ -67,7 +67,8 @@ class UpdateFromTensorArguments(UpdateArguments):
     """Body of ``/update_weights_from_tensor``."""
 
     serialized_named_tensors: list[str] = Field(
-        description="one per rank, in base64: the bytes of safetensors; or, if allowed, a pickle of shared tensors"
+        description="one, or the same for each rank, in base64: the bytes of safetensors; or, if allowed, "
+        "a pickle of shared tensors"
     )
     load_format: str | None = Field(
         default=None,
@@ -91,9 +92,15 @@ async def update_from_tensor(
     serving: Serving, arguments: UpdateFromTensorArguments, request: Request
 ) -> Response:
     """Replace weights by those in the request."""
-    if len(arguments.serialized_named_tensors) != 1:
-        raise BadRequest("This engine has one rank: send one payload in serialized_named_tensors.")
-    content = _decode(arguments.serialized_named_tensors[0])
+    payloads, ranks = arguments.serialized_named_tensors, serving.engine.ranks
+    if len(payloads) not in (1, ranks) or len(set(payloads)) != 1:
+        raise BadRequest(
+            "This engine has one rank: send one payload in serialized_named_tensors."
+            if ranks == 1
+            else f"Each of the {ranks} ranks of this engine has the whole model: send one payload in "
+            "serialized_named_tensors, or the same one for each."
+        )
+    content = _decode(payloads[0])
     if content[:1] == _PICKLE and serving.settings.allow_pickled_weights:
         # Away from the event loop: it talks to the sender.
         payload = await asyncio.get_running_loop().run_in_executor(None, read_pickled, content)

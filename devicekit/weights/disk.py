@@ -27,6 +27,10 @@ class StagedModel(Protocol):
 
     def write(self) -> Written: ...
 
+    def settle(self) -> None:
+        """Take note of where the weights come from now: they were written, and will not be taken back."""
+        ...
+
 
 class DiskLoader(Protocol):
     """A runner that can load another checkpoint of its architecture in place.
@@ -61,7 +65,13 @@ class _StagedModels:
     models: list[StagedModel]
 
     def write(self) -> Loaded:
-        return Loaded(self.names, sum(one.write().bytes for one in self.models))
+        models = self.models
+
+        def settle() -> None:
+            for one in models:
+                one.settle()
+
+        return Loaded(self.names, sum(one.write().bytes for one in models), settle)
 
     def close(self) -> None:
         self.models = []

@@ -44,7 +44,7 @@ def distributed_handler(
                 if not state.ranks.ready(arrived, failure) or receiving is None:
                     return None
             except (GroupFailed, RanksFailed):
-                groups.drop(operation.group_name)  # its ranks no longer agree on what comes next
+                groups.discard(operation.group_name)  # its ranks no longer agree on what comes next
                 raise
             # What does not fit is refused only now: rank 0 would wait for a receiver that never comes.
             given, receiving.tensors = receiving.tensors, []

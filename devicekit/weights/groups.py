@@ -133,6 +133,11 @@ class UpdateGroups:
         del group
         threading.Thread(target=last.clear, daemon=True).start()
 
+    def discard(self, name: str) -> None:
+        """As `drop`, if it is there: other ranks may have lost a group that this one never had."""
+        if name in self._groups:
+            self.drop(name)
+
     def close(self) -> None:
         """Leave every group. torch allows one group of a name in a process."""
         for name in list(self._groups):

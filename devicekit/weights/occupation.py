@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from devicekit.contract.records import ErrorKind
+from devicekit.oom import describe as describe_error
 from devicekit.release import ReleaseEntry, ReleasePoint
 from devicekit.scheduling.agreement import everywhere
 from devicekit.scheduling.errors import InvalidOperation, RanksFailed
 from devicekit.scheduling.flush import flush_now
-from devicekit.scheduling.messages import Refusal, describe
+from devicekit.scheduling.messages import Refusal, describe, emptied
 from devicekit.weights.operations import MemoryReply, RegionReport, ReleaseMemory, ResumeMemory
 from devicekit.weights.regions import WeightsRegion
 from devicekit.weights.store import WeightStore
@@ -61,11 +62,12 @@ class Occupation:
         self._state = store.state
         self._weights = WeightsRegion(store)
         self._regions: dict[MemoryTag, Region] = {**regions, MemoryTag.WEIGHTS: self._weights}
-        self._released: set[MemoryTag] = set()
+        self._released: set[MemoryTag] = set()  # on any rank
+        self._gone: set[MemoryTag] = set()  # on this one
 
     @property
     def released(self) -> frozenset[MemoryTag]:
-        """Regions without memory."""
+        """Regions without memory, here or on another rank: they are there when they are on every rank."""
         return frozenset(self._released)
 
     def release(self, operation: ReleaseMemory) -> MemoryReply:
@@ -89,8 +91,8 @@ class Occupation:
                 self._attempt(done, tag, lambda tag=tag: self._release(tag, operation))
         self._tell()
         release = self._state.empty(ReleasePoint.MEMORY_OCCUPATION)
-        if MemoryTag.HOST_KV in tags:
-            self._store.device.empty_host_cache()
+        if MemoryTag.HOST_KV in tags and not done.failure:
+            self._empty_host_cache(done)
         return self._reply(operation.id, "released", done, release)
 
     def resume(self, operation: ResumeMemory) -> MemoryReply:
@@ -114,28 +116,44 @@ class Occupation:
         region = self._regions.get(tag)
         if region is None:
             return RegionReport(tag.value, False, False, present=False)
-        if tag in self._released:
+        ranks = self._state.ranks
+        if tag in self._released and ranks.least(tag in self._gone):
             return RegionReport(tag.value, True, False)
-        backup = 0
-        if tag is MemoryTag.WEIGHTS and operation.backup_weights:
-            backup = everywhere(self._state.ranks, self._weights.back_up)
-        size = everywhere(self._state.ranks, region.release)
-        self._released.add(tag)
-        return RegionReport(tag.value, True, True, size, backup)
-
-    def _resume(self, tag: MemoryTag) -> RegionReport:
-        region = self._regions.get(tag)
-        if region is None or tag not in self._released:
-            return RegionReport(tag.value, False, False, present=region is not None)
-        sizes: list[int | None] = []
+        sizes: list[int | None] = [0]
 
         def attempt() -> None:
-            if not sizes:  # the second time, only where the first one failed
-                sizes.append(region.resume())
+            if tag not in self._gone:  # the second time, only where the first one failed
+                sizes[:] = [region.release()]
+                self._gone.add(tag)
 
-        unsaved = self._weights.unsaved if tag is MemoryTag.WEIGHTS else frozenset()
+        backup = 0
         try:
-            everywhere(self._state.ranks, attempt)
+            if tag is MemoryTag.WEIGHTS and operation.backup_weights:
+                backup = everywhere(ranks, lambda: 0 if tag in self._gone else self._weights.back_up())
+            everywhere(ranks, attempt)
+        except Exception:
+            self._weights.drop_backup()  # it would be of old weights by the next time
+            if not ranks.least(tag not in self._gone):
+                self._released.add(tag)
+            raise
+        self._released.add(tag)
+        return RegionReport(tag.value, True, True, sizes[0], backup)
+
+    def _resume(self, tag: MemoryTag) -> RegionReport:
+        region, ranks = self._regions.get(tag), self._state.ranks
+        if region is None or tag not in self._released:
+            return RegionReport(tag.value, False, False, present=region is not None)
+        sizes: list[int | None] = [0]
+
+        def attempt() -> None:
+            if tag in self._gone:
+                sizes[:] = [region.resume()]
+                self._gone.discard(tag)
+
+        if tag is MemoryTag.WEIGHTS and not ranks.least(not self._weights.unsaved):
+            self._store.distrust(self._weights.names)  # one rank without its values is as bad as all
+        try:
+            everywhere(ranks, attempt)
         except Exception as error:
             kind = self._store.device.classify_error(error)
             if kind is not ErrorKind.OUT_OF_MEMORY and not isinstance(error, RanksFailed):
@@ -145,11 +163,7 @@ class Occupation:
             retry = False
         if retry:  # outside the handler: its traceback holds on to what was allocated so far
             self._state.empty(ReleasePoint.OUT_OF_MEMORY)
-            try:
-                everywhere(self._state.ranks, attempt)
-            except RanksFailed:
-                self._store.distrust(unsaved)  # as on those ranks that have the memory
-                raise
+            everywhere(ranks, attempt)
         self._released.discard(tag)
         return RegionReport(tag.value, False, True, sizes[0])
 
@@ -160,9 +174,20 @@ class Occupation:
             _log.exception("the memory of %s", tag.value)
             done.failure = f"{tag.value}: {type(error).__name__}: {error}"
             done.reports.append(RegionReport(tag.value, tag in self._released, False))
+            # Requests wait for this memory, and no forward pass would ever find out.
+            if self._store.device.classify_error(error) is ErrorKind.DEVICE_LOST:
+                self._state.give_up(f"The memory of {tag.value} is gone: {describe_error(error)}")
+
+    def _empty_host_cache(self, done: _Progress) -> None:
+        try:
+            everywhere(self._state.ranks, self._store.device.empty_host_cache)
+        except Exception as error:
+            _log.exception("emptying the cache of host memory")
+            done.failure = f"the cache of host memory was not emptied: {type(error).__name__}: {error}"
 
     def _tell(self) -> None:
-        """Hold generation back while anything is released."""
+        """Hold generation back while anything is released, and the weights' users where that is them."""
+        self._store.released = MemoryTag.WEIGHTS in self._released
         if self._released:
             names = " and ".join(sorted(tag.value for tag in self._released))
             self._state.holds[HOLD] = f"the memory of {names} is released"
@@ -171,18 +196,20 @@ class Occupation:
 
     def _reply(self, identity: str, verb: str, done: _Progress, release: ReleaseEntry | None) -> MemoryReply:
         changed = [one.tag for one in done.reports if one.changed]
+        message = f"Memory {verb}: {', '.join(changed) or 'nothing to do'}."
+        if done.failure:
+            message = f"Not everything was {verb}: {done.failure}."
         reply = MemoryReply(
             identity,
             True,
-            f"Memory {verb}: {', '.join(changed) or 'nothing to do'}.",
+            message if release is None else emptied(message, release),
             regions=tuple(done.reports),
             release=release,
             untrusted=len(self._store.untrusted),
         )
         if not done.failure:
             return reply
-        message = f"Not everything was {verb}: {done.failure}."
-        return replace(reply, success=False, message=message, refusal=Refusal.FAILED)
+        return replace(reply, success=False, refusal=Refusal.FAILED)
 
 
 class _Act(Protocol):

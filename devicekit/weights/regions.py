@@ -37,6 +37,11 @@ class WeightsRegion:
         """Released parameters whose values are not kept."""
         return frozenset(key for key, one in self._parked.items() if one.backup is None)
 
+    @property
+    def names(self) -> frozenset[tuple[Selector, str]]:
+        """Every parameter, released or not."""
+        return frozenset(self._parameters())
+
     def back_up(self) -> int:
         """Copy every parameter to host memory, page-locked where that can be had; its bytes.
 
@@ -51,6 +56,10 @@ class WeightsRegion:
         self._backups = backups
         return sum(copy.nbytes for copy in backups.values())
 
+    def drop_backup(self) -> None:
+        """Let go of copies that no `release` has taken."""
+        self._backups = {}
+
     def release(self) -> int:
         """Free the parameters' memory; bytes."""
         self._store.device.synchronize()  # a kernel may still be reading them
@@ -61,7 +70,6 @@ class WeightsRegion:
                 parameter, tuple(parameter.shape), parameter.stride(), self._backups.pop(key, None)
             )
             parameter.data = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
-        self._store.released = True
         return size
 
     def resume(self) -> int:
@@ -78,7 +86,6 @@ class WeightsRegion:
                 fresh[key].copy_(one.backup)
             one.parameter.data = fresh[key]
         self._parked.clear()
-        self._store.released = False
         self._store.distrust(lost)
         return sum(tensor.nbytes for tensor in fresh.values())
 

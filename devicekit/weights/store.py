@@ -44,6 +44,7 @@ class Loaded:
 
     names: frozenset[tuple[Selector, str]]
     bytes: int
+    settle: Callable[[], None] = lambda: None  # called once every rank has written
 
 
 class Staged(Protocol):
@@ -68,7 +69,8 @@ class PartlyWritten(Exception):
 
     def __init__(self, names: Iterable[tuple[Selector, str]], cause: BaseException) -> None:
         self.names = frozenset(names)
-        super().__init__(f"{type(cause).__name__}: {cause}")
+        # With their number: ranks that tell the same story have reached the same weights.
+        super().__init__(f"{type(cause).__name__}: {cause}, after {len(self.names)} weights")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,8 @@ class StagedTensors:
                 try:
                     one.old.copy_(one.new)
                 except Exception as error:
-                    raise PartlyWritten((done.key for done in self._writes[: count + 1]), error) from error
+                    reached = self._writes[: count + 1]
+                    raise PartlyWritten((done.key for done in reached), error) from error
         return Loaded(self.names, sum(one.old.nbytes for one in self._writes))
 
     def close(self) -> None:

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
+from devicekit.contract.records import ErrorKind
+from devicekit.oom import describe as describe_error
 from devicekit.release import ReleasePoint
 from devicekit.scheduling.agreement import everywhere
 from devicekit.scheduling.drain import holding_kv
@@ -18,6 +20,7 @@ from devicekit.scheduling.messages import (
     UpdateReply,
     UpdateWeights,
     describe,
+    emptied,
 )
 from devicekit.scheduling.pause import abort_requests
 from devicekit.scheduling.state import SchedulerState
@@ -76,9 +79,12 @@ class Updater:
                 if staged is None:
                     return None
                 reply = self._apply(operation, staged)
-            except Exception:
+            except Exception as error:
                 self.session.failed()
                 state.closed_by.discard(operation.id)
+                # Requests may be waiting for these weights, and no forward pass would ever find out.
+                if self.store.device.classify_error(error) is ErrorKind.DEVICE_LOST:
+                    state.give_up(f"The weights cannot be updated: {describe_error(error)}")
                 raise
             state.closed_by.discard(operation.id)
             return reply
@@ -137,6 +143,7 @@ class Updater:
             return UpdateReply(operation.id, False, str(error), refusal=Refusal.FAILED)
         except PartlyWritten as error:
             return self._partly_written(operation, error)
+        loaded.settle()
         version = self._version(operation)
         state.weights_changed(version)
         self.store.trust(loaded.names)
@@ -182,19 +189,24 @@ def _exclusive(state: SchedulerState) -> bool:
 def clean_up(state: SchedulerState, operation: UpdateWeights, done: UpdateReply) -> UpdateReply:
     """Flush and empty as the operation says, after its weights are written."""
     if not operation.flush_cache:
-        return replace(done, release=state.empty(ReleasePoint.WEIGHT_UPDATE, operation.empty_cache))
+        release = state.empty(ReleasePoint.WEIGHT_UPDATE, operation.empty_cache)
+        return replace(done, message=emptied(done.message, release), release=release)
     # One empty is enough: the flush leaves it to the update's own release point.
     state.closed_by.add(operation.id)  # requests that wait for this very update do not stand in its way
     flushed = flush_now(state, operation.id, empty_cache=False)
     release = state.empty(ReleasePoint.WEIGHT_UPDATE, operation.empty_cache)
     if flushed.success:
-        return replace(done, release=release, flush=flushed)
-    reason = describe(flushed.blockers) if flushed.blockers else flushed.message
+        return replace(done, message=emptied(done.message, release), release=release, flush=flushed)
+    message = f"The weights were updated to version {done.weight_version!r}, but "
+    if flushed.blockers:
+        message += f"the cache was not flushed: {describe(flushed.blockers)}. "
+        message += "Retract or finish these requests, then flush."
+    else:
+        message += f"not every cache was flushed. {flushed.message}"
     return replace(
         done,
         success=False,
-        message=f"The weights were updated to version {done.weight_version!r}, but the cache was not flushed: "
-        f"{reason}. Retract or finish these requests, then flush.",
+        message=emptied(message, release),
         blockers=flushed.blockers,
         refusal=flushed.refusal,
         release=release,

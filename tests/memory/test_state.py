@@ -1,4 +1,4 @@
-"""The state pool: slots conserve, start at zero, and can be copied out and in."""
+"""The state pool: slots conserve, start at zero, and can be copied to others."""
 
 from __future__ import annotations
 
@@ -70,22 +70,23 @@ def test_a_write_reaches_its_slot_alone():
     assert [values(states, slot) for slot in (0, *slots)] == [{0.0}, {0.0}, {5.0}, {0.0}]
 
 
-def test_a_snapshot_outlives_its_slot_and_goes_into_any_other():
-    states = pool(2)
+def test_a_copied_state_outlives_its_slot_and_goes_into_any_other():
+    states = StatePool(devicekit.get_device("cpu"), LAYOUT, 2, snapshots=2, checked=True)
     first, second = states.take(), states.take()
     fill(states, first, 3.0)
-    kept = states.snapshot(first)
+    states.copy(torch.tensor([first, second]), torch.tensor([4, 3]))
     fill(states, first, 9.0)
     states.give(first)
-    states.restore(second, kept)
-    assert values(states, second) == {3.0}
-    assert kept.nbytes == LAYOUT.bytes_per_slot
+    assert states.take() == first
+    states.copy(torch.tensor([4]), torch.tensor([second]))
+    assert [values(states, slot) for slot in (first, second, 3, 4)] == [{0.0}, {3.0}, {0.0}, {3.0}]
 
 
-def test_a_snapshot_of_another_layout_is_refused():
-    other = StatePool(devicekit.get_device("cpu"), StateLayout(LAYOUT.tensors[:1]), 1)
-    with pytest.raises(ValueError, match="another layout"):
-        pool().restore(1, other.snapshot(1))
+def test_places_for_snapshots_are_allocated_and_never_handed_out():
+    states = StatePool(devicekit.get_device("cpu"), LAYOUT, 2, snapshots=3)
+    assert [states.take() for _ in range(3)] == [1, 2, 0]
+    assert states.nbytes == (2 + 1 + 3) * LAYOUT.bytes_per_slot
+    assert sum(states.tensor(one.layer, one.name).nbytes for one in LAYOUT.tensors) == states.nbytes
 
 
 def test_slots_given_back_twice_or_never_handed_out_are_named():
@@ -109,6 +110,8 @@ def test_a_pool_without_slots_or_tensors_is_refused():
         pool(0)
     with pytest.raises(ValueError, match="needs slots"):
         StatePool(devicekit.get_device("cpu"), StateLayout(()), 1)
+    with pytest.raises(ValueError, match="snapshots=-1"):
+        StatePool(devicekit.get_device("cpu"), LAYOUT, 1, snapshots=-1)
     with pytest.raises(ValueError, match="one name"):
         StateLayout(LAYOUT.tensors[:1] * 2)
 
@@ -156,7 +159,7 @@ def test_released_memory_comes_back_as_zeros_and_using_it_meanwhile_is_an_error(
     fill(states, slot, 4.0)
     assert states.release() == states.nbytes
     for use in (
-        lambda: states.snapshot(slot),
+        lambda: states.copy(torch.tensor([slot]), torch.tensor([2])),
         lambda: states.clear(torch.tensor([1])),
         lambda: values(states, 1),
     ):

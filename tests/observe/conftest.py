@@ -8,16 +8,15 @@ import pytest
 
 import devicekit
 from devicekit.registry import unregister_backend
-from devicekit.testing import SimConfig, Simulator, simulation
+from devicekit.testing import Simulator
 from devicekit.testing.sim_backend import register
+from tests.simulated import requested
 
 
 @pytest.fixture
 def machine(request: pytest.FixtureRequest) -> Iterator[Simulator]:
     """A simulated machine of the default configuration, or of the one that the test is parametrised with."""
-    config = getattr(request, "param", None)
-    assert config is None or isinstance(config, SimConfig)
-    with simulation(config) as simulator:
+    with requested(request) as simulator:
         yield simulator
 
 

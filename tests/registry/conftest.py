@@ -10,17 +10,7 @@ from pathlib import Path
 
 import pytest
 
-SOUND = """
-import devicekit
-
-class Backend:
-    @devicekit.hookimpl
-    def is_available(self): return True
-    @devicekit.hookimpl
-    def device_count(self): return 1
-    @devicekit.hookimpl
-    def synchronize(self, index): pass
-"""
+from tests.required import SOURCE
 
 
 class Site:
@@ -32,7 +22,7 @@ class Site:
     def install(
         self,
         name: str = "acme",
-        code: str = SOUND,
+        code: str = SOURCE,
         *,
         distribution: str | None = None,
         version: str = "1.0",

@@ -8,21 +8,10 @@ from devicekit.contract import CONTRACT_VERSION, Manifest, hookimpl
 from devicekit.contract.errors import InvalidHooks
 from devicekit.registry import Candidate, OpenedBackend
 from devicekit.registry.validation import check_hooks, implemented_hooks
+from tests.required import Required
 
 
-class Vendor:
-    @hookimpl
-    def is_available(self) -> bool:
-        return True
-
-    @hookimpl
-    def device_count(self) -> int:
-        return 1
-
-    @hookimpl
-    def synchronize(self, index: int) -> None:
-        return None
-
+class Vendor(Required):
     @hookimpl
     def empty_cache(self) -> None:
         raise AssertionError("this version's function must not be called")

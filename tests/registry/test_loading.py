@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import builtins
-import threading
 import traceback
 
 import pytest
@@ -15,17 +14,8 @@ from devicekit.contract.errors import (
     InvalidHooks,
     UnknownBackend,
 )
-
-REQUIRED = """
-import devicekit
-class Backend:
-    @devicekit.hookimpl
-    def is_available(self): return True
-    @devicekit.hookimpl
-    def device_count(self): return 1
-    @devicekit.hookimpl
-    def synchronize(self, index): pass
-"""
+from tests.required import SOURCE, Required
+from tests.threads import in_threads
 
 
 @pytest.mark.parametrize(
@@ -98,11 +88,7 @@ def test_a_failed_import_runs_once_and_repeats_the_same_error_object_to_every_th
         except BackendLoadError as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=attempt) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(8, attempt)
     assert len(errors) == 8
     assert len({id(error) for error in errors}) == 1
     assert imports_counted() == 1
@@ -119,33 +105,23 @@ def test_an_error_that_repeats_does_not_gather_the_frames_of_every_time(site):
 
 
 def test_many_threads_opening_at_once_get_one_backend_and_one_device(site):
-    site.install(code=COUNTED + REQUIRED)
-    barrier = threading.Barrier(16)
+    site.install(code=COUNTED + SOURCE)
     devices: list[devicekit.Device] = []
-
-    def open_it() -> None:
-        barrier.wait()
-        devices.append(devicekit.get_device("acme"))
-
-    threads = [threading.Thread(target=open_it) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(16, lambda: devices.append(devicekit.get_device("acme")))
     assert imports_counted() == 1
     assert len(devices) == 16
     assert len({id(device) for device in devices}) == 1
 
 
 def test_a_plugin_that_opens_itself_at_import_gets_a_named_error(site):
-    site.install(code="import devicekit\ndevicekit.get_device('acme')\n" + REQUIRED)
+    site.install(code="import devicekit\ndevicekit.get_device('acme')\n" + SOURCE)
     with pytest.raises(BackendLoadError, match="asked devicekit for itself while it was being imported"):
         devicekit.select("acme")
 
 
 def test_a_plugin_may_open_another_backend_at_import(site):
     site.install("other")
-    site.install("acme", code="import devicekit\nother = devicekit.get_device('other')\n" + REQUIRED)
+    site.install("acme", code="import devicekit\nother = devicekit.get_device('other')\n" + SOURCE)
     assert devicekit.get_device("acme").name == "acme"
 
 
@@ -234,41 +210,16 @@ def test_a_name_can_be_registered_again_with_another_factory(register):
     with pytest.raises(InvalidHooks):
         register(object)
     devicekit.unregister_backend("acme")
-
-    class Sound:
-        @devicekit.hookimpl
-        def is_available(self) -> bool:
-            return True
-
-        @devicekit.hookimpl
-        def device_count(self) -> int:
-            return 1
-
-        @devicekit.hookimpl
-        def synchronize(self, index: int) -> None: ...
-
-    first = register(Sound)
+    first = register(Required)
     devicekit.unregister_backend("acme")
     with pytest.raises(UnknownBackend):
         devicekit.get_device("acme")
     first.synchronize()  # a device that is open keeps working
-    assert register(Sound) is not first
+    assert register(Required) is not first
 
 
 def test_one_factory_object_may_serve_two_names(register):
-    class Sound:
-        @devicekit.hookimpl
-        def is_available(self) -> bool:
-            return True
-
-        @devicekit.hookimpl
-        def device_count(self) -> int:
-            return 1
-
-        @devicekit.hookimpl
-        def synchronize(self, index: int) -> None: ...
-
-    shared = Sound()
+    shared = Required()
     one, two = register(lambda: shared, name="one"), register(lambda: shared, name="two")
     assert (one.name, two.name) == ("one", "two")
 

@@ -8,16 +8,13 @@ import torch
 import devicekit
 from devicekit import MemoryInfo, hookimpl
 from devicekit.contract.errors import HookError, InvalidHooks
+from tests.required import Required
 
 
 def backend_with(
     memory_info: Callable[[int], object], synchronize: Callable[[int], object] = lambda index: None
 ) -> type:
-    class Backend:
-        @hookimpl
-        def is_available(self) -> bool:
-            return True
-
+    class Backend(Required):
         @hookimpl
         def device_count(self) -> int:
             return 2

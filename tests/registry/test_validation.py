@@ -7,19 +7,7 @@ import pytest
 import devicekit
 from devicekit.contract.errors import BackendLoadError, InvalidHooks
 from devicekit.registry import load
-
-
-class Sound:
-    @devicekit.hookimpl
-    def is_available(self) -> bool:
-        return True
-
-    @devicekit.hookimpl
-    def device_count(self) -> int:
-        return 1
-
-    @devicekit.hookimpl
-    def synchronize(self, index: int) -> None: ...
+from tests.required import Required
 
 
 def problems_of(register, factory, **keys: object) -> str:
@@ -39,7 +27,7 @@ def test_every_missing_required_hook_is_named(register):
 
 
 def test_a_misspelt_hook_is_answered_with_the_nearest(register):
-    class Misspelt(Sound):
+    class Misspelt(Required):
         @devicekit.hookimpl
         def empty_cash(self) -> None: ...
 
@@ -47,7 +35,7 @@ def test_a_misspelt_hook_is_answered_with_the_nearest(register):
 
 
 def test_a_hook_of_a_later_contract_may_be_marked_optional(register):
-    class Ahead(Sound):
+    class Ahead(Required):
         @devicekit.hookimpl(optionalhook=True)
         def defragment(self, index: int) -> None: ...
 
@@ -55,14 +43,14 @@ def test_a_hook_of_a_later_contract_may_be_marked_optional(register):
 
 
 def test_an_undecorated_hook_is_not_taken_for_an_implementation(register):
-    class Bare(Sound):
+    class Bare(Required):
         def empty_cache(self) -> None: ...
 
     assert "empty_cache is a hook of the contract but is not decorated" in problems_of(register, Bare)
 
 
 def _wrong(**methods: object) -> type:
-    return type("Wrong", (Sound,), {name: devicekit.hookimpl(method) for name, method in methods.items()})
+    return type("Wrong", (Required,), {name: devicekit.hookimpl(method) for name, method in methods.items()})
 
 
 @pytest.mark.parametrize(
@@ -87,7 +75,7 @@ def test_arguments_in_another_order_are_refused(register):
 
 
 def test_a_callable_that_is_no_function_is_refused_because_pluggy_would_ignore_it(register):
-    class Partial(Sound):
+    class Partial(Required):
         empty_cache = functools.partial(print)
 
     devicekit.hookimpl(Partial.empty_cache)
@@ -95,14 +83,14 @@ def test_a_callable_that_is_no_function_is_refused_because_pluggy_would_ignore_i
 
 
 def test_a_hook_written_as_a_property_or_a_value_is_refused(register):
-    class Value(Sound):
+    class Value(Required):
         collective_backend = "accl"
 
     assert "collective_backend is a hook of the contract but not a method" in problems_of(register, Value)
 
 
 def test_a_hook_that_is_none_on_the_class_or_the_object_is_taken_back(register):
-    class Full(Sound):
+    class Full(Required):
         @devicekit.hookimpl
         def empty_cache(self) -> None: ...
 
@@ -123,7 +111,7 @@ def test_a_hook_that_is_none_on_the_class_or_the_object_is_taken_back(register):
 
 
 def test_a_backend_may_not_wrap_hooks(register):
-    class Wrapping(Sound):
+    class Wrapping(Required):
         @devicekit.hookimpl(wrapper=True)
         def empty_cache(self):
             yield
@@ -133,7 +121,7 @@ def test_a_backend_may_not_wrap_hooks(register):
 
 def test_claims_need_their_hooks_and_declarations_need_theirs(register):
     said = problems_of(
-        register, Sound, capabilities=["streams"], noop=["empty_cache"], emulated=["memory_info"]
+        register, Required, capabilities=["streams"], noop=["empty_cache"], emulated=["memory_info"]
     )
     assert "the manifest claims streams, which needs current_stream, create_stream, use_stream" in said
     assert "the manifest lists empty_cache as noop or emulated, and it is not implemented" in said
@@ -157,7 +145,7 @@ def test_all_faults_are_reported_at_once(register):
 
 
 def test_a_property_that_raises_is_never_touched(register):
-    class Touchy(Sound):
+    class Touchy(Required):
         @property
         def handle(self) -> object:
             raise AssertionError("initialised the device")
@@ -166,7 +154,7 @@ def test_a_property_that_raises_is_never_touched(register):
 
 
 def test_an_object_that_cannot_be_inspected_is_a_load_error_and_no_crash(register):
-    class Hostile(Sound):
+    class Hostile(Required):
         def __dir__(self) -> list[str]:
             raise RuntimeError("no")
 
@@ -177,6 +165,6 @@ def test_an_object_that_cannot_be_inspected_is_a_load_error_and_no_crash(registe
 def test_a_proxy_that_answers_to_every_name_implements_nothing(register):
     class Proxy:
         def __getattr__(self, name: str) -> object:
-            return getattr(Sound(), name)
+            return getattr(Required(), name)
 
     assert "the required hook synchronize(index) is missing" in problems_of(register, Proxy)

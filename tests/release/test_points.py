@@ -29,6 +29,7 @@ from devicekit.release import (
     when_reclaimable,
 )
 from devicekit.testing import MIB, Fault, MockClock, Raise, Simulator
+from tests.required import Required
 
 FLUSH, IDLE = ReleasePoint.FLUSH, ReleasePoint.IDLE
 
@@ -194,20 +195,8 @@ def test_the_ledger_answers_questions_and_exports_lines(sim_device: Device) -> N
     assert len(ledger.json_lines(point=FLUSH, since=5).splitlines()) == 1
 
 
-class Bare:
-    """A backend with the required hooks and nothing else."""
-
-    @hookimpl
-    def is_available(self) -> bool:
-        return True
-
-    @hookimpl
-    def device_count(self) -> int:
-        return 1
-
-    @hookimpl
-    def synchronize(self, index: int) -> None:
-        return None
+class Bare(Required):
+    """A backend with the required hooks, and no idea of errors."""
 
     @hookimpl
     def classify_error(self, error: BaseException) -> ErrorKind | None:

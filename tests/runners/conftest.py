@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from devicekit.memory.kv import KVPool
+from devicekit.memory.rows import RequestTable
 from devicekit.memory.state import StatePool
 from devicekit.runners.example import write_example_checkpoint
 from devicekit.runners.transformers_runner import TransformersRunner
@@ -59,7 +60,8 @@ class Driver:
         self.slots: dict[int, int] = {}  # state slot by row
         self.free = list(self.rng.permutation(np.arange(1, pages + 1)))
         # Entries that nobody set must never be read, so they name pages that do not exist.
-        self.table = np.full((32, pages), 1 << 30, dtype=np.int32)
+        self.table = RequestTable(31, pages)
+        self.table.pages[:] = 1 << 30
         self.rows = list(self.rng.permutation(np.arange(1, 32)))
 
     def add(self, prompt: Sequence[int], *, temperature: float = 0.0, seed: int = 0) -> Sequence_:
@@ -97,11 +99,12 @@ class Driver:
         for s, chunk in parts:
             for position in range(s.done, s.done + chunk):
                 column, offset = divmod(position, self.page_size)
-                if self.table[s.row, column] == 1 << 30:
-                    self.table[s.row, column] = self.free.pop()
+                if self.table.pages[s.row, column] == 1 << 30:
+                    self.table.pages[s.row, column] = self.free.pop()
+                    self.table.mark(s.row, column + 1)
                 tokens.append(s.tokens[position])
                 positions.append(position)
-                slots.append(int(self.table[s.row, column]) * self.page_size + offset)
+                slots.append(int(self.table.pages[s.row, column]) * self.page_size + offset)
             starts.append(len(tokens))
             if s.done + chunk == len(s.tokens):
                 wanted.append(len(tokens) - 1)
@@ -113,7 +116,7 @@ class Driver:
             rows=np.array([s.row for s, _ in parts], np.int32),
             starts=np.array(starts, np.int32),
             lengths=np.array([s.done + chunk for s, chunk in parts], np.int32),
-            page_table=self.table,
+            table=self.table,
             page_size=self.page_size,
             wanted=np.array(wanted, np.int32),
             sampling=self._sampling(finishing),

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
 from devicekit.runners.example import EXAMPLE_ARCHITECTURES
+from tests.oracle import own_answers
 
 PROMPT_LENGTHS = (1, 2, 7, 16, 33, 50)
 NEW_TOKENS = 20
@@ -24,20 +23,7 @@ def prompts(seed: int) -> list[list[int]]:
 @cache
 def alone(path: Path, seed: int) -> list[list[int]]:
     """What the model's own generate answers, one prompt at a time."""
-    model = AutoModelForCausalLM.from_pretrained(path).eval()
-    model.generation_config.eos_token_id = None
-    answers = []
-    for prompt in prompts(seed):
-        ids = torch.tensor([prompt])
-        output = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            do_sample=False,
-            max_new_tokens=NEW_TOKENS,
-            pad_token_id=0,
-        )
-        answers.append(output[0, len(prompt) :].tolist())
-    return answers
+    return own_answers(path, prompts(seed), NEW_TOKENS)
 
 
 @pytest.mark.parametrize("page_size", [1, 4, 16])

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
+
 from devicekit.opening import get_device
-from devicekit.runners.hash_runner import expected, salt_of
+from devicekit.runners.hash_runner import HashRunner, expected, salt_of
+from devicekit.scheduling.request import Request, SamplingParams
+from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits
 from tests.scheduling.rig import make_rig
 
 
@@ -44,3 +48,22 @@ def test_entries_of_old_weights_are_told_from_new_ones() -> None:
     mixed = expected(prompt, 10, after, known=known, kept=computed, kept_salt=before)
     assert rig.outputs[request] == mixed
     assert mixed != expected(prompt, 10, after, known=known)
+
+
+def test_a_window_hides_what_lies_before_it_in_all_layers_or_in_the_last() -> None:
+    found: dict[str, list[tuple[int, ...]]] = {"whole": [], "window": [], "partial_window": []}
+    for name, outputs in found.items():
+        window_pages = 20 if name == "partial_window" else None
+        limits = SchedulerLimits(num_pages=24, page_size=4, max_batch_tokens=16, window_pages=window_pages)
+        for first in (1, 900):
+            windows = {} if name == "whole" else {name: 5}
+            runner = HashRunner(get_device("cpu"), num_pages=24, page_size=4, **windows)
+            scheduler = Scheduler(runner, runner.device, limits)
+            params = SamplingParams(max_new_tokens=1, temperature=0.0)
+            scheduler.add(Request("r", np.array([first, *range(2, 22)], np.int32), params))
+            scheduler.step()
+            outputs.append(scheduler.step().outputs[0].tokens)
+    # What comes first changes what comes out, unless every layer looks back only so far.
+    assert len(set(found["whole"])) == len(set(found["partial_window"])) == 2
+    assert len(set(found["window"])) == 1
+    assert found["whole"][0] != found["partial_window"][0] != found["window"][0]

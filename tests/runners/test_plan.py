@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from devicekit.memory.rows import RequestTable
 from devicekit.runners import plan
 from devicekit.scheduling.batch import ForwardBatch
 
@@ -20,11 +21,12 @@ def batch_of(spans: list[tuple[int, int]], page_size: int, seed: int) -> Forward
     rng = np.random.default_rng(seed)
     ends = [done + new for done, new in spans]
     width = -(-max(ends) // page_size) + 1
-    table = rng.permutation(np.arange(1, 1 + width * 40)).reshape(40, width).astype(np.int32)
+    table = RequestTable(39, width)
+    table.pages[:] = rng.permutation(np.arange(1, 1 + width * 40)).reshape(40, width)
     rows = rng.permutation(np.arange(1, 40))[: len(spans)].astype(np.int32)
     positions = np.concatenate([np.arange(done, done + new) for done, new in spans]).astype(np.int32)
     owner = np.repeat(rows, [new for _, new in spans])
-    pages = table[owner, positions // page_size].astype(np.int64)
+    pages = table.pages[owner, positions // page_size].astype(np.int64)
     return ForwardBatch(
         tokens=np.zeros(len(positions), np.int32),
         positions=positions,
@@ -32,10 +34,14 @@ def batch_of(spans: list[tuple[int, int]], page_size: int, seed: int) -> Forward
         rows=rows,
         starts=np.cumsum([0, *(new for _, new in spans)]).astype(np.int32),
         lengths=np.array(ends, np.int32),
-        page_table=table,
+        table=table,
         page_size=page_size,
         wanted=np.zeros(0, np.int32),
     )
+
+
+def plan_of(batch: ForwardBatch) -> plan.AttentionPlan:
+    return plan.AttentionPlan(batch, HOST, torch.from_numpy(batch.table.pages))
 
 
 @settings(max_examples=150, deadline=None)
@@ -49,7 +55,7 @@ def batch_of(spans: list[tuple[int, int]], page_size: int, seed: int) -> Forward
 def test_every_token_sees_its_own_past_and_nothing_else(spans, page_size, window, max_cells, seed):
     batch = batch_of(spans, page_size, seed)
     with mock.patch.object(plan, "MAX_CELLS", max_cells):
-        segments = plan.AttentionPlan(batch, HOST).segments(window)
+        segments = plan_of(batch).segments(window)
     seen: dict[int, list[int]] = {}
     for part in segments:
         for group, queries in enumerate(part.tokens.tolist()):
@@ -78,22 +84,22 @@ def test_no_slot_is_read_that_belongs_to_nobody(spans, max_cells):
         past = np.arange(length)
         owned |= set((batch.page_table[row, past // 4].astype(np.int64) * 4 + past % 4).tolist())
     with mock.patch.object(plan, "MAX_CELLS", max_cells):
-        for part in plan.AttentionPlan(batch, HOST).segments(None):
+        for part in plan_of(batch).segments(None):
             assert set(part.key_slots.reshape(-1).tolist()) <= owned
 
 
 def test_a_decode_batch_of_like_lengths_is_one_group():
     batch = batch_of([(length, 1) for length in range(50, 80)], 16, 0)
-    assert len(plan.AttentionPlan(batch, HOST).segments(None)) == 1
+    assert len(plan_of(batch).segments(None)) == 1
 
 
 def test_one_long_sequence_does_not_pad_the_short_ones():
     batch = batch_of([(2000, 1), *[(10, 1)] * 30], 16, 0)
-    cells = sum(part.visible.numel() for part in plan.AttentionPlan(batch, HOST).segments(None))
+    cells = sum(part.visible.numel() for part in plan_of(batch).segments(None))
     assert cells < 1.5 * (2001 + 30 * 11)
 
 
 def test_segments_are_built_once_for_all_layers_with_one_window():
-    made = plan.AttentionPlan(batch_of([(20, 5)], 4, 0), HOST)
+    made = plan_of(batch_of([(20, 5)], 4, 0))
     assert made.segments(8) is made.segments(8)
     assert made.segments(None) is made.segments(100), "a window longer than every sequence is no window"

@@ -77,7 +77,7 @@ def test_a_poisoned_request_does_not_reach_its_neighbours(example, driver):
     drive = driver(path, page_size=16)
     victim, poisoned = drive.add(PROMPTS[0]), drive.add(PROMPTS[1])
     drive.step([(poisoned, 35)])
-    pages = torch.from_numpy(drive.table[poisoned.row, :3].astype(np.int64))
+    pages = torch.from_numpy(drive.table.pages[poisoned.row, :3].astype(np.int64))
     for layer in range(drive.runner.layout.num_layers):
         drive.pool.key(layer).view(-1, 16, 2, 32)[pages] = float("nan")
         drive.pool.value(layer).view(-1, 16, 2, 32)[pages] = float("inf")

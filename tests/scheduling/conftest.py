@@ -6,7 +6,7 @@ import pytest
 
 from devicekit.device import Device
 from devicekit.opening import get_device
-from tests.scheduling.ranked_world import Worlds
+from tests.scheduling.processes import Worlds
 from tests.scheduling.rig import Rig, make_rig
 
 MakeRig = Callable[..., Rig]

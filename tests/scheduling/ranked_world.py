@@ -1,32 +1,24 @@
-"""Real processes that form the ranks of one engine over gloo, and run scenarios of a test together."""
+"""One rank of an engine in a test, and what is remembered of it."""
 
 from __future__ import annotations
 
-import importlib
-import multiprocessing
-import os
+import re
 import time
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
 from hashlib import blake2b
-from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext, SpawnContext
 
 import numpy as np
-import torch
 import torch.distributed as dist
 
-from devicekit.clock import SystemClock
+from devicekit.clock import Clock, SystemClock
 from devicekit.memory.audit import audit
 from devicekit.memory.host_kv import HostKVPool
 from devicekit.opening import get_device
 from devicekit.release import ReleasePoint, ReleasePolicy
 from devicekit.runners.hash_runner import HashRunner, salt_of
 from devicekit.scheduling.host_tier import HostTier, attach_host_tier
-from devicekit.scheduling.messages import Operation, Output, Reply
+from devicekit.scheduling.messages import Operation, Output, Reply, Selector
 from devicekit.scheduling.rank_group import RankGroup
 from devicekit.scheduling.ranks import RankedScheduler
 from devicekit.scheduling.request import Finish, Request, SamplingParams
@@ -34,9 +26,10 @@ from devicekit.scheduling.scheduler import SchedulerLimits, Step
 from devicekit.weights.install import WeightControl, install
 from devicekit.weights.occupation import MemoryTag
 from devicekit.weights.store import Model, WeightStore
+from tests.scheduling.ranked_faults import Faults
 from tests.scheduling.rig import LateCopier
+from tests.scheduling.weight_files import FileLoader
 
-DEADLINE = 20.0  # seconds for a scenario, far beyond what any needs: nobody may hang
 HEARTBEAT = 0.1
 
 
@@ -56,6 +49,7 @@ class Recorded(RankedScheduler):
     """Keeps what came out of it."""
 
     record: Record
+    look: Callable[[], dict[str, object]]  # at what must be the same on every rank
 
     def post(self, message: Request | Operation) -> None:
         super().post(message)
@@ -64,6 +58,8 @@ class Recorded(RankedScheduler):
     def step(self) -> Step:
         step = super().step()
         self.record.add(step)
+        for reply in step.replies:
+            self.record.left[reply.id] = self.look()
         return step
 
 
@@ -74,6 +70,7 @@ class Record:
     tokens: dict[str, list[int]] = field(default_factory=dict)
     finishes: dict[str, Finish] = field(default_factory=dict)
     replies: dict[str, Reply] = field(default_factory=dict)
+    left: dict[str, dict[str, object]] = field(default_factory=dict)  # the state when that was answered
     posted: list[str] = field(default_factory=list)
     twice: list[str] = field(default_factory=list)  # answered more than once
     steps: int = 0
@@ -101,10 +98,24 @@ class Record:
 
     def outcomes(self) -> dict[str, object]:
         """What has to be the same on every rank."""
-        replies = {
-            one.id: (one.success, one.message, getattr(one, "outcome", None)) for one in self.replies.values()
+        replies = {}
+        for one in self.replies.values():
+            told = [getattr(one, name, None) for name in ("outcome", "epoch", "failed")]
+            known = self.left[one.id]["weights"][2] is not None  # type: ignore[index]
+            digest = getattr(one, "total", None) if known else None
+            replies[one.id] = (one.success, one.message, one.refusal, *told, digest)
+        finishes = {
+            # Bytes that were free are each rank's own.
+            name: (one.kind, one.matched, re.sub(r"\d{4,}", "#", one.message))
+            for name, one in self.finishes.items()
         }
-        return {"tokens": self.tokens, "finishes": self.finishes, "replies": replies, "state": self.state}
+        return {
+            "tokens": self.tokens,
+            "finishes": finishes,
+            "replies": replies,
+            "left": self.left,
+            "state": self.state,
+        }
 
 
 @dataclass
@@ -117,6 +128,7 @@ class Rank:
     scheduler: Recorded
     runner: HashRunner
     weights: WeightControl
+    faults: Faults
     tier: HostTier | None
     copier: LateCopier | None
     record: Record
@@ -174,17 +186,26 @@ class Rank:
         for one in sorted((node.key, node.pages, node.locks) for node in kv.prefix.nodes()):
             tree.update(repr(one).encode())
         return {
+            "counts": (len(state.running), len(state.prefilling), len(state.waiting)),
+            "released": sorted(one.value for one in self.weights.occupation.released),
             "free": blake2b(kv.pages.free_pages().tobytes(), digest_size=8).hexdigest(),
             "rows": kv.table.available,
             "tree": tree.hexdigest(),
             "requests": sorted(state.requests),
             "pause": (state.paused, state.epoch),
-            "weights": (state.weight_version, state.weights_epoch, salt_of(self.runner.weights)),
+            "weights": (state.weight_version, state.weights_epoch, self.salt()),
+            "source": getattr(self.runner, "source", None),
             "holds": sorted(state.holds),
             "closed_by": sorted(state.closed_by),
             "untrusted": sorted(name for _, name in self.weights.store.untrusted),
             "healthy": state.healthy,
         }
+
+    def salt(self) -> int | None:
+        """Of the weights; ``None`` while they hold no known value, or have no memory on some rank."""
+        if self.weights.store.untrusted or MemoryTag.WEIGHTS in self.weights.occupation.released:
+            return None
+        return salt_of(self.runner.weights)
 
     def balanced(self) -> bool:
         state = self.scheduler.state
@@ -208,141 +229,31 @@ def make_rank(
     policies: dict[ReleasePoint, ReleasePolicy] | None = None,
     among: dist.ProcessGroup | None = None,
     checked: bool = True,
+    clock: Clock | None = None,
 ) -> Rank:
     device = get_device("cpu")
-    group = RankGroup(among, timeout=timeout, heartbeat=HEARTBEAT, clock=SkewedClock(skew, rate))
+    group = RankGroup(among, timeout=timeout, heartbeat=HEARTBEAT, clock=clock or SkewedClock(skew, rate))
     runner = HashRunner(device, num_pages=num_pages, page_size=4)
     limits = SchedulerLimits(
         num_pages=num_pages, page_size=4, max_running=max_running, max_batch_tokens=32, checked=checked
     )
     scheduler = Recorded(runner, device, limits, group, policies=policies)
     scheduler.record = record = Record()
+    faults = Faults()
     weights = install(
         scheduler.control,
         WeightStore(scheduler.state, device, Model(runner)),
+        loaders={Selector.TARGET: FileLoader(runner, faults)},
         regions={MemoryTag.KV_CACHE: runner.pool},
         rank=group.rank,
     )
+    faults.install(scheduler.control, scheduler.state, weights)
     tier = None
     if host_pages:
         tier = attach_host_tier(scheduler, HostKVPool(device, runner.pool, host_pages, copier=copier))
-    return Rank(group.rank, group.size, group, scheduler, runner, weights, tier, copier, record)
-
-
-# -- The processes --------------------------------------------------------------------------------------------
-
-Scenario = Callable[..., object]
-
-
-def serve(rank: int, size: int, port: int, pipe: Connection) -> None:
-    """The main function of a rank's process: run scenarios until the pipe closes."""
-    torch.set_num_threads(1)
-    store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=20))
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=20))
-    while True:
-        try:
-            module, name, arguments = pipe.recv()
-        except (EOFError, ConnectionResetError):
-            os._exit(0)
-        try:
-            result = getattr(importlib.import_module(module), name)(*arguments)
-            pipe.send((True, result))
-        except BaseException:
-            pipe.send((False, traceback.format_exc()))
-
-
-class World:
-    """The processes of ``size`` ranks. The store that they meet at is this process's: it outlives them all.
-
-    Forked from a process that has imported everything they start at once. Otherwise each is an interpreter of its
-    own, where sets and dictionaries of strings have another order, as they have in real life.
-    """
-
-    def __init__(self, size: int, *, forked: bool) -> None:
-        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        context: ForkServerContext | SpawnContext = multiprocessing.get_context("spawn")
-        if forked:
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload([__name__])
-        self.broken = False
-        self.pipes: list[Connection] = []
-        self.processes = []
-        for rank in range(size):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(rank, size, self.store.port, theirs), daemon=True)
-            with hash_seed(rank):
-                process.start()
-            theirs.close()
-            self.pipes.append(ours)
-            self.processes.append(process)
-
-    def play(self, scenario: Scenario, *arguments: object, expect: str = "") -> list[Record]:
-        """Run a module's function on every rank; each rank's result.
-
-        Args:
-            expect: ranks that will not live to tell, as digits.
-        """
-        assert not self.broken, "an earlier scenario did not end well"
-        self.broken = True
-        for pipe in self.pipes:
-            pipe.send((scenario.__module__, scenario.__name__, arguments))
-        records = [self._result(rank) for rank in range(len(self.pipes)) if str(rank) not in expect]
-        self.broken = bool(expect)
-        return records
-
-    def _result(self, rank: int) -> Record:
-        if not self.pipes[rank].poll(DEADLINE):
-            raise AssertionError(f"rank {rank} hangs")
-        fine, result = self.pipes[rank].recv()
-        assert fine, f"rank {rank}: {result}"
-        record: Record = result
-        return record
-
-    def close(self) -> None:
-        for pipe in self.pipes:
-            pipe.close()
-        for process in self.processes:
-            process.kill()
-            process.join()
-            process.close()
-
-
-class Worlds:
-    """Worlds that may be used again and again, by their size."""
-
-    def __init__(self) -> None:
-        self._worlds: dict[int, World] = {}
-
-    def __call__(self, size: int) -> World:
-        if size in self._worlds and self._worlds[size].broken:
-            self._worlds.pop(size).close()
-        return self._worlds.get(size) or self._worlds.setdefault(size, World(size, forked=False))
-
-    def close(self) -> None:
-        for world in self._worlds.values():
-            world.close()
-
-
-@contextmanager
-def hash_seed(seed: int) -> Iterator[None]:
-    before = os.environ.get("PYTHONHASHSEED")
-    os.environ["PYTHONHASHSEED"] = str(seed + 1)
-    try:
-        yield
-    finally:
-        del os.environ["PYTHONHASHSEED"]
-        if before is not None:
-            os.environ["PYTHONHASHSEED"] = before
-
-
-@contextmanager
-def new_world(size: int) -> Iterator[World]:
-    """A world of its own, for scenarios that do not leave it whole."""
-    world = World(size, forked=True)
-    try:
-        yield world
-    finally:
-        world.close()
+    rank = Rank(group.rank, group.size, group, scheduler, runner, weights, faults, tier, copier, record)
+    scheduler.look = rank.digest
+    return rank
 
 
 def agree(records: list[Record]) -> Record:

@@ -97,11 +97,14 @@ class LateCopier:
         self._unreported: list[LateEvent] = []
 
     def begin(self, work: Callable[[], None], *, blocks: bool) -> LateEvent:
-        event = LateEvent(self)
+        event = self.event()
         self._begun.append((work, event))
         if blocks:
             self._run()
         return event
+
+    def event(self) -> LateEvent:
+        return LateEvent(self)
 
     def finish(self, count: int | None = None) -> None:
         """Run what was begun, and report the oldest ``count`` copies, or all, as done."""

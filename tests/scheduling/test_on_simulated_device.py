@@ -23,9 +23,11 @@ from devicekit.scheduling.messages import (
     PauseMode,
     PauseReply,
     Refusal,
+    Reply,
     UpdateOutcome,
     UpdateReply,
 )
+from devicekit.scheduling.request import FinishKind
 from devicekit.testing import Fault, LoseDevice, Raise, SimConfig, Simulator, simulation
 from devicekit.testing.sim_backend import register
 from devicekit.weights.occupation import MemoryTag
@@ -199,6 +201,32 @@ def test_memory_that_somebody_else_took_can_be_asked_for_again(device: Device) -
     assert rig.do(ResumeMemory("t", ("kv_cache",)), MemoryReply).success
     rig.run()
     assert rig.outputs[request] == expected(A, 8, rig.salt)
+
+
+def test_a_device_found_lost_by_whoever_wants_its_memory_back_ends_the_requests_that_wait_for_it(
+    rig: Rig, machine: Simulator
+) -> None:
+    rig.do(ReleaseMemory("r", ("kv_cache",)), MemoryReply)
+    waiting = rig.add(A)
+    rig.step()
+    with machine.inject(Fault("*", LoseDevice(), times=None)):
+        assert rig.do(ResumeMemory("s"), MemoryReply).refusal is Refusal.FAILED
+        rig.step()
+    assert rig.finishes[waiting].kind is FinishKind.ERROR
+    assert "lost" in rig.finishes[waiting].message
+    assert not rig.scheduler.state.healthy
+
+
+def test_a_device_found_lost_by_an_update_ends_the_requests_that_wait_for_it(
+    rig: Rig, machine: Simulator
+) -> None:
+    rig.do(ReleaseMemory("r", ("weights",)), MemoryReply)
+    rig.do(ResumeMemory("s"), MemoryReply)
+    waiting = rig.add(A)
+    with machine.inject(Fault("*", LoseDevice(), times=None)):
+        assert rig.do(UpdateWeightsFromTensor("u", tensors=NEW), Reply).refusal is Refusal.FAILED
+        rig.step()
+    assert rig.finishes[waiting].kind is FinishKind.ERROR
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ from devicekit.weights.operations import (
     ResumeMemory,
     UpdateWeightsFromTensor,
 )
-from tests.scheduling.ranked_world import Rank, Record, World, Worlds, agree, make_rank
+from tests.scheduling.processes import World, Worlds
+from tests.scheduling.ranked_world import Rank, Record, agree, make_rank
 
 NEW = make_weights(5)
 A, B = list(range(1, 20)), list(range(100, 130))

@@ -29,7 +29,8 @@ from devicekit.scheduling.messages import (
 from devicekit.scheduling.request import FinishKind, Request, SamplingParams
 from devicekit.scheduling.state import Participant
 from devicekit.weights.operations import ChecksumWeights, UpdateWeightsFromTensor
-from tests.scheduling.ranked_world import Rank, Record, World, Worlds, agree, make_rank
+from tests.scheduling.processes import World, Worlds
+from tests.scheduling.ranked_world import Rank, Record, agree, make_rank
 from tests.scheduling.rig import LateCopier
 
 OLD, NEW = make_weights(0), make_weights(5)
@@ -103,9 +104,7 @@ def update_that_is_not_written() -> Record:
         assert not rank.scheduler.state.may_run
         rank.do(Flush("f"))
 
-    record = rank.play(script)
-    rank.record.state.pop("weights", None)  # they differ, and everybody knows
-    return record
+    return rank.play(script)
 
 
 def test_weights_that_one_rank_wrote_half_way_are_trusted_by_none(three: World) -> None:
@@ -174,6 +173,27 @@ def test_out_of_memory_on_one_rank_is_retried_and_shed_by_all(world: World, at: 
     for identity, prompt in (("r1", A), ("r2", B), ("r3", [5, 6, 7])):
         assert first.tokens[identity] == expected(prompt, 8, salt_of(OLD))
     assert first.replies["f"].success
+
+
+def no_room() -> Record:
+    rank = make_rank()
+    if rank.number == 1:
+        rank.runner.faults.append(torch.OutOfMemoryError("no more"))
+        rank.faults.arm("empty", "fail")
+
+    def script(rank: Rank) -> None:
+        rank.request("r1", A, 8)
+        rank.run("r1")
+        rank.request("r2", A, 8)
+        rank.run("r2")
+
+    return rank.play(script)
+
+
+def test_room_that_one_rank_cannot_make_is_made_by_none(world: World) -> None:
+    first = agree(world.play(no_room))
+    assert "rank 1: ValueError: boom" in first.finishes["r1"].message
+    assert first.tokens["r2"] == expected(A, 8, salt_of(OLD))
 
 
 @pytest.mark.parametrize("at", [0, 1, 3])
@@ -293,7 +313,8 @@ def test_a_flush_that_fails_on_one_rank_names_it(world: World) -> None:
     first = agree(world.play(flush_that_one_participant_refuses))
     reply = first.replies["f"]
     assert isinstance(reply, FlushReply)
-    assert reply.message.startswith("rank 1: The KV cache was flushed, but")
+    assert reply.message == "The KV cache was flushed, but these caches could not be: grammar (rank 1)."
+    assert reply.failed == ("grammar (rank 1)",)
     assert reply.refusal is Refusal.FAILED
 
 

@@ -14,7 +14,8 @@ from devicekit.runners.hash_runner import make_weights
 from devicekit.scheduling.messages import Flush
 from devicekit.scheduling.rank_group import Question, RankGroup
 from devicekit.weights.operations import UpdateWeightsFromTensor
-from tests.scheduling.ranked_world import HEARTBEAT, Rank, Record, World, Worlds, make_rank, new_world
+from tests.scheduling.processes import World, Worlds, new_world
+from tests.scheduling.ranked_world import HEARTBEAT, Rank, Record, make_rank
 from tests.scheduling.test_ranks import every_verb
 
 A, B = list(range(1, 20)), list(range(100, 130))

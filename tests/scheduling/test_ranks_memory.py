@@ -21,7 +21,8 @@ from devicekit.weights.operations import (
     UpdateWeightsFromDistributed,
     UpdateWeightsFromTensor,
 )
-from tests.scheduling.ranked_world import Rank, Record, World, Worlds, agree, make_rank
+from tests.scheduling.processes import World, Worlds
+from tests.scheduling.ranked_world import Rank, Record, agree, make_rank
 
 NEW = make_weights(5)
 DESCRIPTION = {

@@ -128,6 +128,7 @@ def test_requests_survive_other_pauses_with_the_same_tokens(server: Server, mode
             "reserved_after": None,
             "released": None,
             "seconds": 0.0,
+            "error": None,
         }
         [*_, last] = stream
     assert last["output_ids"] == undisturbed

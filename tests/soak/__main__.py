@@ -1,14 +1,14 @@
-"""``make soak``: random control sequences and clients over HTTP for as long as you like, summed up as JSON.
+"""``make soak``: random operators, faults, pools and clients for as long as you like, summed up as JSON.
 
-Exits with 1 if anything was violated. Each violation comes with the seed that repeats it.
+Exits with 1 if anything was violated. Each violation comes with the command that makes it happen again.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import faulthandler
 import json
-import logging
 import os
 import platform
 import random
@@ -21,37 +21,80 @@ from xml.etree import ElementTree
 import torch
 
 from devicekit import __version__
-from tests.soak.machine import run_machine
+from tests.soak.machine import LENGTH, run
+from tests.soak.pools import OPERATIONS, soak_pools
+from tests.soak.ranked import run_ranked
+from tests.soak.workers import HANGING, Goal, soak
 
 _LOAD_SHARE = 0.15  # of the time, for clients and operators over HTTP
 _HTTP_TESTS = ("tests/server/test_load.py", "tests/server/test_schema.py")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=3600.0, help="default: %(default)g")
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 31))
-    options = parser.parse_args()
+    options = _options()
     torch.set_num_threads(1)
-    logging.disable(logging.CRITICAL)  # injected faults are logged as they should be, a million times
-    control = run_machine(options.seconds * (1 - _LOAD_SHARE), options.seed)
-    logging.disable(logging.NOTSET)
-    print(json.dumps(dataclasses.asdict(control)), file=sys.stderr, flush=True)  # whatever comes after
-    http = _over_http(options.seconds * _LOAD_SHARE, options.seed)
-    print(
-        json.dumps(
-            {
-                "seed": options.seed,
-                "devicekit": __version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-                "control": dataclasses.asdict(control),
-                "http": http,
-            },
-            indent=2,
-        )
+    if options.run is not None:
+        return _once(options.run, options.only)
+    report = _provenance(options.seed)
+    if options.ranks > 1:
+        ranked = run_ranked(options.ranks, options.seconds or 3600.0, options.seed)
+        print(json.dumps({**report, "ranked": dataclasses.asdict(ranked)}, indent=2))
+        return int(bool(ranked.violations))
+    violated = False
+    if "control" in options.parts:
+        seconds = options.seconds
+        if seconds is not None and "http" in options.parts:
+            seconds *= 1 - _LOAD_SHARE
+        control = soak(Goal(seconds, options.steps), options.seed, options.workers)
+        report["control"] = control.as_dict()
+        violated |= bool(control.violations)
+    if "pools" in options.parts:
+        report["pools"] = pools = soak_pools(options.operations, options.seed)
+        violated |= any("violation" in one for one in pools.values())
+    if "http" in options.parts:
+        report["http"] = http = _over_http((options.seconds or 300.0) * _LOAD_SHARE, options.seed)
+        violated |= bool(http["violations"] or not http["tests"])
+    print(json.dumps(report, indent=2))
+    return int(violated)
+
+
+def _provenance(seed: int) -> dict[str, object]:
+    return {
+        "seed": seed,
+        "devicekit": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser.add_argument("--seconds", type=float, help="of control runs (3600; with --steps, no limit)")
+    parser.add_argument("--steps", type=int, help="control steps after which they end")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 31))
+    parser.add_argument("--ranks", type=int, default=1, help="only control operations, on so many ranks")
+    parser.add_argument("--workers", type=int, default=1, help="processes for the control runs (1)")
+    parser.add_argument("--operations", type=int, default=OPERATIONS, help="on each pool (%(default)s)")
+    parser.add_argument("--parts", default="control,pools,http", help="which of them (%(default)s)")
+    parser.add_argument(
+        "--run", type=int, metavar="SEED", help="make one control run again, and nothing else"
     )
-    return int(bool(control.violations or http["violations"] or not http["tests"]))
+    parser.add_argument("--only", help="of that run, only these things: 3,17,40")
+    options = parser.parse_args()
+    if options.seconds is None and options.steps is None:
+        options.seconds = 3600.0
+    options.parts = options.parts.split(",")
+    return options
+
+
+def _once(seed: int, only: str | None) -> int:
+    """One control run; a violation comes as an exception."""
+    faulthandler.dump_traceback_later(HANGING, exit=True)
+    chosen = range(LENGTH) if only is None else {int(one) for one in only.split(",") if one != "none"}
+    counts = run(seed, chosen)
+    faulthandler.cancel_dump_traceback_later()
+    print(json.dumps({"seed": seed, "control_steps": counts.control_steps, "seen": counts.seen}))
+    return 0
 
 
 def _over_http(seconds: float, seed: int) -> dict[str, object]:

@@ -9,15 +9,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from devicekit.testing import SimConfig, Simulator, simulation
+from devicekit.testing import Simulator
+from tests.simulated import requested
 
 
 @pytest.fixture
 def machine(request: pytest.FixtureRequest) -> Iterator[Simulator]:
     """A machine of the default configuration, or of the one that the test is parametrised with."""
-    config = getattr(request, "param", None)
-    assert config is None or isinstance(config, SimConfig)
-    with simulation(config) as simulator:
+    with requested(request) as simulator:
         yield simulator
 
 

@@ -10,6 +10,7 @@ import torch
 from devicekit.contract.handles import Event, Stream
 from devicekit.testing import SimConfig, Simulator
 from devicekit.testing.streams import SimEvent, SimStream
+from tests.threads import in_threads
 
 pytestmark = pytest.mark.usefixtures("machine")
 
@@ -196,24 +197,15 @@ def test_a_synchronous_machine_never_has_work_pending(machine: Simulator) -> Non
 def test_threads_may_submit_and_wait_at_once(machine: Simulator) -> None:
     streams = [machine.create_stream() for _ in range(2)]
     done: list[int] = []
-    failures: list[BaseException] = []
 
     def work() -> None:
-        try:
-            for turn in range(200):
-                stream = streams[turn % 2]
-                stream.wait_stream(streams[1 - turn % 2])
-                stream.submit("work", 1e-6, completion=lambda turn=turn: done.append(turn))
-                stream.synchronize()
-        except BaseException as error:
-            failures.append(error)
+        for turn in range(200):
+            stream = streams[turn % 2]
+            stream.wait_stream(streams[1 - turn % 2])
+            stream.submit("work", 1e-6, completion=lambda turn=turn: done.append(turn))
+            stream.synchronize()
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    in_threads(4, work)
     assert sorted(done) == sorted(list(range(200)) * 4)
 
 

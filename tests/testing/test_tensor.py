@@ -6,7 +6,6 @@ import copy
 import gc
 import io
 import pickle
-import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from devicekit.testing import SimConfig, Simulator, StaleTensor, WrongDevice, simulation
+from tests.threads import in_threads
 
 pytestmark = pytest.mark.usefixtures("machine")
 
@@ -320,22 +320,12 @@ def test_a_default_device_and_the_current_device_are_honoured() -> None:
 
 
 def test_threads_share_the_device() -> None:
-    failures: list[BaseException] = []
-
     def work() -> None:
-        try:
-            for _ in range(50):
-                x = torch.ones(256, device="sim")
-                assert (x + x).sum().item() == 512
-        except BaseException as error:
-            failures.append(error)
+        for _ in range(50):
+            x = torch.ones(256, device="sim")
+            assert (x + x).sum().item() == 512
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    in_threads(4, work)
     gc.collect()
     assert torch.sim.memory_allocated() == 0
 

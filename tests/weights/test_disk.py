@@ -37,6 +37,8 @@ class StagedCheckpoint:
                 raise OSError("the device went away")
         return Written(3, 184)
 
+    def settle(self) -> None: ...
+
 
 @dataclass
 class Loader:

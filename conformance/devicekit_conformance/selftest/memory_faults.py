@@ -107,43 +107,39 @@ class EmptiesOneDevice(Honest):
             machine().device(None).empty_cache()
 
 
-class EmptyingFreesSources(Honest):
+class _SpoilsPinned(Honest):
+    def __init__(self) -> None:
+        self._pinned: list[torch.Tensor] = []
+
+    @hookimpl
+    def pin_memory(self, tensor: torch.Tensor) -> torch.Tensor:
+        self._pinned.append(super().pin_memory(tensor))
+        return self._pinned[-1]
+
+    def _spoil_pinned(self) -> None:
+        for one in self._pinned:
+            one.zero_()
+
+
+class EmptyingFreesSources(_SpoilsPinned):
     """Emptying gives away what an upload that is still queued reads from."""
 
     caught_by = "DK-CACHE-009"
 
-    def __init__(self) -> None:
-        self._pinned: list[torch.Tensor] = []
-
-    @hookimpl
-    def pin_memory(self, tensor: torch.Tensor) -> torch.Tensor:
-        self._pinned.append(super().pin_memory(tensor))
-        return self._pinned[-1]
-
     @hookimpl
     def empty_cache(self) -> None:
-        for one in self._pinned:
-            one.zero_()
+        self._spoil_pinned()
         super().empty_cache()
 
 
-class HostCacheFreesLiveMemory(Honest):
+class HostCacheFreesLiveMemory(_SpoilsPinned):
     """Emptying the host cache gives pinned memory in use away."""
 
     caught_by = "DK-CACHE-010"
 
-    def __init__(self) -> None:
-        self._pinned: list[torch.Tensor] = []
-
-    @hookimpl
-    def pin_memory(self, tensor: torch.Tensor) -> torch.Tensor:
-        self._pinned.append(super().pin_memory(tensor))
-        return self._pinned[-1]
-
     @hookimpl
     def empty_host_cache(self) -> None:
-        for one in self._pinned:
-            one.zero_()
+        self._spoil_pinned()
 
 
 class CollectsOnce(Honest):

@@ -55,9 +55,8 @@ def _rows(path: Path, most: float | None) -> list[Row]:
     whole, passes = _steps(engine)
     apart = [step - forward for step, forward in zip(whole, passes, strict=True)]
     shares = [100 * rest / step for rest, step in zip(apart, whole, strict=True)]
-    times = {f"whole step, {of}": median(whole), f"bookkeeping in it, {of}": median(apart)}
-    for percentile, seconds in percentiles(whole).items():
-        times[f"whole step, {of}: {percentile}th percentile"] = seconds
+    times = {f"whole step, {of}: {at}th percentile": seconds for at, seconds in percentiles(whole).items()}
+    times[f"bookkeeping in it, {of}"] = median(apart)
     rows = [timed_row(case, Timing.of(seconds * 1e6)) for case, seconds in times.items()]
     return [*rows, Row(f"share of bookkeeping, {of}", median(shares), "%", target=most)]
 

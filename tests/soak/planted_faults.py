@@ -1,0 +1,435 @@
+"""The faults that are planted: each a mistake somebody could make, in one place, against one law.
+
+I1 to I12 are the invariants that the report lists.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Fault(NamedTuple):
+    """In ``file`` of the package, ``old`` becomes ``new``."""
+
+    law: str
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+_FLUSH, _PAUSE, _STATE = "scheduling/flush.py", "scheduling/pause.py", "scheduling/state.py"
+_KV, _CONTROL, _TIER = "scheduling/kv.py", "scheduling/control.py", "scheduling/host_tier.py"
+_SCHEDULER, _OCCUPATION = "scheduling/scheduler.py", "weights/occupation.py"
+
+FAULTS: tuple[Fault, ...] = (
+    Fault(
+        "I1",
+        "a refused flush forgets what nobody uses",
+        _FLUSH,
+        "    if blockers:\n",
+        "    if blockers:\n        state.kv.prefix and state.kv.prefix.evict(1)\n",
+    ),
+    Fault(
+        "I1",
+        "a flush whose time is up flushes all the same",
+        _FLUSH,
+        "        self._waiting.remove(waiter)\n",
+        "        self._waiting.remove(waiter)\n        _flush_participants(self._state)\n",
+    ),
+    Fault(
+        "I1",
+        "a refused release lets go of something",
+        _OCCUPATION,
+        "        if blockers:\n",
+        "        if blockers:\n            self._state.holds['memory'] = 'soon'\n",
+    ),
+    Fault(
+        "I2",
+        "a flush does not see the work of participants",
+        _STATE,
+        "        counts += [(part.name, part.pending())",
+        "        _ = [(part.name, part.pending())",
+    ),
+    Fault(
+        "I2",
+        "a flush does not see waiting requests",
+        _STATE,
+        "len(self.waiting) if self.may_run and self.admitting else 0",
+        "0",
+    ),
+    Fault(
+        "I2",
+        "a flush forgets to tell participants",
+        _FLUSH,
+        "_flush_participants(state)\n    release",
+        "()\n    release",
+    ),
+    Fault(
+        "I2",
+        "a flush leaves what is on the host",
+        _TIER,
+        "        self._tree.reset()\n\n    def release",
+        "\n    def release",
+    ),
+    Fault(
+        "I2", "a flush leaves the prefixes", _KV, "            self.prefix.reset()\n", "            pass\n"
+    ),
+    Fault(
+        "I3",
+        "an answer is given twice",
+        _CONTROL,
+        "                self._reply(one.operation, reply, one.arrived)\n",
+        "                self._reply(one.operation, reply, one.arrived)\n" * 2,
+    ),
+    Fault(
+        "I3",
+        "one of several waiting operations is forgotten",
+        _CONTROL,
+        "            if reply is None:\n                self._pending.append(one)\n",
+        "            if reply is None:\n                self._pending = self._pending[-1:] + [one]\n",
+    ),
+    Fault(
+        "I3",
+        "a message is lost when several come at once",
+        _SCHEDULER,
+        "            message = self._inbox.popleft()\n",
+        "            message = self._inbox.popleft()\n"
+        "            if len(self._inbox) == 2:\n                continue\n",
+    ),
+    Fault(
+        "I3",
+        "an error that nobody foresaw goes through the loop",
+        _CONTROL,
+        "    except Exception as error:  # an",
+        "    except ZeroDivisionError as error:  # an",
+    ),
+    Fault(
+        "I3",
+        "a transaction that is done keeps others out",
+        "scheduling/transaction.py",
+        "            except StopIteration as end:\n                self._busy = False\n",
+        "            except StopIteration as end:\n",
+    ),
+    Fault(
+        "I3",
+        "a session that is ended stays open",
+        "weights/session.py",
+        "        self._tally = None\n        self._state.holds",
+        "        self._state.holds",
+    ),
+    Fault(
+        "I3",
+        "a drain leaves the door closed",
+        "scheduling/drain.py",
+        "            state.closed_by.discard(operation.id)\n            enter_pause",
+        "            enter_pause",
+    ),
+    Fault(
+        "I3",
+        "a flush with a deadline waits for ever",
+        _FLUSH,
+        "        if self._state.clock.now() < waiter.deadline:\n",
+        "        if True:\n",
+    ),
+    Fault(
+        "I3",
+        "a drain waits beyond its time",
+        "scheduling/drain.py",
+        "None else state.clock.now() + timeout\n",
+        "None else state.clock.now() + 2 * timeout + 1\n",
+    ),
+    Fault(
+        "I3",
+        "a step never ends",
+        _SCHEDULER,
+        "        now = self.state.clock.now()\n        for request",
+        "        now = self.state.clock.now()\n        while now > 150:\n            pass\n        for request",
+    ),
+    Fault(
+        "I4",
+        "a request keeps its pages when it ends",
+        _KV,
+        "        self.pages.give(self._rows[at + begin * 4 : at + request.num_pages * 4].tobytes())\n",
+        "",
+    ),
+    Fault(
+        "I4",
+        "a request gives its last page back twice",
+        _KV,
+        "at + request.num_pages * 4].tobytes())\n",
+        "at + request.num_pages * 4].tobytes())\n        if request.num_pages > begin + 2:\n"
+        "            self.pages.give(self._rows[at + begin * 4 : at + begin * 4 + 4].tobytes())\n",
+    ),
+    Fault(
+        "I4",
+        "a row is never given back",
+        _KV,
+        "        self.table.give_one(row)\n        request.private",
+        "        request.private",
+    ),
+    Fault(
+        "I4",
+        "a state slot is never given back",
+        _KV,
+        "            self.states.give_one(int(self.state_slots[row]))\n",
+        "            pass\n",
+    ),
+    Fault(
+        "I4",
+        "pages that somebody else published first are lost",
+        _KV,
+        "        self.pages.give(done.duplicates)\n",
+        "",
+    ),
+    Fault(
+        "I4",
+        "a copy to the host that was not begun keeps its pages",
+        _TIER,
+        "            self.pool.pages.give(target)\n            return\n",
+        "            return\n",
+    ),
+    Fault(
+        "I5",
+        "a retracted request loses its last token",
+        _STATE,
+        "        request.retractions += 1\n",
+        "        request.retractions += 1\n        request.total -= request.num_output > 1\n",
+    ),
+    Fault(
+        "I5",
+        "a request is told of its end twice",
+        _STATE,
+        "        self.outputs.append(self.output(request, tokens, finish))\n\n",
+        "        self.outputs.append(self.output(request, tokens, finish))\n"
+        "        self.outputs.append(self.outputs[-1])\n\n",
+    ),
+    Fault(
+        "I5",
+        "a stream leaves tokens out",
+        _STATE,
+        "        request.reported += len(tokens)\n",
+        "        request.reported += len(tokens) + (finish is None and request.num_output > 5)\n",
+    ),
+    Fault(
+        "I5",
+        "a retracted request is not put back",
+        _STATE,
+        "        self.waiting.add(request)\n",
+        "        if request.retractions < 2:\n            self.waiting.add(request)\n",
+    ),
+    Fault(
+        "I6",
+        "page 0 is handed out",
+        "memory/pages.py",
+        "np.arange(stop - 1, fresh - 1, -1, dtype=np.int32)",
+        "np.arange(stop - 2, fresh - 2, -1, dtype=np.int32)",
+    ),
+    Fault(
+        "I6",
+        "a page that the window still shows is given back",
+        _KV,
+        "request.cached_pages, first // self.page_size\n",
+        "request.cached_pages, first // self.page_size + 1\n",
+    ),
+    Fault(
+        "I7",
+        "a copy to the host does not keep what it reads",
+        _TIER,
+        "        self._prefix.lock(node)\n        self._track(_Underway(copy, done.node, node))\n",
+        "        self._track(_Underway(copy, done.node, None))\n",
+    ),
+    Fault("I7", "a copy is taken for done before it is", _TIER, ".copy.done()", ".copy is not None"),
+    Fault(
+        "I7",
+        "a request lets go of its prefix when it has published it",
+        _KV,
+        "            request.cached_pages = full\n",
+        "            request.cached_pages = full\n            self._unlock(request)\n",
+    ),
+    Fault(
+        "I7",
+        "a load from the host does not keep what it reads",
+        _TIER,
+        "        self._tree.lock(match.node)\n        self._track(_Underway(copy, match.node, None))\n",
+        "        nowhere = self._tree._nowhere\n        self._tree.lock(nowhere)\n"
+        "        self._track(_Underway(copy, nowhere, None))\n",
+    ),
+    Fault(
+        "I7",
+        "a forward pass does not wait for what is loaded",
+        "memory/host_kv.py",
+        "self.copier.begin(work, blocks=True)",
+        "self.copier.begin(work, blocks=False)",
+    ),
+    Fault(
+        "I9",
+        "emptying the cache forgets prefixes",
+        "device.py",
+        "    def empty_cache(self) -> ReleaseResult:\n",
+        "    def empty_cache(self) -> ReleaseResult:\n"
+        "        import gc\n        from devicekit.memory.prefix import PrefixCache\n"
+        "        [one.evict(1) for one in gc.get_objects() if isinstance(one, PrefixCache)]\n"
+        "        return self._empty_cache()\n\n"
+        "    def _empty_cache(self) -> ReleaseResult:\n",
+    ),
+    Fault(
+        "I10",
+        "asking for available memory empties the cache",
+        "available.py",
+        "    elif empty_cache:\n",
+        "    else:\n",
+    ),
+    Fault(
+        "I11",
+        "a second pause counts as another",
+        _PAUSE,
+        "    if not state.paused:\n        state.paused = True\n",
+        "    if True:\n        state.paused = True\n",
+    ),
+    Fault(
+        "I11",
+        "continuing while running counts as a change",
+        _PAUSE,
+        '        return PauseReply(operation.id, True, "Generation was not paused.", epoch=state.epoch)\n',
+        "        state.epoch += 2\n"
+        '        return PauseReply(operation.id, True, "", epoch=state.epoch, changed=True)\n',
+    ),
+    Fault(
+        "I11",
+        "memory is released a second time",
+        _OCCUPATION,
+        "        if tag in self._released:\n            return RegionReport(tag.value, True, False)\n",
+        "",
+    ),
+    Fault(
+        "I12",
+        "a release point tells before and after the wrong way round",
+        "release/points.py",
+        "            done.reserved_before,\n            done.reserved_after,\n",
+        "            done.reserved_after,\n            done.reserved_before,\n",
+    ),
+    Fault("weights", "new weights do not open a new epoch", _STATE, "        self.weights_epoch += 1\n", ""),
+    Fault(
+        "weights",
+        "tokens of old weights are told as of new ones",
+        _STATE,
+        "            self.close_span(request)\n        self.weight_version",
+        "        self.weight_version",
+    ),
+    Fault(
+        "weights",
+        "the weights keep their old name",
+        _STATE,
+        "        self.weight_version = version\n",
+        "        self.weight_version = self.weight_version or version\n",
+    ),
+    Fault(
+        "weights",
+        "prefixes of old weights are found by new requests",
+        _STATE,
+        "return (request.namespace, self.weights_epoch)",
+        "return (request.namespace, 0)",
+    ),
+    Fault(
+        "weights",
+        "a half-written update is not taken back",
+        "weights/rollback.py",
+        "                weight.copy_(old)\n",
+        "                weight.copy_(old) if weight.dim() == 1 else None\n",
+    ),
+    Fault(
+        "weights",
+        "generation goes on with weights that are half-written",
+        "weights/store.py",
+        "        self._untrusted.update(names)\n",
+        "        self._untrusted.update(names) if self.released else None\n",
+    ),
+    Fault(
+        "weights",
+        "a copy of released weights is not put back",
+        "weights/regions.py",
+        "                fresh[key].copy_(one.backup)\n",
+        "                pass\n",
+    ),
+    Fault(
+        "weights",
+        "weights are written while requests use them",
+        "weights/update.py",
+        "    return state.paused or not holding_kv(state)\n",
+        "    return True\n",
+    ),
+    Fault(
+        "verbs",
+        "a paused scheduler runs",
+        _STATE,
+        "        return self.healthy and not self.paused and not self.holds\n",
+        "        return self.healthy and not self.holds\n",
+    ),
+    Fault(
+        "verbs",
+        "generation goes on without memory",
+        _STATE,
+        "        return self.healthy and not self.paused and not self.holds\n",
+        "        return self.healthy and not self.paused\n",
+    ),
+    Fault(
+        "verbs",
+        "a drain lets others in",
+        "scheduling/planning.py",
+        "if budget > 0 and state.waiting and state.admitting:",
+        "if budget > 0 and state.waiting:",
+    ),
+    Fault(
+        "verbs", "a deadline is ignored", _SCHEDULER, "now >= request.deadline", "now >= request.deadline + 1"
+    ),
+    Fault(
+        "verbs",
+        "a pause does not end by itself",
+        _PAUSE,
+        "    if due is None or state.clock.now() < due or state.holds:\n",
+        "    if True:\n",
+    ),
+    Fault(
+        "verbs",
+        "an abort by prefix ends one request only",
+        _PAUSE,
+        "request.id.startswith(prefix)]\n",
+        "request.id.startswith(prefix)][:1]\n",
+    ),
+    Fault(
+        "verbs",
+        "an abort by prefix ends others too",
+        _PAUSE,
+        "request.id.startswith(prefix)",
+        "request.id.startswith(prefix[:-1])",
+    ),
+    Fault(
+        "tokens",
+        "a column that moves keeps the seed of its place",
+        "scheduling/sampling.py",
+        "            self._seed[column] = self._seed[last]\n",
+        "",
+    ),
+    Fault(
+        "tokens",
+        "a stop string over two tokens is missed",
+        "scheduling/stopping.py",
+        "output[-(longest + self._MARGIN) :]",
+        "output[-1:]",
+    ),
+    Fault(
+        "tokens",
+        "a request goes on with pages that it has given back",
+        _KV,
+        "        mine[:] = done.pages\n",
+        "",
+    ),
+    Fault(
+        "tokens",
+        "a step runs one token beyond the limit",
+        "scheduling/running.py",
+        "self._due.pop(steps, _NOBODY)",
+        "self._due.pop(steps - 1, _NOBODY)",
+    ),
+)
