@@ -160,6 +160,8 @@ class Ranks:
             }
             path = str(others if rank and others is not None else model)
             given = ["--model", path, "--port", "0", *OPTIONS, *arguments]
+            if rank:  # it must not listen: this machine has no such address
+                given += ["--host", "203.0.113.1"]
             process = self._context.Process(
                 target=serve_as_rank,
                 args=(environment, str(self._file(rank)), given, bool(rank) and faulty, self.begun),
