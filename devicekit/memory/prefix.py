@@ -122,7 +122,7 @@ class PrefixCache(PrefixTree):
         """The first `pages` pages of a match that has just been made, for whoever can use no more of it."""
         excess = len(match.pages) // 4 - pages
         self._hit_bytes -= excess * self._page_bytes
-        node = self._ascend(match.node, excess)
+        node = self._climb(match.node, excess)
         return Match(match.pages[: pages * 4], pages * self.page_size, node)
 
     def peek(self, tokens: Int32Data, namespace: Hashable = None) -> int:

@@ -129,7 +129,7 @@ class PrefixTree:
             self._feed.stored(node, first)
         return True
 
-    def _ascend(self, node: Node, pages: int) -> Node:
+    def _climb(self, node: Node, pages: int) -> Node:
         """The node that ends so many pages before this one, cutting an edge where none does."""
         while pages and pages >= node.size and node.parent is not None:
             pages -= node.size
