@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import math
 import zlib
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,8 @@ import numpy as np
 from devicekit.memory.prefix_node import Node
 from devicekit.scheduling.batch import Int32, ModelLimits
 from devicekit.scheduling.errors import InvalidRequest
+
+_HOTTEST = 1e6  # every token is as likely as any other long before that
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,8 @@ class SamplingParams:
         found: list[str] = []
         if self.max_new_tokens < 1:
             found.append(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
-        if not 0 <= self.temperature < math.inf:
-            found.append(f"temperature must be 0 or more, not {self.temperature}")
+        if not 0 <= self.temperature <= _HOTTEST:
+            found.append(f"temperature must be from 0 to {_HOTTEST:g}, not {self.temperature}")
         if self.top_k < 0:
             found.append(f"top_k must be 0 or more, not {self.top_k}")
         if not 0 < self.top_p <= 1:

@@ -23,6 +23,9 @@ _LONG = 256 << 10  # bytes of a body
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 """A number: neither infinite nor NaN."""
 
+Label = Annotated[str, Field(max_length=1000)]
+"""A name that somebody gives to something. It comes back in many answers, hence no longer than it has to be."""
+
 
 class Arguments(BaseModel):
     """What an endpoint reads. Unknown keys are let pass: clients of other engines send more than we know."""

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from devicekit.generation import Generation
 from devicekit.scheduling.request import Finish, FinishKind
-from devicekit.server.endpoints import Arguments, Endpoint
+from devicekit.server.endpoints import Arguments, Endpoint, Label
 from devicekit.server.errors import BadRequest
 from devicekit.server.events import EventStream
 from devicekit.server.group import GenerationFailed, Group, SequenceSpec, several
@@ -41,7 +41,7 @@ class GenerateArguments(Arguments):
     text: str | list[str] | None = None
     input_ids: list[TokenId] | list[list[TokenId]] | None = None
     sampling_params: SamplingArguments | list[SamplingArguments] | None = None
-    rid: str | list[str] | None = None
+    rid: Label | list[Label] | None = None
     return_logprob: bool | list[bool] | None = None
     top_logprobs_num: _TopLogprobs | list[_TopLogprobs] | None = None
     logprob_start_len: int | list[int] | None = None

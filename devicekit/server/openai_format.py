@@ -11,7 +11,7 @@ from pydantic import Field
 from devicekit.generation import Generation
 from devicekit.runners.errors import MissingTokenizer
 from devicekit.scheduling.request import Finish, FinishKind, SamplingParams, TokenLogprob
-from devicekit.server.endpoints import Arguments, Finite
+from devicekit.server.endpoints import Arguments, Finite, Label
 from devicekit.server.errors import BadRequest
 from devicekit.server.sampling import MAX_SEQUENCES, LogitBias, SamplingArguments, Seed, TokenIds
 from devicekit.server.serving import Serving
@@ -56,7 +56,7 @@ class OpenAIArguments(Arguments):
     frequency_penalty: Finite | None = None
     logit_bias: LogitBias | None = None
     # Beyond the original.
-    rid: str | None = None
+    rid: Label | None = None
     priority: int | None = None
     top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
     min_p: Finite | None = None

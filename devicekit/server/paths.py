@@ -32,7 +32,7 @@ class AllowedRoots:
         if not any(found == root or root in found.parents for root in self.roots):
             allowed = ", ".join(map(str, self.roots))
             raise BadRequest(
-                f"{path} is not in a directory that weights may come from ({allowed}); the server's operator "
+                f"{path!r} is not in a directory that weights may come from ({allowed}); the server's operator "
                 "can allow more with --allowed-weights-root."
             )
         if not there:

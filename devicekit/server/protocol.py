@@ -52,6 +52,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._relax()
         super().on_message_complete()
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """There are no web sockets here, and none are missing: uvicorn would advise to install some."""
+
     def _expect(self, what: str) -> None:
         self._relax()
         self._timer = self.loop.call_later(

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from devicekit.scheduling.messages import Selector
 from devicekit.server.control import answer
-from devicekit.server.endpoints import Arguments, Endpoint
+from devicekit.server.endpoints import Arguments, Endpoint, Label
 from devicekit.server.errors import BadRequest
 from devicekit.server.keys import Access
 from devicekit.server.serving import Serving
@@ -42,7 +42,7 @@ class CheckerArguments(Arguments):
 class VersionArguments(Arguments):
     """Body of ``/update_weight_version``."""
 
-    new_version: Annotated[str, Field(min_length=1)]
+    new_version: Annotated[Label, Field(min_length=1)]
     abort_all_requests: bool = True
 
 

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from devicekit.scheduling.messages import Selector, UpdateWeightsFromDisk
 from devicekit.scheduling.transaction import Settle, Transaction, TransactionReply
 from devicekit.server.control import answer, answer_by_kind, details
-from devicekit.server.endpoints import Arguments, Endpoint, Finite
+from devicekit.server.endpoints import Arguments, Endpoint, Finite, Label
 from devicekit.server.keys import Access
 from devicekit.server.serving import Serving
 from devicekit.weights.operations import BeginWeightUpdate, EndWeightUpdate, SessionReply
@@ -26,7 +26,7 @@ class TransactionArguments(Arguments):
 
     settle: Settle = Settle.RETRACT
     model_path: str | None = Field(default=None, description="new weights, on the server's disk")
-    weight_version: str | None = None
+    weight_version: Label | None = None
     flush_cache: bool = True
     torch_empty_cache: bool | None = None
     resume: bool = Field(default=True, description="false: stay paused")

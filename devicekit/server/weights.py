@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from devicekit.scheduling.messages import Selector, UpdateReply, UpdateWeightsFromDisk
 from devicekit.server.control import answer
-from devicekit.server.endpoints import Arguments, Endpoint
+from devicekit.server.endpoints import Arguments, Endpoint, Label
 from devicekit.server.errors import BadRequest
 from devicekit.server.keys import Access
 from devicekit.server.serving import Serving
@@ -42,7 +42,7 @@ class UpdateArguments(Arguments):
         None, description="hand unused memory back to the driver; default: no"
     )
     abort_all_requests: bool = False
-    weight_version: str | None = None
+    weight_version: Label | None = None
     selector: Selector = Selector.ALL
 
     def common(self) -> CommonFields:

@@ -155,7 +155,8 @@ def test_hundreds_of_tokens_may_be_concerned(rig: Rig, told: list[LogitAdjustmen
     prompt = list(range(1, 150))
     _add(rig, "long", prompt, repetition_penalty=2.0, frequency_penalty=1.0, max_new_tokens=90)
     rig.run()
-    assert _of(told[1]) == dict.fromkeys(prompt, (2.0, 0.0))
+    told[:] = [one for one in told[1:] if one is not None]  # the prompt is computed in three parts
+    assert _of(told[0]) == dict.fromkeys(prompt, (2.0, 0.0))
     assert len(_of(told[-1])) == len({*prompt, *rig.outputs["long"][:-1]}) > 200
 
 
