@@ -110,7 +110,7 @@ class PairedAllocator(AttachedAllocator):
         if not self.available:
             return 0
         page = self._plain.take_one()
-        self.attached.attach(np.array([page], np.int32))
+        self.attached.attach_one(page)
         return page
 
     def take_bare(self, count: int) -> bytes | None:

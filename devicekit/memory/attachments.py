@@ -58,6 +58,16 @@ class Attachments:
         self.pins[pages] = 1
         return True
 
+    def attach_one(self, page: int) -> bool:
+        """`attach` for a single page, at a fraction of the cost."""
+        identity = self.ids.take_one()
+        if not identity and self._drop(1):
+            identity = self.ids.take_one()
+        if identity:
+            self.of[page] = identity
+            self.pins[page] = 1
+        return identity != 0
+
     def pin(self, pages: Int32) -> None:
         """Keep what hangs on these pages, each given once; something does on all of them."""
         self._hold(pages, np.ones(len(pages), np.int32))

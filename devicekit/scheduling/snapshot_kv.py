@@ -99,8 +99,8 @@ class SnapshotKV(RequestKV):
                 restored.append((self._slot_of(prompt.begun_with[0]), slot))
             if prompt.marks and end == prompt.marks[0] and not request.private:
                 place = end // self.page_size - 1
-                page = self.table.pages[request.row, place]
-                if place in prompt.kept or self.snapshots.attach(np.array([page])):
+                page = int(self.table.pages[request.row, place])
+                if place in prompt.kept or self.snapshots.attach_one(page):
                     prompt.kept = [*{*prompt.kept, place}]
                     kept.append((slot, self._slot_of(page)))
         batch.restored_states, batch.kept_states = _pairs(restored), _pairs(kept)

@@ -143,10 +143,10 @@ class Updater:
             return UpdateReply(operation.id, False, str(error), refusal=Refusal.FAILED)
         except PartlyWritten as error:
             return self._partly_written(operation, error)
-        loaded.settle()
         version = self._version(operation)
         state.weights_changed(version)
         self.store.trust(loaded.names)
+        loaded.settle()  # last: the weights are new, whatever comes of it
         done = UpdateReply(
             operation.id,
             True,

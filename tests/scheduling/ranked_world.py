@@ -24,7 +24,7 @@ from devicekit.scheduling.ranks import RankedScheduler
 from devicekit.scheduling.request import Finish, Request, SamplingParams
 from devicekit.scheduling.scheduler import SchedulerLimits, Step
 from devicekit.weights.install import WeightControl, install
-from devicekit.weights.occupation import MemoryTag
+from devicekit.weights.occupation import MemoryTag, Region
 from devicekit.weights.store import Model, WeightStore
 from tests.scheduling.ranked_faults import Faults
 from tests.scheduling.rig import LateCopier
@@ -101,8 +101,9 @@ class Record:
         replies = {}
         for one in self.replies.values():
             told = [getattr(one, name, None) for name in ("outcome", "epoch", "failed")]
-            known = self.left[one.id]["weights"][2] is not None  # type: ignore[index]
-            digest = getattr(one, "total", None) if known else None
+            # Weights that hold no known value have another digest on every rank: only this one was asked for
+            # when they did.
+            digest = getattr(one, "total", None) if one.id == "sum" else None
             replies[one.id] = (one.success, one.message, one.refusal, *told, digest)
         finishes = {
             # Bytes that were free are each rank's own.
@@ -239,18 +240,20 @@ def make_rank(
     )
     scheduler = Recorded(runner, device, limits, group, policies=policies)
     scheduler.record = record = Record()
+    tier: HostTier | None = None
+    regions: dict[MemoryTag, Region] = {MemoryTag.KV_CACHE: runner.pool}
+    if host_pages:
+        tier = attach_host_tier(scheduler, HostKVPool(device, runner.pool, host_pages, copier=copier))
+        regions[MemoryTag.HOST_KV] = tier
     faults = Faults()
     weights = install(
         scheduler.control,
         WeightStore(scheduler.state, device, Model(runner)),
         loaders={Selector.TARGET: FileLoader(runner, faults)},
-        regions={MemoryTag.KV_CACHE: runner.pool},
+        regions=regions,
         rank=group.rank,
     )
     faults.install(scheduler.control, scheduler.state, weights)
-    tier = None
-    if host_pages:
-        tier = attach_host_tier(scheduler, HostKVPool(device, runner.pool, host_pages, copier=copier))
     rank = Rank(group.rank, group.size, group, scheduler, runner, weights, faults, tier, copier, record)
     scheduler.look = rank.digest
     return rank

@@ -14,6 +14,7 @@ from devicekit.memory.prefix import PrefixCache
 from devicekit.memory.prefix_node import Node
 from devicekit.scheduling.paired_kv import PairedKV
 from devicekit.scheduling.request import Request
+from devicekit.scheduling.snapshot_kv import SnapshotKV
 from devicekit.weights.occupation import MemoryTag
 from tests.soak.shadow import may_run
 from tests.soak.world import World
@@ -71,28 +72,31 @@ def _pages(world: World, holders: list[Request]) -> set[int]:
         if not locked.issuperset(row[: one.cached_pages]):
             world.wrong.append(f"{one.id} shares pages that nobody keeps for it")
     _ids("pages", kv.pages, [*owned, *cached], world.wrong)
-    if isinstance(kv, PairedKV):
-        _window_pages(kv, holders, world.wrong)
+    if isinstance(kv, PairedKV | SnapshotKV):
+        _attached(kv, holders, world.wrong)
     copies = 0 if world.tier is None else len(world.tier.copies)
     if loose > sharers + copies:
         world.wrong.append(f"{loose} prefixes are locked, by {sharers} requests and {copies} copies")
     return locked
 
 
-def _window_pages(kv: PairedKV, holders: list[Request], wrong: list[str]) -> None:
-    """Each hangs on one page that somebody has, or is free; and is kept by those who look at it, and no others."""
-    windows = kv.windows
-    bearing = {page: window for page, window in enumerate(windows.of.tolist()) if window}
-    _ids("window pages", windows.ids, bearing.values(), wrong)
+def _attached(kv: PairedKV | SnapshotKV, holders: list[Request], wrong: list[str]) -> None:
+    """Window pages, or snapshots of states: each hangs on one page that somebody has, or is free.
+
+    It is kept by those who look at it, and by no others.
+    """
+    attached = kv.windows if isinstance(kv, PairedKV) else kv.snapshots
+    bearing = {page: one for page, one in enumerate(attached.of.tolist()) if one}
+    _ids("attachments", attached.ids, bearing.values(), wrong)
     if dead := bearing.keys() & kv.pages.free_pages().tolist():
-        wrong.append(f"window pages hang on pages {dead}, which are free")
+        wrong.append(f"something hangs on pages {dead}, which are free")
     pins = Counter(page for one in holders for page in kv.pinned(one).tolist())
-    kept = {page: pins for page, pins in enumerate(windows.pins.tolist()) if pins}
+    kept = {page: pins for page, pins in enumerate(attached.pins.tolist()) if pins}
     if kept != pins or not pins.keys() <= bearing.keys():
-        wrong.append(f"window pages are kept as {kept}, and looked at as {dict(pins)}")
+        wrong.append(f"what hangs on pages is kept as {kept}, and looked at as {dict(pins)}")
     idle = sum(page not in pins for page in bearing)
-    if windows.idle != idle:
-        wrong.append(f"{idle} window pages are idle, not {windows.idle}")
+    if attached.idle != idle:
+        wrong.append(f"{idle} attachments are idle, not {attached.idle}")
 
 
 def _cached(cache: PrefixCache, wrong: list[str]) -> tuple[list[int], set[int], int]:

@@ -37,6 +37,7 @@ class Make:
     partial: int | None  # the window of the last layer, where the others have none
     window_pages: int | None  # pages of that layer; None: as many as the others have
     recurrent: bool
+    snapshots: int  # of recurrent states, kept for cached prefixes
     eos: frozenset[int]
     positions: int
     draft: bool
@@ -75,6 +76,7 @@ class Make:
             partial=partial,
             window_pages=window_pages,
             recurrent=recurrent,
+            snapshots=draw.pick((0, 2, 8)) if recurrent else 0,
             eos=draw.pick((frozenset(), frozenset({5}), frozenset(range(3, 997, 23)))),
             positions=draw.pick((4096, 4096, 60)),
             draft=draw.number(0, 3) == 3,

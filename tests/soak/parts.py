@@ -52,6 +52,8 @@ class Checkpoints:
             raise InvalidModelDirectory(f"no model directory at {path}", path=path)
         return Checkpoints(self.weights, make_weights(int(path.removeprefix("seed"))))
 
+    def settle(self) -> None: ...
+
     def write(self) -> Checkpoints:
         with torch.no_grad():
             for name, new in self.chosen.items():

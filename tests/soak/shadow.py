@@ -39,6 +39,7 @@ class Book:
     last: list[int] = field(default_factory=list)  # the same, of the last layer, if it alone has a window
     retractions: int = 0
     slot: int = 0  # state slot
+    folds: list[int] = field(default_factory=list)  # what a recurrent state is after each position
     reported: int = 0  # output tokens that were handed out
     finish: Finish | None = None
 
@@ -64,6 +65,8 @@ class ShadowRunner(HashRunner):
         self.seen: Counter[str] = Counter()
         self._marks: tuple[tuple[int, int], ...] = ()
         self._salt = 0
+        self._states: dict[int, int] = {}  # by slot: what a recurrent layer would have there
+        self._written: dict[int, int] = {}  # by this pass, if it succeeds
         self.failed = 0  # passes that raised
         self.before: set[str] | None = None  # who held KV when the door was closed, if it was
 
@@ -78,6 +81,9 @@ class ShadowRunner(HashRunner):
         except Exception:
             self.failed += 1
             raise
+        self._states.update(self._written)
+        for source, target in [] if batch.kept_states is None else batch.kept_states.tolist():
+            self._states[target] = self._states[source]
         got = result.tokens.tolist()
         if [token for _, token in wanted] != got:
             self.wrong.append(f"tokens {got} came out, and {[token for _, token in wanted]} should have")
@@ -131,8 +137,10 @@ class ShadowRunner(HashRunner):
                 _extend(book.last, last_cells[begin:end])
             owners.append(book)
             ends.append(end - 1)
+        self._written = {}
         if batch.state_slots is not None:
             self._same_slots(owners, batch.state_slots.tolist())
+            self._fold(batch, owners, salt)
         if len(set(batch.slots.tolist())) != len(tokens):
             self.wrong.append("two tokens of one pass are written to one place")
         by_end = dict(zip(ends, owners, strict=True))
@@ -142,11 +150,11 @@ class ShadowRunner(HashRunner):
         """Bring a book to where a chunk begins: behind what was cached, or back to what is computed again."""
         if request.retractions != book.retractions:
             book.retractions = request.retractions
-            book.sums, book.last, book.slot = [], [], 0
+            book.sums, book.last, book.folds, book.slot = [], [], [], 0
             self.seen["retracted"] += 1
         known = len(book.sums)
         if first < known:
-            del book.sums[first:], book.last[first:]
+            del book.sums[first:], book.last[first:], book.folds[first:]
         elif first > known:
             if known or first % size:
                 self.wrong.append(f"{request.id} goes on at {first} and has {known} tokens in the pool")
@@ -154,6 +162,8 @@ class ShadowRunner(HashRunner):
             cells, last_cells = self._cells(np.array(book.tokens[:first], np.int32), positions, salt)
             _extend(book.sums, cells)
             _extend(book.last, last_cells)
+            if self.state.kv.states is not None:
+                _fold(book.folds, book.tokens[:first], salt)
             self.seen["tokens_from_cache"] += first
 
     def _cells(self, tokens: Int32, positions: Int32, salt: int) -> tuple[list[int], list[int]]:
@@ -172,6 +182,20 @@ class ShadowRunner(HashRunner):
             book.slot = slot
         if len(set(slots)) != len(slots):
             self.wrong.append(f"state slots {slots} are not all different")
+
+    def _fold(self, batch: ForwardBatch, books: list[Book], salt: int) -> None:
+        """Take recurrent states on by this pass's tokens, from wherever their slots have them."""
+        for source, target in [] if batch.restored_states is None else batch.restored_states.tolist():
+            self._states[target] = self._states.get(source, -1)
+            self.seen["states_from_snapshots"] += 1
+        starts, positions = batch.starts.tolist(), batch.positions.tolist()
+        for at, book in enumerate(books):
+            first = positions[starts[at]]
+            before = self._states.get(book.slot, -1) if first else 0
+            if before != (book.folds[first - 1] if first else 0):
+                self.wrong.append(f"{book.request.id} goes on at {first} with another's recurrent state")
+            _fold(book.folds, book.tokens[first : first + starts[at + 1] - starts[at]], salt)
+            self._written[book.slot] = book.folds[-1]
 
     def _tokens(self, batch: ForwardBatch, books: list[Book], salt: int) -> list[tuple[Book, int]]:
         if not books:
@@ -215,6 +239,13 @@ def _extend(sums: list[int], cells: list[int]) -> None:
     if cells:
         cells = [_add(cells[0], sums[-1] if sums else 0), *cells[1:]]
         sums += accumulate(cells, _add)
+
+
+def _fold(folds: list[int], tokens: list[int], salt: int) -> None:
+    state = folds[-1] if folds else 0
+    for token in tokens:
+        state = ((state ^ salt) * 0x9E3779B97F4A7C15 + token + 1) & _MASK
+        folds.append(state)
 
 
 def _seen(sums: list[int], window: int | None) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from devicekit.contract.errors import DeviceKitError
 from devicekit.device import Device
+from devicekit.memory.attached_pages import AttachedAllocator
 from devicekit.memory.pages import PageAllocator
 from devicekit.opening import get_device
 from devicekit.registry import unregister_backend
@@ -15,7 +16,6 @@ from devicekit.release import ReleasePoints
 from devicekit.runners.hash_runner import HashRunner, make_weights
 from devicekit.scheduling.host_tier import HostTier, attach_host_tier
 from devicekit.scheduling.messages import Operation, Reply, Selector
-from devicekit.scheduling.paired_kv import PairedKV
 from devicekit.scheduling.request import Request
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits
 from devicekit.testing import Fault, LoseDevice, SimConfig, Simulator, simulation
@@ -88,6 +88,7 @@ class World:
                 prefix_caching=make.caching,
                 conservativeness=make.conservativeness,
                 window_pages=make.window_pages,
+                state_snapshots=make.snapshots,
                 checked=make.checked,
             ),
             clock=self.clock,
@@ -236,8 +237,8 @@ class World:
             "cached": 0 if kv.prefix is None else kv.prefix.total,
             "cached on the host": 0 if self.tier is None else self.tier.tree.total,
         }
-        if isinstance(kv, PairedKV):
-            there["window pages"] = kv.windows.total - kv.windows.ids.available
+        if isinstance(kv.pages, AttachedAllocator):
+            there["attached"] = kv.pages.attached.ids.in_use
         if left := {name: count for name, count in there.items() if count}:
             self.wrong.append(f"flushed in spite of, or without, {left}")
 
