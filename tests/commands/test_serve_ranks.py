@@ -51,13 +51,18 @@ def test_under_torchrun_two_ranks_serve_what_one_does_and_stop_when_told(
     first, second = checkpoints
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     serve = ["-m", "devicekit", "serve", "--model", str(first), "--port", "0", *OPTIONS]
-    with subprocess.Popen(
-        [*torchrun, *serve],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    ) as process:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with (
+        subprocess.Popen(
+            [*torchrun, *serve],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        ) as process,
+        ExitStack() as stack,
+    ):
+        stack.callback(process.terminate)  # whatever fails below
         assert process.stdout is not None
         with client(address(process.stdout.readline())) as http:
             said = [http.post("/generate", json=PROMPT).json()["text"]]

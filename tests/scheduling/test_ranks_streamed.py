@@ -31,12 +31,15 @@ def world(worlds: Worlds) -> World:
 def processes() -> Iterator[list[subprocess.Popen[str]]]:
     command = [sys.executable, "-c", SENDER]
     with ExitStack() as stack:
-        yield [
+        both = [
             stack.enter_context(
                 subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             )
             for _ in range(2)
         ]
+        for one in both:
+            stack.callback(one.kill)
+        yield both
 
 
 @pytest.fixture

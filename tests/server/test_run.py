@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import AsyncIterator
 
 import pytest
@@ -25,7 +26,15 @@ def test_asked_to_stop_before_it_has_begun_it_still_begins_and_ends_in_good_orde
         happened.append("ended")
 
     web = server(Starlette(lifespan=lifespan))
+
+    def give_up() -> None:
+        happened.append("late")
+        web.should_exit = True
+
+    rescue = threading.Timer(10, give_up)
+    rescue.start()
     with bind(ServerSettings(port=0)) as listener:
         assert run(web, listener) == 0
+    rescue.cancel()
     assert happened == ["begun", "ended"]
     assert capsys.readouterr().out.startswith("Serving on http://127.0.0.1:")
