@@ -55,7 +55,7 @@ class Make:
     @classmethod
     def of(cls, draw: Draw) -> Make:
         size = draw.pick((1, 2, 3, 4, 4, 4, 16, 64))
-        recurrent = draw.number(0, 9) == 9
+        recurrent = draw.number(0, 5) == 5
         pages = max(2, draw.pick((48, 48, 80, 160)) // size)
         host = 0 if recurrent else draw.pick((0, 0, 2, pages, 3 * pages))
         budget = draw.pick((3, 8, 24, 24, 64))
@@ -76,7 +76,7 @@ class Make:
             partial=partial,
             window_pages=window_pages,
             recurrent=recurrent,
-            snapshots=draw.pick((0, 2, 8)) if recurrent else 0,
+            snapshots=draw.pick((0, 3, 8, 8)) if recurrent else 0,
             eos=draw.pick((frozenset(), frozenset({5}), frozenset(range(3, 997, 23)))),
             positions=draw.pick((4096, 4096, 60)),
             draft=draw.number(0, 3) == 3,
@@ -86,7 +86,7 @@ class Make:
             conservativeness=draw.pick((0.05, 0.3, 1.0)),
             rollback=draw.number(0, 2) > 0,
             releases=draw.number(0, len(_RELEASES) - 1),
-            quiet=draw.number(0, 2) == 2 or (host > 0 and draw.number(0, 1) == 1),
+            quiet=draw.number(0, 2) == 2 or ((host > 0 or recurrent) and draw.number(0, 1) == 1),
             cut_short=draw.number(0, 2) > 0,
         )
 
