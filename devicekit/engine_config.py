@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,14 +65,13 @@ def plan_pool(
         ConfigurationError: a setting is out of range or cannot be had with this model, or ``available`` is unknown
             and ``kv_tokens`` is not set.
     """
+    _check(config)
     most = config.kv_tokens
     if most is None and available is not None:
         most = config.max_running * -(-limits.max_positions // config.page_size) * config.page_size
     # Once in the pool, and once as the new states of a step before it is known to have succeeded.
     slots = 2 * (config.max_running + 1) + config.snapshots
     state_bytes = 0 if states is None else slots * states.bytes_per_slot
-    if config.snapshots < 0:
-        raise ConfigurationError(f"state_snapshots must not be negative, not {config.state_snapshots}")
     plan = plan_kv(
         available,
         layout,
@@ -108,3 +108,15 @@ def _may_pair(layout: KVLayout, config: EngineConfig, states: StateLayout | None
     if wanted and found:
         raise ConfigurationError(f"window_kv_tokens={wanted} cannot be had: {' and '.join(found)}")
     return not found and wanted != 0
+
+
+def _check(config: EngineConfig) -> None:
+    for name, least in (("page_size", 1), ("max_running", 1), ("max_batch_tokens", 1), ("host_kv_tokens", 0)):
+        if (value := getattr(config, name)) < least:
+            raise ConfigurationError(f"{name} must be at least {least}, not {value}")
+    if config.kv_tokens is not None and config.kv_tokens < 1:
+        raise ConfigurationError(f"kv_tokens must be at least 1, not {config.kv_tokens}")
+    if config.snapshots < 0:
+        raise ConfigurationError(f"state_snapshots must not be negative, not {config.state_snapshots}")
+    if not 0 <= config.conservativeness < math.inf:
+        raise ConfigurationError(f"conservativeness must be 0 or more, not {config.conservativeness}")

@@ -123,10 +123,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--chat-template", metavar="FILE", help="Jinja template; default: the tokenizer's own")
     access = parser.add_argument_group("access")
     add = access.add_argument
-    add("--api-key", default=os.environ.get("DEVICEKIT_API_KEY"), help="or DEVICEKIT_API_KEY")
+    add("--api-key", default=os.environ.get("DEVICEKIT_API_KEY") or None, help="or DEVICEKIT_API_KEY")
     add(
         "--admin-api-key",
-        default=os.environ.get("DEVICEKIT_ADMIN_API_KEY"),
+        default=os.environ.get("DEVICEKIT_ADMIN_API_KEY") or None,
         help="demanded by control endpoints; or DEVICEKIT_ADMIN_API_KEY",
     )
     add(
@@ -187,7 +187,6 @@ def _parser() -> argparse.ArgumentParser:
 def _settings(options: argparse.Namespace) -> ServerSettings:
     from devicekit.server.settings import ServerSettings
 
-    template = options.chat_template
     return ServerSettings(
         host=options.host,
         port=options.port,
@@ -198,5 +197,16 @@ def _settings(options: argparse.Namespace) -> ServerSettings:
         max_body_bytes=options.max_body_bytes,
         allowed_weights_roots=tuple(options.allowed_weights_root),
         allow_pickled_weights=options.allow_pickled_weights,
-        chat_template=None if template is None else Path(template).read_text(encoding="utf-8"),
+        chat_template=_template(options.chat_template),
     )
+
+
+def _template(path: str | None) -> str | None:
+    from devicekit.contract.errors import ConfigurationError
+
+    if path is None:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"The chat template cannot be read: {error}") from error

@@ -120,15 +120,9 @@ class PrefixCache(PrefixTree):
 
     def shorten(self, match: Match, pages: int) -> Match:
         """The first `pages` pages of a match that has just been made, for whoever can use no more of it."""
-        node, excess = match.node, len(match.pages) // 4 - pages
-        while excess and excess >= node.size and node.parent is not None:
-            excess -= node.size
-            node = node.parent
-        if excess:
-            node = node.split(node.size - excess, self._page_bytes)
-            if not node.locks:
-                self._order.add(node)
-        self._hit_bytes -= len(match.pages) // 4 * self._page_bytes - pages * self._page_bytes
+        excess = len(match.pages) // 4 - pages
+        self._hit_bytes -= excess * self._page_bytes
+        node = self._climb(match.node, excess)
         return Match(match.pages[: pages * 4], pages * self.page_size, node)
 
     def peek(self, tokens: Int32Data, namespace: Hashable = None) -> int:

@@ -129,6 +129,17 @@ class PrefixTree:
             self._feed.stored(node, first)
         return True
 
+    def _climb(self, node: Node, pages: int) -> Node:
+        """The node that ends so many pages before this one, cutting an edge where none does."""
+        while pages and pages >= node.size and node.parent is not None:
+            pages -= node.size
+            node = node.parent
+        if pages:
+            node = node.split(node.size - pages, self._page_bytes)
+            if not node.locks:
+                self._order.add(node)
+        return node
+
     def _append(self, node: Node, key: bytes, pages: bytes, held: bool, rank: int) -> Node:
         """Add pages below `node`; the node at the end. With `held`, the caller's lock on `node` moves there."""
         if self._lengthen(node, key, pages, held, rank):

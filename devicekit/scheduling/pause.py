@@ -66,6 +66,12 @@ def resume(state: SchedulerState, operation: Continue) -> PauseReply:
         raise Conflict(f"Generation cannot continue: {'; '.join(state.holds.values())}.")
     # If that fails it is no reason to stay paused.
     release = state.empty(ReleasePoint.CONTINUE, operation.empty_cache)
+    if release is not None and release.emptied:
+        _log.info(
+            "emptied before generation continues: %s bytes reserved, %s before",
+            release.reserved_after,
+            release.reserved_before,
+        )
     seconds = None if state.paused_at is None else state.clock.now() - state.paused_at
     state.paused = False
     state.paused_at = state.continue_at = None

@@ -69,6 +69,7 @@ class AbortArguments(Arguments):
     """Body of ``/abort_request``."""
 
     rid: str | None = Field(default=None, description="ends every request whose id begins with this")
+    exact: bool = Field(False, description="end only the request that has this very id")
     abort_all: bool = False
 
 
@@ -106,8 +107,13 @@ async def abort(serving: Serving, arguments: AbortArguments, request: Request) -
     """End requests."""
     if not arguments.abort_all and not arguments.rid:
         raise BadRequest("Send the rid of a request, or abort_all.")
-    prefix = None if arguments.abort_all else arguments.rid
-    operation = Abort(serving.next_id(), prefix=prefix, all=arguments.abort_all)
+    named = None if arguments.abort_all else arguments.rid
+    operation = Abort(
+        serving.next_id(),
+        request_id=named if arguments.exact else None,
+        prefix=None if arguments.exact else named,
+        all=arguments.abort_all,
+    )
     reply = await serving.perform(operation, AbortReply)
     return answer(reply, aborted=reply.aborted)
 

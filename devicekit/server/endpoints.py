@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Generic, NoReturn, TypeVar
@@ -19,6 +20,7 @@ from devicekit.server.keys import Access
 from devicekit.server.serving import Serving
 
 _LONG = 256 << 10  # bytes of a body
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,60}")  # of an argument that nobody knows, and that a header may carry
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 """A number: neither infinite nor NaN."""
@@ -28,7 +30,11 @@ Label = Annotated[str, Field(max_length=1000)]
 
 
 class Arguments(BaseModel):
-    """What an endpoint reads. Unknown keys are let pass: clients of other engines send more than we know."""
+    """What an endpoint reads.
+
+    Unknown keys are let pass, as clients of other engines send more than we know; the answer names them in a
+    header.
+    """
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
@@ -46,7 +52,8 @@ class Endpoint(Generic[A]):
         handler: answers. A DeviceKitError that it raises becomes an error response.
         arguments: read from the body, or from the query.
         access: who may call it.
-        in_query: read the arguments from the query, always. A GET without a body is read from there anyway.
+        in_query: read the arguments from the query too, whatever the body says. A GET without a body is read from
+            there anyway.
     """
 
     path: str
@@ -74,23 +81,29 @@ class Endpoint(Generic[A]):
         serving: Serving = request.app.state.serving
         try:
             serving.keys.check(self.access, request.headers)
-            arguments = await self._read(request, serving.settings.max_body_bytes)
-            return await self.handler(serving, arguments, request)
+            arguments, ignored = await self._read(request, serving.settings.max_body_bytes)
+            response = await self.handler(serving, arguments, request)
         except DeviceKitError as error:
             return error_response(error)
+        if ignored:
+            response.headers["X-Devicekit-Ignored"] = ignored
+        return response
 
-    async def _read(self, request: Request, limit: int) -> A:
+    async def _read(self, request: Request, limit: int) -> tuple[A, str]:
         body = await _read_body(request, limit)
         asking = request.method == "GET" and not body
-        query = dict(request.query_params) if self.in_query or asking else None
+        query = dict(request.query_params) if self.in_query or asking else {}
         if len(body) <= _LONG:
             return self._understand(body, query)
         # Away from the event loop, where it would hold up everybody else.
         return await asyncio.get_running_loop().run_in_executor(None, self._understand, body, query)
 
-    def _understand(self, body: bytes, query: dict[str, str] | None) -> A:
+    def _understand(self, body: bytes, query: dict[str, str]) -> tuple[A, str]:
+        """The arguments, and the names of what was given besides, which means nothing here."""
+        given = {**_parse(body), **query}
+        unknown = [name for name in given if name not in self.arguments.model_fields]
         try:
-            return self.arguments.model_validate(_parse(body) if query is None else query)
+            return self.arguments.model_validate(given), ", ".join(filter(_NAME.fullmatch, unknown[:20]))
         except ValidationError as error:
             raise BadRequest(_describe(error)) from error
 

@@ -13,6 +13,7 @@ from devicekit.release import ReleasePoints
 from devicekit.scheduling.messages import Operation, Output, Reply, UpdateReply
 from devicekit.server.inventory import PoolCount
 from devicekit.server.loop import EngineLoop
+from devicekit.weights.operations import MemoryReply
 
 _SECONDS = (0.001, 0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -36,6 +37,9 @@ class Metrics:
         self._retractions = counter("retractions", "Times that a request lost its KV and started over.")
         self.rejected = counter("requests_rejected", "Generation requests that were answered 429.")
         self._operations = seconds("operation_seconds", "Control operations.", ["operation", "success"])
+        self._occupation = counter(
+            "memory_occupation_bytes", "Memory of a region given back, or taken again.", ["tag", "operation"]
+        )
         self._updates = seconds("weight_update_seconds", "Weight updates that wrote something.", ["source"])
         self.prompt_tokens = self.cached_tokens = 0
 
@@ -65,6 +69,11 @@ class Metrics:
         """Count an operation."""
         name = type(operation).__name__
         self._operations.labels(name, str(reply.success).lower()).observe(reply.seconds)
+        if isinstance(reply, MemoryReply):
+            for region in reply.regions:
+                if region.changed and region.bytes is not None:
+                    verb = "release" if region.released else "resume"
+                    self._occupation.labels(region.tag, verb).inc(region.bytes)
         if isinstance(reply, UpdateReply) and reply.tensors:
             source = name.removeprefix("UpdateWeightsFrom").lower()
             self._updates.labels(source).observe(reply.seconds)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+
+from devicekit.contract.errors import ConfigurationError
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """Settings of one server. The defaults are safe on a machine that others use too."""
+    """Settings of one server. The defaults are safe on a machine that others use too.
+
+    Raises:
+        ConfigurationError: with everything that makes no sense.
+    """
 
     host: str = "127.0.0.1"
     port: int = 30000  # 0: any that is free
@@ -21,3 +28,24 @@ class ServerSettings:
     allow_pickled_weights: bool = False  # read pickles of tensors in shared memory of this machine
     chat_template: str | None = None  # Jinja; None: the tokenizer's own
     health_timeout: float = 20.0  # seconds that a step or a probe may take before health is in doubt
+
+    def __post_init__(self) -> None:
+        wrong: list[str] = []
+        if not 0 <= self.port < 65536:
+            wrong.append(f"port must be from 0 to 65535, not {self.port}")
+        keys = {"api_key": self.api_key, "admin_api_key": self.admin_api_key}
+        wrong += [
+            f"{name} is empty, which would let everybody in: leave it out to ask for none"
+            for name, key in keys.items()
+            if key is not None and not key.strip()
+        ]
+        sizes = {
+            "max_concurrent_requests": self.max_concurrent_requests,
+            "max_body_bytes": self.max_body_bytes,
+        }
+        wrong += [f"{name} must be at least 1, not {size}" for name, size in sizes.items() if size < 1]
+        if not 0 < self.health_timeout < math.inf:
+            wrong.append(f"health_timeout must be a positive number of seconds, not {self.health_timeout}")
+        wrong += [f"there is no directory {root}" for root in self.allowed_weights_roots if not root.is_dir()]
+        if wrong:
+            raise ConfigurationError("; ".join(wrong))

@@ -54,3 +54,31 @@ def test_an_address_that_is_taken_is_one_line(tmp_path: Path, capsys: pytest.Cap
         port = str(taken.getsockname()[1])
         assert main(["serve", "--model", str(model), "--device", "cpu", "--port", port]) == 1
     assert f"port {port}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--port", "99999"], "port must be from 0 to 65535"),
+        (["--api-key", ""], "api_key is empty"),
+        (["--admin-api-key", " "], "admin_api_key is empty"),
+        (["--max-body-bytes", "-1"], "max_body_bytes must be at least 1"),
+        (["--max-concurrent-requests", "0"], "max_concurrent_requests must be at least 1"),
+        (["--allowed-weights-root", "/nowhere"], "no directory /nowhere"),
+        (["--chat-template", "/nowhere"], "chat template cannot be read"),
+        (["--page-size", "0"], "page_size must be at least 1"),
+        (["--kv-tokens", "0"], "kv_tokens must be at least 1"),
+        (["--max-batch-tokens", "0"], "max_batch_tokens must be at least 1"),
+        (["--max-running-requests", "0"], "max_running must be at least 1"),
+        (["--host-kv-tokens", "-1"], "host_kv_tokens must be at least 0"),
+        (["--conservativeness", "nan"], "conservativeness must be 0 or more"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_setting_that_makes_no_sense_is_one_line(
+    checkpoints: tuple[Path, Path], capsys: pytest.CaptureFixture[str], options: list[str], words: str
+) -> None:
+    command = ["serve", "--model", str(checkpoints[0]), "--device", "cpu", "--port", "0"]
+    assert main([*command, *options]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert words in line

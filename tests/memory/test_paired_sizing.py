@@ -72,6 +72,8 @@ def test_what_cannot_be_had_is_refused() -> None:
     everywhere = KVLayout(2, 2, 8, 8, torch.float16, windows=(WINDOW, WINDOW))
     with pytest.raises(ConfigurationError, match="no layers with a window beside"):
         plan(10**6, everywhere, window_kv_tokens=512)
+    with pytest.raises(ValueError, match="window_pages=3 need layers"):
+        KVPool(devicekit.get_device("cpu"), everywhere, 9, 16, window_pages=3)
     with pytest.raises(ConfigurationError, match="host tier copies whole pages"):
         plan(10**6, window_kv_tokens=512, host_kv_tokens=512)
     with pytest.raises(ConfigurationError, match="must not be negative"):

@@ -760,3 +760,30 @@ def test_twenty_thousand_random_requests_conserve(policy: str) -> None:
         if turn % 500 == 0:
             held = b"".join(request.row[request.shared :] for request in running)
             assert audit(pool, owned=held, cache=cache).balanced
+
+
+def test_a_match_cut_short_is_the_match_of_fewer_tokens() -> None:
+    pool = PageAllocator(40, checked=True)
+    cache = PrefixCache(pool, 4)
+    branch = np.arange(24, dtype=np.int32)
+    other = np.concatenate((branch[:12], np.full(12, 50, np.int32)))
+    for tokens in (branch, other):
+        pages = pool.take(6)
+        assert pages is not None
+        pool.give(cache.insert(tokens, pages).duplicates)
+    for pages in range(7):
+        before = cache.stats.hit_tokens
+        whole = cache.match(branch)
+        short = cache.shorten(whole, pages)
+        assert cache.stats.hit_tokens - before == pages * 4
+        again = cache.match(branch[: pages * 4])
+        assert (
+            (short.pages, short.tokens)
+            == (again.pages, again.tokens)
+            == (whole.pages[: pages * 4], pages * 4)
+        )
+        assert short.node is again.node or not pages
+        cache.lock(short.node)
+        assert cache.protected == pages
+        cache.unlock(short.node)
+        assert audit(pool, cache=cache).balanced

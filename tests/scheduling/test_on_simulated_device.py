@@ -93,7 +93,10 @@ def test_releasing_lowers_allocated_memory_by_what_it_says_and_gives_it_to_the_d
     assert rig.outputs[again] == expected(A, 4, salt)
 
 
-def test_continue_reports_reserved_memory_before_and_after(rig: Rig, device: Device) -> None:
+def test_continue_reports_reserved_memory_before_and_after(
+    rig: Rig, device: Device, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     run(rig, A)
     rig.do(Pause("p", PauseMode.IN_PLACE), PauseReply)
     reply = rig.do(Continue("c"), PauseReply)
@@ -101,6 +104,11 @@ def test_continue_reports_reserved_memory_before_and_after(rig: Rig, device: Dev
     assert reply.release.reserved_before is not None
     assert reply.release.reserved_after == device.memory_stats().reserved
     assert reply.release.reserved_after <= reply.release.reserved_before
+    # Once for each pause that ends, at a level that is off by default.
+    [line] = [one for one in caplog.records if one.name == "devicekit.scheduling.pause"]
+    assert line.levelname == "INFO"
+    assert str(reply.release.reserved_before) in line.message
+    assert str(reply.release.reserved_after) in line.message
 
 
 def test_weights_come_by_tensor_and_by_handle_and_digests_are_the_hosts(rig: Rig, device: Device) -> None:

@@ -75,8 +75,40 @@ def test_a_timeout_that_is_no_time_is_refused(server: Server, timeout: str) -> N
     assert "timeout" in answer.json()["error"]["message"]
 
 
-def test_unknown_queries_are_let_pass(server: Server) -> None:
-    assert server.get("/flush_cache", reset_connector="true", timeout=0).status_code == 200
+def test_unknown_arguments_are_let_pass_and_named_in_the_answer(server: Server) -> None:
+    """Some clients still send arguments that engines have dropped: neither an error, nor silently ignored."""
+    for found in (
+        server.get("/flush_cache", reset_connector="true", timeout=0),
+        server.post("/flush_cache", {"reset_connector": True}),
+        server.post("/continue_generation", {"reset_connector": True, "torch_empty_cache": False}),
+        server.post(
+            "/generate", {"text": "a", "reset_connector": 1, "sampling_params": {"max_new_tokens": 1}}
+        ),
+    ):
+        assert (found.status_code, found.headers["x-devicekit-ignored"]) == (200, "reset_connector")
+    assert "x-devicekit-ignored" not in server.get("/flush_cache", timeout=0).headers
+    odd = server.post("/flush_cache", {"a\r\nSet-Cookie: b": 1, "é": 2, "x" * 100: 3, "fine": 4})
+    assert odd.headers["x-devicekit-ignored"] == "fine"
+
+
+def test_a_flush_may_be_described_in_its_body(server: Server) -> None:
+    with server.running():
+        answer = server.post("/flush_cache", {"timeout": 0.05})
+        assert answer.json()["message"] == "Timed out after 0.05 s waiting for: running=1."
+        assert server.post("/flush_cache?timeout=0", {"timeout": 9}).json()["refusal"] == "busy"
+    assert server.http.post("/flush_cache", content=b"{").status_code == 400
+
+
+def test_a_flush_that_cannot_wait_is_refused_beside_one_that_does_and_leaves_it_waiting(
+    server: Server,
+) -> None:
+    with ThreadPoolExecutor() as pool, server.running(rid="in the way"):
+        waiting = pool.submit(server.get, "/flush_cache", timeout=25)
+        server.eventually(lambda: bool(server.get("/status").json()["pending"]))
+        assert server.get("/flush_cache").json()["refusal"] == "busy"
+        assert len(server.get("/status").json()["pending"]) == 1
+        server.post("/abort_request", {"rid": "in the way"})
+        assert waiting.result().status_code == 200
 
 
 def test_flush_while_paused_ignores_waiting_requests_with_or_without_a_timeout(server: Server) -> None:
@@ -141,6 +173,14 @@ def test_pausing_and_continuing_twice_is_the_same_as_once(server: Server) -> Non
     first, second = (server.post("/continue_generation").json() for _ in range(2))
     assert (first["changed"], second["changed"]) == (True, False)
     assert first["epoch"] == second["epoch"]
+
+
+def test_a_pause_that_nobody_ends_ends_by_itself_if_asked_to(server: Server) -> None:
+    with server.running() as stream:
+        paused = server.post("/pause_generation", {"mode": "in_place", "continue_after": 0.05}).json()
+        server.eventually(lambda: server.get("/ready").status_code == 200)
+        assert server.get("/status").json()["engine"]["epoch"] == paused["epoch"] + 1
+        next(stream)
 
 
 def test_an_unknown_mode_is_refused_and_pauses_nothing(server: Server) -> None:
@@ -219,6 +259,14 @@ def test_abort_by_id_reaches_all_sequences_of_a_request_and_no_other(server: Ser
         assert server.post("/abort_request", {"rid": "goes"}).json()["aborted"] == 2
         assert [one["meta_info"]["finish_reason"]["type"] for one in waiting.result().json()] == ["abort"] * 2
         assert server.load()["num_running_reqs"] == 1
+
+
+def test_abort_can_mean_one_id_and_none_that_begin_with_it(server: Server) -> None:
+    with server.running(rid="job1"), server.running(rid="job10"):
+        assert server.post("/abort_request", {"rid": "job", "exact": True}).json()["aborted"] == 0
+        assert server.post("/abort_request", {"rid": "job1", "exact": True}).json()["aborted"] == 1
+        assert server.load()["num_running_reqs"] == 1
+        assert server.post("/abort_request", {"rid": "job"}).json()["aborted"] == 1
 
 
 def test_abort_of_nothing_in_particular_is_refused_and_of_nobody_is_fine(server: Server) -> None:

@@ -36,6 +36,21 @@ def test_release_says_how_much_it_gave_back_and_resume_takes_it_again(server: Se
     assert server.generate()["output_ids"] == before
 
 
+def test_metrics_count_what_was_given_back_and_taken_again(server: Server) -> None:
+    released = _regions(server.post("/release_memory_occupation", {"backup_weights": True}).json())
+    server.post("/release_memory_occupation")  # nothing to do
+    server.post("/resume_memory_occupation", {"tags": ["kv_cache"]})
+    name = "devicekit_memory_occupation_bytes_total"
+    found = dict(
+        line.rsplit(" ", 1) for line in server.get("/metrics").text.splitlines() if line.startswith(name)
+    )
+    assert {key: float(value) for key, value in found.items()} == {
+        f'{name}{{operation="release",tag="kv_cache"}}': released["kv_cache"]["bytes"],
+        f'{name}{{operation="release",tag="weights"}}': released["weights"]["bytes"],
+        f'{name}{{operation="resume",tag="kv_cache"}}': released["kv_cache"]["bytes"],
+    }
+
+
 def test_a_backup_spares_the_push(server: Server) -> None:
     before = server.generate()["output_ids"]
     server.post("/release_memory_occupation", {"tags": ["weights"], "backup_weights": True})

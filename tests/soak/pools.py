@@ -141,9 +141,9 @@ def states(operations: int, dice: Dice) -> int:
     layout = StateLayout(
         (StateTensor(0, "conv", (3,), torch.float32), StateTensor(2, "sum", (2, 2), torch.int64))
     )
-    pool = StatePool(get_device("cpu"), layout, 16, checked=True)
+    pool = StatePool(get_device("cpu"), layout, 16, snapshots=8, checked=True)
     held: dict[int, int] = {}
-    kept: list[tuple[object, int]] = []
+    kept: dict[int, int] = {}  # what the snapshot slots behind the others hold
     views = [pool.tensor(one.layer, one.name) for one in layout.tensors]
     audits = 0
     for at in range(operations):
@@ -167,23 +167,25 @@ def states(operations: int, dice: Dice) -> int:
                 view[slot] = value
             held[slot] = value
         elif what < 94:
-            slot = dice.pick([*held])
-            kept = [*kept[-7:], (pool.snapshot(slot), held[slot])]
+            slot, place = dice.pick([*held]), dice.number(17, 24)
+            pool.copy(torch.tensor([slot]), torch.tensor([place]))
+            kept[place] = held[slot]
         elif what < 98 and kept:
-            slot, (snapshot, value) = dice.pick([*held]), dice.pick(kept)
-            pool.restore(slot, snapshot)  # type: ignore[arg-type]
-            held[slot] = value
+            slot, place = dice.pick([*held]), dice.pick([*kept])
+            pool.copy(torch.tensor([place]), torch.tensor([slot]))
+            held[slot] = kept[place]
         elif what == 98 and not dice.number(0, 9):
             pool.release()
             pool.resume()
-            held = dict.fromkeys(held, 0)
+            held, kept = dict.fromkeys(held, 0), {}
             views = [pool.tensor(one.layer, one.name) for one in layout.tensors]
         assert pool.available == 16 - len(held), "slots do not add up"
         if at % 100 == 0:
             audits += 1
             assert sorted([*pool.slots.free_pages().tolist(), *held]) == list(range(1, 17))
             assert not _value(views, 0), "the padding slot was written"
-            assert all(_value(views, slot) == value for slot, value in held.items()), "a slot is another's"
+            everything = {**held, **kept}.items()
+            assert all(_value(views, slot) == value for slot, value in everything), "a slot is another's"
     return audits
 
 

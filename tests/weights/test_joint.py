@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from devicekit.engine import Engine, EngineConfig
 from devicekit.memory.errors import MemoryReleased
@@ -58,7 +59,7 @@ def test_states_go_and_come_with_the_keys_and_values(tmp_path: Path) -> None:
     assert reply.success
     assert sum(region.bytes or 0 for region in reply.regions) == engine.plan.pool_bytes + engine.states.nbytes
     with pytest.raises(MemoryReleased):
-        engine.states.snapshot(1)
+        engine.states.copy(torch.tensor([1]), torch.tensor([2]))
     assert engine.resume_memory("kv_cache").success
     (after,) = engine.generate([[5, 6, 7]], GREEDY)
     assert after.tokens == before.tokens
