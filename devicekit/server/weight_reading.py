@@ -53,7 +53,8 @@ async def get_weights(serving: Serving, arguments: GetWeightsArguments, request:
     if not reply.success:
         raise BadRequest(reply.message)
     [weight] = reply.weights
-    return JSONResponse(_finite(weight.values.float().tolist()))
+    numbers = weight.values
+    return await serving.compute(numbers.numel(), lambda: JSONResponse(_finite(numbers.float().tolist())))
 
 
 async def checksum(serving: Serving, arguments: CheckerArguments, request: Request) -> Response:

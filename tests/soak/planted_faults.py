@@ -190,6 +190,13 @@ FAULTS: tuple[Fault, ...] = (
         "            return\n",
     ),
     Fault(
+        "I4",
+        "a snapshot is kept for a request that is gone",
+        "scheduling/snapshot_kv.py",
+        "            self._let_go(prompt)\n        super().release(request)",
+        "            pass\n        super().release(request)",
+    ),
+    Fault(
         "I5",
         "a retracted request loses its last token",
         _STATE,
@@ -261,6 +268,13 @@ FAULTS: tuple[Fault, ...] = (
         "memory/host_kv.py",
         "self.copier.begin(work, blocks=True)",
         "self.copier.begin(work, blocks=False)",
+    ),
+    Fault(
+        "I7",
+        "window pages of a cached prefix are not kept",
+        "scheduling/paired_kv.py",
+        "        self.windows.pin(cached[first:])\n",
+        "",
     ),
     Fault(
         "I9",
@@ -431,20 +445,6 @@ FAULTS: tuple[Fault, ...] = (
         "scheduling/snapshot_kv.py",
         "                restored.append((self._slot_of(prompt.begun_with[0]), slot))\n",
         "                pass\n",
-    ),
-    Fault(
-        "I4",
-        "a snapshot is kept for a request that is gone",
-        "scheduling/snapshot_kv.py",
-        "            self._let_go(prompt)\n        super().release(request)",
-        "            pass\n        super().release(request)",
-    ),
-    Fault(
-        "I7",
-        "window pages of a cached prefix are not kept",
-        "scheduling/paired_kv.py",
-        "        self.windows.pin(cached[first:])\n",
-        "",
     ),
     Fault(
         "tokens",
