@@ -18,7 +18,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
@@ -26,6 +26,7 @@ from devicekit.available import available_memory
 from devicekit.clock import Clock, SystemClock
 from devicekit.device import Device
 from devicekit.engine_config import EngineConfig, plan_pool
+from devicekit.engine_verbs import EngineVerbs
 from devicekit.generation import Generation, IncrementalText
 from devicekit.memory.host_kv import HostKVPool
 from devicekit.opening import get_device
@@ -37,35 +38,18 @@ from devicekit.runners.model_pools import build_pools
 from devicekit.runners.tokenizer_text import TokenizerText
 from devicekit.runners.transformers_runner import TransformersRunner
 from devicekit.scheduling.agreement import Alone, everywhere
-from devicekit.scheduling.audit import PoolAudit
 from devicekit.scheduling.batch import Runner
 from devicekit.scheduling.errors import InvalidOperation, InvalidRequest
 from devicekit.scheduling.host_tier import attach_host_tier
 from devicekit.scheduling.messages import (
-    Abort,
-    AbortReply,
-    Blocker,
-    Continue,
-    Drain,
-    DrainReply,
-    Flush,
-    FlushReply,
-    Operation,
-    Pause,
-    PauseMode,
-    PauseReply,
     Reply,
     Selector,
-    UpdateReply,
-    UpdateWeights,
-    UpdateWeightsFromDisk,
 )
 from devicekit.scheduling.request import Request, SamplingParams, default_seed, prompt_array
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits, Step
 from devicekit.weights.install import WeightControl, install
 from devicekit.weights.joint import JointRegion
 from devicekit.weights.occupation import MemoryTag, Region
-from devicekit.weights.operations import MemoryReply, ReleaseMemory, ResumeMemory
 from devicekit.weights.store import Model, WeightStore
 
 if TYPE_CHECKING:
@@ -74,17 +58,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine", "EngineConfig"]
 
-_R = TypeVar("_R", bound=Reply)
-
 ParameterValue: TypeAlias = (
     "float | int | bool | tuple[str, ...] | tuple[int, ...] | tuple[tuple[int, float], ...] | None"
 )
 """What a field of `SamplingParams` may be."""
 
-_NAP = 0.001  # seconds between looks at an operation that waits while nothing runs
 
-
-class Engine:
+class Engine(EngineVerbs):
     """A model being served. Build one with `open`."""
 
     def __init__(
@@ -364,108 +344,15 @@ class Engine:
         tokens: list[int] = tokenizer.encode(text)
         return tokens
 
-    # -- Verbs ------------------------------------------------------------------------------------------------
-
-    def flush(self, timeout: float | None = None, *, empty_cache: bool | None = None) -> FlushReply:
-        """Forget every logical cache; with ``timeout`` (seconds) wait for the engine to be idle first."""
-        return self.perform(Flush(self._next_id("flush"), timeout, empty_cache), FlushReply)
-
-    def pause(self, mode: PauseMode = PauseMode.ABORT) -> PauseReply:
-        """Start no forward pass until `continue_generation`."""
-        return self.perform(Pause(self._next_id("pause"), mode), PauseReply)
-
-    def continue_generation(self, *, empty_cache: bool | None = None) -> PauseReply:
-        """End a pause, emptying the allocator's cache first unless told otherwise."""
-        return self.perform(Continue(self._next_id("continue"), empty_cache), PauseReply)
-
-    def abort(self, request_id: str) -> AbortReply:
-        """End one request."""
-        return self.perform(Abort(self._next_id("abort"), request_id), AbortReply)
-
-    def drain(self, timeout: float | None = None) -> DrainReply:
-        """Let running requests end and start no others, then pause."""
-        return self.perform(Drain(self._next_id("drain"), timeout), DrainReply)
-
-    def release_memory(self, *tags: str, backup_weights: bool = False) -> MemoryReply:
-        """Give the memory of regions back (`MemoryTag`; none named: all). Refused unless idle."""
-        operation = ReleaseMemory(self._next_id("release"), tags, backup_weights)
-        return self.perform(operation, MemoryReply)
-
-    def resume_memory(self, *tags: str) -> MemoryReply:
-        """Take the memory of regions again."""
-        return self.perform(ResumeMemory(self._next_id("resume"), tags), MemoryReply)
-
-    def update_weights(self, operation: UpdateWeights) -> UpdateReply:
-        """Run any weight update of `devicekit.weights.operations`."""
-        return self.perform(operation, UpdateReply)
-
-    def update_weights_from_disk(
-        self,
-        path: str | Path,
-        *,
-        flush_cache: bool = True,
-        empty_cache: bool | None = None,
-        abort_all_requests: bool = False,
-        weight_version: str | None = None,
-        selector: Selector = Selector.ALL,
-    ) -> UpdateReply:
-        """Replace the weights by another checkpoint of the same architecture.
-
-        At once while paused; otherwise when no request is in flight. A draft model is there to be selected once it
-        was registered (``engine.weights.register_draft``).
-        """
-        operation = UpdateWeightsFromDisk(
-            self._next_id("update"),
-            flush_cache=flush_cache,
-            empty_cache=empty_cache,
-            abort_all_requests=abort_all_requests,
-            weight_version=weight_version,
-            selector=selector,
-            path=str(path),
-        )
-        return self.perform(operation, UpdateReply)
-
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights of the model, and of its draft."""
         models = [self.runner] if self.draft is None else [self.runner, self.draft]
         return sum(weight.nbytes for model in models for _, weight in model.named_weights())
 
-    def blockers(self) -> tuple[Blocker, ...]:
-        """Every reason for not being idle."""
-        return self.scheduler.blockers()
-
-    def audit(self) -> PoolAudit:
-        """Where every page, request row and state slot is, pool by pool. Changes nothing."""
-        return self.scheduler.audit()
-
-    def perform(self, operation: Operation, kind: type[_R]) -> _R:
-        """Post an operation and step until it is answered.
-
-        A refusal that never reached a handler is filled into a reply of the expected type.
-        """
-        self.post(operation)
-        while (reply := self.take_reply(operation.id)) is None:
-            if not self.step().ran:  # it waits for time to pass, or for another thread
-                self.scheduler.wait(_NAP)
-        if isinstance(reply, kind):
-            return reply
-        return kind(**{field.name: getattr(reply, field.name) for field in dataclasses.fields(reply)})
-
-    def post(self, operation: Operation) -> None:
-        """Queue an operation of the caller's own making; `take_reply` has its answer after some steps."""
-        self.scheduler.post(operation)
-
-    def take_reply(self, operation_id: str) -> Reply | None:
-        """The answer to a posted operation, once; ``None`` while there is none."""
-        return self._replies.pop(operation_id, None)
-
     def _refuse_while_paused(self) -> None:
         if self.scheduler.state.paused:
             raise InvalidOperation("Generation is paused: continue_generation() first, or submit() and wait.")
-
-    def _next_id(self, kind: str) -> str:
-        return f"{kind}-{next(self._ids)}"
 
 
 def _tokenizer(directory: ModelDirectory) -> PreTrainedTokenizerBase | None:

@@ -28,6 +28,10 @@ class Agreement(Protocol):
         """
         ...
 
+    def texts(self, text: str) -> list[str]:
+        """Everybody's text, by rank. Raises RankLost."""
+        ...
+
     def names(self, own: Sequence[str]) -> tuple[str, ...]:
         """What any rank names, with the ranks that do behind it unless all do; ``own`` once a rank is lost."""
         ...
@@ -43,6 +47,9 @@ class Alone:
         if error is not None:
             raise error
         return done
+
+    def texts(self, text: str) -> list[str]:
+        return [text]
 
     def names(self, own: Sequence[str]) -> tuple[str, ...]:
         return tuple(own)

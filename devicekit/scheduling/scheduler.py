@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ from devicekit.oom import OutOfMemoryRecovery, describe
 from devicekit.release import ReleasePoint, ReleasePoints
 from devicekit.scheduling.adjusting import LogitAdjuster
 from devicekit.scheduling.audit import PoolAudit, PoolsUnbalanced, audit_pools, idle_imbalance
-from devicekit.scheduling.batch import ForwardBatch, Int32, Logprobs, Runner, StepOutput
+from devicekit.scheduling.batch import ForwardBatch, Runner, StepOutput
 from devicekit.scheduling.checking import RequestCheck
 from devicekit.scheduling.control import Control
 from devicekit.scheduling.errors import InvalidRequest
@@ -35,10 +34,10 @@ from devicekit.scheduling.request import (
     FinishKind,
     Request,
     SamplingParams,
-    TokenLogprob,
     default_seed,
 )
 from devicekit.scheduling.reservation import NewTokenRatio
+from devicekit.scheduling.results import ResultProcessor
 from devicekit.scheduling.retraction import Retraction
 from devicekit.scheduling.running import RunningBatch
 from devicekit.scheduling.state import Participant, SchedulerState
@@ -46,7 +45,6 @@ from devicekit.scheduling.stopping import Detokenizer, StopConditions
 from devicekit.scheduling.waiting import WaitingQueue
 
 _BLOCK = 64
-_LONG_ENOUGH = Finish(FinishKind.LENGTH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +125,7 @@ class Scheduler:
         self._builder = BatchBuilder(self.state, limits.max_running, limits.max_batch_tokens)
         self._retraction = Retraction(self.state, self._ratio)
         self._recovery = OutOfMemoryRecovery(device, self.state.releases)
-        self._stops = StopConditions(model, detokenizer)
+        self._results = ResultProcessor(self.state, StopConditions(model, detokenizer))
         self._inbox: deque[Request | Operation] = deque()
         self._woken = threading.Event()
         self._arrivals = 0
@@ -275,7 +273,7 @@ class Scheduler:
         result = self._run(batch, plan)
         if result is None:
             return 0
-        self._process(plan, result)
+        self._results.process(plan, result)
         self._ratio.decay()
         self._planner.succeeded()
         return len(batch.tokens)
@@ -320,85 +318,6 @@ class Scheduler:
             return
         for request in [*self.state.running.requests, *(request for request, _, _ in plan.chunks)]:
             self.state.finish(request, Finish(FinishKind.ERROR, message=message))
-
-    def _process(self, plan: Plan, result: StepOutput) -> None:
-        """Append the new tokens, end what is finished, and let completed prompts join the running batch."""
-        state, count = self.state, plan.decoding
-        if result.logprobs is not None:
-            self._keep_logprobs(plan, result.tokens, result.logprobs)
-        finished = self._advance(result.tokens[:count]) if count else ()
-        wanted = count
-        for request, _, end in plan.chunks:
-            request.computed = end
-            if end == request.total:
-                self._complete_prompt(request, result.tokens.item(wanted))
-                wanted += 1
-        for request, finish in finished:
-            state.finish(request, finish, share=True)
-        if state.streaming:
-            for identity in sorted(state.streaming):
-                self._stream(state.requests[identity])
-
-    def _advance(self, tokens: Int32) -> Iterable[tuple[Request, Finish]]:
-        """Append the running requests' tokens; return those that this ended, each once."""
-        state, requests = self.state, self.state.running.requests
-        at_limit = state.running.end_step(tokens)
-        ended = self._stops.ended(tokens)
-        if ended is None and not state.special:
-            return [(request, _LONG_ENOUGH) for request in at_limit] if at_limit else ()
-        found: dict[str, tuple[Request, Finish]] = {}
-        if ended is not None:
-            for column in ended.tolist():
-                request = requests[column]
-                if request.id not in state.special:
-                    found[request.id] = (request, Finish(FinishKind.STOP, int(tokens[column])))
-        for identity in sorted(state.special):  # a set has another order in every process
-            request = state.requests[identity]
-            if request.column >= 0:
-                state.running.settle(request)
-                output = state.kv.table.tokens[request.row, len(request.prompt) : request.total]
-                if (finish := self._stops.check(request, output)) is not None:
-                    found[identity] = (request, finish)
-        for request in at_limit:
-            found.setdefault(request.id, (request, _LONG_ENOUGH))
-        return found.values()
-
-    def _complete_prompt(self, request: Request, token: int) -> None:
-        state, tokens = self.state, self.state.kv.table.tokens
-        state.kv.publish(request)
-        state.prefilling.remove(request)
-        tokens[request.row, request.total] = token
-        request.total += 1
-        state.running.join(request)
-        if request.id in state.special:
-            finish = self._stops.check(request, tokens[request.row, len(request.prompt) : request.total])
-        else:
-            finish = self._stops.end(token)
-        if finish is None and request.total >= request.limit:
-            finish = _LONG_ENOUGH
-        if finish is not None:
-            state.finish(request, finish, share=True)
-
-    def _stream(self, request: Request) -> None:
-        """Report new tokens, holding back those that may turn out to be the beginning of a stop string."""
-        increment = self.state.unreported(request)
-        if request.params.stop:
-            longest = max(len(text.encode()) for text in request.params.stop)
-            increment = increment[: max(0, len(increment) - longest)]
-        if increment:
-            self.state.outputs.append(self.state.output(request, increment, None))
-
-    def _keep_logprobs(self, plan: Plan, tokens: Int32, logprobs: Logprobs) -> None:
-        requests = [*self.state.running.requests[: plan.decoding]]
-        requests += [request for request, _, end in plan.chunks if end == request.total]
-        for at, request in enumerate(requests):
-            asked = request.params.logprobs
-            if asked is not None:
-                ids, values = logprobs.top_ids[at, :asked], logprobs.top_values[at, :asked]
-                top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
-                if request.logprobs is None:
-                    request.logprobs = []
-                request.logprobs.append(TokenLogprob(int(tokens[at]), float(logprobs.chosen[at]), top))
 
 
 def _row_width(longest: int, page_size: int) -> int:

@@ -140,10 +140,13 @@ class SchedulerState:
         Args:
             share: leave what it computed in the prefix cache.
         """
-        self.detach(request)
+        if request.column >= 0:
+            self.running.leave(request)
+        else:
+            self.detach(request)
         if share:
             self.kv.publish(request)
-        tokens = self.unreported(request)
+        tokens = self._since(request, len(request.prompt) + request.reported)
         self.kv.release(request)
         del self.requests[request.id]
         if request.listed:
@@ -181,7 +184,9 @@ class SchedulerState:
         """Output tokens that no `Output` has carried yet."""
         if request.column >= 0:
             self.running.settle(request)
-        start = len(request.prompt) + request.reported
+        return self._since(request, len(request.prompt) + request.reported)
+
+    def _since(self, request: Request, start: int) -> tuple[int, ...]:
         if request.row:
             return tuple(self.kv.table.read_tokens(request.row, start, request.total))
         return tuple(request.tokens[start:].tolist())
@@ -215,7 +220,7 @@ class SchedulerState:
 
     def close_span(self, request: Request) -> None:
         """Note which weights made the output tokens since the last note."""
-        spans, end = request.spans, request.num_output
+        spans, end = request.spans, request.total - len(request.prompt)
         start = spans[-1].end if spans else 0
         if end <= start:
             return

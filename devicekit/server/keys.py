@@ -45,7 +45,9 @@ class Keys:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             # Every key is compared, in constant time, so that timing tells nothing.
-            matches = [hmac.compare_digest(given.strip().encode(), key.encode()) for key in accepted]
+            # Headers are handed over as latin-1, whatever the client wrote.
+            sent = given.strip().encode("latin-1", "replace")
+            matches = [hmac.compare_digest(sent, key.encode()) for key in accepted]
             if any(matches):
                 return
         raise Unauthorized(f"This endpoint needs {name}, sent as 'Authorization: Bearer KEY'.")

@@ -57,9 +57,21 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _expect(self, what: str) -> None:
         self._relax()
-        self._timer = self.loop.call_later(
-            _SECONDS, lambda: self._refuse(408, f"Waited {_SECONDS:g} s for {what}.")
-        )
+        self._timer = self.loop.call_later(_SECONDS, self._overdue, what)
+
+    def _overdue(self, what: str) -> None:
+        if self._owes_an_answer():
+            self._expect(what)  # it is our turn, not theirs
+        else:
+            self._refuse(408, f"Waited {_SECONDS:g} s for {what}.")
+
+    def _owes_an_answer(self) -> bool:
+        """Whether an earlier request of this connection is being worked on, or nothing is read for now."""
+        if self.flow.read_paused:
+            return True
+        if self._before_body:
+            return self.cycle is not None and not self.cycle.response_complete
+        return bool(self.pipeline)
 
     def _relax(self) -> None:
         if self._timer is not None:

@@ -25,7 +25,7 @@ from devicekit.server.settings import ServerSettings
 
 _R = TypeVar("_R", bound=Reply)
 _T = TypeVar("_T")
-_LONG_TEXT = 4096  # characters; encoding more than that must not hold up everybody else
+_LONG = 4096  # characters, or numbers; working on more than that must not hold up everybody else
 
 
 class Serving:
@@ -65,9 +65,9 @@ class Serving:
         self.check_count(len(texts))
         return await self.compute(sum(map(len, texts)), lambda: [self.engine.encode(text) for text in texts])
 
-    async def compute(self, characters: int, work: Callable[[], _T]) -> _T:
-        """Work on this much text: away from the event loop where it is long, as others would wait for it."""
-        if characters <= _LONG_TEXT:
+    async def compute(self, size: int, work: Callable[[], _T]) -> _T:
+        """Work on so many characters or numbers: away from the event loop if many, as others would wait for it."""
+        if size <= _LONG:
             return work()
         return await asyncio.get_running_loop().run_in_executor(None, work)
 

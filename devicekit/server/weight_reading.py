@@ -53,14 +53,20 @@ async def get_weights(serving: Serving, arguments: GetWeightsArguments, request:
     if not reply.success:
         raise BadRequest(reply.message)
     [weight] = reply.weights
-    return JSONResponse(_finite(weight.values.float().tolist()))
+    numbers = weight.values
+    return await serving.compute(numbers.numel(), lambda: JSONResponse(_finite(numbers.float().tolist())))
 
 
 async def checksum(serving: Serving, arguments: CheckerArguments, request: Request) -> Response:
     """Digests of all weights."""
     operation = ChecksumWeights(serving.next_id(), arguments.selector)
     reply = await serving.perform(operation, ChecksumReply)
-    ranks = [{"rank": 0, "checksum": reply.total, "tensors": dict(reply.tensors)}]
+    ranks: list[dict[str, object]] = [
+        {"rank": rank, "checksum": total} for rank, total in enumerate(reply.ranks)
+    ]
+    for one in ranks:
+        if one["checksum"] == reply.total:  # rank 0's; those of others are known where they are the same
+            one["tensors"] = dict(reply.tensors)
     return answer(reply, ranks=ranks, per_engine_checksum=reply.total, weight_version=reply.weight_version)
 
 

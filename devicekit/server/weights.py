@@ -100,7 +100,7 @@ async def update_from_tensor(
             else f"Each of the {ranks} ranks of this engine has the whole model: send one payload in "
             "serialized_named_tensors, or the same one for each."
         )
-    content = _decode(payloads[0])
+    content = await serving.compute(len(payloads[0]), lambda: _decode(payloads[0]))
     if content[:1] == _PICKLE and serving.settings.allow_pickled_weights:
         # Away from the event loop: it talks to the sender.
         payload = await asyncio.get_running_loop().run_in_executor(None, read_pickled, content)

@@ -178,6 +178,7 @@ class ChecksumReply(Reply):
     """The answer to `ChecksumWeights`: hexadecimal digests."""
 
     total: str = ""
+    ranks: tuple[str, ...] = ()  # the total of each: equal where all have the same weights
     tensors: Mapping[str, str] = field(default_factory=dict)
     weight_version: str = ""
 

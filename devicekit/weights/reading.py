@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from devicekit.scheduling.agreement import everywhere
 from devicekit.scheduling.errors import InvalidOperation
 from devicekit.scheduling.pause import abort_requests
 from devicekit.weights.checksum import digest_all
@@ -53,12 +54,20 @@ def checksum(store: WeightStore, operation: ChecksumWeights) -> ChecksumReply:
     """
     store.require_mapped()
     kinds = store.selected(operation.selector)
-    total, each = digest_all(
-        (name if len(kinds) == 1 else f"{kind.value}:{name}", tensor)
-        for (kind, name), tensor in store.tensors(operation.selector).items()
+    weights = store.tensors(operation.selector).items()
+    total, each = everywhere(
+        store.state.ranks,
+        lambda: digest_all(
+            (name if len(kinds) == 1 else f"{kind.value}:{name}", tensor) for (kind, name), tensor in weights
+        ),
     )
     return ChecksumReply(
-        operation.id, True, total=total, tensors=each, weight_version=store.state.weight_version
+        operation.id,
+        True,
+        total=total,
+        tensors=each,
+        ranks=tuple(store.state.ranks.texts(total)),
+        weight_version=store.state.weight_version,
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import torch
 
-from devicekit.scheduling.agreement import everywhere
+from devicekit.scheduling.agreement import Agreement, everywhere
 from devicekit.scheduling.errors import InvalidOperation
 from devicekit.scheduling.messages import Operation, Refusal, Reply, UpdateOutcome, UpdateReply
 from devicekit.scheduling.pause import abort_requests
@@ -48,7 +48,7 @@ def stream_handler(
         updater.store.selected(operation.selector)
         device = updater.store.device
         device.require("import_ipc")
-        socket = MessageSocket(_own(operation, device.properties().uuid))
+        socket = _connect(state.ranks, lambda: MessageSocket(_own(operation, device.properties().uuid)))
         if operation.abort_all_requests:
             abort_requests(state, list(state.requests.values()), "The weights are being updated.")
         run = _Stream(updater, begin, operation, socket).run()
@@ -64,6 +64,18 @@ def stream_handler(
         return poll
 
     return handle
+
+
+def _connect(ranks: Agreement, open_socket: Callable[[], MessageSocket]) -> MessageSocket:
+    """Every rank its own, or none."""
+    opened: list[MessageSocket] = []
+    try:
+        everywhere(ranks, lambda: opened.append(open_socket()))
+    except Exception:
+        for one in opened:
+            one.close()
+        raise
+    return opened[0]
 
 
 def _own(operation: UpdateWeightsFromStream, uuid: str | None) -> str:
@@ -89,6 +101,7 @@ class _Stream:
         self._begin = begin
         self._operation = operation
         self._socket = socket
+        self._ranks = updater.store.state.ranks
         self._device = updater.store.device
         self._buffer: torch.Tensor | None = None
         self._failure = ""
@@ -106,63 +119,87 @@ class _Stream:
                     return replace(begun, id=operation.id)
             yield from self._take_in(updates)
         except Exception as error:  # of the stream: what was written before it is summed up below
-            self._failure = self._failure or str(error)
+            self._fail(str(error))
         finally:
             self._let_go()
             self._socket.close()
+        self._agree()
         ended: Reply | None = None
         if not inside:
             ended = yield from self._do(EndWeightUpdate(f"{operation.id}/end"))
         return self._sum_up(updates, ended)
 
     def _take_in(self, updates: list[UpdateReply]) -> Generator[None, None, None]:
-        """Answer message after message until the last. After a failure nothing is written any more."""
-        while True:
-            message = self._read((yield from self._receive()))
-            if message is None or isinstance(message, SentFailure):
-                if message is not None:
-                    self._failure = self._failure or f"the sender gave up: {message.message}"
-                self._let_go()
-                self._socket.send(b"")
-                return
-            if not self._failure:
+        """Answer message after message until the last, of every rank. After a failure nothing more is written."""
+        over = everybody = False
+        while not everybody:
+            content = yield from self._receive(over)
+            message = self._read(content) if content is not None else None
+            over = message is None or isinstance(message, SentFailure)
+            if isinstance(message, SentFailure):
+                self._fail(f"the sender gave up: {message.message}")
+            everybody = bool(self._ranks.least(over))
+            nobody = bool(self._ranks.least(not over))
+            if not (everybody or nobody):
+                self._fail("the streams of the ranks end at different places")
+            self._agree()
+            if nobody and not self._failure:
                 try:
                     yield from self._apply(message, updates)
                 except Exception as error:  # the sender is told, and goes on to its end
-                    self._failure = str(error)
-            self._socket.send(pickle.dumps(RuntimeError(self._failure)) if self._failure else b"")
+                    self._fail(str(error))
+                self._agree()
+            if over:
+                self._let_go()
+            if content is not None:
+                self._answer("" if over else self._failure)
+
+    def _fail(self, why: str) -> None:
+        self._failure = self._failure or why
+
+    def _agree(self) -> None:
+        """What failed on any rank has failed on all: they go the same way from here."""
+        self._failure = "; ".join(self._ranks.names([self._failure] if self._failure else []))
+
+    def _answer(self, failure: str) -> None:
+        try:
+            self._socket.send(pickle.dumps(RuntimeError(failure)) if failure else b"")
+        except Exception as error:  # the next look at the socket comes to the same end on every rank
+            self._fail(str(error))
 
     def _read(self, content: bytes) -> object:
         try:
             return read_message(content)
         except InvalidOperation as error:
-            self._failure = self._failure or str(error)
+            self._fail(str(error))
             return content
 
-    def _receive(self) -> Generator[None, None, bytes]:
-        """The next message, once every rank has one."""
+    def _receive(self, over: bool) -> Generator[None, None, bytes | None]:
+        """The next message, once every rank has one; ``None`` where there will be none because it is over."""
         state, timeout = self._updater.store.state, self._operation.timeout
         deadline = state.clock.now() + timeout
         arrived: list[bytes] = []
         while True:
             failure: Exception | None = None
             try:
-                arrived += self._socket.receive() if not arrived else ()
-                if not arrived and state.clock.now() >= deadline:
+                arrived += self._socket.receive() if not (arrived or over) else ()
+                if not (arrived or over) and state.clock.now() >= deadline:
                     raise GroupFailed(f"nothing came for {timeout:g} s")
             except Exception as error:
                 failure = error
-            if state.ranks.ready(bool(arrived), failure):
-                return arrived[0]
+            if state.ranks.ready(bool(arrived) or over, failure):
+                return arrived[0] if arrived else None
             yield
 
     def _apply(self, message: object, updates: list[UpdateReply]) -> Generator[None, None, None]:
         """Take over the buffer, or write the weights that lie in it now."""
-        ranks, operation = self._updater.store.state.ranks, self._operation
-        if not isinstance(message, list):
+        ranks, operation = self._ranks, self._operation
+        handles = ranks.least(not isinstance(message, list))
+        if handles:
             self._let_go()
             self._buffer = everywhere(ranks, lambda: self._open(message))
             return
+        entries = everywhere(ranks, lambda: _entries(message))
         if self._buffer is None:
             raise InvalidOperation("Weights were announced before the buffer that they are in.")
         self._buckets += 1
@@ -172,7 +209,7 @@ class _Stream:
             empty_cache=False,
             weight_version=operation.weight_version,
             selector=operation.selector,
-            bucket=FlatBucket(self._buffer, tuple(map(_entry, message))),
+            bucket=FlatBucket(self._buffer, entries),
         )
         reply = yield from self._do(update)
         self._device.synchronize()  # once this is answered, the sender fills the buffer again
@@ -195,10 +232,15 @@ class _Stream:
         return buffer
 
     def _let_go(self) -> None:
-        if self._buffer is not None:
+        if self._buffer is None:
+            return
+        try:
             self._device.synchronize()
             self._buffer = None
             self._device.collect_ipc()
+        except Exception as error:  # agreed on with whatever else went wrong
+            self._buffer = None
+            self._fail(str(error))
 
     def _do(self, step: Operation) -> Generator[None, None, Reply]:
         answer = self._begin(step)
@@ -236,6 +278,12 @@ class _Stream:
             refusal=Refusal.FAILED,
             outcome=UpdateOutcome.PARTIAL if updates else outcome,
         )
+
+
+def _entries(message: object) -> tuple[BucketEntry, ...]:
+    if not isinstance(message, list):
+        raise InvalidOperation("A buffer was sent where other ranks were told of weights.")
+    return tuple(map(_entry, message))
 
 
 def _entry(item: object) -> BucketEntry:

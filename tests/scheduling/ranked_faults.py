@@ -7,18 +7,21 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+import torch.distributed as dist
 
+from devicekit.contract.records import DeviceProperties
 from devicekit.device import Device
 from devicekit.scheduling.control import Control
 from devicekit.scheduling.messages import Drain, Selector
 from devicekit.scheduling.state import Participant, SchedulerState
 from devicekit.weights.install import WeightControl
 from devicekit.weights.occupation import MemoryTag, Region
-from devicekit.weights.operations import UpdateWeightsFromIPC
+from devicekit.weights.operations import UpdateWeightsFromIPC, UpdateWeightsFromStream
 from devicekit.weights.store import Loaded, Staged
+from devicekit.weights.streamed import stream_handler
 from devicekit.weights.tensors import ipc_handler
 
 POINTS = (
@@ -94,6 +97,7 @@ class Faults:
         store.stage = staging  # type: ignore[method-assign, assignment]
         store.device = state.releases.device = device  # type: ignore[assignment]
         control.register(UpdateWeightsFromIPC, ipc_handler(weights.updater))
+        control.register(UpdateWeightsFromStream, stream_handler(weights.updater, control.begin))
         drain = control._handlers[Drain]
 
         def draining(operation: Drain):  # type: ignore[no-untyped-def]
@@ -160,6 +164,10 @@ class Lending:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._device, name)
+
+    def properties(self) -> DeviceProperties:
+        """As of an accelerator of its own for each rank."""
+        return replace(self._device.properties(), uuid=f"rank-{dist.get_rank()}")
 
     def empty_cache(self) -> object:
         self._faults.at("empty")

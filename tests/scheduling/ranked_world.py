@@ -100,7 +100,7 @@ class Record:
         """What has to be the same on every rank."""
         replies = {}
         for one in self.replies.values():
-            told = [getattr(one, name, None) for name in ("outcome", "epoch", "failed")]
+            told = [getattr(one, name, None) for name in ("outcome", "epoch", "failed", "ranks")]
             # Weights that hold no known value have another digest on every rank: only this one was asked for
             # when they did.
             digest = getattr(one, "total", None) if one.id == "sum" else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 
@@ -30,6 +31,7 @@ from devicekit.scheduling.messages import (
 from devicekit.scheduling.request import FinishKind
 from devicekit.testing import Fault, LoseDevice, Raise, SimConfig, Simulator, simulation
 from devicekit.testing.sim_backend import register
+from devicekit.weights.handles import handle_to_json
 from devicekit.weights.occupation import MemoryTag
 from devicekit.weights.operations import (
     ChecksumReply,
@@ -118,6 +120,10 @@ def test_weights_come_by_tensor_and_by_handle_and_digests_are_the_hosts(rig: Rig
     handles = {name: device.export_ipc(one) for name, one in there.items()}
     assert rig.do(UpdateWeightsFromIPC("i", handles=handles), UpdateReply).success
     assert rig.do(ChecksumWeights("b"), ChecksumReply).tensors == host.tensors
+    rig.do(UpdateWeightsFromTensor("v", tensors=NEW), UpdateReply)
+    told = {name: json.loads(json.dumps(handle_to_json(one))) for name, one in handles.items()}
+    assert rig.do(UpdateWeightsFromIPC("j", handles=told), UpdateReply).success
+    assert rig.do(ChecksumWeights("c"), ChecksumReply).tensors == host.tensors
 
 
 def _updates_under_faults(

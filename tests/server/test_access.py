@@ -22,7 +22,21 @@ def test_a_server_listens_on_this_machine_only_unless_told_otherwise(shared: Ser
     assert shared.serving.settings.host == "127.0.0.1"
 
 
-@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer guess"}, {"Authorization": "user"}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": "Bearer guess"},
+        {"Authorization": "user"},
+        {"Authorization": ""},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer user admin"},
+        {"Authorization": "Basic dXNlcjphZG1pbg=="},
+        {"Authorization": "Bearer \N{SNOWMAN}".encode()},
+        {"X-Api-Key": "admin"},
+    ],
+    ids=str,
+)
 def test_no_key_or_a_wrong_one_is_401(locked: Server, headers: dict[str, str]) -> None:
     for path in ("/generate", "/v1/completions", "/v1/chat/completions", "/pause_generation"):
         answer = locked.http.post(path, json={}, headers=headers)
@@ -49,6 +63,14 @@ def test_the_api_key_generates_and_does_not_control(locked: Server) -> None:
 def test_the_admin_key_opens_everything(locked: Server) -> None:
     assert locked.http.get("/flush_cache", headers=ADMIN).status_code == 200
     assert locked.http.get("/v1/loads", headers=ADMIN).status_code == 200
+
+
+def test_a_key_may_be_of_any_letters(serve: Serve) -> None:
+    with serve(api_key="schlüssel") as server:
+        headers = {"Authorization": "Bearer schlüssel".encode()}
+        assert server.http.get("/v1/models", headers=headers).status_code == 200
+        headers = {"Authorization": b"Bearer schlussel"}
+        assert server.http.get("/v1/models", headers=headers).status_code == 401
 
 
 def test_an_admin_key_alone_leaves_generation_open(serve: Serve) -> None:

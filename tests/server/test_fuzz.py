@@ -23,6 +23,7 @@ _VALUES = st.one_of(
     st.lists(st.text(max_size=3), max_size=3),
     st.just([[1, 2], [3]]),
     st.just({}),
+    st.dictionaries(st.sampled_from(["0", "7", "-1", "9999", "x", "²"]), st.floats(-200, 200), max_size=3),
 )
 _NAMES = [
     "temperature",
@@ -35,6 +36,11 @@ _NAMES = [
     "sampling_seed",
     "ignore_eos",
     "no_stop_trim",
+    "min_new_tokens",
+    "frequency_penalty",
+    "presence_penalty",
+    "repetition_penalty",
+    "logit_bias",
 ]
 _SAMPLING = st.dictionaries(st.sampled_from(_NAMES), _VALUES, max_size=1)
 # A sound request of each kind. What could hold up the test for longer than it takes is always kept short.

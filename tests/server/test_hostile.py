@@ -111,6 +111,24 @@ def test_a_client_that_does_not_go_on_is_let_go(
         assert server.generate()["output_ids"]
 
 
+@pytest.mark.parametrize("begun", [b"GET /pi", POST[:-10]], ids=["headers", "body"])
+def test_half_a_request_behind_another_does_not_cost_the_first_its_answer(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, begun: bytes
+) -> None:
+    monkeypatch.setattr(protocol, "_SECONDS", 0.05)
+    with serve() as server, _connect(server) as connection:
+        server.post("/pause_generation")
+        connection.sendall(POST + begun)
+        server.eventually(lambda: server.load()["num_waiting_reqs"] == 1)
+        threading.Event().wait(0.3)  # much longer than the second may take to arrive
+        server.post("/continue_generation")
+        found = b""
+        while part := connection.recv(65536):
+            found += part
+        assert found.startswith(b"HTTP/1.1 200 ")
+        assert b"output_ids" in found
+
+
 def test_a_client_that_takes_its_time_between_two_requests_is_not(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
