@@ -40,11 +40,11 @@ from devicekit.runners.transformers_runner import TransformersRunner
 from devicekit.scheduling.agreement import Alone, everywhere
 from devicekit.scheduling.batch import Runner
 from devicekit.scheduling.errors import InvalidOperation, InvalidRequest
-from devicekit.scheduling.host_tier import attach_host_tier
 from devicekit.scheduling.messages import (
     Reply,
     Selector,
 )
+from devicekit.scheduling.pools.host_tier import attach_host_tier
 from devicekit.scheduling.request import Request, SamplingParams, default_seed, prompt_array
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits, Step
 from devicekit.weights.install import WeightControl, install
@@ -54,7 +54,7 @@ from devicekit.weights.store import Model, WeightStore
 
 if TYPE_CHECKING:
     from devicekit.runners.huggingface import PreTrainedTokenizerBase
-    from devicekit.scheduling.rank_group import RankGroup
+    from devicekit.scheduling.ranks.group import RankGroup
 
 __all__ = ["Engine", "EngineConfig"]
 
@@ -128,7 +128,7 @@ class Engine(EngineVerbs):
                 states=slots,
             )
         else:
-            from devicekit.scheduling.ranks import (
+            from devicekit.scheduling.ranks.scheduler import (
                 RankedScheduler,  # not every build of torch has what it needs
             )
 

@@ -32,7 +32,7 @@ from devicekit.scheduling.messages import (
     PauseMode,
     UpdateWeightsFromDisk,
 )
-from devicekit.scheduling.paired_kv import PairedKV
+from devicekit.scheduling.pools.paired import PairedKV
 from devicekit.scheduling.request import SamplingParams
 
 _PROMPTS = (

@@ -18,8 +18,8 @@ from devicekit.device import Device
 from devicekit.opening import get_device
 
 if TYPE_CHECKING:
-    from devicekit.scheduling.rank_group import RankGroup
-    from devicekit.scheduling.ranks import RankedScheduler
+    from devicekit.scheduling.ranks.group import RankGroup
+    from devicekit.scheduling.ranks.scheduler import RankedScheduler
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -39,7 +39,7 @@ def run_as_rank(command: str, act: Callable[[RankGroup], int], *, timeout: float
         timeout: seconds that one rank may be behind another, here and later.
         heartbeat: seconds between signs of life.
     """
-    from devicekit.scheduling.rank_group import RankGroup  # not every build of torch has what it needs
+    from devicekit.scheduling.ranks.group import RankGroup  # not every build of torch has what it needs
 
     rank = os.environ["RANK"]
     ranks: RankGroup | None = None

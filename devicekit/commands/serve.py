@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from devicekit.device import Device
     from devicekit.engine import Engine
     from devicekit.engine_config import EngineConfig
-    from devicekit.scheduling.rank_group import RankGroup
-    from devicekit.scheduling.ranks import RankedScheduler
+    from devicekit.scheduling.ranks.group import RankGroup
+    from devicekit.scheduling.ranks.scheduler import RankedScheduler
     from devicekit.server.settings import ServerSettings
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")

@@ -12,8 +12,8 @@ from devicekit.memory.attached_audit import audit_attached
 from devicekit.memory.attached_pages import AttachedAllocator
 from devicekit.memory.audit import Conservation, audit
 from devicekit.scheduling.errors import SchedulingError
-from devicekit.scheduling.paired_kv import PairedKV
-from devicekit.scheduling.snapshot_kv import SnapshotKV
+from devicekit.scheduling.pools.paired import PairedKV
+from devicekit.scheduling.pools.snapshots import SnapshotKV
 
 if TYPE_CHECKING:
     from devicekit.memory.pages import PageAllocator

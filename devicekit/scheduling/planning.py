@@ -8,10 +8,10 @@ import numpy as np
 
 from devicekit.scheduling.adjusting import adjustments
 from devicekit.scheduling.batch import ForwardBatch, Int32
-from devicekit.scheduling.paired_kv import PairedKV
+from devicekit.scheduling.pools.paired import PairedKV
+from devicekit.scheduling.pools.snapshots import SnapshotKV
 from devicekit.scheduling.request import Request
 from devicekit.scheduling.reservation import NewTokenRatio
-from devicekit.scheduling.snapshot_kv import SnapshotKV
 from devicekit.scheduling.state import SchedulerState
 
 # A pass that fails costs a synchronisation and two attempts: this many good ones make up for it.

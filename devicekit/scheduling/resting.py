@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from devicekit.scheduling.control import Control
 from devicekit.scheduling.state import SchedulerState
+from devicekit.scheduling.verbs.control import Control
 
 LOOK = 0.002  # seconds between looks at what others do: copies, broadcasts, compilations
 
@@ -15,7 +15,7 @@ def idle_seconds(state: SchedulerState, control: Control) -> float | None:
     """
     if state.may_run and (len(state.running) or state.prefilling or (state.admitting and len(state.waiting))):
         return 0.0
-    if control.pending or any(part.pending() for part in state.participants if part.pending is not None):
+    if control.pending or any(map(state.pending, state.participants)):
         return LOOK
     due = [state.requests[identity].deadline for identity in state.timed]
     # A pause cannot end by itself while something holds generation, and letting go of that is posted.

@@ -5,6 +5,7 @@ Single-threaded: one thread calls `Scheduler.step`. Other threads may call `Sche
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from dataclasses import dataclass
@@ -22,13 +23,11 @@ from devicekit.scheduling.adjusting import LogitAdjuster
 from devicekit.scheduling.audit import PoolAudit, PoolsUnbalanced, audit_pools, idle_imbalance
 from devicekit.scheduling.batch import ForwardBatch, Runner, StepOutput
 from devicekit.scheduling.checking import RequestCheck
-from devicekit.scheduling.control import Control
 from devicekit.scheduling.errors import InvalidRequest
 from devicekit.scheduling.messages import Blocker, Operation, Output, Reply
-from devicekit.scheduling.paired_kv import PairedKV
-from devicekit.scheduling.pause import continue_if_due
 from devicekit.scheduling.planning import BatchBuilder, Plan, Planner
-from devicekit.scheduling.pools import build_kv
+from devicekit.scheduling.pools.choice import build_kv
+from devicekit.scheduling.pools.paired import PairedKV
 from devicekit.scheduling.request import (
     Finish,
     FinishKind,
@@ -42,9 +41,12 @@ from devicekit.scheduling.retraction import Retraction
 from devicekit.scheduling.running import RunningBatch
 from devicekit.scheduling.state import Participant, SchedulerState
 from devicekit.scheduling.stopping import Detokenizer, StopConditions
+from devicekit.scheduling.verbs.control import Control
+from devicekit.scheduling.verbs.pause import continue_if_due
 from devicekit.scheduling.waiting import WaitingQueue
 
 _BLOCK = 64
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +302,9 @@ class Scheduler:
             return
         try:
             self.state.releases.reach(ReleasePoint.IDLE)
-        except DeviceError as error:  # the ledger has it, and it failed no request
+        except Exception as error:  # it failed no request
+            if not isinstance(error, DeviceError):  # the ledger has those
+                _log.exception("emptying the cache of an idle engine failed")
             if self._device.classify_error(error) is ErrorKind.DEVICE_LOST:
                 self.state.fail(f"The device is lost: {describe(error)}")
 

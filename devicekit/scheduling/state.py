@@ -65,7 +65,7 @@ class SchedulerState:
     closed_by: set[str] = field(default_factory=set)
     # Why no forward pass may run, by who says so: memory is released, weights are missing. Requests wait.
     holds: dict[str, str] = field(default_factory=dict)
-    # Participants that could not collect their finished work the last time, and why not.
+    # Participants that could not collect their finished work the last time, or say what they have, and why not.
     faults: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -90,8 +90,27 @@ class SchedulerState:
             ("prefilling", len(self.prefilling)),
             ("waiting", len(self.waiting) if self.may_run and self.admitting else 0),
         ]
-        counts += [(part.name, part.pending()) for part in self.participants if part.pending is not None]
+        counts += [(part.name, self.pending(part)) for part in self.participants]
         return tuple(Blocker(name, count) for name, count in counts if count)
+
+    def pending(self, part: Participant) -> int:
+        """How much unfinished work a participant has. One that cannot say may have some: it blocks."""
+        if part.pending is None:
+            return 0
+        asked = f"{part.name}, asked for its work"
+        try:
+            count = part.pending()
+        except Exception as error:
+            self._fault(asked, "%s, failed", error)
+            return 1
+        self.faults.pop(asked, None)
+        return count
+
+    def _fault(self, name: str, message: str, error: Exception) -> None:
+        """Note a failure, and log it when it is new."""
+        if name not in self.faults:
+            _log.error(message, name, exc_info=error)
+        self.faults[name] = f"{type(error).__name__}: {error}"
 
     def empty(self, point: ReleasePoint, requested: bool | None = None) -> ReleaseEntry:
         """Pass a release point after something that has been done, and stays done if this fails.
@@ -118,9 +137,7 @@ class SchedulerState:
             try:
                 part.retire()
             except Exception as error:
-                if part.name not in self.faults:
-                    _log.exception("%s could not collect its finished work", part.name)
-                self.faults[part.name] = f"{type(error).__name__}: {error}"
+                self._fault(part.name, "%s could not collect its finished work", error)
             else:
                 self.faults.pop(part.name, None)
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from devicekit.memory.audit import Conservation, audit
 from devicekit.memory.pages import PageAllocator
-from devicekit.scheduling.host_tier import HostTier
-from devicekit.scheduling.paired_kv import PairedKV
+from devicekit.scheduling.pools.host_tier import HostTier
+from devicekit.scheduling.pools.paired import PairedKV
+from devicekit.scheduling.pools.snapshots import SnapshotKV
 from devicekit.scheduling.scheduler import Scheduler
-from devicekit.scheduling.snapshot_kv import SnapshotKV
 from devicekit.server.loop import EngineLoop
 
 _FRESH = 1.0  # seconds: counting sorts all ids and walks the prefix cache, so askers share a count

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from devicekit.scheduling.messages import Selector, UpdateWeightsFromDisk
-from devicekit.scheduling.transaction import Settle, Transaction, TransactionReply
+from devicekit.scheduling.verbs.transaction import Settle, Transaction, TransactionReply
 from devicekit.server.control import answer, answer_by_kind, details
 from devicekit.server.endpoints import Arguments, Endpoint, Finite, Label
 from devicekit.server.keys import Access

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from devicekit.scheduling.control import Control
 from devicekit.scheduling.messages import Selector, UpdateWeightsFromDisk
+from devicekit.scheduling.verbs.control import Control
 from devicekit.weights import operations, reading
 from devicekit.weights.disk import DiskLoader, disk_handler
 from devicekit.weights.distributed import distributed_handler

@@ -17,8 +17,8 @@ from devicekit.oom import describe as describe_error
 from devicekit.release import ReleaseEntry, ReleasePoint
 from devicekit.scheduling.agreement import everywhere
 from devicekit.scheduling.errors import InvalidOperation, RanksFailed
-from devicekit.scheduling.flush import flush_now
 from devicekit.scheduling.messages import Refusal, describe, emptied
+from devicekit.scheduling.verbs.flush import flush_now
 from devicekit.weights.operations import MemoryReply, RegionReport, ReleaseMemory, ResumeMemory
 from devicekit.weights.regions import WeightsRegion
 from devicekit.weights.store import WeightStore

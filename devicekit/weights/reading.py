@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from devicekit.scheduling.agreement import everywhere
 from devicekit.scheduling.errors import InvalidOperation
-from devicekit.scheduling.pause import abort_requests
+from devicekit.scheduling.verbs.pause import abort_requests
 from devicekit.weights.checksum import digest_all
 from devicekit.weights.operations import (
     ChecksumReply,

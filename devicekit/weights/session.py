@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from devicekit.scheduling.drain import holding_kv
 from devicekit.scheduling.errors import Conflict
 from devicekit.scheduling.messages import Refusal, Reply, UpdateOutcome, UpdateReply
 from devicekit.scheduling.state import SchedulerState
+from devicekit.scheduling.verbs.drain import holding_kv
 from devicekit.weights.operations import BeginWeightUpdate, EndWeightUpdate, SessionReply
 
 HOLD = "weight update"

@@ -17,7 +17,7 @@ import torch
 from devicekit.scheduling.agreement import Agreement, everywhere
 from devicekit.scheduling.errors import InvalidOperation
 from devicekit.scheduling.messages import Operation, Refusal, Reply, UpdateOutcome, UpdateReply
-from devicekit.scheduling.pause import abort_requests
+from devicekit.scheduling.verbs.pause import abort_requests
 from devicekit.weights.bucket import BucketEntry, FlatBucket, parse_dtype
 from devicekit.weights.groups import GroupFailed
 from devicekit.weights.handles import handle_to_json, import_json

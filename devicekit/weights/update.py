@@ -10,8 +10,6 @@ from devicekit.contract.records import ErrorKind
 from devicekit.oom import describe as describe_error
 from devicekit.release import ReleasePoint
 from devicekit.scheduling.agreement import everywhere
-from devicekit.scheduling.drain import holding_kv
-from devicekit.scheduling.flush import flush_now
 from devicekit.scheduling.messages import (
     Refusal,
     Reply,
@@ -22,8 +20,10 @@ from devicekit.scheduling.messages import (
     describe,
     emptied,
 )
-from devicekit.scheduling.pause import abort_requests
 from devicekit.scheduling.state import SchedulerState
+from devicekit.scheduling.verbs.drain import holding_kv
+from devicekit.scheduling.verbs.flush import flush_now
+from devicekit.scheduling.verbs.pause import abort_requests
 from devicekit.weights.operations import BeginWeightUpdate
 from devicekit.weights.rollback import OldValues, RolledBack
 from devicekit.weights.session import UpdateSession

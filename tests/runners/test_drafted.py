@@ -19,8 +19,8 @@ from devicekit.runners.drafted import DraftedRunner
 from devicekit.runners.example import write_example_checkpoint
 from devicekit.runners.transformers_runner import TransformersRunner
 from devicekit.scheduling.batch import ForwardBatch, StepOutput
-from devicekit.scheduling.host_tier import HostTier
 from devicekit.scheduling.messages import Selector, UpdateWeightsFromDisk
+from devicekit.scheduling.pools.host_tier import HostTier
 from devicekit.scheduling.request import SamplingParams
 from devicekit.testing import simulation
 from devicekit.testing.sim_backend import register

@@ -14,9 +14,9 @@ import torch.distributed as dist
 
 from devicekit.contract.records import DeviceProperties
 from devicekit.device import Device
-from devicekit.scheduling.control import Control
 from devicekit.scheduling.messages import Drain, Selector
 from devicekit.scheduling.state import Participant, SchedulerState
+from devicekit.scheduling.verbs.control import Control
 from devicekit.weights.install import WeightControl
 from devicekit.weights.occupation import MemoryTag, Region
 from devicekit.weights.operations import UpdateWeightsFromIPC, UpdateWeightsFromStream

@@ -17,10 +17,10 @@ from devicekit.memory.host_kv import HostKVPool
 from devicekit.opening import get_device
 from devicekit.release import ReleasePoint, ReleasePolicy
 from devicekit.runners.hash_runner import HashRunner, salt_of
-from devicekit.scheduling.host_tier import HostTier, attach_host_tier
 from devicekit.scheduling.messages import Operation, Output, Reply, Selector
-from devicekit.scheduling.rank_group import RankGroup
-from devicekit.scheduling.ranks import RankedScheduler
+from devicekit.scheduling.pools.host_tier import HostTier, attach_host_tier
+from devicekit.scheduling.ranks.group import RankGroup
+from devicekit.scheduling.ranks.scheduler import RankedScheduler
 from devicekit.scheduling.request import Finish, Request, SamplingParams
 from devicekit.scheduling.scheduler import SchedulerLimits, Step
 from devicekit.weights.install import WeightControl, install

@@ -15,8 +15,8 @@ from devicekit.memory.copies import Copier
 from devicekit.memory.host_kv import HostKVPool
 from devicekit.release import ReleasePoints
 from devicekit.runners.hash_runner import HashRunner, salt_of
-from devicekit.scheduling.host_tier import HostTier, attach_host_tier
 from devicekit.scheduling.messages import Operation, Output, Reply
+from devicekit.scheduling.pools.host_tier import HostTier, attach_host_tier
 from devicekit.scheduling.request import Finish, Request, SamplingParams
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits, Step
 from devicekit.scheduling.state import Participant

@@ -85,6 +85,28 @@ def test_a_participant_that_fails_blocks_and_is_named_but_does_not_stop_the_engi
     assert not rig.scheduler.state.faults
 
 
+def test_a_participant_that_cannot_say_what_it_has_blocks_and_does_not_stop_the_engine(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing = [True]
+
+    def pending() -> int:
+        if failing:
+            raise RuntimeError("the queue is gone")
+        return 0
+
+    rig.scheduler.register(Participant("grammar", pending=pending))
+    request = rig.add([1, 2, 3], 4)
+    rig.run()
+    assert rig.outputs[request] == expected([1, 2, 3], 4, rig.salt)
+    assert rig.do(Flush("f"), Reply).refusal is Refusal.BUSY
+    assert list(rig.scheduler.state.faults.values()) == ["RuntimeError: the queue is gone"]
+    assert caplog.text.count("asked for its work, failed") == 1
+    failing.clear()
+    assert rig.do(Flush("g"), Reply).success
+    assert not rig.scheduler.state.faults
+
+
 def test_what_waits_for_an_answer_can_be_seen(rig: Rig) -> None:
     rig.add([1, 2, 3], 20)
     rig.post(Flush("f", 9.0))

@@ -9,7 +9,6 @@ import pytest
 from devicekit.contract.errors import ConfigurationError
 from devicekit.memory.host_kv import HostKVPool
 from devicekit.runners.hash_runner import expected, make_weights
-from devicekit.scheduling.host_tier import attach_host_tier
 from devicekit.scheduling.messages import (
     Abort,
     AbortReply,
@@ -21,6 +20,7 @@ from devicekit.scheduling.messages import (
     PauseReply,
     UpdateReply,
 )
+from devicekit.scheduling.pools.host_tier import attach_host_tier
 from devicekit.weights.operations import MemoryReply, ReleaseMemory, ResumeMemory, UpdateWeightsFromTensor
 from tests.scheduling.conftest import MakeRig
 from tests.scheduling.rig import LateCopier, Rig

@@ -107,7 +107,7 @@ def test_continue_reports_reserved_memory_before_and_after(
     assert reply.release.reserved_after == device.memory_stats().reserved
     assert reply.release.reserved_after <= reply.release.reserved_before
     # Once for each pause that ends, at a level that is off by default.
-    [line] = [one for one in caplog.records if one.name == "devicekit.scheduling.pause"]
+    [line] = [one for one in caplog.records if one.name == "devicekit.scheduling.verbs.pause"]
     assert line.levelname == "INFO"
     assert str(reply.release.reserved_before) in line.message
     assert str(reply.release.reserved_after) in line.message

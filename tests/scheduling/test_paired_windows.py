@@ -15,7 +15,7 @@ from devicekit.contract.errors import ConfigurationError
 from devicekit.memory.paired_sizing import least_window_pages
 from devicekit.scheduling.batch import ForwardBatch, ModelLimits, StepOutput
 from devicekit.scheduling.messages import Flush, Pause, PauseMode
-from devicekit.scheduling.paired_kv import PairedKV
+from devicekit.scheduling.pools.paired import PairedKV
 from devicekit.scheduling.request import FinishKind, Request, SamplingParams
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits
 

@@ -12,7 +12,7 @@ import pytest
 
 from devicekit.runners.hash_runner import make_weights
 from devicekit.scheduling.messages import Flush
-from devicekit.scheduling.rank_group import Question, RankGroup
+from devicekit.scheduling.ranks.group import Question, RankGroup
 from devicekit.weights.operations import UpdateWeightsFromTensor
 from tests.scheduling.processes import World, Worlds, new_world
 from tests.scheduling.ranked_world import HEARTBEAT, Rank, Record, make_rank

@@ -27,7 +27,7 @@ from devicekit.scheduling.messages import (
     UpdateWeightsFromDisk,
 )
 from devicekit.scheduling.request import FinishKind
-from devicekit.scheduling.transaction import Settle, Transaction, TransactionReply
+from devicekit.scheduling.verbs.transaction import Settle, Transaction, TransactionReply
 from devicekit.weights.operations import (
     ChecksumWeights,
     MemoryReply,

@@ -121,6 +121,21 @@ def test_a_busy_engine_does_not_empty(rig: Rig) -> None:
     assert rig.emptied == [ReleasePoint.IDLE]
 
 
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), torch.OutOfMemoryError("no room")], ids=repr)
+def test_an_idle_point_that_fails_ends_nothing(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(rig.scheduler.state.releases, "reach", fail)
+    rig.tick(100)
+    assert rig.scheduler.state.healthy
+    rig.scheduler.add(request(tokens=3))
+    while rig.scheduler.state.requests:
+        rig.scheduler.step()
+
+
 def test_idle_is_off_until_it_is_set(sim_device: Device) -> None:
     clock = MockClock()
     scheduler = Scheduler(ConstantRunner(600), sim_device, SchedulerLimits(num_pages=64), clock=clock)

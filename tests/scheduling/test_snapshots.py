@@ -18,11 +18,11 @@ from devicekit.memory.kv import KVPool
 from devicekit.memory.pages import PageAllocator
 from devicekit.runners.hash_runner import LAYOUT
 from devicekit.scheduling.batch import ForwardBatch, ModelLimits, StepOutput
-from devicekit.scheduling.host_tier import attach_host_tier
 from devicekit.scheduling.messages import Flush, Pause, PauseMode
+from devicekit.scheduling.pools.host_tier import attach_host_tier
+from devicekit.scheduling.pools.snapshots import SnapshotKV
 from devicekit.scheduling.request import FinishKind, Request, SamplingParams
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits
-from devicekit.scheduling.snapshot_kv import SnapshotKV
 
 VOCABULARY = 89
 RUNNING = 4

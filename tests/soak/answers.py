@@ -20,7 +20,7 @@ from devicekit.scheduling.messages import (
     UpdateReply,
     UpdateWeights,
 )
-from devicekit.scheduling.transaction import Settle, Transaction, TransactionReply
+from devicekit.scheduling.verbs.transaction import Settle, Transaction, TransactionReply
 from devicekit.weights.operations import (
     BeginWeightUpdate,
     EndWeightUpdate,

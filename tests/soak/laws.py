@@ -12,9 +12,9 @@ from devicekit.memory.attached_pages import PairedAllocator
 from devicekit.memory.pages import PageAllocator
 from devicekit.memory.prefix import PrefixCache
 from devicekit.memory.prefix_node import Node
-from devicekit.scheduling.paired_kv import PairedKV
+from devicekit.scheduling.pools.paired import PairedKV
+from devicekit.scheduling.pools.snapshots import SnapshotKV
 from devicekit.scheduling.request import Request
-from devicekit.scheduling.snapshot_kv import SnapshotKV
 from devicekit.weights.occupation import MemoryTag
 from tests.soak.shadow import may_run
 from tests.soak.world import World

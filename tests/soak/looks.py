@@ -22,7 +22,7 @@ from devicekit.scheduling.messages import (
     Reply,
     UpdateOutcome,
 )
-from devicekit.scheduling.transaction import Transaction
+from devicekit.scheduling.verbs.transaction import Transaction
 from devicekit.weights.occupation import MemoryTag
 from devicekit.weights.operations import ReleaseMemory, ResumeMemory
 from tests.soak.drawing import Draw

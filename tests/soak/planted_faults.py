@@ -18,8 +18,8 @@ class Fault(NamedTuple):
     new: str
 
 
-_FLUSH, _PAUSE, _STATE = "scheduling/flush.py", "scheduling/pause.py", "scheduling/state.py"
-_KV, _CONTROL, _TIER = "scheduling/kv.py", "scheduling/control.py", "scheduling/host_tier.py"
+_FLUSH, _PAUSE, _STATE = "scheduling/verbs/flush.py", "scheduling/verbs/pause.py", "scheduling/state.py"
+_KV, _CONTROL, _TIER = "scheduling/kv.py", "scheduling/verbs/control.py", "scheduling/pools/host_tier.py"
 _SCHEDULER, _OCCUPATION = "scheduling/scheduler.py", "weights/occupation.py"
 
 FAULTS: tuple[Fault, ...] = (
@@ -107,7 +107,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "I3",
         "a transaction that is done keeps others out",
-        "scheduling/transaction.py",
+        "scheduling/verbs/transaction.py",
         "            except StopIteration as end:\n                self._busy = False\n",
         "            except StopIteration as end:\n",
     ),
@@ -121,7 +121,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "I3",
         "a drain leaves the door closed",
-        "scheduling/drain.py",
+        "scheduling/verbs/drain.py",
         "            state.closed_by.discard(operation.id)\n            enter_pause",
         "            enter_pause",
     ),
@@ -135,7 +135,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "I3",
         "a drain waits beyond its time",
-        "scheduling/drain.py",
+        "scheduling/verbs/drain.py",
         "None else state.clock.now() + timeout\n",
         "None else state.clock.now() + 2 * timeout + 1\n",
     ),
@@ -192,7 +192,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "I4",
         "a snapshot is kept for a request that is gone",
-        "scheduling/snapshot_kv.py",
+        "scheduling/pools/snapshots.py",
         "            self._let_go(prompt)\n        super().release(request)",
         "            pass\n        super().release(request)",
     ),
@@ -272,7 +272,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "I7",
         "window pages of a cached prefix are not kept",
-        "scheduling/paired_kv.py",
+        "scheduling/pools/paired.py",
         "        self.windows.pin(cached[first:])\n",
         "",
     ),
@@ -442,7 +442,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "tokens",
         "a recurrent state is not restored with its prefix",
-        "scheduling/snapshot_kv.py",
+        "scheduling/pools/snapshots.py",
         "                restored.append((self._slot_of(prompt.begun_with[0]), slot))\n",
         "                pass\n",
     ),

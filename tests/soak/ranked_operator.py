@@ -19,7 +19,7 @@ from devicekit.scheduling.messages import (
     UpdateWeights,
     UpdateWeightsFromDisk,
 )
-from devicekit.scheduling.transaction import Settle, Transaction
+from devicekit.scheduling.verbs.transaction import Settle, Transaction
 from devicekit.weights.operations import (
     BeginWeightUpdate,
     ChecksumWeights,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from devicekit.scheduling.messages import Operation, Output, Reply
 from devicekit.scheduling.request import FinishKind
 from devicekit.scheduling.scheduler import Step
-from devicekit.scheduling.transaction import Transaction
+from devicekit.scheduling.verbs.transaction import Transaction
 from tests.soak.answers import aborts, answered, check_weights, in_time
 from tests.soak.shadow import Book
 from tests.soak.world import Detokenizer, Posted, World

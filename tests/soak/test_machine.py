@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from devicekit.memory.rows import RequestTable
-from devicekit.scheduling.flush import FlushHandler
+from devicekit.scheduling.verbs.flush import FlushHandler
 from tests.soak.machine import LENGTH, Violation, run, shrunk
 from tests.soak.pools import POOLS, soak_pools
 from tests.soak.workers import repeat

@@ -20,7 +20,7 @@ from devicekit.scheduling.messages import (
     UpdateWeights,
     UpdateWeightsFromDisk,
 )
-from devicekit.scheduling.transaction import Settle, Transaction
+from devicekit.scheduling.verbs.transaction import Settle, Transaction
 from devicekit.weights.bucket import BucketEntry, FlatBucket
 from devicekit.weights.occupation import MemoryTag
 from devicekit.weights.operations import (

@@ -14,8 +14,8 @@ from devicekit.opening import get_device
 from devicekit.registry import unregister_backend
 from devicekit.release import ReleasePoints
 from devicekit.runners.hash_runner import HashRunner, make_weights
-from devicekit.scheduling.host_tier import HostTier, attach_host_tier
 from devicekit.scheduling.messages import Operation, Reply, Selector
+from devicekit.scheduling.pools.host_tier import HostTier, attach_host_tier
 from devicekit.scheduling.request import Request
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits
 from devicekit.testing import Fault, LoseDevice, SimConfig, Simulator, simulation

@@ -12,7 +12,6 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 
 from devicekit.scheduling.errors import Conflict
-from devicekit.scheduling.flush import check_timeout
 from devicekit.scheduling.messages import (
     Continue,
     Drain,
@@ -28,6 +27,7 @@ from devicekit.scheduling.messages import (
     emptied,
 )
 from devicekit.scheduling.state import SchedulerState
+from devicekit.scheduling.verbs.flush import check_timeout
 
 Begin = Callable[[Operation], "Reply | Callable[[], Reply | None]"]
 

@@ -15,7 +15,7 @@ from devicekit.release import ReleasePoints
 from devicekit.scheduling.agreement import everywhere
 from devicekit.scheduling.batch import ForwardBatch, ModelLimits, Runner, StepOutput
 from devicekit.scheduling.errors import RankLost, SchedulingError, describe_failures
-from devicekit.scheduling.rank_group import Question, RankGroup
+from devicekit.scheduling.ranks.group import Question, RankGroup
 
 # From harmless to worst: the worst of any rank is the outcome of all.
 _OUTCOMES = (None, ErrorKind.OUT_OF_MEMORY, ErrorKind.WRONG_DEVICE, ErrorKind.DEVICE_LOST)

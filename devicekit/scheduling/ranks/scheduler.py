@@ -25,9 +25,9 @@ from devicekit.scheduling.batch import Runner
 from devicekit.scheduling.errors import InvalidOperation, InvalidRequest, RankLost
 from devicekit.scheduling.messages import Operation
 from devicekit.scheduling.planning import Plan
-from devicekit.scheduling.rank_group import Question, RankGroup
-from devicekit.scheduling.ranked_control import RankedControl
-from devicekit.scheduling.ranked_runner import PassFailed, RankedRecovery, RankedRunner
+from devicekit.scheduling.ranks.control import RankedControl
+from devicekit.scheduling.ranks.group import Question, RankGroup
+from devicekit.scheduling.ranks.runner import PassFailed, RankedRecovery, RankedRunner
 from devicekit.scheduling.request import Request
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits, Step
 from devicekit.scheduling.stopping import Detokenizer
@@ -230,7 +230,7 @@ class RankedScheduler(Scheduler):
             state.kv.table.available,
             len(self.control.pending),
         ]
-        counts += [part.pending() for part in state.participants if part.pending is not None]
+        counts += [state.pending(part) for part in state.participants]
         return zlib.crc32(np.array(counts, np.int64).tobytes())
 
     def _fail(self, plan: Plan, error: Exception, kind: ErrorKind | None) -> None:

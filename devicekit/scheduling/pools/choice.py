@@ -11,8 +11,8 @@ from devicekit.memory.prefix import PrefixCache
 from devicekit.memory.rows import RequestTable
 from devicekit.scheduling.batch import ModelLimits
 from devicekit.scheduling.kv import RequestKV
-from devicekit.scheduling.paired_kv import PairedKV
-from devicekit.scheduling.snapshot_kv import SnapshotKV
+from devicekit.scheduling.pools.paired import PairedKV
+from devicekit.scheduling.pools.snapshots import SnapshotKV
 
 if TYPE_CHECKING:
     from devicekit.scheduling.scheduler import SchedulerLimits

@@ -26,7 +26,7 @@ from devicekit.clock import Clock, SystemClock
 from devicekit.contract.errors import ConfigurationError
 from devicekit.scheduling.batch import Int32, Int64
 from devicekit.scheduling.errors import RankLost, RanksFailed
-from devicekit.scheduling.roll_call import RollCall
+from devicekit.scheduling.ranks.roll_call import RollCall
 
 _KIND, _TIME, _DIGEST, _VALUES, _WIDTH = 0, 1, 2, 3, 6
 

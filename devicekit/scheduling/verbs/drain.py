@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from devicekit.scheduling.flush import check_timeout
 from devicekit.scheduling.messages import Drain, DrainReply, Refusal, Reply
-from devicekit.scheduling.pause import enter_pause
 from devicekit.scheduling.state import SchedulerState
+from devicekit.scheduling.verbs.flush import check_timeout
+from devicekit.scheduling.verbs.pause import enter_pause
 
 
 def drain(state: SchedulerState, operation: Drain) -> Callable[[], Reply | None]:

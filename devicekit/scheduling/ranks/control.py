@@ -8,11 +8,11 @@ from zlib import crc32
 
 import numpy as np
 
-from devicekit.scheduling.control import Control
 from devicekit.scheduling.errors import InvalidOperation, RankLost, describe_failures
 from devicekit.scheduling.messages import Operation, Refusal, Reply
-from devicekit.scheduling.rank_group import Question, RankGroup
+from devicekit.scheduling.ranks.group import Question, RankGroup
 from devicekit.scheduling.state import SchedulerState
+from devicekit.scheduling.verbs.control import Control
 
 Poll = Callable[[], Reply | None]
 

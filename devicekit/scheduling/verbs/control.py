@@ -15,13 +15,13 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from devicekit.contract.errors import DeviceKitError, UnsupportedHook
-from devicekit.scheduling.drain import drain
 from devicekit.scheduling.errors import Conflict, InvalidOperation
-from devicekit.scheduling.flush import FlushHandler
 from devicekit.scheduling.messages import Abort, Continue, Drain, Flush, Operation, Pause, Refusal, Reply
-from devicekit.scheduling.pause import abort, pause, resume
 from devicekit.scheduling.state import SchedulerState
-from devicekit.scheduling.transaction import Transaction, TransactionHandler
+from devicekit.scheduling.verbs.drain import drain
+from devicekit.scheduling.verbs.flush import FlushHandler
+from devicekit.scheduling.verbs.pause import abort, pause, resume
+from devicekit.scheduling.verbs.transaction import Transaction, TransactionHandler
 
 Poll = Callable[[], Reply | None]
 _O = TypeVar("_O", bound=Operation)

@@ -1,0 +1,1 @@
+"""What operators do to a scheduler: flush, pause, continue, abort, drain, and transactions of these."""
