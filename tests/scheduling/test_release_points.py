@@ -128,7 +128,7 @@ def test_an_idle_point_that_fails_ends_nothing(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(rig.scheduler.state.releases, "reach", fail)
+    monkeypatch.setattr(ReleasePoints, "reach", fail)
     rig.tick(100)
     assert rig.scheduler.state.healthy
     rig.scheduler.add(request(tokens=3))
