@@ -20,8 +20,8 @@ $(SETUP): $(PROJECTS) requirements-dev.txt constraints.txt
 run: $(SETUP) ## serve a small model through one reinforcement-learning cycle
 	@$(BIN)/devicekit demo
 
-test: $(SETUP) lint types architecture ## everything that must hold: lint, types, architecture, tests
-	@$(BIN)/python -m pytest
+test: $(SETUP) lint types architecture ## everything that must hold: lint, types, architecture, tests (on two cores)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(SETUP) ## style and likely mistakes
 	@$(BIN)/ruff check --quiet .
