@@ -106,13 +106,12 @@ class PrefixTree:
         return node, at, b"".join(parts)
 
     def _lengthen(self, node: Node, key: bytes, pages: bytes, held: bool, rank: int) -> bool:
-        """Add pages to `node`'s own edge, if no other holder would notice.
+        """Add pages to a leaf's own edge, if no other holder would notice.
 
         With `held`, the caller has a lock on `node`.
         """
         if (
-            node.children
-            or node.locks != held
+            node.locks != held
             or node.parent is None
             or node.rank > rank
             or len(node.key) + len(key) > self._max_edge
@@ -142,7 +141,7 @@ class PrefixTree:
 
     def _append(self, node: Node, key: bytes, pages: bytes, held: bool, rank: int) -> Node:
         """Add pages below `node`; the node at the end. With `held`, the caller's lock on `node` moves there."""
-        if self._lengthen(node, key, pages, held, rank):
+        if not node.children and self._lengthen(node, key, pages, held, rank):
             return node
         size = len(pages) // 4
         page, most = self._page_bytes, self._max_edge

@@ -75,10 +75,9 @@ class Planner:
         state = self._state
         state.waiting.arrange()
         to_come = state.running.to_come()
-        for request in state.prefilling:
-            to_come += request.limit - request.total
-        while budget > 0 and state.waiting:
-            request = state.waiting.first()
+        for begun in state.prefilling:
+            to_come += begun.limit - begun.total
+        while budget > 0 and (request := state.waiting.first()) is not None:
             to_come += request.limit - request.total
             if request.group is not None and self._is_being_computed(request.group):
                 return
@@ -92,11 +91,14 @@ class Planner:
         return state.kv.prefix is not None and any(one.group == group for one in state.prefilling)
 
     def _take_chunk(self, plan: Plan, request: Request, budget: int) -> int:
-        count = min(budget, request.total - request.computed)
+        start = request.computed
+        count = request.total - start
         if self._snapshots is not None:
             count = min(count, self._snapshots.until_mark(request))
+        if count > budget:
+            count = budget
         if count > 0:
-            plan.chunks.append((request, request.computed, request.computed + count))
+            plan.chunks.append((request, start, start + count))
         return budget - count
 
     def _admit(self, request: Request, to_come: int) -> bool:
@@ -197,20 +199,22 @@ class BatchBuilder:
         """Lay out the chunks; requests whose prompt they complete go into ``joining``."""
         cells, page_size = self._cells, len(self._offsets)
         width, row_bytes = self._width, self._row_bytes
+        count, starts, known, table = cells.count, cells.starts, cells.history, cells.table
+        tokens, positions = cells.tokens, cells.positions
         column = at = wanted = plan.decoding
-        cells.starts[: at + 1] = cells.count[: at + 1]
-        cells.wanted[:at] = cells.count[:at]
+        starts[: at + 1] = count[: at + 1]
+        cells.wanted[:at] = count[:at]
         pages: list[memoryview] = []  # that the chunks write to, as int32 bytes
         runs: list[tuple[int, int, int]] = []  # where a chunk's tokens are; their slots among those pages'
         slots = 0
         for request, start, end in plan.chunks:
             row, stop = request.row, at + end - start
-            history = row * width
-            cells.tokens[at:stop] = cells.history[history + start : history + end]
-            cells.positions[at:stop] = cells.count[start:end]
+            own = row * width
+            tokens[at:stop] = known[own + start : own + end]
+            positions[at:stop] = count[start:end]
             first, last = start // page_size, -(-end // page_size)
-            table = row * row_bytes
-            pages.append(cells.table[table + first * 4 : table + last * 4])
+            own = row * row_bytes
+            pages.append(table[own + first * 4 : own + last * 4])
             runs.append((at, stop, slots + start - first * page_size))
             slots += (last - first) * page_size
             cells.rows[column] = row
@@ -220,7 +224,7 @@ class BatchBuilder:
                 wanted += 1
                 joining.append(request)
             column += 1
-            cells.starts[column] = at = stop
+            starts[column] = at = stop
         bases = np.frombuffer(b"".join(pages), np.int32) * self._page_size
         expanded = (bases[:, None] + self._offsets).reshape(-1)
         into = self._state.running.all_slots
@@ -240,5 +244,5 @@ class _Cells:
     positions: memoryview
     rows: memoryview
     lengths: memoryview
-    history: memoryview
+    history: memoryview  # tokens of all rows
     table: memoryview

@@ -26,14 +26,15 @@ class ResultProcessor:
         if result.logprobs is not None:
             self._keep_logprobs(plan, result.tokens, result.logprobs)
         finished = self._advance(result.tokens[:count]) if count else ()
+        for request, finish in finished:
+            state.complete(request, finish)
         wanted = count
         for request, _, end in plan.chunks:
             request.computed = end
             if end == request.total:
                 self._complete_prompt(request, result.tokens.item(wanted))
                 wanted += 1
-        for request, finish in finished:
-            state.finish(request, finish, share=True)
+        state.running.close_up()
         if state.streaming:
             for identity in sorted(state.streaming):
                 self._stream(state.requests[identity])
@@ -76,7 +77,7 @@ class ResultProcessor:
         if finish is None and request.total >= request.limit:
             finish = _LONG_ENOUGH
         if finish is not None:
-            state.finish(request, finish, share=True)
+            state.complete(request, finish)
 
     def _stream(self, request: Request) -> None:
         """Report new tokens, holding back those that may turn out to be the beginning of a stop string."""

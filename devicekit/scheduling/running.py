@@ -85,6 +85,7 @@ class RunningBatch:
         self._steps = 0  # so far
         self._due: dict[int, list[Request]] = {}  # who reaches its limit, by the step that takes it there
         self._to_come = 0
+        self._vacant: list[int] = []  # columns whose request has left
         self._cuts: dict[int, _Cut] = {}  # by how many columns they show
         self.tokens: Int32  # [n] input token of each column
         self.positions: Int32  # [n]
@@ -119,7 +120,7 @@ class RunningBatch:
 
     def join(self, request: Request) -> None:
         """Add a request whose tokens but the last have their KV in the pool."""
-        column = len(self.requests)
+        column = self._vacant.pop() if self._vacant else len(self.requests)
         total, row, size = request.total, request.row, self._page_size
         position = total - 1
         room = request.num_pages * size - position
@@ -141,11 +142,19 @@ class RunningBatch:
             self._due.setdefault(self._steps + left, []).append(request)
         self.sampling.join(column, request)
         request.column = column
-        self.requests.append(request)
+        if column == len(self.requests):
+            self.requests.append(request)
+        else:
+            self.requests[column] = request
 
     def leave(self, request: Request) -> None:
         """Take a request out; how many tokens it has is written back to it."""
-        column, last = request.column, len(self.requests) - 1
+        self.vacate(request)
+        self.close_up()
+
+    def vacate(self, request: Request) -> None:
+        """As `leave`, but its column stays vacant for whoever joins, until `close_up`: both in the same step."""
+        column = request.column
         self.settle(request)
         left = request.limit - request.total
         if left:  # at its limit, `end_step` has forgotten it
@@ -155,14 +164,24 @@ class RunningBatch:
             if not due:
                 del self._due[self._steps + left]
         if not self.sampling.idle:
-            self.sampling.leave(column, last, request)
+            self.sampling.leave(column, request)
         request.column = -1
-        moved = self.requests.pop()
-        if column != last:
-            self._wide[:, column] = self._wide[:, last]
-            self._narrow[:, column] = self._narrow[:, last]
-            self.requests[column] = moved
-            moved.column = column
+        self._vacant.append(column)
+
+    def close_up(self) -> None:
+        """Move the last columns to where columns are vacant."""
+        if not self._vacant:
+            return
+        for column in sorted(self._vacant, reverse=True):
+            moved, last = self.requests.pop(), len(self.requests)
+            if column != last:
+                self._wide[:, column] = self._wide[:, last]
+                self._narrow[:, column] = self._narrow[:, last]
+                if not self.sampling.idle:
+                    self.sampling.move(last, column)
+                self.requests[column] = moved
+                moved.column = column
+        self._vacant.clear()
 
     def settle(self, request: Request) -> None:
         """Write back to a running request how many tokens and pages it has, without taking it out."""
@@ -229,7 +248,8 @@ class RunningBatch:
             self._table.mark_cells(now.cell)
         self._flat_table[now.cell] = pages
         np.add(now.cell, _ONE, now.cell)
-        np.multiply(pages, self._size, self.slots)
+        self.slots[:] = pages  # apart from the product: numpy is slow where types are mixed
+        np.multiply(self.slots, self._size, self.slots)
         now.room.fill(self._page_size)
 
     def _give_few(self, full: int) -> bool:

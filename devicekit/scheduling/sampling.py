@@ -40,15 +40,19 @@ class SamplingColumns:
         if params.logprobs is not None:
             self.logprobs[request.id] = params.logprobs
 
-    def leave(self, column: int, last: int, request: Request) -> None:
-        if self._sampled:
-            self._floats[:, column] = self._floats[:, last]
-            self._floats[:, last] = _GREEDY
-            self._top_k[column] = self._top_k[last]
-            self._seed[column] = self._seed[last]
-            self._sampled -= request.params.temperature > 0
+    def leave(self, column: int, request: Request) -> None:
+        if request.params.temperature > 0:
+            self._sampled -= 1
+            self._floats[:, column] = _GREEDY
         if self.logprobs:
             self.logprobs.pop(request.id, None)
+
+    def move(self, column: int, to: int) -> None:
+        """Let a request have another column."""
+        self._floats[:, to] = self._floats[:, column]
+        self._top_k[to] = self._top_k[column]
+        self._seed[to] = self._seed[column]
+        self._floats[:, column] = _GREEDY
 
     def fill(self, batch: ForwardBatch, positions: Int32, joining: list[Request]) -> None:
         """Set a batch's ``sampling`` and ``top_logprobs``.

@@ -151,19 +151,22 @@ class SchedulerState:
 
     # -- Requests ---------------------------------------------------------------------------------------------
 
-    def finish(self, request: Request, finish: Finish, share: bool = False) -> None:
-        """End a request wherever it is, and give back what it holds.
+    def finish(self, request: Request, finish: Finish) -> None:
+        """End a request wherever it is, and give back what it holds."""
+        self.detach(request)
+        self._close(request, finish)
 
-        Args:
-            share: leave what it computed in the prefix cache.
+    def complete(self, request: Request, finish: Finish) -> None:
+        """End a running request that came to its end, and leave what it computed in the prefix cache.
+
+        Its column stays vacant: call ``running.close_up`` when all that end and join are through.
         """
-        if request.column >= 0:
-            self.running.leave(request)
-        else:
-            self.detach(request)
-        if share:
-            self.kv.publish(request)
-        tokens = self._since(request, len(request.prompt) + request.reported)
+        self.running.vacate(request)
+        self.kv.publish(request)
+        self._close(request, finish)
+
+    def _close(self, request: Request, finish: Finish) -> None:
+        tokens = self._unreported(request)
         self.kv.release(request)
         del self.requests[request.id]
         if request.listed:
@@ -201,9 +204,10 @@ class SchedulerState:
         """Output tokens that no `Output` has carried yet."""
         if request.column >= 0:
             self.running.settle(request)
-        return self._since(request, len(request.prompt) + request.reported)
+        return self._unreported(request)
 
-    def _since(self, request: Request, start: int) -> tuple[int, ...]:
+    def _unreported(self, request: Request) -> tuple[int, ...]:
+        start = len(request.prompt) + request.reported
         if request.row:
             return tuple(self.kv.table.read_tokens(request.row, start, request.total))
         return tuple(request.tokens[start:].tolist())

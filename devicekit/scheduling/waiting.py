@@ -68,9 +68,9 @@ class WaitingQueue:
             for request, share in zip(window, shares, strict=True)
         )
 
-    def first(self) -> Request:
-        """The request that runs next."""
-        return self._queue[0][2]
+    def first(self) -> Request | None:
+        """The request that runs next; ``None`` if none waits."""
+        return self._queue[0][2] if self._queue else None
 
     def take_first(self) -> Request:
         """Take out the request that runs next."""

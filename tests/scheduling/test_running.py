@@ -51,10 +51,13 @@ class Model:
         self.tokens[request.id] = [*prompt, first]
         self.requests[request.id] = request
 
-    def leave(self, identity: str) -> None:
+    def leave(self, identity: str, *, vacate: bool = False) -> None:
         request = self.requests.pop(identity)
         tokens = self.tokens.pop(identity)
-        self.batch.leave(request)
+        if vacate:
+            self.batch.vacate(request)
+        else:
+            self.batch.leave(request)
         assert request.total == len(tokens)
         assert request.computed == len(tokens) - 1
         assert self.table.tokens[request.row, : request.total].tolist() == tokens
@@ -79,8 +82,14 @@ class Model:
         done = [one.id for one in at_limit]
         expected = {one.id for one in self.requests.values() if len(self.tokens[one.id]) >= one.limit}
         assert set(done) == expected
+        together = self.rng.random() < 0.5
         for identity in done:
-            self.leave(identity)
+            self.leave(identity, vacate=together)
+        if together:
+            for _ in range(self.rng.choice((0, 1, 4))):
+                self.join()
+            self.batch.close_up()
+        assert [one.column for one in self.batch.requests] == list(range(len(self.batch)))
 
     def check(self) -> None:
         batch, size = self.batch, self.page_size
