@@ -198,7 +198,7 @@ class RequestKV:
             request.held = None
         if self.states is not None:
             self.states.give_one(int(self.state_slots[row]))
-        self.table.rows.give_one(row)
+        self.table.give_one(row)
         request.private = False
         request.row = request.num_pages = request.cached_pages = request.dropped_pages = request.computed = 0
 

@@ -48,8 +48,8 @@ FAULTS: tuple[Fault, ...] = (
         "I2",
         "a flush does not see the work of participants",
         _STATE,
-        "        counts += [(part.name, part.pending())",
-        "        _ = [(part.name, part.pending())",
+        "        counts += [(part.name, self.pending(part))",
+        "        _ = [(part.name, self.pending(part))",
     ),
     Fault(
         "I2",
@@ -422,7 +422,7 @@ FAULTS: tuple[Fault, ...] = (
         "tokens",
         "a column that moves keeps the seed of its place",
         "scheduling/sampling.py",
-        "            self._seed[column] = self._seed[last]\n",
+        "        self._seed[to] = self._seed[column]\n",
         "",
     ),
     Fault(

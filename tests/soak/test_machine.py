@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import devicekit
 from devicekit.memory.rows import RequestTable
 from devicekit.scheduling.verbs.flush import FlushHandler
 from tests.soak.machine import LENGTH, Violation, run, shrunk
+from tests.soak.planted_faults import FAULTS
 from tests.soak.pools import POOLS, soak_pools
 from tests.soak.workers import repeat
 
@@ -42,6 +45,12 @@ def test_an_operation_that_is_never_answered_is_found(monkeypatch: pytest.Monkey
         except Violation as error:
             found += str(error)
     assert "is not answered at" in found
+
+
+def test_every_fault_that_is_to_be_planted_has_its_place_in_the_code() -> None:
+    package = Path(devicekit.__file__).parent
+    lost = [one.name for one in FAULTS if (package / one.file).read_text("utf-8").count(one.old) != 1]
+    assert not lost
 
 
 def test_a_few_operations_on_every_pool_conserve() -> None:
