@@ -248,8 +248,9 @@ class RunningBatch:
             self._table.mark_cells(now.cell)
         self._flat_table[now.cell] = pages
         np.add(now.cell, _ONE, now.cell)
-        self.slots[:] = pages  # apart from the product: numpy is slow where types are mixed
-        np.multiply(self.slots, self._size, self.slots)
+        self.slots[:] = pages
+        if self._page_size > 1:
+            np.multiply(self.slots, self._size, self.slots)
         now.room.fill(self._page_size)
 
     def _give_few(self, full: int) -> bool:
