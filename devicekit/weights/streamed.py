@@ -17,6 +17,7 @@ import torch
 from devicekit.scheduling.agreement import Agreement, everywhere
 from devicekit.scheduling.errors import InvalidOperation
 from devicekit.scheduling.messages import Operation, Refusal, Reply, UpdateOutcome, UpdateReply
+from devicekit.scheduling.verbs.awaiting import awaited
 from devicekit.scheduling.verbs.pause import abort_requests
 from devicekit.weights.bucket import BucketEntry, FlatBucket, parse_dtype
 from devicekit.weights.groups import GroupFailed
@@ -114,7 +115,9 @@ class _Stream:
         updates: list[UpdateReply] = []
         try:
             if not inside:
-                begun = yield from self._do(BeginWeightUpdate(f"{operation.id}/begin", operation.selector))
+                begun = yield from awaited(
+                    self._begin(BeginWeightUpdate(f"{operation.id}/begin", operation.selector))
+                )
                 if not begun.success:
                     return replace(begun, id=operation.id)
             yield from self._take_in(updates)
@@ -126,7 +129,7 @@ class _Stream:
         self._agree()
         ended: Reply | None = None
         if not inside:
-            ended = yield from self._do(EndWeightUpdate(f"{operation.id}/end"))
+            ended = yield from awaited(self._begin(EndWeightUpdate(f"{operation.id}/end")))
         return self._sum_up(updates, ended)
 
     def _take_in(self, updates: list[UpdateReply]) -> Generator[None, None, None]:
@@ -211,7 +214,7 @@ class _Stream:
             selector=operation.selector,
             bucket=FlatBucket(self._buffer, entries),
         )
-        reply = yield from self._do(update)
+        reply = yield from awaited(self._begin(update))
         self._device.synchronize()  # once this is answered, the sender fills the buffer again
         if not reply.success:
             raise InvalidOperation(reply.message)
@@ -241,16 +244,6 @@ class _Stream:
         except Exception as error:  # agreed on with whatever else went wrong
             self._buffer = None
             self._fail(str(error))
-
-    def _do(self, step: Operation) -> Generator[None, None, Reply]:
-        answer = self._begin(step)
-        while not isinstance(answer, Reply):
-            reply = answer()
-            if reply is not None:
-                answer = reply
-            else:
-                yield
-        return answer
 
     def _sum_up(self, updates: list[UpdateReply], ended: Reply | None) -> Reply:
         operation, state = self._operation, self._updater.store.state

@@ -16,8 +16,8 @@ from devicekit.memory.paired_sizing import least_window_pages
 from devicekit.scheduling.batch import ForwardBatch, ModelLimits, StepOutput
 from devicekit.scheduling.messages import Flush, Pause, PauseMode
 from devicekit.scheduling.pools.paired import PairedKV
-from devicekit.scheduling.request import FinishKind, Request, SamplingParams
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits
+from tests.scheduling.greedy import finish_all, request
 
 VOCABULARY = 89
 
@@ -103,23 +103,9 @@ def scheduler(
     return Scheduler(runner, devicekit.get_device("cpu"), limits)
 
 
-def request(name: str, prompt: list[int], count: int) -> Request:
-    return Request(name, np.array(prompt), SamplingParams(max_new_tokens=count, temperature=0.0))
-
-
 def kv_of(one: Scheduler) -> PairedKV:
     assert isinstance(one.state.kv, PairedKV)
     return one.state.kv
-
-
-def finish_all(one: Scheduler) -> dict[str, tuple[int, ...]]:
-    found: dict[str, tuple[int, ...]] = {}
-    while one.state.requests:
-        for output in one.step().outputs:
-            assert output.finish is not None
-            assert output.finish.kind is FinishKind.LENGTH, output.finish.message
-            found[output.id] = output.tokens
-    return found
 
 
 @pytest.mark.parametrize("caching", [True, False])

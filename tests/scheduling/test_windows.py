@@ -15,8 +15,9 @@ import devicekit
 from devicekit.engine import Engine, EngineConfig
 from devicekit.runners.example import write_example_checkpoint
 from devicekit.scheduling.batch import ForwardBatch, ModelLimits, StepOutput
-from devicekit.scheduling.request import FinishKind, Request, SamplingParams
+from devicekit.scheduling.request import SamplingParams
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits
+from tests.scheduling.greedy import finish_all, request
 
 VOCABULARY = 89
 
@@ -79,20 +80,6 @@ def scheduler(
         checked=True,
     )
     return Scheduler(runner, devicekit.get_device("cpu"), limits)
-
-
-def request(name: str, prompt: list[int], count: int) -> Request:
-    return Request(name, np.array(prompt), SamplingParams(max_new_tokens=count, temperature=0.0))
-
-
-def finish_all(one: Scheduler) -> dict[str, tuple[int, ...]]:
-    found: dict[str, tuple[int, ...]] = {}
-    while one.state.requests:
-        for output in one.step().outputs:
-            assert output.finish is not None
-            assert output.finish.kind is FinishKind.LENGTH, output.finish.message
-            found[output.id] = output.tokens
-    return found
 
 
 @pytest.mark.parametrize("caching", [True, False])

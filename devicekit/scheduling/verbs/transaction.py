@@ -27,6 +27,7 @@ from devicekit.scheduling.messages import (
     emptied,
 )
 from devicekit.scheduling.state import SchedulerState
+from devicekit.scheduling.verbs.awaiting import awaited
 from devicekit.scheduling.verbs.flush import check_timeout
 
 Begin = Callable[[Operation], "Reply | Callable[[], Reply | None]"]
@@ -143,13 +144,7 @@ class _Run:
     def _attempt(self, name: str, step: Operation) -> Generator[None, None, Reply]:
         clock = self._state.clock
         started = clock.now()
-        answer = self._begin(step)
-        while not isinstance(answer, Reply):
-            reply = answer()
-            if reply is not None:
-                answer = reply
-            else:
-                yield
+        answer = yield from awaited(self._begin(step))
         done = replace(answer, seconds=clock.now() - started)
         self._steps.append(TransactionStep(name, done))
         self._note(done)
