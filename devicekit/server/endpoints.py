@@ -21,6 +21,8 @@ from devicekit.server.serving import Serving
 
 _LONG = 256 << 10  # bytes of a body
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,60}")  # of an argument that nobody knows, and that a header may carry
+_ARGUMENT = re.compile(r"[a-z0-9_]+")
+_SIMPLE_TYPES = frozenset({"str", "int", "float", "bool"})
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 """A number: neither infinite nor NaN."""
@@ -146,7 +148,17 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _describe(error: ValidationError) -> str:
     """Everything that is wrong, in one line. What was sent is not repeated: it may be long."""
-    parts = [
-        f"{'.'.join(map(str, one['loc'])) or 'body'}: {one['msg']}" for one in error.errors(include_url=False)
-    ]
-    return "; ".join(parts[:10])
+    found = [(_place(one["loc"]), one["msg"]) for one in error.errors(include_url=False)]
+    # Where an argument has several forms, each was tried. What is wrong within the one that was given counts.
+    places = {place[:length] for place, _ in found for length in range(len(place))}
+    parts = [f"{'.'.join(place) or 'body'}: {message}" for place, message in found if place not in places]
+    return "; ".join([*dict.fromkeys(parts)][:10])
+
+
+def _place(location: tuple[int | str, ...]) -> tuple[str, ...]:
+    """The names and indices that lead to an argument, without the types that were tried on the way."""
+    return tuple(str(part) for part in location if isinstance(part, int) or _is_name(part))
+
+
+def _is_name(part: str) -> bool:
+    return _ARGUMENT.fullmatch(part) is not None and part not in _SIMPLE_TYPES

@@ -245,3 +245,23 @@ def test_a_stream_is_announced_as_one(shared: Server) -> None:
     with shared.http.stream("POST", "/generate", json=document) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         assert len(list(events(answer))) >= 1
+
+
+@pytest.mark.parametrize(
+    ("document", "places"),
+    [
+        ({"text": "a", "sampling_params": {"logit_bias": {"x": 1}}}, ["sampling_params.logit_bias.x"]),
+        (
+            {"text": "a", "sampling_params": {"temperature": "hot", "logit_bias": {"x": 1}}},
+            ["sampling_params.temperature", "sampling_params.logit_bias.x"],
+        ),
+        ({"text": ["a"], "sampling_params": [{"temperature": "hot"}]}, ["sampling_params.0.temperature"]),
+    ],
+)
+def test_a_refused_argument_is_named_as_the_client_wrote_it(
+    shared: Server, document: dict[str, object], places: list[str]
+) -> None:
+    answer = shared.http.post("/generate", json=document)
+    assert answer.status_code == 400
+    said = answer.json()["error"]["message"].split("; ")
+    assert [one.partition(": ")[0] for one in said] == places
