@@ -102,40 +102,8 @@ class Engine(EngineVerbs):
             device, self.plan, runner, draft, snapshots=config.snapshots, checked=config.checked
         )
         self.states = self.pools.states
-        limits = SchedulerLimits(
-            num_pages=self.plan.num_pages,
-            page_size=config.page_size,
-            max_running=config.max_running,
-            max_batch_tokens=config.max_batch_tokens,
-            policy=config.policy,
-            prefix_caching=config.prefix_caching,
-            conservativeness=config.conservativeness,
-            window_pages=self.plan.window_pages,
-            state_snapshots=0 if self.states is None else self.states.snapshots,
-            checked=config.checked,
-        )
         self._detokenizer = None if self.tokenizer is None else TokenizerText(self.tokenizer)
-        slots = None if self.states is None else self.states.slots
-        self.scheduler: Scheduler
-        if ranks is None:
-            self.scheduler = Scheduler(
-                served,
-                device,
-                limits,
-                clock=self.clock,
-                releases=releases,
-                detokenizer=self._detokenizer,
-                states=slots,
-            )
-        else:
-            from devicekit.scheduling.ranks.scheduler import (
-                RankedScheduler,  # not every build of torch has what it needs
-            )
-
-            policies = None if releases is None else releases.policies
-            self.scheduler = RankedScheduler(
-                served, device, limits, ranks, policies=policies, detokenizer=self._detokenizer, states=slots
-            )
+        self.scheduler: Scheduler = self._schedule(served, releases, ranks)
         model = Model(runner, runner.weight_aliases())
         self.weights: WeightControl = install(
             self.scheduler.control,
@@ -188,6 +156,44 @@ class Engine(EngineVerbs):
 
         handle, runner, second = everywhere(ranks or Alone(), load)
         return cls(runner, handle, config or EngineConfig(), clock=clock, ranks=ranks, draft=second)
+
+    def _schedule(self, served: Runner, releases: ReleasePoints | None, ranks: RankGroup | None) -> Scheduler:
+        config, states = self.config, self.states
+        limits = SchedulerLimits(
+            num_pages=self.plan.num_pages,
+            page_size=config.page_size,
+            max_running=config.max_running,
+            max_batch_tokens=config.max_batch_tokens,
+            policy=config.policy,
+            prefix_caching=config.prefix_caching,
+            conservativeness=config.conservativeness,
+            window_pages=self.plan.window_pages,
+            state_snapshots=0 if states is None else states.snapshots,
+            checked=config.checked,
+        )
+        slots = None if states is None else states.slots
+        if ranks is None:
+            return Scheduler(
+                served,
+                self.device,
+                limits,
+                clock=self.clock,
+                releases=releases,
+                detokenizer=self._detokenizer,
+                states=slots,
+            )
+        # Not every build of torch has what it needs.
+        from devicekit.scheduling.ranks.scheduler import RankedScheduler
+
+        return RankedScheduler(
+            served,
+            self.device,
+            limits,
+            ranks,
+            policies=None if releases is None else releases.policies,
+            detokenizer=self._detokenizer,
+            states=slots,
+        )
 
     def _regions(self) -> dict[MemoryTag, Region]:
         pools = self.pools

@@ -165,6 +165,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--conservativeness", type=float, default=1.0, help="lower admits more at once; default: %(default)s")
     add("--policy", choices=("fcfs", "priority"), default="fcfs", help="default: %(default)s")
     add("--disable-prefix-caching", action="store_true")
+    _add_ranks(parser)
+    return parser
+
+
+def _add_ranks(parser: argparse.ArgumentParser) -> None:
     several = parser.add_argument_group("several ranks", "torchrun --nproc-per-node N -m devicekit serve ...")
     add = several.add_argument
     add(
@@ -181,7 +186,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="between signs of life: a process that ended is named after four; default: %(default)g",
     )
-    return parser
 
 
 def _settings(options: argparse.Namespace) -> ServerSettings:
