@@ -163,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
         help="pool of layers with a window, where others have none; default: one of its own if memory is short",
     )
     add("--conservativeness", type=float, default=1.0, help="lower admits more at once; default: %(default)s")
-    add("--policy", choices=("fcfs", "priority"), default="fcfs", help="default: %(default)s")
+    add("--policy", default="fcfs", help="fcfs, priority or longest_prefix; default: %(default)s")
     add("--disable-prefix-caching", action="store_true")
     _add_ranks(parser)
     return parser

@@ -18,7 +18,9 @@ def test_it_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
     model = write_example_checkpoint(tmp_path / "model", seed=1)
     command = [sys.executable, "-m", "devicekit.cli", "serve", "--model", str(model), "--device", "cpu"]
     with subprocess.Popen(
-        [*command, "--port", "0", "--kv-tokens", "512"], stdout=subprocess.PIPE, text=True
+        [*command, "--port", "0", "--kv-tokens", "512", "--policy", "longest_prefix"],
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -26,6 +28,9 @@ def test_it_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
         url = line.removeprefix("Serving on ").strip()
         document = {"text": "a", "sampling_params": {"max_new_tokens": 2}}
         assert httpx.post(f"{url}/generate", json=document, trust_env=False, timeout=30).status_code == 200
+        assert (
+            httpx.get(f"{url}/server_info", trust_env=False, timeout=30).json()["policy"] == "longest_prefix"
+        )
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) in (0, -signal.SIGTERM)
 
@@ -71,6 +76,7 @@ def test_an_address_that_is_taken_is_one_line(tmp_path: Path, capsys: pytest.Cap
         (["--max-batch-tokens", "0"], "max_batch_tokens must be at least 1"),
         (["--max-running-requests", "0"], "max_running must be at least 1"),
         (["--host-kv-tokens", "-1"], "host_kv_tokens must be at least 0"),
+        (["--policy", "lifo"], "one of 'fcfs', 'priority', 'longest_prefix', not 'lifo'"),
         (["--conservativeness", "nan"], "conservativeness must be 0 or more"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
