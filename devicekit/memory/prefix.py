@@ -105,7 +105,11 @@ class PrefixCache(PrefixTree):
     def hold(self, tokens: Int32Data, namespace: Hashable = None) -> Match:
         """`match`, and `lock` what was found."""
         found = self._find(tokens, namespace)
-        self.lock(found.node)
+        node = found.node
+        if node.locks:  # as so often: somebody runs who began with the same
+            node.locks += 1
+        else:
+            self.lock(node)
         return found
 
     def _find(self, tokens: Int32Data, namespace: Hashable) -> Match:
@@ -170,19 +174,43 @@ class PrefixCache(PrefixTree):
         key = tokens if type(tokens) is bytes else _as_bytes(tokens)
         mine = pages if type(pages) is bytes else _as_bytes(pages)
         if (
-            key[: self._page_bytes] not in held.children  # as nearly always: there is nothing to follow
-            and held.parent is not None
+            key
             and len(key) == len(mine) * self.page_size
-            and len(key) >= self._page_bytes
-            and not self._ranked
+            and (node := self.append(held, key, mine)) is not None
         ):
-            self._inserted += len(mine) // 4
-            node = self._append(held, key, mine, True, 0)
-            if self._retired:
-                self.reclaim(_RECLAIM)
             return Insertion(mine, b"", node)
         start = held if held.parent is not None else self._roots.get(namespace) or self._nowhere
         return self._grow(start, key, mine, namespace, held, priority)
+
+    def append(self, held: Node, key: bytes, pages: bytes) -> Node | None:
+        """`extend` by whole pages where that is cheap, as nearly always; None, and nothing done, where it is not.
+
+        Args:
+            key: tokens, int32 bytes, as many as ``pages`` hold: at least one page.
+
+        Returns:
+            The node of the answer; the pages that hold the tokens are those given.
+        """
+        first = key[: self._page_bytes]
+        if (
+            first in held.children  # somebody published the same before: it must be followed
+            or held.parent is None
+            or len(key) > self._max_edge
+            or self._ranked
+            or self._retired
+            or self._feed is not None
+        ):
+            return None
+        size = len(pages) // 4
+        self.protected += size
+        self._inserted += size
+        if held.locks == 1 and not held.children and len(held.key) + len(key) <= self._max_edge:
+            held.key += key
+            held.pages += pages
+            return held
+        node = held.children[first] = Node(held, key, pages, 0)
+        node.locks = 1  # the caller's; what it had on the node above now stands for this one's
+        return node
 
     def _grow(
         self, node: Node, key: bytes, mine: bytes, namespace: Hashable, held: Node | None, priority: int

@@ -105,29 +105,6 @@ class PrefixTree:
             parts.append(child.pages)
         return node, at, b"".join(parts)
 
-    def _lengthen(self, node: Node, key: bytes, pages: bytes, held: bool, rank: int) -> bool:
-        """Add pages to a leaf's own edge, if no other holder would notice.
-
-        With `held`, the caller has a lock on `node`.
-        """
-        if (
-            node.locks != held
-            or node.parent is None
-            or node.rank > rank
-            or len(node.key) + len(key) > self._max_edge
-        ):
-            return False
-        first = len(node.pages) // 4
-        node.key += key
-        node.pages += pages
-        if held:
-            self.protected += len(pages) // 4
-        else:
-            self.evictable += len(pages) // 4
-        if self._feed is not None:
-            self._feed.stored(node, first)
-        return True
-
     def _climb(self, node: Node, pages: int) -> Node:
         """The node that ends so many pages before this one, cutting an edge where none does."""
         while pages and pages >= node.size and node.parent is not None:
@@ -141,10 +118,25 @@ class PrefixTree:
 
     def _append(self, node: Node, key: bytes, pages: bytes, held: bool, rank: int) -> Node:
         """Add pages below `node`; the node at the end. With `held`, the caller's lock on `node` moves there."""
-        if not node.children and self._lengthen(node, key, pages, held, rank):
-            return node
         size = len(pages) // 4
-        page, most = self._page_bytes, self._max_edge
+        if held:
+            self.protected += size
+        else:
+            self.evictable += size
+        most = self._max_edge
+        if (  # a leaf, and nobody else holds it: its own edge can grow
+            not node.children
+            and node.locks == held
+            and node.rank <= rank
+            and node.parent is not None
+            and len(node.key) + len(key) <= most
+        ):
+            node.key += key
+            node.pages += pages
+            if self._feed is not None:
+                self._feed.stored(node, node.size - size)
+            return node
+        page = self._page_bytes
         for cut in range(0, len(key), most):
             edge = key[cut : cut + most]
             child = Node(node, edge, pages[cut // page * 4 :][: len(edge) // page * 4], rank)
@@ -156,10 +148,6 @@ class PrefixTree:
             if self._feed is not None:
                 self._feed.stored(child)
             node = child
-        if held:
-            self.protected += size
-        else:
-            self.evictable += size
         return node
 
     def _remove(self, node: Node) -> None:

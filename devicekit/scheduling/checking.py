@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from devicekit.scheduling.batch import ModelLimits
+from devicekit.scheduling.batch import Int32, ModelLimits
 from devicekit.scheduling.errors import InvalidRequest
 from devicekit.scheduling.request import Request, SamplingParams
 
@@ -22,7 +22,6 @@ class RequestCheck:
         self._longest = min(limits.max_positions, pool_tokens)
         self._pool_tokens = pool_tokens
         self._has_tokenizer = has_tokenizer
-        self._vocabulary = np.array(limits.vocab_size, np.uint32)
         self._approved: SamplingParams | None = None  # many requests in a row have the same
 
     def check(self, request: Request) -> None:
@@ -35,8 +34,7 @@ class RequestCheck:
         if (
             (params is self._approved or self._approve(params))
             and 0 < len(prompt) < self._longest
-            # A negative token is huge, unsigned.
-            and not np.count_nonzero(prompt.view(np.uint32) >= self._vocabulary)
+            and self._largest(prompt) < self._limits.vocab_size
             and (request.timeout is None or request.timeout > 0)
         ):
             return
@@ -48,6 +46,12 @@ class RequestCheck:
         self._approved = params
         return True
 
+    @staticmethod
+    def _largest(prompt: Int32) -> int:
+        """The largest token; a negative one is huge, unsigned."""
+        tokens = prompt.view(np.uint32)
+        return tokens.item(tokens.argmax())
+
     def _problems(self, request: Request) -> list[str]:
         limits, size = self._limits, len(request.prompt)
         found = request.params.problems(limits)
@@ -55,7 +59,7 @@ class RequestCheck:
             found.append("it has stop strings, and this engine has no tokenizer")
         if size == 0:
             found.append("the prompt is empty")
-        elif np.count_nonzero(request.prompt.view(np.uint32) >= self._vocabulary):
+        elif self._largest(request.prompt) >= limits.vocab_size:
             found.append(f"the prompt has tokens outside the vocabulary of {limits.vocab_size}")
         if size >= limits.max_positions:
             found.append(

@@ -56,9 +56,10 @@ class RequestKV:
         self.states = states
         self.state_slots: Int32 = np.zeros(table.num_rows + 1, np.int32)  # of each row
         self.tier: Tier | None = None
-        # Copying page ids in and out of rows through a view of their bytes costs a third of numpy.
-        self._rows = table.pages.reshape(-1).data.cast("B")
-        self._row_bytes = table.pages_per_row * 4
+        # Copying page ids in and out of rows through a memoryview costs a third of numpy.
+        self._rows = table.pages.reshape(-1).data
+        self._row_bytes = self._rows.cast("B")
+        self._pages_per_row = table.pages_per_row
 
     @property
     def available(self) -> int:
@@ -89,7 +90,7 @@ class RequestKV:
             return False
         cached, node = b"", None
         if prefix is not None:
-            match = prefix.hold(request.tokens[:-1].tobytes(), namespace)
+            match = prefix.hold(request.tokens.tobytes()[:-4], namespace)
             cached, node = match.pages, match.node
         shared = len(cached) // 4
         needed = -(-request.total // self.page_size) - shared
@@ -115,8 +116,8 @@ class RequestKV:
         request.cached_pages = shared
         request.num_pages = len(pages) // 4
         request.computed = shared * self.page_size
-        at = row * self._row_bytes
-        self._rows[at : at + len(pages)] = pages
+        at = row * self._pages_per_row * 4
+        self._row_bytes[at : at + len(pages)] = pages
         if self.table.followed:
             self.table.mark(row, request.num_pages)
 
@@ -142,30 +143,35 @@ class RequestKV:
 
     def publish(self, request: Request) -> None:
         """Share the full pages of a request, as far as it is computed, with later requests."""
-        node = request.held
-        if self.prefix is None or node is None or request.private:
+        prefix, held = self.prefix, request.held
+        if prefix is None or held is None or request.private:
             return
-        size, known = self.page_size, request.cached_pages
+        size, known, row = self.page_size, request.cached_pages, request.row
         full = request.computed // size
-        at = request.row * self._row_bytes
+        at = row * self._pages_per_row
         if full > known:
-            rows, begin, end = self._rows, at + known * 4, at + full * 4
-            key = self.table.raw_tokens(request.row, known * size, full * size)
-            done = self.prefix.extend(node, key, rows[begin:end].tobytes(), request.space)
-            if done.duplicates:
-                self._replace(rows[begin:end], done)
-                self.table.mark(request.row, full)
-            request.held = node = done.node
+            key = self.table.raw_tokens(row, known * size, full * size)
+            mine = self._rows[at + known : at + full]
+            pages = mine.tobytes()
+            node = prefix.append(held, key, pages)
+            if node is None:
+                done = prefix.extend(held, key, pages, request.space)
+                node = done.node
+                if done.duplicates:
+                    self._replace(mine, done)
+                    self.table.mark(row, full)
+            request.held = held = node
             request.cached_pages = full
         if self.tier is not None:
-            pages = self._rows[at : at + full * 4].tobytes()
-            tokens = self.table.tokens[request.row, : request.computed]
-            self.tier.store(tokens, request.space, pages, node, request.id)
+            pages = self._rows[at : at + full].tobytes()
+            self.tier.store(
+                self.table.tokens[row, : request.computed], request.space, pages, held, request.id
+            )
 
     def _replace(self, mine: memoryview, done: Insertion) -> None:
         """Go on with the cache's pages where somebody else published the same tokens first."""
         self.pages.give(done.duplicates)
-        mine[:] = done.pages
+        mine[:] = memoryview(done.pages).cast("i")
 
     def drop(self, request: Request, first: int) -> None:
         """Give back the pages before token ``first``, at which no layer will look again.
@@ -190,9 +196,9 @@ class RequestKV:
         row = request.row
         if not row:
             return
-        at = row * self._row_bytes
+        at = row * self._pages_per_row
         begin = request.dropped_pages or request.cached_pages  # what is dropped ends behind what is cached
-        self.pages.give(self._rows[at + begin * 4 : at + request.num_pages * 4].tobytes())
+        self.pages.give(self._rows[at + begin : at + request.num_pages].tobytes())
         if self.prefix is not None and request.held is not None:
             self.prefix.unlock(request.held)
             request.held = None

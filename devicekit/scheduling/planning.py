@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from devicekit.scheduling.adjusting import adjustments
-from devicekit.scheduling.batch import ForwardBatch, Int32
+from devicekit.scheduling.batch import ForwardBatch, Int32, Int64
 from devicekit.scheduling.pools.paired import PairedKV
 from devicekit.scheduling.pools.snapshots import SnapshotKV
 from devicekit.scheduling.request import Request
@@ -135,11 +135,14 @@ class BatchBuilder:
         most = max_running + max_batch_tokens
         self._state = state
         self._width = table.tokens_per_row
-        self._row_bytes = table.pages_per_row * 4
+        self._pages_per_row = table.pages_per_row
         self._count: Int32 = np.arange(max(most + 1, self._width), dtype=np.int32)
         self._starts, self._wanted = np.empty((2, most + 1), np.int32)
         self._page_size = np.array(state.kv.page_size, np.int64)  # numpy takes longer to make one of a number
         self._offsets = np.arange(state.kv.page_size, dtype=np.int64)
+        # Pages that the tokens of a pass are in: whole ones, and two that are not for each chunk.
+        pages = max_batch_tokens // state.kv.page_size + 2 * max_running
+        self._expanded: Int64 = np.empty((pages, state.kv.page_size), np.int64)
         self._decoding: dict[int, ForwardBatch] = {}  # plain ones without chunks, by their number of columns
         self._state_slots = None if state.kv.states is None else state.kv.state_slots
         self._snapshots = state.kv if isinstance(state.kv, SnapshotKV) else None
@@ -151,23 +154,28 @@ class BatchBuilder:
             wanted=self._wanted.data,
             tokens=running.all_tokens.data,
             positions=running.all_positions.data,
+            slots=running.all_slots.data,
+            expanded=self._expanded.reshape(-1).data,
             rows=running.all_rows.data,
             lengths=running.all_lengths.data,
             history=table.tokens.reshape(-1).data,
-            table=table.pages.reshape(-1).data.cast("B"),
+            table=table.pages.reshape(-1).data,
         )
 
     def build(self, plan: Plan) -> ForwardBatch:
         """The batch of a plan. Its arrays may share memory with the scheduler's: they are good for one pass."""
         running, count = self._state.running, plan.decoding
-        joining: list[Request] = []
+        plain = running.sampling.idle and self._state_slots is None and not self._state.adjusted
         if plan.chunks:
-            batch = self._with_chunks(plan, joining)
-        elif running.sampling.idle and self._state_slots is None and not self._state.adjusted:
+            batch = self._with_chunks(plan)
+            if plain and True not in [request.listed for request, _, _ in plan.chunks]:
+                return batch
+        elif plain:
             # All that changes from step to step is what the arrays hold.
             return self._decoding.get(count) or self._decoding.setdefault(count, self._decode(count))
         else:
             batch = self._decode(count)
+        joining = [request for request, _, end in plan.chunks if end == request.total]
         if self._state_slots is not None:
             batch.state_slots = self._state_slots[batch.rows]
             if self._snapshots is not None:
@@ -182,66 +190,67 @@ class BatchBuilder:
 
     def _cut(self, tokens: int, sequences: int, starts: Int32, wanted: Int32) -> ForwardBatch:
         running, kv = self._state.running, self._state.kv
-        return ForwardBatch(
-            tokens=running.all_tokens[:tokens],
-            positions=running.all_positions[:tokens],
-            slots=running.all_slots[:tokens],
-            rows=running.all_rows[:sequences],
-            starts=starts[: sequences + 1],
-            lengths=running.all_lengths[:sequences],
-            table=kv.table,
-            page_size=kv.page_size,
-            wanted=wanted,
-            window_pages=self._window_pages,
+        batch = ForwardBatch(  # in order: by name takes longer
+            running.all_tokens[:tokens],
+            running.all_positions[:tokens],
+            running.all_slots[:tokens],
+            running.all_rows[:sequences],
+            starts[: sequences + 1],
+            running.all_lengths[:sequences],
+            kv.table,
+            kv.page_size,
+            wanted,
         )
+        batch.window_pages = self._window_pages
+        return batch
 
-    def _with_chunks(self, plan: Plan, joining: list[Request]) -> ForwardBatch:
-        """Lay out the chunks; requests whose prompt they complete go into ``joining``."""
+    def _with_chunks(self, plan: Plan) -> ForwardBatch:
         cells, page_size = self._cells, len(self._offsets)
-        width, row_bytes = self._width, self._row_bytes
+        width, pages_per_row = self._width, self._pages_per_row
         count, starts, known, table = cells.count, cells.starts, cells.history, cells.table
         tokens, positions = cells.tokens, cells.positions
         column = at = wanted = plan.decoding
         starts[: at + 1] = count[: at + 1]
         cells.wanted[:at] = count[:at]
-        pages: list[memoryview] = []  # that the chunks write to, as int32 bytes
+        pages: list[memoryview] = []  # that the chunks write to
         runs: list[tuple[int, int, int]] = []  # where a chunk's tokens are; their slots among those pages'
-        slots = 0
+        written = 0  # slots of those pages
         for request, start, end in plan.chunks:
             row, stop = request.row, at + end - start
             own = row * width
             tokens[at:stop] = known[own + start : own + end]
             positions[at:stop] = count[start:end]
             first, last = start // page_size, -(-end // page_size)
-            own = row * row_bytes
-            pages.append(table[own + first * 4 : own + last * 4])
-            runs.append((at, stop, slots + start - first * page_size))
-            slots += (last - first) * page_size
+            own = row * pages_per_row
+            pages.append(table[own + first : own + last])
+            runs.append((at, stop, written + start - first * page_size))
+            written += (last - first) * page_size
             cells.rows[column] = row
             cells.lengths[column] = end
             if end == request.total:
                 cells.wanted[wanted] = stop - 1
                 wanted += 1
-                joining.append(request)
             column += 1
             starts[column] = at = stop
         bases = np.frombuffer(b"".join(pages), np.int32) * self._page_size
-        expanded = (bases[:, None] + self._offsets).reshape(-1)
-        into = self._state.running.all_slots
+        np.add(bases[:, None], self._offsets, self._expanded[: len(bases)])
+        slots, expanded = cells.slots, cells.expanded
         for start, stop, slot in runs:
-            into[start:stop] = expanded[slot : slot + stop - start]
+            slots[start:stop] = expanded[slot : slot + stop - start]
         return self._cut(at, column, self._starts, self._wanted[:wanted])
 
 
 @dataclass(frozen=True, slots=True)
 class _Cells:
-    """The builder's arrays as memoryviews of int32, the page table as one of bytes."""
+    """The builder's arrays as memoryviews, of int32 where nothing else is said."""
 
     count: memoryview  # 0, 1, 2, ...
     starts: memoryview
     wanted: memoryview
     tokens: memoryview
     positions: memoryview
+    slots: memoryview  # of int64
+    expanded: memoryview  # of int64
     rows: memoryview
     lengths: memoryview
     history: memoryview  # tokens of all rows

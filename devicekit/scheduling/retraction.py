@@ -23,19 +23,19 @@ class Retraction:
         """
         state = self._state
         running = state.running
-        needed = running.pages_needed()
-        if needed == 0 or state.kv.make_room(needed):
-            return running.begin_step(needed)
+        full = running.full_columns()
+        if not len(full) or state.kv.make_room(len(full)):
+            return running.begin_step(full)
         # Prompts that have begun hold pages and have generated least of all.
         for request in reversed(state.prefilling[:]):
             self._retract(request)
-            if state.kv.make_room(running.pages_needed()):
+            if state.kv.make_room(len(running.full_columns())):
                 return running.begin_step()
         ranked = self._ranked()
         while len(ranked) > 1:
             self._retract(ranked.pop())
             ahead = state.kv.pages_for(LOOK_AHEAD) * len(ranked)
-            if state.kv.make_room(running.pages_needed()):
+            if state.kv.make_room(len(running.full_columns())):
                 state.kv.make_room(ahead)
                 self._raise_ratio()
                 return running.begin_step()

@@ -45,6 +45,7 @@ class _Cut:
     step: Int32
     advance_narrow: Int32  # what a step adds `step` to
     advance_wide: Int64  # what it adds one to
+    every: Int64  # the numbers of the columns
     at: Int64
     cell: Int64
     room: Int32
@@ -70,6 +71,7 @@ class RunningBatch:
         self.sampling = SamplingColumns(table.num_rows)
         self._step: Int32 = np.repeat(np.array(_STEP, np.int32)[:, None], table.num_rows, axis=1)
         self._size = np.array(page_size, np.int64)
+        self._numbers = np.arange(table.num_rows)
         self._wide: Int64 = np.zeros((3, capacity), np.int64)
         self._narrow: Int32 = np.zeros((5, capacity), np.int32)
         self.all_tokens, self.all_positions = self._narrow[_LAST], self._narrow[_POSITION]
@@ -78,8 +80,12 @@ class RunningBatch:
         self._flat_tokens = table.tokens.reshape(-1)
         self._flat_table = table.pages.reshape(-1)
         # The same memory once more: reading and writing one number through a memoryview costs half of numpy.
-        self._narrow_cells = self._narrow.data
-        self._wide_cells = self._wide.data
+        self._slot, self._at, self._cell = (row.data for row in self._wide)
+        self._position, self._length, self._room, self._row, self._last = (row.data for row in self._narrow)
+        self._columns = (
+            *(self._slot, self._at, self._cell),
+            *(self._position, self._length, self._room, self._row, self._last),
+        )
         self._table_cells = self._flat_table.data
         self._token_cells = self._flat_tokens.data
         self._steps = 0  # so far
@@ -111,6 +117,7 @@ class RunningBatch:
             self._step[:, :count],
             narrow[: len(_STEP)],
             wide[:_CELL],
+            every=self._numbers[:count],
             at=wide[_AT],
             cell=wide[_CELL],
             room=narrow[_ROOM],
@@ -124,23 +131,23 @@ class RunningBatch:
         total, row, size = request.total, request.row, self._page_size
         position = total - 1
         room = request.num_pages * size - position
-        wide, narrow = self._wide_cells, self._narrow_cells
+        first = row * self._pages_per_row
         if room > 0:
-            page = self._table_cells[row * self._pages_per_row + position // size]
-            wide[_SLOT, column] = page * size + position % size
-        wide[_CELL, column] = row * self._pages_per_row + request.num_pages
-        at = row * self._tokens_per_row + total
-        wide[_AT, column] = at
-        narrow[_POSITION, column] = position
-        narrow[_LENGTH, column] = total
-        narrow[_ROOM, column] = room
-        narrow[_ROW, column] = row
-        narrow[_LAST, column] = self._token_cells[at - 1]
+            page = self._table_cells[first + position // size]
+            self._slot[column] = page * size + position % size
+        self._cell[column] = first + request.num_pages
+        self._at[column] = at = row * self._tokens_per_row + total
+        self._position[column] = position
+        self._length[column] = total
+        self._room[column] = room
+        self._row[column] = row
+        self._last[column] = self._token_cells[at - 1]
         left = request.limit - total
         if left:
             self._to_come += left
             self._due.setdefault(self._steps + left, []).append(request)
-        self.sampling.join(column, request)
+        if request.listed:
+            self.sampling.join(column, request)
         request.column = column
         if column == len(self.requests):
             self.requests.append(request)
@@ -175,8 +182,8 @@ class RunningBatch:
         for column in sorted(self._vacant, reverse=True):
             moved, last = self.requests.pop(), len(self.requests)
             if column != last:
-                self._wide[:, column] = self._wide[:, last]
-                self._narrow[:, column] = self._narrow[:, last]
+                for cells in self._columns:
+                    cells[column] = cells[last]
                 if not self.sampling.idle:
                     self.sampling.move(last, column)
                 self.requests[column] = moved
@@ -185,23 +192,23 @@ class RunningBatch:
 
     def settle(self, request: Request) -> None:
         """Write back to a running request how many tokens and pages it has, without taking it out."""
-        narrow, column = self._narrow_cells, request.column
-        position = narrow[_POSITION, column]
+        column = request.column
+        position = self._position[column]
         request.computed = position
         request.total = position + 1
-        request.num_pages = (position + narrow[_ROOM, column]) // self._page_size
+        request.num_pages = (position + self._room[column]) // self._page_size
 
     # -- A decode step ----------------------------------------------------------------------------------------
 
-    def pages_needed(self) -> int:
-        """Pages the next step must take before it can run."""
-        if self._shown != len(self.requests):
-            self._show(len(self.requests))
-        return len(self.requests) - int(np.count_nonzero(self._now.room))
-
     def full_columns(self) -> Int64:
         """The columns that need a page before the next step."""
-        return np.flatnonzero(self._now.room == _ZERO) if self.pages_needed() else np.empty(0, np.int64)
+        if self._shown != len(self.requests):
+            self._show(len(self.requests))
+        now = self._now
+        if self._page_size == 1 and not np.count_nonzero(now.room):
+            return now.every
+        full: Int64 = (now.room == _ZERO).nonzero()[0]
+        return full
 
     def drop_unseen(self, kv: RequestKV, window: int) -> None:
         """Give back pages that have left the window, of the columns that need a new page.
@@ -212,62 +219,59 @@ class RunningBatch:
         for column in self.full_columns().tolist():
             kv.drop(self.requests[column], int(self.positions[column]) - window + 1)
 
-    def begin_step(self, full: int | None = None) -> bool:
+    def begin_step(self, full: Int64 | None = None) -> bool:
         """Give every column whose page is full a new one. False, and nothing changed: the pool is short.
 
         Args:
-            full: what `pages_needed` says, for a caller that has asked already.
+            full: what `full_columns` says, for a caller that has asked already.
         """
         if full is None:
-            full = self.pages_needed()
-        if not full:
+            full = self.full_columns()
+        count = len(full)
+        if not count:
             return True
-        if full <= _FEW:
+        if count <= _FEW:
             return self._give_few(full)
-        taken = self._pages.take(full)
+        taken = self._pages.take(count)
         if taken is None:
             return False
         pages, now = np.frombuffer(taken, np.int32), self._now
-        if full == self._shown:
+        if full is now.every:
             self._give_all(pages)
             return True
-        columns = (now.room == _ZERO).nonzero()[0]
-        cells = now.cell[columns]
+        cells = now.cell[full]
         if self._table.followed:
             self._table.mark_cells(cells)
         self._flat_table[cells] = pages
-        now.cell[columns] = cells + _ONE
-        self.slots[columns] = pages * self._size
-        now.room[columns] = self._page_size
+        now.cell[full] = cells + _ONE
+        self.slots[full] = pages * self._size
+        now.room[full] = self._page_size
         return True
 
     def _give_all(self, pages: Int32) -> None:
-        """As `begin_step` where it is every column's turn, as in each step with pages of one token."""
+        """As `begin_step` with pages of one token, where it is every column's turn in every step."""
         now = self._now
         if self._table.followed:
             self._table.mark_cells(now.cell)
         self._flat_table[now.cell] = pages
         np.add(now.cell, _ONE, now.cell)
         self.slots[:] = pages
-        if self._page_size > 1:
-            np.multiply(self.slots, self._size, self.slots)
-        now.room.fill(self._page_size)
+        now.room.fill(1)
 
-    def _give_few(self, full: int) -> bool:
+    def _give_few(self, full: Int64) -> bool:
         """As `begin_step`, one by one: for a few columns that is cheaper than a dozen vector operations."""
-        if self._pages.available < full:
+        if self._pages.available < len(full):
             return False
         size, take_one = self._page_size, self._pages.take_one
-        narrow, wide, table = self._narrow_cells, self._wide_cells, self._table_cells
-        columns = (self._now.room == _ZERO).nonzero()[0]
+        slots, cells, rooms, table = self._slot, self._cell, self._room, self._table_cells
         if self._table.followed:
-            self._table.mark_cells(self._now.cell[columns])
-        for column in columns.tolist():
-            cell = wide[_CELL, column]
+            self._table.mark_cells(self._now.cell[full])
+        for column in full.tolist():
+            cell = cells[column]
             table[cell] = page = take_one()
-            wide[_CELL, column] = cell + 1
-            wide[_SLOT, column] = page * size
-            narrow[_ROOM, column] = size
+            cells[column] = cell + 1
+            slots[column] = page * size
+            rooms[column] = size
         return True
 
     def to_come(self) -> int:

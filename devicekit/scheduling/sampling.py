@@ -28,15 +28,13 @@ class SamplingColumns:
         return not (self._sampled or self.logprobs)
 
     def join(self, column: int, request: Request) -> None:
+        """Note what a request that joins wants. One that wants nothing need not be said: its column is greedy."""
         params = request.params
-        # Greedy columns need nothing but their zero, which a batch without sampling has everywhere.
         if params.temperature > 0:
             self._sampled += 1
             self._floats[:, column] = (params.temperature, params.top_p, params.min_p)
             self._top_k[column] = params.top_k
             self._seed[column] = request.seed
-        elif self._sampled:
-            self._floats[:, column] = _GREEDY
         if params.logprobs is not None:
             self.logprobs[request.id] = params.logprobs
 
@@ -61,8 +59,6 @@ class SamplingColumns:
             positions: [n] position of each running request's input token.
             joining: requests whose prompt this pass completes; their tokens follow those of the batch.
         """
-        if self.idle and not any(map(_is_costly, joining)):
-            return
         wanted = [*self.logprobs.values()]
         wanted += [one.params.logprobs for one in joining if one.params.logprobs is not None]
         if wanted:
@@ -88,7 +84,3 @@ class SamplingColumns:
 
 def _joined(column: Int32, extra: list[int]) -> Int32:
     return np.concatenate((column, np.array(extra, np.int32)))
-
-
-def _is_costly(request: Request) -> bool:
-    return request.params.temperature > 0 or request.params.logprobs is not None

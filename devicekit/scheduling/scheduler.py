@@ -179,7 +179,12 @@ class Scheduler:
     @staticmethod
     def _is_plain(params: SamplingParams) -> bool:
         """Whether a request with these parameters costs nothing in a step beyond its place in the batch."""
-        return not (params.temperature > 0 or StopConditions.is_special(params) or params.adjusts)
+        return not (
+            params.temperature > 0
+            or params.logprobs is not None
+            or StopConditions.is_special(params)
+            or params.adjusts
+        )
 
     def _enlist(self, request: Request) -> None:
         """Put a request on the lists of those that cost something in every step."""

@@ -227,17 +227,10 @@ class SchedulerState:
             del request.logprobs[: len(tokens)]
         request.reported += len(tokens)
         size = len(request.prompt)
-        return Output(  # in order: by name takes twice as long
-            request.id,
-            tokens,
-            finish,
-            size,
-            request.cached_tokens,
-            request.total - size,
-            request.retractions,
-            request.spans,
-            logprobs,
-        )
+        done = request.total - size
+        fixed = (request.cached_tokens, done, request.retractions, request.spans, logprobs)
+        # As `Output(...)`, in half the time.
+        return tuple.__new__(Output, (request.id, tokens, finish, size, *fixed))
 
     def close_span(self, request: Request) -> None:
         """Note which weights made the output tokens since the last note."""

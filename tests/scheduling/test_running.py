@@ -67,7 +67,7 @@ class Model:
     def step(self) -> None:
         needed = sum((len(tokens) - 1) % self.page_size == 0 for tokens in self.tokens.values())
         # A request whose page was given by an earlier, failed step may need none: never more than this.
-        assert self.batch.pages_needed() <= needed
+        assert len(self.batch.full_columns()) <= needed
         before = self.pages.available
         if not self.batch.begin_step():
             assert self.pages.available == before
@@ -139,7 +139,7 @@ def test_sampling_parameters_stay_with_their_request() -> None:
         params = SamplingParams(temperature=temperature, top_p=0.5 if temperature else 1.0, top_k=number)
         request = Request(f"r{number}", np.ones(3, np.int32), params)
         request.seed, request.row, request.total, request.limit = number, table.take_one(), 4, 50
-        request.num_pages = 1
+        request.num_pages, request.listed = 1, temperature > 0
         batch.join(request)
         made.append(request)
     for gone in (made[1], made[4]):
