@@ -79,11 +79,13 @@ class PageAllocator:
         """Take `count` pages, as native int32 bytes; None, and nothing taken, when fewer are available."""
         end = self._top
         start = end - count * _ID
-        if 0 <= start <= end or self._gather(count):
+        if not 0 <= start <= end:
+            if not self._gather(count):
+                return None
             end = self._top
-            self._top = start = end - count * _ID
-            return self._view[start:end].tobytes()
-        return None
+            start = end - count * _ID
+        self._top = start
+        return self._view[start:end].tobytes()
 
     def take_array(self, count: int) -> Int32 | None:
         """Like `take`, as a writable int32 array of its own."""

@@ -67,16 +67,18 @@ class PrefixTree:
 
     def unlock(self, node: Node) -> None:
         """Undo one `lock`."""
-        if node.locks < 1 or (node.locks == 1 and node.parent is None):
+        locks, parent = node.locks, node.parent
+        if locks < 1 or (locks == 1 and parent is None):
             raise StaleNode("this prefix is not locked: it was unlocked more often than locked")
-        while node.locks == 1 and node.parent is not None:
+        while locks == 1 and parent is not None:
             node.locks = 0
             size = len(node.pages) // 4
             self.protected -= size
             self.evictable += size
             self._order.add(node)
-            node = node.parent
-        node.locks -= 1
+            node = parent
+            locks, parent = node.locks, node.parent
+        node.locks = locks - 1
 
     def nodes(self) -> Iterator[Node]:
         """Every node, parents before children. For audits: the whole tree is walked."""

@@ -64,7 +64,6 @@ class RequestTable:
     __slots__ = (
         "_followers",
         "_generation",
-        "_token_bytes",
         "_token_cells",
         "block",
         "followed",
@@ -86,7 +85,6 @@ class RequestTable:
         self.tokens_per_row = tokens_per_row
         # The same memory once more: for a few tokens a memoryview costs a third of numpy.
         self._token_cells = self.tokens.reshape(-1).data
-        self._token_bytes = self._token_cells.cast("B") if tokens_per_row else memoryview(b"")
         self.generation: Int64 = np.zeros(num_rows + 1, np.int64)
         self._generation: memoryview = self.generation.data
         self.block = gcd(pages_per_row, _BLOCK)
@@ -134,7 +132,7 @@ class RequestTable:
     def raw_tokens(self, row: int, start: int, end: int) -> bytes:
         """Tokens ``start`` to ``end - 1`` of a row, as int32 bytes."""
         at = row * self.tokens_per_row
-        return self._token_bytes[(at + start) * 4 : (at + end) * 4].tobytes()
+        return self._token_cells[at + start : at + end].tobytes()
 
     def mark(self, row: int, count: int | None = None) -> None:
         """Say that the first `count` pages of a row changed; by default all of them."""

@@ -230,12 +230,14 @@ class RunningBatch:
         count = len(full)
         if not count:
             return True
-        if count <= _FEW:
-            return self._give_few(full)
         taken = self._pages.take(count)
         if taken is None:
             return False
-        pages, now = np.frombuffer(taken, np.int32), self._now
+        now = self._now
+        if count <= _FEW:
+            self._give_few(full, taken)
+            return True
+        pages = np.frombuffer(taken, np.int32)
         if full is now.every:
             self._give_all(pages)
             return True
@@ -258,21 +260,18 @@ class RunningBatch:
         self.slots[:] = pages
         now.room.fill(1)
 
-    def _give_few(self, full: Int64) -> bool:
+    def _give_few(self, full: Int64, taken: bytes) -> None:
         """As `begin_step`, one by one: for a few columns that is cheaper than a dozen vector operations."""
-        if self._pages.available < len(full):
-            return False
-        size, take_one = self._page_size, self._pages.take_one
+        size = self._page_size
         slots, cells, rooms, table = self._slot, self._cell, self._room, self._table_cells
         if self._table.followed:
             self._table.mark_cells(self._now.cell[full])
-        for column in full.tolist():
+        for column, page in zip(full.tolist(), memoryview(taken).cast("i").tolist(), strict=True):
             cell = cells[column]
-            table[cell] = page = take_one()
+            table[cell] = page
             cells[column] = cell + 1
             slots[column] = page * size
             rooms[column] = size
-        return True
 
     def to_come(self) -> int:
         """Output tokens that the running requests may still produce, at most."""

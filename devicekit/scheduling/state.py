@@ -227,21 +227,35 @@ class SchedulerState:
             del request.logprobs[: len(tokens)]
         request.reported += len(tokens)
         size = len(request.prompt)
-        done = request.total - size
-        fixed = (request.cached_tokens, done, request.retractions, request.spans, logprobs)
-        # As `Output(...)`, in half the time.
-        return tuple.__new__(Output, (request.id, tokens, finish, size, *fixed))
+        return tuple.__new__(  # as `Output(...)`, in half the time
+            Output,
+            (
+                request.id,
+                tokens,
+                finish,
+                size,
+                request.cached_tokens,
+                request.total - size,
+                request.retractions,
+                request.spans,
+                logprobs,
+            ),
+        )
 
     def close_span(self, request: Request) -> None:
         """Note which weights made the output tokens since the last note."""
         spans, end = request.spans, request.total - len(request.prompt)
-        start = spans[-1].end if spans else 0
-        if end <= start:
+        if not spans:
+            if end:
+                request.spans = (VersionSpan(self.weight_version, 0, end),)
             return
-        if spans and spans[-1].version == self.weight_version:
-            start = spans[-1].start
-            spans = spans[:-1]
-        request.spans = (*spans, VersionSpan(self.weight_version, start, end))
+        version, start, known = spans[-1]
+        if end <= known:
+            return
+        if version == self.weight_version:
+            request.spans = (*spans[:-1], VersionSpan(version, start, end))
+        else:
+            request.spans = (*spans, VersionSpan(self.weight_version, known, end))
 
     def weights_changed(self, version: str) -> None:
         """Weights have changed, and have a new name; what requests hold now is no longer shared with others."""

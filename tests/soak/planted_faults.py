@@ -150,16 +150,16 @@ FAULTS: tuple[Fault, ...] = (
         "I4",
         "a request keeps its pages when it ends",
         _KV,
-        "        self.pages.give(self._rows[at + begin * 4 : at + request.num_pages * 4].tobytes())\n",
+        "        self.pages.give(self._rows[at + begin : at + request.num_pages].tobytes())\n",
         "",
     ),
     Fault(
         "I4",
         "a request gives its last page back twice",
         _KV,
-        "at + request.num_pages * 4].tobytes())\n",
-        "at + request.num_pages * 4].tobytes())\n        if request.num_pages > begin + 2:\n"
-        "            self.pages.give(self._rows[at + begin * 4 : at + begin * 4 + 4].tobytes())\n",
+        "at + request.num_pages].tobytes())\n",
+        "at + request.num_pages].tobytes())\n        if request.num_pages > begin + 2:\n"
+        "            self.pages.give(self._rows[at + begin : at + begin + 1].tobytes())\n",
     ),
     Fault(
         "I4",
@@ -436,7 +436,7 @@ FAULTS: tuple[Fault, ...] = (
         "tokens",
         "a request goes on with pages that it has given back",
         _KV,
-        "        mine[:] = done.pages\n",
+        '        mine[:] = memoryview(done.pages).cast("i")\n',
         "",
     ),
     Fault(
