@@ -86,13 +86,17 @@ class PrefixCache(PrefixTree):
         self._retired: list[ReleaseOrder] = []  # of caches that were reset, to be taken apart bit by bit
         self._turn = 0
         self._queries = self._queried_bytes = self._hit_bytes = 0
-        self._inserted = self._evicted = 0
+        self._evicted = self._forgotten = 0
 
     @property
     def stats(self) -> PrefixStats:
         """What was asked, found, inserted and evicted so far."""
         return PrefixStats(
-            self._queries, self._queried_bytes // 4, self._hit_bytes // 4, self._inserted, self._evicted
+            queries=self._queries,
+            queried_tokens=self._queried_bytes // 4,
+            hit_tokens=self._hit_bytes // 4,
+            inserted_pages=self.total + self._evicted + self._forgotten,
+            evicted_pages=self._evicted,
         )
 
     def match(self, tokens: Int32Data, namespace: Hashable = None) -> Match:
@@ -201,9 +205,7 @@ class PrefixCache(PrefixTree):
             or self._feed is not None
         ):
             return None
-        size = len(pages) // 4
-        self.protected += size
-        self._inserted += size
+        self.protected += len(pages) // 4
         if held.locks == 1 and not held.children and len(held.key) + len(key) <= self._max_edge:
             held.key += key
             held.pages += pages
@@ -238,10 +240,8 @@ class PrefixCache(PrefixTree):
             self._turn += 1
             rank = self._policy.enter(self._turn if new else 0, priority)
         if new:
-            added = len(new) // 4
-            self._inserted += added
             moves = node is held
-            node = self._append(node, key[: added * page], new, moves, rank)
+            node = self._append(node, key[: len(new) // 4 * page], new, moves, rank)
             if moves:
                 held = node
         if held is not node:
@@ -293,6 +293,7 @@ class PrefixCache(PrefixTree):
             self._retired.append(self._order)
             self._order = order_for(self._policy)
         self._roots = {}
+        self._forgotten += self.evictable
         self.evictable = 0
         if self._feed is not None:
             self._feed.cleared()

@@ -9,7 +9,10 @@ anything.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from math import gcd
+from struct import Struct
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +51,12 @@ class Changes:
 
 
 _NOTHING: Int64 = np.empty(0, np.int64)
+
+
+@lru_cache(maxsize=4096)
+def _reader(count: int) -> Callable[[memoryview, int], tuple[int, ...]]:
+    """What makes a tuple of ``count`` int32 at an offset in bytes; by way of a list takes longer."""
+    return Struct(f"{count}i").unpack_from
 
 
 class RequestTable:
@@ -124,10 +133,9 @@ class RequestTable:
         at = row * self.tokens_per_row
         self._token_cells[at : at + len(tokens)] = tokens.data
 
-    def read_tokens(self, row: int, start: int, end: int) -> list[int]:
+    def read_tokens(self, row: int, start: int, end: int) -> tuple[int, ...]:
         """Tokens ``start`` to ``end - 1`` of a row."""
-        at = row * self.tokens_per_row
-        return self._token_cells[at + start : at + end].tolist()
+        return _reader(end - start)(self._token_cells, (row * self.tokens_per_row + start) * 4)
 
     def raw_tokens(self, row: int, start: int, end: int) -> bytes:
         """Tokens ``start`` to ``end - 1`` of a row, as int32 bytes."""

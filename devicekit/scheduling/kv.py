@@ -171,7 +171,7 @@ class RequestKV:
     def _replace(self, mine: memoryview, done: Insertion) -> None:
         """Go on with the cache's pages where somebody else published the same tokens first."""
         self.pages.give(done.duplicates)
-        mine[:] = memoryview(done.pages).cast("i")
+        mine.cast("B")[:] = done.pages
 
     def drop(self, request: Request, first: int) -> None:
         """Give back the pages before token ``first``, at which no layer will look again.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,9 +29,6 @@ class Plan:
 
     decoding: int  # columns of the running batch
     chunks: list[Chunk]
-
-    def __bool__(self) -> bool:
-        return bool(self.decoding or self.chunks)
 
 
 class Planner:
@@ -149,17 +147,17 @@ class BatchBuilder:
         self._window_pages = state.kv.windows.of if isinstance(state.kv, PairedKV) else None
         # The same memory once more: for short runs, copying between memoryviews costs half of numpy.
         self._cells = _Cells(
-            count=self._count.data,
+            numbers=self._count.data,
             starts=self._starts.data,
             wanted=self._wanted.data,
             tokens=running.all_tokens.data,
             positions=running.all_positions.data,
             slots=running.all_slots.data,
-            expanded=self._expanded.reshape(-1).data,
             rows=running.all_rows.data,
             lengths=running.all_lengths.data,
-            history=table.tokens.reshape(-1).data,
+            known=table.tokens.reshape(-1).data,
             table=table.pages.reshape(-1).data,
+            expanded=self._expanded.reshape(-1).data,
         )
 
     def build(self, plan: Plan) -> ForwardBatch:
@@ -205,13 +203,11 @@ class BatchBuilder:
         return batch
 
     def _with_chunks(self, plan: Plan) -> ForwardBatch:
-        cells, page_size = self._cells, len(self._offsets)
-        width, pages_per_row = self._width, self._pages_per_row
-        count, starts, known, table = cells.count, cells.starts, cells.history, cells.table
-        tokens, positions = cells.tokens, cells.positions
-        column = at = wanted = plan.decoding
+        count, starts, wanted, tokens, positions, slots, rows, lengths, known, table, expanded = self._cells
+        width, pages_per_row, page_size = self._width, self._pages_per_row, len(self._offsets)
+        column = at = completed = plan.decoding
         starts[: at + 1] = count[: at + 1]
-        cells.wanted[:at] = count[:at]
+        wanted[:at] = count[:at]
         pages: list[memoryview] = []  # that the chunks write to
         runs: list[tuple[int, int, int]] = []  # where a chunk's tokens are; their slots among those pages'
         written = 0  # slots of those pages
@@ -225,33 +221,31 @@ class BatchBuilder:
             pages.append(table[own + first : own + last])
             runs.append((at, stop, written + start - first * page_size))
             written += (last - first) * page_size
-            cells.rows[column] = row
-            cells.lengths[column] = end
+            rows[column] = row
+            lengths[column] = end
             if end == request.total:
-                cells.wanted[wanted] = stop - 1
-                wanted += 1
+                wanted[completed] = stop - 1
+                completed += 1
             column += 1
             starts[column] = at = stop
         bases = np.frombuffer(b"".join(pages), np.int32) * self._page_size
         np.add(bases[:, None], self._offsets, self._expanded[: len(bases)])
-        slots, expanded = cells.slots, cells.expanded
         for start, stop, slot in runs:
             slots[start:stop] = expanded[slot : slot + stop - start]
-        return self._cut(at, column, self._starts, self._wanted[:wanted])
+        return self._cut(at, column, self._starts, self._wanted[:completed])
 
 
-@dataclass(frozen=True, slots=True)
-class _Cells:
+class _Cells(NamedTuple):
     """The builder's arrays as memoryviews, of int32 where nothing else is said."""
 
-    count: memoryview  # 0, 1, 2, ...
+    numbers: memoryview  # 0, 1, 2, ...
     starts: memoryview
     wanted: memoryview
     tokens: memoryview
     positions: memoryview
     slots: memoryview  # of int64
-    expanded: memoryview  # of int64
     rows: memoryview
     lengths: memoryview
-    history: memoryview  # tokens of all rows
+    known: memoryview  # tokens of all rows
     table: memoryview
+    expanded: memoryview  # of int64

@@ -24,7 +24,8 @@ class NewTokenRatio:
 
     def decay(self) -> None:
         """A step went well."""
-        self.value = max(self.value - self._decay, self._floor)
+        if self.value > self._floor:
+            self.value = max(self.value - self._decay, self._floor)
 
     def retracted(self, decoded: int, remaining: int, requests: int) -> None:
         """A retraction left ``requests`` running, with ``decoded`` tokens out and ``remaining`` to come."""

@@ -41,7 +41,11 @@ _NOBODY: list[Request] = []
 class _Cut:
     """Views of the first columns of the state."""
 
-    shown: tuple[Int32, Int32, Int32, Int32, Int64]
+    tokens: Int32
+    positions: Int32
+    lengths: Int32
+    rows: Int32
+    slots: Int64
     step: Int32
     advance_narrow: Int32  # what a step adds `step` to
     advance_wide: Int64  # what it adds one to
@@ -59,6 +63,46 @@ class RunningBatch:
     Args:
         behind: columns behind the running ones, in which whoever builds a batch may lay out more tokens.
     """
+
+    __slots__ = (
+        "_at",
+        "_cell",
+        "_columns",
+        "_cuts",
+        "_due",
+        "_flat_table",
+        "_flat_tokens",
+        "_last",
+        "_length",
+        "_narrow",
+        "_now",
+        "_numbers",
+        "_page_size",
+        "_pages",
+        "_pages_per_row",
+        "_position",
+        "_room",
+        "_row",
+        "_shown",
+        "_size",
+        "_slot",
+        "_step",
+        "_steps",
+        "_table",
+        "_table_cells",
+        "_to_come",
+        "_token_cells",
+        "_tokens_per_row",
+        "_vacant",
+        "_wide",
+        "all_lengths",
+        "all_positions",
+        "all_rows",
+        "all_slots",
+        "all_tokens",
+        "requests",
+        "sampling",
+    )
 
     def __init__(self, table: RequestTable, pages: PageAllocator, page_size: int, behind: int = 0) -> None:
         capacity = table.num_rows + behind
@@ -93,30 +137,52 @@ class RunningBatch:
         self._to_come = 0
         self._vacant: list[int] = []  # columns whose request has left
         self._cuts: dict[int, _Cut] = {}  # by how many columns they show
-        self.tokens: Int32  # [n] input token of each column
-        self.positions: Int32  # [n]
-        self.lengths: Int32  # [n]
-        self.rows: Int32  # [n] request rows
-        self.slots: Int64  # [n] KV slot that each column writes
         self._show(0)
 
     def __len__(self) -> int:
         return len(self.requests)
 
+    @property
+    def tokens(self) -> Int32:
+        """[n] input token of each column."""
+        return self._now.tokens
+
+    @property
+    def positions(self) -> Int32:
+        """[n] position of that token."""
+        return self._now.positions
+
+    @property
+    def lengths(self) -> Int32:
+        """[n] tokens of each column, that one included."""
+        return self._now.lengths
+
+    @property
+    def rows(self) -> Int32:
+        """[n] request rows."""
+        return self._now.rows
+
+    @property
+    def slots(self) -> Int64:
+        """[n] KV slot that each column writes."""
+        return self._now.slots
+
     def _show(self, count: int) -> None:
         """Cut the views to ``count`` columns, once after joins and leaves and not in every step."""
         self._shown = count
-        now = self._cuts.get(count) or self._cuts.setdefault(count, self._cut(count))
-        self._now = now
-        self.tokens, self.positions, self.lengths, self.rows, self.slots = now.shown
+        self._now = self._cuts.get(count) or self._cuts.setdefault(count, self._cut(count))
 
     def _cut(self, count: int) -> _Cut:
         wide, narrow = self._wide[:, :count], self._narrow[:, :count]
         return _Cut(
-            (narrow[_LAST], narrow[_POSITION], narrow[_LENGTH], narrow[_ROW], wide[_SLOT]),
-            self._step[:, :count],
-            narrow[: len(_STEP)],
-            wide[:_CELL],
+            tokens=narrow[_LAST],
+            positions=narrow[_POSITION],
+            lengths=narrow[_LENGTH],
+            rows=narrow[_ROW],
+            slots=wide[_SLOT],
+            step=self._step[:, :count],
+            advance_narrow=narrow[: len(_STEP)],
+            advance_wide=wide[:_CELL],
             every=self._numbers[:count],
             at=wide[_AT],
             cell=wide[_CELL],
@@ -246,7 +312,7 @@ class RunningBatch:
             self._table.mark_cells(cells)
         self._flat_table[cells] = pages
         now.cell[full] = cells + _ONE
-        self.slots[full] = pages * self._size
+        now.slots[full] = pages * self._size
         now.room[full] = self._page_size
         return True
 
@@ -257,7 +323,7 @@ class RunningBatch:
             self._table.mark_cells(now.cell)
         self._flat_table[now.cell] = pages
         np.add(now.cell, _ONE, now.cell)
-        self.slots[:] = pages
+        now.slots[:] = pages
         now.room.fill(1)
 
     def _give_few(self, full: Int64, taken: bytes) -> None:
@@ -281,7 +347,7 @@ class RunningBatch:
         """Append each column's new token; return the requests whose output is now long enough."""
         now = self._now
         self._flat_tokens[now.at] = tokens
-        self.tokens[:] = tokens
+        now.tokens[:] = tokens
         wide, narrow = now.advance_wide, now.advance_narrow
         np.add(wide, _ONE, wide)
         np.add(narrow, now.step, narrow)

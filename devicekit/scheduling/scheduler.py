@@ -164,7 +164,7 @@ class Scheduler:
         if request.id in state.requests:
             raise InvalidRequest(f"A request {request.id!r} is already in flight.")
         self.check(request)
-        if not state.healthy:
+        if state.failure:
             raise InvalidRequest(f"Request {request.id!r} cannot run: {state.failure}")
         self._arrivals += 1
         request.arrival = self._arrivals
@@ -274,7 +274,7 @@ class Scheduler:
         if not self._retraction.make_room_for_step():
             return 0
         plan = self._planner.plan()
-        if not plan:
+        if not (plan.decoding or plan.chunks):
             return 0
         batch = self._builder.build(plan)
         result = self._run(batch, plan)

@@ -81,7 +81,7 @@ class SchedulerState:
     @property
     def may_run(self) -> bool:
         """Whether a forward pass may start."""
-        return self.healthy and not self.paused and not self.holds
+        return not (self.failure or self.paused or self.holds)
 
     def blockers(self) -> tuple[Blocker, ...]:
         """Every reason for not being idle. Waiting requests hold no KV: they count only if they may start."""
@@ -209,7 +209,7 @@ class SchedulerState:
     def _unreported(self, request: Request) -> tuple[int, ...]:
         start = len(request.prompt) + request.reported
         if request.row:
-            return tuple(self.kv.table.read_tokens(request.row, start, request.total))
+            return self.kv.table.read_tokens(request.row, start, request.total)
         return tuple(request.tokens[start:].tolist())
 
     def take_outputs(self) -> tuple[Output, ...]:

@@ -90,7 +90,8 @@ def test_under_torchrun_two_ranks_serve_what_one_does_and_stop_when_told(
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=30)
         assert out == ""
-        assert "rank" not in err.replace("torchrun", ""), err  # nobody lost anybody
+        # Nobody lost anybody. That one was told to stop may be said: it may hear of it before the other does.
+        assert "Lost rank" not in err, err
     assert said == alone(first, second)
 
 

@@ -377,15 +377,15 @@ FAULTS: tuple[Fault, ...] = (
         "verbs",
         "a paused scheduler runs",
         _STATE,
-        "        return self.healthy and not self.paused and not self.holds\n",
-        "        return self.healthy and not self.holds\n",
+        "        return not (self.failure or self.paused or self.holds)\n",
+        "        return not (self.failure or self.holds)\n",
     ),
     Fault(
         "verbs",
         "generation goes on without memory",
         _STATE,
-        "        return self.healthy and not self.paused and not self.holds\n",
-        "        return self.healthy and not self.paused\n",
+        "        return not (self.failure or self.paused or self.holds)\n",
+        "        return not (self.failure or self.paused)\n",
     ),
     Fault(
         "verbs",
@@ -436,7 +436,7 @@ FAULTS: tuple[Fault, ...] = (
         "tokens",
         "a request goes on with pages that it has given back",
         _KV,
-        '        mine[:] = memoryview(done.pages).cast("i")\n',
+        '        mine.cast("B")[:] = done.pages\n',
         "",
     ),
     Fault(
