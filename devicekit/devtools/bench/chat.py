@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from devicekit.memory.pages import PageAllocator
 from devicekit.memory.prefix import PrefixCache
+from devicekit.memory.prefix_node import Node
 
 Int32 = npt.NDArray[np.int32]
 PAGE_SIZE = 16
@@ -42,23 +43,33 @@ def chat_trace(conversations: int = 2000, seed: int = 1) -> list[Turn]:
 
 
 def replay(turns: list[Turn], pool: PageAllocator, cache: PrefixCache) -> float:
-    """Run each turn's bookkeeping: match, allocate, publish, allocate, publish, release. CPU seconds a turn."""
+    """Run each turn's bookkeeping: find, allocate, publish, allocate, publish, release. CPU seconds a turn."""
     started = process_time()
     for turn in turns:
         key = turn.prompt.tobytes()
-        match = cache.match(key[:-4])
-        cache.lock(match.node)
-        held, row = match.node, match.pages
-        row += _take(pool, cache, -(-len(key) // (PAGE_SIZE * 4)) - len(row) // 4)
-        done = cache.insert(key, row, held=held)
-        held = done.node
+        match = cache.hold(key[:-4])
+        shared = len(match.pages)
+        own = _take(pool, cache, -(-len(key) // (PAGE_SIZE * 4)) - shared // 4)
+        node, shared, own = _publish(pool, cache, match.node, key, shared, own)
         # The answer's pages, taken together: what a decode step pays is measured by the step itself.
         key = turn.full.tobytes()
-        row += _take(pool, cache, -(-len(key) // (PAGE_SIZE * 4)) - len(row) // 4)
-        done = cache.insert(key, row, held=held)
-        pool.give(row[len(done.pages) :])
-        cache.unlock(done.node)
+        own += _take(pool, cache, -(-len(key) // (PAGE_SIZE * 4)) - (shared + len(own)) // 4)
+        node, shared, own = _publish(pool, cache, node, key, shared, own)
+        pool.give(own)
+        cache.unlock(node)
     return (process_time() - started) / len(turns)
+
+
+def _publish(
+    pool: PageAllocator, cache: PrefixCache, node: Node, key: bytes, shared: int, own: bytes
+) -> tuple[Node, int, bytes]:
+    """Share the pages that are full; the node at their end, bytes of shared page ids, and the pages left."""
+    full = len(key) // (PAGE_SIZE * 4) * 4
+    if full == shared:
+        return node, shared, own
+    done = cache.extend(node, key[shared * PAGE_SIZE : full * PAGE_SIZE], own[: full - shared])
+    pool.give(done.duplicates)
+    return done.node, full, own[full - shared :]
 
 
 def footprint(turns: list[Turn]) -> int:
