@@ -129,9 +129,11 @@ class BatchBuilder:
     """
 
     def __init__(self, state: SchedulerState, max_running: int, max_batch_tokens: int) -> None:
-        running, table = state.running, state.kv.table
+        columns, table = state.running.columns, state.kv.table
+        cells = columns.cells
         most = max_running + max_batch_tokens
         self._state = state
+        self._columns = columns
         self._width = table.tokens_per_row
         self._pages_per_row = table.pages_per_row
         self._count: Int32 = np.arange(max(most + 1, self._width), dtype=np.int32)
@@ -150,11 +152,11 @@ class BatchBuilder:
             numbers=self._count.data,
             starts=self._starts.data,
             wanted=self._wanted.data,
-            tokens=running.all_tokens.data,
-            positions=running.all_positions.data,
-            slots=running.all_slots.data,
-            rows=running.all_rows.data,
-            lengths=running.all_lengths.data,
+            tokens=cells.last,
+            positions=cells.position,
+            slots=cells.slot,
+            rows=cells.row,
+            lengths=cells.length,
             known=table.tokens.reshape(-1).data,
             table=table.pages.reshape(-1).data,
             expanded=self._expanded.reshape(-1).data,
@@ -187,14 +189,14 @@ class BatchBuilder:
         return self._cut(count, count, self._count, self._count[:count])
 
     def _cut(self, tokens: int, sequences: int, starts: Int32, wanted: Int32) -> ForwardBatch:
-        running, kv = self._state.running, self._state.kv
+        columns, kv = self._columns, self._state.kv
         batch = ForwardBatch(  # in order: by name takes longer
-            running.all_tokens[:tokens],
-            running.all_positions[:tokens],
-            running.all_slots[:tokens],
-            running.all_rows[:sequences],
+            columns.tokens[:tokens],
+            columns.positions[:tokens],
+            columns.slots[:tokens],
+            columns.rows[:sequences],
             starts[: sequences + 1],
-            running.all_lengths[:sequences],
+            columns.lengths[:sequences],
             kv.table,
             kv.page_size,
             wanted,

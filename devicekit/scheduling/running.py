@@ -6,53 +6,21 @@ requests that join or leave.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from devicekit.memory.pages import PageAllocator
 from devicekit.memory.rows import RequestTable
 from devicekit.scheduling.batch import Int32, Int64
+from devicekit.scheduling.columns import Columns
 from devicekit.scheduling.kv import RequestKV
 from devicekit.scheduling.request import Request
 from devicekit.scheduling.sampling import SamplingColumns
-
-# Rows of the 64-bit state. The first two advance by one in every step.
-_SLOT = 0  # KV slot that the step writes
-_AT = 1  # flat index in the table's tokens where the step's token goes
-_CELL = 2  # flat index in the request table where the next page goes
-
-# Rows of the 32-bit state, and what a step adds to the first of them.
-_POSITION = 0  # of the input token, which is the number of tokens whose KV is in the pool
-_LENGTH = 1  # the input token included
-_ROOM = 2  # slots left in the last page, the input token's included
-_STEP = (1, 1, -1)
-_ROW = 3  # request row
-_LAST = 4  # input token
 
 _FEW = 12
 # Scalars as arrays: numpy takes twice as long to make one of a Python number.
 _ZERO = np.array(0, np.int32)
 _ONE = np.array(1, np.int64)
 _NOBODY: list[Request] = []
-
-
-@dataclass(frozen=True, slots=True)
-class _Cut:
-    """Views of the first columns of the state."""
-
-    tokens: Int32
-    positions: Int32
-    lengths: Int32
-    rows: Int32
-    slots: Int64
-    step: Int32
-    advance_narrow: Int32  # what a step adds `step` to
-    advance_wide: Int64  # what it adds one to
-    every: Int64  # the numbers of the columns
-    at: Int64
-    cell: Int64
-    room: Int32
 
 
 class RunningBatch:
@@ -64,79 +32,25 @@ class RunningBatch:
         behind: columns behind the running ones, in which whoever builds a batch may lay out more tokens.
     """
 
-    __slots__ = (
-        "_at",
-        "_cell",
-        "_columns",
-        "_cuts",
-        "_due",
-        "_flat_table",
-        "_flat_tokens",
-        "_last",
-        "_length",
-        "_narrow",
-        "_now",
-        "_numbers",
-        "_page_size",
-        "_pages",
-        "_pages_per_row",
-        "_position",
-        "_room",
-        "_row",
-        "_shown",
-        "_size",
-        "_slot",
-        "_step",
-        "_steps",
-        "_table",
-        "_table_cells",
-        "_to_come",
-        "_token_cells",
-        "_tokens_per_row",
-        "_vacant",
-        "_wide",
-        "all_lengths",
-        "all_positions",
-        "all_rows",
-        "all_slots",
-        "all_tokens",
-        "requests",
-        "sampling",
-    )
-
     def __init__(self, table: RequestTable, pages: PageAllocator, page_size: int, behind: int = 0) -> None:
-        capacity = table.num_rows + behind
         self._table = table
         self._pages = pages
         self._page_size = page_size
+        self._size = np.array(page_size, np.int64)
         self._pages_per_row = table.pages_per_row
         self._tokens_per_row = table.tokens_per_row
-        self.requests: list[Request] = []
-        self.sampling = SamplingColumns(table.num_rows)
-        self._step: Int32 = np.repeat(np.array(_STEP, np.int32)[:, None], table.num_rows, axis=1)
-        self._size = np.array(page_size, np.int64)
-        self._numbers = np.arange(table.num_rows)
-        self._wide: Int64 = np.zeros((3, capacity), np.int64)
-        self._narrow: Int32 = np.zeros((5, capacity), np.int32)
-        self.all_tokens, self.all_positions = self._narrow[_LAST], self._narrow[_POSITION]
-        self.all_rows, self.all_lengths = self._narrow[_ROW], self._narrow[_LENGTH]
-        self.all_slots = self._wide[_SLOT]
-        self._flat_tokens = table.tokens.reshape(-1)
         self._flat_table = table.pages.reshape(-1)
-        # The same memory once more: reading and writing one number through a memoryview costs half of numpy.
-        self._slot, self._at, self._cell = (row.data for row in self._wide)
-        self._position, self._length, self._room, self._row, self._last = (row.data for row in self._narrow)
-        self._columns = (
-            *(self._slot, self._at, self._cell),
-            *(self._position, self._length, self._room, self._row, self._last),
-        )
+        self._flat_tokens = table.tokens.reshape(-1)
         self._table_cells = self._flat_table.data
         self._token_cells = self._flat_tokens.data
+        self.requests: list[Request] = []
+        self.columns = Columns(table.num_rows, behind)
+        self.sampling = SamplingColumns(table.num_rows)
+        self._cells = self.columns.cells
         self._steps = 0  # so far
         self._due: dict[int, list[Request]] = {}  # who reaches its limit, by the step that takes it there
         self._to_come = 0
         self._vacant: list[int] = []  # columns whose request has left
-        self._cuts: dict[int, _Cut] = {}  # by how many columns they show
         self._show(0)
 
     def __len__(self) -> int:
@@ -168,26 +82,9 @@ class RunningBatch:
         return self._now.slots
 
     def _show(self, count: int) -> None:
-        """Cut the views to ``count`` columns, once after joins and leaves and not in every step."""
+        """Show ``count`` columns: once after joins and leaves, and not in every step."""
         self._shown = count
-        self._now = self._cuts.get(count) or self._cuts.setdefault(count, self._cut(count))
-
-    def _cut(self, count: int) -> _Cut:
-        wide, narrow = self._wide[:, :count], self._narrow[:, :count]
-        return _Cut(
-            tokens=narrow[_LAST],
-            positions=narrow[_POSITION],
-            lengths=narrow[_LENGTH],
-            rows=narrow[_ROW],
-            slots=wide[_SLOT],
-            step=self._step[:, :count],
-            advance_narrow=narrow[: len(_STEP)],
-            advance_wide=wide[:_CELL],
-            every=self._numbers[:count],
-            at=wide[_AT],
-            cell=wide[_CELL],
-            room=narrow[_ROOM],
-        )
+        self._now = self.columns.view(count)
 
     # -- Joining and leaving ----------------------------------------------------------------------------------
 
@@ -197,17 +94,18 @@ class RunningBatch:
         total, row, size = request.total, request.row, self._page_size
         position = total - 1
         room = request.num_pages * size - position
+        slots, ats, cells, positions, lengths, rooms, rows, lasts = self._cells
         first = row * self._pages_per_row
         if room > 0:
             page = self._table_cells[first + position // size]
-            self._slot[column] = page * size + position % size
-        self._cell[column] = first + request.num_pages
-        self._at[column] = at = row * self._tokens_per_row + total
-        self._position[column] = position
-        self._length[column] = total
-        self._room[column] = room
-        self._row[column] = row
-        self._last[column] = self._token_cells[at - 1]
+            slots[column] = page * size + position % size
+        ats[column] = at = row * self._tokens_per_row + total
+        cells[column] = first + request.num_pages
+        positions[column] = position
+        lengths[column] = total
+        rooms[column] = room
+        rows[column] = row
+        lasts[column] = self._token_cells[at - 1]
         left = request.limit - total
         if left:
             self._to_come += left
@@ -248,8 +146,7 @@ class RunningBatch:
         for column in sorted(self._vacant, reverse=True):
             moved, last = self.requests.pop(), len(self.requests)
             if column != last:
-                for cells in self._columns:
-                    cells[column] = cells[last]
+                self.columns.move(last, column)
                 if not self.sampling.idle:
                     self.sampling.move(last, column)
                 self.requests[column] = moved
@@ -258,11 +155,11 @@ class RunningBatch:
 
     def settle(self, request: Request) -> None:
         """Write back to a running request how many tokens and pages it has, without taking it out."""
-        column = request.column
-        position = self._position[column]
+        column, cells = request.column, self._cells
+        position = cells.position[column]
         request.computed = position
         request.total = position + 1
-        request.num_pages = (position + self._room[column]) // self._page_size
+        request.num_pages = (position + cells.room[column]) // self._page_size
 
     # -- A decode step ----------------------------------------------------------------------------------------
 
@@ -272,7 +169,7 @@ class RunningBatch:
             self._show(len(self.requests))
         now = self._now
         if self._page_size == 1 and not np.count_nonzero(now.room):
-            return now.every
+            return now.numbers
         full: Int64 = (now.room == _ZERO).nonzero()[0]
         return full
 
@@ -304,7 +201,7 @@ class RunningBatch:
             self._give_few(full, taken)
             return True
         pages = np.frombuffer(taken, np.int32)
-        if full is now.every:
+        if full is now.numbers:
             self._give_all(pages)
             return True
         cells = now.cell[full]
@@ -328,8 +225,8 @@ class RunningBatch:
 
     def _give_few(self, full: Int64, taken: bytes) -> None:
         """As `begin_step`, one by one: for a few columns that is cheaper than a dozen vector operations."""
-        size = self._page_size
-        slots, cells, rooms, table = self._slot, self._cell, self._room, self._table_cells
+        size, table = self._page_size, self._table_cells
+        slots, _, cells, _, _, rooms, _, _ = self._cells
         if self._table.followed:
             self._table.mark_cells(self._now.cell[full])
         for column, page in zip(full.tolist(), memoryview(taken).cast("i").tolist(), strict=True):
