@@ -34,7 +34,7 @@ def adjustments(state: SchedulerState, joining: Sequence[Request]) -> LogitAdjus
         column = request.column
         if column < 0 and identity not in places:
             continue
-        known = int(running.lengths[column]) if column >= 0 else request.total
+        known = int(running.view.lengths[column]) if column >= 0 else request.total
         part = state.adjusted[identity].entries(state.kv.table.tokens[request.row, :known])
         if len(part[0]):
             place = column if column >= 0 else places[identity]

@@ -180,7 +180,7 @@ class BatchBuilder:
             batch.state_slots = self._state_slots[batch.rows]
             if self._snapshots is not None:
                 self._snapshots.fill(batch, plan.chunks)
-        running.sampling.fill(batch, running.positions, joining)
+        running.sampling.fill(batch, running.view.positions, joining)
         if self._state.adjusted:
             batch.adjustments = adjustments(self._state, joining)
         return batch

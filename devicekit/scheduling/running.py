@@ -26,7 +26,7 @@ _NOBODY: list[Request] = []
 class RunningBatch:
     """Up to ``table.num_rows`` decoding requests over one page pool.
 
-    The arrays it shows are views of its state, valid from `begin_step` until `end_step`, `join` or `leave`.
+    ``view`` shows the running columns; it is good from `begin_step` until `end_step`, `join` or `leave`.
 
     Args:
         behind: columns behind the running ones, in which whoever builds a batch may lay out more tokens.
@@ -56,35 +56,10 @@ class RunningBatch:
     def __len__(self) -> int:
         return len(self.requests)
 
-    @property
-    def tokens(self) -> Int32:
-        """[n] input token of each column."""
-        return self._now.tokens
-
-    @property
-    def positions(self) -> Int32:
-        """[n] position of that token."""
-        return self._now.positions
-
-    @property
-    def lengths(self) -> Int32:
-        """[n] tokens of each column, that one included."""
-        return self._now.lengths
-
-    @property
-    def rows(self) -> Int32:
-        """[n] request rows."""
-        return self._now.rows
-
-    @property
-    def slots(self) -> Int64:
-        """[n] KV slot that each column writes."""
-        return self._now.slots
-
     def _show(self, count: int) -> None:
         """Show ``count`` columns: once after joins and leaves, and not in every step."""
         self._shown = count
-        self._now = self.columns.view(count)
+        self.view = self.columns.view(count)
 
     # -- Joining and leaving ----------------------------------------------------------------------------------
 
@@ -167,10 +142,10 @@ class RunningBatch:
         """The columns that need a page before the next step."""
         if self._shown != len(self.requests):
             self._show(len(self.requests))
-        now = self._now
-        if self._page_size == 1 and not np.count_nonzero(now.room):
-            return now.numbers
-        full: Int64 = (now.room == _ZERO).nonzero()[0]
+        view = self.view
+        if self._page_size == 1 and not np.count_nonzero(view.room):
+            return view.numbers
+        full: Int64 = (view.room == _ZERO).nonzero()[0]
         return full
 
     def drop_unseen(self, kv: RequestKV, window: int) -> None:
@@ -180,7 +155,7 @@ class RunningBatch:
         its window, however long it gets.
         """
         for column in self.full_columns().tolist():
-            kv.drop(self.requests[column], int(self.positions[column]) - window + 1)
+            kv.drop(self.requests[column], int(self.view.positions[column]) - window + 1)
 
     def begin_step(self, full: Int64 | None = None) -> bool:
         """Give every column whose page is full a new one. False, and nothing changed: the pool is short.
@@ -196,39 +171,39 @@ class RunningBatch:
         taken = self._pages.take(count)
         if taken is None:
             return False
-        now = self._now
+        view = self.view
         if count <= _FEW:
             self._give_few(full, taken)
             return True
         pages = np.frombuffer(taken, np.int32)
-        if full is now.numbers:
+        if full is view.numbers:
             self._give_all(pages)
             return True
-        cells = now.cell[full]
+        cells = view.cell[full]
         if self._table.followed:
             self._table.mark_cells(cells)
         self._flat_table[cells] = pages
-        now.cell[full] = cells + _ONE
-        now.slots[full] = pages * self._size
-        now.room[full] = self._page_size
+        view.cell[full] = cells + _ONE
+        view.slots[full] = pages * self._size
+        view.room[full] = self._page_size
         return True
 
     def _give_all(self, pages: Int32) -> None:
         """As `begin_step` with pages of one token, where it is every column's turn in every step."""
-        now = self._now
+        view = self.view
         if self._table.followed:
-            self._table.mark_cells(now.cell)
-        self._flat_table[now.cell] = pages
-        np.add(now.cell, _ONE, now.cell)
-        now.slots[:] = pages
-        now.room.fill(1)
+            self._table.mark_cells(view.cell)
+        self._flat_table[view.cell] = pages
+        np.add(view.cell, _ONE, view.cell)
+        view.slots[:] = pages
+        view.room.fill(1)
 
     def _give_few(self, full: Int64, taken: bytes) -> None:
         """As `begin_step`, one by one: for a few columns that is cheaper than a dozen vector operations."""
         size, table = self._page_size, self._table_cells
         slots, _, cells, _, _, rooms, _, _ = self._cells
         if self._table.followed:
-            self._table.mark_cells(self._now.cell[full])
+            self._table.mark_cells(self.view.cell[full])
         for column, page in zip(full.tolist(), memoryview(taken).cast("i").tolist(), strict=True):
             cell = cells[column]
             table[cell] = page
@@ -242,12 +217,12 @@ class RunningBatch:
 
     def end_step(self, tokens: Int32) -> list[Request]:
         """Append each column's new token; return the requests whose output is now long enough."""
-        now = self._now
-        self._flat_tokens[now.at] = tokens
-        now.tokens[:] = tokens
-        wide, narrow = now.advance_wide, now.advance_narrow
+        view = self.view
+        self._flat_tokens[view.at] = tokens
+        view.tokens[:] = tokens
+        wide, narrow = view.advance_wide, view.advance_narrow
         np.add(wide, _ONE, wide)
-        np.add(narrow, now.step, narrow)
+        np.add(narrow, view.step, narrow)
         self._steps = steps = self._steps + 1
         self._to_come -= self._shown
         return self._due.pop(steps, _NOBODY)

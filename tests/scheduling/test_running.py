@@ -98,14 +98,14 @@ class Model:
             tokens = self.tokens[request.id]
             position = len(tokens) - 1
             assert request.column == column
-            assert batch.tokens[column] == tokens[-1]
-            assert batch.positions[column] == position
-            assert batch.lengths[column] == position + 1
-            assert batch.rows[column] == request.row
+            assert batch.view.tokens[column] == tokens[-1]
+            assert batch.view.positions[column] == position
+            assert batch.view.lengths[column] == position + 1
+            assert batch.view.rows[column] == request.row
             page = self.table.pages[request.row, position // size]
             assert page > 0
-            assert batch.slots[column] == page * size + position % size
-            slots.add(int(batch.slots[column]))
+            assert batch.view.slots[column] == page * size + position % size
+            slots.add(int(batch.view.slots[column]))
         assert len(slots) == len(batch)
         left = sum(one.limit - len(self.tokens[one.id]) for one in batch.requests)
         assert batch.to_come() == left
@@ -146,7 +146,7 @@ def test_sampling_parameters_stay_with_their_request() -> None:
         batch.leave(gone)
     assert batch.begin_step()
     forward = ForwardBatch.__new__(ForwardBatch)
-    batch.sampling.fill(forward, batch.positions, [])
+    batch.sampling.fill(forward, batch.view.positions, [])
     assert forward.sampling is not None
     for column, request in enumerate(batch.requests):
         assert forward.sampling.temperature[column] == pytest.approx(request.params.temperature)
@@ -156,5 +156,5 @@ def test_sampling_parameters_stay_with_their_request() -> None:
     batch.leave(made[3])
     assert batch.begin_step()
     forward.sampling = None
-    batch.sampling.fill(forward, batch.positions, [])
+    batch.sampling.fill(forward, batch.view.positions, [])
     assert forward.sampling is None  # what is left is greedy, and carries no parameters

@@ -103,9 +103,9 @@ class PairedKV(RequestKV):
         columns = running.full_columns()
         if not len(columns):
             return
-        rows = running.rows[columns].astype(np.int64)
+        rows = running.view.rows[columns].astype(np.int64)
         first = self._first[rows]
-        seen = np.maximum(running.positions[columns] - self._window + 1, 0) // self.page_size
+        seen = np.maximum(running.view.positions[columns] - self._window + 1, 0) // self.page_size
         counts = np.maximum(seen - first, 0)
         self._first[rows] = first + counts
         behind = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
