@@ -89,3 +89,12 @@ def test_renaming_to_the_same_name_joins_the_spans(rig: Rig) -> None:
     rig.do(UpdateWeightVersion("v", "default", abort_all_requests=False), VersionReply)
     rig.run()
     assert rig.last[request].spans == (VersionSpan("default", 0, 8),)
+
+
+def test_a_name_that_made_no_token_has_no_span(rig: Rig) -> None:
+    request = rig.add([1, 2, 3], 8)
+    rig.step(3)
+    for name in ("passing", "lasting"):
+        rig.post(UpdateWeightVersion(name, name, abort_all_requests=False))
+    rig.run()
+    assert [span.version for span in rig.last[request].spans] == ["default", "lasting"]
