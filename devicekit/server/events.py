@@ -13,6 +13,9 @@ from devicekit.contract.errors import DeviceKitError
 from devicekit.server.errors import error_response
 
 _END = b"data: [DONE]\n\n"
+# No line ends by the standard, nor need JSON escape them; but clients that cut lines as Python's `str.splitlines`
+# does, as httpx's `iter_lines`, would cut a text there.
+_TAKEN_FOR_LINE_ENDS = {ord(character): f"\\u{ord(character):04x}" for character in "\x85\u2028\u2029"}
 
 
 class EventStream(StreamingResponse):
@@ -43,11 +46,11 @@ async def _encode(documents: AsyncIterator[Mapping[str, object]]) -> AsyncIterat
             # Neither reading what has piled up nor sending it suspends: let others run, a disconnect among them.
             await asyncio.sleep(0)
     except DeviceKitError as error:
-        yield b"data: " + bytes(error_response(error).body) + b"\n\n"
+        yield event(json.loads(bytes(error_response(error).body)))
     yield _END
 
 
 def event(document: Mapping[str, object]) -> bytes:
     """One event."""
     text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return f"data: {text}\n\n".encode()
+    return f"data: {text.translate(_TAKEN_FOR_LINE_ENDS)}\n\n".encode()
