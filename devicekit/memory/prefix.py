@@ -241,7 +241,7 @@ class PrefixCache(PrefixTree):
             rank = self._policy.enter(self._turn if new else 0, priority)
         if new:
             moves = node is held
-            node = self._append(node, key[: len(new) // 4 * page], new, moves, rank)
+            node = self._add(node, key[: len(new) // 4 * page], new, moves, rank)
             if moves:
                 held = node
         if held is not node:

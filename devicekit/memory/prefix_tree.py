@@ -118,7 +118,7 @@ class PrefixTree:
                 self._order.add(node)
         return node
 
-    def _append(self, node: Node, key: bytes, pages: bytes, held: bool, rank: int) -> Node:
+    def _add(self, node: Node, key: bytes, pages: bytes, held: bool, rank: int) -> Node:
         """Add pages below `node`; the node at the end. With `held`, the caller's lock on `node` moves there."""
         size = len(pages) // 4
         if held:
