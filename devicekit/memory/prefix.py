@@ -224,7 +224,10 @@ class PrefixCache(PrefixTree):
             if len(mine) < count * 4:
                 raise ValueError(f"{count} pages of tokens need as many page ids, got {len(mine) // 4}")
             if not count:
-                return Insertion(b"", b"", held or node)
+                end = held or node
+                if self._ranked:  # what is held counts as inserted once more, by one of this priority
+                    self._raise_path(end, self._policy.enter(0, priority))
+                return Insertion(b"", b"", end)
             mine = mine[: count * 4]
         if node is self._nowhere:
             node = self._roots[namespace] = Root(namespace)

@@ -269,6 +269,19 @@ def test_less_than_a_page_inserts_nothing_and_keeps_the_lock() -> None:
 # Locking
 
 
+@pytest.mark.parametrize("tail", [0, 1, 3])
+def test_whoever_publishes_nothing_new_still_gives_its_priority_to_what_it_holds(tail: int) -> None:
+    _, cache = build(policy="priority")
+    publish(cache, tokens(1), priority=0)
+    held = cache.hold(tokens(1)).node
+    done = cache.extend(held, tokens(tail=tail), b"", priority=1)
+    assert (done.node, done.pages, done.duplicates) == (held, b"", b"")
+    cache.unlock(held)
+    publish(cache, tokens(2), priority=0)
+    cache.evict(1)
+    assert cache.peek(tokens(1)) == 4, "the less important page goes first"
+
+
 def test_a_locked_prefix_is_protected_and_the_rest_is_not() -> None:
     _, cache = build()
     publish(cache, tokens(1, 2, 3))

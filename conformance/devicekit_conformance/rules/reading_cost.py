@@ -26,9 +26,9 @@ def reading_is_cheap(ctx: Context) -> None:
 @requirement("DK-STATE-019", Level.SHOULD, profile="memory", hooks=["memory_stats"], after=["DK-STATE-012"])
 def reading_costs_the_same_with_many_blocks(ctx: Context) -> None:
     """Reading memory_stats() SHOULD NOT take longer the more tensors are live."""
-    few = _median_reading(ctx)
+    few = _quickest_reading(ctx)
     blocks = [ctx.probe.tensor(512, 0) for _ in range(2000)]
-    many = _median_reading(ctx)
+    many = _quickest_reading(ctx)
     del blocks
     expect(
         many < 5 * few + 2e-4,
@@ -36,10 +36,11 @@ def reading_costs_the_same_with_many_blocks(ctx: Context) -> None:
     )
 
 
-def _median_reading(ctx: Context) -> float:
+def _quickest_reading(ctx: Context) -> float:
+    # The quickest one was not interrupted, even on a machine that has more to do than it can.
     spent = []
-    for _ in range(15):
+    for _ in range(31):
         started = time.perf_counter()
         stats(ctx)
         spent.append(time.perf_counter() - started)
-    return statistics.median(spent)
+    return min(spent)
