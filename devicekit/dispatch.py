@@ -79,7 +79,11 @@ def compile_method(backend: OpenedBackend, hook: str, index: int | None = None) 
         "failed": functools.partial(raise_as_hook_error, backend, hook),
         "refused": functools.partial(_refuse_result, backend, spec),
     }
-    exec(_code(hook, taken, passed, _ending(spec)), namespace)
+    # What the plugin predates: to leave it out is right only where it asks for nothing.
+    withheld = tuple(name for name in spec.added if name not in backend.takes(hook))
+    if withheld:
+        namespace["withhold"] = functools.partial(_refuse_argument, backend, spec)
+    exec(_code(hook, taken, passed, _ending(spec), withheld), namespace)
     return cast("Callable[..., object]", namespace[hook])
 
 
@@ -97,10 +101,16 @@ def _ending(spec: HookSpec) -> str:
 
 
 @functools.cache
-def _code(hook: str, taken: tuple[str, ...], passed: tuple[str, ...], ending: str) -> CodeType:
+def _code(
+    hook: str, taken: tuple[str, ...], passed: tuple[str, ...], ending: str, withheld: tuple[str, ...]
+) -> CodeType:
     # SystemExit from a driver's wrapper is a fault like any other; KeyboardInterrupt is the user's.
+    checks = "".join(
+        f"    if {name} is not None and {name} is not False: withhold({name!r})\n" for name in withheld
+    )
     source = f"""\
 def {hook}({", ".join(("self", *taken))}):
+{checks}\
     try:
         {"" if ending == "return None" else "found = "}function({", ".join(passed)})
     except (Exception, SystemExit) as error:
@@ -126,6 +136,15 @@ def _missing(backend: OpenedBackend, spec: HookSpec) -> Callable[..., object]:
         )
 
     return refuse
+
+
+def _refuse_argument(backend: OpenedBackend, spec: HookSpec, argument: str) -> NoReturn:
+    raise UnsupportedHook(
+        f"{spec.name} of backend {backend.label} takes no {argument!r}, which came with device contract "
+        f"{spec.added[argument]}. Try: pip install --upgrade {backend.candidate.distribution}",
+        backend=backend.name,
+        hook=spec.name,
+    )
 
 
 def _refuse_result(backend: OpenedBackend, spec: HookSpec, found: object) -> NoReturn:

@@ -62,6 +62,8 @@ def _backend(one: Facts) -> Iterator[str]:
     yield f"  {one['reason'] if one['ok'] is True else one['error']}"
     for required, installed in cast("Mapping[str, str | None]", one["requires"]).items():
         yield f"  requires {required}: {installed or 'not installed'}"
+    if newer := cast("Sequence[str]", one.get("newer", ())):
+        yield f"  newer than this devicekit, and ignored: {', '.join(newer)}"
     if signs := cast("Sequence[str]", one["hardware_signs"]):
         yield f"  signs of its hardware: {', '.join(signs)}"
     for index, device in enumerate(cast("Sequence[Facts]", one.get("devices", ()))):

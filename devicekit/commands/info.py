@@ -67,6 +67,7 @@ def _document(selection: Selection, devices: list[Device]) -> Mapping[str, objec
         "noop": sorted(backend.manifest.noop),
         "emulated": sorted(backend.manifest.emulated),
         "capabilities": sorted(backend.capabilities),
+        "newer": list(backend.newer),
         "quirks": [quirk.name for quirk in quirks_of(backend)],
         "devices": [_device_document(device) for device in devices],
     }
@@ -107,6 +108,8 @@ def _print(selection: Selection, devices: list[Device]) -> None:
         if name not in backend.implemented:
             print(f"  {name}: {_WHEN_MISSING[hook.kind.value]}")
     print(f"\ncapabilities claimed: {', '.join(sorted(backend.capabilities)) or 'none'}")
+    if backend.newer:
+        print(f"newer than this devicekit, and ignored: {', '.join(backend.newer)}")
     for quirk in quirks_of(backend):
         print(f"quirk {quirk.name}: {quirk.sentence} {quirk.link}")
     set_here = {name: os.environ[name] for name in VARIABLES if name in os.environ}

@@ -13,7 +13,8 @@ class Capability:
 
     name: str
     sentence: str
-    hooks: tuple[str, ...]
+    hooks: tuple[str, ...]  # never more in a later contract: a claim that was founded stays so
+    since: str = "1.0"  # the contract version that introduced it
 
 
 def _table(*rows: Capability) -> Mapping[str, Capability]:

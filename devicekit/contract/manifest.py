@@ -19,32 +19,31 @@
     indexed = true                      # false where torch knows one device without an index, as for cpu
     host = false                        # true for the host itself: chosen only when nothing else claims hardware
     automatic = true                    # false: used only when asked for by name
+
+Where the range of ``contract`` admits a newer contract than this devicekit's, names that are not known yet (keys,
+hooks, capabilities) are listed in `Manifest.newer` and ignored; elsewhere they are mistakes.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.specifiers import SpecifierSet
 
 from devicekit.contract.capabilities import CAPABILITIES
 from devicekit.contract.errors import ManifestError
 from devicekit.contract.hooks import HOOKS
+from devicekit.contract.manifest_file import line_of, read_manifest
+from devicekit.contract.manifest_keys import KeyReader
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 FILE_NAME = "backend.toml"
-_T = TypeVar("_T")
+_MOST_PROBE_ORDER = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +66,18 @@ class Manifest:
     indexed: bool = True
     host: bool = False
     automatic: bool = True
+    newer: tuple[str, ...] = ()  # what a newer contract may know and this one ignores, as in "capability 'x'"
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
         """Read and check a ``backend.toml``.
 
         Raises:
-            ManifestError: the file is missing, is not TOML, or breaks the schema; ``problems`` has every fault.
+            ManifestError: the file is missing, too large, is not TOML, or breaks the schema; the message names the
+                file, and the line where there is one; ``problems`` has every fault.
         """
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ManifestError(f"The manifest {path} cannot be read: {error}") from error
-        try:
-            document = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise ManifestError(f"The manifest {path} is not valid TOML: {error}") from error
-        return cls.parse(document)
+        text, document = read_manifest(path)
+        return cls._checked(document, where=str(path), text=text)
 
     @classmethod
     def parse(cls, document: Mapping[str, object]) -> Manifest:
@@ -92,18 +86,26 @@ class Manifest:
         Raises:
             ManifestError: the schema is broken; ``problems`` has every fault.
         """
+        return cls._checked(document)
+
+    @classmethod
+    def _checked(cls, document: Mapping[str, object], where: str = "", text: str = "") -> Manifest:
         table = document.get("backend")
         if not isinstance(table, dict):
-            raise ManifestError("The manifest has no [backend] table.", problems=("no [backend] table",))
-        reader = _Reader(table)
+            of = f" {where}" if where else ""
+            raise ManifestError(f"The manifest{of} has no [backend] table.", problems=("no [backend] table",))
+        reader = KeyReader(table, where, lambda key: line_of(text, key))
+        contract = reader.contract("contract")
         reader.refuse_beside(document)
+        known = {entry.name for entry in fields(cls)} - {"newer"}
+        reader.refuse_unknown(known)
         manifest = cls(
             name=reader.identifier("name"),
             device_type=reader.identifier("device_type"),
-            contract=reader.specifier("contract", required=True),
+            contract=contract,
             torch=reader.specifier("torch"),
             requires=reader.requirements("requires"),
-            probe_order=reader.value("probe_order", int, 100),
+            probe_order=reader.number("probe_order", 100, _MOST_PROBE_ORDER),
             hardware=tuple(reader.strings("hardware")),
             collective_backend=reader.optional_text("collective_backend"),
             visible_devices_variable=reader.optional_text("visible_devices_variable"),
@@ -114,97 +116,7 @@ class Manifest:
             indexed=reader.value("indexed", bool, True),
             host=reader.value("host", bool, False),
             automatic=reader.value("automatic", bool, True),
+            newer=tuple(reader.newer),
         )
-        reader.finish(known={entry.name for entry in fields(cls)})
+        reader.finish()
         return manifest
-
-
-class _Reader:
-    """Takes keys out of one TOML table and collects every problem instead of stopping at the first."""
-
-    def __init__(self, table: Mapping[str, object]) -> None:
-        self._table = table
-        self._problems: list[str] = []
-
-    def value(self, key: str, kind: type[_T], default: _T) -> _T:
-        found = self._table.get(key, default)
-        if type(found) is not kind:
-            self._problems.append(f"{key} must be {kind.__name__}, not {found!r}")
-            return default
-        return found
-
-    def optional_text(self, key: str) -> str | None:
-        return self.value(key, str, "") or None
-
-    def identifier(self, key: str) -> str:
-        text = self._table.get(key)
-        if not isinstance(text, str) or not text.isidentifier() or text != text.lower():
-            self._problems.append(f"{key} is required: a lower-case identifier, not {text!r}")
-            return ""
-        return text
-
-    def strings(self, key: str) -> list[str]:
-        found = self._table.get(key, [])
-        if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
-            self._problems.append(f"{key} must be a list of strings, not {found!r}")
-            return []
-        return found
-
-    def specifier(self, key: str, *, required: bool = False) -> SpecifierSet:
-        if required and not self._table.get(key):
-            self._problems.append(f'{key} is required: a version range such as ">=1.0,<2"')
-            return SpecifierSet()
-        text = self.value(key, str, "")
-        try:
-            return SpecifierSet(text)
-        except InvalidSpecifier:
-            self._problems.append(f"{key} is not a version range: {text!r}")
-            return SpecifierSet()
-
-    def requirements(self, key: str) -> tuple[Requirement, ...]:
-        texts = self.strings(key)
-        if not texts:
-            return ()
-        # Most manifests have none, and the parser takes a tenth of the time that importing devicekit takes.
-        from packaging.requirements import InvalidRequirement, Requirement
-
-        parsed: list[Requirement] = []
-        for text in texts:
-            try:
-                parsed.append(Requirement(text))
-            except InvalidRequirement:
-                self._problems.append(f"{key}: {text!r} is not a requirement")
-        return tuple(parsed)
-
-    def names(self, key: str, known: Mapping[str, object], what: str) -> frozenset[str]:
-        found = self.strings(key)
-        for name in found:
-            if name not in known:
-                self._problems.append(f"{key}: there is no {what} {name!r}{_suggest(name, known)}")
-        return frozenset(found)
-
-    def refuse_beside(self, document: Mapping[str, object]) -> None:
-        """A key above the [backend] line belongs to no table, and would be ignored in silence."""
-        self._problems.extend(
-            f"{key!r} stands outside the [backend] table" for key in document if key != "backend"
-        )
-
-    def finish(self, known: set[str]) -> None:
-        for key in self._table:
-            if key not in known:
-                self._problems.append(f"there is no key {key!r}{_suggest(key, known)}")
-        if self._problems:
-            listed = "; ".join(self._problems)
-            name = self._table.get("name")
-            raise ManifestError(
-                f"The manifest of backend {name!r} is wrong: {listed}.",
-                backend=name if isinstance(name, str) else "",
-                problems=tuple(self._problems),
-            )
-
-
-def _suggest(name: str, known: Mapping[str, object] | set[str]) -> str:
-    import difflib  # only a manifest with a mistake needs it
-
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""

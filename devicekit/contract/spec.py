@@ -41,7 +41,9 @@ class HookSpec:
     declaration: str  # with types, as in "synchronize(index: int) -> None"
     returns: str  # the annotation's text
     doc: str
-    added: Mapping[str, str] = field(default_factory=dict)  # appended parameter -> contract version
+    # Appended parameter -> contract version. None and False ask for nothing: a plugin that predates the parameter
+    # is then called without it, and any other value raises UnsupportedHook.
+    added: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def signature(self) -> str:

@@ -7,8 +7,11 @@ from packaging.version import Version
 
 CONTRACT_VERSION = Version("1.0")
 
-# Newest first. The host serves its own contract and the one before it; 1.0 is the first there is.
-SERVED_CONTRACTS: tuple[Version, ...] = (CONTRACT_VERSION,)
+# Newest first: within a major version every minor is served, for good.
+SERVED_CONTRACTS: tuple[Version, ...] = tuple(
+    Version(f"{CONTRACT_VERSION.major}.{minor}") for minor in range(CONTRACT_VERSION.minor, -1, -1)
+)
+_MINORS_AHEAD = 100  # how far a range is followed to see whether it reaches beyond this host
 
 
 def negotiate(accepted: SpecifierSet) -> tuple[Version, ...]:
@@ -18,3 +21,10 @@ def negotiate(accepted: SpecifierSet) -> tuple[Version, ...]:
     to what the oldest of these demands.
     """
     return tuple(version for version in SERVED_CONTRACTS if accepted.contains(version, prereleases=True))
+
+
+def reaches_beyond(accepted: SpecifierSet) -> bool:
+    """Whether a plugin with this range may have been written for a newer contract of this major version."""
+    major, minor = CONTRACT_VERSION.major, CONTRACT_VERSION.minor
+    ahead = (Version(f"{major}.{one}") for one in range(minor + 1, minor + 1 + _MINORS_AHEAD))
+    return any(accepted.contains(version, prereleases=True) for version in ahead)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import pluggy
@@ -11,12 +11,12 @@ from packaging.version import Version
 
 from devicekit.contract.capabilities import CAPABILITIES
 from devicekit.contract.errors import BackendLoadError, InvalidHooks
-from devicekit.contract.hooks import HOOKS, BackendSpec
+from devicekit.contract.hooks import HOOKS, BackendSpec, hookimpl
 from devicekit.contract.manifest import Manifest
 from devicekit.contract.spec import PROJECT
 from devicekit.registry.candidates import Candidate
 from devicekit.registry.locking import registry_lock
-from devicekit.registry.validation import implemented_hooks, parameter_names
+from devicekit.registry.validation import implemented_hooks, newer_than_host, parameter_names
 from devicekit.registry.witness import Witness
 
 if TYPE_CHECKING:
@@ -37,15 +37,20 @@ class OpenedBackend:
         self.contract = contract  # the newest version both sides speak
         self.plugin = plugin
         self.implemented = implemented_hooks(plugin)
+        # What the plugin names and this devicekit does not know: of a newer contract, and not used here.
+        self.newer = (*manifest.newer, *newer_than_host(plugin, manifest))
         self.devices: dict[int, Device] = {}  # those opened so far, by index
         self.device_count: int | None = None  # fixed when the first device is opened
         self.inherited = False  # from a parent process that had opened devices of it
         self.hung: BackendLoadError | None = None  # set once a probe did not return
         self._functions = {hook: getattr(plugin, hook) for hook in self.implemented}
-        self._parameters = {hook: parameter_names(self._functions[hook]) for hook in self.implemented}
+        self._parameters = {
+            hook: parameter_names(self._functions[hook], HOOKS[hook]) for hook in self.implemented
+        }
         self._manager = _HooksOnly(PROJECT)
         self._manager.add_hookspecs(BackendSpec)
-        self._manager.register(plugin, name=candidate.name)
+        self._answering = _Answering(self._functions, self._parameters)
+        self._manager.register(self._answering, name=candidate.name)
         self._witness = Witness(self.label)
         self._observed: frozenset[str] = frozenset()
         self._listeners: list[weakref.WeakMethod[Callable[[], None]]] = []
@@ -76,6 +81,10 @@ class OpenedBackend:
     def parameters(self, hook: str) -> tuple[str, ...]:
         """What `function` takes: fewer than the contract's where the plugin predates an appended argument."""
         return HOOKS[hook].parameters if hook in self._observed else self._parameters[hook]
+
+    def takes(self, hook: str) -> tuple[str, ...]:
+        """The parameters that the backend itself has for ``hook``, whoever observes it."""
+        return self._parameters[hook]
 
     def add_observer(self, observer: object) -> None:
         """Let ``observer`` wrap hooks of this backend.
@@ -122,7 +131,7 @@ class OpenedBackend:
             self._manager.unregister(self._witness)
         self._observed = frozenset(
             caller.name
-            for observer in self._manager.get_plugins() - {self.plugin}
+            for observer in self._manager.get_plugins() - {self._answering}
             for caller in self._manager.get_hookcallers(observer) or ()
             if caller.name in self.implemented
         )
@@ -132,6 +141,20 @@ class OpenedBackend:
         for reference in self._listeners:
             if (listener := reference()) is not None:
                 listener()
+
+
+class _Answering:
+    """A plugin's hooks as pluggy is to see them: none has a default, because pluggy leaves such arguments out."""
+
+    def __init__(
+        self, functions: Mapping[str, Callable[..., object]], parameters: Mapping[str, tuple[str, ...]]
+    ) -> None:
+        for hook, function in functions.items():
+            listed = ", ".join(parameters[hook])
+            plain: Callable[..., object] = eval(
+                f"lambda {listed}: function({listed})", {"function": function}
+            )
+            setattr(self, hook, hookimpl(plain))
 
 
 class _HooksOnly(pluggy.PluginManager):

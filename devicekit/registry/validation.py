@@ -5,21 +5,25 @@ accepts a hook that leaves an argument out, and ignores a misspelt or undecorate
 
 A hook that is ``None``, on the class or on the object, is absent: so a plugin takes back an inherited hook, or one
 that this version of the vendor's software cannot serve.
+
+A plugin whose range admits a newer contract than this host's may have hooks, and appended arguments with defaults,
+that this host does not know: `newer_than_host` lists them, and nothing calls them.
 """
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 
 from packaging.version import Version
 
 from devicekit.contract.capabilities import CAPABILITIES
 from devicekit.contract.errors import InvalidHooks
 from devicekit.contract.hooks import HOOKS
+from devicekit.contract.manifest import Manifest
+from devicekit.contract.names import misspelling_of, resembling
 from devicekit.contract.spec import PROJECT, HookKind, HookSpec
-from devicekit.contract.versions import SERVED_CONTRACTS, negotiate
+from devicekit.contract.versions import SERVED_CONTRACTS, negotiate, reaches_beyond
 from devicekit.registry.candidates import Candidate
 
 _MARK = f"{PROJECT}_impl"  # the attribute that pluggy's marker sets
@@ -36,9 +40,11 @@ def check_hooks(plugin: object, candidate: Candidate) -> None:
     members = _functions(plugin)
     marks = {name: mark for name, one in members.items() if (mark := getattr(one, _MARK, None)) is not None}
     implemented = marks.keys() & HOOKS.keys()
-    # pluggy's own mark for a hook that an older host may not know.
+    beyond = manifest is not None and reaches_beyond(manifest.contract)
     problems = [
-        _unknown(name) for name in sorted(marks.keys() - implemented) if not marks[name].get("optionalhook")
+        _unknown(name)
+        for name in sorted(marks.keys() - implemented)
+        if not _may_be_newer(name, members, beyond)
     ]
     problems.extend(
         f"{name} is a hook of the contract but is not decorated: put @devicekit.hookimpl above it"
@@ -46,7 +52,7 @@ def check_hooks(plugin: object, candidate: Candidate) -> None:
     )
     for name, spec in HOOKS.items():
         if name in implemented:
-            problems.extend(_signature_problems(members[name], spec, contracts))
+            problems.extend(_signature_problems(members[name], spec, contracts, beyond))
             if marks[name].get("wrapper") or marks[name].get("hookwrapper"):
                 problems.append(f"{name} is a wrapper: a backend implements hooks, and observers wrap them")
         elif name not in members and _is_attribute(plugin, name):
@@ -75,9 +81,25 @@ def implemented_hooks(plugin: object) -> frozenset[str]:
     return frozenset(name for name in HOOKS if name in members and hasattr(members[name], _MARK))
 
 
-def parameter_names(function: Callable[..., object]) -> tuple[str, ...]:
-    """The parameters of an implemented hook, in order."""
-    return tuple(inspect.signature(function).parameters)
+def newer_than_host(plugin: object, manifest: Manifest) -> tuple[str, ...]:
+    """Hooks and arguments of a checked plugin that this host's contract does not have, as in "hook 'x'"."""
+    if not reaches_beyond(manifest.contract):
+        return ()
+    members = _functions(plugin)
+    marked = {name: one for name, one in members.items() if hasattr(one, _MARK)}
+    hooks = [f"hook {name!r}" for name in sorted(marked.keys() - HOOKS.keys())]
+    arguments = [
+        f"argument {argument!r} of {name}"
+        for name in sorted(marked.keys() & HOOKS.keys())
+        for argument in inspect.signature(marked[name]).parameters
+        if argument not in HOOKS[name].parameters
+    ]
+    return (*hooks, *arguments)
+
+
+def parameter_names(function: Callable[..., object], spec: HookSpec) -> tuple[str, ...]:
+    """The parameters of an implemented hook that the contract knows, in order."""
+    return tuple(name for name in inspect.signature(function).parameters if name in spec.parameters)
 
 
 def _is_required(spec: HookSpec, contracts: tuple[Version, ...]) -> bool:
@@ -99,14 +121,21 @@ def _functions(plugin: object) -> dict[str, Callable[..., object]]:
     return found
 
 
+def _may_be_newer(name: str, members: Mapping[str, Callable[..., object]], beyond: bool) -> bool:
+    # pluggy's own mark says so outright; otherwise a name that is near a known one is a misspelling.
+    if getattr(members[name], _MARK).get("optionalhook"):
+        return True
+    return beyond and misspelling_of(name, HOOKS) is None
+
+
 def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, HOOKS, n=1)
-    hint = f" (did you mean {HOOKS[near[0]].signature}?)" if near else ""
+    meant = misspelling_of(name, HOOKS) or resembling(name, HOOKS)
+    hint = f" (did you mean {HOOKS[meant].signature}?)" if meant else ""
     return f"{name} is not a hook of the contract{hint}"
 
 
 def _signature_problems(
-    function: Callable[..., object], spec: HookSpec, contracts: tuple[Version, ...]
+    function: Callable[..., object], spec: HookSpec, contracts: tuple[Version, ...], beyond: bool
 ) -> list[str]:
     try:
         parameters = list(inspect.signature(function).parameters.values())
@@ -119,16 +148,21 @@ def _signature_problems(
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
     if any(parameter.kind not in named for parameter in parameters):
         return [f"{spec.name} uses * or **: its signature must be {spec.signature}"]
-    problems: list[str] = []
     names = tuple(parameter.name for parameter in parameters)
-    if names not in {spec.parameters_at(version) for version in contracts}:
-        problems.append(
-            f"{spec.name}({', '.join(names)}) has the wrong signature: it must be {spec.signature}"
-        )
+    known = names[: len(spec.parameters)]
+    wrong = f"{spec.name}({', '.join(names)}) has the wrong signature: it must be {spec.signature}"
+    if known not in {spec.parameters_at(version) for version in contracts}:
+        return [wrong]
+    problems = [
+        f"{wrong}; give {parameter.name}, of a newer contract, a default" if beyond else wrong
+        for parameter in parameters[len(known) :]
+        if not beyond or parameter.default is inspect.Parameter.empty
+    ]
+    # An appended argument may have one, so that the plugin serves hosts that do not know the argument.
     problems.extend(
         f"{spec.name} gives {parameter.name} a default: hook arguments have none"
-        for parameter in parameters
-        if parameter.default is not inspect.Parameter.empty
+        for parameter in parameters[: len(known)]
+        if parameter.default is not inspect.Parameter.empty and parameter.name not in spec.added
     )
     return problems
 

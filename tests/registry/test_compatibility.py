@@ -1,7 +1,8 @@
+"""The version promise: old plugins on newer hosts and newer plugins on older hosts, for every hook."""
+
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,18 +10,37 @@ from pathlib import Path
 import pytest
 
 import devicekit
-from devicekit.contract import HOOKS
-from devicekit.contract.errors import IncompatibleBackend
+from devicekit.contract import CAPABILITIES, HOOKS, Manifest
+from devicekit.contract.errors import IncompatibleBackend, InvalidHooks, ManifestError
+from devicekit.contract.names import edits
+from devicekit.registry import load
+from tests.required import Required
 
 WHEELS = Path(__file__).parent / "wheels"
-HOST = Path(devicekit.__file__).parent
+FROZEN = ("1.0",)
 
 
-def test_a_backend_frozen_at_contract_1_0_still_opens_with_all_of_its_hooks(monkeypatch):
-    monkeypatch.syspath_prepend(WHEELS / "contract_1_0")
+def on_host(version: str, script: str, *sites: Path) -> list[str]:
+    """What ``script`` prints in a fresh interpreter whose devicekit serves ``version``."""
+    paths = [*map(str, sites), str(Path(__file__).parent), *(entry for entry in sys.path if entry)]
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("DEVICEKIT_")}
+    done = subprocess.run(
+        [sys.executable, "-c", f"import hosts; hosts.become({version!r})\n{script}"],
+        env={**kept, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("written_for", FROZEN)
+def test_a_frozen_backend_opens_on_this_host_with_all_of_its_hooks(monkeypatch, written_for):
+    monkeypatch.syspath_prepend(WHEELS / f"contract_{written_for.replace('.', '_')}")
     device = devicekit.get_device("frozen")
-    assert device.backend.contract.major == 1
-    assert all(device.supports(hook) for hook in HOOKS if HOOKS[hook].since == "1.0")
+    assert device.backend.contract == devicekit.CONTRACT_VERSION
+    assert device.backend.newer == ()
+    assert all(device.supports(hook) for hook in HOOKS if HOOKS[hook].since <= written_for)
     plugin = device.backend.plugin
     plugin.calls.clear()
     device.synchronize()
@@ -28,7 +48,7 @@ def test_a_backend_frozen_at_contract_1_0_still_opens_with_all_of_its_hooks(monk
     device.create_event(timing=True)
     device.set_memory_fraction(0.5)
     device.manual_seed(7)
-    assert plugin.calls == [
+    assert [call[:3] for call in plugin.calls] == [
         ("synchronize", 0),
         ("create_stream", 0, -1),
         ("create_event", 0, True),
@@ -47,105 +67,177 @@ def test_a_backend_from_the_future_is_refused_with_both_versions_and_never_impor
     message = str(caught.value)
     assert "future-backend 7.0" in message
     assert "contract <3,>=2.0" in message
-    assert "serves 1.0" in message
+    assert f"serves {devicekit.CONTRACT_VERSION}" in message
     assert message.endswith("pip install --upgrade devicekit")
     assert "future_backend" not in sys.modules
 
 
-@pytest.fixture
-def next_host(tmp_path: Path) -> Path:
-    """This devicekit with a contract 1.1 that appends an argument, adds a hook, and requires it."""
-    copy = tmp_path / "devicekit"
-    shutil.copytree(HOST, copy, ignore=shutil.ignore_patterns("__pycache__"))
-
-    def edit(file: str, old: str, new: str) -> None:
-        text = (copy / file).read_text()
-        assert text.count(old) == 1, old
-        (copy / file).write_text(text.replace(old, new))
-
-    edit("contract/versions.py", 'CONTRACT_VERSION = Version("1.0")', 'CONTRACT_VERSION = Version("1.1")')
-    edit("contract/versions.py", "= (CONTRACT_VERSION,)", '= (CONTRACT_VERSION, Version("1.0"))')
-    edit(
-        "contract/hooks.py",
-        """    @hook(_REQUIRED, "Ordering")
-    def synchronize(self, index: int) -> None:""",
-        """    @hook(_REQUIRED, "Ordering", since="1.1")
-    def heartbeat(self, index: int) -> bool:
-        raise NotImplementedError
-
-    @hook(_REQUIRED, "Ordering", added={"timeout": "1.1"})
-    def synchronize(self, index: int, timeout: float) -> None:""",
-    )
-    return tmp_path
-
-
-def on_host(host: Path, script: str, *sites: Path) -> str:
-    paths = [str(host), *map(str, sites), *(entry for entry in sys.path if entry)]
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-        cwd=host,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-OBSERVED = """
-class Watch:
-    @devicekit.hookimpl(wrapper=True)
-    def synchronize(self, index, timeout):
-        print("watched", index, timeout)
-        return (yield)
-device.backend.add_observer(Watch())
-device.synchronize(3.0)
-"""
-
-
-def test_the_next_contract_serves_the_old_plugin_without_the_appended_argument(next_host):
-    script = """
+EVERY_HOOK = """
 import devicekit
-device = devicekit.get_device("frozen")
-print(device.backend.contract, device.supports("heartbeat"))
-device.synchronize(2.5)
-print(device.backend.plugin.calls[-1])
+from devicekit.contract import HOOKS
+from devicekit.contract.errors import UnsupportedHook
+from devicekit.registry import discover, load
+backend = load(next(one for one in discover() if one.name == NAME))
+from devicekit.dispatch import compile_method
+
+class Watch: ...
+def watch(spec):
+    source = f"def {spec.name}(self, {', '.join(spec.parameters)}):\\n    return (yield)"
+    space = {}
+    exec(source, space)
+    return devicekit.hookimpl(wrapper=True)(space[spec.name])
+for spec in HOOKS.values():
+    setattr(Watch, spec.name, watch(spec))
+
+for watched in (False, True):
+    if watched:
+        backend.add_observer(Watch())
+    for hook, spec in HOOKS.items():
+        if hook not in backend.implemented:
+            continue
+        call = compile_method(backend, hook)
+        sent = [f"<{name}>" if name not in spec.added else None for name in spec.parameters]
+        backend.plugin.calls.clear()
+        try:
+            call(None, *sent)
+        except devicekit.DeviceKitError as error:  # the frozen plugin's answer may not suit the arguments
+            assert "returned" in str(error), error
+        taken = sum(name not in spec.added or name in backend.takes(hook) for name in spec.parameters)
+        [(called, *received)] = backend.plugin.calls
+        assert (called, received[:taken]) == (hook, sent[:taken]), (hook, backend.plugin.calls)
+        assert set(received[taken:]) <= {None}, (hook, received)
+        for name in spec.added:
+            if name in backend.takes(hook):
+                continue
+            asked = [7 if one == name else value for one, value in zip(spec.parameters, sent)]
+            try:
+                call(None, *asked)
+                raise AssertionError(f"{hook} dropped {name}")
+            except UnsupportedHook as error:
+                assert name in str(error) and hook in str(error)
+print(len(backend.implemented), backend.contract, *backend.newer)
 """
-    said = on_host(next_host, script + OBSERVED, WHEELS / "contract_1_0").splitlines()
-    assert said == ["1.1 False", "('synchronize', 0)", "watched 0 3.0"]
 
 
-def test_the_next_contract_hands_the_appended_argument_to_a_new_plugin_and_requires_the_new_hook(next_host):
-    script = """
-import devicekit
-from devicekit.contract import Manifest
-class Old:
-    @devicekit.hookimpl
-    def is_available(self): return True
-    @devicekit.hookimpl
-    def device_count(self): return 1
-    @devicekit.hookimpl
-    def synchronize(self, index): print("old", index)
-class New(Old):
-    @devicekit.hookimpl
-    def heartbeat(self, index): return True
-    @devicekit.hookimpl
-    def synchronize(self, index, timeout): print("new", index, timeout)
-def offer(factory, name, contract):
-    table = {"name": name, "device_type": "cpu", "contract": contract, "indexed": False}
-    devicekit.register_backend(factory, Manifest.parse({"backend": table}))
-offer(New, "new", ">=1.1,<2")
-device = devicekit.get_device("new")
-device.synchronize(2.5)
-offer(Old, "stale", ">=1.1,<2")
-try:
-    devicekit.get_device("stale")
-except devicekit.DeviceKitError as error:
-    print("; ".join(error.problems))
+@pytest.mark.parametrize("host", ["1.1", "1.3", "1.12"])
+@pytest.mark.parametrize("written_for", FROZEN)
+def test_every_hook_of_a_frozen_backend_works_on_a_newer_host_that_appends_to_it(written_for, host):
+    site = WHEELS / f"contract_{written_for.replace('.', '_')}"
+    said = on_host(host, EVERY_HOOK.replace("NAME", "'frozen'"), site)
+    hooks = sum(spec.since <= written_for for spec in HOOKS.values())
+    assert said == [f"{hooks} {host}"]
+
+
+SOURCES = """
+def written(spec):
+    names = [name if name not in spec.added else f"{name}=None" for name in spec.parameters]
+    return (f"    @hookimpl\\n    def {spec.name}({', '.join(['self', *names])}):\\n"
+            f"        self.calls.append(({', '.join([repr(spec.name), *spec.parameters])},))\\n"
+            f"        return ANSWERS.get({spec.returns!r})\\n")
+from devicekit.contract import CAPABILITIES, HOOKS
+print("from devicekit import hookimpl")
+print("ANSWERS = {'bool': True, 'int': 1, 'str': 'x'}")
+print("class Backend:\\n    def __init__(self):\\n        self.calls = []")
+for spec in HOOKS.values():
+    print(written(spec))
 """
-    said = on_host(next_host, script + OBSERVED).splitlines()
-    said = [line for line in said if line]
-    assert said[0] == "new 0 2.5"
-    assert "the required hook heartbeat(index) is missing" in said[1]
-    assert "synchronize(index) has the wrong signature: it must be synchronize(index, timeout)" in said[1]
-    assert said[2:] == ["watched 0 3.0", "new 0 3.0"]
+
+
+@pytest.fixture(scope="module")
+def of_contract_1_3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backend written for a contract 1.3: every hook, old and new, with what 1.3 appends to it."""
+    site = tmp_path_factory.mktemp("site")
+    package = site / "newest_backend"
+    package.mkdir()
+    (package / "__init__.py").write_text("\n".join(on_host("1.3", SOURCES)))
+    noop = [f"{kind}_of" for kind in ("ordering", "releasing", "observing")]
+    (package / "backend.toml").write_text(
+        '[backend]\nname = "newest"\ndevice_type = "cpu"\ncontract = ">=1.0,<2"\nindexed = false\n'
+        f'capabilities = {[*CAPABILITIES, "novelty"]}\nnoop = {noop}\nhorizon = "far"\n[sensors]\nfan = 1\n'
+    )
+    info = site / "newest_backend-3.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: newest-backend\nVersion: 3.0\n")
+    (info / "entry_points.txt").write_text("[devicekit.backends]\nnewest = newest_backend:Backend\n")
+    return site
+
+
+@pytest.mark.parametrize("host", sorted({"1.0", str(devicekit.CONTRACT_VERSION)}))
+def test_every_hook_of_a_newer_backend_works_on_an_older_host_and_the_rest_is_listed(of_contract_1_3, host):
+    said = on_host(host, EVERY_HOOK.replace("NAME", "'newest'"), of_contract_1_3)
+    hooks = [spec for spec in HOOKS.values() if spec.since <= host]
+    assert said[-1].startswith(f"{len(hooks)} {host} ")
+    for one in ("table 'sensors'", "key 'horizon'", "hook 'ordering_of'", "capability 'novelty'"):
+        assert one in said[-1]
+    for spec in hooks:
+        assert f"argument 'late' of {spec.name}" in said[-1]
+
+
+def test_the_same_backend_has_everything_on_its_own_host(of_contract_1_3):
+    said = on_host("1.3", EVERY_HOOK.replace("NAME", "'newest'"), of_contract_1_3)
+    assert said[-1] == f"{len(HOOKS) + 3} 1.3 table 'sensors' key 'horizon'"
+
+
+class Ahead(Required):
+    @devicekit.hookimpl
+    def ordering_of(self, index: int) -> int:
+        raise AssertionError("an unknown hook is never called")
+
+    @devicekit.hookimpl
+    def empty_cache(self, horizon: int = 0) -> None: ...
+
+
+def test_names_of_a_newer_contract_are_listed_where_the_range_admits_it_and_refused_elsewhere(register):
+    opened = register(Ahead, contract=">=1.0,<2", capabilities=["novelty"], colour=1).backend
+    assert opened.newer == (
+        "key 'colour'",
+        "capability 'novelty'",
+        "hook 'ordering_of'",
+        "argument 'horizon' of empty_cache",
+    )
+    assert opened.capabilities == frozenset()
+    closed = f"=={devicekit.CONTRACT_VERSION}"
+    with pytest.raises(
+        InvalidHooks, match=r"ordering_of is not a hook[\s\S]*must be empty_cache\(\)|2 places"
+    ):
+        load(register(Ahead, name="closed", open=False, contract=closed))
+    for keys in ({"colour": 1}, {"capabilities": ["novelty"]}, {"noop": ["ordering_of"]}):
+        with pytest.raises(ManifestError):
+            register(Required, name="never", open=False, contract=closed, **keys)
+
+
+def test_an_argument_of_a_newer_contract_needs_a_default_to_be_left_out(register):
+    class Bold(Required):
+        @devicekit.hookimpl
+        def empty_cache(self, horizon: int) -> None: ...
+
+    with pytest.raises(InvalidHooks, match="give horizon, of a newer contract, a default"):
+        load(register(Bold, open=False))
+
+
+@pytest.mark.parametrize(
+    "known", [*HOOKS, *CAPABILITIES, *sorted(Manifest.__dataclass_fields__.keys() - {"newer"})]
+)
+def test_a_misspelt_name_is_a_mistake_whatever_the_range_admits(register, known):
+    misspelt = known[:-2] + known[-1] + known[-2] if known[-1] != known[-2] else known[:-1]
+    hooks, keys = {}, {}
+    if known in HOOKS:
+        hooks[misspelt] = devicekit.hookimpl(lambda self: None)
+    elif known in CAPABILITIES:
+        keys["capabilities"] = [misspelt]
+    else:
+        keys[misspelt] = 1
+    with pytest.raises((InvalidHooks, ManifestError), match=known):
+        load(register(type("Misspelt", (Required,), hooks), open=False, **keys))
+
+
+def test_an_added_name_is_never_within_a_misspelling_of_an_older_one():
+    for table in (HOOKS, CAPABILITIES):
+        for name, added in table.items():
+            older = [one for one, row in table.items() if row.since < added.since]
+            assert [one for one in older if edits(name, one, 2) is not None] == [], name
+
+
+def test_an_added_capability_asks_nothing_of_an_older_plugin():
+    for capability in CAPABILITIES.values():
+        assert all(HOOKS[hook].since <= capability.since for hook in capability.hooks)

@@ -133,15 +133,15 @@ def test_all_faults_are_reported_at_once(register):
         def synchronize(self, index: int) -> None: ...
 
         @devicekit.hookimpl
-        def device_count(self, index: int = 0) -> int:
+        def device_count(self, index: int) -> int:
             return 1
 
         @devicekit.hookimpl
-        def flush(self) -> None: ...
+        def empty_cach(self) -> None: ...
 
-    with pytest.raises(InvalidHooks, match="in 5 places") as caught:
+    with pytest.raises(InvalidHooks, match="in 4 places") as caught:
         load(register(Bad, open=False))
-    assert len(caught.value.problems) == 5
+    assert len(caught.value.problems) == 4
 
 
 def test_a_property_that_raises_is_never_touched(register):

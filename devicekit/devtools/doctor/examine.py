@@ -46,6 +46,7 @@ def examine_backend(name: str) -> Finding:
     return {
         "reason": report.reason,
         "hooks": len(selection.backend.implemented),
+        "newer": list(selection.backend.newer),
         "devices": [
             {"name": device.properties().name, "total_memory": device.properties().total_memory}
             for device in devices

@@ -64,7 +64,8 @@ def _values(name: str) -> Mapping[str, str]:
         "name": name,
         "title": name.capitalize(),
         "device_type": simulated.device_type,
-        "devicekit": f">={major}.{minor},<{major}.{int(minor) + 1}",
+        # The contract's range is what binds: every devicekit of its major version serves it.
+        "devicekit": f">={major}.{minor},<{int(major) + 1}",
         "contract": f">={CONTRACT_VERSION},<{CONTRACT_VERSION.major + 1}",
         "contract_version": str(CONTRACT_VERSION),
         "noop": json.dumps(sorted(simulated.noop)),
