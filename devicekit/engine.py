@@ -40,11 +40,11 @@ from devicekit.runners.transformers_runner import TransformersRunner
 from devicekit.scheduling.agreement import Alone, everywhere
 from devicekit.scheduling.batch import Runner
 from devicekit.scheduling.errors import InvalidOperation, InvalidRequest
+from devicekit.scheduling.kv_cache.host_cache import attach_host_cache
 from devicekit.scheduling.messages import (
     Reply,
     Selector,
 )
-from devicekit.scheduling.pools.host_tier import attach_host_tier
 from devicekit.scheduling.request import Request, SamplingParams, default_seed, prompt_array
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits, Step
 from devicekit.weights.install import WeightControl, install
@@ -202,7 +202,7 @@ class Engine(EngineVerbs):
             count = -(-self.config.host_kv_tokens // self.config.page_size)
             beside = () if pools.draft is None else (pools.draft,)
             host = HostKVPool(self.device, pools.kv, count, companions=beside)
-            regions[MemoryTag.HOST_KV] = attach_host_tier(self.scheduler, host)
+            regions[MemoryTag.HOST_KV] = attach_host_cache(self.scheduler, host)
         return regions
 
     # -- Requests ---------------------------------------------------------------------------------------------

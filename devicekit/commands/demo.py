@@ -32,7 +32,6 @@ from devicekit.scheduling.messages import (
     PauseMode,
     UpdateWeightsFromDisk,
 )
-from devicekit.scheduling.pools.paired import PairedKV
 from devicekit.scheduling.request import SamplingParams
 
 _PROMPTS = (
@@ -235,8 +234,8 @@ class _Demo:
 
 
 def _kv_bytes(engine: Engine) -> int:
-    kv, plan = engine.scheduler.state.kv, engine.plan
-    size = kv.pages.in_use * plan.page_bytes
-    if isinstance(kv, PairedKV) and plan.window_page_bytes is not None:
-        size += kv.windows.ids.in_use * plan.window_page_bytes
+    pools, plan = engine.scheduler.state.kv.pools(), engine.plan
+    size = pools["pages"].in_use * plan.page_bytes
+    if plan.window_page_bytes is not None:
+        size += pools["window_pages"].in_use * plan.window_page_bytes
     return size

@@ -8,10 +8,10 @@ import numpy as np
 
 from devicekit.memory.attachments import Attachments, Int32
 from devicekit.memory.audit import Conservation
-from devicekit.memory.pages import PageAllocator
+from devicekit.memory.pages import PagePool
 
 
-def audit_attached(attached: Attachments, pages: PageAllocator, held: Sequence[Int32] = ()) -> Conservation:
+def audit_attached(attached: Attachments, pages: PagePool, held: Sequence[Int32] = ()) -> Conservation:
     """Account for every id that hangs, or may hang, on ``pages``.
 
     Pinned ids count as owned and idle ones as evictable. What hangs on a free page, or is pinned more often than

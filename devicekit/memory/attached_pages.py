@@ -1,8 +1,8 @@
-"""Page allocators whose pages bear something: it leaves with the page that is given back.
+"""Pools whose pages bear something: it leaves with the page that is given back.
 
 `AttachedAllocator` hands out plain pages, on which something may be hung later. `PairedAllocator` hands out pages
 with a window page on each: for models in which some layers look back only so far, and keep their keys and values
-in a smaller pool of their own.
+in a smaller pool of their own. Both hold a `PageAllocator`, and answer as a `PagePool`.
 """
 
 from __future__ import annotations
@@ -10,20 +10,13 @@ from __future__ import annotations
 import numpy as np
 
 from devicekit.memory.attachments import Attachments, Int32
-from devicekit.memory.errors import PoolError
-from devicekit.memory.pages import PageAllocator, PageBytes, PageState
+from devicekit.memory.pages import PageAllocator, PageBytes
 
 
-class AttachedAllocator(PageAllocator):
-    """Hands out the page ids 1 to ``num_pages``, on which up to ``count`` things may hang (``attached``).
-
-    It can be neither saved nor resized (PoolError).
-    """
+class AttachedAllocator:
+    """Hands out the page ids 1 to ``num_pages``, on which up to ``count`` things may hang (``attached``)."""
 
     __slots__ = ("_plain", "attached")
-
-    def __new__(cls, num_pages: int, count: int, *, checked: bool = False) -> AttachedAllocator:
-        return object.__new__(cls)
 
     def __init__(self, num_pages: int, count: int, *, checked: bool = False) -> None:
         self._plain = PageAllocator(num_pages, checked=checked)
@@ -71,36 +64,40 @@ class AttachedAllocator(PageAllocator):
         """Every free id, ascending."""
         return self._plain.free_pages()
 
-    def save(self) -> PageState:
-        raise PoolError("the state of pages that bear something cannot be saved")
 
-    def restore(self, state: PageState) -> None:
-        raise PoolError("pages that bear something cannot be restored")
+class PairedAllocator:
+    """Hands out pages of ``bare`` with a pinned window page on each: both, or none."""
 
-    def resize(self, num_pages: int) -> None:
-        raise PoolError("a pool of pages that bear something cannot be resized")
+    __slots__ = ("attached", "bare")
 
+    def __init__(self, num_pages: int, count: int, *, checked: bool = False) -> None:
+        self.bare = AttachedAllocator(num_pages, count, checked=checked)
+        self.attached = self.bare.attached
 
-class PairedAllocator(AttachedAllocator):
-    """Hands out pages with a pinned window page on each: both, or none."""
-
-    __slots__ = ()
+    @property
+    def num_pages(self) -> int:
+        return self.bare.num_pages
 
     @property
     def available(self) -> int:
         """Pages that can be taken now with a window page each."""
-        return min(self._plain.available, self.attached.available)
+        return min(self.bare.available, self.attached.available)
 
     @property
     def bare_available(self) -> int:
         """Pages that can be taken now by `take_bare`."""
-        return self._plain.available
+        return self.bare.available
+
+    @property
+    def in_use(self) -> int:
+        """Pages that are out."""
+        return self.bare.in_use
 
     def take(self, count: int) -> bytes | None:
         """Take pages with window pages; None, and nothing taken, when there are too few of either."""
         if count > self.available:
             return None
-        pages = self._plain.take(count)
+        pages = self.bare.take(count)
         if pages:
             self.attached.attach(np.frombuffer(pages, np.int32))
         return pages
@@ -109,10 +106,26 @@ class PairedAllocator(AttachedAllocator):
         """Take one page with a window page; 0 when there is none of either."""
         if not self.available:
             return 0
-        page = self._plain.take_one()
+        page = self.bare.take_one()
         self.attached.attach_one(page)
         return page
 
     def take_bare(self, count: int) -> bytes | None:
         """Take pages without window pages; None, and nothing taken, when fewer are available."""
-        return self._plain.take(count)
+        return self.bare.take(count)
+
+    def give(self, pages: PageBytes) -> None:
+        """As `PageAllocator.give`; with what hangs on the pages."""
+        self.bare.give(pages)
+
+    def give_one(self, page: int) -> None:
+        """As `PageAllocator.give_one`; with what hangs on it."""
+        self.bare.give_one(page)
+
+    def reset(self) -> None:
+        """Make every page free again, and every window page."""
+        self.bare.reset()
+
+    def free_pages(self) -> Int32:
+        """Every free id, ascending."""
+        return self.bare.free_pages()

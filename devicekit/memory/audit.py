@@ -20,7 +20,7 @@ import numpy.typing as npt
 from devicekit.memory.prefix_node import Node, Root
 
 if TYPE_CHECKING:
-    from devicekit.memory.pages import PageAllocator
+    from devicekit.memory.pages import PagePool
     from devicekit.memory.prefix import PrefixCache
 
 Int32 = npt.NDArray[np.int32]
@@ -78,7 +78,7 @@ class Conservation:
 
 
 def audit(
-    allocator: PageAllocator, *, owned: int | bytes | Int32 = 0, cache: PrefixCache | None = None
+    allocator: PagePool, *, owned: int | bytes | Int32 = 0, cache: PrefixCache | None = None
 ) -> Conservation:
     """Account for every id of `allocator`; `owned` ids are those held outside `cache`."""
     leaked: tuple[int, ...] | None = None
@@ -126,7 +126,7 @@ def _well_filed(node: Node, page_bytes: int) -> bool:
 
 
 def _misplaced(
-    allocator: PageAllocator, held: Int32, cache: PrefixCache | None
+    allocator: PagePool, held: Int32, cache: PrefixCache | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     cached = b"".join([node.pages for node in cache.nodes()]) if cache else b""
     everywhere = np.concatenate((allocator.free_pages(), held, np.frombuffer(cached, np.int32)))

@@ -14,6 +14,7 @@ which is the cheapest thing there is for one integer.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,39 @@ PageBytes = bytes | memoryview | Int32
 _ID = 4  # bytes of one id
 _FRESH = 256  # ids moved from the never-used range to the stack at once
 _SINGLES = 64  # ids moved between the stack and the list of single ids at once
+
+
+class PagePool(Protocol):
+    """What hands out page ids and takes them back: all that a prefix cache and an audit need to know of it."""
+
+    @property
+    def num_pages(self) -> int: ...
+
+    @property
+    def available(self) -> int:
+        """Pages that can be taken now."""
+        ...
+
+    @property
+    def in_use(self) -> int:
+        """Pages that are out."""
+        ...
+
+    def take(self, count: int) -> bytes | None:
+        """Take pages, as native int32 bytes; None, and nothing taken, when fewer are available."""
+        ...
+
+    def give(self, pages: PageBytes) -> None:
+        """Give pages back."""
+        ...
+
+    def reset(self) -> None:
+        """Make every page free again, whoever holds it."""
+        ...
+
+    def free_pages(self) -> Int32:
+        """Every free id, ascending. For audits and metrics: costs a sort."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +204,7 @@ class PageAllocator:
 
     def largest_free_run(self) -> int:
         """The longest run of consecutive free ids: against `available`, how fragmented the pool is."""
-        free = self.free_pages()
-        if not len(free):
-            return 0
-        breaks = np.flatnonzero(np.diff(free) != 1) + 1
-        edges = np.concatenate(([0], breaks, [len(free)]))
-        return int(np.diff(edges).max())
+        return largest_free_run(self)
 
     def _gather(self, count: int) -> bool:
         """Bring `count` ids onto the stack; False, and nothing moved, when fewer are available."""
@@ -278,6 +307,16 @@ class _CheckedAllocator(PageAllocator):
         if len(twice):
             raise DoubleFree(tuple(twice.tolist()), self._num_pages)
         self._taken[ids] = False
+
+
+def largest_free_run(pool: PagePool) -> int:
+    """The longest run of consecutive free ids of any pool: against `available`, how fragmented it is."""
+    free = pool.free_pages()
+    if not len(free):
+        return 0
+    breaks = np.flatnonzero(np.diff(free) != 1) + 1
+    edges = np.concatenate(([0], breaks, [len(free)]))
+    return int(np.diff(edges).max())
 
 
 def _byte_view(stack: Int32) -> memoryview:

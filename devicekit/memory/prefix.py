@@ -55,7 +55,7 @@ import numpy.typing as npt
 
 from devicekit.memory.errors import CacheInUse
 from devicekit.memory.events import CacheListener, EventFeed
-from devicekit.memory.eviction import Policy, ReleaseOrder, find_policy, order_for
+from devicekit.memory.eviction import POLICIES, Policy, ReleaseOrder, find_policy, order_for
 from devicekit.memory.prefix_node import Node, Root, common_pages
 from devicekit.memory.prefix_records import Insertion, Match, PrefixStats
 from devicekit.memory.prefix_tree import PrefixTree
@@ -63,7 +63,7 @@ from devicekit.memory.prefix_tree import PrefixTree
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from devicekit.memory.pages import PageAllocator
+    from devicekit.memory.pages import PagePool
 
 Int32Data = bytes | npt.NDArray[np.int32]
 
@@ -77,7 +77,7 @@ class PrefixCache(PrefixTree):
     below 1 is a ValueError.
     """
 
-    def __init__(self, allocator: PageAllocator, page_size: int, *, policy: str | Policy = "lru") -> None:
+    def __init__(self, allocator: PagePool, page_size: int, *, policy: str | Policy = "lru") -> None:
         if page_size < 1:
             raise ValueError(f"page_size must be at least 1, got {page_size}")
         super().__init__(page_size, find_policy(policy))
@@ -98,6 +98,11 @@ class PrefixCache(PrefixTree):
             inserted_pages=self.total + self._evicted + self._forgotten,
             evicted_pages=self._evicted,
         )
+
+    @property
+    def by_priority(self) -> bool:
+        """Whether the priority of an insertion counts, even of one that adds nothing."""
+        return self._policy is POLICIES["priority"]
 
     def match(self, tokens: Int32Data, namespace: Hashable = None) -> Match:
         """The longest cached prefix of `tokens`, in whole pages. Counts as a use of it."""

@@ -73,6 +73,7 @@ class RequestTable:
     __slots__ = (
         "_followers",
         "_generation",
+        "_page_cells",
         "_token_cells",
         "block",
         "followed",
@@ -94,6 +95,7 @@ class RequestTable:
         self.tokens_per_row = tokens_per_row
         # The same memory once more: for a few tokens a memoryview costs a third of numpy.
         self._token_cells = self.tokens.reshape(-1).data
+        self._page_cells = self.pages.reshape(-1).data.cast("B")
         self.generation: Int64 = np.zeros(num_rows + 1, np.int64)
         self._generation: memoryview = self.generation.data
         self.block = gcd(pages_per_row, _BLOCK)
@@ -127,6 +129,18 @@ class RequestTable:
     def reset(self) -> None:
         """Make every row free again. Generations stay; costs the same at any size."""
         self.rows.reset()
+
+    def write_pages(self, row: int, start: int, pages: bytes) -> None:
+        """Put page ids (int32 bytes) in a row, from its page ``start`` on, and mark them as changed."""
+        at = (row * self.pages_per_row + start) * 4
+        self._page_cells[at : at + len(pages)] = pages
+        if self.followed:
+            self.mark(row, start + len(pages) // 4)
+
+    def page_ids(self, row: int, start: int, end: int) -> bytes:
+        """Pages ``start`` to ``end - 1`` of a row, as int32 bytes."""
+        at = row * self.pages_per_row
+        return self._page_cells[(at + start) * 4 : (at + end) * 4].tobytes()
 
     def write_tokens(self, row: int, tokens: Int32) -> None:
         """Put tokens at the beginning of a row."""

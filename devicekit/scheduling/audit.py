@@ -4,22 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
 
-import numpy as np
-
-from devicekit.memory.attached_audit import audit_attached
-from devicekit.memory.attached_pages import AttachedAllocator
-from devicekit.memory.audit import Conservation, audit
+from devicekit.memory.audit import Conservation
 from devicekit.scheduling.errors import SchedulingError
-from devicekit.scheduling.pools.paired import PairedKV
-from devicekit.scheduling.pools.snapshots import SnapshotKV
-
-if TYPE_CHECKING:
-    from devicekit.memory.pages import PageAllocator
-    from devicekit.scheduling.batch import Int32
-    from devicekit.scheduling.request import Request
-    from devicekit.scheduling.state import SchedulerState
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +21,7 @@ class PoolAudit:
     )
 
     snapshots: Conservation | None = None  # of recurrent states; None: none are kept
+    host_pages: Conservation | None = None  # of the prefix cache's second tier; None: it has none
 
     @property
     def balanced(self) -> bool:
@@ -43,12 +31,13 @@ class PoolAudit:
     @property
     def unbalanced(self) -> tuple[str, ...]:
         """Names of the pools in which something is wrong."""
-        return tuple(name for name, account in self._pools() if not account.balanced)
+        return tuple(name for name, account in self.accounts() if not account.balanced)
 
     def __str__(self) -> str:
-        return "; ".join(f"{name} {_terms(account)}" for name, account in self._pools())
+        return "; ".join(f"{name} {_terms(account)}" for name, account in self.accounts())
 
-    def _pools(self) -> Iterator[tuple[str, Conservation]]:
+    def accounts(self) -> Iterator[tuple[str, Conservation]]:
+        """The account of each pool that there is, by its name."""
         for field in fields(self):
             account = getattr(self, field.name)
             if account is not None:
@@ -64,46 +53,6 @@ class PoolsUnbalanced(SchedulingError):
 
     def __str__(self) -> str:
         return f"{' and '.join(self.audit.unbalanced)} out of balance: {self.audit}"
-
-
-def audit_pools(state: SchedulerState) -> PoolAudit:
-    """Account for every id of every pool. Walks the prefix cache, and sorts all ids: not for every step."""
-    for request in state.running.requests:
-        state.running.settle(request)
-    kv = state.kv
-    holders = [*state.running.requests, *state.prefilling]
-    rows = np.array([request.row for request in holders], np.int32)
-    return PoolAudit(
-        pages=audit(kv.pages, owned=_own_pages(state, holders), cache=kv.prefix),
-        rows=audit(kv.table.rows, owned=rows),
-        states=None if kv.states is None else audit(kv.states, owned=kv.state_slots[rows]),
-        window_pages=_pinned(kv, holders) if isinstance(kv, PairedKV) else None,
-        snapshots=_pinned(kv, holders) if isinstance(kv, SnapshotKV) else None,
-    )
-
-
-def idle_imbalance(state: SchedulerState) -> bool:
-    """Whether a scheduler without requests misses ids. Costs a few additions."""
-    kv = state.kv
-    cached = 0 if kv.prefix is None else kv.prefix.total  # locked ones too: copies may be under way
-    missing = kv.pages.in_use - cached
-    hung = kv.pages.attached if isinstance(kv.pages, AttachedAllocator) else None
-    pinned = hung is not None and hung.available != hung.total
-    return missing != 0 or pinned or _missing(kv.table.rows) or _missing(kv.states)
-
-
-def _pinned(kv: PairedKV | SnapshotKV, holders: list[Request]) -> Conservation:
-    attached = kv.windows if isinstance(kv, PairedKV) else kv.snapshots
-    return audit_attached(attached, kv.pages, [kv.pinned(request) for request in holders])
-
-
-def _own_pages(state: SchedulerState, holders: list[Request]) -> Int32:
-    empty = np.empty(0, np.int32)
-    return np.concatenate([empty, *(state.kv.owned(request) for request in holders)])
-
-
-def _missing(pool: PageAllocator | None) -> bool:
-    return pool is not None and pool.available != pool.num_pages
 
 
 def _terms(account: Conservation) -> str:

@@ -9,18 +9,13 @@ import numpy as np
 
 from devicekit.scheduling.adjusting import adjustments
 from devicekit.scheduling.batch import ForwardBatch, Int32, Int64
-from devicekit.scheduling.pools.paired import PairedKV
-from devicekit.scheduling.pools.snapshots import SnapshotKV
+from devicekit.scheduling.kv_cache.layers import Chunk
 from devicekit.scheduling.request import Request
 from devicekit.scheduling.reservation import NewTokenRatio
 from devicekit.scheduling.state import SchedulerState
 
 # A pass that fails costs a synchronisation and two attempts: this many good ones make up for it.
 _PASSES_BEFORE_GROWTH = 32
-
-
-Chunk = tuple[Request, int, int]
-"""A request whose tokens from the first number on, up to but not including the second, are computed."""
 
 
 @dataclass(slots=True)
@@ -38,8 +33,6 @@ class Planner:
         self._state = state
         self._ratio = ratio
         self._max_batch_tokens = max_batch_tokens
-        self._window = state.runner.limits.window
-        self._snapshots = state.kv if isinstance(state.kv, SnapshotKV) else None
         self._limit = max_batch_tokens  # smaller for a while after the device ran out of memory
         self._passes = 0  # that succeeded at this limit
 
@@ -90,11 +83,7 @@ class Planner:
 
     def _take_chunk(self, plan: Plan, request: Request, budget: int) -> int:
         start = request.computed
-        count = request.total - start
-        if self._snapshots is not None:
-            count = min(count, self._snapshots.until_mark(request))
-        if count > budget:
-            count = budget
+        count = min(self._state.kv.computable(request), budget)
         if count > 0:
             plan.chunks.append((request, start, start + count))
         return budget - count
@@ -107,12 +96,10 @@ class Planner:
                 pages stays free. Alone it needs no such reserve: nothing else will ever free anything for it.
         """
         state = self._state
-        if self._window is not None:  # whoever decodes beyond its window gives back what it takes
-            holders = len(state.running) + len(state.prefilling) + 1
-            to_come = min(to_come, holders * self._window)
+        to_come = state.kv.remaining_tokens(to_come, len(state.running) + len(state.prefilling) + 1)
         alone = not (state.running.requests or state.prefilling)
         spare = 0 if alone else state.kv.pages_for(int(to_come * self._ratio.value))
-        if not state.kv.acquire(request, state.namespace(request), spare):
+        if not state.kv.allocate(request, state.namespace(request), spare):
             return False
         state.waiting.take_first()
         if request.total == len(request.prompt):
@@ -144,9 +131,6 @@ class BatchBuilder:
         pages = max_batch_tokens // state.kv.page_size + 2 * max_running
         self._expanded: Int64 = np.empty((pages, state.kv.page_size), np.int64)
         self._decoding: dict[int, ForwardBatch] = {}  # plain ones without chunks, by their number of columns
-        self._state_slots = None if state.kv.states is None else state.kv.state_slots
-        self._snapshots = state.kv if isinstance(state.kv, SnapshotKV) else None
-        self._window_pages = state.kv.windows.of if isinstance(state.kv, PairedKV) else None
         # The same memory once more: for short runs, copying between memoryviews costs half of numpy.
         self._cells = _Cells(
             numbers=self._count.data,
@@ -165,7 +149,7 @@ class BatchBuilder:
     def build(self, plan: Plan) -> ForwardBatch:
         """The batch of a plan. Its arrays may share memory with the scheduler's: they are good for one pass."""
         running, count = self._state.running, plan.decoding
-        plain = running.sampling.idle and self._state_slots is None and not self._state.adjusted
+        plain = running.sampling.idle and not self._state.kv.fills and not self._state.adjusted
         if plan.chunks:
             batch = self._with_chunks(plan)
             if plain and True not in [request.listed for request, _, _ in plan.chunks]:
@@ -176,10 +160,7 @@ class BatchBuilder:
         else:
             batch = self._decode(count)
         joining = [request for request, _, end in plan.chunks if end == request.total]
-        if self._state_slots is not None:
-            batch.state_slots = self._state_slots[batch.rows]
-            if self._snapshots is not None:
-                self._snapshots.fill(batch, plan.chunks)
+        self._state.kv.fill(batch, plan.chunks)
         running.sampling.fill(batch, running.view.positions, joining)
         if self._state.adjusted:
             batch.adjustments = adjustments(self._state, joining)
@@ -190,7 +171,7 @@ class BatchBuilder:
 
     def _cut(self, tokens: int, sequences: int, starts: Int32, wanted: Int32) -> ForwardBatch:
         columns, kv = self._columns, self._state.kv
-        batch = ForwardBatch(  # in order: by name takes longer
+        return ForwardBatch(  # in order: by name takes longer
             columns.tokens[:tokens],
             columns.positions[:tokens],
             columns.slots[:tokens],
@@ -201,8 +182,6 @@ class BatchBuilder:
             kv.page_size,
             wanted,
         )
-        batch.window_pages = self._window_pages
-        return batch
 
     def _with_chunks(self, plan: Plan) -> ForwardBatch:
         count, starts, wanted, tokens, positions, slots, rows, lengths, known, table, expanded = self._cells

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from devicekit.memory.pages import PageAllocator
+from devicekit.memory.pages import PagePool
 from devicekit.memory.rows import RequestTable
 from devicekit.scheduling.batch import Int32, Int64
 from devicekit.scheduling.columns import Columns
-from devicekit.scheduling.kv import RequestKV
 from devicekit.scheduling.request import Request
 from devicekit.scheduling.sampling import SamplingColumns
 
@@ -32,7 +31,7 @@ class RunningBatch:
         behind: columns behind the running ones, in which whoever builds a batch may lay out more tokens.
     """
 
-    def __init__(self, table: RequestTable, pages: PageAllocator, page_size: int, behind: int = 0) -> None:
+    def __init__(self, table: RequestTable, pages: PagePool, page_size: int, behind: int = 0) -> None:
         self._table = table
         self._pages = pages
         self._page_size = page_size
@@ -147,15 +146,6 @@ class RunningBatch:
             return view.numbers
         full: Int64 = (view.room == _ZERO).nonzero()[0]
         return full
-
-    def drop_unseen(self, kv: RequestKV, window: int) -> None:
-        """Give back pages that have left the window, of the columns that need a new page.
-
-        Each such column gives back about as many pages as it takes, so a request that decodes holds no more than
-        its window, however long it gets.
-        """
-        for column in self.full_columns().tolist():
-            kv.drop(self.requests[column], int(self.view.positions[column]) - window + 1)
 
     def begin_step(self, full: Int64 | None = None) -> bool:
         """Give every column whose page is full a new one. False, and nothing changed: the pool is short.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from devicekit.clock import Clock, SystemClock
@@ -20,14 +19,14 @@ from devicekit.memory.rows import RequestTable
 from devicekit.oom import OutOfMemoryRecovery, describe
 from devicekit.release import ReleasePoint, ReleasePoints
 from devicekit.scheduling.adjusting import LogitAdjuster
-from devicekit.scheduling.audit import PoolAudit, PoolsUnbalanced, audit_pools, idle_imbalance
+from devicekit.scheduling.audit import PoolAudit, PoolsUnbalanced
 from devicekit.scheduling.batch import ForwardBatch, Runner, StepOutput
 from devicekit.scheduling.checking import RequestCheck
 from devicekit.scheduling.errors import InvalidRequest
+from devicekit.scheduling.kv_cache import build_kv_cache
+from devicekit.scheduling.limits import SchedulerLimits
 from devicekit.scheduling.messages import Blocker, Operation, Output, Reply
 from devicekit.scheduling.planning import BatchBuilder, Plan, Planner
-from devicekit.scheduling.pools.choice import build_kv
-from devicekit.scheduling.pools.paired import PairedKV
 from devicekit.scheduling.request import (
     Finish,
     FinishKind,
@@ -45,24 +44,10 @@ from devicekit.scheduling.verbs.control import Control
 from devicekit.scheduling.verbs.pause import continue_if_due
 from devicekit.scheduling.waiting import WaitingQueue
 
+__all__ = ["Scheduler", "SchedulerLimits", "Step"]
+
 _BLOCK = 64
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulerLimits:
-    """The sizes a scheduler works with."""
-
-    num_pages: int
-    page_size: int = 16  # tokens
-    max_running: int = 64  # requests with KV
-    max_batch_tokens: int = 512  # tokens per forward pass: bounds the time a decode step waits for prompts
-    policy: str = "fcfs"
-    prefix_caching: bool = True
-    conservativeness: float = 1.0  # scales the share of max_new_tokens that admission sets pages aside for
-    window_pages: int | None = None  # of layers with a window, where others have none; None: as the others
-    state_snapshots: int = 0  # of recurrent layers, kept for cached prefixes; 0: such prefixes are not cached
-    checked: bool = False  # find double frees, and account for every id after every step: raises, and costs
 
 
 class Step(NamedTuple):
@@ -100,7 +85,6 @@ class Scheduler:
         model = runner.limits
         self.limits = limits
         self._device = device
-        self._window = model.window
         self._checked = limits.checked
         pool_tokens = limits.num_pages * limits.page_size
         longest = min(model.max_positions, pool_tokens)
@@ -110,12 +94,11 @@ class Scheduler:
         table = RequestTable(
             limits.max_running, _row_width(longest, limits.page_size), longest + 1, checked=limits.checked
         )
-        kv = build_kv(table, limits, model, states)
-        self._paired = kv if isinstance(kv, PairedKV) else None
+        kv = build_kv_cache(table, limits, model, states)
         self.state = SchedulerState(
             runner=runner,
             kv=kv,
-            running=RunningBatch(table, kv.pages, limits.page_size, limits.max_batch_tokens),
+            running=RunningBatch(table, kv.decode_pages, limits.page_size, limits.max_batch_tokens),
             waiting=WaitingQueue(
                 limits.policy, lambda request: kv.cached_tokens(request, self.state.namespace(request))
             ),
@@ -240,7 +223,10 @@ class Scheduler:
 
     def audit(self) -> PoolAudit:
         """Where every page, row and state slot is. An imbalance is noted in `SchedulerState.unbalanced`."""
-        found = audit_pools(self.state)
+        state = self.state
+        for request in state.running.requests:
+            state.running.settle(request)
+        found = state.kv.audit([*state.running.requests, *state.prefilling])
         if not found.balanced and self.state.unbalanced is None:
             self.state.unbalanced = found
         return found
@@ -267,10 +253,7 @@ class Scheduler:
                 self.state.finish(request, Finish(FinishKind.ABORT, message=message))
 
     def _forward(self) -> int:
-        if self._window is not None:
-            self.state.running.drop_unseen(self.state.kv, self._window)
-        elif self._paired is not None:
-            self._paired.pass_window(self.state.running, self.state.prefilling)
+        self.state.kv.before_pass(self.state.running, self.state.prefilling)
         if not self._retraction.make_room_for_step():
             return 0
         plan = self._planner.plan()
@@ -301,7 +284,7 @@ class Scheduler:
     def _idle(self) -> None:
         self._ratio.reset()
         self.state.kv.tidy()
-        if self.state.unbalanced is None and idle_imbalance(self.state):
+        if self.state.unbalanced is None and not self.state.kv.at_rest:
             self.audit()
         if self.state.paused or not self.state.healthy or self.state.blockers():
             return

@@ -12,7 +12,7 @@ from devicekit.scheduling.adjusting import LogitAdjuster
 from devicekit.scheduling.agreement import Agreement, Alone
 from devicekit.scheduling.audit import PoolAudit
 from devicekit.scheduling.batch import Runner
-from devicekit.scheduling.kv import RequestKV
+from devicekit.scheduling.kv_cache.manager import KVCacheManager
 from devicekit.scheduling.messages import Blocker, Output
 from devicekit.scheduling.request import Finish, FinishKind, Request, TokenLogprob, VersionSpan
 from devicekit.scheduling.running import RunningBatch
@@ -38,7 +38,7 @@ class SchedulerState:
     """Everything a control operation may look at or change."""
 
     runner: Runner
-    kv: RequestKV
+    kv: KVCacheManager
     running: RunningBatch
     waiting: WaitingQueue
     releases: ReleasePoints
@@ -167,7 +167,7 @@ class SchedulerState:
 
     def _close(self, request: Request, finish: Finish) -> None:
         tokens = self._unreported(request)
-        self.kv.release(request)
+        self.kv.free(request)
         del self.requests[request.id]
         if request.listed:
             self.special.discard(request.id)
@@ -187,7 +187,7 @@ class SchedulerState:
         """Take a request's KV and put it back among the waiting. Its tokens are kept."""
         self.detach(request)
         request.tokens = self.kv.table.tokens[request.row, : request.total].copy()
-        self.kv.release(request)
+        self.kv.free(request)
         request.retractions += 1
         self.waiting.add(request)
 

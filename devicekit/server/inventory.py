@@ -6,11 +6,8 @@ import asyncio
 import time
 from dataclasses import dataclass
 
-from devicekit.memory.audit import Conservation, audit
-from devicekit.memory.pages import PageAllocator
-from devicekit.scheduling.pools.host_tier import HostTier
-from devicekit.scheduling.pools.paired import PairedKV
-from devicekit.scheduling.pools.snapshots import SnapshotKV
+from devicekit.memory.audit import Conservation
+from devicekit.memory.pages import PagePool, largest_free_run
 from devicekit.scheduling.scheduler import Scheduler
 from devicekit.server.loop import EngineLoop
 
@@ -67,27 +64,16 @@ class Inventory:
 
 def count_pools(scheduler: Scheduler) -> dict[str, PoolCount]:
     """Count, from the scheduler's own thread. An imbalance is noted in the scheduler's state."""
-    kv = scheduler.state.kv
-    found = scheduler.audit()
-    pools = {"pages": _count(kv.pages, found.pages), "rows": _count(kv.table.rows, found.rows)}
-    if kv.states is not None and found.states is not None:
-        pools["states"] = _count(kv.states, found.states)
-    if isinstance(kv, PairedKV) and found.window_pages is not None:
-        pools["window_pages"] = _count(kv.windows.ids, found.window_pages)
-    if isinstance(kv, SnapshotKV) and found.snapshots is not None:
-        pools["snapshots"] = _count(kv.snapshots.ids, found.snapshots)
-    if isinstance(kv.tier, HostTier):
-        host = kv.tier.pool.pages
-        pools["host_pages"] = _count(host, audit(host, cache=kv.tier.tree))
-    return pools
+    found = dict(scheduler.audit().accounts())
+    return {name: _count(pool, found[name]) for name, pool in scheduler.state.kv.pools().items()}
 
 
-def _count(pool: PageAllocator, account: Conservation) -> PoolCount:
+def _count(pool: PagePool, account: Conservation) -> PoolCount:
     return PoolCount(
         account.available,
         account.evictable,
         account.protected,
         account.owned,
         account.total,
-        pool.largest_free_run(),
+        largest_free_run(pool),
     )

@@ -10,7 +10,7 @@ from devicekit.memory.attached_audit import audit_attached
 from devicekit.memory.attached_pages import AttachedAllocator, PairedAllocator
 from devicekit.memory.attachments import Attachments, Int32
 from devicekit.memory.audit import audit
-from devicekit.memory.errors import DoubleFree, PoolError
+from devicekit.memory.errors import DoubleFree
 
 
 def ids(pages: bytes | None) -> Int32:
@@ -161,11 +161,3 @@ def test_bookkeeping_of_what_is_idle_stays_as_small_as_the_pool() -> None:
         attached.unpin(page)
         attached.pin(page)
     assert len(attached._queue) < 200
-
-
-def test_pages_that_bear_something_can_be_neither_saved_nor_resized() -> None:
-    pool = AttachedAllocator(5, 2)
-    with pytest.raises(PoolError):
-        pool.save()
-    with pytest.raises(PoolError):
-        pool.resize(9)

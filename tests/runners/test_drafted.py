@@ -19,8 +19,8 @@ from devicekit.runners.drafted import DraftedRunner
 from devicekit.runners.example import write_example_checkpoint
 from devicekit.runners.transformers_runner import TransformersRunner
 from devicekit.scheduling.batch import ForwardBatch, StepOutput
+from devicekit.scheduling.kv_cache.host_cache import HostCacheManager
 from devicekit.scheduling.messages import Selector, UpdateWeightsFromDisk
-from devicekit.scheduling.pools.host_tier import HostTier
 from devicekit.scheduling.request import SamplingParams
 from devicekit.testing import simulation
 from devicekit.testing.sim_backend import register
@@ -114,7 +114,7 @@ def test_both_say_what_they_would_say_alone(
     assert sum(one.cached_tokens for one in generations) > 0
     assert bool(sum(one.retractions for one in generations)) == ("conservativeness" in settings)
     tier = engine.scheduler.state.kv.tier
-    assert tier is None or (isinstance(tier, HostTier) and tier.counters.loaded > 0)
+    assert tier is None or (isinstance(tier, HostCacheManager) and tier.counters.loaded > 0)
     watched = engine.draft
     assert isinstance(watched, WatchedDraft)
     model = AutoModelForCausalLM.from_pretrained(checkpoint(folder, draft, 2)).eval()

@@ -17,8 +17,8 @@ from devicekit.memory.host_kv import HostKVPool
 from devicekit.opening import get_device
 from devicekit.release import ReleasePoint, ReleasePolicy
 from devicekit.runners.hash_runner import HashRunner, salt_of
+from devicekit.scheduling.kv_cache.host_cache import HostCacheManager, attach_host_cache
 from devicekit.scheduling.messages import Operation, Output, Reply, Selector
-from devicekit.scheduling.pools.host_tier import HostTier, attach_host_tier
 from devicekit.scheduling.ranks.group import RankGroup
 from devicekit.scheduling.ranks.scheduler import RankedScheduler
 from devicekit.scheduling.request import Finish, Request, SamplingParams
@@ -130,7 +130,7 @@ class Rank:
     runner: HashRunner
     weights: WeightControl
     faults: Faults
-    tier: HostTier | None
+    tier: HostCacheManager | None
     copier: LateCopier | None
     record: Record
 
@@ -240,10 +240,10 @@ def make_rank(
     )
     scheduler = Recorded(runner, device, limits, group, policies=policies)
     scheduler.record = record = Record()
-    tier: HostTier | None = None
+    tier: HostCacheManager | None = None
     regions: dict[MemoryTag, Region] = {MemoryTag.KV_CACHE: runner.pool}
     if host_pages:
-        tier = attach_host_tier(scheduler, HostKVPool(device, runner.pool, host_pages, copier=copier))
+        tier = attach_host_cache(scheduler, HostKVPool(device, runner.pool, host_pages, copier=copier))
         regions[MemoryTag.HOST_KV] = tier
     faults = Faults()
     weights = install(

@@ -15,8 +15,8 @@ from devicekit.memory.copies import Copier
 from devicekit.memory.host_kv import HostKVPool
 from devicekit.release import ReleasePoints
 from devicekit.runners.hash_runner import HashRunner, salt_of
+from devicekit.scheduling.kv_cache.host_cache import HostCacheManager, attach_host_cache
 from devicekit.scheduling.messages import Operation, Output, Reply
-from devicekit.scheduling.pools.host_tier import HostTier, attach_host_tier
 from devicekit.scheduling.request import Finish, Request, SamplingParams
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits, Step
 from devicekit.scheduling.state import Participant
@@ -131,7 +131,7 @@ class Rig:
     releases: ReleasePoints
     weights: WeightControl
     draft: HashRunner | None = None
-    tier: HostTier | None = None
+    tier: HostCacheManager | None = None
     outputs: dict[str, list[int]] = field(default_factory=dict)
     finishes: dict[str, Finish] = field(default_factory=dict)
     last: dict[str, Output] = field(default_factory=dict)
@@ -264,7 +264,7 @@ def make_rig(
     regions: dict[MemoryTag, Region] = {MemoryTag.KV_CACHE: runner.pool}
     tier = None
     if host_pages:
-        tier = attach_host_tier(scheduler, HostKVPool(device, runner.pool, host_pages, copier=copier))
+        tier = attach_host_cache(scheduler, HostKVPool(device, runner.pool, host_pages, copier=copier))
         regions[MemoryTag.HOST_KV] = tier
     weights = install(scheduler.control, store, regions=regions)
     return Rig(scheduler, runner, clock, releases, weights, second, tier)

@@ -97,8 +97,7 @@ def test_a_flush_takes_back_every_state_slot() -> None:
         one.step()
     one.post(Flush("f"))
     assert one.step().replies[0].success
-    assert one.state.kv.states is not None
-    assert one.state.kv.states.available == 3
+    assert one.state.kv.pools()["states"].available == 3
 
 
 @pytest.mark.parametrize("pool", ["pages", "rows", "states"])
@@ -133,7 +132,6 @@ def test_in_production_a_leak_is_noted_when_the_scheduler_is_idle_and_it_serves_
 
 
 def leak(one: Scheduler, pool: str) -> int:
-    kv = one.state.kv
-    allocator = {"pages": kv.pages, "rows": kv.table.rows, "states": kv.states}[pool]
-    assert allocator is not None
-    return allocator.take_one()
+    taken = one.state.kv.pools()[pool].take(1)
+    assert taken is not None
+    return int(np.frombuffer(taken, np.int32)[0])

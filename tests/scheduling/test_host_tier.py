@@ -9,6 +9,7 @@ import pytest
 from devicekit.contract.errors import ConfigurationError
 from devicekit.memory.host_kv import HostKVPool
 from devicekit.runners.hash_runner import expected, make_weights
+from devicekit.scheduling.kv_cache.host_cache import attach_host_cache
 from devicekit.scheduling.messages import (
     Abort,
     AbortReply,
@@ -20,7 +21,6 @@ from devicekit.scheduling.messages import (
     PauseReply,
     UpdateReply,
 )
-from devicekit.scheduling.pools.host_tier import attach_host_tier
 from devicekit.weights.operations import MemoryReply, ReleaseMemory, ResumeMemory, UpdateWeightsFromTensor
 from tests.scheduling.conftest import MakeRig
 from tests.scheduling.rig import LateCopier, Rig
@@ -248,4 +248,4 @@ def test_a_tier_needs_a_prefix_cache(new_rig: MakeRig) -> None:
     rig = new_rig(prefix_caching=False)
     pool = HostKVPool(rig.weights.store.device, rig.runner.pool, 8)
     with pytest.raises(ConfigurationError, match="prefix caching"):
-        attach_host_tier(rig.scheduler, pool)
+        attach_host_cache(rig.scheduler, pool)

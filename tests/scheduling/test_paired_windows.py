@@ -14,8 +14,8 @@ import devicekit
 from devicekit.contract.errors import ConfigurationError
 from devicekit.memory.paired_sizing import least_window_pages
 from devicekit.scheduling.batch import ForwardBatch, ModelLimits, StepOutput
+from devicekit.scheduling.kv_cache import WindowPagesManager
 from devicekit.scheduling.messages import Flush, Pause, PauseMode
-from devicekit.scheduling.pools.paired import PairedKV
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits
 from tests.scheduling.greedy import finish_all, request
 
@@ -103,9 +103,10 @@ def scheduler(
     return Scheduler(runner, devicekit.get_device("cpu"), limits)
 
 
-def kv_of(one: Scheduler) -> PairedKV:
-    assert isinstance(one.state.kv, PairedKV)
-    return one.state.kv
+def windows_of(one: Scheduler) -> WindowPagesManager:
+    (layer,) = one.state.kv.layers
+    assert isinstance(layer, WindowPagesManager)
+    return layer
 
 
 @pytest.mark.parametrize("caching", [True, False])
@@ -129,7 +130,7 @@ def test_a_prompt_and_an_output_of_any_length_run_in_the_fewest_window_pages(
         page_size + 1 :
     ]  # with its next page a request lets go of what the chunk looked at
     assert max(behind_the_prompt) <= -(-window // page_size) + 1
-    assert kv_of(one).windows.available == kv_of(one).windows.total
+    assert windows_of(one).windows.available == windows_of(one).windows.total
 
 
 def test_requests_beyond_the_window_pages_wait_or_are_retracted_and_all_end_as_they_would_alone() -> None:
@@ -151,12 +152,11 @@ def test_a_prefix_is_reused_as_far_as_its_window_pages_are_there() -> None:
     assert not first.outputs
     assert first.ran == 1, "all ten pages were cached with their windows"
     assert finish_all(one)["b"] == expected["b"]
-    kv = kv_of(one)
-    prefix = kv.prefix
+    layer, prefix = windows_of(one), one.state.kv.prefix
     assert prefix is not None
     cached = np.frombuffer(prefix.match(np.array(prompt, np.int32), (None, 0)).pages, np.int32)
-    kv.windows.forget(cached[5:6])  # as if somebody had needed it: what ends behind it can be read no more
-    kv.windows.forget(cached[8:9])
+    layer.windows.forget(cached[5:6])  # as if somebody had needed it: what ends behind it can be read no more
+    layer.windows.forget(cached[8:9])
     one.add(request("c", [*prompt, 61], 4))
     assert one.step().ran == 41 - 4 * 8  # pages 6 and 7 are all that a window at the end of page 7 shows
     assert finish_all(one)["c"] == expected["c"]
@@ -167,14 +167,14 @@ def test_what_was_computed_again_gives_the_cached_pages_their_window_pages_back(
     one = scheduler(8, pages=64, page_size=4, budget=64, max_running=2)
     one.add(request("a", prompt, 4))
     finish_all(one)
-    kv = kv_of(one)
-    assert kv.prefix is not None
-    cached = np.frombuffer(kv.prefix.match(np.array(prompt, np.int32), (None, 0)).pages, np.int32)
-    kv.windows.forget(cached)
+    layer, prefix = windows_of(one), one.state.kv.prefix
+    assert prefix is not None
+    cached = np.frombuffer(prefix.match(np.array(prompt, np.int32), (None, 0)).pages, np.int32)
+    layer.windows.forget(cached)
     one.add(request("b", [*prompt, 60], 4))
     assert one.step().ran == 41
-    assert kv.prefix.total == 10
-    assert kv.windows.of[cached].all()
+    assert prefix.total == 10
+    assert layer.windows.of[cached].all()
     finish_all(one)
     one.add(request("c", [*prompt, 62], 4))
     assert one.step().ran == 1
@@ -185,7 +185,7 @@ def test_a_flush_takes_back_every_window_page() -> None:
     one = scheduler(8, pages=64, spare=9)
     one.add(request("a", list(range(40)), 4))
     finish_all(one)
-    assert kv_of(one).windows.idle > 0
+    assert windows_of(one).windows.idle > 0
     one.post(Flush("f"))
     assert one.step().replies[0].success
     windows = one.audit().window_pages
@@ -195,7 +195,7 @@ def test_a_flush_takes_back_every_window_page() -> None:
 
 def test_a_lost_window_page_is_named() -> None:
     one = scheduler(8, pages=64, spare=9)
-    lost = kv_of(one).windows.ids.take_one()
+    lost = windows_of(one).windows.ids.take_one()
     found = one.audit()
     assert found.unbalanced == ("window_pages",)
     assert f"leaked ({lost},)" in str(found)

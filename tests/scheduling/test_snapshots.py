@@ -18,9 +18,9 @@ from devicekit.memory.kv import KVPool
 from devicekit.memory.pages import PageAllocator
 from devicekit.runners.hash_runner import LAYOUT
 from devicekit.scheduling.batch import ForwardBatch, ModelLimits, StepOutput
+from devicekit.scheduling.kv_cache import StateSnapshotManager
+from devicekit.scheduling.kv_cache.host_cache import attach_host_cache
 from devicekit.scheduling.messages import Flush, Pause, PauseMode
-from devicekit.scheduling.pools.host_tier import attach_host_tier
-from devicekit.scheduling.pools.snapshots import SnapshotKV
 from devicekit.scheduling.request import FinishKind, Request, SamplingParams
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits
 
@@ -112,9 +112,10 @@ def request(name: str, prompt: list[int], count: int = 4) -> Request:
     return Request(name, np.array(prompt), SamplingParams(max_new_tokens=count, temperature=0.0))
 
 
-def kv_of(one: Scheduler) -> SnapshotKV:
-    assert isinstance(one.state.kv, SnapshotKV)
-    return one.state.kv
+def snapshots_of(one: Scheduler) -> StateSnapshotManager:
+    layer = one.state.kv.layers[-1]
+    assert isinstance(layer, StateSnapshotManager)
+    return layer
 
 
 def runner_of(one: Scheduler) -> RecurrentRunner:
@@ -172,21 +173,22 @@ def test_the_snapshot_unused_for_longest_is_given_up_and_its_pages_stay() -> Non
     first, second, third = ([at, *PROMPT] for at in (40, 41, 42))
     for prompt in (first, second, first, third):
         run(one, prompt)
-    assert kv_of(one).prefix is not None
+    prefix = one.state.kv.prefix
+    assert prefix is not None
     assert run(one, first) == 36
     assert run(one, third) == 36
-    assert kv_of(one).prefix.peek(np.array(second, np.int32), (None, 0)) == 36
+    assert prefix.peek(np.array(second, np.int32), (None, 0)) == 36
     assert run(one, second) == 0
 
 
 def test_a_snapshot_goes_with_its_page() -> None:
     one = scheduler()
     run(one, PROMPT)
-    kv = kv_of(one)
-    assert kv.prefix is not None
-    assert kv.snapshots.idle == 1
-    kv.prefix.evict(2)
-    assert kv.snapshots.idle == 0
+    layer, prefix = snapshots_of(one), one.state.kv.prefix
+    assert prefix is not None
+    assert layer.snapshots.idle == 1
+    prefix.evict(2)
+    assert layer.snapshots.idle == 0
     assert run(one, PROMPT) == 0
 
 
@@ -209,7 +211,7 @@ def test_states_of_old_weights_are_out_of_reach_and_requests_in_between_share_no
     one.state.weights_changed("v2")
     assert [output.id for _ in range(40) for output in one.step().outputs] == ["between"]
     runner_of(one).salt = 5
-    assert kv_of(one).snapshots.idle == 1
+    assert snapshots_of(one).snapshots.idle == 1
     assert run(one, PROMPT) == 0
     assert run(one, [*range(50, 80)]) == 0
     assert run(one, PROMPT) == 36
@@ -252,7 +254,7 @@ def test_without_snapshots_or_caching_prefixes_are_not_cached(snapshots: int, ca
 def test_a_host_tier_is_refused() -> None:
     device = devicekit.get_device("cpu")
     with pytest.raises(ConfigurationError, match="recurrent"):
-        attach_host_tier(scheduler(), HostKVPool(device, KVPool(device, LAYOUT, 4, 4), 4))
+        attach_host_cache(scheduler(), HostKVPool(device, KVPool(device, LAYOUT, 4, 4), 4))
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from devicekit.memory.attached_pages import PairedAllocator
-from devicekit.memory.pages import PageAllocator
+from devicekit.memory.pages import PagePool
 from devicekit.memory.prefix import PrefixCache
 from devicekit.memory.prefix_node import Node
-from devicekit.scheduling.pools.paired import PairedKV
-from devicekit.scheduling.pools.snapshots import SnapshotKV
+from devicekit.scheduling.kv_cache import (
+    KVCacheManager,
+    RecurrentStateManager,
+    StateSnapshotManager,
+    WindowPagesManager,
+)
 from devicekit.scheduling.request import Request
 from devicekit.weights.occupation import MemoryTag
 from tests.soak.shadow import may_run
@@ -29,9 +32,9 @@ def check(world: World) -> None:
     _requests(world, holders)
     locked = _pages(world, holders)
     _ids("rows", state.kv.table.rows, [one.row for one in holders], world.wrong)
-    if world.states is not None:
-        slots = [int(state.kv.state_slots[one.row]) for one in holders]
-        _ids("state slots", world.states, slots, world.wrong)
+    for layer in state.kv.layers:
+        if isinstance(layer, RecurrentStateManager):
+            _ids("state slots", layer.slots, [int(layer.of[one.row]) for one in holders], world.wrong)
     _copies(world, locked)
     _blockers(world)
     _state(world)
@@ -72,25 +75,31 @@ def _pages(world: World, holders: list[Request]) -> set[int]:
         if not locked.issuperset(row[: one.cached_pages]):
             world.wrong.append(f"{one.id} shares pages that nobody keeps for it")
     _ids("pages", kv.pages, [*owned, *cached], world.wrong)
-    if isinstance(kv, PairedKV | SnapshotKV):
-        _attached(kv, holders, world.wrong)
+    for layer in kv.layers:
+        if isinstance(layer, WindowPagesManager | StateSnapshotManager):
+            _attached(kv, layer, holders, world.wrong)
     copies = 0 if world.tier is None else len(world.tier.copies)
     if loose > sharers + copies:
         world.wrong.append(f"{loose} prefixes are locked, by {sharers} requests and {copies} copies")
     return locked
 
 
-def _attached(kv: PairedKV | SnapshotKV, holders: list[Request], wrong: list[str]) -> None:
+def _attached(
+    kv: KVCacheManager,
+    layer: WindowPagesManager | StateSnapshotManager,
+    holders: list[Request],
+    wrong: list[str],
+) -> None:
     """Window pages, or snapshots of states: each hangs on one page that somebody has, or is free.
 
     It is kept by those who look at it, and by no others.
     """
-    attached = kv.windows if isinstance(kv, PairedKV) else kv.snapshots
+    attached = layer.windows if isinstance(layer, WindowPagesManager) else layer.snapshots
     bearing = {page: one for page, one in enumerate(attached.of.tolist()) if one}
     _ids("attachments", attached.ids, bearing.values(), wrong)
     if dead := bearing.keys() & kv.pages.free_pages().tolist():
         wrong.append(f"something hangs on pages {dead}, which are free")
-    pins = Counter(page for one in holders for page in kv.pinned(one).tolist())
+    pins = Counter(page for one in holders for page in layer.pinned(one).tolist())
     kept = {page: pins for page, pins in enumerate(attached.pins.tolist()) if pins}
     if kept != pins or not pins.keys() <= bearing.keys():
         wrong.append(f"what hangs on pages is kept as {kept}, and looked at as {dict(pins)}")
@@ -128,16 +137,15 @@ def _filed(node: Node, page_size: int) -> bool:
     )
 
 
-def _ids(name: str, pool: PageAllocator, held: Iterable[int], wrong: list[str]) -> None:
+def _ids(name: str, pool: PagePool, held: Iterable[int], wrong: list[str]) -> None:
     """What is free and what is held are all ids there are, each once; 0 is none of them."""
     held = [*held]
     if sorted([*pool.free_pages().tolist(), *held]) != list(range(1, pool.num_pages + 1)):
         wrong.append(
             f"{name} do not add up: {pool.available} free and {sorted(held)} held of {pool.num_pages}"
         )
-    available = pool.bare_available if isinstance(pool, PairedAllocator) else pool.available
-    if available != pool.num_pages - len(held):
-        wrong.append(f"{name} are miscounted: {available} of {pool.num_pages}, and {len(held)} are held")
+    if pool.available != pool.num_pages - len(held):
+        wrong.append(f"{name} are miscounted: {pool.available} of {pool.num_pages}, and {len(held)} are held")
 
 
 def _copies(world: World, locked: set[int]) -> None:

@@ -162,7 +162,7 @@ class ShadowRunner(HashRunner):
             cells, last_cells = self._cells(np.array(book.tokens[:first], np.int32), positions, salt)
             _extend(book.sums, cells)
             _extend(book.last, last_cells)
-            if self.state.kv.states is not None:
+            if "states" in self.state.kv.pools():
                 _fold(book.folds, book.tokens[:first], salt)
             self.seen["tokens_from_cache"] += first
 

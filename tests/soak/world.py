@@ -8,14 +8,13 @@ from dataclasses import dataclass
 
 from devicekit.contract.errors import DeviceKitError
 from devicekit.device import Device
-from devicekit.memory.attached_pages import AttachedAllocator
 from devicekit.memory.pages import PageAllocator
 from devicekit.opening import get_device
 from devicekit.registry import unregister_backend
 from devicekit.release import ReleasePoints
 from devicekit.runners.hash_runner import HashRunner, make_weights
+from devicekit.scheduling.kv_cache.host_cache import HostCacheManager, attach_host_cache
 from devicekit.scheduling.messages import Operation, Reply, Selector
-from devicekit.scheduling.pools.host_tier import HostTier, attach_host_tier
 from devicekit.scheduling.request import Request
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits
 from devicekit.testing import Fault, LoseDevice, SimConfig, Simulator, simulation
@@ -100,7 +99,7 @@ class World:
         self.region = parts.Region()
         self.copier: parts.FaultyCopier | None = None
         self.host: parts.WatchedHostKVPool | None = None
-        self.tier: HostTier | None = None
+        self.tier: HostCacheManager | None = None
         self.control = self._install()
         self.work = parts.Compilations(self._look_at_flush)
         self.scheduler.register(self.work.participant())
@@ -158,7 +157,7 @@ class World:
             if make.late and self.machine is None:
                 self.copier = parts.FaultyCopier()
             self.host = parts.WatchedHostKVPool(self.device, self.runner.pool, make.host, copier=self.copier)
-            self.tier = attach_host_tier(self.scheduler, self.host)
+            self.tier = attach_host_cache(self.scheduler, self.host)
             regions[MemoryTag.HOST_KV] = self.tier
         target = Model(self.runner, ALIASES)
         draft = None if self.draft is None else Model(self.draft)
@@ -231,14 +230,10 @@ class World:
             "waiting": waiting,
             "compilations": self.work.unfinished + self.work.finished,
             "copies": 0 if self.tier is None else len(self.tier.copies),
-            "pages": kv.pages.in_use,
-            "rows": kv.table.rows.in_use,
-            "states": 0 if kv.states is None else kv.states.in_use,
+            **{name: pool.in_use for name, pool in kv.pools().items()},
             "cached": 0 if kv.prefix is None else kv.prefix.total,
             "cached on the host": 0 if self.tier is None else self.tier.tree.total,
         }
-        if isinstance(kv.pages, AttachedAllocator):
-            there["attached"] = kv.pages.attached.ids.in_use
         if left := {name: count for name, count in there.items() if count}:
             self.wrong.append(f"flushed in spite of, or without, {left}")
 

@@ -8,7 +8,7 @@ from time import process_time
 import numpy as np
 import numpy.typing as npt
 
-from devicekit.memory.pages import PageAllocator
+from devicekit.memory.pages import PageAllocator, PagePool
 from devicekit.memory.prefix import PrefixCache
 from devicekit.memory.prefix_node import Node
 
@@ -42,7 +42,7 @@ def chat_trace(conversations: int = 2000, seed: int = 1) -> list[Turn]:
     return turns
 
 
-def replay(turns: list[Turn], pool: PageAllocator, cache: PrefixCache) -> float:
+def replay(turns: list[Turn], pool: PagePool, cache: PrefixCache) -> float:
     """Run each turn's bookkeeping: find, allocate, publish, allocate, publish, release. CPU seconds a turn."""
     started = process_time()
     for turn in turns:
@@ -61,7 +61,7 @@ def replay(turns: list[Turn], pool: PageAllocator, cache: PrefixCache) -> float:
 
 
 def _publish(
-    pool: PageAllocator, cache: PrefixCache, node: Node, key: bytes, shared: int, own: bytes
+    pool: PagePool, cache: PrefixCache, node: Node, key: bytes, shared: int, own: bytes
 ) -> tuple[Node, int, bytes]:
     """Share the pages that are full; the node at their end, bytes of shared page ids, and the pages left."""
     full = len(key) // (PAGE_SIZE * 4) * 4
@@ -79,7 +79,7 @@ def footprint(turns: list[Turn]) -> int:
     return pool.in_use + 256  # the last turn's own tail
 
 
-def _take(pool: PageAllocator, cache: PrefixCache, count: int) -> bytes:
+def _take(pool: PagePool, cache: PrefixCache, count: int) -> bytes:
     pages = pool.take(count)
     if pages is None:
         cache.evict(count - pool.available)

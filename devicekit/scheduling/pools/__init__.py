@@ -1,1 +1,1 @@
-"""How requests hold the pools of models that are not plain, and the second level of the prefix cache."""
+"""Old names of `devicekit.scheduling.kv_cache`."""

@@ -1,0 +1,263 @@
+"""The prefix cache's second level: what the device had to forget is fetched back from host memory.
+
+Prefixes are written through to the host when they enter the cache, and loaded when a request is admitted whose
+prompt is longer known there than on the device. Copies may take a while: until one has finished, both sides are
+locked, and it counts as a reason for not being idle, under the name `host_copies`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from devicekit.contract.errors import ConfigurationError
+from devicekit.memory.audit import Conservation, audit
+from devicekit.memory.copies import Copy
+from devicekit.memory.host_kv import HostKVPool
+from devicekit.memory.pages import PageAllocator
+from devicekit.memory.prefix import PrefixCache
+from devicekit.memory.prefix_node import Node
+from devicekit.scheduling.agreement import Agreement, Alone
+from devicekit.scheduling.batch import Int32
+from devicekit.scheduling.state import Participant
+
+if TYPE_CHECKING:
+    from devicekit.scheduling.scheduler import Scheduler
+
+BLOCKER = "host_copies"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class TierCounters:
+    """What the tier did so far, in pages."""
+
+    stored: int = 0
+    loaded: int = 0
+    skipped: int = 0  # not written through: host memory was full of what is being copied
+
+
+@dataclass(frozen=True, slots=True)
+class _Underway:
+    copy: Copy
+    host: Node  # locked in the host's tree
+    device: Node | None  # locked in the device's tree
+
+
+class HostCacheManager:
+    """One host pool under one prefix cache."""
+
+    def __init__(self, pool: HostKVPool, prefix: PrefixCache, ranks: Agreement | None = None) -> None:
+        self.pool = pool
+        self._ranks = ranks or Alone()
+        self.counters = TierCounters()
+        self._page_size = prefix.page_size
+        self._prefix = prefix
+        self._tree = PrefixCache(pool.pages, prefix.page_size)
+        self._underway: deque[_Underway] = deque()
+        self._mapped = True
+
+    @property
+    def copies(self) -> tuple[Copy, ...]:
+        """Copies that have not been found finished yet, oldest first."""
+        return tuple(one.copy for one in self._underway)
+
+    @property
+    def pages(self) -> PageAllocator:
+        """The host's pages."""
+        return self.pool.pages
+
+    def audit(self) -> Conservation:
+        """Account for each of them."""
+        return audit(self.pool.pages, cache=self._tree)
+
+    @property
+    def tree(self) -> PrefixCache:
+        """What is on the host, for audits."""
+        return self._tree
+
+    def participant(self) -> Participant:
+        """What the scheduler needs to know."""
+        return Participant(BLOCKER, self.flush, lambda: len(self._underway), self.retire)
+
+    # -- For `KVCacheManager` ------------------------------------------------------------------------------------
+
+    def load(self, tokens: Int32, namespace: Hashable, known: int, target: bytes, owner: str) -> int:
+        """Fetch what the host knows of a prompt beyond its first ``known`` pages.
+
+        Args:
+            target: device pages for the tokens behind those, which nobody else uses yet.
+
+        Returns:
+            How many of them are being filled. Forward passes that begin later find them filled.
+        """
+        if not self._mapped:
+            return 0
+        match = self._tree.match(tokens, namespace)
+        source = match.pages[known * 4 :][: len(target)]
+        if not source:
+            return 0
+        count = len(source) // 4
+        copy: Copy | None = None
+        try:
+            copy = self.pool.load(source, target[: len(source)], owner)
+        except Exception:  # the prompt is computed instead
+            _log.exception("%d pages could not be loaded from host memory for %s", count, owner)
+        if not self._begun(copy) or copy is None:
+            return 0
+        self._tree.lock(match.node)
+        self._track(_Underway(copy, match.node, None))
+        self.counters.loaded += count
+        return count
+
+    def store(self, tokens: Int32, namespace: Hashable, pages: bytes, node: Node, owner: str) -> None:
+        """Write a cached prefix through to the host, as far as it is not there and there is room.
+
+        Args:
+            pages: device pages of ``tokens``, all of them full.
+            node: their place in the device's cache.
+        """
+        if not self._mapped or not pages:
+            return
+        size = self._page_size
+        key = tokens[: len(pages) // 4 * size]
+        match = self._tree.match(key, namespace)
+        known, wanted = len(match.pages) // 4, (len(pages) - len(match.pages)) // 4
+        if not wanted:
+            return
+        self._tree.lock(match.node)  # making room must not evict what this prefix continues
+        target = self._take(wanted)
+        count = len(target) // 4
+        self.counters.skipped += wanted - count
+        if count:
+            self._begin(key[: (known + count) * size], namespace, match.pages, pages, target, node, owner)
+        self._tree.unlock(match.node)
+
+    def _begin(
+        self,
+        key: Int32,
+        namespace: Hashable,
+        known: bytes,
+        pages: bytes,
+        target: bytes,
+        node: Node,
+        owner: str,
+    ) -> None:
+        source = pages[len(known) :][: len(target)]
+        copy: Copy | None = None
+        try:
+            copy = self.pool.store(source, target, owner)
+        except Exception:  # the prefix is on the device all the same
+            _log.exception("%d pages could not be stored in host memory for %s", len(target) // 4, owner)
+        if not self._begun(copy) or copy is None:
+            self.pool.pages.give(target)
+            return
+        # Known before it is there: copies run in order, so whoever loads it will find it.
+        done = self._tree.insert(key, known + target, namespace)
+        self._tree.lock(done.node)
+        self._prefix.lock(node)
+        self._track(_Underway(copy, done.node, node))
+        self.counters.stored += len(target) // 4
+
+    def _begun(self, copy: Copy | None) -> bool:
+        """Whether every rank has begun a copy; if not, this one's is waited for, and counts for nothing."""
+        begun = self._ranks.least(copy is not None)
+        if copy is not None and not begun:
+            copy.wait()
+        return bool(begun)
+
+    def _take(self, count: int) -> bytes:
+        """Up to ``count`` host pages, evicting what is not being copied."""
+        pages = self.pool.pages
+        if count > pages.available:
+            self._tree.evict(count - pages.available)
+        return pages.take(min(count, pages.available)) or b""
+
+    def _track(self, underway: _Underway) -> None:
+        self._underway.append(underway)
+        if underway.copy.event is None:
+            self.retire()
+
+    def wait(self) -> None:
+        """Wait for every copy under way."""
+        if not self._underway:
+            return
+        waited = True
+        try:
+            for one in self._underway:
+                one.copy.wait()
+        except Exception:
+            _log.exception("copies between host and device failed: the host tier is given up")
+            waited = False
+        if not self._ranks.least(waited):
+            self._give_up()
+        while self._underway:
+            self._unlock(self._underway.popleft())
+
+    def _unlock(self, one: _Underway) -> None:
+        self._tree.unlock(one.host)
+        if one.device is not None:
+            self._prefix.unlock(one.device)
+
+    def _give_up(self) -> None:
+        """Use host memory no more: nobody knows what is in it."""
+        self._mapped = False
+        while self._underway:
+            self._unlock(self._underway.popleft())
+        self._tree.reset()
+
+    # -- For the scheduler ------------------------------------------------------------------------------------
+
+    def retire(self) -> None:
+        """Unlock what finished copies have locked. Copies finish in order."""
+        if not self._underway:
+            return
+        done = 1  # one more than have finished; 0: failed
+        try:
+            while done <= len(self._underway) and self._underway[done - 1].copy.done():
+                done += 1
+        except Exception:
+            _log.exception("copies between host and device failed: the host tier is given up")
+            done = 0
+        done = self._ranks.least(done)
+        if not done:
+            self._give_up()
+        for _ in range(done - 1):
+            self._unlock(self._underway.popleft())
+
+    def flush(self) -> None:
+        """Forget everything on the host. No copy may be under way."""
+        self._tree.reset()
+
+    def release(self) -> int:
+        """Free the host memory until `resume`; bytes. Meanwhile the tier stores and finds nothing."""
+        self.flush()
+        self._mapped = False
+        return self.pool.release()
+
+    def resume(self) -> int:
+        """Allocate the host memory again; bytes."""
+        size = self.pool.resume()
+        self._mapped = True
+        return size
+
+
+def attach_host_cache(scheduler: Scheduler, pool: HostKVPool) -> HostCacheManager:
+    """Give a scheduler a second level for its prefix cache.
+
+    Raises:
+        ConfigurationError: it has no prefix cache, or its model has recurrent layers.
+    """
+    kv = scheduler.state.kv
+    if kv.prefix is None:
+        raise ConfigurationError("A host tier needs prefix caching.")
+    if any(layer.restricts for layer in kv.layers):
+        raise ConfigurationError("A host tier keeps pages alone, which do not continue a recurrent model.")
+    tier = HostCacheManager(pool, kv.prefix, scheduler.state.ranks)
+    kv.attach_tier(tier)
+    scheduler.register(tier.participant())
+    return tier

@@ -1,0 +1,22 @@
+"""The sizes a scheduler works with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerLimits:
+    """The sizes a scheduler works with."""
+
+    num_pages: int
+    page_size: int = 16  # tokens
+    max_running: int = 64  # requests with KV
+    max_batch_tokens: int = 512  # tokens per forward pass: bounds the time a decode step waits for prompts
+    policy: str = "fcfs"
+    prefix_caching: bool = True
+    conservativeness: float = 1.0  # scales the share of max_new_tokens that admission sets pages aside for
+    window_pages: int | None = None  # of layers with a window, where others have none; None: as the others
+    state_snapshots: int = 0  # of recurrent layers, kept for cached prefixes; 0: such prefixes are not cached
+    checked: bool = False  # find double frees, and account for every id after every step: raises, and costs
+    eviction: str = "lru"  # which cached prefixes go first: see `devicekit.memory.eviction`

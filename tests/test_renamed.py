@@ -1,0 +1,31 @@
+"""What was renamed is still there under its old name for one release, and says its new one."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+OLD = [
+    ("devicekit.scheduling.kv", "RequestKV"),
+    ("devicekit.scheduling.kv", "Tier"),
+    ("devicekit.scheduling.pools.paired", "PairedKV"),
+    ("devicekit.scheduling.pools.snapshots", "SnapshotKV"),
+    ("devicekit.scheduling.pools.host_tier", "HostTier"),
+    ("devicekit.scheduling.pools.host_tier", "attach_host_tier"),
+    ("devicekit.scheduling.pools.choice", "build_kv"),
+]
+
+
+@pytest.mark.parametrize(("module", "name"), OLD)
+def test_an_old_name_works_and_says_the_new_one(module: str, name: str) -> None:
+    old = importlib.import_module(module)
+    with pytest.warns(DeprecationWarning, match=rf"{name} is now devicekit\.") as warned:
+        found = getattr(old, name)
+    place, _, new = str(warned[0].message).split(" is now ")[1].split(";")[0].rpartition(".")
+    assert found is getattr(importlib.import_module(place), new)
+
+
+def test_a_name_that_never_was_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match=r"devicekit\.scheduling\.kv' has no attribute 'Requests'"):
+        importlib.import_module("devicekit.scheduling.kv").Requests  # noqa: B018
