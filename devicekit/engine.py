@@ -27,7 +27,7 @@ from devicekit.clock import Clock, SystemClock
 from devicekit.device import Device
 from devicekit.engine_config import EngineConfig, plan_pool
 from devicekit.engine_verbs import EngineVerbs
-from devicekit.generation import Generation, IncrementalText
+from devicekit.generation import Generation
 from devicekit.memory.host_kv import HostKVPool
 from devicekit.opening import get_device
 from devicekit.release import ReleasePoints
@@ -35,7 +35,6 @@ from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.drafted import DraftedRunner
 from devicekit.runners.errors import MissingTokenizer
 from devicekit.runners.model_pools import build_pools
-from devicekit.runners.tokenizer_text import TokenizerText
 from devicekit.runners.transformers_runner import TransformersRunner
 from devicekit.scheduling.agreement import Alone, everywhere
 from devicekit.scheduling.batch import Runner
@@ -47,6 +46,7 @@ from devicekit.scheduling.messages import (
 )
 from devicekit.scheduling.request import Request, SamplingParams, default_seed, prompt_array
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits, Step
+from devicekit.text import RequestText, TokenizerVocabulary
 from devicekit.weights.install import WeightControl, install
 from devicekit.weights.joint import JointRegion
 from devicekit.weights.occupation import MemoryTag, Region
@@ -102,7 +102,7 @@ class Engine(EngineVerbs):
             device, self.plan, runner, draft, snapshots=config.snapshots, checked=config.checked
         )
         self.states = self.pools.states
-        self._detokenizer = None if self.tokenizer is None else TokenizerText(self.tokenizer)
+        self.vocabulary = None if self.tokenizer is None else TokenizerVocabulary(self.tokenizer)
         self.scheduler: Scheduler = self._schedule(served, releases, ranks)
         model = Model(runner, runner.weight_aliases())
         self.weights: WeightControl = install(
@@ -179,7 +179,7 @@ class Engine(EngineVerbs):
                 limits,
                 clock=self.clock,
                 releases=releases,
-                detokenizer=self._detokenizer,
+                detokenizer=self.vocabulary,
                 states=slots,
             )
         # Not every build of torch has what it needs.
@@ -191,7 +191,7 @@ class Engine(EngineVerbs):
             limits,
             ranks,
             policies=None if releases is None else releases.policies,
-            detokenizer=self._detokenizer,
+            detokenizer=self.vocabulary,
             states=slots,
         )
 
@@ -282,10 +282,16 @@ class Engine(EngineVerbs):
 
     def _add(self, request: Request) -> Generation:
         self.scheduler.add(request)
-        decoder = None if self._detokenizer is None else IncrementalText(self._detokenizer)
-        generation = Generation(request.id, len(request.prompt), decoder=decoder)
+        generation = self.generation(request)
         self._generations[request.id] = generation
         return generation
+
+    def generation(self, request: Request) -> Generation:
+        """What fills in with a request's outputs. Its text is made with the request's own options."""
+        maker, params = None, request.params
+        if self.vocabulary is not None and not params.stop:
+            maker = RequestText(self.vocabulary, request.prompt.tolist(), params.text_options)
+        return Generation(request.id, len(request.prompt), maker=maker, keep_stop=params.keep_stop)
 
     def generate(
         self,

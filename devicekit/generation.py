@@ -7,29 +7,20 @@ from dataclasses import dataclass, field
 
 from devicekit.scheduling.messages import Output
 from devicekit.scheduling.request import Finish, TokenLogprob, VersionSpan
-from devicekit.scheduling.stopping import Detokenizer
-
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer writes for bytes that are not yet a character
+from devicekit.text import RequestText, TokenDecoder
+from devicekit.text.vocabulary import Decodes, Vocabulary, vocabulary_of
 
 
 class IncrementalText:
     """Text of a growing list of tokens, of which what was given out never changes."""
 
-    def __init__(self, detokenizer: Detokenizer) -> None:
-        self._detokenizer = detokenizer
-        self._tokens: list[int] = []
-        self._settled = 0  # tokens whose text is final; decoding starts there, for the sake of leading spaces
-        self._given = 0  # tokens whose text was given out
+    def __init__(self, detokenizer: Vocabulary | Decodes) -> None:
+        self._decoder = TokenDecoder(vocabulary_of(detokenizer))
 
     def add(self, tokens: Sequence[int], *, last: bool = False) -> str:
         """The text that these tokens add; an unfinished character is kept for the next call."""
-        self._tokens += tokens
-        before = self._detokenizer.decode(self._tokens[self._settled : self._given])
-        after = self._detokenizer.decode(self._tokens[self._settled :])
-        if not last and after.endswith(_REPLACEMENT):
-            return ""
-        self._settled, self._given = self._given, len(self._tokens)
-        return after[len(before) :]
+        text = self._decoder.all(tokens)
+        return text + self._decoder.end() if last else text
 
 
 @dataclass(slots=True, eq=False)
@@ -45,8 +36,13 @@ class Generation:
     retractions: int = 0
     spans: tuple[VersionSpan, ...] = ()  # which weights made which output tokens
     logprobs: list[TokenLogprob] = field(default_factory=list)
-    decoder: IncrementalText | None = None  # None: no text
+    maker: RequestText | None = (
+        None  # makes the text where the scheduler does not; None: it does, or there is none
+    )
     keep_stop: bool = False  # leave what stopped the output in its text
+    offsets: list[int] = field(
+        default_factory=list
+    )  # where each token with a log-probability begins in the text
 
     @property
     def done(self) -> bool:
@@ -60,18 +56,25 @@ class Generation:
         self.retractions = output.retractions
         self.spans = output.spans
         self.logprobs += output.logprobs
-        return self._add_text(output.tokens)
+        text, offsets = output.text, output.offsets
+        if text is None:
+            text, offsets = self._make(output)
+        self.text += text
+        self.offsets += offsets
+        return text
 
-    def _add_text(self, tokens: Sequence[int]) -> str:
-        if self.decoder is None:
-            return ""
+    def _make(self, output: Output) -> tuple[str, tuple[int, ...]]:
+        """The text of an output's tokens, and where they begin."""
+        maker, tokens = self.maker, output.tokens
+        if maker is None:
+            return "", ()
         matched = self.finish.matched if self.finish is not None and not self.keep_stop else None
-        if isinstance(matched, int) and tokens and tokens[-1] == matched:
-            tokens = tokens[:-1]
-        before = len(self.text)
-        self.text += self.decoder.add(tokens, last=self.done)
-        if isinstance(matched, str):
-            # Never before what was already given out: the scheduler held back what could be a stop string.
-            at = self.text.find(matched, max(0, before - len(matched)))
-            self.text = self.text if at < 0 else self.text[:at]
-        return self.text[before:]
+        hidden = isinstance(matched, int) and bool(tokens) and tokens[-1] == matched
+        for token in tokens[:-1] if hidden else tokens:
+            maker.push(token)
+        if self.done:
+            maker.end(hide_last=hidden)
+        text = maker.take()
+        return text, maker.offsets(
+            len(self.tokens) - len(tokens), len(self.tokens)
+        ) if output.logprobs else ()

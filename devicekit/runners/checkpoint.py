@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -52,6 +53,7 @@ class ModelDirectory:
     path: Path
     config: PreTrainedConfig
     weight_files: tuple[Path, ...] = field(repr=False)
+    _tokenizers: list[PreTrainedTokenizerBase] = field(default_factory=list, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: str | Path) -> ModelDirectory:
@@ -94,7 +96,12 @@ class ModelDirectory:
         return found
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The directory's tokenizer; raises MissingTokenizer."""
+        """The directory's tokenizer, read once; raises MissingTokenizer."""
+        if not self._tokenizers:
+            self._tokenizers.append(self._read_tokenizer())
+        return self._tokenizers[0]
+
+    def _read_tokenizer(self) -> PreTrainedTokenizerBase:
         known = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
         if not any((self.path / name).is_file() for name in known):
             raise MissingTokenizer(f"{self.path} has no tokenizer ({', '.join(known)})", path=str(self.path))
@@ -106,13 +113,20 @@ class ModelDirectory:
             ) from error
 
     def _eos_token_ids(self) -> frozenset[int]:
-        eos = self.config.get_text_config().eos_token_id
+        """The end tokens: a chat model's turns end with tokens that often only one of these files names."""
+        named: list[object] = [
+            getattr(config, "eos_token_id", None) for config in (self.config, self.config.get_text_config())
+        ]
         if (self.path / "generation_config.json").is_file():
-            # Chat models end turns with tokens that only this file names.
-            eos = _read_json(self.path, "generation_config.json").get("eos_token_id", eos)
-        if eos is None:
-            return frozenset()
-        return frozenset([eos] if isinstance(eos, int) else eos)
+            named.append(_read_json(self.path, "generation_config.json").get("eos_token_id"))
+        with contextlib.suppress(MissingTokenizer):
+            named.append(self.tokenizer().eos_token_id)
+        found: set[int] = set()
+        for one in named:
+            found.update(
+                token for token in (one if isinstance(one, list) else [one]) if isinstance(token, int)
+            )
+        return frozenset(found)
 
 
 def _read_config(root: Path) -> PreTrainedConfig:

@@ -228,3 +228,5 @@ class Output(NamedTuple):  # a dataclass that is frozen takes five times as long
     retractions: int = 0
     spans: tuple[VersionSpan, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    text: str | None = None  # that it gained; None: whoever reads the tokens makes their text
+    offsets: tuple[int, ...] = ()  # where in the text its tokens begin, where there are log-probabilities

@@ -13,6 +13,7 @@ import numpy as np
 from devicekit.memory.prefix_node import Node
 from devicekit.scheduling.batch import Int32, ModelLimits
 from devicekit.scheduling.errors import InvalidRequest
+from devicekit.text import RequestText, TextOptions
 
 _HOTTEST = 1e6  # every token is as likely as any other long before that
 
@@ -37,6 +38,21 @@ class SamplingParams:
     repetition_penalty: float = 1.0  # divides a positive logit, multiplies others; of the prompt's tokens too
     logit_bias: tuple[tuple[int, float], ...] = ()  # added to tokens' logits
     logprobs: int | None = None  # how many alternatives to report per token; 0: the chosen one only
+    # How its text is made.
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True  # where special tokens are shown and the tokenizer puts any
+    keep_stop: bool = False  # leave what stopped the output in its text
+
+    @property
+    def text_options(self) -> TextOptions:
+        """How the text is made."""
+        return TextOptions(
+            self.stop,
+            self.min_new_tokens,
+            self.keep_stop,
+            self.skip_special_tokens,
+            self.spaces_between_special_tokens,
+        )
 
     @property
     def adjusts(self) -> bool:
@@ -179,6 +195,9 @@ class Request:
     reported: int = 0  # output tokens already streamed
     spans: tuple[VersionSpan, ...] = ()
     logprobs: list[TokenLogprob] | None = None  # not reported yet
+    text: RequestText | None = (
+        None  # made here if stop strings are looked for in it, and otherwise by the reader
+    )
 
     def __post_init__(self) -> None:
         self.prompt = np.ascontiguousarray(self.prompt, dtype=np.int32)

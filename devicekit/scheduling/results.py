@@ -80,12 +80,12 @@ class ResultProcessor:
             state.complete(request, finish)
 
     def _stream(self, request: Request) -> None:
-        """Report new tokens, holding back those that may turn out to be the beginning of a stop string."""
-        increment = self._state.unreported(request)
-        if request.params.stop:
-            longest = max(len(text.encode()) for text in request.params.stop)
-            increment = increment[: max(0, len(increment) - longest)]
-        if increment:
+        """Report new tokens, holding back those whose text may turn out to be the beginning of a stop string."""
+        increment, text = self._state.unreported(request), request.text
+        if text is not None:
+            settled = text.settled(request.num_output) - request.reported
+            increment = increment[: max(0, settled)]
+        if increment or (text is not None and text.ready):
             self._state.outputs.append(self._state.output(request, increment, None))
 
     def _keep_logprobs(self, plan: Plan, tokens: Int32, logprobs: Logprobs) -> None:

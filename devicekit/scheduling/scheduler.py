@@ -39,10 +39,11 @@ from devicekit.scheduling.results import ResultProcessor
 from devicekit.scheduling.retraction import Retraction
 from devicekit.scheduling.running import RunningBatch
 from devicekit.scheduling.state import Participant, SchedulerState
-from devicekit.scheduling.stopping import Detokenizer, StopConditions
+from devicekit.scheduling.stopping import StopConditions
 from devicekit.scheduling.verbs.control import Control
 from devicekit.scheduling.verbs.pause import continue_if_due
 from devicekit.scheduling.waiting import WaitingQueue
+from devicekit.text.vocabulary import Decodes, Vocabulary
 
 __all__ = ["Scheduler", "SchedulerLimits", "Step"]
 
@@ -66,7 +67,7 @@ class Scheduler:
         device: where it runs; asked what an error means, and to empty its cache at release points.
         limits: sizes.
         releases: release points; default: as the environment sets them, on the scheduler's clock.
-        detokenizer: needed by requests with stop strings.
+        detokenizer: a `Vocabulary`, or whatever decodes; needed by requests with stop strings.
         states: state slots, for a runner whose model has recurrent layers. Snapshots are in slots behind them.
     """
 
@@ -78,7 +79,7 @@ class Scheduler:
         *,
         clock: Clock | None = None,
         releases: ReleasePoints | None = None,
-        detokenizer: Detokenizer | None = None,
+        detokenizer: Vocabulary | Decodes | None = None,
         states: PageAllocator | None = None,
     ) -> None:
         clock = clock or SystemClock()
@@ -110,7 +111,8 @@ class Scheduler:
         self._builder = BatchBuilder(self.state, limits.max_running, limits.max_batch_tokens)
         self._retraction = Retraction(self.state, self._ratio)
         self._recovery = OutOfMemoryRecovery(device, self.state.releases)
-        self._results = ResultProcessor(self.state, StopConditions(model, detokenizer))
+        self._stops = StopConditions(model, detokenizer)
+        self._results = ResultProcessor(self.state, self._stops)
         self._inbox: deque[Request | Operation] = deque()
         self._woken = threading.Event()
         self._arrivals = 0
@@ -179,6 +181,7 @@ class Scheduler:
             state.timed.add(request.id)
         if StopConditions.is_special(params):
             state.special.add(request.id)
+            self._stops.begin(request)
         if params.adjusts:
             state.adjusted[request.id] = LogitAdjuster(request, state.runner.limits)
         if request.stream:

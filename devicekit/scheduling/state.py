@@ -167,6 +167,7 @@ class SchedulerState:
 
     def _close(self, request: Request, finish: Finish) -> None:
         tokens = self._unreported(request)
+        finish = _end_text(request, finish)
         self.kv.free(request)
         del self.requests[request.id]
         if request.listed:
@@ -225,6 +226,12 @@ class SchedulerState:
         if request.logprobs:
             logprobs = tuple(request.logprobs[: len(tokens)])
             del request.logprobs[: len(tokens)]
+        text: str | None = None
+        offsets: tuple[int, ...] = ()
+        if request.text is not None:
+            text = request.text.take()
+            if logprobs:
+                offsets = request.text.offsets(request.reported, request.reported + len(tokens))
         request.reported += len(tokens)
         size = len(request.prompt)
         return tuple.__new__(  # as `Output(...)`, in half the time
@@ -239,6 +246,8 @@ class SchedulerState:
                 request.retractions,
                 request.spans,
                 logprobs,
+                text,
+                offsets,
             ),
         )
 
@@ -271,3 +280,13 @@ class SchedulerState:
                 self.running.settle(request)
             self.close_span(request)
         self.weight_version = version
+
+
+def _end_text(request: Request, finish: Finish) -> Finish:
+    """End a request's text. What is found only now, as nothing comes any more, has stopped it."""
+    if request.text is None:
+        return finish
+    stop = request.text.end(searched=finish.kind in (FinishKind.STOP, FinishKind.LENGTH))
+    if stop is None or finish.kind is not FinishKind.LENGTH:
+        return finish
+    return Finish(FinishKind.STOP, stop)

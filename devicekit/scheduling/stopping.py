@@ -6,20 +6,13 @@ The common case is one vector lookup for the whole batch. A request with stop st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
-
 import numpy as np
 import numpy.typing as npt
 
 from devicekit.scheduling.batch import Int32, ModelLimits
 from devicekit.scheduling.request import Finish, FinishKind, Request, SamplingParams
-
-
-class Detokenizer(Protocol):
-    """Turns token ids into text."""
-
-    def decode(self, tokens: Sequence[int]) -> str: ...
+from devicekit.text import RequestText, Vocabulary, vocabulary_of
+from devicekit.text.vocabulary import Decodes
 
 
 class StopConditions:
@@ -27,21 +20,22 @@ class StopConditions:
 
     Args:
         limits: whose ``eos_token_ids`` end every output that does not ignore them.
-        detokenizer: needed for stop strings.
+        detokenizer: a `Vocabulary`, or whatever decodes; needed for stop strings.
     """
 
-    # Stop strings are searched in the text of the last tokens only. A token is at least one byte, so this many
-    # tokens beyond the string's own length in bytes always cover it, wherever the tokenizer cuts.
-    _MARGIN = 8
-
-    def __init__(self, limits: ModelLimits, detokenizer: Detokenizer | None = None) -> None:
+    def __init__(self, limits: ModelLimits, detokenizer: Vocabulary | Decodes | None = None) -> None:
         self._model_ends = limits.eos_token_ids
         eos = np.array(sorted(limits.eos_token_ids), np.int32)
         # An array: it compares faster than a number.
         self._only_end = eos.reshape(()) if len(eos) == 1 else None
         self._ends: npt.NDArray[np.bool_] = np.zeros(limits.vocab_size, np.bool_)
         self._ends[[token for token in limits.eos_token_ids if token < limits.vocab_size]] = True
-        self.detokenizer = detokenizer
+        self._vocabulary = None if detokenizer is None else vocabulary_of(detokenizer)
+
+    def begin(self, request: Request) -> None:
+        """Begin the text of a request in which stop strings are to be found."""
+        if request.params.stop and self._vocabulary is not None:
+            request.text = RequestText(self._vocabulary, request.prompt.tolist(), request.params.text_options)
 
     @staticmethod
     def is_special(params: SamplingParams) -> bool:
@@ -59,17 +53,21 @@ class StopConditions:
         return Finish(FinishKind.STOP, token) if token in self._model_ends else None
 
     def check(self, request: Request, output: Int32) -> Finish | None:
-        """Whether the last token of ``output`` ends a request, every condition considered."""
+        """Whether the last token of ``output`` ends a request, every condition considered. Ask once per token."""
         token = int(output[-1])
-        params = request.params
-        if len(output) < params.min_new_tokens:
-            return None
-        if token in params.stop_token_ids or (not params.ignore_eos and self._ends[token]):
-            return Finish(FinishKind.STOP, token)
-        if params.stop and self.detokenizer is not None:
-            longest = max(len(text.encode()) for text in params.stop)
-            tail = self.detokenizer.decode(output[-(longest + self._MARGIN) :].tolist())
-            for text in params.stop:
-                if text in tail:
-                    return Finish(FinishKind.STOP, text)
+        params, text = request.params, request.text
+        early = len(output) < params.min_new_tokens
+        if not early and (token in params.stop_token_ids or (not params.ignore_eos and self._ends[token])):
+            return Finish(FinishKind.STOP, self._end_text(text, token, params) or token)
+        if text is not None and (stop := text.push(token)) is not None:
+            return Finish(FinishKind.STOP, stop)
         return None
+
+    @staticmethod
+    def _end_text(text: RequestText | None, token: int, params: SamplingParams) -> str | None:
+        """End the text with a token that ends the output; the stop string that is found then."""
+        if text is None:
+            return None
+        if params.keep_stop:
+            text.push(token)
+        return text.end(hide_last=not params.keep_stop)

@@ -88,8 +88,6 @@ async def chat(serving: Serving, arguments: ChatArguments, request: Request) -> 
         tokens,
         params,
         priority=arguments.priority or 0,
-        skip_special_tokens=arguments.skip_special_tokens is not False,
-        keep_stop=bool(arguments.no_stop_trim),
         **({"id": arguments.rid} if arguments.rid else {}),
     )
     group = Group(serving, several(one, arguments.n or 1), stream=bool(arguments.stream))

@@ -49,8 +49,6 @@ async def complete(serving: Serving, arguments: CompletionArguments, request: Re
             tokens,
             params,
             priority=arguments.priority or 0,
-            skip_special_tokens=arguments.skip_special_tokens is not False,
-            keep_stop=bool(arguments.no_stop_trim),
             **({} if identity is None else {"id": identity if len(prompts) == 1 else f"{identity}_{index}"}),
         )
         sequences += several(one, count)

@@ -118,8 +118,6 @@ def _sequences(arguments: GenerateArguments, prompts: list[list[int]]) -> tuple[
             tokens,
             params,
             priority=arguments.priority or 0,
-            skip_special_tokens=chosen.skip_special_tokens is not False,
-            keep_stop=bool(chosen.no_stop_trim),
             **given,
         )
         found += several(one, chosen.n or 1)
@@ -187,7 +185,7 @@ class _Form:
                     [self._entry(value, token) for token, value in one.top] for one in generation.logprobs
                 ]
         answer: dict[str, object] = {"output_ids": generation.tokens, "meta_info": meta}
-        if generation.decoder is not None:
+        if self._serving.engine.vocabulary is not None:
             answer["text"] = generation.text
         return answer
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from starlette.requests import Request as HttpRequest
 
-from devicekit.generation import Generation, IncrementalText
+from devicekit.generation import Generation
 from devicekit.scheduling.messages import Output
 from devicekit.scheduling.request import FinishKind, Request, SamplingParams, prompt_array
 from devicekit.server.errors import BadRequest, ClientGone, HttpError
@@ -34,8 +34,6 @@ class SequenceSpec:
     params: SamplingParams
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     priority: int = 0
-    skip_special_tokens: bool = True
-    keep_stop: bool = False
     group: str | None = None  # of sequences with one prompt, which is then computed once
 
 
@@ -64,10 +62,7 @@ class Group:
             )
             for one in sequences
         ]
-        self.generations = [
-            Generation(one.id, len(one.tokens), decoder=_decoder(serving, one), keep_stop=one.keep_stop)
-            for one in sequences
-        ]
+        self.generations = [serving.engine.generation(one) for one in requests]
         self._by_id = {one.id: index for index, one in enumerate(sequences)}
         self._outputs = serving.submit(requests)
 
@@ -139,21 +134,3 @@ async def while_connected(request: HttpRequest, work: Callable[[], Awaitable[_T]
 async def _disconnect(request: HttpRequest) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-class _Decoder:
-    def __init__(self, serving: Serving, skip_special_tokens: bool) -> None:
-        self._tokenizer = serving.engine.tokenizer
-        self._skip = skip_special_tokens
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        if self._tokenizer is None:
-            return ""
-        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=self._skip)
-        return text
-
-
-def _decoder(serving: Serving, sequence: SequenceSpec) -> IncrementalText | None:
-    if serving.engine.tokenizer is None:
-        return None
-    return IncrementalText(_Decoder(serving, sequence.skip_special_tokens))

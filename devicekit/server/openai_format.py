@@ -29,6 +29,9 @@ _SHARED = (
     "frequency_penalty",
     "repetition_penalty",
     "logit_bias",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+    "no_stop_trim",
 )
 _NO_LOGPROB = -9999.0  # what this API says of a token that had no chance
 
@@ -65,6 +68,7 @@ class OpenAIArguments(Arguments):
     stop_token_ids: TokenIds | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
+    spaces_between_special_tokens: bool | None = None
     no_stop_trim: bool | None = None
 
     def sampling(self, max_tokens: int | None, logprobs: int | None) -> SamplingParams:

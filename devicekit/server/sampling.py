@@ -32,6 +32,9 @@ class SamplingArguments(Arguments):
     skip_special_tokens: bool | None = Field(
         default=None, description="leave them out of the text; default: true"
     )
+    spaces_between_special_tokens: bool | None = Field(
+        default=None, description="where special tokens are shown and the tokenizer puts any; default: true"
+    )
     no_stop_trim: bool | None = Field(default=None, description="keep what stopped the output in its text")
     n: Annotated[int, Field(ge=1, le=MAX_SEQUENCES)] | None = None
     sampling_seed: Seed | None = None
@@ -77,6 +80,11 @@ class SamplingArguments(Arguments):
             repetition_penalty=_given(self.repetition_penalty, defaults.repetition_penalty),
             logit_bias=tuple((int(token), bias) for token, bias in (self.logit_bias or {}).items()),
             logprobs=logprobs,
+            skip_special_tokens=_given(self.skip_special_tokens, defaults.skip_special_tokens),
+            spaces_between_special_tokens=_given(
+                self.spaces_between_special_tokens, defaults.spaces_between_special_tokens
+            ),
+            keep_stop=bool(self.no_stop_trim),
         )
 
     def _refuse_unsupported(self) -> None:

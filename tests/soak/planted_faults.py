@@ -428,9 +428,9 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "tokens",
         "a stop string over two tokens is missed",
-        "scheduling/stopping.py",
-        "output[-(longest + self._MARGIN) :]",
-        "output[-1:]",
+        "text/stops.py",
+        "        self._node, self._seen = node, at\n",
+        "        self._node, self._seen = 0, at\n",
     ),
     Fault(
         "tokens",

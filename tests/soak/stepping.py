@@ -10,8 +10,6 @@ from tests.soak.answers import aborts, answered, check_weights, in_time
 from tests.soak.shadow import Book
 from tests.soak.world import Detokenizer, Posted, World
 
-TAIL = 8  # tokens, besides the length of a stop string, in which it is looked for
-
 
 def step(world: World) -> Step:
     """One step of the scheduler, and everything that must hold of what came out of it."""
@@ -145,9 +143,8 @@ def _stops(world: World, book: Book) -> int:
     params, made = book.params, book.output
     ends = {*params.stop_token_ids, *(() if params.ignore_eos else world.make.eos)}
     text = Detokenizer().decode(made)
-    # What is looked at for stop strings: the longest one, and what a token may add to it.
-    reach = max(map(len, params.stop), default=0) + TAIL
+    first = max(0, params.min_new_tokens - 1)  # the text before is not searched
     for at in range(max(1, params.min_new_tokens), len(made) + 1):
-        if made[at - 1] in ends or any(one in text[max(0, at - reach) : at] for one in params.stop):
+        if made[at - 1] in ends or any(one in text[first:at] for one in params.stop):
             return at
     return 0

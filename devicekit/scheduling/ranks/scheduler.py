@@ -30,7 +30,7 @@ from devicekit.scheduling.ranks.group import Question, RankGroup
 from devicekit.scheduling.ranks.runner import PassFailed, RankedRecovery, RankedRunner
 from devicekit.scheduling.request import Request
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits, Step
-from devicekit.scheduling.stopping import Detokenizer
+from devicekit.text.vocabulary import Decodes, Vocabulary
 
 _ASKING, _CLOSING = 1, 2  # what a rank says of the end when a step begins
 
@@ -60,7 +60,7 @@ class RankedScheduler(Scheduler):
         ranks: RankGroup,
         *,
         policies: Mapping[ReleasePoint, ReleasePolicy] | None = None,
-        detokenizer: Detokenizer | None = None,
+        detokenizer: Vocabulary | Decodes | None = None,
         states: PageAllocator | None = None,
     ) -> None:
         releases = ReleasePoints.configured(device, policies, clock=ranks.clock)

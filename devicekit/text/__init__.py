@@ -1,0 +1,23 @@
+"""The one text of a request: made once, token by token, and read by everybody who speaks of it.
+
+`Vocabulary` is what is known of a model's tokenizer, `RequestText` the text of one request: decoded as tokens
+come, cut at its stop strings, and given out as soon as nothing can take it back. Positions are characters of it.
+"""
+
+from devicekit.text.decoding import TokenDecoder
+from devicekit.text.request_text import RequestText, TextOptions
+from devicekit.text.stops import StopMatcher, StopStrings
+from devicekit.text.tokenizer import TokenizerVocabulary
+from devicekit.text.vocabulary import PlainVocabulary, Vocabulary, vocabulary_of
+
+__all__ = [
+    "PlainVocabulary",
+    "RequestText",
+    "StopMatcher",
+    "StopStrings",
+    "TextOptions",
+    "TokenDecoder",
+    "TokenizerVocabulary",
+    "Vocabulary",
+    "vocabulary_of",
+]
