@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from devicekit.available import available_memory
 from devicekit.commands.text import human_bytes
-from devicekit.contract.environment import VARIABLES
+from devicekit.contract.environment import VARIABLES, shown
 from devicekit.contract.hooks import HOOKS
 from devicekit.contract.versions import CONTRACT_VERSION
 from devicekit.device import Device
@@ -112,7 +112,7 @@ def _print(selection: Selection, devices: list[Device]) -> None:
         print(f"newer than this devicekit, and ignored: {', '.join(backend.newer)}")
     for quirk in quirks_of(backend):
         print(f"quirk {quirk.name}: {quirk.sentence} {quirk.link}")
-    set_here = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+    set_here = {name: shown(name, os.environ[name]) for name in VARIABLES if name in os.environ}
     if set_here:
         print("environment: " + ", ".join(f"{name}={value}" for name, value in set_here.items()))
 

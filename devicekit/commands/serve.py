@@ -10,6 +10,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from devicekit.commands import keys
+
 if TYPE_CHECKING:
     from socket import socket
 
@@ -20,10 +22,9 @@ if TYPE_CHECKING:
     from devicekit.scheduling.ranks.scheduler import RankedScheduler
     from devicekit.server.settings import ServerSettings
 
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
-
 
 def main(arguments: Sequence[str]) -> int:
+    keys.hide(arguments)
     options = _parser().parse_args(arguments)
     try:
         import devicekit.server.run  # noqa: F401
@@ -72,9 +73,10 @@ def _serve(options: argparse.Namespace, ranks: RankGroup | None) -> int:
 def _over_http(engine: Engine, settings: ServerSettings, listener: socket, ranks: RankGroup | None) -> int:
     """Serve over HTTP until told to stop, by a signal or by another rank."""
     from devicekit.server.app import create_app
+    from devicekit.server.origins import is_loopback
     from devicekit.server.run import run, server
 
-    if settings.host not in _LOOPBACK and settings.admin_api_key is None and settings.api_key is None:
+    if not is_loopback(settings.host) and settings.admin_api_key is None and settings.api_key is None:
         print(f"Anyone who can reach {settings.host} can steer this server: no key is set.", file=sys.stderr)
     web = server(create_app(engine, settings))
     if ranks is None:
@@ -123,11 +125,28 @@ def _parser() -> argparse.ArgumentParser:
     add("--chat-template", metavar="FILE", help="Jinja template; default: the tokenizer's own")
     access = parser.add_argument_group("access")
     add = access.add_argument
-    add("--api-key", default=os.environ.get("DEVICEKIT_API_KEY") or None, help="or DEVICEKIT_API_KEY")
+    add("--api-key", metavar="KEY", help="demanded from everybody; or DEVICEKIT_API_KEY, or --api-key-file")
+    add("--api-key-file", metavar="FILE", help="file that holds it")
     add(
         "--admin-api-key",
-        default=os.environ.get("DEVICEKIT_ADMIN_API_KEY") or None,
-        help="demanded by control endpoints; or DEVICEKIT_ADMIN_API_KEY",
+        metavar="KEY",
+        help="demanded by control endpoints; or DEVICEKIT_ADMIN_API_KEY, or --admin-api-key-file",
+    )
+    add("--admin-api-key-file", metavar="FILE", help="file that holds it")
+    add(
+        "--allowed-host",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="name that this server is reached by, if others than its address and those of its own network; "
+        "repeat for several; '*': any",
+    )
+    add(
+        "--allowed-origin",
+        metavar="ORIGIN",
+        action="append",
+        default=[],
+        help="web page that may call this server, as https://name; repeat for several; '*': any, for generation",
     )
     add(
         "--allowed-weights-root",
@@ -135,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         action="append",
         default=[],
-        help="where weight updates may be read from; repeat for several; default: the model directory's parent",
+        help="where weight updates may be read from; repeat for several; default: the model directory",
     )
     add(
         "--allow-pickled-weights",
@@ -195,8 +214,12 @@ def _settings(options: argparse.Namespace) -> ServerSettings:
         host=options.host,
         port=options.port,
         served_model_name=options.served_model_name,
-        api_key=options.api_key,
-        admin_api_key=options.admin_api_key,
+        api_key=keys.key("--api-key", options.api_key, options.api_key_file, os.environ),
+        admin_api_key=keys.key(
+            "--admin-api-key", options.admin_api_key, options.admin_api_key_file, os.environ
+        ),
+        allowed_hosts=tuple(options.allowed_host),
+        allowed_origins=tuple(options.allowed_origin),
         max_concurrent_requests=options.max_concurrent_requests,
         max_body_bytes=options.max_body_bytes,
         allowed_weights_roots=tuple(options.allowed_weights_root),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -25,6 +26,8 @@ VARIABLES: Mapping[str, str] = MappingProxyType(
     {
         "DEVICEKIT_BACKEND": "backend to use when none is named in code, for example 'npu' or 'npu:1'",
         "DEVICEKIT_POLICY": "what a failing plugin does to selection: 'strict', 'matching' or 'lenient'",
+        "DEVICEKIT_ADMIN_API_KEY": "key that a server's control endpoints demand; never shown",
+        "DEVICEKIT_API_KEY": "key that a server demands; never shown",
         "DEVICEKIT_ALLOWED_DISTRIBUTIONS": "comma-separated distributions whose backends may be imported",
         "DEVICEKIT_BASELINE_TOLERANCES": "how far runs may exceed a baseline, such as 'step=0.3+20ms'",
         "DEVICEKIT_PROBE_TIMEOUT": "seconds that a plugin's is_available() and device_count() may take",
@@ -38,6 +41,20 @@ VARIABLES: Mapping[str, str] = MappingProxyType(
     }
 )
 
+VARIABLES_OF_OTHERS: Mapping[str, str] = MappingProxyType(
+    {
+        "RANK": "torchrun: which of the processes of one engine this is",
+        "WORLD_SIZE": "torchrun: how many there are",
+        "LOCAL_RANK": "torchrun: which of those on this machine this is",
+        "MASTER_ADDR": "torchrun: where the processes meet",
+        "MASTER_PORT": "torchrun: where the processes meet",
+        "TORCH_DEVICE_BACKEND_AUTOLOAD": "torch: whether importing it loads vendors' extensions",
+    }
+)
+"""What is read besides, and belongs to others, who check it."""
+
+_SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD")
+
 # Distributions that build on devicekit keep variables of their own, and check those themselves.
 FOREIGN_PREFIXES = ("DEVICEKIT_CONFORMANCE_",)
 
@@ -49,3 +66,8 @@ def check_environment(environ: Mapping[str, str]) -> None:
             near = difflib.get_close_matches(name, VARIABLES, n=1)
             hint = f" Did you mean {near[0]}?" if near else f" Known: {', '.join(sorted(VARIABLES))}."
             raise ConfigurationError(f"The environment variable {name} does not exist.{hint}")
+
+
+def shown(name: str, value: str) -> str:
+    """A variable's value as it may be printed: not if its name says that it is a secret, however it is spelt."""
+    return "(set; not shown)" if _SECRET.search(name.upper()) else value

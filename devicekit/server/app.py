@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
 from devicekit.engine import Engine
 from devicekit.server import (
@@ -61,7 +63,12 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> Starle
         finally:
             await serving.loop.stop()
 
+    origins = serving.settings.allowed_origins
+    cross_origin = Middleware(
+        CORSMiddleware, allow_origins=origins, allow_methods=("GET", "POST", "PUT"), allow_headers=("*",)
+    )
     app = Starlette(
+        middleware=[cross_origin] if origins else [],
         routes=[route for endpoint in ENDPOINTS for route in endpoint.routes()],
         exception_handlers={HTTPException: on_http_exception, Exception: on_fault},
         lifespan=lifespan,

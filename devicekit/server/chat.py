@@ -17,6 +17,7 @@ from devicekit.server.endpoints import Arguments, Endpoint
 from devicekit.server.errors import BadRequest
 from devicekit.server.events import EventStream
 from devicekit.server.group import GenerationFailed, Group, SequenceSpec, several
+from devicekit.server.keys import Access
 from devicekit.server.serving import Serving
 
 # What the tokenizer takes for its own, and what would give back something else than text.
@@ -208,6 +209,7 @@ ENDPOINTS = (
         chat,
         ChatArguments,
         "Continue a conversation, in OpenAI's format.",
+        access=Access.USER,
         tag="generation",
     ),
 )

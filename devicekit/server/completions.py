@@ -17,6 +17,7 @@ from devicekit.server.endpoints import Endpoint
 from devicekit.server.errors import BadRequest
 from devicekit.server.events import EventStream
 from devicekit.server.group import GenerationFailed, Group, SequenceSpec, several
+from devicekit.server.keys import Access
 from devicekit.server.serving import Serving
 
 TokenId = Annotated[int, Field(strict=True)]
@@ -140,6 +141,7 @@ ENDPOINTS = (
         complete,
         CompletionArguments,
         "Complete prompts, in OpenAI's format.",
+        access=Access.USER,
         tag="generation",
     ),
 )

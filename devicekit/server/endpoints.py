@@ -15,12 +15,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from devicekit.contract.errors import DeviceKitError
-from devicekit.server.errors import BadRequest, BodyTooLarge, ClientGone, error_response
+from devicekit.server.errors import BadRequest, BodyTooLarge, ClientGone, NotJson, error_response
 from devicekit.server.keys import Access
 from devicekit.server.serving import Serving
 
 _LONG = 256 << 10  # bytes of a body
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,60}")  # of an argument that nobody knows, and that a header may carry
+_JSON_KIND = re.compile(r"application/[a-z0-9.-]+\+json")
 _ARGUMENT = re.compile(r"[a-z0-9_]+")
 _SIMPLE_TYPES = frozenset({"str", "int", "float", "bool"})
 
@@ -62,8 +63,8 @@ class Endpoint(Generic[A]):
     handler: Handler[A]
     arguments: type[A]
     summary: str
+    access: Access
     methods: tuple[str, ...] = ("POST",)
-    access: Access = Access.USER
     in_query: bool = False
     aliases: tuple[str, ...] = ()
     tag: str = "information"
@@ -82,7 +83,7 @@ class Endpoint(Generic[A]):
     async def _answer(self, request: Request) -> Response:
         serving: Serving = request.app.state.serving
         try:
-            serving.keys.check(self.access, request.headers)
+            self._let_in(serving, request)
             arguments, ignored = await self._read(request, serving.settings.max_body_bytes)
             response = await self.handler(serving, arguments, request)
         except DeviceKitError as error:
@@ -91,8 +92,21 @@ class Endpoint(Generic[A]):
             response.headers["X-Devicekit-Ignored"] = ignored
         return response
 
+    def _let_in(self, serving: Serving, request: Request) -> None:
+        headers, access = request.headers, self.access
+        steering = access is Access.CONTROL
+        serving.origins.require_own_page(headers, steering=steering, navigable=access is Access.OPEN)
+        if steering and request.method == "GET":
+            serving.origins.require_no_page(headers)
+        proven = serving.keys.check(access, headers)
+        # A page that came by a foreign name has no key.
+        if access is not Access.OPEN and not proven:
+            serving.origins.require_own_host(headers)
+
     async def _read(self, request: Request, limit: int) -> tuple[A, str]:
         body = await _read_body(request, limit)
+        if body.strip() and not _may_be_json(request.headers.getlist("content-type")):
+            raise NotJson("This endpoint reads JSON: send it with Content-Type: application/json.")
         asking = request.method == "GET" and not body
         query = dict(request.query_params) if self.in_query or asking else {}
         if len(body) <= _LONG:
@@ -108,6 +122,15 @@ class Endpoint(Generic[A]):
             return self.arguments.model_validate(given), ", ".join(filter(_NAME.fullmatch, unknown[:20]))
         except ValidationError as error:
             raise BadRequest(_describe(error)) from error
+
+
+def _may_be_json(types: list[str]) -> bool:
+    """Whether no header says that a body is anything else. Forms of web pages always say what they are."""
+    for one in types:
+        kind = one.partition(";")[0].strip().lower()
+        if kind not in ("application/json", "text/json") and not _JSON_KIND.fullmatch(kind):
+            return False
+    return True
 
 
 async def _read_body(request: Request, limit: int) -> bytes:

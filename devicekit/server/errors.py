@@ -6,8 +6,9 @@
     ├── HttpError           has ``status``
     │   ├── BadRequest          400: what was sent makes no sense
     │   ├── Unauthorized        401: a key is missing or wrong
-    │   ├── Forbidden           403: asked for by a web page of another origin
+    │   ├── Forbidden           403: asked for by a web page of another origin, or under a foreign name
     │   ├── BodyTooLarge        413
+    │   ├── NotJson             415: the body says that it is something else
     │   ├── TooManyRequests     429: try again later
     │   └── ClientGone          499: nobody will see it
     └── EngineStopped       503: the engine's thread has ended; everyone who waits is told why
@@ -56,6 +57,13 @@ class BodyTooLarge(HttpError):
     """The request's body is longer than this server reads."""
 
     status = 413
+    kind = "invalid_request_error"
+
+
+class NotJson(HttpError):
+    """The body says that it is something else than JSON."""
+
+    status = 415
     kind = "invalid_request_error"
 
 

@@ -17,6 +17,7 @@ from devicekit.server.endpoints import Arguments, Endpoint, Label
 from devicekit.server.errors import BadRequest
 from devicekit.server.events import EventStream
 from devicekit.server.group import GenerationFailed, Group, SequenceSpec, several
+from devicekit.server.keys import Access
 from devicekit.server.sampling import SamplingArguments
 from devicekit.server.serving import Serving
 
@@ -213,6 +214,7 @@ ENDPOINTS = (
         GenerateArguments,
         "Complete prompts, given as text or token ids.",
         methods=("POST", "PUT"),
+        access=Access.USER,
         tag="generation",
     ),
 )

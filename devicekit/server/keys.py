@@ -6,7 +6,7 @@ import enum
 import hmac
 from collections.abc import Mapping
 
-from devicekit.server.errors import Forbidden, Unauthorized
+from devicekit.server.errors import Unauthorized
 from devicekit.server.settings import ServerSettings
 
 
@@ -25,20 +25,20 @@ class Keys:
         self._user = settings.api_key
         self._admin = settings.admin_api_key
 
-    def check(self, access: Access, headers: Mapping[str, str]) -> None:
-        """Let a caller pass.
+    def check(self, access: Access, headers: Mapping[str, str]) -> bool:
+        """Let a caller pass; whether a key was asked for, and given.
 
         Raises:
             Unauthorized: a key is needed, and this is not it.
-            Forbidden: a web page of another origin steers the caller's browser.
         """
-        if access is Access.CONTROL and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
-            raise Forbidden("Control endpoints take no requests from web pages of another origin.")
         if access is Access.CONTROL and self._admin is not None:
             self._demand((self._admin,), headers, "the admin key")
-        elif access is not Access.OPEN and self._user is not None:
+            return True
+        if access is not Access.OPEN and self._user is not None:
             accepted = (self._user,) if self._admin is None else (self._user, self._admin)
             self._demand(accepted, headers, "the API key")
+            return True
+        return False
 
     @staticmethod
     def _demand(accepted: tuple[str, ...], headers: Mapping[str, str], name: str) -> None:

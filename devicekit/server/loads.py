@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from devicekit import __version__
 from devicekit.server.endpoints import Arguments, Endpoint
 from devicekit.server.errors import BadRequest
+from devicekit.server.keys import Access
 from devicekit.server.serving import Serving
 
 
@@ -131,6 +132,12 @@ def _now() -> str:
 
 ENDPOINTS = (
     Endpoint(
-        "/v1/loads", loads, LoadsArguments, "How much work there is, live.", methods=("GET",), in_query=True
+        "/v1/loads",
+        loads,
+        LoadsArguments,
+        "How much work there is, live.",
+        methods=("GET",),
+        access=Access.USER,
+        in_query=True,
     ),
 )

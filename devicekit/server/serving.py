@@ -19,6 +19,7 @@ from devicekit.server.inventory import Inventory
 from devicekit.server.keys import Keys
 from devicekit.server.loop import EngineLoop
 from devicekit.server.metrics import Metrics
+from devicekit.server.origins import Origins
 from devicekit.server.outputs import Outputs
 from devicekit.server.paths import AllowedRoots
 from devicekit.server.settings import ServerSettings
@@ -35,6 +36,7 @@ class Serving:
         self.engine = engine
         self.settings = settings
         self.keys = Keys(settings)
+        self.origins = Origins(settings.host, settings.allowed_hosts, settings.allowed_origins)
         self.history = History(engine.device)
         self.metrics = Metrics()
         self.loop = EngineLoop(
@@ -46,7 +48,8 @@ class Serving:
         self.inventory = Inventory(self.loop)
         self.metrics.watch(self.loop, engine.scheduler.state.releases)
         root = Path(engine.runner.directory.path).resolve()
-        self.weights_roots = AllowedRoots(settings.allowed_weights_roots or (root.parent,))
+        own = (root,) if root != root.parent else ()  # never the whole file system by default
+        self.weights_roots = AllowedRoots(settings.allowed_weights_roots or own)
         self.model_name = settings.served_model_name or root.name
         self.started = time.time()
         self._ids = itertools.count(1)

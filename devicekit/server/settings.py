@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from devicekit.contract.errors import ConfigurationError
+from devicekit.server.origins import wrong_origins
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +21,15 @@ class ServerSettings:
     host: str = "127.0.0.1"
     port: int = 30000  # 0: any that is free
     served_model_name: str | None = None  # None: the name of the model's directory
-    api_key: str | None = None  # demanded by everything but health and metrics
-    admin_api_key: str | None = None  # demanded by control endpoints; accepted everywhere
+    api_key: str | None = field(default=None, repr=False)  # demanded by everything but health and metrics
+    admin_api_key: str | None = field(default=None, repr=False)  # demanded by control; accepted everywhere
+    allowed_hosts: tuple[
+        str, ...
+    ] = ()  # names it is reached by, besides addresses and private ones; "*": any
+    allowed_origins: tuple[str, ...] = ()  # of web pages that may call it; "*": any, which may not control
     max_concurrent_requests: int = 1024  # sequences in flight, beyond which the answer is 429
     max_body_bytes: int = 64 << 20
-    allowed_weights_roots: tuple[Path, ...] = ()  # empty: the parent of the model's directory
+    allowed_weights_roots: tuple[Path, ...] = ()  # empty: the model's own directory
     allow_pickled_weights: bool = False  # read pickles of tensors in shared memory of this machine
     chat_template: str | None = None  # Jinja; None: the tokenizer's own
     health_timeout: float = 20.0  # seconds that a step or a probe may take before health is in doubt
@@ -39,6 +44,12 @@ class ServerSettings:
             for name, key in keys.items()
             if key is not None and not key.strip()
         ]
+        wrong += [
+            f"{name} begins or ends with a space, or has a character in it that no header can carry"
+            for name, key in keys.items()
+            if key is not None and key.strip() and (key != key.strip() or not key.isprintable())
+        ]
+        wrong += wrong_origins(self.allowed_origins)
         sizes = {
             "max_concurrent_requests": self.max_concurrent_requests,
             "max_body_bytes": self.max_body_bytes,

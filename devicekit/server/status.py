@@ -64,7 +64,15 @@ def _text(name: str) -> str:
 
 
 ENDPOINTS = (
-    Endpoint("/status", status, Arguments, "What the status page shows.", methods=("GET",), in_query=True),
+    Endpoint(
+        "/status",
+        status,
+        Arguments,
+        "What the status page shows.",
+        methods=("GET",),
+        access=Access.USER,
+        in_query=True,
+    ),
     Endpoint(
         "/",
         status_page,

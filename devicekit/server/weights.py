@@ -181,6 +181,7 @@ ENDPOINTS = (
         Arguments,
         "The version of the weights that are served.",
         methods=("GET",),
+        access=Access.USER,
         in_query=True,
         aliases=("/get_weight_version",),
         tag="weights",

@@ -15,8 +15,8 @@ from devicekit.server import protocol
 from tests.server.conftest import Models, Serve, Server
 
 _BODY = json.dumps({"text": "a", "sampling_params": {"max_new_tokens": 3, "temperature": 0}}).encode()
-POST = b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
-PING = b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n"
+POST = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
+PING = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @pytest.fixture
@@ -61,9 +61,9 @@ def test_requests_sent_in_one_go_are_answered_in_order(server: Server) -> None:
     [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\n",
+        b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",
         b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"POST /generate HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\nabc\r\n",
+        b"POST /generate HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\nabc\r\n",
     ],
 )
 def test_what_is_no_http_is_refused_and_the_connection_closed(server: Server, content: bytes) -> None:
@@ -73,7 +73,7 @@ def test_what_is_no_http_is_refused_and_the_connection_closed(server: Server, co
 @pytest.mark.parametrize("content", [b"X: " + b"a" * 40_000, b"X: a\r\n" * 8_000], ids=["long", "many"])
 def test_headers_without_an_end_are_cut_off(server: Server, content: bytes) -> None:
     with _connect(server) as connection:
-        connection.sendall(b"GET /ping HTTP/1.1\r\nHost: a\r\n")
+        connection.sendall(b"GET /ping HTTP/1.1\r\nHost: localhost\r\n")
         found = b""
         try:
             for _ in range(1000):  # 40 MB, if nobody objects

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 
 from devicekit import __version__
-from devicekit.contract.environment import check_environment
+from devicekit.contract.environment import check_environment, shown
 from devicekit.contract.errors import ConfigurationError
 from devicekit.contract.versions import CONTRACT_VERSION
 from devicekit.devtools.doctor.examine import AUTOLOAD_GROUP
@@ -40,7 +40,7 @@ def settings(candidates: Sequence[Candidate]) -> Mapping[str, str]:
     """Environment variables that matter: ours, torch's, and those by which backends limit visible devices."""
     visible = {one.manifest.visible_devices_variable for one in candidates if one.manifest is not None}
     return {
-        name: value
+        name: shown(name, value)
         for name, value in sorted(os.environ.items())
         if name.startswith(_PREFIXES) or name in visible
     }
