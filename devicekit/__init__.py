@@ -18,7 +18,6 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from devicekit.available import AvailableMemory, available_memory, empty_device_cache
     from devicekit.contract import CONTRACT_VERSION, HOOKS, Manifest, hookimpl
     from devicekit.contract.errors import DeviceKitError
     from devicekit.contract.records import (
@@ -31,8 +30,14 @@ if TYPE_CHECKING:
         ProcessMemory,
         ReleaseResult,
     )
-    from devicekit.device import Device
-    from devicekit.opening import get_device, use
+    from devicekit.device import (
+        AvailableMemory,
+        Device,
+        available_memory,
+        empty_device_cache,
+        get_device,
+        use,
+    )
     from devicekit.registry import Policy, Selection, discover, register_backend, select, unregister_backend
 
 __version__ = "0.1.0"
@@ -66,7 +71,6 @@ __all__ = [
 ]
 
 _HOMES = {
-    "devicekit.available": ("AvailableMemory", "available_memory", "empty_device_cache"),
     "devicekit.contract": ("CONTRACT_VERSION", "HOOKS", "Manifest", "hookimpl"),
     "devicekit.contract.errors": ("DeviceKitError",),
     "devicekit.contract.records": (
@@ -79,8 +83,14 @@ _HOMES = {
         "ProcessMemory",
         "ReleaseResult",
     ),
-    "devicekit.device": ("Device",),
-    "devicekit.opening": ("get_device", "use"),
+    "devicekit.device": (
+        "AvailableMemory",
+        "Device",
+        "available_memory",
+        "empty_device_cache",
+        "get_device",
+        "use",
+    ),
     "devicekit.registry": (
         "Policy",
         "Selection",

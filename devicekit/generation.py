@@ -1,80 +1,11 @@
-"""What a caller holds of a request: its tokens and text as they come, and how it ended."""
+"""The former place of `devicekit.engine.generation`, for one release."""
 
-from __future__ import annotations
+from devicekit.renamed import renamed
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-
-from devicekit.scheduling.messages import Output
-from devicekit.scheduling.request import Finish, TokenLogprob, VersionSpan
-from devicekit.text import RequestText, TokenDecoder
-from devicekit.text.vocabulary import Decodes, Vocabulary, vocabulary_of
-
-
-class IncrementalText:
-    """Text of a growing list of tokens, of which what was given out never changes."""
-
-    def __init__(self, detokenizer: Vocabulary | Decodes) -> None:
-        self._decoder = TokenDecoder(vocabulary_of(detokenizer))
-
-    def add(self, tokens: Sequence[int], *, last: bool = False) -> str:
-        """The text that these tokens add; an unfinished character is kept for the next call."""
-        text = self._decoder.all(tokens)
-        return text + self._decoder.end() if last else text
-
-
-@dataclass(slots=True, eq=False)
-class Generation:
-    """One request's result, filled in while the engine steps."""
-
-    id: str
-    prompt_tokens: int
-    tokens: list[int] = field(default_factory=list)
-    text: str = ""
-    finish: Finish | None = None
-    cached_tokens: int = 0  # of the prompt, not computed because they were cached
-    retractions: int = 0
-    spans: tuple[VersionSpan, ...] = ()  # which weights made which output tokens
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    maker: RequestText | None = (
-        None  # makes the text where the scheduler does not; None: it does, or there is none
-    )
-    keep_stop: bool = False  # leave what stopped the output in its text
-    offsets: list[int] = field(
-        default_factory=list
-    )  # where each token with a log-probability begins in the text
-
-    @property
-    def done(self) -> bool:
-        return self.finish is not None
-
-    def receive(self, output: Output) -> str:
-        """Take in an output; returns the text it added."""
-        self.tokens += output.tokens
-        self.finish = output.finish
-        self.cached_tokens = output.cached_tokens
-        self.retractions = output.retractions
-        self.spans = output.spans
-        self.logprobs += output.logprobs
-        text, offsets = output.text, output.offsets
-        if text is None:
-            text, offsets = self._make(output)
-        self.text += text
-        self.offsets += offsets
-        return text
-
-    def _make(self, output: Output) -> tuple[str, tuple[int, ...]]:
-        """The text of an output's tokens, and where they begin."""
-        maker, tokens = self.maker, output.tokens
-        if maker is None:
-            return "", ()
-        matched = self.finish.matched if self.finish is not None and not self.keep_stop else None
-        hidden = isinstance(matched, int) and bool(tokens) and tokens[-1] == matched
-        for token in tokens[:-1] if hidden else tokens:
-            maker.push(token)
-        if self.done:
-            maker.end(hide_last=hidden)
-        text = maker.take()
-        return text, maker.offsets(
-            len(self.tokens) - len(tokens), len(self.tokens)
-        ) if output.logprobs else ()
+__getattr__ = renamed(
+    __name__,
+    {
+        "Generation": "devicekit.engine:Generation",
+        "IncrementalText": "devicekit.engine:IncrementalText",
+    },
+)

@@ -20,8 +20,7 @@ from dataclasses import dataclass, field
 from typing import Generic, ParamSpec, TypeVar
 
 from devicekit.contract.records import ErrorKind
-from devicekit.device import Device
-from devicekit.opening import get_device
+from devicekit.device import Device, get_device
 from devicekit.release import ReleaseEntry, ReleasePoint, ReleasePoints
 
 _P = ParamSpec("_P")

@@ -15,7 +15,9 @@ PACKAGE = Path(devicekit.__file__).parent
 
 # Everything that is written against Device alone.
 NEUTRAL = ["scheduling", "memory", "weights", "residency", "release", "runners", "server", "observe"]
-NEUTRAL_MODULES = ["available", "device", "dispatch", "engine", "generation", "oom", "opening"]
+NEUTRAL += ["device", "engine"]
+NEUTRAL_MODULES = ["oom"]
+NAMING = {PACKAGE / "device/generic.py"}  # serves a device type that its caller names
 
 VENDORS = (
     "cuda|cudnn|nvidia|nvml|pynvml|nccl|rocm|hip|amdsmi|rccl|xpu|intel|ipex|xccl|npu|ascend|hccl|cann|musa|mccl|"
@@ -30,7 +32,7 @@ _PARTS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")  # between 
 def neutral_files() -> list[Path]:
     folders = [file for name in NEUTRAL for file in (PACKAGE / name).rglob("*.py")]
     modules = [PACKAGE / f"{name}.py" for name in NEUTRAL_MODULES]
-    return sorted([*folders, *(file for file in modules if file.exists())])
+    return sorted({*folders, *(file for file in modules if file.exists())} - NAMING)
 
 
 def vendors_named(source: str) -> list[str]:

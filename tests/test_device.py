@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import copy
 import gc
+import inspect
 import pickle
 import threading
 import weakref
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 import devicekit
 from devicekit import MemoryStats, hookimpl
+from devicekit.contract import HOOKS
 from devicekit.contract.errors import HookError, UnsupportedHook
 from tests.required import Required
 
@@ -80,6 +84,47 @@ def test_emptying_reports_bytes_before_and_after(cards):
     assert (result.reserved_before, result.reserved_after, result.released) == (64, 16, 48)
     assert result.seconds >= 0
     assert cards.release_cache() is True
+
+
+def calls(device: devicekit.Device) -> dict[str, Callable[..., object]]:
+    return {
+        name: getattr(device, name)
+        for name in dir(device)
+        if not name.startswith("_") and callable(getattr(device, name))
+    }
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["hooks missing", "hooks present"])
+def test_every_method_can_be_read_up_whether_its_hook_is_there_or_not(register, whole):
+    backend = type("Whole", (Required,), {name: _hook(name) for name in HOOKS}) if whole else Required
+    device = register(backend)
+    assert type(device) is devicekit.Device
+    for name, method in calls(device).items():
+        assert (inspect.getdoc(method) or "").strip().endswith((".", "`")), name
+        source = inspect.getsource(method)  # from a file that exists
+        assert f"def {name}(self" in source
+        assert Path(inspect.getsourcefile(method) or "").is_file()
+        signature = inspect.signature(method)
+        assert "*" not in str(signature).replace("*, ", ""), name
+        assert signature.return_annotation is not inspect.Signature.empty, name
+        assert all(one.annotation is not inspect.Parameter.empty for one in signature.parameters.values()), (
+            name
+        )
+
+
+def _hook(name: str) -> object:
+    spec = HOOKS[name]
+    namespace: dict[str, Callable[..., object]] = {}
+    value = {"bool": "True", "int": "1"}.get(spec.returns, "None")
+    exec(f"def {name}({', '.join(('self', *spec.parameters))}): return {value}", namespace)
+    return hookimpl(namespace[name])
+
+
+def test_devices_of_two_backends_are_of_one_class_and_keep_their_own_hooks(cards, register):
+    plain = register(Required, name="plain")
+    assert type(cards) is type(plain) is devicekit.Device
+    assert cards.release_cache() is True
+    assert plain.release_cache() is False
 
 
 def test_the_current_device_is_restored_after_an_exception(cards):

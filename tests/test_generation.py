@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from devicekit.generation import IncrementalText
+from devicekit.engine import IncrementalText
 from devicekit.runners.checkpoint import ModelDirectory
 
 

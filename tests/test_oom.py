@@ -9,9 +9,8 @@ import torch
 
 from devicekit.contract.errors import HookError
 from devicekit.contract.records import ErrorKind
-from devicekit.device import Device
+from devicekit.device import Device, get_device
 from devicekit.oom import OutOfMemoryRecovery, describe, find_executable_batch_size
-from devicekit.opening import get_device
 from devicekit.release import ReleasePoint, ReleasePoints, never
 from devicekit.testing import MIB, DeviceLost, Fault, LoseDevice, OutOfMemory, Raise, SimConfig, Simulator
 

@@ -14,6 +14,20 @@ OLD = [
     ("devicekit.scheduling.pools.host_tier", "HostTier"),
     ("devicekit.scheduling.pools.host_tier", "attach_host_tier"),
     ("devicekit.scheduling.pools.choice", "build_kv"),
+    ("devicekit.dispatch", "classify"),
+    ("devicekit.dispatch", "raise_as_hook_error"),
+    ("devicekit.opening", "device_of"),
+    ("devicekit.opening", "get_device"),
+    ("devicekit.opening", "use"),
+    ("devicekit.generic", "register"),
+    ("devicekit.available", "AvailableMemory"),
+    ("devicekit.available", "available_memory"),
+    ("devicekit.available", "empty_device_cache"),
+    ("devicekit.engine_config", "EngineConfig"),
+    ("devicekit.engine_config", "plan_pool"),
+    ("devicekit.engine_verbs", "EngineVerbs"),
+    ("devicekit.generation", "Generation"),
+    ("devicekit.generation", "IncrementalText"),
 ]
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from devicekit.engine import Engine, EngineConfig
-from devicekit.generation import Generation
+from devicekit.engine import Engine, EngineConfig, Generation
 from devicekit.runners.example import write_example_checkpoint
 from devicekit.scheduling.errors import InvalidRequest
 from devicekit.scheduling.messages import Abort, AbortReply

@@ -21,7 +21,7 @@ REQUIRED = frozenset(name for name, hook in HOOKS.items() if hook.missing is Mis
 @contextmanager
 def device_without(ctx: Context, hooks: frozenset[str]) -> Iterator[Device]:
     """A device of the backend without some of its hooks."""
-    from devicekit.opening import get_device
+    from devicekit.device import get_device
 
     plugin = hook_faults.without(ctx.plugin, ctx.implemented, hooks)
     manifest = hook_faults.manifest_for(ctx.manifest, ctx.implemented - hooks)
@@ -41,7 +41,7 @@ def name_with(ctx: Context, hook: str, body: Callable[..., object]) -> Iterator[
 @contextmanager
 def device_with(ctx: Context, hook: str, body: Callable[..., object]) -> Iterator[Device]:
     """A device of the backend with one hook replaced, or added, by ``body``."""
-    from devicekit.opening import get_device
+    from devicekit.device import get_device
 
     with name_with(ctx, hook, body) as name:
         try:

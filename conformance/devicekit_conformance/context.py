@@ -76,7 +76,7 @@ class Context:
 
     def device(self, index: int = 0) -> Device:
         """The engine's handle, for what is to be seen through the host."""
-        from devicekit.opening import device_of
+        from devicekit.device import device_of
 
         return device_of(self.opened, index)
 

@@ -52,7 +52,7 @@ def _guarded(check: Callable[[Device], Iterator[str]], device: Device) -> list[s
 
 def _memory_question(device: Device) -> Iterator[str]:
     """How much memory is left: exact bytes or None, whatever the backend says."""
-    from devicekit.available import available_memory, empty_device_cache
+    from devicekit.device import available_memory, empty_device_cache
 
     found = available_memory(device)
     for name in ("driver_free", "reusable"):

@@ -17,9 +17,8 @@ from devicekit.commands.oracle import Comparison, Oracle
 from devicekit.commands.text import human_bytes
 from devicekit.commands.timeline import Event, Timeline, open_timeline
 from devicekit.contract.errors import ConfigurationError
-from devicekit.engine import Engine, EngineConfig
-from devicekit.generation import Generation
-from devicekit.opening import device_of
+from devicekit.device import device_of
+from devicekit.engine import Engine, EngineConfig, Generation
 from devicekit.registry.request import parse_request
 from devicekit.registry.selection import select
 from devicekit.runners.checkpoint import ModelDirectory

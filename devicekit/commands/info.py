@@ -8,13 +8,11 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 
-from devicekit.available import available_memory
 from devicekit.commands.text import human_bytes
 from devicekit.contract.environment import VARIABLES, shown
 from devicekit.contract.hooks import HOOKS
 from devicekit.contract.versions import CONTRACT_VERSION
-from devicekit.device import Device
-from devicekit.opening import device_of
+from devicekit.device import Device, available_memory, device_of
 from devicekit.registry.opened import OpenedBackend
 from devicekit.registry.probing import probe
 from devicekit.registry.request import parse_request
@@ -140,7 +138,7 @@ def _print_device(device: Device) -> None:
 
 
 def _print_plan(path: str, device: Device) -> None:
-    from devicekit.engine_config import EngineConfig, plan_pool
+    from devicekit.engine import EngineConfig, plan_pool
     from devicekit.runners.checkpoint import ModelDirectory
     from devicekit.runners.probe import sketch_model
 

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 import torch.distributed as dist
 
 from devicekit.contract.errors import ConfigurationError, DeviceKitError
-from devicekit.device import Device
-from devicekit.opening import get_device
+from devicekit.device import Device, get_device
 
 if TYPE_CHECKING:
     from devicekit.scheduling.ranks.group import RankGroup

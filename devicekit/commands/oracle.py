@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from devicekit.generation import Generation
+from devicekit.engine import Generation
 from devicekit.runners.huggingface import AutoModelForCausalLM, PreTrainedModel
 from devicekit.runners.reload import quiet
 

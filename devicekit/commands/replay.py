@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from devicekit.commands.text import human_bytes, human_seconds
+from devicekit.device import get_device
 from devicekit.observe.allocation_log import replay
-from devicekit.opening import get_device
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from socket import socket
 
     from devicekit.device import Device
-    from devicekit.engine import Engine
-    from devicekit.engine_config import EngineConfig
+    from devicekit.engine import Engine, EngineConfig
     from devicekit.scheduling.ranks.group import RankGroup
     from devicekit.scheduling.ranks.scheduler import RankedScheduler
     from devicekit.server.settings import ServerSettings
@@ -95,7 +94,7 @@ def _over_http(engine: Engine, settings: ServerSettings, listener: socket, ranks
 
 
 def _config(options: argparse.Namespace) -> EngineConfig:
-    from devicekit.engine_config import EngineConfig
+    from devicekit.engine import EngineConfig
 
     return EngineConfig(
         page_size=options.page_size,

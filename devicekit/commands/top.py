@@ -10,10 +10,9 @@ from pathlib import Path
 
 from devicekit.commands.text import human_bytes
 from devicekit.contract.errors import ConfigurationError
-from devicekit.device import Device
+from devicekit.device import Device, get_device
 from devicekit.observe.recorder import Recorder
 from devicekit.observe.timeline import Timeline
-from devicekit.opening import get_device
 
 Extra = Callable[[], Sequence[str]]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 import pluggy
 from packaging.version import Version
@@ -18,9 +17,6 @@ from devicekit.registry.candidates import Candidate
 from devicekit.registry.locking import registry_lock
 from devicekit.registry.validation import implemented_hooks, newer_than_host, parameter_names
 from devicekit.registry.witness import Witness
-
-if TYPE_CHECKING:
-    from devicekit.device import Device
 
 
 class OpenedBackend:
@@ -39,9 +35,7 @@ class OpenedBackend:
         self.implemented = implemented_hooks(plugin)
         # What the plugin names and this devicekit does not know: of a newer contract, and not used here.
         self.newer = (*manifest.newer, *newer_than_host(plugin, manifest))
-        self.devices: dict[int, Device] = {}  # those opened so far, by index
-        self.device_count: int | None = None  # fixed when the first device is opened
-        self.inherited = False  # from a parent process that had opened devices of it
+        self.device_count: int | None = None  # see `fix_device_count`
         self.hung: BackendLoadError | None = None  # set once a probe did not return
         self._functions = {hook: getattr(plugin, hook) for hook in self.implemented}
         self._parameters = {
@@ -71,6 +65,10 @@ class OpenedBackend:
             name for name in self.manifest.optional if self.implemented.issuperset(CAPABILITIES[name].hooks)
         }
         return self.manifest.capabilities | present
+
+    def fix_device_count(self, count: int) -> None:
+        """What is visible counts from now on: a device is about to be opened. The probe asks no more."""
+        self.device_count = count
 
     def function(self, hook: str) -> Callable[..., object] | None:
         """The callable behind ``hook``, taking `parameters` by position; ``None`` if the backend lacks it."""

@@ -104,6 +104,10 @@ class ReleasePoints:
             )
         return self._record(self._empty(point, now, stats))
 
+    def before_available_memory(self, requested: bool | None) -> ReleaseEntry:
+        """Pass the point before somebody asks how much memory is available."""
+        return self.reach(ReleasePoint.AVAILABLE_MEMORY, requested)
+
     def _unwanted(
         self, point: ReleasePoint, policy: ReleasePolicy, requested: bool | None, now: float
     ) -> SkipReason | None:

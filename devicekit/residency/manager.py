@@ -8,9 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from devicekit.device import Device
+from devicekit.device import Device, get_device
 from devicekit.oom import OutOfMemoryRecovery, OutOfMemoryReport, add_note, describe
-from devicekit.opening import get_device
 from devicekit.release import ReleasePoint, ReleasePoints
 from devicekit.residency.components import Components, Mode
 from devicekit.residency.errors import ResidencyError

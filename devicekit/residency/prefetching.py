@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from devicekit.available import available_memory
 from devicekit.contract.records import ErrorKind
-from devicekit.device import Device
+from devicekit.device import Device, available_memory
 from devicekit.oom import forget_tensors
 from devicekit.residency.modes import Strategy
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from devicekit.generation import Generation
+from devicekit.engine import Generation
 from devicekit.scheduling.request import TokenLogprob
 from devicekit.server import openai_format as openai
 from devicekit.server.endpoints import Endpoint

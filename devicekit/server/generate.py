@@ -11,7 +11,7 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from devicekit.generation import Generation
+from devicekit.engine import Generation
 from devicekit.scheduling.request import Finish, FinishKind
 from devicekit.server.endpoints import Arguments, Endpoint, Label
 from devicekit.server.errors import BadRequest

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from starlette.requests import Request as HttpRequest
 
-from devicekit.generation import Generation
+from devicekit.engine import Generation
 from devicekit.scheduling.messages import Output
 from devicekit.scheduling.request import FinishKind, Request, SamplingParams, prompt_array
 from devicekit.server.errors import BadRequest, ClientGone, HttpError

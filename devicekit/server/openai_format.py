@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from devicekit.generation import Generation
+from devicekit.engine import Generation
 from devicekit.runners.errors import MissingTokenizer
 from devicekit.scheduling.request import Finish, FinishKind, SamplingParams, TokenLogprob
 from devicekit.server.endpoints import Arguments, Finite, Label

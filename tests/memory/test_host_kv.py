@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from devicekit.contract.errors import ConfigurationError
+from devicekit.device import get_device
 from devicekit.memory.errors import MemoryReleased
 from devicekit.memory.host_kv import HostKVPool
 from devicekit.memory.kv import KVLayout, KVPool
-from devicekit.opening import get_device
 
 
 def ids(*pages: int) -> bytes:

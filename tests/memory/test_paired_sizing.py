@@ -5,7 +5,7 @@ import torch
 
 import devicekit
 from devicekit.contract.errors import ConfigurationError
-from devicekit.engine_config import EngineConfig, plan_pool
+from devicekit.engine import EngineConfig, plan_pool
 from devicekit.memory.kv import KVLayout, KVPool
 from devicekit.memory.paired_sizing import least_window_pages
 from devicekit.memory.sizing import KVPlan

@@ -16,12 +16,12 @@ from multiprocessing.shared_memory import SharedMemory
 import pytest
 import torch
 
-from devicekit.opening import get_device
+from devicekit.device import get_device
 from devicekit.testing.waiting import wait_until
 
 PRELUDE = """
 import pickle, sys, torch
-from devicekit.opening import get_device
+from devicekit import get_device
 device = get_device("cpu")
 def send(thing): sys.stdout.write(pickle.dumps(thing).hex() + "\\n"); sys.stdout.flush()
 def receive(): return pickle.loads(bytes.fromhex(sys.stdin.readline()))

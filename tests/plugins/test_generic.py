@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import devicekit
-from devicekit import generic
 from devicekit.contract import HOOKS, AllocatorState, Manifest
 from devicekit.contract.errors import BackendUnavailable, DuplicateBackend, InvalidHooks
+from devicekit.device import generic
 from devicekit.registry.validation import implemented_hooks
 from devicekit.torchlike.generic import GenericBackend
 from devicekit_cpu import Backend as HostBackend
@@ -241,7 +241,7 @@ def test_out_of_memory_is_known_by_the_devices_name() -> None:
 
 _ON_A_REAL_DEVICE_TYPE = """
 import torch, devicekit
-from devicekit import generic
+from devicekit.device import generic
 from devicekit.testing import enable
 
 enable()

@@ -8,13 +8,11 @@ import json
 import pytest
 import torch
 
-from devicekit.available import available_memory
 from devicekit.contract.errors import HookError
 from devicekit.contract.hooks import hookimpl
 from devicekit.contract.manifest import Manifest
 from devicekit.contract.records import ErrorKind
-from devicekit.device import Device
-from devicekit.opening import get_device
+from devicekit.device import Device, available_memory, get_device
 from devicekit.registry import register_backend, unregister_backend
 from devicekit.release import (
     PointCounters,

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from devicekit.contract.errors import ConfigurationError
-from devicekit.device import Device
-from devicekit.opening import get_device
+from devicekit.device import Device, get_device
 from devicekit.release import (
     DEFAULT_POLICIES,
     InvalidReleaseSetting,

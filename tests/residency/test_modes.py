@@ -11,8 +11,7 @@ from torch import nn
 
 from devicekit.contract.errors import HookError
 from devicekit.contract.manifest import Manifest
-from devicekit.device import Device
-from devicekit.opening import get_device
+from devicekit.device import Device, get_device
 from devicekit.registry import register_backend, unregister_backend
 from devicekit.residency import (
     ComponentOffload,

@@ -7,8 +7,7 @@ import gc
 import pytest
 import torch
 
-from devicekit.device import Device
-from devicekit.opening import get_device
+from devicekit.device import Device, get_device
 from devicekit.residency import (
     ComponentOffload,
     ComponentUse,

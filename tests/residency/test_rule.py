@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from devicekit.device import Device
-from devicekit.opening import get_device
+from devicekit.device import Device, get_device
 from devicekit.release import ReleasePoint, ReleasePoints, SkipReason, never
 from devicekit.residency import (
     ComponentOffload,

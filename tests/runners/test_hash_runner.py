@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 
-from devicekit.opening import get_device
+from devicekit.device import get_device
 from devicekit.runners.hash_runner import HashRunner, expected, salt_of
 from devicekit.scheduling.request import Request, SamplingParams
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits

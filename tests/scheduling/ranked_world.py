@@ -12,9 +12,9 @@ import numpy as np
 import torch.distributed as dist
 
 from devicekit.clock import Clock, SystemClock
+from devicekit.device import get_device
 from devicekit.memory.audit import audit
 from devicekit.memory.host_kv import HostKVPool
-from devicekit.opening import get_device
 from devicekit.release import ReleasePoint, ReleasePolicy
 from devicekit.runners.hash_runner import HashRunner, salt_of
 from devicekit.scheduling.kv_cache.host_cache import HostCacheManager, attach_host_cache

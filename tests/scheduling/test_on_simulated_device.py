@@ -9,9 +9,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from devicekit.device import Device
+from devicekit.device import Device, get_device
 from devicekit.memory.copies import StreamCopier
-from devicekit.opening import get_device
 from devicekit.registry import unregister_backend
 from devicekit.release import ReleasePoint
 from devicekit.runners.hash_runner import expected, make_weights, salt_of

@@ -20,7 +20,7 @@ from tests.server.conftest import Models, Serve, Server
 BY_HANDLE = """
 import json, sys, torch
 from safetensors.torch import load_file
-from devicekit.opening import get_device
+from devicekit import get_device
 from devicekit.weights.handles import handle_to_json
 device, weights = get_device("cpu"), load_file(sys.argv[1])
 print(json.dumps({name: handle_to_json(device.export_ipc(one)) for name, one in weights.items()}), flush=True)
@@ -31,7 +31,7 @@ sys.stdin.readline()
 STREAMED = """
 import json, sys, threading, urllib.request, torch, zmq
 from safetensors.torch import load_file
-from devicekit.opening import get_device
+from devicekit import get_device
 from devicekit.weights.handles import handle_to_json
 
 path, url, address = sys.argv[1:]

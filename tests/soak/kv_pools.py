@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from devicekit.device import get_device
 from devicekit.memory.copies import Copy
 from devicekit.memory.errors import CacheInUse
 from devicekit.memory.eviction import POLICIES
@@ -13,7 +14,6 @@ from devicekit.memory.kv import KVLayout, KVPool
 from devicekit.memory.pages import PageAllocator
 from devicekit.memory.prefix import PrefixCache
 from devicekit.memory.prefix_node import Node
-from devicekit.opening import get_device
 from tests.scheduling.rig import LateCopier
 from tests.soak.drawing import Dice
 

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from devicekit.available import available_memory
-from devicekit.device import Device
+from devicekit.device import Device, available_memory
 from devicekit.memory.prefix import PrefixCache
 from devicekit.scheduling.messages import (
     Continue,

@@ -279,7 +279,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "I9",
         "emptying the cache forgets prefixes",
-        "device.py",
+        "device/handle.py",
         "    def empty_cache(self) -> ReleaseResult:\n",
         "    def empty_cache(self) -> ReleaseResult:\n"
         "        import gc\n        from devicekit.memory.prefix import PrefixCache\n"
@@ -290,7 +290,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "I10",
         "asking for available memory empties the cache",
-        "available.py",
+        "device/available.py",
         "    elif empty_cache:\n",
         "    else:\n",
     ),

@@ -9,13 +9,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from devicekit.device import get_device
 from devicekit.memory.attached_pages import PairedAllocator
 from devicekit.memory.errors import PagesInUse
 from devicekit.memory.mirror import TableMirror
 from devicekit.memory.pages import PageAllocator
 from devicekit.memory.rows import RequestTable
 from devicekit.memory.state import StateLayout, StatePool, StateTensor
-from devicekit.opening import get_device
 from tests.soak.drawing import Dice
 from tests.soak.kv_pools import host_kv, prefixes
 

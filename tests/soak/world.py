@@ -7,9 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from devicekit.contract.errors import DeviceKitError
-from devicekit.device import Device
+from devicekit.device import Device, get_device
 from devicekit.memory.pages import PageAllocator
-from devicekit.opening import get_device
 from devicekit.registry import unregister_backend
 from devicekit.release import ReleasePoints
 from devicekit.runners.hash_runner import HashRunner, make_weights

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from devicekit.device import Device
-from devicekit.generation import Generation
-from devicekit.opening import get_device
+from devicekit.device import Device, get_device
+from devicekit.engine import Generation
 from devicekit.runners.hash_runner import HashRunner
 from devicekit.scheduling.batch import ForwardBatch, Logprobs, StepOutput
 from devicekit.scheduling.request import Finish, FinishKind, Request, SamplingParams

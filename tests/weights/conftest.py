@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from devicekit.device import Device
-from devicekit.opening import get_device
+from devicekit.device import Device, get_device
 from tests.scheduling.rig import Rig, make_rig
 
 MakeRig = Callable[..., Rig]

@@ -20,7 +20,7 @@ NEW = make_weights(5)
 
 TRAINER = """
 import pickle, sys
-from devicekit.opening import get_device
+from devicekit import get_device
 from devicekit.runners.hash_runner import make_weights
 device, weights = get_device("cpu"), make_weights(5)
 handles = {name: device.export_ipc(one) for name, one in weights.items()}

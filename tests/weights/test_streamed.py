@@ -25,7 +25,7 @@ NEW = make_weights(5)
 # Takes an address and a script from every line that it reads, and says what it was answered, step by step.
 SENDER = """
 import os, pickle, signal, sys, torch, zmq
-from devicekit.opening import get_device
+from devicekit import get_device
 from devicekit.runners.hash_runner import make_weights
 from devicekit.weights.handles import handle_to_json
 

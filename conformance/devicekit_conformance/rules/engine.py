@@ -21,7 +21,7 @@ def an_engine_serves(ctx: Context) -> None:
 @requirement("DK-ENGINE-002", profile="engine", after=["DK-ORDER-001"])
 def memory_left_is_exact_or_unknown(ctx: Context) -> None:
     """The memory that is left MUST be an exact number of bytes, or None where the backend cannot know it."""
-    from devicekit.available import available_memory
+    from devicekit.device import available_memory
 
     found = available_memory(ctx.device())
     for name in ("driver_free", "reusable"):

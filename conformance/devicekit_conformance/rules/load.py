@@ -134,7 +134,7 @@ def imports_in_any_order(ctx: Context) -> None:
 @requirement("DK-LOAD-009", profile="core", isolated=60.0, device=False, unwaivable=True)
 def importing_changes_neither_host_nor_suite(ctx: Context) -> None:
     """Importing and constructing a backend MUST NOT change devicekit or this suite."""
-    for name in ("devicekit.available", "devicekit.opening", "devicekit.scheduling.scheduler"):
+    for name in ("devicekit.device", "devicekit.scheduling.scheduler"):
         importlib.import_module(name)  # with everything below them
     before = snapshot.code_of("devicekit", "devicekit_conformance")
     ctx.opened.function("is_available")

@@ -160,7 +160,7 @@ def _ignore_errors(ask: Callable[[Device], object], device: Device) -> None:
 def a_broken_presence_check_is_refused(ctx: Context) -> None:
     """Where is_available() or device_count() raises, hangs or contradicts, opening MUST fail, in time."""
     from devicekit.contract.errors import BackendLoadError, BackendUnavailable
-    from devicekit.opening import get_device
+    from devicekit.device import get_device
 
     faults: list[str] = []
     gate = hook_faults.Gate()

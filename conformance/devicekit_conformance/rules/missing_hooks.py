@@ -46,7 +46,7 @@ def a_missing_hook_has_its_answer(ctx: Context) -> None:
 def a_missing_required_hook_is_refused(ctx: Context) -> None:
     """A backend without a required hook MUST be refused by an error that names backend and hook."""
     from devicekit.contract.errors import InvalidHooks
-    from devicekit.opening import get_device
+    from devicekit.device import get_device
 
     faults: list[str] = []
     for hook in sorted(REQUIRED):
@@ -84,7 +84,7 @@ def everything_optional_may_be_missing(ctx: Context) -> None:
 def backends_do_not_answer_for_each_other(ctx: Context) -> None:
     """A backend that lacks a hook MUST NOT be answered for by another backend that has it."""
     from devicekit.contract import records
-    from devicekit.opening import get_device
+    from devicekit.device import get_device
 
     planted = records.MemoryInfo(free=1, total=2, source="runtime")
     with name_with(ctx, "memory_info", lambda index: planted) as other:

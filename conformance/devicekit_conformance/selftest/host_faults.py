@@ -8,9 +8,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-import devicekit.device
-import devicekit.dispatch
-import devicekit.opening
+import devicekit.device.dispatch
+import devicekit.device.handle
+import devicekit.device.opening
 import devicekit.registry.loading
 import devicekit.registry.opened
 import devicekit.registry.probing
@@ -20,7 +20,7 @@ from devicekit.registry import OpenedBackend
 from devicekit.registry.probing import Probe
 from devicekit_conformance.selftest.honest import Honest, claiming
 
-_dispatch, _device = devicekit.dispatch, devicekit.device
+_dispatch, _device = devicekit.device.dispatch, devicekit.device.handle
 
 
 def _put(where: object, name: str, fault: object) -> None:
@@ -131,11 +131,7 @@ class BelievesAnyType(Honest):
     caught_by = "DK-SAFE-006"
 
     def __init__(self) -> None:
-        _put(
-            _dispatch,
-            "_ending",
-            lambda spec: "return True" if spec.kind.value == "releasing" else "return found",
-        )
+        _put(_dispatch, "_check", lambda backend, spec: lambda found: found)
 
 
 class OneCallAtATime(Honest):
@@ -170,7 +166,7 @@ class BelievesTheProbe(Honest):
             return Probe(True, 1)
 
         _put(devicekit.registry.selection, "probe", trusting)
-        _put(devicekit.opening, "probe", trusting)
+        _put(devicekit.device.opening, "probe", trusting)
 
 
 class InventsReleases(Honest):

@@ -20,9 +20,8 @@ import torch
 
 from devicekit.contract import AllocatorState, BackendSpec, Manifest, MemoryStats, hookimpl
 from devicekit.contract.spec import PROJECT
-from devicekit.device import Device
+from devicekit.device import Device, get_device
 from devicekit.devtools.bench.harness import Row
-from devicekit.opening import get_device
 from devicekit.registry import register_backend, unregister_backend
 
 _ROUNDS = 25

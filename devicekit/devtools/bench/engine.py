@@ -14,10 +14,10 @@ from time import process_time
 
 import torch
 
+from devicekit.device import get_device
 from devicekit.devtools.bench.harness import Row, Timing, cpu_seconds, timed_row
 from devicekit.devtools.bench.scheduler import percentiles
 from devicekit.engine import Engine, EngineConfig
-from devicekit.opening import get_device
 from devicekit.runners.example import write_example_checkpoint
 from devicekit.runners.huggingface import AutoConfig, AutoModelForCausalLM
 from devicekit.runners.reload import quiet

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from devicekit.device import Device
-from devicekit.opening import get_device
+from devicekit.device import Device, get_device
 from devicekit.registry import discover, unregister_backend
 from devicekit.testing import KIB, SimConfig, Simulator, simulation
 

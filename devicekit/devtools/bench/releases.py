@@ -8,11 +8,10 @@ from pathlib import Path
 
 import torch
 
-from devicekit.device import Device
+from devicekit.device import Device, get_device
 from devicekit.devtools.bench.harness import Row, Yardstick, measure, timed_row
 from devicekit.devtools.bench.machines import fine_grained, simulated
 from devicekit.engine import Engine, EngineConfig
-from devicekit.opening import get_device
 from devicekit.release import ReleasePoint, ReleasePoints, interval
 from devicekit.runners.example import write_example_checkpoint
 from devicekit.scheduling.messages import PauseMode

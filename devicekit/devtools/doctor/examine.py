@@ -37,7 +37,7 @@ def examine_autoload(name: str) -> Finding:
 
 def examine_backend(name: str) -> Finding:
     """Open a backend by name, and let its devices say what they are."""
-    from devicekit.opening import device_of
+    from devicekit.device import device_of
     from devicekit.registry.selection import select
 
     selection = select(name)

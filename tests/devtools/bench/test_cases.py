@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from devicekit.device import get_device
 from devicekit.devtools.bench.machines import fine_grained, simulated
 from devicekit.devtools.bench.pages import SlotExpander, used_pool
 from devicekit.devtools.bench.scheduler import churn, percentiles, steady
-from devicekit.opening import get_device
 from devicekit.registry import discover
 from devicekit.scheduling.scheduler import Scheduler
 

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from devicekit import dispatch
 from devicekit.contract.errors import UnsupportedHook
 from devicekit.contract.handles import DeviceGraph, Event, MemoryPool, Stream
-from devicekit.contract.hooks import HOOKS
+from devicekit.contract.hooks import HOOKS, BackendSpec
 from devicekit.contract.records import (
     DeviceProperties,
     ErrorKind,
@@ -22,6 +21,7 @@ from devicekit.contract.records import (
     ProcessMemory,
     ReleaseResult,
 )
+from devicekit.device import dispatch
 from devicekit.registry.opened import OpenedBackend
 
 if TYPE_CHECKING:
@@ -39,46 +39,26 @@ class Device:
     or `HookResultError` (it returned something the contract does not allow). Out of memory keeps its own type.
     """
 
-    __slots__ = ("__weakref__", "_implemented", "backend", "index", "torch_device")
+    __slots__ = ("__weakref__", "_hooks", "backend", "index", "torch_device")
 
     backend: OpenedBackend
     index: int
     torch_device: torch.device  # to allocate on with plain torch
-    _implemented: frozenset[str]
-
-    # Compiled, as are the methods below that have no body of their own.
-    _set_index: Callable[[int], object]
-    _create_stream: Callable[[int], Stream]
-    _create_event: Callable[[bool], Event]
-    _empty_host_cache: Callable[[], bool]
-    _collect_ipc: Callable[[], bool]
-
-    def __new__(cls, backend: OpenedBackend, index: int) -> Device:
-        """A device of a class of its own, which holds the methods compiled for this backend and index."""
-        return super().__new__(type(cls.__name__, (cls,), {"__slots__": (), "__module__": cls.__module__}))
+    _hooks: BackendSpec  # the backend's hooks behind checks, absent ones included
 
     def __init__(self, backend: OpenedBackend, index: int) -> None:
         self.backend = backend
         self.index = index
         kind = backend.manifest.device_type
         self.torch_device = torch.device(kind, index) if backend.manifest.indexed else torch.device(kind)
-        backend.on_recompile(self._compile)
+        backend.on_recompile(self._take_hooks)
 
-    def _compile(self) -> None:
-        """Put the backend's functions in place of the declarations below; calls then pay for no lookup."""
-        self._implemented = self.backend.implemented
-        for method, hook in _COMPILED.items():
-            # Restoring the previous device takes another index than this one's.
-            index = None if hook == "set_index" else self.index
-            setattr(type(self), method, dispatch.compile_method(self.backend, hook, index))
+    def _take_hooks(self) -> None:
+        """Again whenever an observer comes or goes."""
+        self._hooks = dispatch.guarded(self.backend)
 
     def __repr__(self) -> str:
         return f"<Device {self.name}:{self.index} of {self.backend.label}>"
-
-    def __reduce__(self) -> tuple[Callable[..., Device], tuple[str]]:
-        from devicekit.opening import get_device  # which imports this module
-
-        return get_device, (f"{self.name}:{self.index}",)
 
     @property
     def name(self) -> str:
@@ -91,7 +71,7 @@ class Device:
         Raises:
             ValueError: the contract has no such hook.
         """
-        if hook in self._implemented:
+        if hook in self.backend.implemented:
             return True
         if hook not in HOOKS:
             raise ValueError(f"The device contract has no hook {hook!r}.")
@@ -108,35 +88,35 @@ class Device:
 
     def synchronize(self) -> None:
         """Block until all work submitted to this device, on every stream, has finished."""
-        raise NotImplementedError
+        self._hooks.synchronize(self.index)
 
     def current_stream(self) -> Stream:
         """The calling thread's current stream."""
-        raise NotImplementedError
+        return self._hooks.current_stream(self.index)
 
     def create_stream(self, priority: int = 0) -> Stream:
         """A new stream. Lower priorities run first."""
-        return self._create_stream(priority)
+        return self._hooks.create_stream(self.index, priority)
 
     def use_stream(self, stream: Stream) -> AbstractContextManager[object]:
         """A context in which ``stream`` is current; the previous one is restored on every exit."""
-        raise NotImplementedError
+        return self._hooks.use_stream(stream)
 
     def create_event(self, *, timing: bool = False) -> Event:
         """A new event; with ``timing`` it has ``elapsed_time(end)`` in milliseconds."""
-        return self._create_event(timing)
+        return self._hooks.create_event(self.index, timing)
 
     def create_graph(self) -> DeviceGraph:
         """A new, empty graph."""
-        raise NotImplementedError
+        return self._hooks.create_graph(self.index)
 
     def is_capturing(self) -> bool | None:
         """Whether the current stream captures a graph; ``None`` if unknown."""
-        raise NotImplementedError
+        return self._hooks.is_capturing(self.index)
 
     def current_index(self) -> int:
         """Index of the calling thread's current device of this backend."""
-        raise NotImplementedError
+        return self._hooks.current_index()
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -154,10 +134,10 @@ class Device:
             yield
             return
         try:
-            self._set_index(self.index)
+            self._hooks.set_index(self.index)
             yield
         finally:
-            self._set_index(previous)
+            self._hooks.set_index(previous)
 
     # -- Releasing --------------------------------------------------------------------------------------------
 
@@ -167,30 +147,36 @@ class Device:
         Reaches every device of this process; the bytes reported are this device's. Synchronises, so engine code
         empties at named release points only.
         """
-        return self._release("empty_cache", self.release_cache, lambda: self.memory_stats().reserved)
+        return self._release("empty_cache", self._hooks.empty_cache, lambda: self.memory_stats().reserved)
 
     def release_cache(self) -> bool:
         """As `empty_cache`, measuring nothing. False: the backend lacks the hook, and nothing happened."""
-        raise NotImplementedError
+        if "empty_cache" not in self.backend.implemented:
+            return False
+        self._hooks.empty_cache()
+        return True
 
     def empty_host_cache(self) -> ReleaseResult:
         """Hand unused pinned host memory back to the operating system; the bytes are the host cache's."""
         return self._release(
-            "empty_host_cache", self._empty_host_cache, lambda: self.host_memory_stats().reserved
+            "empty_host_cache", self._hooks.empty_host_cache, lambda: self.host_memory_stats().reserved
         )
 
     def collect_ipc(self) -> ReleaseResult:
         """Release memory that other processes have finished using."""
-        return self._release("collect_ipc", self._collect_ipc, lambda: self.memory_stats().reserved)
+        return self._release("collect_ipc", self._hooks.collect_ipc, lambda: self.memory_stats().reserved)
 
     def reset_peak_memory_stats(self) -> bool:
         """Make every peak equal to its current value. False: this backend has no peaks to reset."""
-        raise NotImplementedError
+        if not self.supports("reset_peak_memory_stats"):
+            return False
+        self._hooks.reset_peak_memory_stats(self.index)
+        return True
 
     def _release(
-        self, hook: str, release: Callable[[], bool], reserved: Callable[[], int | None]
+        self, hook: str, release: Callable[[], None], reserved: Callable[[], int | None]
     ) -> ReleaseResult:
-        if hook not in self._implemented:
+        if not self.supports(hook):
             return ReleaseResult(False, f"backend {self.backend.label} does not implement {hook}")
         before = reserved()
         started = time.perf_counter()
@@ -202,27 +188,27 @@ class Device:
 
     def memory_stats(self) -> MemoryStats:
         """This process's allocator, in bytes. Changes nothing."""
-        raise NotImplementedError
+        return self._hooks.memory_stats(self.index)
 
     def memory_info(self) -> MemoryInfo:
         """The driver's free and total bytes, every process included."""
-        raise NotImplementedError
+        return self._hooks.memory_info(self.index)
 
     def host_memory_stats(self) -> HostMemoryStats:
         """The cache of pinned host memory, in bytes."""
-        raise NotImplementedError
+        return self._hooks.host_memory_stats()
 
     def process_memory(self) -> Sequence[ProcessMemory] | None:
         """Who holds memory on this device; ``None`` where the vendor cannot be asked."""
-        raise NotImplementedError
+        return self._hooks.process_memory(self.index)
 
     def memory_snapshot(self) -> Sequence[Mapping[str, object]] | None:
         """The allocator's segments and blocks in the vendor's own form; ``None`` where they cannot be seen."""
-        raise NotImplementedError
+        return self._hooks.memory_snapshot(self.index)
 
     def properties(self) -> DeviceProperties:
         """What the device is."""
-        raise NotImplementedError
+        return self._hooks.device_properties(self.index)
 
     def classify_error(self, error: BaseException) -> ErrorKind | None:
         """What ``error`` means on this backend; ``None`` if it is none of its errors. Never raises."""
@@ -232,71 +218,58 @@ class Device:
 
     def set_memory_fraction(self, fraction: float) -> None:
         """Limit this process to ``fraction`` (0 to 1) of the device's total; beyond it, out of memory."""
-        raise NotImplementedError
+        self._hooks.set_memory_fraction(self.index, fraction)
 
     def memory_pool(self) -> MemoryPool:
         """A new private allocator pool."""
-        raise NotImplementedError
+        return self._hooks.memory_pool(self.index)
 
     def pin_memory(self, tensor: torch.Tensor) -> torch.Tensor:
         """A page-locked copy of a host tensor."""
-        raise NotImplementedError
+        return self._hooks.pin_memory(tensor)
 
     def copies_overlap(self) -> bool | None:
         """Whether copies from and to pinned memory run beside computation; ``None`` if unknown."""
-        raise NotImplementedError
+        return self._hooks.copies_overlap(self.index)
 
     def manual_seed(self, seed: int) -> None:
         """Seed the default generator."""
-        raise NotImplementedError
+        self._hooks.manual_seed(self.index, seed)
 
     def get_rng_state(self) -> torch.Tensor:
         """The default generator's state, a uint8 host tensor."""
-        raise NotImplementedError
+        return self._hooks.get_rng_state(self.index)
 
     def set_rng_state(self, state: torch.Tensor) -> None:
         """Restore what `get_rng_state` returned."""
-        raise NotImplementedError
+        self._hooks.set_rng_state(self.index, state)
 
     # -- Processes and tools ----------------------------------------------------------------------------------
 
     def collective_backend(self) -> str | None:
         """Name to give ``torch.distributed.init_process_group``; ``None`` if unknown."""
-        raise NotImplementedError
+        return self._hooks.collective_backend()
 
     def visible_devices_variable(self) -> str | None:
         """Environment variable that limits the devices a process sees."""
-        raise NotImplementedError
+        return self._hooks.visible_devices_variable()
 
     def is_bad_fork(self) -> bool | None:
         """Whether this process was forked after its parent initialised the device; ``None`` if unknown."""
-        raise NotImplementedError
+        return self._hooks.is_bad_fork()
 
     def export_ipc(self, tensor: torch.Tensor) -> object:
         """A picklable handle by which another process can map the tensor's memory."""
-        raise NotImplementedError
+        return self._hooks.export_ipc(tensor)
 
     def import_ipc(self, handle: object) -> torch.Tensor:
         """The tensor behind a handle from `export_ipc` of another process."""
-        raise NotImplementedError
+        return self._hooks.import_ipc(handle)
 
     def profiler_activity(self) -> torch.profiler.ProfilerActivity | None:
         """The activity that makes ``torch.profiler`` record this device."""
-        raise NotImplementedError
+        return self._hooks.profiler_activity()
 
     def record_memory_history(self, enabled: bool) -> None:
         """Start or stop recording allocations for `memory_snapshot`."""
-        raise NotImplementedError
-
-
-_BEHIND = {
-    "_set_index": "set_index",
-    "_create_stream": "create_stream",
-    "_create_event": "create_event",
-    "_empty_host_cache": "empty_host_cache",
-    "_collect_ipc": "collect_ipc",
-    "release_cache": "empty_cache",
-    "properties": "device_properties",
-}
-_WRITTEN_OUT = {*_BEHIND.values(), "classify_error"}  # what has a method with more to it than the call
-_COMPILED = _BEHIND | {hook: hook for hook in HOOKS if hook in Device.__dict__ and hook not in _WRITTEN_OUT}
+        self._hooks.record_memory_history(self.index, enabled)

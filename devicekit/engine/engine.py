@@ -1,14 +1,6 @@
-"""An inference engine in one object: a model on a device, its pools, its scheduler, and the verbs to steer it.
+"""The engine: a model on a device, its pools and its scheduler, driven by the caller's thread.
 
-::
-
-    from devicekit.engine import Engine
-
-    engine = Engine.open("path/to/model")
-    for generation in engine.generate(["Once upon", "The sea"], max_new_tokens=16, temperature=0):
-        print(generation.text)
-
-The caller's thread drives it: `generate` steps until its requests are done, `step` does one step, and every verb
+`generate` steps until its requests are done, `step` does one step, and every verb
 steps until it is answered. Requests submitted before go on meanwhile.
 """
 
@@ -22,14 +14,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
-from devicekit.available import available_memory
 from devicekit.clock import Clock, SystemClock
-from devicekit.device import Device
-from devicekit.engine_config import EngineConfig, plan_pool
-from devicekit.engine_verbs import EngineVerbs
-from devicekit.generation import Generation
+from devicekit.device import Device, available_memory, get_device
+from devicekit.engine.config import EngineConfig, plan_pool
+from devicekit.engine.generation import Generation
+from devicekit.engine.verbs import EngineVerbs
 from devicekit.memory.host_kv import HostKVPool
-from devicekit.opening import get_device
 from devicekit.release import ReleasePoints
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.drafted import DraftedRunner
@@ -55,8 +45,6 @@ from devicekit.weights.store import Model, WeightStore
 if TYPE_CHECKING:
     from devicekit.runners.huggingface import PreTrainedTokenizerBase
     from devicekit.scheduling.ranks.group import RankGroup
-
-__all__ = ["Engine", "EngineConfig"]
 
 ParameterValue: TypeAlias = (
     "float | int | bool | tuple[str, ...] | tuple[int, ...] | tuple[tuple[int, float], ...] | None"

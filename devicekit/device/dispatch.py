@@ -1,0 +1,217 @@
+"""Puts checks around a backend's hooks, so that no caller meets a vendor's surprise without its name.
+
+`guarded` answers a backend with every hook of the contract, present or not. A hook of it is one plain Python frame
+around the vendor's function, which gives a raising hook its name and refuses a result that the contract does not
+allow. Three shapes of that frame are written out, because one that names its argument costs half of one that takes
+``*arguments``, and nearly every hook takes an index and no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import NoneType, SimpleNamespace
+from typing import NoReturn, cast
+
+import torch
+
+from devicekit.contract.errors import DeviceKitError, HookError, HookResultError, UnsupportedHook
+from devicekit.contract.hooks import HOOKS, BackendSpec
+from devicekit.contract.records import (
+    DeviceProperties,
+    ErrorKind,
+    HostMemoryStats,
+    MemoryInfo,
+    MemoryStats,
+)
+from devicekit.contract.spec import HookKind, HookSpec
+from devicekit.registry.opened import OpenedBackend
+
+_Function = Callable[..., object]
+
+_RECORDS = (MemoryStats, MemoryInfo, HostMemoryStats, DeviceProperties)
+
+# What a backend may return, by the contract's annotation. By exact type where a look-alike misleads: a bool is an
+# int, and a tensor scalar compares equal to one. For the rest, only that there is a result.
+_EXACT: dict[str, tuple[type, ...]] = {
+    "bool": (bool,),
+    "int": (int,),
+    "str": (str,),
+    "str | None": (str, NoneType),
+    "torch.profiler.ProfilerActivity | None": (torch.profiler.ProfilerActivity, NoneType),
+    "ErrorKind | None": (ErrorKind, NoneType),
+    **{record.__name__: (record,) for record in _RECORDS},
+}
+_INSTANCE: dict[str, tuple[type, ...]] = {
+    "torch.Tensor": (torch.Tensor,),
+    "Sequence[Mapping[str, object]] | None": (Sequence, NoneType),
+    "Sequence[ProcessMemory] | None": (Sequence, NoneType),
+}
+_UNKNOWN = {record.__name__: record() for record in _RECORDS}
+
+
+def guarded(backend: OpenedBackend) -> BackendSpec:
+    """The backend's hooks as they stand now, each called as the contract's newest version says, by position.
+
+    A hook that the backend lacks does what its kind says: an ordering one raises, a releasing one does nothing,
+    an observing one answers that the value is unknown.
+
+    The hooks raise:
+        UnsupportedHook: the backend lacks the hook, and the hook is an ordering one.
+        HookError: the hook raised. Out of memory keeps its type.
+        HookResultError: it returned what the contract does not allow.
+    """
+    hooks = {name: _guard(backend, spec) for name, spec in HOOKS.items()}
+    return cast("BackendSpec", SimpleNamespace(**hooks))
+
+
+def _guard(backend: OpenedBackend, spec: HookSpec) -> _Function:
+    function = backend.function(spec.name)
+    if function is None:
+        return _missing(backend, spec)
+    if any(name not in backend.takes(spec.name) for name in spec.added):
+        return _withholding(_many(function, backend, spec), backend, spec)
+    if spec.parameters == ("index",):
+        return _with_index(function, backend, spec)
+    return _many(function, backend, spec) if spec.parameters else _without_arguments(function, backend, spec)
+
+
+def _with_index(function: _Function, backend: OpenedBackend, spec: HookSpec) -> _Function:
+    hook, kind, checked = spec.name, _quick_kind(spec), _check(backend, spec)
+
+    def call(index: int) -> object:
+        try:
+            found = function(index)
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # SystemExit from a driver's wrapper is a fault like any other
+            return raise_as_hook_error(backend, hook, error)
+        return found if type(found) is kind else checked(found)
+
+    return call
+
+
+def _without_arguments(function: _Function, backend: OpenedBackend, spec: HookSpec) -> _Function:
+    hook, kind, checked = spec.name, _quick_kind(spec), _check(backend, spec)
+
+    def call() -> object:
+        try:
+            found = function()
+        except (Exception, SystemExit) as error:
+            return raise_as_hook_error(backend, hook, error)
+        return found if type(found) is kind else checked(found)
+
+    return call
+
+
+def _many(function: _Function, backend: OpenedBackend, spec: HookSpec) -> _Function:
+    hook, kind, checked = spec.name, _quick_kind(spec), _check(backend, spec)
+
+    def call(*arguments: object) -> object:
+        try:
+            found = function(*arguments)
+        except (Exception, SystemExit) as error:
+            return raise_as_hook_error(backend, hook, error)
+        return found if type(found) is kind else checked(found)
+
+    return call
+
+
+def _withholding(function: _Function, backend: OpenedBackend, spec: HookSpec) -> _Function:
+    """For a plugin that predates an appended argument: to leave it out is right only where it asks for nothing."""
+    withheld = [name for name in spec.added if name not in backend.takes(spec.name)]
+    handed_on = len(backend.parameters(spec.name))
+
+    def call(*arguments: object) -> object:
+        given = dict(zip(spec.parameters, arguments, strict=True))
+        for name in withheld:
+            if given[name] is not None and given[name] is not False:
+                _refuse_argument(backend, spec, name)
+        return function(*arguments[:handed_on])
+
+    return call
+
+
+def _quick_kind(spec: HookSpec) -> type | None:
+    """The type whose instances need no further look; ``None``: look at every result."""
+    if spec.returns == "None":
+        return NoneType
+    return next(iter(_EXACT.get(spec.returns, ())), None)
+
+
+def _check(backend: OpenedBackend, spec: HookSpec) -> Callable[[object], object]:
+    """What looks at a result that is not of the quick kind: returns it, or raises HookResultError."""
+    exact, instance = _EXACT.get(spec.returns), _INSTANCE.get(spec.returns)
+
+    def checked(found: object) -> object:
+        if spec.returns == "None":
+            return None  # whatever the vendor returned
+        if exact is not None:
+            allowed = type(found) in exact
+        else:
+            allowed = found is not None if instance is None else isinstance(found, instance)
+        return found if allowed else _refuse_result(backend, spec, found)
+
+    return checked
+
+
+def _missing(backend: OpenedBackend, spec: HookSpec) -> _Function:
+    if spec.kind is HookKind.OBSERVING:
+        unknown = _UNKNOWN.get(spec.returns)
+        return lambda *_: unknown
+    if spec.kind is HookKind.RELEASING:
+        return lambda *_: None
+
+    def refuse(*_: object) -> NoReturn:
+        raise UnsupportedHook(
+            f"Backend {backend.label} does not implement {spec.signature} of the device contract. "
+            f"Ask first with device.supports({spec.name!r}).",
+            backend=backend.name,
+            hook=spec.name,
+        )
+
+    return refuse
+
+
+def _refuse_argument(backend: OpenedBackend, spec: HookSpec, argument: str) -> NoReturn:
+    raise UnsupportedHook(
+        f"{spec.name} of backend {backend.label} takes no {argument!r}, which came with device contract "
+        f"{spec.added[argument]}. Try: pip install --upgrade {backend.candidate.distribution}",
+        backend=backend.name,
+        hook=spec.name,
+    )
+
+
+def _refuse_result(backend: OpenedBackend, spec: HookSpec, found: object) -> NoReturn:
+    raise HookResultError(
+        f"{spec.name} of backend {backend.label} returned {found!r} ({type(found).__name__}); the contract says "
+        f"{spec.returns}. This is a fault of the plugin.",
+        backend=backend.name,
+        hook=spec.name,
+    )
+
+
+def raise_as_hook_error(backend: OpenedBackend, hook: str, error: BaseException) -> NoReturn:
+    """Raise ``error`` under the hook's name; out of memory, and devicekit's own errors, keep their type."""
+    if isinstance(error, DeviceKitError) or classify(backend, error) is ErrorKind.OUT_OF_MEMORY:
+        raise error
+    raise HookError(
+        f"{hook} of backend {backend.label} failed: {type(error).__name__}: {error}",
+        backend=backend.name,
+        hook=hook,
+    ) from error
+
+
+def classify(backend: OpenedBackend, error: BaseException) -> ErrorKind | None:
+    """What the backend says ``error`` means; torch's own type where it says nothing. Never raises."""
+    kind: object = None
+    function = backend.function("classify_error")
+    if function is not None:
+        try:
+            # First, because an allocation that failed on a lost device is of torch's type as well.
+            kind = function(error)
+        except Exception:  # a classifier that fails must not replace the error it was asked about
+            kind = None
+    if isinstance(kind, ErrorKind):
+        return kind
+    return ErrorKind.OUT_OF_MEMORY if isinstance(error, torch.OutOfMemoryError) else None

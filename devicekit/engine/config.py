@@ -1,0 +1,122 @@
+"""Sizes of an engine, and how its KV pool follows from them and from the memory there is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from devicekit.contract.errors import ConfigurationError
+from devicekit.memory.kv import KVLayout
+from devicekit.memory.paired_sizing import plan_paired
+from devicekit.memory.sizing import KVPlan, plan_kv
+from devicekit.memory.state import StateLayout
+from devicekit.scheduling.batch import ModelLimits
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Sizes of an engine. The KV pool takes what memory allows, up to what ``max_running`` requests can use."""
+
+    page_size: int = 16  # tokens
+    max_running: int = 32  # requests with KV
+    max_batch_tokens: int = 512  # tokens per forward pass
+    memory_fraction: float = 0.9  # of the memory available once the weights are loaded
+    reserve_bytes: int = 0  # kept free for activations and everything else
+    kv_tokens: int | None = None  # size of the KV pool; None: as above
+    policy: str = "fcfs"
+    prefix_caching: bool = True
+    host_kv_tokens: int = 0  # size of the second level of the prefix cache, in host memory; 0: none
+    # States of recurrent layers kept for cached prefixes; None: as many as requests run; 0: none, and such models'
+    # prefixes are not cached.
+    state_snapshots: int | None = None
+    # Where only some layers have a window: tokens of their own smaller pool. 0: they share the others' pool. None:
+    # a pool of their own if memory is short, sized for what running requests look back at.
+    window_kv_tokens: int | None = None
+    conservativeness: float = 1.0  # lower admits more requests at once, at the price of retractions
+    checked: bool = False  # account for every page, row and state slot after every step: raises, and costs
+
+    @property
+    def snapshots(self) -> int:
+        """How many states of recurrent layers are kept for cached prefixes."""
+        if not self.prefix_caching:
+            return 0
+        return self.max_running if self.state_snapshots is None else self.state_snapshots
+
+
+def plan_pool(
+    layout: KVLayout,
+    limits: ModelLimits,
+    available: int | None,
+    config: EngineConfig,
+    *,
+    states: StateLayout | None = None,
+    companions: Sequence[KVLayout] = (),
+) -> KVPlan:
+    """Size the KV pool: what fits, but no more than the running requests can ever use.
+
+    Args:
+        available: bytes that are free once the weights are loaded; ``None`` if the device does not say.
+        states: what requests keep besides keys and values; it counts as reserved.
+        companions: other models' keys and values, over the same pages.
+
+    Raises:
+        NotEnoughMemory: not even one short request fits.
+        ConfigurationError: a setting is out of range or cannot be had with this model, or ``available`` is unknown
+            and ``kv_tokens`` is not set.
+    """
+    _check(config)
+    most = config.kv_tokens
+    if most is None and available is not None:
+        most = config.max_running * -(-limits.max_positions // config.page_size) * config.page_size
+    # Once in the pool, and once as the new states of a step before it is known to have succeeded.
+    slots = 2 * (config.max_running + 1) + config.snapshots
+    state_bytes = 0 if states is None else slots * states.bytes_per_slot
+    plan = plan_kv(
+        available,
+        layout,
+        page_size=config.page_size,
+        max_running=config.max_running,
+        max_positions=limits.max_positions,
+        fraction=config.memory_fraction,
+        reserve_bytes=config.reserve_bytes + state_bytes,
+        max_tokens=most,
+        companions=companions,
+    )
+    if not _may_pair(layout, config, states):
+        return plan
+    return plan_paired(
+        plan,
+        layout,
+        max_batch_tokens=config.max_batch_tokens,
+        max_tokens=most,
+        window_tokens=config.window_kv_tokens,
+    )
+
+
+def _may_pair(layout: KVLayout, config: EngineConfig, states: StateLayout | None) -> bool:
+    """Whether layers with a window may have a pool of their own; ConfigurationError if they must and may not."""
+    wanted = config.window_kv_tokens
+    if wanted is not None and wanted < 0:
+        raise ConfigurationError(f"window_kv_tokens must not be negative, not {wanted}")
+    obstacles = {
+        "this model has no layers with a window beside layers without": layout.partial_window is None,
+        "a host tier copies whole pages": config.host_kv_tokens > 0,
+        "this model has recurrent layers": states is not None,
+    }
+    found = [obstacle for obstacle, holds in obstacles.items() if holds]
+    if wanted and found:
+        raise ConfigurationError(f"window_kv_tokens={wanted} cannot be had: {' and '.join(found)}")
+    return not found and wanted != 0
+
+
+def _check(config: EngineConfig) -> None:
+    for name, least in (("page_size", 1), ("max_running", 1), ("max_batch_tokens", 1), ("host_kv_tokens", 0)):
+        if (value := getattr(config, name)) < least:
+            raise ConfigurationError(f"{name} must be at least {least}, not {value}")
+    if config.kv_tokens is not None and config.kv_tokens < 1:
+        raise ConfigurationError(f"kv_tokens must be at least 1, not {config.kv_tokens}")
+    if config.snapshots < 0:
+        raise ConfigurationError(f"state_snapshots must not be negative, not {config.state_snapshots}")
+    if not 0 <= config.conservativeness < math.inf:
+        raise ConfigurationError(f"conservativeness must be 0 or more, not {config.conservativeness}")
