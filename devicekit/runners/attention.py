@@ -14,6 +14,7 @@ from torch.nn import functional
 from devicekit.memory.kv import KVPool
 from devicekit.runners.huggingface import AttentionInterface
 from devicekit.runners.plan import AttentionPlan, Segments
+from devicekit.runners.reach import Reach
 
 ATTENTION_NAME = "devicekit_paged"
 # Not keyword arguments of the forward pass: some models do not hand those on to their attention.
@@ -76,6 +77,10 @@ class PagedAttention:
             )
             # Padded queries repeat the segment's last token, so they write what it writes.
             output.index_copy_(0, segments.tokens.reshape(-1), attended.flatten(0, 1))
+        if reaches := self._plan.reaches(call.window):
+            keys, values = self._pool.key(layer), self._pool.value(layer)
+            for reach in reaches:
+                output[reach.token] = _attend_in_place(query[reach.token], keys, values, reach, call)
         return output.unsqueeze(0)
 
 
@@ -106,6 +111,41 @@ def _attend(
         result = _attend_by_hand(packed, key, value, mask, call)
     per_head = result.reshape(groups, kv_heads, shared, queries, -1)
     return per_head.permute(0, 3, 1, 2, 4).flatten(2, 3)
+
+
+def _attend_in_place(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, reach: Reach, call: AttentionCall
+) -> torch.Tensor:
+    """``query`` [heads, dim] over a token's reach in the pool's ``keys`` and ``values``: [heads, value_dim]."""
+    kv_heads = keys.shape[1]
+    packed = query.view(kv_heads, query.shape[0] // kv_heads, -1)
+    read_keys, read_values = _read(keys, reach), _read(values, reach)
+    if len(read_keys) == 1 and call.softcap is None and call.sinks is None:
+        result = functional.scaled_dot_product_attention(
+            packed[None], read_keys[0][None], read_values[0][None], scale=call.scale
+        )
+        return result[0].flatten(0, 1)
+    scores = torch.cat([torch.bmm(packed, key.transpose(1, 2)) for key in read_keys], dim=-1) * call.scale
+    if call.softcap is not None:
+        scores = torch.tanh(scores / call.softcap) * call.softcap
+    if call.sinks is not None:
+        scores = torch.cat([scores, call.sinks.view(kv_heads, -1, 1).to(scores.dtype)], dim=-1)
+    weights = functional.softmax(scores, dim=-1, dtype=torch.float32).to(values.dtype)
+    shares = torch.split(
+        weights[..., : sum(key.shape[1] for key in read_keys)], [key.shape[1] for key in read_keys], -1
+    )
+    output = torch.bmm(shares[0], read_values[0])
+    for share, value in zip(shares[1:], read_values[1:], strict=True):
+        output.baddbmm_(share, value)
+    return output.flatten(0, 1)
+
+
+def _read(buffer: torch.Tensor, reach: Reach) -> list[torch.Tensor]:
+    """A token's keys or values, [kv_heads, n, dim] each: views but for what is scattered."""
+    parts = [buffer[run].transpose(0, 1) for run in reach.runs]
+    if reach.scattered is not None:
+        parts.append(buffer.index_select(0, reach.scattered).transpose(0, 1))
+    return parts
 
 
 def _attend_by_hand(

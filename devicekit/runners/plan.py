@@ -9,10 +9,14 @@ import numpy as np
 import torch
 
 from devicekit.memory.kv import PADDING_SLOT
+from devicekit.runners.reach import Reach, decoding, find_reach
 from devicekit.scheduling.batch import ForwardBatch, Int32, Int64
 
 MAX_CELLS = 1 << 22
 """Bound on queries times keys of one segment: a long prompt is cut here, and its mask stays in megabytes."""
+
+_CELLS_OF_COPY = 1 << 18
+"""The same for a group where calls cost little: what it copies stays in the caches."""
 
 PADDING_ALLOWANCE = 1.5
 """How many times the real cells a group of segments may hold before it is split."""
@@ -55,27 +59,55 @@ class AttentionPlan:
     Layers with a window may have pages of their own: then their segments name slots of those.
     """
 
-    def __init__(self, batch: ForwardBatch, device: torch.device, pages: torch.Tensor) -> None:
-        """``pages``: the batch's request table on the device, int32 [rows, pages_per_row]."""
+    def __init__(
+        self, batch: ForwardBatch, device: torch.device, pages: torch.Tensor, *, in_place: bool = False
+    ) -> None:
+        """Nothing is built before it is asked for.
+
+        Args:
+            pages: the batch's request table on the device, int32 [rows, pages_per_row].
+            in_place: tokens with many keys read them where they are; for devices on which a call costs little.
+        """
+        self._in_place = in_place
         self._longest = int(batch.lengths.max(initial=0))
         self._batch = batch
         self._device = device
         self._pages = pages
-        self._by_window: dict[int | None, list[Segments]] = {}
+        self._segments: dict[int | None, list[Segments]] = {}
+        self._reaches: dict[int | None, list[Reach]] = {}
 
     def segments(self, window: int | None) -> list[Segments]:
-        """Segments that together hold every token of the batch once, for layers with this window."""
-        if window is not None and window >= self._longest:
-            # No window at all; but the keys are elsewhere if the layer has pages of its own.
-            window = None if self._batch.window_pages is None else self._longest
-        if window not in self._by_window:
+        """Segments that with `reaches` hold every token of the batch once, for layers with this window."""
+        window = self._effective(window)
+        if window not in self._segments:
             runs = _cut(self._batch, window)
+            if self._in_place:
+                alone = np.isin(runs.token, [reach.token for reach in self.reaches(window)])
+                runs = runs.take(np.flatnonzero(~alone))
             keys = _first_keys(runs, window)
             counts = runs.position + runs.queries - keys
-            self._by_window[window] = [
-                self._build(runs.take(group), keys[group], window) for group in _group(runs.queries, counts)
+            most = _CELLS_OF_COPY if self._in_place else 4 * MAX_CELLS
+            self._segments[window] = [
+                self._build(runs.take(group), keys[group], window)
+                for group in _group(runs.queries, counts, most)
             ]
-        return self._by_window[window]
+        return self._segments[window]
+
+    def reaches(self, window: int | None) -> list[Reach]:
+        """The tokens that read their keys in place, in layers with this window."""
+        window = self._effective(window)
+        if window not in self._reaches:
+            batch = self._batch
+            pages = None if window is None else batch.window_pages
+            chosen = decoding(batch, window).tolist() if self._in_place else []
+            self._reaches[window] = [find_reach(batch, one, window, pages) for one in chosen]
+        return self._reaches[window]
+
+    def _effective(self, window: int | None) -> int | None:
+        if window is None or window < self._longest:
+            return window
+        # No window at all; but the keys are elsewhere if the layer has pages of its own.
+        return None if self._batch.window_pages is None else self._longest
 
     def _build(self, runs: _Runs, first_key: Int64, window: int | None) -> Segments:
         ends = runs.position + runs.queries
@@ -159,8 +191,8 @@ def _first_keys(runs: _Runs, window: int | None) -> Int64:
     return np.maximum(runs.position - window + 1, 0)
 
 
-def _group(queries: Int64, keys: Int64) -> list[Int64]:
-    """Put runs of like shape together: few kernels, little padding."""
+def _group(queries: Int64, keys: Int64, most: int) -> list[Int64]:
+    """Put runs of like shape together: few kernels, little padding, at most so many cells."""
     order = np.lexsort((keys, queries))
     groups: list[Int64] = []
     begin = 0
@@ -169,7 +201,7 @@ def _group(queries: Int64, keys: Int64) -> list[Int64]:
         widest, longest = np.maximum.accumulate(queries[rest]), np.maximum.accumulate(keys[rest])
         padded = np.arange(1, len(rest) + 1) * widest * longest
         real = np.cumsum(queries[rest] * keys[rest])
-        fits = (padded <= PADDING_ALLOWANCE * real) & (padded <= 4 * MAX_CELLS)
+        fits = (padded <= PADDING_ALLOWANCE * real) & (padded <= most)
         count = int(np.flatnonzero(fits)[-1]) + 1 if fits.any() else 1
         groups.append(rest[:count])
         begin += count

@@ -61,6 +61,7 @@ class TransformersRunner:
         self._stored = directory.stored_tensors()
         self._dtype = dtype
         self._pool: KVPool | None = None
+        self._in_place = False
         self._state_pool: StatePool | None = None
         self._mirror: TableMirror | None = None
 
@@ -89,6 +90,8 @@ class TransformersRunner:
             raise ValueError(f"the state pool {states} does not fit the model's {self.states}")
         self._pool = pool
         self._state_pool = states
+        # Where a call costs as little as on the host; keys of another dtype are copied anyway.
+        self._in_place = pool.key(0).is_cpu and pool.layout.dtype == self.layout.dtype
 
     def step(self, batch: ForwardBatch) -> StepOutput:
         """Write the batch's keys and values into the pool and return the wanted tokens."""
@@ -155,7 +158,7 @@ class TransformersRunner:
         if batch.window_pages is not None:
             arrays.append(window_slots(batch, batch.window_pages))
         tokens, positions, wanted, *slots = to_device(arrays, device)
-        plan = AttentionPlan(batch, device, self._pages(batch))
+        plan = AttentionPlan(batch, device, self._pages(batch), in_place=self._in_place)
         paged = attention.PagedAttention(
             pool, plan, slots[0], self._pool_layers, slots[1] if len(slots) > 1 else None
         )

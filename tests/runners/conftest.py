@@ -43,9 +43,14 @@ class Sequence_:
 
 
 class Driver:
-    """Runs prompts to a length in random chunks, in random company, on shuffled pages full of garbage."""
+    """Runs prompts to a length in random chunks, in random company, on shuffled pages full of garbage.
 
-    def __init__(self, runner: TransformersRunner, *, page_size: int, seed: int, pages: int = 256) -> None:
+    ``neighbours`` pages follow one another before the next are somewhere else.
+    """
+
+    def __init__(
+        self, runner: TransformersRunner, *, page_size: int, seed: int, pages: int = 256, neighbours: int = 1
+    ) -> None:
         self.runner = runner
         self.rng = np.random.default_rng(seed)
         self.page_size = page_size
@@ -58,7 +63,8 @@ class Driver:
             self.states.tensor(state.layer, state.name)[:] = float("nan")
         runner.bind(self.pool, self.states)
         self.slots: dict[int, int] = {}  # state slot by row
-        self.free = list(self.rng.permutation(np.arange(1, pages + 1)))
+        blocks = np.arange(1, pages + 1).reshape(-1, neighbours)
+        self.free = self.rng.permutation(blocks).reshape(-1)[::-1].tolist()
         # Entries that nobody set must never be read, so they name pages that do not exist.
         self.table = RequestTable(31, pages)
         self.table.pages[:] = 1 << 30
@@ -165,8 +171,10 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Example:
 def driver(device: HostDevice) -> Callable[..., Driver]:
     """``driver(runner_or_path, page_size=4, seed=0)``."""
 
-    def make(source: TransformersRunner | Path, *, page_size: int = 4, seed: int = 0) -> Driver:
+    def make(
+        source: TransformersRunner | Path, *, page_size: int = 4, seed: int = 0, neighbours: int = 1
+    ) -> Driver:
         runner = TransformersRunner.load(source, device) if isinstance(source, Path) else source
-        return Driver(runner, page_size=page_size, seed=seed)
+        return Driver(runner, page_size=page_size, seed=seed, neighbours=neighbours)
 
     return make
