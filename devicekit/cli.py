@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import cast
 
 from devicekit.contract.errors import DeviceKitError
+from devicekit.registry.installed import entries
 
 COMMAND_GROUP = "devicekit.commands"
 
@@ -48,7 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"devicekit {__version__}")
         return 0
-    run = _find(given[0])
+    try:
+        run = _find(given[0])
+    except Exception:
+        # Most commands import torch. Where that fails, an error of its inside is no answer.
+        if (said := _torch_trouble()) is None:
+            raise
+        print(f"devicekit {given[0]}: {said}", file=sys.stderr)
+        return 1
     if run is None:
         return 2
     try:
@@ -67,9 +75,10 @@ def _find(name: str) -> Callable[[Sequence[str]], int] | None:
     if name in _BUILT_IN:
         module = importlib.import_module(_BUILT_IN[name][0])
         return cast("Callable[[Sequence[str]], int]", module.main)
-    for entry in metadata.entry_points(group=COMMAND_GROUP):
-        if entry.name == name:
-            return cast("Callable[[Sequence[str]], int]", entry.load())
+    for entry in entries(COMMAND_GROUP):
+        if entry.name == name and entry.problem is None:
+            found = metadata.EntryPoint(name, entry.value, COMMAND_GROUP).load()
+            return cast("Callable[[Sequence[str]], int]", found)
     if name in _ELSEWHERE:
         message = f"{name!r} is not installed. Try: pip install '{_ELSEWHERE[name]}'"
     else:
@@ -78,11 +87,19 @@ def _find(name: str) -> Callable[[Sequence[str]], int] | None:
     return None
 
 
+def _torch_trouble() -> str | None:
+    """What the doctor says of importing torch; ``None`` if it has no complaint."""
+    from devicekit.devtools.doctor.diagnosis import torch_problems
+
+    problems = torch_problems()
+    return "\n".join(f"{one.what}\n  {one.remedy}" for one in problems) or None
+
+
 def _usage() -> str:
     commands = {name: text for name, (_, text) in _BUILT_IN.items()}
-    for entry in metadata.entry_points(group=COMMAND_GROUP):
-        distribution = entry.dist.name if entry.dist else "an unknown distribution"
-        commands.setdefault(entry.name, f"from {distribution}")
+    for entry in entries(COMMAND_GROUP):
+        if entry.problem is None:
+            commands.setdefault(entry.name, f"from {entry.distribution}")
     width = max(map(len, commands))
     lines = [f"  {name:<{width}}  {text}" for name, text in commands.items()]
     return (

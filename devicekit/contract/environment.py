@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from devicekit.contract import text
 from devicekit.contract.errors import ConfigurationError
 
 PREFIX = "DEVICEKIT_"
@@ -63,11 +64,15 @@ def check_environment(environ: Mapping[str, str]) -> None:
     """Raise `ConfigurationError` for any ``DEVICEKIT_*`` variable that does not exist."""
     for name in sorted(environ):
         if name.startswith(PREFIX) and name not in VARIABLES and not name.startswith(FOREIGN_PREFIXES):
-            near = difflib.get_close_matches(name, VARIABLES, n=1)
+            near = difflib.get_close_matches(name[:200], VARIABLES, n=1)
             hint = f" Did you mean {near[0]}?" if near else f" Known: {', '.join(sorted(VARIABLES))}."
-            raise ConfigurationError(f"The environment variable {name} does not exist.{hint}")
+            raise ConfigurationError(f"The environment variable {_plain(name)} does not exist.{hint}")
 
 
 def shown(name: str, value: str) -> str:
     """A variable's value as it may be printed: not if its name says that it is a secret, however it is spelt."""
     return "(set; not shown)" if _SECRET.search(name.upper()) else value
+
+
+def _plain(name: str) -> str:
+    return name if name.isascii() and name.isprintable() and len(name) < 100 else text.shown(name)

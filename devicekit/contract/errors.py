@@ -10,9 +10,11 @@
     │   └── InvalidHooks            a hook is unknown, missing or has the wrong signature
     ├── SelectionError              no backend can be chosen
     │   ├── UnknownBackend          nothing of that name is installed
+    │   ├── BrokenDistribution      an installed distribution's metadata is broken, or hidden by another's
     │   ├── DuplicateBackend        two distributions claim one name
     │   ├── BackendUnavailable      the plugin is sound and finds no hardware
     │   └── BackendLoadError        the plugin could not be imported, constructed or probed
+    │       └── TorchImportError    torch itself cannot be imported; the first cause is chained
     └── DeviceError                 an operation on an opened device
         ├── InvalidDevice           an index or device that does not exist on this backend
         ├── UnsupportedHook         the backend does not implement what was asked
@@ -69,6 +71,10 @@ class UnknownBackend(SelectionError):
     """Nothing of that name is installed or registered."""
 
 
+class BrokenDistribution(SelectionError):
+    """An installed distribution's entry points or metadata are broken, or hidden by another folder of its name."""
+
+
 class DuplicateBackend(SelectionError):
     """Two distributions claim one backend name."""
 
@@ -79,6 +85,10 @@ class BackendUnavailable(SelectionError):
 
 class BackendLoadError(SelectionError):
     """The plugin could not be imported, constructed or probed. The cause is chained."""
+
+
+class TorchImportError(BackendLoadError):
+    """torch itself cannot be imported. The first try's cause is chained: later tries fail for other reasons."""
 
 
 class DeviceError(DeviceKitError):

@@ -106,7 +106,7 @@ class Manifest:
             torch=reader.specifier("torch"),
             requires=reader.requirements("requires"),
             probe_order=reader.number("probe_order", 100, _MOST_PROBE_ORDER),
-            hardware=tuple(reader.strings("hardware")),
+            hardware=reader.patterns("hardware"),
             collective_backend=reader.optional_text("collective_backend"),
             visible_devices_variable=reader.optional_text("visible_devices_variable"),
             noop=reader.names("noop", HOOKS, "hook"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
@@ -11,12 +10,16 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from devicekit.contract.errors import ManifestError
 from devicekit.contract.names import misspelling_of, resembling
+from devicekit.contract.text import shown
 from devicekit.contract.versions import negotiate, reaches_beyond
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,99}")  # what a request for a device can name
+_LONGEST = 300  # characters of a range or a requirement
+_MOST_PATTERNS = 100
+_MOST_WILDCARDS = 2
 _T = TypeVar("_T")
 
 
@@ -80,8 +83,26 @@ class KeyReader:
         self._admits_newer = bool(negotiate(found)) and reaches_beyond(found)
         return found
 
+    def patterns(self, key: str) -> tuple[str, ...]:
+        """Paths with few wildcards: each is looked for whenever a backend is chosen."""
+        found = tuple(self.strings(key))
+        for pattern in found:
+            wild = sum(any(sign in part for sign in "*?[") for part in pattern.split("/"))
+            if not pattern.startswith("/") or "\0" in pattern or "**" in pattern or wild > _MOST_WILDCARDS:
+                self._note(
+                    key, f"{key}: {shown(pattern)} is no absolute path with at most two wildcard parts"
+                )
+                return ()
+        if len(found) > _MOST_PATTERNS:
+            self._note(key, f"{key} lists more than {_MOST_PATTERNS} paths")
+            return ()
+        return found
+
     def specifier(self, key: str) -> SpecifierSet:
         text = self.value(key, str, "")
+        if len(text) > _LONGEST:
+            self._note(key, f"{key} is longer than {_LONGEST} characters")
+            return SpecifierSet()
         try:
             return SpecifierSet(text)
         except InvalidSpecifier:
@@ -97,6 +118,9 @@ class KeyReader:
 
         parsed: list[Requirement] = []
         for text in texts:
+            if len(text) > _LONGEST:
+                self._note(key, f"{key}: {shown(text)} is longer than {_LONGEST} characters")
+                continue
             try:
                 parsed.append(Requirement(text))
             except (InvalidRequirement, RecursionError):
@@ -157,16 +181,3 @@ class KeyReader:
     def _note(self, key: str | None, problem: str) -> None:
         line = None if key is None else self._line(key)
         self._problems.append(problem if line is None else f"line {line}: {problem}")
-
-
-def shown(value: object) -> str:
-    """``repr``, of bounded length, whatever the value is."""
-    try:
-        text = _short.repr(value)
-    except Exception:  # an integer of more digits than Python prints
-        return f"a {type(value).__name__}"
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = _short.maxlong = 120

@@ -6,14 +6,12 @@ import importlib
 import importlib.util
 from collections import defaultdict
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 
-from packaging.utils import canonicalize_name
-
-from devicekit.contract.errors import DuplicateBackend, ManifestError
+from devicekit.contract.errors import BrokenDistribution, DuplicateBackend, ManifestError
 from devicekit.contract.manifest import FILE_NAME, Manifest
 from devicekit.registry.candidates import Candidate, registered
+from devicekit.registry.installed import Entry, entries
 
 ENTRY_POINT_GROUP = "devicekit.backends"
 
@@ -27,8 +25,11 @@ def discover() -> tuple[Candidate, ...]:
     for candidate in (*_installed(), *registered()):
         by_name[candidate.name].append(candidate)
     found: list[Candidate] = []
-    for name, rivals in by_name.items():
-        found.extend(rivals if len(rivals) == 1 else (_refuse(name, rival, rivals) for rival in rivals))
+    for name, named in by_name.items():
+        # What is broken or hidden already has its verdict, and takes the name from nobody.
+        rivals = [one for one in named if not isinstance(one.error, BrokenDistribution)]
+        refused = rivals if len(rivals) < 2 else [_refuse(name, rival, rivals) for rival in rivals]
+        found.extend([*refused, *(one for one in named if one not in rivals)])
     return tuple(sorted(found, key=_probe_order))
 
 
@@ -50,34 +51,26 @@ def _refuse(name: str, rival: Candidate, rivals: list[Candidate]) -> Candidate:
 
 
 def _installed() -> list[Candidate]:
-    # The same distribution is listed twice where a directory stands on sys.path twice.
-    seen: dict[tuple[str, str, str], Candidate] = {}
-    for entry in metadata.entry_points(group=ENTRY_POINT_GROUP):
-        # Left-over metadata without a name or a version is not reason enough to hide every other backend.
-        about = entry.dist and entry.dist.metadata  # parsed anew each time it is asked for
-        distribution = (about and about["Name"]) or "unknown distribution"
-        version = (about and about["Version"]) or None
-        key = (entry.name, canonicalize_name(distribution), entry.value)
-        if key not in seen:
-            found = Candidate(entry.name, distribution, version, entry.value, None)
-            seen[key] = _with_manifest(found, entry)
-    return list(seen.values())
+    return [_candidate(entry) for entry in entries(ENTRY_POINT_GROUP)]
 
 
-def _with_manifest(candidate: Candidate, entry: metadata.EntryPoint) -> Candidate:
+def _candidate(entry: Entry) -> Candidate:
+    found = Candidate(entry.name, entry.distribution, entry.version, entry.value, None)
+    if entry.problem is not None:
+        return replace(found, error=BrokenDistribution(entry.problem, backend=entry.name))
     path: Path | None = None
     try:
-        path = _manifest_path(entry.module)
+        path = _manifest_path(entry.value.partition(":")[0])
         manifest = Manifest.read(path)
         if manifest.name != entry.name:
             raise ManifestError(
-                f"The entry point is called {entry.name!r}, but its manifest says name = {manifest.name!r}. "
-                "They must be the same.",
+                f"The entry point is called {entry.name!r}, but its manifest {path} says name = "
+                f"{manifest.name!r}. They must be the same.",
                 backend=entry.name,
             )
     except ManifestError as error:
-        return replace(candidate, error=error, path=path)
-    return replace(candidate, manifest=manifest, path=path)
+        return replace(found, error=error, path=path)
+    return replace(found, manifest=manifest, path=path)
 
 
 def _manifest_path(module: str) -> Path:
@@ -88,7 +81,7 @@ def _manifest_path(module: str) -> Path:
         if spec is None:  # installed a moment ago, into a directory whose listing is remembered
             importlib.invalidate_caches()
             spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError):
+    except Exception:  # a finder that somebody installed, or one of sys.path's that fails
         spec = None
     if spec is None:
         raise ManifestError(f"The entry point names the module {module!r}, which is not installed.")

@@ -5,12 +5,18 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 
-from devicekit.contract.errors import BackendLoadError, DeviceKitError
+from devicekit.contract.errors import (
+    BackendLoadError,
+    BrokenDistribution,
+    DeviceKitError,
+    TorchImportError,
+)
 from devicekit.registry.candidates import Candidate, registered, roll_back_registrations
 from devicekit.registry.locking import registry_lock
 from devicekit.registry.opened import OpenedBackend
 from devicekit.registry.requirements import check_allowed, check_requirements
 from devicekit.registry.stages import Stage
+from devicekit.registry.torch_import import require_torch
 from devicekit.registry.validation import check_hooks
 
 
@@ -44,7 +50,8 @@ def load_staged(candidate: Candidate) -> OpenedBackend:
     """As `load`, raising `LoadFailure` so that the stage is known."""
     # These two are judged anew each time, so that a repaired file or a changed setting counts.
     if candidate.error is not None:
-        raise LoadFailure(Stage.FOUND if candidate.manifest else Stage.MANIFEST, candidate.error)
+        found = candidate.manifest is not None or isinstance(candidate.error, BrokenDistribution)
+        raise LoadFailure(Stage.FOUND if found else Stage.MANIFEST, candidate.error)
     try:
         check_allowed(candidate)
     except DeviceKitError as error:
@@ -94,12 +101,25 @@ def _load(candidate: Candidate) -> OpenedBackend:
 def _construct(candidate: Candidate) -> object:
     factory: object = candidate.factory
     if factory is None:
+        _require_torch(candidate)
         factory = _attempt(
             candidate, f"could not be imported from {candidate.target}", _import_target(candidate)
         )
     if not callable(factory):
         return factory  # a module with hooks, or a ready-made object
     return _attempt(candidate, f"could not be constructed by calling {candidate.target}", factory)
+
+
+def _require_torch(candidate: Candidate) -> None:
+    """Import before it what every plugin imports: the first failure is each candidate's, and no later one."""
+    try:
+        require_torch()
+    except TorchImportError as error:
+        own = TorchImportError(
+            f"Backend {candidate.label} could not be imported: {error}", backend=candidate.name
+        )
+        own.__cause__ = error.__cause__
+        raise LoadFailure(Stage.IMPORT, own) from error
 
 
 def _attempt(candidate: Candidate, what: str, action: Callable[[], object]) -> object:

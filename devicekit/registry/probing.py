@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from devicekit.contract.errors import BackendLoadError, ConfigurationError
 from devicekit.contract.manifest import Manifest
+from devicekit.contract.text import shown
 from devicekit.registry.opened import OpenedBackend
 
 DEFAULT_TIMEOUT = 20.0  # seconds; a cold driver on a many-device node answers within ten
@@ -110,16 +111,23 @@ def probe_timeout() -> float:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
-    if not 0 < seconds < float("inf"):
+    if not 0 < seconds < threading.TIMEOUT_MAX:
         raise ConfigurationError(
-            f"DEVICEKIT_PROBE_TIMEOUT must be a positive number of seconds, not {text!r}."
+            f"DEVICEKIT_PROBE_TIMEOUT must be a positive number of seconds, not {shown(text)}."
         )
     return seconds
 
 
 def hardware_signs(manifest: Manifest) -> list[str]:
     """Paths of this machine that the manifest names as signs of the hardware."""
-    return sorted(path for pattern in manifest.hardware for path in glob.glob(pattern))
+    return sorted(path for pattern in manifest.hardware for path in _matching(pattern))
+
+
+def _matching(pattern: str) -> list[str]:
+    try:
+        return glob.glob(pattern)
+    except (OSError, ValueError):  # no path of this system
+        return []
 
 
 def hardware_seen(manifest: Manifest | None) -> bool:

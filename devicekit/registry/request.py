@@ -6,8 +6,9 @@ import os
 import re
 
 from devicekit.contract.errors import ConfigurationError
+from devicekit.contract.text import shown
 
-_REQUEST = re.compile(r"(?P<name>[a-z_][a-z0-9_]*)(?::(?P<index>[0-9]+))?")
+_REQUEST = re.compile(r"(?P<name>[a-z_][a-z0-9_]{0,99})(?::(?P<index>[0-9]{1,6}))?")
 
 
 def parse_request(text: str) -> tuple[str, int | None]:
@@ -19,7 +20,7 @@ def parse_request(text: str) -> tuple[str, int | None]:
     matched = _REQUEST.fullmatch(text.strip().lower()) if isinstance(text, str) else None
     if matched is None:
         raise ConfigurationError(
-            f"A device is written 'backend' or 'backend:index', as in 'npu:1', not {text!r}."
+            f"A device is written 'backend' or 'backend:index', as in 'npu:1', not {shown(text)}."
         )
     index = matched["index"]
     return matched["name"], None if index is None else int(index)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from importlib import metadata
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from packaging.specifiers import SpecifierSet
@@ -11,29 +11,50 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from devicekit.contract.errors import ConfigurationError, IncompatibleBackend
+from devicekit.contract.names import resembling
+from devicekit.contract.text import shown
 from devicekit.contract.versions import CONTRACT_VERSION, SERVED_CONTRACTS, negotiate
 from devicekit.registry.candidates import IN_PROCESS, Candidate
+from devicekit.registry.discovery import discover
+from devicekit.registry.installed import installed_version
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 
+_ALLOWED = "DEVICEKIT_ALLOWED_DISTRIBUTIONS"
+
+
 def is_allowed(candidate: Candidate) -> bool:
     """Whether ``DEVICEKIT_ALLOWED_DISTRIBUTIONS`` lets the candidate be imported. Unset, it lets all."""
-    listed = os.environ.get("DEVICEKIT_ALLOWED_DISTRIBUTIONS")
-    if listed is None or candidate.factory is not None:
+    if os.environ.get(_ALLOWED) is None or candidate.factory is not None:
         return True
-    return canonicalize_name(candidate.distribution) in {
-        canonicalize_name(name.strip()) for name in listed.split(",")
-    }
+    return canonicalize_name(candidate.distribution) in map(canonicalize_name, _listed())
+
+
+def allowed_in_vain(candidates: Iterable[Candidate]) -> list[str]:
+    """A sentence for each name in ``DEVICEKIT_ALLOWED_DISTRIBUTIONS`` that no installed backend comes from."""
+    installed = {str(canonicalize_name(one.distribution)): one.distribution for one in candidates}
+    said = []
+    for name in _listed():
+        if canonicalize_name(name) not in installed:
+            near = resembling(canonicalize_name(name), installed)
+            hint = f" Did you mean {installed[near]!r}?" if near else ""
+            said.append(f"{_ALLOWED} names {shown(name)}, from which no installed backend comes.{hint}")
+    return said
+
+
+def _listed() -> list[str]:
+    return [name for part in os.environ.get(_ALLOWED, "").split(",") if (name := part.strip())]
 
 
 def check_allowed(candidate: Candidate) -> None:
     """Raise `ConfigurationError` unless `is_allowed`."""
     if not is_allowed(candidate):
+        in_vain = "".join(f" {one}" for one in allowed_in_vain(discover()))
         raise ConfigurationError(
-            f"Backend {candidate.label} may not be imported: DEVICEKIT_ALLOWED_DISTRIBUTIONS is "
-            f"{os.environ['DEVICEKIT_ALLOWED_DISTRIBUTIONS']!r}. Add {candidate.distribution} to it to allow this."
+            f"Backend {candidate.label} may not be imported: {_ALLOWED} is {shown(os.environ[_ALLOWED])}. "
+            f"Add {candidate.distribution} to it to allow this.{in_vain}"
         )
 
 
@@ -86,16 +107,18 @@ def _contract_remedy(candidate: Candidate) -> str:
 
 
 def _unmet(requirement: Requirement) -> str | None:
-    if requirement.marker is not None and not requirement.marker.evaluate():
-        return None
+    try:
+        if requirement.marker is not None and not requirement.marker.evaluate():
+            return None
+    except Exception as error:  # a marker may compare what cannot be compared
+        return f"its requirement {str(requirement)!r} cannot be judged: {error}"
     return _problem(requirement.name, requirement.specifier)
 
 
 def _problem(name: str, wanted: SpecifierSet) -> str | None:
-    try:
-        installed = metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return f"it needs {name}{wanted}, which is not installed"
+    installed = installed_version(name)
+    if installed is None:
+        return f"it needs {name}{wanted}, which is not installed, or whose metadata cannot be read"
     # "2.13.0+cpu" satisfies "==2.13.0", but a vendor's "2.7.1.post2" must be compared as it stands.
     try:
         if wanted.contains(Version(installed), prereleases=True):

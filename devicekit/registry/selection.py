@@ -12,18 +12,20 @@ from devicekit.contract.environment import check_environment
 from devicekit.contract.errors import (
     BackendLoadError,
     BackendUnavailable,
+    BrokenDistribution,
     ConfigurationError,
     DeviceKitError,
     SelectionError,
     UnknownBackend,
 )
+from devicekit.contract.text import shown
 from devicekit.registry.candidates import Candidate
 from devicekit.registry.discovery import ENTRY_POINT_GROUP, discover
 from devicekit.registry.loading import LoadFailure, load_staged
 from devicekit.registry.opened import OpenedBackend
 from devicekit.registry.probing import hardware_seen, hardware_signs, probe, refuse_inside_probe
 from devicekit.registry.request import parse_request, requested_by_environment
-from devicekit.registry.requirements import is_allowed
+from devicekit.registry.requirements import allowed_in_vain, is_allowed
 from devicekit.registry.stages import Stage
 
 FIRST_PARTY = ("cpu", "cuda", "musa", "npu", "rocm", "xpu")
@@ -70,12 +72,14 @@ class Selection:
     request: str | None
     policy: Policy
     candidates: tuple[CandidateReport, ...]
+    notes: tuple[str, ...] = ()  # what else is odd about the settings or the installation
 
     def explain(self) -> str:
         """The choice in words, a line for each candidate."""
         asked = "nothing was asked for" if self.request is None else f"{self.request!r} was asked for"
         lines = [f"{self.backend.label} was chosen: {asked}, policy {self.policy.value}."]
         lines += [f"  {report.name}: {report.verdict.value}: {report.reason}" for report in self.candidates]
+        lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
 
 
@@ -83,8 +87,10 @@ def select(request: str | None = None, policy: Policy | str | None = None) -> Se
     """Choose a backend.
 
     Args:
-        request: a backend's name. Default: ``DEVICEKIT_BACKEND``, and failing that, the first backend in probe
-            order that has hardware; the host itself only when no other backend claims any.
+        request: a backend's name, or a torch device type, which means the backend of that name and, if there is
+            none or it finds no hardware, the others that serve the type: ``"cuda"`` opens ROCm. Default:
+            ``DEVICEKIT_BACKEND``, and failing that, the first backend in probe order that has hardware; the host
+            itself only when no other backend claims any.
         policy: what a failing plugin does to an automatic choice. Default: ``DEVICEKIT_POLICY``, and failing
             that, ``matching``.
 
@@ -103,17 +109,25 @@ def select(request: str | None = None, policy: Policy | str | None = None) -> Se
     candidates = discover()
     if request is None:
         return _first_with_hardware(candidates, chosen_policy)
-    # One name may still stand for several distributions, in which case each carries the error.
-    named = next((candidate for candidate in candidates if candidate.name == request), None)
-    if named is None:
+    bearing = [candidate for candidate in candidates if candidate.name == request]
+    named = min(bearing, key=lambda one: isinstance(one.error, BrokenDistribution), default=None)
+    asked = [*([] if named is None else [named]), *_of_type(request, candidates, besides=named)]
+    if not asked:
         raise _unknown(request, candidates)
-    report, backend = _try(named)
-    if backend is None:
-        raise _no_hardware(named) if report.error is None else report.error.with_traceback(None)
-    others = [
-        _not_tried(other, f"{request!r} was asked for by name") for other in candidates if other is not named
-    ]
-    return Selection(backend, request, chosen_policy, (report, *others))
+    reports: dict[Candidate, CandidateReport] = {}
+    for candidate in asked:
+        reports[candidate], backend = _try(candidate)
+        if (error := reports[candidate].error) is not None:
+            raise error.with_traceback(None) from error.__cause__
+        if backend is not None:
+            break
+    else:
+        raise _no_hardware(request, asked)
+    for other in candidates:
+        if other not in reports:
+            reports[other] = _not_tried(other, f"{request!r} was asked for by name")
+    notes = tuple(allowed_in_vain(candidates))
+    return Selection(backend, request, chosen_policy, tuple(reports.values()), notes)
 
 
 def select_type(device_type: str) -> Selection:
@@ -158,10 +172,10 @@ def _first_with_hardware(candidates: tuple[Candidate, ...], policy: Policy) -> S
         report, backend = _try(candidate)
         reports.append(report)
         if report.error is not None and _forbids(policy, candidate):
-            raise report.error.with_traceback(None)
+            raise report.error.with_traceback(None) from report.error.__cause__
     if backend is None:
         raise _nothing(reports)
-    return Selection(backend, None, policy, tuple(reports))
+    return Selection(backend, None, policy, tuple(reports), tuple(allowed_in_vain(candidates)))
 
 
 def _forbids(policy: Policy, candidate: Candidate) -> bool:
@@ -209,7 +223,7 @@ def _policy(policy: Policy | str | None) -> Policy:
         return Policy(value)
     except ValueError:
         known = ", ".join(repr(one.value) for one in Policy)
-        raise ConfigurationError(f"{source} must be one of {known}, not {value!r}.") from None
+        raise ConfigurationError(f"{source} must be one of {known}, not {shown(value)}.") from None
 
 
 def _unknown(request: str, candidates: tuple[Candidate, ...]) -> UnknownBackend:
@@ -227,8 +241,27 @@ def _unknown(request: str, candidates: tuple[Candidate, ...]) -> UnknownBackend:
     return UnknownBackend(message, backend=request)
 
 
-def _no_hardware(candidate: Candidate) -> BackendUnavailable:
+def _of_type(
+    device_type: str, candidates: tuple[Candidate, ...], besides: Candidate | None
+) -> list[Candidate]:
+    """The other backends that serve a torch device type, where nobody asked that they be left out."""
+    return [
+        one
+        for one in candidates
+        if one is not besides
+        and one.manifest is not None
+        and one.manifest.device_type == device_type
+        and one.manifest.automatic
+        and is_allowed(one)
+    ]
+
+
+def _no_hardware(request: str, asked: list[Candidate]) -> BackendUnavailable:
+    candidate = asked[0]
     message = f"Backend {candidate.label} was asked for and finds no hardware on this machine."
+    if len(asked) > 1:
+        others = ", ".join(one.label for one in asked[1:])
+        message += f" Neither do others that serve {request!r}: {others}."
     manifest = candidate.manifest
     if manifest is not None and manifest.visible_devices_variable is not None:
         variable = manifest.visible_devices_variable

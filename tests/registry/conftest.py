@@ -73,15 +73,14 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     path = tmp_path / "site"
     path.mkdir()
     monkeypatch.syspath_prepend(path)
-    everything = metadata.entry_points
+    everything = metadata.distributions
 
-    def only_here(**wanted: str) -> metadata.EntryPoints:
-        found = everything(**wanted)
-        return metadata.EntryPoints(
-            one for one in found if one.dist and Path(str(one.dist.locate_file(""))).is_relative_to(tmp_path)
-        )
+    def only_here(**wanted: str) -> Iterator[metadata.Distribution]:
+        for one in everything(**wanted):
+            if wanted or Path(str(one.locate_file(""))).resolve().is_relative_to(tmp_path):
+                yield one
 
-    monkeypatch.setattr(metadata, "entry_points", only_here)
+    monkeypatch.setattr(metadata, "distributions", only_here)
     before = set(sys.modules)
     yield Site(path)
     for name in set(sys.modules) - before:

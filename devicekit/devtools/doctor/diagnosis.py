@@ -13,6 +13,7 @@ from devicekit.devtools.doctor import facts
 from devicekit.devtools.doctor.children import AUTOLOAD_SWITCH, examine
 from devicekit.registry.candidates import Candidate
 from devicekit.registry.discovery import discover
+from devicekit.registry.requirements import allowed_in_vain
 
 Facts = Mapping[str, object]
 
@@ -64,20 +65,14 @@ def diagnose(*, conformance: Path | None = None, timeout: float = 120.0) -> Diag
     """
     report = None if conformance is None else _tier(conformance)
     candidates = discover()
-    torch = examine("torch", timeout=timeout)
-    autoload: list[Facts] = []
-    for name, distribution in facts.autoload_entries():
-        found = examine("autoload", name, autoload=False, timeout=timeout)
-        autoload.append({"name": name, "distribution": distribution, **found})
+    torch, autoload = _examine_torch(timeout)
     # With a broken extension in place, everything else can still be examined without it.
     works = torch["ok"] is True
-    if not works:
-        torch = {**torch, "without_autoload": examine("torch", autoload=False, timeout=timeout)}
     backends = [_examine_backend(one, works, timeout) for one in candidates]
     choice = examine("choice", autoload=works, timeout=timeout)
     problems = [
         *_torch_problems(torch, autoload),
-        *_setting_problems(),
+        *_setting_problems(candidates),
         *_backend_problems(backends, choice),
         *_conformance_problems(report, choice),
     ]
@@ -94,8 +89,26 @@ def diagnose(*, conformance: Path | None = None, timeout: float = 120.0) -> Diag
     )
 
 
+def torch_problems(timeout: float = 120.0) -> Sequence[Problem]:
+    """What is wrong with importing torch here, or with its extensions. Imports nothing into this process."""
+    return list(_torch_problems(*_examine_torch(timeout)))
+
+
+def _examine_torch(timeout: float) -> tuple[Facts, Sequence[Facts]]:
+    torch = examine("torch", timeout=timeout)
+    autoload: list[Facts] = []
+    for name, distribution in facts.autoload_entries():
+        found = examine("autoload", name, autoload=False, timeout=timeout)
+        autoload.append({"name": name, "distribution": distribution, **found})
+    if torch["ok"] is not True:
+        torch = {**torch, "without_autoload": examine("torch", autoload=False, timeout=timeout)}
+    return torch, autoload
+
+
 def _examine_backend(candidate: Candidate, autoload: bool, timeout: float) -> Facts:
     described = facts.describe(candidate)
+    if candidate.error is None and (reason := facts.left_out(candidate)) is not None:
+        return {**described, "ok": None, "error": f"left out on purpose: {reason}", "kind": "LeftOut"}
     if candidate.error is not None:
         return {
             **described,
@@ -121,6 +134,11 @@ def _tier(path: Path) -> Facts:
 
 
 def _torch_problems(torch: Facts, autoload: Sequence[Facts]) -> Iterator[Problem]:
+    for distribution, fault in facts.broken_extensions():
+        yield Problem(
+            f"An extension of torch's, of {distribution}, is broken: {fault}",
+            f"Install it anew or uninstall it (pip uninstall {distribution}).",
+        )
     culprits = [one for one in autoload if one["ok"] is not True]
     if torch["ok"] is not True:
         alone = cast(Facts, torch["without_autoload"])
@@ -136,9 +154,11 @@ def _torch_problems(torch: Facts, autoload: Sequence[Facts]) -> Iterator[Problem
         )
 
 
-def _setting_problems() -> Iterator[Problem]:
+def _setting_problems(candidates: Sequence[Candidate]) -> Iterator[Problem]:
     if (wrong := facts.wrong_setting()) is not None:
         yield Problem(wrong, "Unset or correct the variable.")
+    for said in allowed_in_vain(candidates):
+        yield Problem(said, "Correct the name, or install its distribution.", serious=False)
 
 
 def _backend_problems(backends: Sequence[Facts], choice: Facts) -> Iterator[Problem]:
@@ -146,7 +166,7 @@ def _backend_problems(backends: Sequence[Facts], choice: Facts) -> Iterator[Prob
         yield Problem("No backend is installed.", "Try: pip install devicekit-cpu")
         return
     for one in backends:
-        if one["ok"] is True or one["kind"] == "BackendUnavailable":
+        if one["ok"] is True or one["kind"] in ("BackendUnavailable", "LeftOut"):
             continue
         seen = bool(one["hardware_signs"]) or one["problem"] is not None
         yield Problem(

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
 
+from devicekit.registry.installed import entries
+
 Finding = Mapping[str, object]
 AUTOLOAD_GROUP = "torch.backends"
 
@@ -30,8 +32,9 @@ def examine_autoload(name: str) -> Finding:
     """Do by hand what torch does with one of its backend entry points when it is imported."""
     import torch  # noqa: F401  # the entry point expects it to be there
 
-    for entry in metadata.entry_points(group=AUTOLOAD_GROUP, name=name):
-        entry.load()()
+    for entry in entries(AUTOLOAD_GROUP):
+        if entry.name == name and entry.problem is None:
+            metadata.EntryPoint(name, entry.value, AUTOLOAD_GROUP).load()()
     return {}
 
 

@@ -6,7 +6,6 @@ import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 
 from devicekit import __version__
 from devicekit.contract.environment import check_environment, shown
@@ -14,7 +13,9 @@ from devicekit.contract.errors import ConfigurationError
 from devicekit.contract.versions import CONTRACT_VERSION
 from devicekit.devtools.doctor.examine import AUTOLOAD_GROUP
 from devicekit.registry.candidates import Candidate
-from devicekit.registry.probing import hardware_signs
+from devicekit.registry.installed import entries, installed_version, printable
+from devicekit.registry.probing import hardware_signs, probe_timeout
+from devicekit.registry.requirements import is_allowed
 
 _PACKAGES = ("torch", "pluggy", "packaging", "numpy", "transformers", "safetensors", "rich")
 _PREFIXES = ("DEVICEKIT_", "TORCH_", "PYTORCH_")
@@ -33,14 +34,14 @@ def system() -> Mapping[str, str]:
 
 def packages() -> Mapping[str, str | None]:
     """Versions of what devicekit works with; ``None`` where it is not installed."""
-    return {name: _version(name) for name in _PACKAGES}
+    return {name: installed_version(name) for name in _PACKAGES}
 
 
 def settings(candidates: Sequence[Candidate]) -> Mapping[str, str]:
     """Environment variables that matter: ours, torch's, and those by which backends limit visible devices."""
     visible = {one.manifest.visible_devices_variable for one in candidates if one.manifest is not None}
     return {
-        name: shown(name, value)
+        name: printable(shown(name, value))
         for name, value in sorted(os.environ.items())
         if name.startswith(_PREFIXES) or name in visible
     }
@@ -50,6 +51,7 @@ def wrong_setting() -> str | None:
     """What is wrong with the ``DEVICEKIT_*`` variables, if anything is."""
     try:
         check_environment(os.environ)
+        probe_timeout()
     except ConfigurationError as error:
         return str(error)
     return None
@@ -57,9 +59,13 @@ def wrong_setting() -> str | None:
 
 def autoload_entries() -> Sequence[tuple[str, str]]:
     """Name and distribution of each extension that torch loads when it is imported."""
+    return [(entry.name, entry.distribution) for entry in entries(AUTOLOAD_GROUP) if entry.problem is None]
+
+
+def broken_extensions() -> Sequence[tuple[str, str]]:
+    """Distribution and fault of each extension of torch's whose metadata is broken: ``import torch`` reads it."""
     return [
-        (entry.name, entry.dist.name if entry.dist else "an unknown distribution")
-        for entry in metadata.entry_points(group=AUTOLOAD_GROUP)
+        (entry.distribution, entry.problem) for entry in entries(AUTOLOAD_GROUP) if entry.problem is not None
     ]
 
 
@@ -73,14 +79,14 @@ def describe(candidate: Candidate) -> dict[str, object]:
         "device_type": manifest.device_type if manifest else None,
         "contract": str(manifest.contract) if manifest else None,
         "host": manifest.host if manifest else None,
-        "requires": {str(one): _version(one.name) for one in manifest.requires} if manifest else {},
+        "requires": {str(one): installed_version(one.name) for one in manifest.requires} if manifest else {},
         "hardware_signs": hardware_signs(manifest) if manifest else [],
         "problem": str(candidate.error) if candidate.error else None,
     }
 
 
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+def left_out(candidate: Candidate) -> str | None:
+    """Why a sound backend is not used although it is installed, where somebody wanted it so."""
+    if not is_allowed(candidate):
+        return "DEVICEKIT_ALLOWED_DISTRIBUTIONS does not list its distribution"
+    return None
