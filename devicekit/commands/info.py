@@ -65,6 +65,7 @@ def _document(selection: Selection, devices: list[Device]) -> Mapping[str, objec
         "noop": sorted(backend.manifest.noop),
         "emulated": sorted(backend.manifest.emulated),
         "capabilities": sorted(backend.capabilities),
+        "withdrawn": {name: list(hooks) for name, hooks in backend.withdrawn.items()},
         "newer": list(backend.newer),
         "quirks": [quirk.name for quirk in quirks_of(backend)],
         "devices": [_device_document(device) for device in devices],
@@ -106,6 +107,8 @@ def _print(selection: Selection, devices: list[Device]) -> None:
         if name not in backend.implemented:
             print(f"  {name}: {_WHEN_MISSING[hook.kind.value]}")
     print(f"\ncapabilities claimed: {', '.join(sorted(backend.capabilities)) or 'none'}")
+    for name, hooks in backend.withdrawn.items():
+        print(f"not {name}: the installed vendor software lacks what {', '.join(hooks)} rests on")
     if backend.newer:
         print(f"newer than this devicekit, and ignored: {', '.join(backend.newer)}")
     for quirk in quirks_of(backend):

@@ -60,11 +60,17 @@ class OpenedBackend:
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What the manifest claims, and of the optional claims those whose hooks are present."""
-        present = {
-            name for name in self.manifest.optional if self.implemented.issuperset(CAPABILITIES[name].hooks)
+        """What the manifest claims, outright or as optional, and whose hooks are present."""
+        claimed = self.manifest.capabilities | self.manifest.optional
+        return frozenset(name for name in claimed if self.implemented.issuperset(CAPABILITIES[name].hooks))
+
+    @property
+    def withdrawn(self) -> Mapping[str, tuple[str, ...]]:
+        """Capabilities claimed outright whose hooks this version of the vendor's software cannot serve: which."""
+        return {
+            name: tuple(hook for hook in CAPABILITIES[name].hooks if hook not in self.implemented)
+            for name in sorted(self.manifest.capabilities - self.capabilities)
         }
-        return self.manifest.capabilities | present
 
     def fix_device_count(self, count: int) -> None:
         """What is visible counts from now on: a device is about to be opened. The probe asks no more."""

@@ -60,11 +60,12 @@ def check_hooks(plugin: object, candidate: Candidate) -> None:
         elif _is_required(spec, contracts) and name not in members:
             problems.append(f"the required hook {spec.signature} is missing")
     if manifest is not None:
+        taken_back = hooks_taken_back(plugin)
         problems.extend(
             f"the manifest lists {name} as noop or emulated, and it is not implemented"
-            for name in sorted((manifest.noop | manifest.emulated) - implemented)
+            for name in sorted((manifest.noop | manifest.emulated) - implemented - taken_back)
         )
-        problems.extend(_unfounded_claims(manifest.capabilities, implemented))
+        problems.extend(_unfounded_claims(manifest.capabilities, implemented | taken_back))
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)
         raise InvalidHooks(
@@ -79,6 +80,15 @@ def implemented_hooks(plugin: object) -> frozenset[str]:
     """Names of the contract's hooks that ``plugin`` implements."""
     members = _functions(plugin)
     return frozenset(name for name in HOOKS if name in members and hasattr(members[name], _MARK))
+
+
+def hooks_taken_back(plugin: object) -> frozenset[str]:
+    """Hooks that the plugin's class has and this object does not: the vendor's software here lacks them.
+
+    Claims of the manifest that rest on them fall with them.
+    """
+    own, offered = implemented_hooks(plugin), implemented_hooks(type(plugin))
+    return offered - own
 
 
 def newer_than_host(plugin: object, manifest: Manifest) -> tuple[str, ...]:

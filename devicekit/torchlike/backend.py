@@ -76,7 +76,7 @@ class TorchModuleBackend(VendorModule):
     @needs("synchronize")
     def synchronize(self, index: int) -> None:
         # Nothing was submitted to a device that was never used. A forked child still gets the vendor's error.
-        if self.module.is_initialized() or self.module._is_in_bad_fork():
+        if self._is_initialized() or self._in_bad_fork():
             self.module.synchronize(index)
 
     @hookimpl
@@ -104,7 +104,7 @@ class TorchModuleBackend(VendorModule):
         return event
 
     @hookimpl
-    @needs("is_current_stream_capturing", "device")
+    @needs("is_current_stream_capturing", "device", "current_device")
     def is_capturing(self, index: int) -> bool:
         if not self._is_used():  # the vendor's function raises then
             return False
@@ -125,7 +125,7 @@ class TorchModuleBackend(VendorModule):
     def empty_cache(self) -> None:
         if not self._is_used():
             return
-        if self._has_quirk(EMPTY_CACHE_IN_CAPTURE) and self.module.is_current_stream_capturing():
+        if self._has_quirk(EMPTY_CACHE_IN_CAPTURE) and self._captures():
             return
         self._empty_cache()
 
@@ -146,16 +146,16 @@ class TorchModuleBackend(VendorModule):
     @needs("memory_stats")
     def memory_stats(self, index: int) -> MemoryStats:
         # The vendor's answer in both cases is an empty mapping, or zeros.
-        if self.module._is_in_bad_fork():
+        if self._in_bad_fork():
             return MemoryStats(AllocatorState.BAD_FORK, self._source)
-        if not self.module.is_initialized():
+        if not self._is_initialized():
             return MemoryStats(AllocatorState.UNINITIALISED, self._source)
         return statistics.memory_stats(self.module.memory_stats(index), self._source, self._keys)
 
     @hookimpl
     @needs("mem_get_info")
     def memory_info(self, index: int) -> MemoryInfo:
-        if self.module._is_in_bad_fork():
+        if self._in_bad_fork():
             return MemoryInfo()
         free, total = self.module.mem_get_info(index)
         return MemoryInfo(int(free), int(total), "runtime")
@@ -168,9 +168,9 @@ class TorchModuleBackend(VendorModule):
     @hookimpl
     @needs("memory_snapshot")
     def memory_snapshot(self, index: int) -> Sequence[Mapping[str, object]] | None:
-        if self.module._is_in_bad_fork():
+        if self._in_bad_fork():
             return None
-        if not self.module.is_initialized():
+        if not self._is_initialized():
             return []
         # The vendor's answer is of all devices; a segment that names none is of the only one.
         return [segment for segment in self.module.memory_snapshot() if segment.get("device", index) == index]

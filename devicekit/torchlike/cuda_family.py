@@ -55,7 +55,8 @@ class CudaFamilyBackend(TorchModuleBackend):
 
     def _allocates_asynchronously(self) -> bool:
         # Settled by the environment when torch is imported; asking initialises nothing.
-        return self._is_built() and self.module.get_allocator_backend() == "cudaMallocAsync"
+        asked = getattr(self.module, "get_allocator_backend", None)
+        return asked is not None and self._is_built() and asked() == "cudaMallocAsync"
 
     def _find_empty_host_cache(self) -> Callable[[], object] | None:
         # The private function is as old as the cache; the public one came with torch 2.12.
@@ -65,12 +66,13 @@ class CudaFamilyBackend(TorchModuleBackend):
 
     @hookimpl
     def memory_info(self, index: int) -> MemoryInfo:
-        if self._has_quirk(INTEGRATED_MEMORY) and not self.is_bad_fork() and self._integrated(index):
+        if self._has_quirk(INTEGRATED_MEMORY) and not self._in_bad_fork() and self._integrated(index):
             return self._shared_memory_info(index)
         return super().memory_info(index)
 
     def _ask_integrated(self, index: int) -> bool:
-        return bool(getattr(self.module.get_device_properties(index), "is_integrated", False))
+        asked = getattr(self.module, "get_device_properties", None)
+        return asked is not None and bool(getattr(asked(index), "is_integrated", False))
 
     def _shared_memory_info(self, index: int) -> MemoryInfo:
         total = int(self.module.get_device_properties(index).total_memory)

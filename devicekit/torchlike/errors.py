@@ -9,27 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from devicekit.contract import ErrorKind
-
-# The driver codes that torch.AcceleratorError carries; CUDA's, which HIP and MUSA share.
-CUDA_CODES: Mapping[int, ErrorKind] = {
-    2: ErrorKind.OUT_OF_MEMORY,
-    3: ErrorKind.NOT_INITIALISED,  # initialisation error: also what a forked child gets
-    35: ErrorKind.NOT_INITIALISED,  # no driver, or one too old for the runtime
-    100: ErrorKind.NOT_INITIALISED,  # no device
-    101: ErrorKind.WRONG_DEVICE,  # invalid device ordinal
-    # Sticky: every later call of the process fails with the same code.
-    214: ErrorKind.DEVICE_LOST,  # uncorrectable ECC error
-    700: ErrorKind.DEVICE_LOST,  # illegal memory access
-    702: ErrorKind.DEVICE_LOST,  # launch timed out
-    709: ErrorKind.DEVICE_LOST,  # context is destroyed
-    710: ErrorKind.DEVICE_LOST,  # device-side assert
-    714: ErrorKind.DEVICE_LOST,  # hardware stack error
-    715: ErrorKind.DEVICE_LOST,  # illegal instruction
-    716: ErrorKind.DEVICE_LOST,  # misaligned address
-    717: ErrorKind.DEVICE_LOST,  # invalid address space
-    718: ErrorKind.DEVICE_LOST,  # invalid program counter
-    719: ErrorKind.DEVICE_LOST,  # unspecified launch failure
-}
+from devicekit.contract.errors import DeviceKitError
 
 # torch's own wording, the same on every device.
 _WRONG_DEVICE = re.compile(
@@ -41,11 +21,17 @@ _WRONG_DEVICE = re.compile(
 # of the device. torch says "not compiled" with an AssertionError, and torch_npu's failing lazy initialisation
 # ends in a NameError of its own making.
 _SPEAKS_FOR_DRIVER = (RuntimeError, AssertionError, NameError)
+_QUOTES = (ValueError, TypeError, LookupError, ArithmeticError, DeviceKitError)
+_LONGEST = 20_000  # characters of a message that are read
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorRules:
-    """One vendor's types, codes and words. The words are regular expressions, searched in the message."""
+    """One vendor's types, codes and words. The words are regular expressions, searched in the message.
+
+    ``names`` are identifiers that only the vendor's software has: they also count in exceptions that other
+    libraries define for themselves, where a sentence may be a quotation.
+    """
 
     out_of_memory_types: tuple[type[BaseException], ...] = (torch.OutOfMemoryError,)
     codes: Mapping[int, ErrorKind] = field(default_factory=dict)
@@ -53,40 +39,7 @@ class ErrorRules:
     out_of_memory: str | None = None
     not_initialised: str | None = None
     wrong_device: str | None = None
-
-
-# What CUDA says of a context that is gone, and HIP and MUSA after it.
-_STICKY = (
-    "an illegal memory access was encountered|unspecified launch failure|device-side assert triggered"
-    "|the launch timed out and was terminated|misaligned address|an illegal instruction was encountered"
-    "|uncorrectable ECC error encountered|hardware stack error|invalid program counter|context is destroyed"
-    "|operation not supported on global/shared address space"
-)
-
-
-def cuda_like_rules(
-    label: str, *, out_of_memory: str, not_initialised: str, codes: Mapping[int, ErrorKind] = CUDA_CODES
-) -> ErrorRules:
-    """Rules for a runtime that says what CUDA's says under its own ``label``.
-
-    Args:
-        label: as in ``"HIP error: ..."``.
-        out_of_memory: the words of the vendor's libraries, as a regular expression.
-        not_initialised: the vendor's own words for a missing driver, as a regular expression.
-        codes: what the error codes of the runtime mean.
-    """
-    # "CUDA error: ..." is torch's, "Cuda failure 2 '...'" the collective library's.
-    reported = rf"(?i:\b{label} (?:driver )?error: |\b{label} failure (?:\d+ )?')"
-    return ErrorRules(
-        codes=codes,
-        device_lost=rf"{reported}(?:{_STICKY})",
-        out_of_memory=rf"\b{label} out of memory\.|{reported}out of memory|{out_of_memory}",
-        not_initialised=(
-            rf"Cannot re-initialize \w+ in forked subprocess|Torch not compiled with {label} enabled"
-            rf"|\bNo {label} GPUs are available|{label} driver version is insufficient"
-            rf"|{label} driver initialization failed|\b{label} error: initialization error|{not_initialised}"
-        ),
-    )
+    names: Mapping[ErrorKind, str] = field(default_factory=dict)
 
 
 def classify(error: BaseException, rules: ErrorRules) -> ErrorKind | None:
@@ -110,21 +63,24 @@ def _judge(error: BaseException, rules: ErrorRules) -> ErrorKind | None:
     code = getattr(error, "error_code", None)  # torch.AcceleratorError, since torch 2.8
     if isinstance(error, RuntimeError) and type(code) is int and code in rules.codes:
         return rules.codes[code]
-    if not isinstance(error, _SPEAKS_FOR_DRIVER):
+    speaks = isinstance(error, _SPEAKS_FOR_DRIVER)
+    if not speaks and (isinstance(error, _QUOTES) or type(error).__module__ == "builtins"):
         return None
-    return _judge_text(_text(error), rules)
+    return _judge_text(_text(error), rules, whole=speaks)
 
 
-def _judge_text(text: str, rules: ErrorRules) -> ErrorKind | None:
-    for pattern, kind in (
-        (rules.device_lost, ErrorKind.DEVICE_LOST),
-        (rules.out_of_memory, ErrorKind.OUT_OF_MEMORY),
-        (rules.not_initialised, ErrorKind.NOT_INITIALISED),
-        (rules.wrong_device, ErrorKind.WRONG_DEVICE),
-    ):
-        if pattern is not None and re.search(pattern, text):
-            return kind
-    return ErrorKind.WRONG_DEVICE if _WRONG_DEVICE.search(text) else None
+def _judge_text(text: str, rules: ErrorRules, *, whole: bool) -> ErrorKind | None:
+    sentences = {
+        ErrorKind.DEVICE_LOST: rules.device_lost,
+        ErrorKind.OUT_OF_MEMORY: rules.out_of_memory,
+        ErrorKind.NOT_INITIALISED: rules.not_initialised,
+        ErrorKind.WRONG_DEVICE: rules.wrong_device,
+    }
+    for kind, sentence in sentences.items():
+        for pattern in (sentence if whole else None, rules.names.get(kind)):
+            if pattern is not None and re.search(pattern, text):
+                return kind
+    return ErrorKind.WRONG_DEVICE if whole and _WRONG_DEVICE.search(text) else None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -139,6 +95,17 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _text(error: BaseException) -> str:
     try:
-        return str(error)
+        return str(error)[:_LONGEST]
     except Exception:  # an exception whose __str__ raises says nothing
         return ""
+
+
+def __getattr__(name: str) -> object:
+    if name in ("CUDA_CODES", "cuda_like_rules"):  # moved after 0.1
+        import warnings
+
+        from devicekit.torchlike import error_words
+
+        warnings.warn(f"{name} has moved to devicekit.torchlike", DeprecationWarning, stacklevel=2)
+        return getattr(error_words, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -68,7 +68,8 @@ class VendorModule:
 
     def _is_built(self) -> bool:
         """Whether this torch was built for this vendor's devices, and for no impersonator's."""
-        return bool(self.module._is_compiled())
+        asked = getattr(self.module, "_is_compiled", None)
+        return asked is None or bool(asked())  # a module that does not tell is there because it was built
 
     def _architecture(self, found: object) -> str | None:
         """The vendor's word for the architecture of a properties object."""
@@ -92,4 +93,18 @@ class VendorModule:
 
     def _is_used(self) -> bool:
         """Whether this process has initialised the device, and may ask it anything."""
-        return not self.module._is_in_bad_fork() and bool(self.module.is_initialized())
+        return not self._in_bad_fork() and self._is_initialized()
+
+    def _is_initialized(self) -> bool:
+        """Whether the vendor's context exists. A module that does not tell is asked its questions outright."""
+        asked = getattr(self.module, "is_initialized", None)
+        return asked is None or bool(asked())
+
+    def _in_bad_fork(self) -> bool:
+        asked = getattr(self.module, "_is_in_bad_fork", None)
+        return asked is not None and bool(asked())
+
+    def _captures(self) -> bool:
+        """Whether the current stream captures a graph, as far as the vendor tells."""
+        asked = getattr(self.module, "is_current_stream_capturing", None)
+        return asked is not None and bool(asked())

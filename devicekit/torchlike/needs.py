@@ -6,7 +6,7 @@ A hook that is set to ``None``, on the class or the object, is absent for the re
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from devicekit.contract import HOOKS
@@ -51,9 +51,22 @@ def hide(backend: object, *hooks: str) -> None:
 def hide_unmet(backend: object, module: object) -> None:
     """Make every hook absent whose `needs` the vendor's ``module`` does not meet."""
     for hook in HOOKS:
-        wanted: tuple[str, ...] = getattr(getattr(backend, hook, None), _NEEDS, ())
-        if not all(has(module, name) for name in wanted):
+        if getattr(backend, hook, None) is not None and not meets(module, needed(type(backend), hook)):
             hide(backend, hook)
+
+
+def needed(backend: type, hook: str) -> tuple[str, ...]:
+    """What ``hook`` rests on: as its own definition says, or else the one it overrides."""
+    for one in backend.__mro__:
+        found: tuple[str, ...] | None = getattr(vars(one).get(hook), _NEEDS, None)
+        if found is not None:
+            return found
+    return ()
+
+
+def meets(module: object, names: Iterable[str]) -> bool:
+    """Whether ``module`` has every one of the dotted names."""
+    return all(has(module, name) for name in names)
 
 
 def has(module: object, dotted: str) -> bool:

@@ -13,7 +13,7 @@ from tests.plugins.support import CASES, Bench, Make
 
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Make:
-    """make(vendor, version=None, cards=2, traps=(), without_quirks=()): a fresh backend over a fresh double."""
+    """make(vendor, version=None, cards=2, traps=(), ...): a fresh backend over a fresh double."""
 
     def build_bench(
         vendor: str,
@@ -22,8 +22,11 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Make:
         cards: int = 2,
         traps: Collection[str] = (),
         without_quirks: Collection[str] = (),
+        without: Collection[str] = (),
     ) -> Bench:
         double = build(FLAVOURS[vendor](version), cards=cards, traps=set(traps))
+        for name in without:
+            delattr(double.module, name)
         install(monkeypatch, double)
         plugin = importlib.import_module(f"devicekit_{vendor}")
         return Bench(vendor, double, plugin.Backend(without_quirks=without_quirks))

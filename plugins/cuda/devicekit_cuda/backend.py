@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from devicekit.contract import ProcessMemory, hookimpl
-from devicekit.torchlike import Quirk, Vendor
+from devicekit.torchlike import Quirk, Vendor, cuda_like_rules
 from devicekit.torchlike.cuda_family import COMMON_QUIRKS, INTEGRATED_MEMORY, CudaFamilyBackend
-from devicekit.torchlike.errors import cuda_like_rules
 from devicekit_cuda import management
 
 VENDOR = Vendor(
@@ -21,7 +20,10 @@ VENDOR = Vendor(
     copies_overlap=True,
     errors=cuda_like_rules(
         "CUDA",
-        out_of_memory="CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED",
+        out_of_memory=(
+            "(?:CUBLAS|CUDNN|CUSPARSE|CUSOLVER|CUTENSOR)_STATUS_ALLOC_FAILED|CUFFT_ALLOC_FAILED"
+            "|CURAND_STATUS_ALLOCATION_FAILED|CUDNN_STATUS_INTERNAL_ERROR_(?:DEVICE|HOST)_ALLOCATION_FAILED"
+        ),
         not_initialised="Found no NVIDIA driver|no CUDA-capable device is detected",
     ),
     quirks=(
@@ -50,7 +52,7 @@ class Backend(CudaFamilyBackend):
     def _is_built(self) -> bool:
         # ROCm, MUSA and others answer to torch.cuda as well; only NVIDIA's build has all three.
         version = torch.version
-        return version.cuda is not None and version.hip is None and bool(self.module._is_compiled())
+        return version.cuda is not None and version.hip is None and super()._is_built()
 
     def _architecture(self, found: object) -> str | None:
         major, minor = getattr(found, "major", None), getattr(found, "minor", None)

@@ -21,9 +21,9 @@ def processes(module: ModuleType, index: int) -> Sequence[ProcessMemory] | None:
         # NVML counts every device of the machine, torch only the visible ones.
         handle = nvml.nvmlDeviceGetHandleByIndex(module._get_nvml_device_index(index))
         running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
-    except nvml.NVMLError:  # no permission
+        return [ProcessMemory(int(one.pid), one.usedGpuMemory) for one in running]
+    except Exception:  # no permission, or CUDA_VISIBLE_DEVICES names what torch cannot count: a MIG partition
         return None
-    return [ProcessMemory(int(one.pid), one.usedGpuMemory) for one in running]
 
 
 def driver_version() -> str | None:
@@ -33,18 +33,15 @@ def driver_version() -> str | None:
         return None
     try:
         found: str | bytes = nvml.nvmlSystemGetDriverVersion()
-    except nvml.NVMLError:
+        return found.decode() if isinstance(found, bytes) else found  # bytes in older releases of the library
+    except Exception:
         return None
-    return found.decode() if isinstance(found, bytes) else found  # bytes in older releases of the library
 
 
 def _library() -> ModuleType | None:
     try:
         nvml = importlib.import_module("pynvml")
-    except ImportError:
-        return None
-    try:
         nvml.nvmlInit()
-    except nvml.NVMLError:  # no driver; it is not a RuntimeError
+    except Exception:  # not installed; or no driver, which is not a RuntimeError
         return None
     return nvml

@@ -9,8 +9,7 @@ from types import ModuleType
 import torch
 
 from devicekit.contract import hookimpl
-from devicekit.torchlike import Quirk, TorchModuleBackend, Vendor, lacks, needs
-from devicekit.torchlike.errors import cuda_like_rules
+from devicekit.torchlike import Quirk, TorchModuleBackend, Vendor, cuda_like_rules, lacks, needs
 from devicekit.torchlike.quirks import EMPTY_CACHE_IN_CAPTURE
 
 VENDOR = Vendor(
@@ -22,7 +21,10 @@ VENDOR = Vendor(
     copies_overlap=True,
     errors=cuda_like_rules(
         "MUSA",
-        out_of_memory="MUBLAS_STATUS_ALLOC_FAILED|MUDNN_STATUS_ALLOC_FAILED",
+        out_of_memory=(
+            "(?:MUBLAS|MUDNN|MUSPARSE|MUSOLVER)_STATUS_ALLOC_FAILED|MUFFT_ALLOC_FAILED"
+            "|MURAND_STATUS_ALLOCATION_FAILED"
+        ),
         not_initialised="no MUSA-capable device is detected",
     ),
     quirks=(

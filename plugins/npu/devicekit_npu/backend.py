@@ -9,11 +9,15 @@ from types import ModuleType
 
 import torch
 
+from devicekit.contract import ErrorKind
 from devicekit.torchlike import ErrorRules, Quirk, TorchModuleBackend, Vendor
+from devicekit.torchlike.needs import meets
 from devicekit.torchlike.quirks import EMPTY_CACHE_IN_CAPTURE
 
 NO_CONTEXT_IN_THREAD = "empty-cache-needs-context"
 _AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
+# "error code is 507035", "errorCode: 207001", "ret = 107002"
+_CODE = r"(?i:\berror ?code(?: is|:| ?=)? ?|\bret(?:code)?(?:=| = | is |: ?))(?<!\d)"
 
 VENDOR = Vendor(
     device_type="npu",
@@ -25,14 +29,25 @@ VENDOR = Vendor(
     host_empty_cache="host_empty_cache",
     errors=ErrorRules(
         # 507xxx are faults inside the device and its driver: cores, heartbeat, memory, scheduler.
-        device_lost=r"error code is 507\d{3}|HBM MULTI BIT ECC ERROR|\bUCE ERROR|\bFORCE STOP",
+        device_lost=rf"{_CODE}507\d{{3}}\b|HBM MULTI BIT ECC ERROR|\bUCE ERROR|\bFORCE STOP",
         # 207001 is the runtime's refusal to allocate. Up to torch_npu 2.9 all of these are plain RuntimeErrors.
-        out_of_memory=r"\bNPU out of memory\.|error code is 207001",
+        out_of_memory=rf"\bNPU out of memory\.|{_CODE}(?:207001|200000)\b|\bEL0004: ",
         # 107002: the calling thread has no context. A failing lazy initialisation ends in a NameError.
         not_initialised=(
-            "Cannot re-initialize NPU in forked subprocess|error code is 107002|context pointer null"
+            rf"Cannot re-initialize NPU in forked subprocess|{_CODE}107002\b|context pointer null"
             "|name 'DeferredNpuCallError' is not defined"
         ),
+        wrong_device=rf"{_CODE}107001\b",
+        names={
+            ErrorKind.DEVICE_LOST: (
+                r"\bACL_ERROR_RT_(?:AICORE_(?:TIMEOUT|EXCEPTION|TRAP_EXCEPTION|OVER_FLOW)|AICPU_(?:TIMEOUT|EXCEPTION)"
+                r"|VECTOR_CORE_(?:TIMEOUT|EXCEPTION)|LOST_HEARTBEAT|DEVICE_MEM_ERROR|DEVICE_TASK_ABORT|LINK_ERROR"
+                r"|TS_ERROR|DRV_INTERNAL_ERROR)\b"
+            ),
+            ErrorKind.OUT_OF_MEMORY: r"\bACL_ERROR_(?:RT_MEMORY_ALLOCATION|BAD_ALLOC)\b|\bHCCL_E_MEMORY\b",
+            ErrorKind.NOT_INITIALISED: r"\bACL_ERROR_(?:RT_CONTEXT_NULL|UNINITIALIZE)\b",
+            ErrorKind.WRONG_DEVICE: r"\bACL_ERROR_(?:RT_INVALID_DEVICEID|INVALID_DEVICE)\b",
+        },
     ),
     quirks=(
         Quirk(
@@ -101,6 +116,6 @@ class Backend(TorchModuleBackend):
         return True  # the module exists only where torch_npu was imported
 
     def _empty_cache(self) -> None:
-        if self._has_quirk(NO_CONTEXT_IN_THREAD):
+        if self._has_quirk(NO_CONTEXT_IN_THREAD) and meets(self.module, ("set_device", "current_device")):
             self.module.set_device(self.module.current_device())
         super()._empty_cache()

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from devicekit.contract import ProcessMemory, hookimpl
-from devicekit.torchlike import Quirk, Vendor
+from devicekit.torchlike import Quirk, Vendor, cuda_like_rules
 from devicekit.torchlike.cuda_family import COMMON_QUIRKS, INTEGRATED_MEMORY, CudaFamilyBackend
-from devicekit.torchlike.errors import cuda_like_rules
 from devicekit_rocm import management
 
 VENDOR = Vendor(
@@ -22,8 +21,11 @@ VENDOR = Vendor(
     errors=cuda_like_rules(
         "HIP",
         out_of_memory=(
-            "HIPBLAS_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED|hipErrorOutOfMemory|miopenStatusAllocFailed"
+            "(?:HIPBLAS|CUBLAS|HIPSPARSE|HIPSOLVER)_STATUS_ALLOC_FAILED|HIPFFT_ALLOC_FAILED"
+            "|HIPRAND_STATUS_ALLOCATION_FAILED|rocblas_status_memory_error|miopenStatusAllocFailed"
+            "|HSA_STATUS_ERROR_OUT_OF_RESOURCES"
         ),
+        device_lost="HSA_STATUS_ERROR_(?:MEMORY_FAULT|MEMORY_APERTURE_VIOLATION|ILLEGAL_INSTRUCTION|EXCEPTION)",
         # torch's own checks keep CUDA's name in a ROCm build.
         not_initialised=(
             "Found no NVIDIA driver|No CUDA GPUs are available|Torch not compiled with CUDA enabled"
@@ -58,7 +60,7 @@ class Backend(CudaFamilyBackend):
     vendor = VENDOR
 
     def _is_built(self) -> bool:
-        return torch.version.hip is not None and bool(self.module._is_compiled())
+        return torch.version.hip is not None and super()._is_built()
 
     def _architecture(self, found: object) -> str | None:
         # "gfx942:sramecc+:xnack-": the modes after the colon are settings of the driver.

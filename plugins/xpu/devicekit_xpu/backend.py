@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 
 import torch
 
-from devicekit.contract import DeviceProperties, MemoryInfo, hookimpl
+from devicekit.contract import DeviceProperties, ErrorKind, MemoryInfo, hookimpl
 from devicekit.torchlike import ErrorRules, Quirk, TorchModuleBackend, Vendor, lacks
 from devicekit.torchlike.properties import device_properties
 
@@ -16,6 +16,12 @@ _FREE_MEMORY_NOT_TOLD = (
     "does not have the ext_intel_free_memory aspect",
 )
 
+# The Unified Runtime, Level Zero, and the Plugin Interface before them.
+_RESULT = r"\b(?:(?:UR|ZE)_RESULT|PI)_ERROR_"
+_ZE_CODE = (
+    r"(?i:\bTriton Error \[ZE\]: |\b(?:ze|zello?|level[ _-]zero)\w* (?:error|failed)[^\n]{0,100}?[ :=(])"
+)
+
 VENDOR = Vendor(
     device_type="xpu",
     collective_backend="xccl",
@@ -23,15 +29,22 @@ VENDOR = Vendor(
     profiler_activity="XPU",
     graph_class="XPUGraph",
     errors=ErrorRules(
-        device_lost="(?:UR|ZE)_RESULT_ERROR_DEVICE_LOST",
-        out_of_memory=(
-            r"\bXPU out of memory\."
-            "|(?:UR|ZE)_RESULT_ERROR_OUT_OF_(?:DEVICE_MEMORY|HOST_MEMORY|RESOURCES)"
-        ),
+        # Some libraries give Level Zero's code alone.
+        device_lost=rf"{_ZE_CODE}0x7000000[14]\b",
+        out_of_memory=rf"\bXPU out of memory\.|{_ZE_CODE}0x7000000[23]\b",
         not_initialised=(
             "Cannot re-initialize XPU in forked subprocess|Torch not compiled with XPU enabled"
-            "|No XPU devices are available|(?:UR|ZE)_RESULT_ERROR_UNINITIALIZED"
+            rf"|No XPU devices are available|{_ZE_CODE}0x78000001\b"
         ),
+        names={
+            ErrorKind.DEVICE_LOST: rf"{_RESULT}(?:DEVICE_LOST|DEVICE_REQUIRES_RESET|UNKNOWN_DEVICE_LOST)\b",
+            ErrorKind.OUT_OF_MEMORY: (
+                rf"{_RESULT}(?:OUT_OF_(?:DEVICE_MEMORY|HOST_MEMORY|RESOURCES)|MEM_OBJECT_ALLOCATION_FAILURE)\b"
+                r"|\bCL_(?:MEM_OBJECT_ALLOCATION_FAILURE|OUT_OF_(?:RESOURCES|HOST_MEMORY))\b"
+            ),
+            ErrorKind.NOT_INITIALISED: rf"{_RESULT}UNINITIALIZED\b",
+            ErrorKind.WRONG_DEVICE: rf"{_RESULT}INVALID_DEVICE\b",
+        },
     ),
     quirks=(
         Quirk(
@@ -111,4 +124,5 @@ class Backend(TorchModuleBackend):
                 if told or not self._has_quirk(NO_FREE_MEMORY):
                     raise
                 self._free_not_told.add(index)
-        return MemoryInfo(None, int(self.module.get_device_properties(index).total_memory), "runtime")
+        asked = getattr(self.module, "get_device_properties", None)
+        return MemoryInfo(None, None if asked is None else int(asked(index).total_memory), "runtime")
