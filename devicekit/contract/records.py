@@ -68,6 +68,11 @@ class MemoryInfo:
     total: int | None = None
     source: str | None = None  # "runtime", "management", "os" or "estimate"
 
+    @property
+    def free_and_total(self) -> tuple[int | None, int | None]:
+        """Both figures, for code that takes them apart."""
+        return self.free, self.total
+
 
 @dataclass(frozen=True, slots=True)
 class HostMemoryStats:

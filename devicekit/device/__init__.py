@@ -5,13 +5,18 @@
 """
 
 from devicekit.device.available import AvailableMemory, available_memory, empty_device_cache
+from devicekit.device.current import accelerator_available, accelerator_count, current_device, device_for
 from devicekit.device.handle import Device
 from devicekit.device.opening import device_of, get_device, use
 
 __all__ = [
     "AvailableMemory",
     "Device",
+    "accelerator_available",
+    "accelerator_count",
     "available_memory",
+    "current_device",
+    "device_for",
     "device_of",
     "empty_device_cache",
     "get_device",

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from devicekit.contract.errors import ConfigurationError
+from devicekit.devtools.audit.findings import Finding
 from devicekit.devtools.audit.report import Unused
-from devicekit.devtools.audit.rules import Finding
 
 # A finding keeps its identity when lines move: its file, rule and the text of its line.
 Key = tuple[str, str, str]

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass
 
-from devicekit.devtools.audit.rules import RULES, Finding
+from devicekit.devtools.audit.findings import RULES, Finding
 
 _SARIF = "https://json.schemastore.org/sarif-2.1.0.json"
 
@@ -44,10 +44,7 @@ class AuditReport:
 
     def as_text(self) -> str:
         """One line for each new finding, then the sums."""
-        lines = [
-            f"{one.path}:{one.line}:{one.column}: {one.rule} {RULES[one.rule].title}: {one.what}"
-            for one in self.new
-        ]
+        lines = self._lines()
         lines += [f"{one.path}:{one.line or 1}: unused: {one.reason}" for one in self.unused]
         counts = Counter(one.rule for one in self.new)
         for rule in RULES.values():
@@ -58,7 +55,38 @@ class AuditReport:
             f"{len(self.new)} new, {len(self.accepted)} accepted, {len(self.waived)} waived in {self.files} files "
             f"({self.lines} lines of code); portability {score}"
         )
+        safe, unsafe = (sum(one.fix == kind for one in self.new) for kind in ("safe", "unsafe"))
+        if safe or unsafe:
+            lines.append(f"[*] {safe} can be rewritten with --fix, and {unsafe} more with --unsafe-fixes")
         return "\n".join(lines)
+
+    def as_lines(self) -> str:
+        """One line for each new finding and nothing else, for pre-commit and editors."""
+        return "\n".join(self._lines())
+
+    def _lines(self) -> list[str]:
+        return [f"{one.path}:{one.line}:{one.column}: {one.rule} {sentence(one)}" for one in self.new]
+
+    def as_statistics(self) -> str:
+        """What is called how often: the calls that stand for most of the findings come first."""
+        counted: Counter[tuple[str, str]] = Counter((one.rule, one.what) for one in self.new)
+        fixed = Counter((one.rule, one.what) for one in self.new if one.fix == "safe")
+        advice = {(one.rule, one.what): one.advice for one in self.new}
+        so_far = 0
+        lines = [" count  fixed   sum  what, and what to write instead"]
+        for key, count in counted.most_common():
+            so_far += count
+            share = f"{100 * so_far / len(self.new):.0f} %"
+            lines.append(f"{count:6} {fixed[key]:6} {share:>5}  {key[0]} {key[1]}: {advice[key]}")
+        return "\n".join(lines)
+
+    def as_github(self) -> str:
+        """Annotations of GitHub's workflow commands, one a line."""
+        return "\n".join(
+            f"::error file={_property(one.path)},line={one.line},col={one.column},"
+            f"title={_property(f'{one.rule} {RULES[one.rule].title}')}::{_data(f'{one.what}; write {one.advice}')}"
+            for one in self.new
+        )
 
     def as_json(self) -> str:
         """The whole report for machines."""
@@ -86,13 +114,30 @@ class AuditReport:
         return json.dumps(document, indent=2)
 
 
+def sentence(finding: Finding) -> str:
+    """What is wrong at one place, and what to write."""
+    asked = f" (asked {finding.times} times)" if finding.times > 1 else ""
+    mark = "[*] " if finding.fix == "safe" else ""
+    instead = f"; write {finding.instead}" if finding.instead else ""
+    changes = f" ({finding.changes})" if finding.instead and finding.changes else ""
+    return f"{mark}{RULES[finding.rule].title}: {finding.what}{asked}{instead}{changes}"
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
+
+
 def _result(finding: Finding, suppression: str | None) -> dict[str, object]:
     region = {"startLine": finding.line, "startColumn": finding.column}
     location = {"physicalLocation": {"artifactLocation": {"uri": finding.path}, "region": region}}
     result: dict[str, object] = {
         "ruleId": finding.rule,
         "level": "error",
-        "message": {"text": f"{RULES[finding.rule].title}: {finding.what}"},
+        "message": {"text": f"{RULES[finding.rule].title}: {finding.what}. Write {finding.advice}."},
         "locations": [location],
     }
     if suppression is not None:

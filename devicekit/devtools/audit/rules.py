@@ -3,76 +3,205 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+import warnings
+from collections.abc import Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from devicekit.devtools.audit import words
+from devicekit.devtools.audit.findings import RULES, Edit, Finding, Rule
+from devicekit.devtools.audit.fixes import Editor
+from devicekit.devtools.audit.names import Names, annotations_of, defaults_of
+from devicekit.devtools.audit.place import Place
+from devicekit.devtools.audit.table import replacement_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["RULES", "Analysis", "Finding", "Rule", "analyse", "findings_in"]
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """One thing that portable code does not do."""
+class Analysis:
+    """A file's findings in order, and the edits that mend some of them."""
 
-    id: str
-    title: str
-    instead: str  # what to write
-
-
-RULES: Mapping[str, Rule] = MappingProxyType(
-    {
-        rule.id: rule
-        for rule in (
-            Rule("DK000", "file cannot be parsed", "fix the syntax error: nothing in the file was audited"),
-            Rule("DK001", "vendor module", "a method of devicekit.Device"),
-            Rule(
-                "DK002", "vendor device literal", "device.torch_device, or leave the choice to get_device()"
-            ),
-            Rule("DK003", "move to a vendor's device", "tensor.to(device.torch_device)"),
-            Rule(
-                "DK004",
-                "branch on a vendor",
-                "device.supports(hook), or the record that answers the question",
-            ),
-            Rule("DK005", "vendor collective", "device.collective_backend()"),
-            Rule("DK006", "vendor visible-devices variable", "device.visible_devices_variable()"),
-            Rule("DK007", "vendor package", "a hook of the backend's plugin"),
-        )
-    }
-)
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Finding:
-    """One place where code names a vendor."""
-
-    path: str
-    line: int  # from 1
-    column: int  # from 1
-    rule: str
-    what: str  # the offending expression
-    source: str  # its line, stripped
+    findings: tuple[Finding, ...]
+    edits: tuple[Edit, ...] = ()
 
 
 def findings_in(text: str, path: str) -> list[Finding]:
     """Every finding in a file's text, in order; waivers are not considered here."""
+    return collapse(analyse(text, path).findings)
+
+
+def analyse(text: str, path: str, device_name: str | None = None) -> Analysis:
+    """Every finding in a file's text and what mends it, each question counted as often as it is asked.
+
+    Args:
+        text: the file's.
+        path: as findings name it.
+        device_name: an expression for the device to use, where its first name is bound.
+    """
     try:
-        tree = ast.parse(text, path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(text, path)
+        if not words.ANY.search(text):
+            return Analysis(())
+        visitor = _Visitor(path, text, tree, device_name)
+        visitor.visit_body(tree.body)
+        return visitor.result()
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None) or 1
-        return [Finding(path, line, 1, "DK000", str(error), "")]
-    visitor = _Visitor(path, text.splitlines())
-    visitor.visit(tree)
-    return sorted(visitor.findings)
+        return Analysis((unreadable(path, str(error), line),))
+    except (RecursionError, MemoryError):
+        return Analysis((unreadable(path, "nested too deeply to be read"),))
+
+
+def unreadable(path: str, why: str, line: int = 1) -> Finding:
+    """The finding that stands for a file of which nothing is known."""
+    return Finding(path, line, 1, "DK000", why, "")
+
+
+def collapse(findings: Iterable[Finding]) -> list[Finding]:
+    """One finding for each question, however often a file asks it."""
+    kept: dict[object, Finding] = {}
+    for finding in sorted(findings):
+        key = (finding.path, finding.flag) if finding.flag else (finding.path, len(kept), finding)
+        first = kept.get(key)
+        kept[key] = finding if first is None else replace(first, times=first.times + finding.times)
+    return list(kept.values())
 
 
 class _Visitor(ast.NodeVisitor):
     """Walks outside in: an expression that is reported as a whole is not reported again in parts."""
 
-    def __init__(self, path: str, lines: list[str]) -> None:
-        self.findings: list[Finding] = []
-        self._path = path
-        self._lines = lines
+    def __init__(self, path: str, text: str, tree: ast.Module, device_name: str | None) -> None:
+        self._file = path
+        self._lines = text.split("\n")
+        self._names = Names(tree)
+        self._place = Place(self._names.module)
+        self._editor = Editor(self._names, text, tree, device_name)
+        self._findings: list[tuple[Finding, ast.AST]] = []
+
+    def result(self) -> Analysis:
+        """What was found, once everything was visited."""
+        edits = self._editor.settle(node for _, node in self._findings)
+        findings = []
+        for finding, node in self._findings:
+            edit = edits.get(node)
+            fix = "" if edit is None else "safe" if edit.safe else "unsafe"
+            findings.append(replace(finding, fix=fix))
+        return Analysis(tuple(sorted(findings)), tuple(edits.values()))
+
+    # -- Where code stands ------------------------------------------------------------------------------------
+
+    def visit_body(self, nodes: Sequence[ast.stmt]) -> None:
+        """Statements one after the other, each known with those that follow it."""
+        for number, node in enumerate(nodes):
+            self._editor.follow(node, nodes[number + 1 :])
+            self.visit(node)
+
+    @contextmanager
+    def _at(self, **changed: object) -> Iterator[None]:
+        before = self._place
+        self._place = replace(before, **changed)  # type: ignore[arg-type]  # its own fields
+        try:
+            yield
+        finally:
+            self._place = before
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        with self._at(frozen=True):
+            for part in (*node.decorator_list, *node.bases, *(one.value for one in node.keywords)):
+                self.visit(part)
+        with self._at(scope=self._names.scope(node)):
+            self.visit_body(node.body)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        with self._at(frozen=True):
+            for part in (*node.decorator_list, *defaults_of(node.args)):
+                self.visit(part)
+        compiled = any(self._editor.compiles(one, self._place.scope) for one in node.decorator_list)
+        device = self._editor.device_parameter(node, self._place.scope) or self._place.device
+        with self._at(compiled=self._place.compiled or compiled):
+            for annotation in annotations_of(node.args):
+                self._visit_annotation(annotation)
+            self._visit_annotation(node.returns)
+            with self._at(scope=self._names.scope(node), runs=True, device=device):
+                self.visit_body(node.body)
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+
+    def visit_Lambda(self, node: ast.Lambda) -> None:
+        with self._at(frozen=True):
+            for part in defaults_of(node.args):
+                self.visit(part)
+        with self._at(scope=self._names.scope(node), runs=True):
+            self.visit(node.body)
+
+    def _visit_annotation(self, node: ast.expr | None) -> None:
+        if node is not None:
+            with self._at(annotation=True):
+                self.visit(node)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        self._visit_annotation(node.annotation)
+        self.visit(node.target)
+        if node.value is not None:
+            with self._at(assigned=_assigned([node.target])):
+                self.visit(node.value)
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        for target in node.targets:
+            self.visit(target)
+        with self._at(assigned=_assigned(node.targets)):
+            self.visit(node.value)
+
+    def visit_With(self, node: ast.With | ast.AsyncWith) -> None:
+        switched = self._place.switched
+        for item in node.items:
+            self.generic_visit(item)
+            switched = switched or self._editor.switches(item.context_expr, self._place.scope)
+        with self._at(switched=switched):
+            self.visit_body(node.body)
+
+    visit_AsyncWith = visit_With
+
+    def visit_If(self, node: ast.If) -> None:
+        self.visit(node.test)
+        with self._at(runs=self._place.runs or _is_main(node.test)):
+            self.visit_body(node.body)
+        self.visit_body(node.orelse)
+
+    def visit_IfExp(self, node: ast.IfExp) -> None:
+        with self._at(assigned=""):
+            self.visit(node.test)
+        self.visit(node.body)
+        self.visit(node.orelse)
+
+    def generic_visit(self, node: ast.AST) -> None:
+        if self._place.assigned and not isinstance(node, ast.BoolOp):
+            with self._at(assigned=""):
+                self.generic_visit(node)
+            return
+        if isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
+            with self._at(scope=self._names.scope(node)):
+                super().generic_visit(node)
+            return
+        for _, value in ast.iter_fields(node):
+            if isinstance(value, list):
+                if value and isinstance(value[0], ast.stmt):
+                    self.visit_body(value)
+                else:
+                    for one in value:
+                        if isinstance(one, ast.AST):
+                            self.visit(one)
+            elif isinstance(value, ast.AST):
+                self.visit(value)
+
+    # -- What is found ----------------------------------------------------------------------------------------
 
     def visit_Import(self, node: ast.Import) -> None:
         for alias in node.names:
@@ -91,19 +220,39 @@ class _Visitor(ast.NodeVisitor):
             self.generic_visit(node)
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
-        if (path := _dotted(node)) is not None and (rule := _module_rule(path)) is not None:
+        if self._editor.attribute_of_call(node, self._place):
+            self._report_module(node, self._names.path(node.value.func, self._place.scope) or "")  # type: ignore[attr-defined]  # a call
+            for argument in _arguments(node.value):
+                self.visit(argument)
+        elif (path := self._path(node)) is not None and (rule := module_rule(path)) is not None:
+            self._editor.attribute(node, path, self._place)
             self._report(node, rule, path)
         elif words.is_question(node.attr):
-            self._report(node, "DK004", _short(node))
+            self._report(node, "DK004", _short(node), flag=self._flag(node))
+            self.visit(node.value)
         else:
             self.generic_visit(node)
 
     def visit_Name(self, node: ast.Name) -> None:
-        if isinstance(node.ctx, ast.Load) and words.is_question(node.id):
-            self._report(node, "DK004", node.id)
+        if not isinstance(node.ctx, ast.Load):
+            return
+        path = self._names.path(node, self._place.scope)
+        if path is not None and path != node.id and (rule := module_rule(path)) is not None:
+            self._editor.attribute(node, path, self._place)
+            self._report(node, rule, path)
+        elif words.is_question(node.id):
+            self._report(node, "DK004", node.id, flag=self._flag(node))
+
+    def visit_Subscript(self, node: ast.Subscript) -> None:
+        if self._editor.item_of_call(node, self._place):
+            self._report_module(node, self._names.path(node.value.func, self._place.scope) or "")  # type: ignore[attr-defined]  # a call
+            for argument in _arguments(node.value):
+                self.visit(argument)
+        else:
+            self.generic_visit(node)
 
     def visit_Compare(self, node: ast.Compare) -> None:
-        if any(_names_device(part) for part in (node.left, *node.comparators)):
+        if any(map(_names_device, (node.left, *node.comparators))):
             self._report(node, "DK004", _short(node))
         else:
             self.generic_visit(node)
@@ -112,59 +261,122 @@ class _Visitor(ast.NodeVisitor):
         for part in ast.walk(node.pattern):
             if isinstance(part, ast.MatchValue) and _names_device(part.value):
                 self._report(part, "DK004", f"case {_short(part.value)}")
-        for child in (node.guard, *node.body):
-            if child is not None:
-                self.visit(child)
+        if node.guard is not None:
+            self.visit(node.guard)
+        self.visit_body(node.body)
 
     def visit_Call(self, node: ast.Call) -> None:
         name = node.func.attr if isinstance(node.func, ast.Attribute) else None
-        literals = any(_names_device(part) for part in (*node.args, *(one.value for one in node.keywords)))
-        if (name in words.DEVICES and not _is_torch(node.func)) or (name == "to" and literals):
+        arguments = _arguments(node)
+        literals = any(map(_names_device, arguments))
+        if (path := self._names.path(node, self._place.scope)) is not None and module_rule(path) is not None:
+            self._report(node, "DK001", _short(node))  # getattr(torch, "cuda") and the like
+        elif (path := self._path(node.func)) is not None and module_rule(path) == "DK001":
+            self._editor.call(node, path, self._place)
+            self._report_module(node, path)
+            for argument in arguments:
+                self.visit(argument)
+        elif name in words.DEVICES and _moves(node):
+            self._editor.move(node, self._place)
             self._report(node, "DK003", _short(node))
+            self.visit(node.func.value)  # type: ignore[attr-defined]  # it has a name, so it is an attribute
+        elif name == "to" and literals:
+            self._editor.literals(node, self._place)
+            self._report(node, "DK003", _short(node))
+            self.visit(node.func.value)  # type: ignore[attr-defined]
         elif name in ("startswith", "endswith") and literals:
             self._report(node, "DK004", _short(node))
-        elif _dotted(node.func) in ("getattr", "hasattr") and literals:
+        elif self._names.path(node.func, self._place.scope) in ("getattr", "hasattr") and literals:
             self._report(node, "DK001", _short(node))
         else:
-            self.generic_visit(node)
+            self._visit_call(node)
+
+    def _visit_call(self, node: ast.Call) -> None:
+        """A call that is no finding itself: what it is given may be."""
+        self.visit(node.func)
+        for number, argument in enumerate(node.args):
+            with self._at(assigned=self._editor.role(node, self._place.scope, number, None)):
+                self.visit(argument)
+        for keyword in node.keywords:
+            with self._at(assigned=self._editor.role(node, self._place.scope, -1, keyword.arg)):
+                self.visit(keyword.value)
 
     def visit_Constant(self, node: ast.Constant) -> None:
         if not isinstance(node.value, str):
             return
         if words.is_device(node.value):
+            if not self._place.annotation:  # Literal["cuda"]
+                self._editor.literal(node, self._place)
             self._report(node, "DK002", repr(node.value))
-        elif node.value in words.COLLECTIVES:
+        elif words.is_collective(node.value):
+            self._editor.collective(node, self._place)
             self._report(node, "DK005", repr(node.value))
         elif words.VISIBLE.fullmatch(node.value):
             self._report(node, "DK006", repr(node.value))
+        elif words.ALLOCATOR.fullmatch(node.value):
+            self._report(node, "DK008", repr(node.value))
+        elif words.PATH.fullmatch(node.value):
+            row = replacement_of(node.value)
+            self._report(node, "DK001", repr(node.value), row.sentence if row is not None else "")
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
         if _names_device(node):
+            self._editor.formatted(node, self._place)
             self._report(node, "DK002", _short(node))
-        else:
-            for part in node.values:
-                if isinstance(part, ast.FormattedValue):
+        for part in node.values:
+            if isinstance(part, ast.FormattedValue):
+                with self._at(formatted=True):
                     self.visit(part)
 
+    # -- Reporting --------------------------------------------------------------------------------------------
+
+    def _path(self, node: ast.expr) -> str | None:
+        return self._names.path(node, self._place.scope)
+
+    def _flag(self, node: ast.expr) -> str:
+        """The question that a file may ask often and that is one finding, as its name or dotted path."""
+        first = node
+        while isinstance(first, ast.Attribute):
+            first = first.value
+        if not isinstance(first, ast.Name):
+            return ""
+        home = self._place.scope.home(first.id)
+        shared = home is None or home is self._names.module or first.id in ("self", "cls")
+        return ast.unparse(node) if shared else ""
+
     def _check_module(self, node: ast.stmt, module: str) -> bool:
-        rule = _module_rule(module)
+        rule = module_rule(module)
         if rule is not None:
-            self._report(node, rule, module)
+            row = replacement_of(module)
+            self._report(node, rule, module, "" if row is None else row.sentence)
         return rule is not None
 
-    def _report(self, node: ast.AST, rule: str, what: str) -> None:
+    def _report_module(self, node: ast.expr, path: str) -> None:
+        row = replacement_of(path)
+        if row is None:
+            self._report(node, module_rule(path) or "DK001", path)
+        else:
+            self._report(node, "DK001", path, row.sentence, changes=row.changes)
+
+    def _report(
+        self, node: ast.AST, rule: str, what: str, instead: str = "", *, changes: str = "", flag: str = ""
+    ) -> None:
+        if not instead and rule == "DK001" and (row := replacement_of(what)) is not None:
+            instead, changes = row.sentence, row.changes
         line, column = getattr(node, "lineno", 1), getattr(node, "col_offset", 0)
         source = self._lines[line - 1].strip() if line <= len(self._lines) else ""
-        self.findings.append(Finding(self._path, line, column + 1, rule, what, source))
+        found = Finding(self._file, line, column + 1, rule, what, source, instead, changes, flag=flag)
+        self._findings.append((found, node))
 
 
-def _module_rule(path: str) -> str | None:
+def module_rule(path: str) -> str | None:
     """The rule that a dotted path breaks, if it does."""
-    first, *rest = path.split(".")
+    first, _, after = path.partition(".")
     if first in words.PACKAGES:
         return "DK007"
-    if first != "torch" or not rest:
+    if first != "torch" or not after:
         return None
+    rest = after.split(".")
     if rest[0] in words.DEVICES:
         return "DK001"
     inner = rest[1] if len(rest) > 1 else ""
@@ -173,18 +385,38 @@ def _module_rule(path: str) -> str | None:
     return "DK001" if rest[0] == "backends" and inner in words.BACKENDS else None
 
 
-def _dotted(node: ast.expr) -> str | None:
-    parts: list[str] = []
-    while isinstance(node, ast.Attribute):
-        parts.append(node.attr)
-        node = node.value
-    if not isinstance(node, ast.Name):
-        return None
-    return ".".join([node.id, *reversed(parts)])
+def _assigned(targets: Sequence[ast.expr]) -> str:
+    """The last name of what a value is assigned to, where there is one target."""
+    if len(targets) != 1:
+        return ""
+    target = targets[0]
+    return (
+        target.id
+        if isinstance(target, ast.Name)
+        else target.attr
+        if isinstance(target, ast.Attribute)
+        else ""
+    )
 
 
-def _is_torch(node: ast.expr) -> bool:
-    return (_dotted(node) or "").startswith("torch.")
+def _moves(node: ast.Call) -> bool:
+    """Whether a call of ``.cuda()`` moves a tensor or module: it is told where to, or nothing."""
+    known = {"device", "non_blocking", "memory_format", "async"}
+    return len(node.args) <= 2 and all(one.arg in known for one in node.keywords)
+
+
+def _is_main(node: ast.expr) -> bool:
+    return (
+        isinstance(node, ast.Compare)
+        and isinstance(node.left, ast.Name)
+        and node.left.id == "__name__"
+        and isinstance(node.ops[0], ast.Eq)
+    )
+
+
+def _arguments(node: ast.expr) -> list[ast.expr]:
+    assert isinstance(node, ast.Call)
+    return [*node.args, *(one.value for one in node.keywords)]
 
 
 def _names_device(node: ast.expr) -> bool:
@@ -196,9 +428,13 @@ def _names_device(node: ast.expr) -> bool:
         )
     if isinstance(node, (ast.Tuple, ast.List, ast.Set)):
         return any(map(_names_device, node.elts))
-    if isinstance(node, ast.Call) and _dotted(node.func) in ("torch.device", "device"):
+    if isinstance(node, ast.Call) and _called(node.func) in ("torch.device", "device"):
         return any(map(_names_device, node.args))
     return False
+
+
+def _called(node: ast.expr) -> str:
+    return ast.unparse(node) if isinstance(node, (ast.Name, ast.Attribute)) else ""
 
 
 def _short(node: ast.AST) -> str:

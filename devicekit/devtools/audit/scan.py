@@ -2,57 +2,62 @@
 
 from __future__ import annotations
 
-import io
-import re
-import tokenize
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from fnmatch import fnmatch
+from collections.abc import Sequence
 from pathlib import Path
 
-from devicekit.contract.errors import ConfigurationError
 from devicekit.devtools.audit.accepted import Accepted
+from devicekit.devtools.audit.cache import Cache, FileResult
+from devicekit.devtools.audit.files import Unreadable, python_files, read, shown
+from devicekit.devtools.audit.findings import Finding
 from devicekit.devtools.audit.report import AuditReport, Unused
-from devicekit.devtools.audit.rules import RULES, Finding, findings_in
-
-_WAIVER = re.compile(r"#\s*devicekit:\s*allow(?:\[(?P<rules>[\w\s,]*)\])?")
-_SKIPPED = frozenset({"__pycache__", "build", "dist", "node_modules", "site-packages", "venv"})
+from devicekit.devtools.audit.rules import analyse, collapse, unreadable
+from devicekit.devtools.audit.waivers import Waivers, waivers_in
 
 
 def audit(
-    paths: Sequence[Path], *, exclude: Sequence[str] = (), accepted: Accepted | None = None
+    paths: Sequence[Path],
+    *,
+    exclude: Sequence[str] = (),
+    accepted: Accepted | None = None,
+    cache: Cache | None = None,
 ) -> AuditReport:
-    """Audit Python files.
+    """Audit Python files. A file that cannot be read or parsed is a finding, and the rest goes on.
 
     Args:
         paths: files, or folders with all their ``*.py`` below; hidden folders and environments are left out.
         exclude: shell patterns; a file whose path matches one is left out.
         accepted: findings that were there before and are not counted again.
+        cache: results of files that have not changed.
 
     Raises:
-        ConfigurationError: a path does not exist, or a waiver names no rule.
+        ConfigurationError: a path does not exist.
     """
     fresh: list[Finding] = []
     waived: list[Finding] = []
     unused: list[Unused] = []
     lines: Counter[str] = Counter()
     marked: set[str] = set()  # files with findings, waived or not
-    for path in _files(paths, exclude):
-        name = path.as_posix()
-        text = _read(path)
-        lines[name] = _lines_of_code(text)
-        allowed = _waivers(text, name)
-        used: set[int] = set()
-        for finding in findings_in(text, name):
+    for path in python_files(paths, exclude):
+        name = shown(path)
+        result = cache.get(path, name) if cache is not None else None
+        if result is None:
+            result = _examine(path, name)
+            if cache is not None:
+                cache.put(path, name, result)
+        lines[name] = result.lines
+        used = {one.line for one in result.findings if result.waivers.cover(one)}
+        fresh += collapse(one for one in result.findings if not result.waivers.cover(one))
+        fresh += result.waivers.wrong
+        waived += collapse(one for one in result.findings if result.waivers.cover(one))
+        if result.findings:
             marked.add(name)
-            if finding.rule in allowed.get(finding.line, ()):
-                used.add(finding.line)
-                waived.append(finding)
-            else:
-                fresh.append(finding)
-        unused += [Unused(name, line, "waiver allows nothing") for line in allowed if line not in used]
+        unused += [
+            Unused(name, line, "waiver allows nothing") for line in result.waivers.allowed if line not in used
+        ]
+    if cache is not None:
+        cache.write()
     new, known, gone = (fresh, [], []) if accepted is None else accepted.split(fresh)
-    portable = sum(count for name, count in lines.items() if name not in marked)
     return AuditReport(
         new=tuple(new),
         accepted=tuple(known),
@@ -60,47 +65,17 @@ def audit(
         unused=(*unused, *gone),
         files=len(lines),
         lines=lines.total(),
-        portable_lines=portable,
+        portable_lines=sum(count for name, count in lines.items() if name not in marked),
     )
 
 
-def _files(paths: Sequence[Path], exclude: Sequence[str]) -> Iterator[Path]:
-    for path in paths:
-        if not path.exists():
-            raise ConfigurationError(f"There is no {path} to audit.")
-        found = [path] if path.is_file() else sorted(path.rglob("*.py"))
-        for one in found:
-            parts = one.relative_to(path).parts[:-1]
-            hidden = any(part.startswith(".") or part in _SKIPPED for part in parts)
-            if not hidden and not any(fnmatch(one.as_posix(), pattern) for pattern in exclude):
-                yield one
-
-
-def _read(path: Path) -> str:
-    with tokenize.open(path) as file:
-        return file.read()
+def _examine(path: Path, name: str) -> FileResult:
+    try:
+        text = read(path).text
+    except Unreadable as error:
+        return FileResult((unreadable(name, str(error)),), Waivers(), 0)
+    return FileResult(analyse(text, name).findings, waivers_in(text, name), _lines_of_code(text))
 
 
 def _lines_of_code(text: str) -> int:
     return sum(1 for line in map(str.strip, text.splitlines()) if line and not line.startswith("#"))
-
-
-def _waivers(text: str, path: str) -> dict[int, frozenset[str]]:
-    """The rules that comments allow, by line."""
-    found: dict[int, frozenset[str]] = {}
-    try:
-        tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
-    except (tokenize.TokenError, SyntaxError):  # reported as DK000
-        return found
-    for token in tokens:
-        if token.type != tokenize.COMMENT or (matched := _WAIVER.search(token.string)) is None:
-            continue
-        names = matched["rules"]
-        rules = frozenset(RULES) if names is None else frozenset(map(str.strip, names.split(",")))
-        if unknown := rules - frozenset(RULES):
-            raise ConfigurationError(
-                f"{path}:{token.start[0]} allows {', '.join(sorted(unknown))}, which is no rule. "
-                f"Rules are {', '.join(RULES)}."
-            )
-        found[token.start[0]] = rules
-    return found

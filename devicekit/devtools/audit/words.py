@@ -17,14 +17,25 @@ PACKAGES = frozenset(
 )  # fmt: skip
 COLLECTIVES = frozenset({"nccl", "rccl", "hccl", "mccl", "xccl", "ccl", "cncl", "eccl", "lccl"})
 VISIBLE = re.compile(r"[A-Z_]*VISIBLE_(DEVICES|CARDS|MODULES)|ZE_AFFINITY_MASK")
+ALLOCATOR = re.compile(r"PYTORCH_(CUDA|HIP|NPU|MUSA|XPU|MLU|GCU)_ALLOC_CONF|PYTORCH_NO_CUDA_MEMORY_CACHING")
 # Parts of torch.backends and torch.version that speak of one vendor.
 BACKENDS = frozenset({"cuda", "cudnn", "mps", "mkldnn", "xeon", "miopen"})
 VERSIONS = frozenset({"cuda", "hip", "xpu", "musa", "cann"})
 
-_DEVICE_LITERAL = re.compile(rf"({'|'.join(sorted(DEVICES))})(:\d*)?")
-_QUESTION = re.compile(
-    rf"_?(is|has|on|use|using)_({'|'.join(sorted(DEVICES))})(_available|_alike|_platform)?"
+_DEVICES = "|".join(sorted(DEVICES))
+PATH = re.compile(rf"torch\.({_DEVICES})(\.\w+)*")
+"""A string that spells a name: for a patch of a test, or a tensor's type as in "torch.cuda.FloatTensor"."""
+
+ANY = re.compile(
+    rf"{_DEVICES}|cudnn|mkldnn|xeon|miopen|cann\b|{'|'.join(sorted(PACKAGES))}|{'|'.join(sorted(COLLECTIVES))}|"
+    rf"VISIBLE_|ZE_AFFINITY|_ALLOC_CONF|NO_CUDA",
+    re.IGNORECASE,
 )
+"""What every text with a finding contains."""
+
+_DEVICE_LITERAL = re.compile(rf"({_DEVICES})(:\d*)?")
+_QUESTION = re.compile(rf"_?(is|has|on|use|using)_({_DEVICES})(_available|_alike|_platform)?")
+_COLLECTIVE = re.compile(rf"(\w+:)?({'|'.join(sorted(COLLECTIVES))})")
 
 
 def is_device(text: str) -> bool:
@@ -35,3 +46,8 @@ def is_device(text: str) -> bool:
 def is_question(name: str) -> bool:
     """Whether a name asks which vendor it is: ``is_cuda``, ``_is_npu``, ``is_xpu_available``."""
     return _QUESTION.fullmatch(name.lower()) is not None
+
+
+def is_collective(text: str) -> bool:
+    """Whether ``text`` names a vendor's collectives, alone or mixed with others: "nccl", "cpu:gloo,cuda:nccl"."""
+    return any(_COLLECTIVE.fullmatch(part.strip()) for part in text.split(",")) if len(text) < 200 else False

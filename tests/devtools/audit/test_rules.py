@@ -17,6 +17,13 @@ BROKEN = {
         "torch.backends.mps.is_available()",
         "getattr(torch, 'cuda')",
         "with torch.cuda.stream(s): pass",
+        "getattr(torch, 'cuda').synchronize()",
+        "getattr(torch, 'npu', None)",
+        "x.type('torch.cuda.FloatTensor')",
+        "patch('torch.cuda.is_available')",
+        "torch.cuda.FloatTensor",
+        "torch.get_device_module('cuda').synchronize()",
+        "print(f'{torch.cuda.memory_allocated()}')",
     ],
     "DK002": [
         "torch.zeros(2, device='cuda')",
@@ -43,7 +50,7 @@ BROKEN = {
         "torch.version.hip",
         "match kind:\n  case 'cuda': pass",
     ],
-    "DK005": ["init_process_group('nccl')", "backend = 'hccl'"],
+    "DK005": ["init_process_group('nccl')", "backend = 'hccl'", "init('cpu:gloo,cuda:nccl')"],
     "DK006": ["os.environ['CUDA_VISIBLE_DEVICES']", "ENV = 'ASCEND_RT_VISIBLE_DEVICES'"],
     "DK007": [
         "import torch_npu",
@@ -51,6 +58,7 @@ BROKEN = {
         "from torch_musa.core import x",
         "torch_npu.npu.empty_cache()",
     ],
+    "DK008": ["os.environ['PYTORCH_CUDA_ALLOC_CONF'] = ''", "NAME = 'PYTORCH_NPU_ALLOC_CONF'"],
 }
 
 SOUND = [
@@ -70,7 +78,42 @@ SOUND = [
     "self.is_capturing()",
     "f'{device}:{index}'",
     "torch.version.debug",
+    "def f(torch): torch.cuda.synchronize()",
+    "class torch:\n    cuda = 1\ntorch.cuda",
+    "class Plan:\n    @classmethod\n    def cuda(cls, min_sm): ...\nPlan.cuda(min_sm=(9, 0))",
+    "for torch in engines: torch.cuda.start()",
+    "from mine import torch\ntorch.cuda.synchronize()",
+    "os.environ['PYTORCH_ALLOC_CONF']",
 ]
+
+ALIASES = [
+    "import torch as T\nT.cuda.synchronize()",
+    "import torch.cuda as tc\ntc.synchronize()",
+    "from torch import cuda\ncuda.synchronize()",
+    "from torch import cuda as c\nc.synchronize()",
+    "from torch.cuda import synchronize\nsynchronize()",
+    "import torch\ncuda = torch.cuda\ncuda.synchronize()",
+    "import torch\ncuda: object = torch.cuda\ndef f(): cuda.synchronize()",
+    "import torch\na = b = torch.cuda\nb.synchronize()",
+    "import torch\ndef f():\n    wait = torch.cuda.synchronize\n    wait()",
+    "import torch\nm = getattr(torch, 'cuda')\nm.synchronize()",
+    "import torch\ngetattr(torch.cuda, 'synchronize')()",
+    "import importlib\nm = importlib.import_module('torch.cuda')\nm.synchronize()",
+    "try:\n    import torch\nexcept ImportError:\n    torch = None\ntorch.cuda.synchronize()",
+    "def f():\n    import torch\n    torch.cuda.synchronize()",
+    "import torch\nclass A:\n    torch = 1\n    def f(self): torch.cuda.synchronize()",
+    "import torch\n[torch.cuda.synchronize() for x in y]",
+    "def f():\n    global T\n    import torch as T\ndef g():\n    T.cuda.synchronize()",
+    "import torch\nif (t := torch.cuda.synchronize()): pass",
+]
+
+
+@pytest.mark.parametrize("code", ALIASES)
+def test_a_vendor_module_is_found_by_whatever_name_it_goes(code: str) -> None:
+    last = 1 + code.count("\n")
+    found = findings_in(code, "x.py")
+    assert {one.what for one in found if one.line == last} >= {"torch.cuda.synchronize"}
+    assert sum(one.line == last for one in found) == 1
 
 
 @pytest.mark.parametrize(("rule", "code"), [(rule, code) for rule, codes in BROKEN.items() for code in codes])
@@ -84,7 +127,7 @@ def test_sound_code_is_left_alone(code: str) -> None:
 
 
 def test_every_rule_is_tested_and_says_what_to_write_instead() -> None:
-    assert set(RULES) == {"DK000", *BROKEN}
+    assert set(RULES) == {"DK000", "DK009", *BROKEN}
     assert all(rule.instead for rule in RULES.values())
 
 

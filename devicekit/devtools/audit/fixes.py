@@ -1,0 +1,412 @@
+"""Decides what can be written in place of a finding, and whether that is certain to mean the same.
+
+An edit is safe if the code does the same as before on every machine where the old code ran: on that vendor's
+device, and without any. What is evaluated while a module is imported would open a device then, so it is offered
+as unsafe. In defaults, decorators and functions that a compiler reads nothing is touched.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Sequence
+
+from devicekit.devtools.audit import words
+from devicekit.devtools.audit.chosen import ChosenDevice, index_of
+from devicekit.devtools.audit.findings import Edit, Span
+from devicekit.devtools.audit.guards import Guards
+from devicekit.devtools.audit.names import Names, Scope
+from devicekit.devtools.audit.place import Place
+from devicekit.devtools.audit.table import ANNOTATIONS, PROPERTIES, STATISTICS, Replacement, replacement_of
+
+Part = str | Span
+_COMPILERS = re.compile(r"jit|compile|script|custom_op|register_fake|register_kernel|triton|numba|trace")
+_DEVICE_NAME = re.compile(r"(\w+_)?device(_type|_str|_name)?|map_location")
+# Functions whose argument at a position names a device.
+_TAKE_DEVICE = {
+    "torch.device": 0, "torch.set_default_device": 0, "torch.autocast": 0, "torch.amp.autocast": 0,
+    "torch.Generator": 0, "torch.amp.GradScaler": 0, "torch.distributed.device_mesh.init_device_mesh": 0,
+    "torch.distributed.init_device_mesh": 0,
+}  # fmt: skip
+_TAKE_COLLECTIVE = frozenset({"init_process_group", "new_group"})
+_NEED_PARENTHESES = (ast.NamedExpr, ast.Yield, ast.YieldFrom, ast.GeneratorExp)
+_PREFIX = re.compile(r"([fF][rR]?|[rR][fF])(\"\"\"|'''|\"|')(\w+)(?=:)")
+
+
+class Editor:
+    """The edits of one file."""
+
+    def __init__(self, names: Names, text: str, tree: ast.Module, device_name: str | None) -> None:
+        self._names = names
+        self._text = text
+        self._lines = text.split("\n")
+        self._ascii = text.isascii()
+        self._tree = tree
+        self._chosen = ChosenDevice(names, tree, device_name)
+        self._edits: dict[ast.AST, Edit] = {}
+        self._guards = Guards(tree)
+        self._patched = _patched(tree)
+        bound = names.module.bound.get("devicekit")
+        self._possible = all(one == "devicekit" for one in bound or ()) and "*" not in self._patched
+
+    def follow(self, node: ast.stmt, rest: Sequence[ast.stmt]) -> None:
+        """Note what comes after a statement in its block."""
+        self._guards.follow(node, rest)
+
+    def settle(self, found: Iterable[ast.AST]) -> dict[ast.AST, Edit]:
+        """Every edit of a finding, once all findings are known."""
+        if not self._possible:
+            return {}
+        places = list(found)
+        kept = {node: self._edits[node] for node in places if node in self._edits}
+        return self._guards.settle(kept, set(places))
+
+    # -- What surrounds an expression -------------------------------------------------------------------------
+
+    def compiles(self, decorator: ast.expr, scope: Scope) -> bool:
+        """Whether a decorator hands the function to a compiler, which knows torch's own names only."""
+        inner = decorator.func if isinstance(decorator, ast.Call) else decorator
+        return _COMPILERS.search(self._names.path(inner, scope) or ast.unparse(inner)) is not None
+
+    def device_parameter(self, node: ast.FunctionDef | ast.AsyncFunctionDef, scope: Scope) -> str:
+        """A parameter that is a Device."""
+        return self._chosen.parameter(node, scope)
+
+    def switches(self, node: ast.expr, scope: Scope) -> bool:
+        """Whether entering ``node`` makes another device current."""
+        if not isinstance(node, ast.Call):
+            return False
+        path = self._names.path(node.func, scope) or ""
+        return path.startswith("torch.") and path.rpartition(".")[2] in (
+            "device",
+            "device_of",
+            "device_index",
+        )
+
+    def role(self, node: ast.Call, scope: Scope, number: int, keyword: str | None) -> str:
+        """What an argument is: "device", "backend", or the keyword's own name."""
+        path = self._names.path(node.func, scope) or ""
+        last = path.rpartition(".")[2]
+        if last in _TAKE_COLLECTIVE:
+            return "backend" if keyword == "backend" or (keyword is None and number == 0) else (keyword or "")
+        if keyword is None:
+            return "device" if _TAKE_DEVICE.get(path) == number else ""
+        return "" if keyword == "backend" else keyword
+
+    # -- Edits ------------------------------------------------------------------------------------------------
+
+    def call(self, node: ast.Call, path: str, place: Place) -> None:
+        """A call of a vendor module's function or class."""
+        row = replacement_of(path)
+        if row is None or not row.code or not row.called:
+            return
+        # torch.cuda.stream(None) is a context that does nothing.
+        if row.name in ("stream", "StreamContext") and (not node.args or _is_none(node.args[0])):
+            return
+        self._replace_call(node, node, row, row.expression, path, place)
+
+    def attribute_of_call(self, node: ast.Attribute, place: Place) -> bool:
+        """``get_device_properties().total_memory`` and the like; whether it is one."""
+        call = node.value
+        if (
+            not isinstance(call, ast.Call)
+            or not isinstance(node.ctx, ast.Load)
+            or node.attr not in PROPERTIES
+        ):
+            return False
+        path = self._names.path(call.func, place.scope) or ""
+        row = replacement_of(path) if _is_vendor(path) else None
+        if row is None or row.name != "get_device_properties":
+            return False
+        wanted = ast.Attribute(row.expression, PROPERTIES[node.attr], ast.Load())
+        return self._replace_call(node, call, row, wanted, path, place, certain=True)
+
+    def item_of_call(self, node: ast.Subscript, place: Place) -> bool:
+        """``memory_stats()["..."]`` and ``mem_get_info()[0]``; whether it is one."""
+        call, key = node.value, node.slice
+        if (
+            not isinstance(call, ast.Call)
+            or not isinstance(node.ctx, ast.Load)
+            or not isinstance(key, ast.Constant)
+        ):
+            return False
+        path = self._names.path(call.func, place.scope) or ""
+        row = replacement_of(path) if _is_vendor(path) else None
+        if row is not None and row.name == "memory_stats" and key.value in STATISTICS:
+            code = f"device.memory_stats().{STATISTICS[str(key.value)]}"
+        elif row is not None and row.name == "mem_get_info" and key.value in (0, 1):
+            code = f"device.memory_info().{'total' if key.value else 'free'}"
+        else:
+            return False
+        return self._replace_call(node, call, row, ast.parse(code, mode="eval").body, path, place)
+
+    def attribute(self, node: ast.expr, path: str, place: Place) -> None:
+        """A name of a vendor module that is not called."""
+        name = ".".join(path.split(".")[2:])
+        row = replacement_of(path)
+        if row is None or place.compiled or not isinstance(getattr(node, "ctx", None), ast.Load):
+            return
+        if place.annotation and name in ANNOTATIONS:
+            self._edits[node] = Edit(self._span(node), (ANNOTATIONS[name],), safe=True)
+        elif not row.called and row.code.startswith("torch.") and (torch := self._torch(node, place)):
+            code = row.code.replace("torch", torch, 1)
+            self._edits[node] = Edit(self._span(node), (code,), safe=True, imports=())
+
+    def move(self, node: ast.Call, place: Place) -> None:
+        """``tensor.cuda()``."""
+        assert isinstance(node.func, ast.Attribute)
+        receiver = node.func.value
+        imported = self._names.path(receiver, place.scope)
+        named = imported is not None and (imported in words.PACKAGES or self._is_imported(receiver, place))
+        if place.frozen or place.compiled or named or _is_class(receiver):
+            return
+        given = dict(zip(("device", "non_blocking"), node.args, strict=False))
+        given |= {one.arg: one.value for one in node.keywords if one.arg is not None}
+        handle = self._handle(given.pop("device", None), place)
+        if handle is None or any(isinstance(one, ast.Starred) for one in node.args):
+            return
+        parts, imports = handle
+        parts = (".to(", *parts, ".torch_device")
+        for name, value in given.items():
+            parts = (*parts, f", {name}=", self._span(value))
+        self._keep(Edit(self._span(node), (*parts, ")"), place.runs, imports), node, place)
+
+    def literals(self, node: ast.Call, place: Place) -> None:
+        """``tensor.to("cuda")``."""
+        if place.frozen or place.compiled or any(one.arg is None for one in node.keywords):
+            return
+        parts: list[Part] = [".to("]
+        imports: tuple[str, ...] = ()
+        for number, one in enumerate([*node.args, *node.keywords]):
+            value = one.value if isinstance(one, ast.keyword) else one
+            parts.append(", " if number else "")
+            if isinstance(one, ast.keyword):
+                parts.append(f"{one.arg}=")
+            if (
+                isinstance(value, ast.Constant)
+                and isinstance(value.value, str)
+                and words.is_device(value.value)
+            ):
+                text, named = self._text_of(value.value, place, ".torch_device")
+                parts.append(text)
+                imports += named
+            elif isinstance(value, ast.JoinedStr) and (made := self._formatted(value, place)) is not None:
+                parts.append(made[0])
+                imports += made[1]
+            elif isinstance(value, (ast.Starred, ast.Call, ast.JoinedStr, ast.Tuple, ast.List)):
+                return
+            else:
+                parts.append(self._span(value))
+        self._keep(Edit(self._span(node), (*parts, ")"), place.runs, imports), node, place)
+
+    def literal(self, node: ast.Constant, place: Place) -> None:
+        """A device's name where a device is expected."""
+        if not place.frozen and not place.compiled and _DEVICE_NAME.fullmatch(place.assigned):
+            text, imports = self._text_of(node.value, place, ".torch_device.type")  # type: ignore[arg-type]  # a string
+            self._keep(Edit(self._span(node), (text,), place.runs, imports), node, place)
+
+    def formatted(self, node: ast.JoinedStr, place: Place) -> None:
+        """``f"cuda:{rank}"`` where a device is expected."""
+        if place.frozen or place.compiled or not _DEVICE_NAME.fullmatch(place.assigned):
+            return
+        if (made := self._formatted(node, place)) is not None:
+            self._keep(Edit(self._span(node), (made[0],), place.runs, made[1]), node, place)
+
+    def collective(self, node: ast.Constant, place: Place) -> None:
+        """The backend of ``init_process_group``."""
+        if place.assigned == "backend" and node.value in words.COLLECTIVES and not place.frozen:
+            here, imports = self._chosen.here(place)
+            self._keep(
+                Edit(self._span(node), (f"{here}.collective_backend()",), place.runs, imports), node, place
+            )
+
+    # -- Parts ------------------------------------------------------------------------------------------------
+
+    def _replace_call(
+        self,
+        whole: ast.expr,
+        call: ast.Call,
+        row: Replacement,
+        wanted: ast.expr,
+        path: str,
+        place: Place,
+        *,
+        certain: bool = False,
+    ) -> bool:
+        """Note an edit of ``whole``, in which ``call`` gives the arguments; whether there is one."""
+        if place.frozen or place.compiled or place.annotation or path.split(".")[2] in self._patched:
+            return False
+        given = _given(call, row)
+        if given is None:
+            return False
+        handle = self._handle(given.pop("device", None), place)
+        named = {one.id for one in ast.walk(wanted) if isinstance(one, ast.Name)}
+        dropped = [name for name in given if name not in named]
+        if handle is None or any(ast.unparse(given[name]) != row.parameters[name] for name in dropped):
+            return False
+        torch = self._torch(call.func, place) if "torch" in named else "torch"
+        if not torch:
+            return False
+        parts = self._render(wanted, given, handle[0], torch)
+        imports = (handle[1] if "device" in named else ()) + (("devicekit",) if "devicekit" in named else ())
+        edit = Edit(self._span(whole), tuple(parts), (row.certain or certain) and place.runs, imports)
+        self._keep(edit, whole, place)
+        if row.name == "is_available" and whole in self._edits:
+            self._guards.ask(whole)
+        return whole in self._edits
+
+    def _render(
+        self, node: ast.expr, given: dict[str, ast.expr], device: tuple[Part, ...], torch: str
+    ) -> list[Part]:
+        if isinstance(node, ast.Name):
+            if node.id == "device":
+                return list(device)
+            return (
+                [self._span(given[node.id])]
+                if node.id in given
+                else [torch if node.id == "torch" else node.id]
+            )
+        if isinstance(node, ast.Attribute):
+            return [*self._render(node.value, given, device, torch), f".{node.attr}"]
+        assert isinstance(node, ast.Call)
+        parts = [*self._render(node.func, given, device, torch), "("]
+        separator = ""
+        arguments: list[ast.expr | ast.keyword] = [*node.args, *node.keywords]
+        for one in arguments:
+            value = one.value if isinstance(one, ast.keyword) else one
+            if isinstance(value, ast.Name) and value.id not in given:
+                continue
+            parts.append(separator + (f"{one.arg}=" if isinstance(one, ast.keyword) else ""))
+            inner = self._render(value, given, device, torch)
+            loose = isinstance(value, ast.Name) and isinstance(given.get(value.id), _NEED_PARENTHESES)
+            parts += ["(", *inner, ")"] if loose else inner
+            separator = ", "
+        return [*parts, ")"]
+
+    def _handle(
+        self, argument: ast.expr | None, place: Place
+    ) -> tuple[tuple[Part, ...], tuple[str, ...]] | None:
+        """The parts of an expression for the device that an argument names; ``None``: that is not known."""
+        here, imports = self._chosen.here(place)
+        if argument is None or _is_none(argument):
+            return (here,), imports
+        if isinstance(argument, (ast.Starred, *_NEED_PARENTHESES)):
+            return None
+        if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+            index = index_of(argument.value)
+            if index is None:
+                return None
+            return ((f"devicekit.device_for({index})",), ("devicekit",)) if index else ((here,), imports)
+        if isinstance(argument, ast.JoinedStr):
+            return None
+        if isinstance(argument, ast.Call):
+            path = self._names.path(argument.func, place.scope) or ""
+            if _is_vendor(path) and path.endswith(".current_device"):
+                return (here,), imports
+        if ast.unparse(argument) == here:
+            return (here,), imports
+        return ("devicekit.device_for(", self._span(argument), ")"), ("devicekit",)
+
+    def _text_of(self, text: str, place: Place, plain: str) -> tuple[str, tuple[str, ...]]:
+        here, imports = self._chosen.here(place)
+        index = index_of(text)
+        return (f'f"{{{here}.torch_device.type}}:{index}"' if index else f"{here}{plain}"), imports
+
+    def _formatted(self, node: ast.JoinedStr, place: Place) -> tuple[str, tuple[str, ...]] | None:
+        source = ast.get_source_segment(self._text, node) or ""
+        matched = _PREFIX.match(source)
+        if place.formatted or matched is None or words.ANY.search(source[matched.end() :]):
+            return None
+        here, imports = self._chosen.here(place)
+        return f"{matched[1]}{matched[2]}{{{here}.torch_device.type}}{source[matched.end() :]}", imports
+
+    def _torch(self, node: ast.expr, place: Place) -> str:
+        """The name by which code has torch at hand; empty if it has not."""
+        first = node
+        while isinstance(first, ast.Attribute):
+            first = first.value
+        if isinstance(first, ast.Name) and self._names.path(first, place.scope) == "torch":
+            return first.id
+        return ""
+
+    def _is_imported(self, node: ast.expr, place: Place) -> bool:
+        """Whether an expression is a module or class that the file imports."""
+        first = node
+        while isinstance(first, ast.Attribute):
+            first = first.value
+        if not isinstance(first, ast.Name):
+            return False
+        home = place.scope.home(first.id)
+        return home is not None and any(isinstance(one, str) for one in home.bound[first.id])
+
+    def _keep(self, edit: Edit, node: ast.AST, place: Place) -> None:
+        text = "".join(part for part in edit.parts if isinstance(part, str))
+        if not (place.formatted and ('"' in text or "'" in text)):
+            self._edits[node] = edit
+
+    def _span(self, node: ast.AST) -> Span:
+        first = (node.lineno, self._column(node.lineno, node.col_offset))  # type: ignore[attr-defined]  # an expression
+        last = (node.end_lineno, self._column(node.end_lineno, node.end_col_offset))  # type: ignore[attr-defined]
+        return first, last
+
+    def _column(self, line: int, offset: int) -> int:
+        """Characters instead of bytes."""
+        if self._ascii:
+            return offset
+        return len(self._lines[line - 1].encode()[:offset].decode(errors="replace"))
+
+
+def _given(call: ast.Call, row: Replacement) -> dict[str, ast.expr] | None:
+    """A call's arguments by the vendor's parameter names; ``None`` where that cannot be told."""
+    names = list(row.parameters)
+    if len(call.args) > len(names) or any(isinstance(one, ast.Starred) for one in call.args):
+        return None
+    given = dict(zip(names, call.args, strict=False))
+    for keyword in call.keywords:
+        if keyword.arg is None or keyword.arg not in row.parameters or keyword.arg in given:
+            return None
+        given[keyword.arg] = keyword.value
+    return given
+
+
+def _is_vendor(path: str) -> bool:
+    first, _, rest = path.partition(".")
+    return first == "torch" and rest.partition(".")[0] in words.DEVICES
+
+
+def _is_none(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value is None
+
+
+def _is_class(node: ast.expr) -> bool:
+    name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+    return name[:1].isupper() and not name.isupper()
+
+
+def _patched(tree: ast.Module) -> set[str]:
+    """Names of vendor modules that the file itself puts something else in place of; "*" for all.
+
+    Code that replaces ``torch.cuda.synchronize`` to watch it would not see the new call.
+    """
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and words.PATH.fullmatch(node.value)
+        ):
+            rest = node.value.split(".")[2:]
+            found.add(rest[0] if rest else "*")
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, (ast.Store, ast.Del)):
+            value = node.value
+            if isinstance(value, ast.Attribute) and value.attr in words.DEVICES:
+                found.add(node.attr)
+        elif isinstance(node, ast.Call) and isinstance(node.func, (ast.Name, ast.Attribute)):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
+            if name in ("setattr", "delattr", "object") and len(node.args) > 1:
+                owner, key = node.args[:2]
+                if isinstance(owner, ast.Attribute) and owner.attr in words.DEVICES:
+                    found.add(
+                        key.value if isinstance(key, ast.Constant) and isinstance(key.value, str) else "*"
+                    )
+    return found

@@ -1,0 +1,22 @@
+"""Where an expression stands: what decides whether it can be replaced."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from devicekit.devtools.audit.names import Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What surrounds an expression."""
+
+    scope: Scope
+    runs: bool = False  # in a function or below "if __name__": not while the module is imported
+    frozen: bool = False  # a decorator, a default or a base class: evaluated once, when a definition is read
+    compiled: bool = False  # in a function that a compiler reads
+    annotation: bool = False
+    formatted: bool = False  # inside an f-string
+    switched: bool = False  # below "with torch.cuda.device(...)": the current device is another
+    assigned: str = ""  # the name or keyword that receives the value
+    device: str = ""  # a parameter that is a Device
