@@ -1,17 +1,20 @@
 """Reads files that others may write to, replace, or put something else in the place of.
 
 Only regular files are opened: a pipe, a socket, a device or a directory is told as what it is, and nothing waits
-for it. A file is read into memory of this process, whole or up to a limit, and `Stamp` tells whether it is still
-the one that was read.
+for it. Content is always read into memory of this process, never mapped: a mapping changes when the file does, and
+ends the process when the file is cut short. `SteadyFile` reads a file that must not change meanwhile, and says so
+if it did.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import signal
 import stat
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +28,24 @@ _KINDS = (
     (stat.S_ISBLK, "a device"),
 )
 _PART = 1 << 20  # bytes asked for at once where the size is not known beforehand
+READ_AT_ONCE = 8 << 20
+"""Bytes that are asked of the system at once, at most, of a file whose size is known."""
+
+
+# A file that was changed no longer ago than this may be changing still without its times telling: they are as
+# coarse as the system's tick, and whoever writes through a mapping is noted only when the system writes back.
+_FRESH = 60.0  # seconds
+
+# Linux's way to ask whether anybody has a file open for writing; the standard library names neither of both.
+_SETLEASE, _SETSIG = 1024, 10
 
 
 class UnreadableFile(DeviceKitError):
     """A file cannot be read, is no regular file, or is larger than it may be."""
+
+
+class ChangingFile(UnreadableFile):
+    """A file was written to, or replaced, while it was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +99,114 @@ def open_regular(path: str | Path) -> Iterator[int]:
         os.close(descriptor)
 
 
+class SteadyFile:
+    """A regular file, open, from which any part is read, and which `require_unchanged` vouches for.
+
+    Args:
+        path: of the file.
+        stamp: what it must be; ``None``: whatever it is now.
+
+    Raises:
+        ChangingFile: it is another one, or somebody has it open for writing.
+        UnreadableFile: it cannot be read.
+    """
+
+    def __init__(self, path: str | Path, descriptor: int, stamp: Stamp | None = None) -> None:
+        self.path = path
+        self._descriptor = descriptor
+        self.stamp = Stamp.of(os.fstat(descriptor))
+        if stamp not in (None, self.stamp):
+            raise ChangingFile(f"{path} was written to or replaced while it was read.")
+        self._require_no_writer()
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.stamp.size
+
+    @property
+    def needs_second_reading(self) -> bool:
+        """Whether the file's times do not tell if it changed: then its content has to be read again, and compared.
+
+        They do on a file that has been left alone for a minute, unless it lies in memory alone.
+        """
+        age = time.time() - self.stamp.changed / 1e9
+        return not age > _FRESH or _in_memory(self.stamp.device)
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill ``buffer`` from the byte at ``offset`` on.
+
+        Raises:
+            ChangingFile: the file ends before.
+            UnreadableFile: reading failed.
+        """
+        while buffer:
+            part = min(len(buffer), READ_AT_ONCE)
+            try:
+                os.lseek(self._descriptor, offset, os.SEEK_SET)
+                count = os.readv(self._descriptor, [buffer[:part]])
+            except OSError as error:
+                raise _unreadable(self.path, error) from error
+            if count == 0:
+                raise ChangingFile(f"{self.path} was cut short while it was read.")
+            buffer, offset = buffer[count:], offset + count
+
+    def read(self, size: int, offset: int) -> bytes:
+        """``size`` bytes from ``offset`` on. Raises as `read_into`."""
+        content = bytearray(size)
+        self.read_into(memoryview(content), offset)
+        return bytes(content)
+
+    def require_same(self, buffer: memoryview, offset: int) -> None:
+        """Read again what ``buffer`` was filled with, and compare.
+
+        Raises:
+            ChangingFile: it is not the same any more.
+        """
+        again = memoryview(bytearray(min(len(buffer), READ_AT_ONCE)))
+        for at in range(0, len(buffer), READ_AT_ONCE):
+            part = buffer[at : at + READ_AT_ONCE]
+            self.read_into(again[: len(part)], offset + at)
+            if bytes(again[: len(part)]) != bytes(part):
+                raise ChangingFile(f"{self.path} was written to while it was read.")
+
+    def require_unchanged(self) -> None:
+        """Raise `ChangingFile` unless the file is the one that was opened, as it was, and still where it was."""
+        self._require_no_writer()
+        if Stamp.of(os.fstat(self._descriptor)) != self.stamp or Stamp.at(self.path) != self.stamp:
+            raise ChangingFile(f"{self.path} was written to or replaced while it was read.")
+
+    def _require_no_writer(self) -> None:
+        if _open_for_writing(self._descriptor):
+            raise ChangingFile(f"{self.path} is open for writing: whoever writes it has to finish first.")
+
+
+@contextmanager
+def open_steady(path: str | Path, stamp: Stamp | None = None) -> Iterator[SteadyFile]:
+    """Open a `SteadyFile`; raises as that does."""
+    with open_regular(path) as descriptor:
+        yield SteadyFile(path, descriptor, stamp)
+
+
+def read_steady(path: str | Path, limit: int) -> tuple[bytes, Stamp]:
+    """The content of a small file that did not change while it was read, and its stamp.
+
+    Args:
+        limit: bytes that it may have.
+
+    Raises:
+        ChangingFile: it did.
+        UnreadableFile: it is no regular file, larger than that, or cannot be read.
+    """
+    with open_steady(path) as file:
+        if file.size > limit:
+            raise UnreadableFile(f"{path} has more than the {limit} bytes that it may have.")
+        content = file.read(file.size, 0)
+        file.require_same(memoryview(content), 0)
+        file.require_unchanged()
+        return content, file.stamp
+
+
 def read_regular(path: str | Path, limit: int) -> bytes:
     """The content of a small file.
 
@@ -119,3 +244,33 @@ def _unreadable(path: str | Path, error: OSError | ValueError) -> UnreadableFile
         return UnreadableFile(f"There is no file {path}.")
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return UnreadableFile(f"{path} cannot be read: {reason}.")
+
+
+def _open_for_writing(descriptor: int) -> bool:
+    """Whether anybody has a file open for writing, or mapped so; False where the system does not tell."""
+    try:
+        import fcntl
+
+        # What would tell of a writer that comes in between, and is not wanted: this signal is ignored by default.
+        fcntl.fcntl(descriptor, _SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, _SETLEASE, fcntl.F_RDLCK)
+    except (ImportError, AttributeError):
+        return False
+    except OSError as error:
+        return error.errno == errno.EAGAIN
+    with suppress(OSError):
+        fcntl.fcntl(descriptor, _SETLEASE, fcntl.F_UNLCK)
+    return False
+
+
+def _in_memory(device: int) -> bool:
+    """Whether a file system has no storage behind it that files are written back to; True if that is not known."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+            kinds = [
+                line.rpartition(" - ")[2].split(" ")[0] for line in mounts if line.split(" ")[2] == number
+            ]
+    except (OSError, IndexError):
+        return True
+    return not kinds or not set(kinds) <= {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "overlay"}

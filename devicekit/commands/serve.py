@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from devicekit.commands import keys
+from devicekit.files import UnreadableFile, read_regular
 
 if TYPE_CHECKING:
     from socket import socket
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from devicekit.scheduling.ranks.group import RankGroup
     from devicekit.scheduling.ranks.scheduler import RankedScheduler
     from devicekit.server.settings import ServerSettings
+
+
+_LONGEST_TEMPLATE = 1 << 20  # bytes
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -233,6 +237,6 @@ def _template(path: str | None) -> str | None:
     if path is None:
         return None
     try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_regular(path, _LONGEST_TEMPLATE).decode()
+    except (UnreadableFile, UnicodeDecodeError) as error:
         raise ConfigurationError(f"The chat template cannot be read: {error}") from error

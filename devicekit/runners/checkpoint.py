@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+import torch
+
+from devicekit.runners.documents import Documents
 from devicekit.runners.errors import (
     InvalidModelDirectory,
     MissingTokenizer,
@@ -21,10 +22,9 @@ from devicekit.runners.huggingface import (
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
-    SafetensorError,
-    safe_open,
 )
 from devicekit.runners.state_layers import RECURRENT
+from devicekit.runners.weight_files import StoredTensor, WeightFile, read_all
 from devicekit.scheduling.batch import ModelLimits
 
 _SINGLE = "model.safetensors"
@@ -36,23 +36,18 @@ _SERVED_LAYERS = frozenset({"full_attention", "sliding_attention", "attention"})
 
 
 @dataclass(frozen=True, slots=True)
-class StoredTensor:
-    """A tensor in a checkpoint file, known from the file's header."""
-
-    shape: tuple[int, ...]
-    dtype: str  # as safetensors spells it: F32, BF16, F8_E4M3…
-
-    def __str__(self) -> str:
-        return f"{self.dtype} {list(self.shape)}"
-
-
-@dataclass(frozen=True, slots=True)
 class ModelDirectory:
-    """A directory whose config names a causal language model and whose weights are safetensors."""
+    """A directory whose config names a causal language model and whose weights are safetensors.
+
+    Every file is read once, and into memory of this process. What is read is one state of the directory: whoever
+    writes to it meanwhile makes reading fail.
+    """
 
     path: Path
     config: PreTrainedConfig
     weight_files: tuple[Path, ...] = field(repr=False)
+    _documents: Documents = field(repr=False, compare=False)
+    _headers: list[WeightFile] = field(default_factory=list, repr=False, compare=False)
     _tokenizers: list[PreTrainedTokenizerBase] = field(default_factory=list, repr=False, compare=False)
 
     @classmethod
@@ -65,9 +60,10 @@ class ModelDirectory:
         root = Path(path)
         if not root.is_dir():
             raise InvalidModelDirectory(f"no model directory at {root}", path=str(root))
-        config = _read_config(root)
+        documents = Documents(root)
+        config = _read_config(documents)
         _refuse_unserved(root, config)
-        return cls(root, config, _find_weights(root))
+        return cls(root, config, _find_weights(documents), documents)
 
     @property
     def limits(self) -> ModelLimits:
@@ -82,18 +78,22 @@ class ModelDirectory:
 
     def stored_tensors(self) -> dict[str, StoredTensor]:
         """Name, shape and dtype of every stored tensor, from the headers alone."""
-        found: dict[str, StoredTensor] = {}
-        for file in self.weight_files:
-            try:
-                with safe_open(file, framework="pt") as opened:
-                    for name in opened.keys():  # noqa: SIM118  # not a dict: it cannot be iterated
-                        part = opened.get_slice(name)
-                        found[name] = StoredTensor(tuple(part.get_shape()), part.get_dtype())
-            except (SafetensorError, OSError) as error:
-                raise InvalidModelDirectory(
-                    f"{file} cannot be read as safetensors: {one_line(error)}", path=str(self.path)
-                ) from error
+        return {name: one for file in self._weights() for name, one in file.tensors.items()}
+
+    def read_weights(self) -> dict[str, torch.Tensor]:
+        """Every stored tensor, in memory that nobody else has.
+
+        Raises:
+            InvalidModelDirectory: a file cannot be read, or anything that was read here has changed since.
+        """
+        found = read_all(self._weights())
+        self._documents.require_unchanged()
         return found
+
+    def _weights(self) -> list[WeightFile]:
+        if not self._headers:
+            self._headers.extend([WeightFile.open(file) for file in self.weight_files])
+        return self._headers
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The directory's tokenizer, read once; raises MissingTokenizer."""
@@ -106,19 +106,22 @@ class ModelDirectory:
         if not any((self.path / name).is_file() for name in known):
             raise MissingTokenizer(f"{self.path} has no tokenizer ({', '.join(known)})", path=str(self.path))
         try:
-            return AutoTokenizer.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, ImportError) as error:
+            with self._documents.private_copy() as copy:
+                made = AutoTokenizer.from_pretrained(copy, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # whatever broken files come to; some are read by libraries that panic
             raise MissingTokenizer(
-                f"{self.path}: the tokenizer cannot be loaded: {one_line(error)}", path=str(self.path)
+                f"{self.path}: the tokenizer cannot be loaded: {one_line(error)[:300]}", path=str(self.path)
             ) from error
+        made.name_or_path = str(self.path)
+        return made
 
     def _eos_token_ids(self) -> frozenset[int]:
         """The end tokens: a chat model's turns end with tokens that often only one of these files names."""
         named: list[object] = [
             getattr(config, "eos_token_id", None) for config in (self.config, self.config.get_text_config())
         ]
-        if (self.path / "generation_config.json").is_file():
-            named.append(_read_json(self.path, "generation_config.json").get("eos_token_id"))
+        if self._documents.has("generation_config.json"):
+            named.append(self._documents.json("generation_config.json").get("eos_token_id"))
         with contextlib.suppress(MissingTokenizer):
             named.append(self.tokenizer().eos_token_id)
         found: set[int] = set()
@@ -129,21 +132,29 @@ class ModelDirectory:
         return frozenset(found)
 
 
-def _read_config(root: Path) -> PreTrainedConfig:
-    document = _read_json(root, "config.json")
+def _read_config(documents: Documents) -> PreTrainedConfig:
+    root, document = documents.root, documents.json("config.json")
     if document.get("auto_map"):
         raise UnsupportedModel(
             f"{root}: config.json asks for code of its own (auto_map), and code from checkpoints is never run",
             path=str(root),
         )
+    named = document.get("architectures")
+    if named is not None and not (isinstance(named, list) and all(isinstance(one, str) for one in named)):
+        raise InvalidModelDirectory(
+            f"{root}: config.json names its architectures in no list of texts", path=str(root)
+        )
     if "model_type" not in document:
         raise InvalidModelDirectory(f"{root}: config.json names no model_type", path=str(root))
     try:
-        return AutoConfig.from_pretrained(root, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        with documents.private_copy("config.json") as copy:
+            config = AutoConfig.from_pretrained(copy, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # each kind of model checks, or does not check, in a way of its own
         raise UnsupportedModel(
-            f"{root}: transformers cannot use config.json: {one_line(error)}", path=str(root)
+            f"{root}: transformers cannot use config.json: {one_line(error)[:300]}", path=str(root)
         ) from error
+    config.name_or_path = str(root)
+    return config
 
 
 def _refuse_unserved(root: Path, config: PreTrainedConfig) -> None:
@@ -177,24 +188,25 @@ def _refuse_unserved(root: Path, config: PreTrainedConfig) -> None:
         )
 
 
-def _find_weights(root: Path) -> tuple[Path, ...]:
-    if (root / _INDEX).is_file():
-        index = _read_json(root, _INDEX).get("weight_map")
+def _find_weights(documents: Documents) -> tuple[Path, ...]:
+    root = documents.root
+    if documents.has(_INDEX):
+        index = documents.json(_INDEX).get("weight_map")
         if not isinstance(index, dict) or not index:
             raise InvalidModelDirectory(f"{root / _INDEX} has no weight_map", path=str(root))
         astray = [name for name in index.values() if not isinstance(name, str) or Path(name).name != name]
         if astray:
             raise InvalidModelDirectory(
-                f"{root / _INDEX} names {astray[0]!r}, not a file beside it", path=str(root)
+                f"{root / _INDEX} names {astray[0]!r:.200}, not a file beside it", path=str(root)
             )
         files = tuple(root / name for name in sorted(set(index.values())))
-        absent = [file.name for file in files if not file.is_file()]
+        absent = [file.name for file in files if not file.exists()]
         if absent:
             raise InvalidModelDirectory(
-                f"{root}: weight files are missing: {', '.join(absent)}", path=str(root)
+                f"{root}: weight files are missing: {', '.join(absent[:10])}", path=str(root)
             )
         return files
-    if (root / _SINGLE).is_file():
+    if (root / _SINGLE).exists():
         return (root / _SINGLE,)
     pickled = sorted(file.name for pattern in _PICKLED for file in root.glob(pattern))
     if pickled:
@@ -204,20 +216,6 @@ def _find_weights(root: Path) -> tuple[Path, ...]:
             path=str(root),
         )
     raise InvalidModelDirectory(f"{root} has no weights ({_SINGLE} or {_INDEX})", path=str(root))
-
-
-def _read_json(root: Path, name: str) -> Mapping[str, Any]:
-    try:
-        document = json.loads((root / name).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InvalidModelDirectory(f"{root} has no {name}", path=str(root)) from error
-    except (OSError, ValueError) as error:
-        raise InvalidModelDirectory(
-            f"{root / name} cannot be read: {one_line(error)}", path=str(root)
-        ) from error
-    if not isinstance(document, dict):
-        raise InvalidModelDirectory(f"{root / name} is not a JSON object", path=str(root))
-    return document
 
 
 def _stable_positions(config: PreTrainedConfig, longest: int) -> int:

@@ -10,6 +10,7 @@ try:
     from safetensors.torch import save_file
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
         AttentionInterface,
         AutoConfig,
         AutoModelForCausalLM,
@@ -29,6 +30,7 @@ except ImportError as error:
 
 __all__ = [
     "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    "MODEL_FOR_CAUSAL_LM_MAPPING",
     "AttentionInterface",
     "AutoConfig",
     "AutoModelForCausalLM",

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import torch
 
 from devicekit.runners.attention import ATTENTION_NAME
-from devicekit.runners.checkpoint import ModelDirectory, StoredTensor
+from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.errors import CheckpointMismatch, InvalidModelDirectory, UnsupportedModel, one_line
 from devicekit.runners.huggingface import (
-    AutoModelForCausalLM,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     PreTrainedConfig,
     PreTrainedModel,
-    SafetensorError,
     transformers_logging,
 )
+from devicekit.runners.weight_files import StoredTensor
 
 # What a config says about its file, its defaults or its tokenizer, and not about the shape of the computation.
 _BOOKKEEPING = frozenset(
@@ -49,27 +49,37 @@ def load_model(directory: ModelDirectory, *, dtype: torch.dtype | None) -> PreTr
     Raises InvalidModelDirectory when weights are missing or have the wrong shape: transformers would fill
     them with random numbers.
     """
+    layers = getattr(directory.config.get_text_config(), "num_hidden_layers", None)
+    stored = len(directory.stored_tensors())
+    if layers is not None and not 0 < layers <= stored:  # building so many would take for ever
+        raise InvalidModelDirectory(
+            f"{directory.path}: the config has {layers} layers, and there are {stored} tensors",
+            path=str(directory.path),
+        )
+    weights = directory.read_weights()
     try:
         with quiet():
-            model, info = AutoModelForCausalLM.from_pretrained(
-                directory.path,
+            kind, config = _model_class(directory.config)
+            model, info = kind.from_pretrained(
+                None,
+                config=config,
+                state_dict=weights,
                 dtype="auto" if dtype is None else dtype,
                 attn_implementation=ATTENTION_NAME,
                 local_files_only=True,
-                use_safetensors=True,
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # reported below, with everything else that is wrong
                 output_loading_info=True,
             )
-    except SafetensorError as error:
-        message = f"{directory.path}: the weights cannot be read as safetensors: {one_line(error)}"
-        raise InvalidModelDirectory(message, path=str(directory.path)) from error
     except KeyError as error:
         if error.args != (ATTENTION_NAME,):
-            raise
+            raise _unbuildable(directory, error) from error
         # A few old models keep a table of their own attention classes.
         message = f"{directory.path}: {directory.config.model_type} has attention that cannot be replaced"
         raise UnsupportedModel(message, path=str(directory.path)) from error
+    except Exception as error:  # numbers in a config that make no sense come to anything
+        raise _unbuildable(directory, error) from error
+    model.config.name_or_path = str(directory.path)
     problems = [f"{name} is missing" for name in sorted(info["missing_keys"])]
     problems += [
         f"{name} is {found}, not {wanted}" for name, found, wanted in sorted(info["mismatched_keys"])
@@ -78,6 +88,23 @@ def load_model(directory: ModelDirectory, *, dtype: torch.dtype | None) -> PreTr
     if problems:
         raise InvalidModelDirectory(f"{directory.path}: {_summary(problems)}", path=str(directory.path))
     return model.eval().requires_grad_(False)
+
+
+def _model_class(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], PreTrainedConfig]:
+    """The class of a causal language model, and the config that it takes: part of it, where it has parts."""
+    found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    kinds = found if isinstance(found, tuple | list) else (found,)
+    named = config.architectures or ()
+    kind = next((one for one in kinds if one.__name__ in named), kinds[0])
+    text = config.get_text_config()
+    return kind, text if kind.config_class is type(text) else config
+
+
+def _unbuildable(directory: ModelDirectory, error: Exception) -> UnsupportedModel:
+    return UnsupportedModel(
+        f"{directory.path}: transformers cannot build the model: {type(error).__name__}: {one_line(error)[:300]}",
+        path=str(directory.path),
+    )
 
 
 @dataclass(frozen=True, slots=True)
