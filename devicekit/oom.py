@@ -17,9 +17,11 @@ import dataclasses
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Generic, ParamSpec, TypeVar
 
 from devicekit.contract.records import ErrorKind
+from devicekit.coordination import Coordinator, SingleRank, run_on_all_ranks
 from devicekit.device import Device, get_device
 from devicekit.release import ReleaseEntry, ReleasePoint, ReleasePoints
 
@@ -63,11 +65,13 @@ class OutOfMemoryRecovery:
     Args:
         releases: whose out-of-memory point empties the cache; default: as the environment sets it.
         free: called first, to drop what can be done without (caches, prefetched data).
+        coordinator: what is done between two attempts is done by every rank, or fails on every rank.
     """
 
     device: Device
     releases: ReleasePoints | None = None
     free: Callable[[], object] | None = None
+    coordinator: Coordinator = field(default_factory=SingleRank)
     last: OutOfMemoryReport | None = field(init=False, default=None)
     recovered: int = field(init=False, default=0)
     failed: int = field(init=False, default=0)
@@ -87,10 +91,10 @@ class OutOfMemoryRecovery:
         except Exception as error:
             if self.device.classify_error(error) is not ErrorKind.OUT_OF_MEMORY:
                 raise
-            report = self._examine(what, error)
+            report = run_on_all_ranks(self.coordinator, partial(_examine, self.device, what, error))
             forget_tensors(error)
         # Outside the handler, where nothing refers to the error: it held what the failed attempt had made.
-        report = self._make_room(report)
+        report = run_on_all_ranks(self.coordinator, partial(self._make_room, report))
         try:
             result = function(*args, **kwargs)
         except Exception as error:
@@ -102,9 +106,6 @@ class OutOfMemoryRecovery:
         self.recovered += 1
         self.last = dataclasses.replace(report, recovered=True)
         return result
-
-    def _examine(self, what: str, error: Exception) -> OutOfMemoryReport:
-        return _examine(self.device, what, error)
 
     def _make_room(self, report: OutOfMemoryReport) -> OutOfMemoryReport:
         if self.releases is None:

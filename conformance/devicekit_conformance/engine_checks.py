@@ -91,7 +91,7 @@ def _serving(device: Device) -> Iterator[str]:
     runner = SumModel(device, _PAGES, _PAGE_SIZE, _WEIGHTS["old"])
     limits = SchedulerLimits(_PAGES, _PAGE_SIZE, max_running=4, max_batch_tokens=16, checked=True)
     scheduler = Scheduler(runner, device, limits)
-    scheduler.state.name_weights("old")
+    scheduler.state.requests.name_weights("old")
     store = WeightStore(scheduler.state, device, Model(runner))
     install(scheduler.control, store, loaders={messages.Selector.TARGET: runner})
     prompts = {f"r{n}": [(17 * n + k) % 251 for k in range(size)] for n, size in enumerate(_PROMPTS)}

@@ -138,7 +138,7 @@ class _Demo:
         device = device_of(selection.backend, index or 0)
         # In float32 the two implementations agree to the last token; narrower types round differently.
         engine = Engine.open(self._first, device, config=EngineConfig(), dtype=torch.float32)
-        engine.scheduler.state.weight_version = _FIRST_VERSION
+        engine.scheduler.state.requests.name_weights(_FIRST_VERSION)
         plan = engine.plan
         self._timeline.say(
             f"{human_bytes(plan.available_bytes)} available; KV pool of {plan.num_pages} pages of "

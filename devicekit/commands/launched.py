@@ -18,7 +18,7 @@ from devicekit.device import Device, get_device
 
 if TYPE_CHECKING:
     from devicekit.scheduling.ranks.group import RankGroup
-    from devicekit.scheduling.ranks.scheduler import RankedScheduler
+    from devicekit.scheduling.ranks.scheduler import LockstepScheduler
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -67,7 +67,7 @@ def local_device(spec: str | None) -> Device:
     return get_device(f"{device.backend.name}:{local}")
 
 
-def follow(scheduler: RankedScheduler) -> None:
+def follow(scheduler: LockstepScheduler) -> None:
     """Take every step that rank 0 takes, until it stops.
 
     A first signal to end asks rank 0 to stop, which lets every rank go in good order; a second one ends this

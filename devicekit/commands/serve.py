@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from devicekit.device import Device
     from devicekit.engine import Engine, EngineConfig
     from devicekit.scheduling.ranks.group import RankGroup
-    from devicekit.scheduling.ranks.scheduler import RankedScheduler
+    from devicekit.scheduling.ranks.scheduler import LockstepScheduler
     from devicekit.server.settings import ServerSettings
 
 
@@ -54,22 +54,22 @@ def main(arguments: Sequence[str]) -> int:
 def _serve(options: argparse.Namespace, ranks: RankGroup | None) -> int:
     """Serve, or as another rank than the first take part in what rank 0 serves; the exit status."""
     from devicekit.commands import launched
+    from devicekit.coordination import SingleRank, run_on_all_ranks
     from devicekit.engine import Engine
-    from devicekit.scheduling.agreement import Alone, everywhere
     from devicekit.server.run import bind
 
     first = ranks is None or ranks.rank == 0
     settings = _settings(options)
     # Before the model is loaded: that an address is taken need not take minutes.
-    listener = everywhere(ranks or Alone(), lambda: bind(settings) if first else None)
+    listener = run_on_all_ranks(ranks or SingleRank(), lambda: bind(settings) if first else None)
     with listener or nullcontext():
         device: Device | str | None = options.device
         if ranks is not None:
-            device = everywhere(ranks, lambda: launched.local_device(options.device))
+            device = run_on_all_ranks(ranks, lambda: launched.local_device(options.device))
         engine = Engine.open(options.model, device, config=_config(options), ranks=ranks)
         if listener is not None:
             return _over_http(engine, settings, listener, ranks)
-        launched.follow(cast("RankedScheduler", engine.scheduler))
+        launched.follow(cast("LockstepScheduler", engine.scheduler))
         return 0
 
 
@@ -84,13 +84,13 @@ def _over_http(engine: Engine, settings: ServerSettings, listener: socket, ranks
     web = server(create_app(engine, settings))
     if ranks is None:
         return run(web, listener)
-    scheduler = cast("RankedScheduler", engine.scheduler)
+    scheduler = cast("LockstepScheduler", engine.scheduler)
 
     def stop(asking: tuple[int, ...]) -> None:
         print(f"devicekit serve: rank {', '.join(map(str, asking))} was told to stop.", file=sys.stderr)
         web.asked_to_stop = True
 
-    scheduler.on_asked_to_stop = stop
+    scheduler.on_asked_to_stop(stop)
     status = run(web, listener)
     if not scheduler.closed:
         ranks.require_all()

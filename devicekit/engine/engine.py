@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from devicekit.clock import Clock, SystemClock
+from devicekit.coordination import SingleRank, run_on_all_ranks
 from devicekit.device import Device, available_memory, get_device
 from devicekit.engine.config import EngineConfig, plan_pool
 from devicekit.engine.generation import Generation
@@ -26,9 +27,9 @@ from devicekit.runners.drafted import DraftedRunner
 from devicekit.runners.errors import MissingTokenizer
 from devicekit.runners.model_pools import build_pools
 from devicekit.runners.transformers_runner import TransformersRunner
-from devicekit.scheduling.agreement import Alone, everywhere
 from devicekit.scheduling.batch import Runner
 from devicekit.scheduling.errors import InvalidOperation, InvalidRequest
+from devicekit.scheduling.interface import EngineScheduler
 from devicekit.scheduling.kv_cache.host_cache import attach_host_cache
 from devicekit.scheduling.messages import (
     Reply,
@@ -91,7 +92,7 @@ class Engine(EngineVerbs):
         )
         self.states = self.pools.states
         self.vocabulary = None if self.tokenizer is None else TokenizerVocabulary(self.tokenizer)
-        self.scheduler: Scheduler = self._schedule(served, releases, ranks)
+        self.scheduler: EngineScheduler = self._schedule(served, releases, ranks)
         model = Model(runner, runner.weight_aliases())
         self.weights: WeightControl = install(
             self.scheduler.control,
@@ -124,7 +125,7 @@ class Engine(EngineVerbs):
             device: as for `devicekit.get_device`.
             dtype: of weights and KV; default: what the model's config says.
             ranks: serve together with other processes. Rank 0's engine is used like any other; on the others,
-                only ``engine.scheduler`` takes part, by `RankedScheduler.follow`. ``clock`` is the group's.
+                only ``engine.scheduler`` takes part, by `LockstepScheduler.follow`. ``clock`` is the group's.
             draft: directory of a draft model, which sees every pass and has its keys and values on the same pages
                 (see `DraftedRunner`). Nothing is speculated: what it does with that is up to you.
 
@@ -142,10 +143,12 @@ class Engine(EngineVerbs):
             second = None if draft is None else TransformersRunner.load(draft, handle, dtype=dtype)
             return handle, TransformersRunner.load(path, handle, dtype=dtype), second
 
-        handle, runner, second = everywhere(ranks or Alone(), load)
+        handle, runner, second = run_on_all_ranks(ranks or SingleRank(), load)
         return cls(runner, handle, config or EngineConfig(), clock=clock, ranks=ranks, draft=second)
 
-    def _schedule(self, served: Runner, releases: ReleasePoints | None, ranks: RankGroup | None) -> Scheduler:
+    def _schedule(
+        self, served: Runner, releases: ReleasePoints | None, ranks: RankGroup | None
+    ) -> EngineScheduler:
         config, states = self.config, self.states
         limits = SchedulerLimits(
             num_pages=self.plan.num_pages,
@@ -171,9 +174,9 @@ class Engine(EngineVerbs):
                 states=slots,
             )
         # Not every build of torch has what it needs.
-        from devicekit.scheduling.ranks.scheduler import RankedScheduler
+        from devicekit.scheduling.ranks.scheduler import LockstepScheduler
 
-        return RankedScheduler(
+        return LockstepScheduler(
             served,
             self.device,
             limits,

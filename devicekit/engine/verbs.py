@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from devicekit.scheduling.audit import PoolAudit
+from devicekit.scheduling.interface import EngineScheduler
 from devicekit.scheduling.messages import (
     Abort,
     AbortReply,
@@ -23,11 +24,11 @@ from devicekit.scheduling.messages import (
     PauseReply,
     Reply,
     Selector,
+    Step,
     UpdateReply,
     UpdateWeights,
     UpdateWeightsFromDisk,
 )
-from devicekit.scheduling.scheduler import Scheduler, Step
 from devicekit.weights.operations import MemoryReply, ReleaseMemory, ResumeMemory
 
 _R = TypeVar("_R", bound=Reply)
@@ -37,7 +38,7 @@ _NAP = 0.001  # seconds between looks at an operation that waits while nothing r
 class EngineVerbs:
     """What an operator does to an engine. Whoever steps the scheduler keeps the replies in `_replies`."""
 
-    scheduler: Scheduler
+    scheduler: EngineScheduler
     _replies: dict[str, Reply]
     _ids: Iterator[int]
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from devicekit.clock import Clock, SystemClock
 from devicekit.contract.records import AllocatorState, MemoryStats
+from devicekit.coordination import Coordinator, SingleRank
 from devicekit.device import Device
 from devicekit.release.ledger import Ledger, PointCounters, ReleaseEntry, SkipReason
 from devicekit.release.policy import DEFAULT_POLICIES, ReleasePoint, ReleasePolicy
 from devicekit.release.settings import read_settings
 
+_log = logging.getLogger(__name__)
 _GUARDED_STATES = {
     AllocatorState.UNINITIALISED: SkipReason.NOTHING_ALLOCATED,
     AllocatorState.BAD_FORK: SkipReason.BAD_FORK,
@@ -28,8 +31,7 @@ class ReleasePoints:
         policies: overrides of `DEFAULT_POLICIES`.
         dry_run: decide and record, and empty nothing; entries carry ``reclaimable``.
         keep: how many ledger entries are kept.
-        agreed: which figure of reclaimable bytes decides, given this process's own. Processes that must all decide
-            alike settle on one.
+        coordinator: ranks that must all decide alike settle on one figure of reclaimable bytes, rank 0's.
     """
 
     device: Device
@@ -37,7 +39,7 @@ class ReleasePoints:
     clock: Clock = field(default_factory=SystemClock)
     dry_run: bool = False
     keep: int = 1024
-    agreed: Callable[[int | None], int | None] = lambda own: own
+    coordinator: Coordinator = field(default_factory=SingleRank)
     ledger: Ledger = field(init=False)
     counters: dict[ReleasePoint, PointCounters] = field(init=False)
     _last: dict[ReleasePoint, float] = field(init=False, default_factory=dict)
@@ -56,6 +58,7 @@ class ReleasePoints:
         policies: Mapping[ReleasePoint, ReleasePolicy] | None = None,
         *,
         clock: Clock | None = None,
+        coordinator: Coordinator | None = None,
         dry_run: bool | None = None,
         environ: Mapping[str, str] | None = None,
         file: str | Path | None = None,
@@ -71,6 +74,7 @@ class ReleasePoints:
             {**settings.policies, **(policies or {})},
             clock or SystemClock(),
             dry_run=bool(settings.dry_run) if dry_run is None else dry_run,
+            coordinator=coordinator or SingleRank(),
         )
 
     def reach(self, point: ReleasePoint, requested: bool | None = None) -> ReleaseEntry:
@@ -89,7 +93,7 @@ class ReleasePoints:
             return self._record(ReleaseEntry(point, now, False, skip))
         deciding: int | None = None
         if policy.kind == "when_reclaimable":
-            deciding = self.agreed(self.device.memory_stats().releasable)
+            deciding = self.coordinator.first(self.device.memory_stats().releasable)
         # Emptying during capture breaks the graph on some vendors and asserts on others.
         if self.device.is_capturing():
             return self._record(ReleaseEntry(point, now, False, SkipReason.CAPTURING))
@@ -107,6 +111,23 @@ class ReleasePoints:
     def before_available_memory(self, requested: bool | None) -> ReleaseEntry:
         """Pass the point before somebody asks how much memory is available."""
         return self.reach(ReleasePoint.AVAILABLE_MEMORY, requested)
+
+    def attempt(self, point: ReleasePoint, requested: bool | None = None) -> ReleaseEntry:
+        """Pass a release point after something that has been done, and stays done if this fails.
+
+        Returns:
+            The ledger's entry; its ``error`` says what failed, here or on another rank.
+        """
+        began = self.clock.now()
+        errors: list[str] = []
+        try:
+            entry = self.reach(point, requested)
+        except Exception as error:
+            _log.exception("emptying the cache failed at release point %s", point.value)
+            entries = self.ledger.query(point=point, since=began)
+            entry = entries[-1] if entries else ReleaseEntry(point, began, False, SkipReason.FAILED)
+            errors = [f"{type(error).__name__}: {error}"]
+        return replace(entry, error="; ".join(self.coordinator.names(errors)))
 
     def _unwanted(
         self, point: ReleasePoint, policy: ReleasePolicy, requested: bool | None, now: float

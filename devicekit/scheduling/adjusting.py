@@ -14,28 +14,29 @@ from devicekit.scheduling.batch import Float32, Int32, Int64, LogitAdjustments, 
 from devicekit.scheduling.request import Request
 
 if TYPE_CHECKING:
-    from devicekit.scheduling.state import SchedulerState
+    from devicekit.scheduling.requests import Requests
 
 _SCALE, _COUNT, _BIAS = range(3)
 
 
-def adjustments(state: SchedulerState, joining: Sequence[Request]) -> LogitAdjustments | None:
+def adjustments(requests: Requests, joining: Sequence[Request], known: Int32) -> LogitAdjustments | None:
     """What is to be done to the logits of a pass; ``None`` if nothing.
 
     Args:
         joining: requests whose prompt the pass completes; their logits follow those of the running batch.
+        known: the tokens of every row.
     """
-    running = state.running
+    running = requests.running
     places = {request.id: len(running) + at for at, request in enumerate(joining)}
     rows: list[Int64] = []
     parts: list[tuple[Int64, Float32, Float32]] = []
-    for identity in sorted(state.adjusted):  # in one order on every rank
-        request = state.requests[identity]
+    for identity, adjuster in requests.adjusted.items():
+        request = requests[identity]
         column = request.column
         if column < 0 and identity not in places:
             continue
-        known = int(running.view.lengths[column]) if column >= 0 else request.total
-        part = state.adjusted[identity].entries(state.kv.table.tokens[request.row, :known])
+        total = int(running.view.lengths[column]) if column >= 0 else request.total
+        part = adjuster.entries(known[request.row, :total])
         if len(part[0]):
             place = column if column >= 0 else places[identity]
             rows.append(np.full(len(part[0]), place, np.int64))

@@ -8,12 +8,14 @@
         ├── InvalidOperation    this control operation makes no sense as it stands
         ├── Conflict            it makes sense, but not in the state that things are in
         ├── RanksFailed         what all ranks did together failed on some of them
-        └── RankLost            a rank has ended, hangs or went its own way: this engine serves no more
+        ├── RankLost            a rank has ended, hangs or went its own way: this engine serves no more
+        └── PassFailed          a forward pass failed on some ranks
 """
 
 from __future__ import annotations
 
 from devicekit.contract.errors import DeviceKitError
+from devicekit.contract.records import ErrorKind
 
 
 class SchedulingError(DeviceKitError):
@@ -52,6 +54,17 @@ class RankLost(SchedulingError):
 
     def __reduce__(self) -> tuple[type[RankLost], tuple[str, tuple[int, ...]]]:
         return type(self), (str(self), self.ranks)
+
+
+class PassFailed(SchedulingError):
+    """A forward pass failed on some ranks. ``kind`` is what that means for all of them."""
+
+    def __init__(self, message: str, kind: ErrorKind | None) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type[PassFailed], tuple[str, ErrorKind | None]]:
+        return type(self), (str(self), self.kind)
 
 
 def describe_failures(failures: dict[int, str]) -> str:

@@ -230,3 +230,11 @@ class Output(NamedTuple):  # a dataclass that is frozen takes five times as long
     logprobs: tuple[TokenLogprob, ...] = ()
     text: str | None = None  # that it gained; None: whoever reads the tokens makes their text
     offsets: tuple[int, ...] = ()  # where in the text its tokens begin, where there are log-probabilities
+
+
+class Step(NamedTuple):
+    """What came out of one step."""
+
+    outputs: tuple[Output, ...]
+    replies: tuple[Reply, ...]
+    ran: int = 0  # tokens computed

@@ -31,6 +31,8 @@ class Planner:
 
     def __init__(self, state: SchedulerState, ratio: NewTokenRatio, max_batch_tokens: int) -> None:
         self._state = state
+        self._requests = state.requests
+        self._kv = state.kv
         self._ratio = ratio
         self._max_batch_tokens = max_batch_tokens
         self._limit = max_batch_tokens  # smaller for a while after the device ran out of memory
@@ -53,59 +55,57 @@ class Planner:
 
     def plan(self) -> Plan:
         """Choose the next pass. Running requests come first, then prompts that have begun, then new ones."""
-        state = self._state
-        plan = Plan(len(state.running.requests), [])
+        requests = self._requests
+        plan = Plan(len(requests.running.requests), [])
         budget = self._limit - plan.decoding
-        for request in state.prefilling:
+        for request in requests.prefilling:
             budget = self._take_chunk(plan, request, budget)
-        if budget > 0 and state.waiting and state.admitting:
+        if budget > 0 and requests.waiting and self._state.gate.admitting:
             self._admit_waiting(plan, budget)
         return plan
 
     def _admit_waiting(self, plan: Plan, budget: int) -> None:
-        state = self._state
-        state.waiting.arrange()
-        to_come = state.running.to_come()
-        for begun in state.prefilling:
-            to_come += begun.limit - begun.total
-        while budget > 0 and (request := state.waiting.first()) is not None:
-            to_come += request.limit - request.total
+        requests = self._requests
+        requests.waiting.arrange()
+        remaining = requests.running.remaining_tokens
+        for begun in requests.prefilling:
+            remaining += begun.limit - begun.total
+        while budget > 0 and (request := requests.waiting.first()) is not None:
+            remaining += request.limit - request.total
             if request.group is not None and self._is_being_computed(request.group):
                 return
-            if not self._admit(request, to_come):
+            if not self._admit(request, remaining):
                 return
             budget = self._take_chunk(plan, request, budget)
 
     def _is_being_computed(self, group: str) -> bool:
         """Whether one of the group computes their prompt now, who will share it when it is done."""
-        state = self._state
-        return state.kv.prefix is not None and any(one.group == group for one in state.prefilling)
+        prefilling = self._requests.prefilling
+        return self._kv.prefix is not None and any(one.group == group for one in prefilling)
 
     def _take_chunk(self, plan: Plan, request: Request, budget: int) -> int:
         start = request.computed
-        count = min(self._state.kv.computable(request), budget)
+        count = min(self._kv.computable(request), budget)
         if count > 0:
             plan.chunks.append((request, start, start + count))
         return budget - count
 
-    def _admit(self, request: Request, to_come: int) -> bool:
+    def _admit(self, request: Request, remaining: int) -> bool:
         """Give a request its row and pages.
 
         Args:
-            to_come: output tokens that it and everything that has pages may still produce; a share of their
+            remaining: output tokens that it and everything that has pages may still produce; a share of their
                 pages stays free. Alone it needs no such reserve: nothing else will ever free anything for it.
         """
-        state = self._state
-        to_come = state.kv.remaining_tokens(to_come, len(state.running) + len(state.prefilling) + 1)
-        alone = not (state.running.requests or state.prefilling)
-        spare = 0 if alone else state.kv.pages_for(int(to_come * self._ratio.value))
-        if not state.kv.allocate(request, state.namespace(request), spare):
+        requests, kv = self._requests, self._kv
+        holders = requests.holding_kv
+        spare = 0
+        if holders:
+            remaining = kv.remaining_tokens(remaining, holders + 1)
+            spare = kv.pages_for(int(remaining * self._ratio.value))
+        if not kv.allocate(request, requests.namespace(request), spare):
             return False
-        state.waiting.take_first()
-        if request.total == len(request.prompt):
-            request.cached_tokens = request.computed
-        state.kv.table.write_tokens(request.row, request.tokens)
-        state.prefilling.append(request)
+        requests.start(request)
         return True
 
 
@@ -149,7 +149,7 @@ class BatchBuilder:
     def build(self, plan: Plan) -> ForwardBatch:
         """The batch of a plan. Its arrays may share memory with the scheduler's: they are good for one pass."""
         running, count = self._state.running, plan.decoding
-        plain = running.sampling.idle and not self._state.kv.fills and not self._state.adjusted
+        plain = running.sampling.idle and not self._state.kv.fills and not self._state.requests.adjusted
         if plan.chunks:
             batch = self._with_chunks(plan)
             if plain and True not in [request.listed for request, _, _ in plan.chunks]:
@@ -162,8 +162,8 @@ class BatchBuilder:
         joining = [request for request, _, end in plan.chunks if end == request.total]
         self._state.kv.fill(batch, plan.chunks)
         running.sampling.fill(batch, running.view.positions, joining)
-        if self._state.adjusted:
-            batch.adjustments = adjustments(self._state, joining)
+        if self._state.requests.adjusted:
+            batch.adjustments = adjustments(self._state.requests, joining, self._state.kv.table.tokens)
         return batch
 
     def _decode(self, count: int) -> ForwardBatch:

@@ -13,14 +13,13 @@ def idle_seconds(state: SchedulerState, control: Control) -> float | None:
 
     The same while paused as while there is nothing to run: a paused scheduler need not spin.
     """
-    if state.may_run and (len(state.running) or state.prefilling or (state.admitting and len(state.waiting))):
+    requests, gate = state.requests, state.gate
+    if gate.may_run and (requests.holding_kv or (gate.admitting and len(requests.waiting))):
         return 0.0
-    if control.pending or any(map(state.pending, state.participants)):
+    if control.pending or any(map(state.participants.pending, state.participants)):
         return LOOK
-    due = [state.requests[identity].deadline for identity in state.timed]
     # A pause cannot end by itself while something holds generation, and letting go of that is posted.
-    if not state.holds:
-        due.append(state.continue_at)
+    due = (state.deadlines.next, None if gate.holds else gate.continue_at)
     times = [one for one in due if one is not None]
     if not times:
         return None

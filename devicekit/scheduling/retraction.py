@@ -42,7 +42,7 @@ class Retraction:
         alone = ranked[0]
         running.settle(alone)
         message = f"The KV pool of {state.kv.pages.num_pages} pages cannot hold its {alone.total} tokens."
-        state.finish(alone, Finish(FinishKind.ERROR, message=message))
+        state.requests.finish(alone, Finish(FinishKind.ERROR, message=message))
         return False
 
     def shed_load(self, most: int) -> bool:
@@ -68,11 +68,11 @@ class Retraction:
         )
 
     def _retract(self, request: Request) -> None:
-        self._state.retract(request)
+        self._state.requests.retract(request)
         self.count += 1
 
     def _raise_ratio(self) -> None:
         running = self._state.running
-        remaining = running.to_come()
+        remaining = running.remaining_tokens
         decoded = sum(request.num_output for request in running.requests)
         self._ratio.retracted(decoded, remaining, len(running))

@@ -48,7 +48,7 @@ class RunningBatch:
         self._cells = self.columns.cells
         self._steps = 0  # so far
         self._due: dict[int, list[Request]] = {}  # who reaches its limit, by the step that takes it there
-        self._to_come = 0
+        self._remaining = 0
         self._vacant: list[int] = []  # columns whose request has left
         self._show(0)
 
@@ -82,7 +82,7 @@ class RunningBatch:
         lasts[column] = self._token_cells[at - 1]
         left = request.limit - total
         if left:
-            self._to_come += left
+            self._remaining += left
             self._due.setdefault(self._steps + left, []).append(request)
         if request.listed:
             self.sampling.join(column, request)
@@ -103,7 +103,7 @@ class RunningBatch:
         self.settle(request)
         left = request.limit - request.total
         if left:  # at its limit, `end_step` has forgotten it
-            self._to_come -= left
+            self._remaining -= left
             due = self._due[self._steps + left]
             due.remove(request)
             if not due:
@@ -201,9 +201,10 @@ class RunningBatch:
             slots[column] = page * size
             rooms[column] = size
 
-    def to_come(self) -> int:
+    @property
+    def remaining_tokens(self) -> int:
         """Output tokens that the running requests may still produce, at most."""
-        return self._to_come
+        return self._remaining
 
     def end_step(self, tokens: Int32) -> list[Request]:
         """Append each column's new token; return the requests whose output is now long enough."""
@@ -214,5 +215,5 @@ class RunningBatch:
         np.add(wide, _ONE, wide)
         np.add(narrow, view.step, narrow)
         self._steps = steps = self._steps + 1
-        self._to_come -= self._shown
+        self._remaining -= self._shown
         return self._due.pop(steps, _NOBODY)

@@ -8,24 +8,26 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from typing import NamedTuple
 
 from devicekit.clock import Clock, SystemClock
 from devicekit.contract.errors import DeviceError
 from devicekit.contract.records import ErrorKind
+from devicekit.coordination import Coordinator, SingleRank
 from devicekit.device import Device
 from devicekit.memory.pages import PageAllocator
 from devicekit.memory.rows import RequestTable
 from devicekit.oom import OutOfMemoryRecovery, describe
 from devicekit.release import ReleasePoint, ReleasePoints
-from devicekit.scheduling.adjusting import LogitAdjuster
 from devicekit.scheduling.audit import PoolAudit, PoolsUnbalanced
 from devicekit.scheduling.batch import ForwardBatch, Runner, StepOutput
 from devicekit.scheduling.checking import RequestCheck
-from devicekit.scheduling.errors import InvalidRequest
+from devicekit.scheduling.deadlines import Deadlines
+from devicekit.scheduling.errors import InvalidRequest, PassFailed
+from devicekit.scheduling.gate import AdmissionGate
 from devicekit.scheduling.kv_cache import build_kv_cache
 from devicekit.scheduling.limits import SchedulerLimits
-from devicekit.scheduling.messages import Blocker, Operation, Output, Reply
+from devicekit.scheduling.messages import Blocker, Operation, Step
+from devicekit.scheduling.participants import Participant, Participants
 from devicekit.scheduling.planning import BatchBuilder, Plan, Planner
 from devicekit.scheduling.request import (
     Finish,
@@ -34,11 +36,12 @@ from devicekit.scheduling.request import (
     SamplingParams,
     default_seed,
 )
+from devicekit.scheduling.requests import Requests
 from devicekit.scheduling.reservation import NewTokenRatio
 from devicekit.scheduling.results import ResultProcessor
 from devicekit.scheduling.retraction import Retraction
 from devicekit.scheduling.running import RunningBatch
-from devicekit.scheduling.state import Participant, SchedulerState
+from devicekit.scheduling.state import SchedulerState
 from devicekit.scheduling.stopping import StopConditions
 from devicekit.scheduling.verbs.control import Control
 from devicekit.scheduling.verbs.pause import continue_if_due
@@ -51,14 +54,6 @@ _BLOCK = 64
 _log = logging.getLogger(__name__)
 
 
-class Step(NamedTuple):
-    """What came out of one step."""
-
-    outputs: tuple[Output, ...]
-    replies: tuple[Reply, ...]
-    ran: int = 0  # tokens computed
-
-
 class Scheduler:
     """Continuous batching over one runner.
 
@@ -69,6 +64,7 @@ class Scheduler:
         releases: release points; default: as the environment sets them, on the scheduler's clock.
         detokenizer: a `Vocabulary`, or whatever decodes; needed by requests with stop strings.
         states: state slots, for a runner whose model has recurrent layers. Snapshots are in slots behind them.
+        coordinator: what this rank has to agree on with others; default: it is the only one.
     """
 
     def __init__(
@@ -81,7 +77,9 @@ class Scheduler:
         releases: ReleasePoints | None = None,
         detokenizer: Vocabulary | Decodes | None = None,
         states: PageAllocator | None = None,
+        coordinator: Coordinator | None = None,
     ) -> None:
+        coordinator = coordinator or SingleRank()
         clock = clock or SystemClock()
         model = runner.limits
         self.limits = limits
@@ -96,23 +94,34 @@ class Scheduler:
             limits.max_running, _row_width(longest, limits.page_size), longest + 1, checked=limits.checked
         )
         kv = build_kv_cache(table, limits, model, states)
+        deadlines = Deadlines()
+        requests = Requests(
+            kv,
+            RunningBatch(table, kv.decode_pages, limits.page_size, limits.max_batch_tokens),
+            WaitingQueue(
+                limits.policy, lambda request: kv.cached_tokens(request, requests.namespace(request))
+            ),
+            deadlines,
+            model,
+        )
         self.state = SchedulerState(
             runner=runner,
             kv=kv,
-            running=RunningBatch(table, kv.decode_pages, limits.page_size, limits.max_batch_tokens),
-            waiting=WaitingQueue(
-                limits.policy, lambda request: kv.cached_tokens(request, self.state.namespace(request))
-            ),
-            releases=releases or ReleasePoints.configured(device, clock=clock),
+            requests=requests,
+            gate=AdmissionGate(),
+            deadlines=deadlines,
+            participants=Participants(),
+            releases=releases or ReleasePoints.configured(device, clock=clock, coordinator=coordinator),
             clock=clock,
+            coordinator=coordinator,
         )
         self._ratio = NewTokenRatio(limits.conservativeness)
         self._planner = Planner(self.state, self._ratio, limits.max_batch_tokens)
         self._builder = BatchBuilder(self.state, limits.max_running, limits.max_batch_tokens)
         self._retraction = Retraction(self.state, self._ratio)
-        self._recovery = OutOfMemoryRecovery(device, self.state.releases)
+        self._recovery = OutOfMemoryRecovery(device, self.state.releases, coordinator=coordinator)
         self._stops = StopConditions(model, detokenizer)
-        self._results = ResultProcessor(self.state, self._stops)
+        self._results = ResultProcessor(requests, table.tokens, self._stops)
         self._inbox: deque[Request | Operation] = deque()
         self._woken = threading.Event()
         self._arrivals = 0
@@ -149,17 +158,17 @@ class Scheduler:
         if request.id in state.requests:
             raise InvalidRequest(f"A request {request.id!r} is already in flight.")
         self.check(request)
-        if state.failure:
-            raise InvalidRequest(f"Request {request.id!r} cannot run: {state.failure}")
+        if why := state.coordinator.lost or state.gate.failure:
+            raise InvalidRequest(f"Request {request.id!r} cannot run: {why}")
         self._arrivals += 1
         request.arrival = self._arrivals
         request.limit = min(request.total + params.max_new_tokens, self._longest_output)
         if params is not self._last_params:  # many requests in a row have the same
             self._last_params, self._plain = params, self._is_plain(params)
         if not (self._plain and request.timeout is None and not request.stream):
-            self._enlist(request)
-        state.requests[request.id] = request
-        state.waiting.add(request)
+            self._list(request)
+        deadline = None if request.timeout is None else state.clock.now() + request.timeout
+        state.requests.add(request, deadline)
 
     @staticmethod
     def _is_plain(params: SamplingParams) -> bool:
@@ -171,21 +180,13 @@ class Scheduler:
             or params.adjusts
         )
 
-    def _enlist(self, request: Request) -> None:
-        """Put a request on the lists of those that cost something in every step."""
-        state, params = self.state, request.params
+    def _list(self, request: Request) -> None:
+        """Prepare a request that costs something in every step."""
+        params = request.params
         if params.temperature > 0:
             request.seed = default_seed(request.id) if params.seed is None else params.seed
-        if request.timeout is not None:
-            request.deadline = state.clock.now() + request.timeout
-            state.timed.add(request.id)
         if StopConditions.is_special(params):
-            state.special.add(request.id)
             self._stops.begin(request)
-        if params.adjusts:
-            state.adjusted[request.id] = LogitAdjuster(request, state.runner.limits)
-        if request.stream:
-            state.streaming.add(request.id)
         request.listed = True
 
     def step(self) -> Step:
@@ -198,19 +199,19 @@ class Scheduler:
         if self._inbox:
             self._take_in()
         if state.participants:
-            state.retire()
-        if state.timed:
+            state.participants.retire()
+        if state.deadlines:
             self._expire()
-        if state.continue_at is not None:
+        if state.gate.continue_at is not None:
             continue_if_due(state)
         self.control.answer()
-        computed = self._forward() if state.may_run else 0
+        computed = self._forward() if state.gate.may_run else 0
         if not state.requests:
             self._idle()
         self.control.answer()
         if self._checked:
             self._check()
-        return Step(state.take_outputs(), self.control.take_replies(), computed)
+        return Step(state.requests.take_outputs(), self.control.take_replies(), computed)
 
     def close(self) -> Step:
         """Take no further step. One process need not say so to anybody."""
@@ -222,17 +223,14 @@ class Scheduler:
 
     def register(self, participant: Participant) -> None:
         """Let an engine part take part in flushes, and block them while it has work."""
-        self.state.participants.append(participant)
+        self.state.participants.register(participant)
 
     def audit(self) -> PoolAudit:
-        """Where every page, row and state slot is. An imbalance is noted in `SchedulerState.unbalanced`."""
-        state = self.state
-        for request in state.running.requests:
-            state.running.settle(request)
-        found = state.kv.audit([*state.running.requests, *state.prefilling])
-        if not found.balanced and self.state.unbalanced is None:
-            self.state.unbalanced = found
-        return found
+        """Where every page, row and state slot is. The first imbalance is noted in `KVCacheManager.unbalanced`."""
+        requests = self.state.requests
+        for request in requests.running.requests:
+            requests.running.settle(request)
+        return self.state.kv.audit([*requests.running.requests, *requests.prefilling])
 
     # -- The phases of a step ---------------------------------------------------------------------------------
 
@@ -245,15 +243,12 @@ class Scheduler:
             try:
                 self.add(message)
             except InvalidRequest as error:
-                refused = Finish(FinishKind.ERROR, message=str(error))
-                self.state.outputs.append(Output(message.id, (), refused, prompt_tokens=len(message.prompt)))
+                self.state.requests.refuse(message, str(error))
 
     def _expire(self) -> None:
-        now = self.state.clock.now()
-        for request in [self.state.requests[one] for one in sorted(self.state.timed)]:
-            if request.deadline is not None and now >= request.deadline:
-                message = f"The request did not finish within its {request.timeout:g} s."
-                self.state.finish(request, Finish(FinishKind.ABORT, message=message))
+        for request in self.state.deadlines.expired(self.state.clock.now()):
+            message = f"The request did not finish within its {request.timeout:g} s."
+            self.state.requests.finish(request, Finish(FinishKind.ABORT, message=message))
 
     def _forward(self) -> int:
         self.state.kv.before_pass(self.state.running, self.state.prefilling)
@@ -276,7 +271,7 @@ class Scheduler:
         try:
             return self._recovery.run("the forward pass", self.state.runner.step, batch)
         except Exception as error:
-            kind = self._device.classify_error(error)
+            kind = error.kind if isinstance(error, PassFailed) else self._device.classify_error(error)
             if kind is ErrorKind.OUT_OF_MEMORY:
                 most = self._planner.halve(len(batch.tokens))
                 if self._retraction.shed_load(most):
@@ -297,7 +292,7 @@ class Scheduler:
             if not isinstance(error, DeviceError):  # the ledger has those
                 _log.exception("emptying the cache of an idle engine failed")
             if self._device.classify_error(error) is ErrorKind.DEVICE_LOST:
-                self.state.fail(f"The device is lost: {describe(error)}")
+                self.state.gate.fail(f"The device is lost: {describe(error)}")
 
     def _check(self) -> None:
         found = self.audit()
@@ -307,12 +302,15 @@ class Scheduler:
     def _fail(self, plan: Plan, error: Exception, kind: ErrorKind | None) -> None:
         """End the requests of a pass that failed; all there are, if the device is gone."""
         message = f"The forward pass failed: {describe(error)}"
+        if (lost := self.state.coordinator.lost) is not None:
+            self.state.gate.fail(str(lost))  # whatever it looks like from here
         if kind is ErrorKind.DEVICE_LOST:
-            self.state.fail(f"The device is lost: {describe(error)}")
-            self.state.give_up(message)
+            self.state.gate.fail(f"The device is lost: {describe(error)}")
+            self.state.fail_all(message)
             return
-        for request in [*self.state.running.requests, *(request for request, _, _ in plan.chunks)]:
-            self.state.finish(request, Finish(FinishKind.ERROR, message=message))
+        requests = self.state.requests
+        for request in [*requests.running.requests, *(request for request, _, _ in plan.chunks)]:
+            requests.finish(request, Finish(FinishKind.ERROR, message=message))
 
 
 def _row_width(longest: int, page_size: int) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from devicekit.memory.audit import Conservation
 from devicekit.memory.pages import PagePool, largest_free_run
-from devicekit.scheduling.scheduler import Scheduler
+from devicekit.scheduling.interface import EngineScheduler
 from devicekit.server.loop import EngineLoop
 
 _FRESH = 1.0  # seconds: counting sorts all ids and walks the prefix cache, so askers share a count
@@ -62,7 +62,7 @@ class Inventory:
         return self._pools
 
 
-def count_pools(scheduler: Scheduler) -> dict[str, PoolCount]:
+def count_pools(scheduler: EngineScheduler) -> dict[str, PoolCount]:
     """Count, from the scheduler's own thread. An imbalance is noted in the scheduler's state."""
     found = dict(scheduler.audit().accounts())
     return {name: _count(pool, found[name]) for name, pool in scheduler.state.kv.pools().items()}

@@ -17,10 +17,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 from devicekit.scheduling.errors import InvalidRequest
-from devicekit.scheduling.messages import Abort, Operation, Output, Reply
+from devicekit.scheduling.interface import EngineScheduler
+from devicekit.scheduling.messages import Abort, Operation, Output, Reply, Step
 from devicekit.scheduling.request import Request
 from devicekit.scheduling.resting import idle_seconds
-from devicekit.scheduling.scheduler import Scheduler, Step
 from devicekit.server.errors import EngineStopped
 from devicekit.server.outputs import Outputs
 from devicekit.server.snapshot import Snapshot, take_snapshot
@@ -53,7 +53,7 @@ class EngineLoop:
 
     def __init__(
         self,
-        scheduler: Scheduler,
+        scheduler: EngineScheduler,
         *,
         on_outputs: Callable[[Sequence[Output]], None] = lambda outputs: None,
         on_reply: Callable[[Operation, Reply], None] = lambda operation, reply: None,
@@ -145,7 +145,7 @@ class EngineLoop:
         finally:
             pending.waiter = None
 
-    async def look(self, at: Callable[[Scheduler], _T]) -> _T:
+    async def look(self, at: Callable[[EngineScheduler], _T]) -> _T:
         """Have the engine's thread call ``at`` with the scheduler between two steps. It must change nothing.
 
         Raises:

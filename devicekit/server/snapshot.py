@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from devicekit.scheduling.interface import EngineScheduler
 from devicekit.scheduling.messages import Blocker
-from devicekit.scheduling.scheduler import Scheduler
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Snapshot:
         return self.pages_total - self.pages_free - self.pages_cached
 
 
-def take_snapshot(scheduler: Scheduler, steps: int, computed_tokens: int) -> Snapshot:
+def take_snapshot(scheduler: EngineScheduler, steps: int, computed_tokens: int) -> Snapshot:
     """Look at a scheduler, from its own thread."""
     state = scheduler.state
     pages, prefix = state.kv.pages, state.kv.prefix
@@ -55,7 +55,7 @@ def take_snapshot(scheduler: Scheduler, steps: int, computed_tokens: int) -> Sna
         prefilling=len(state.prefilling),
         waiting=len(state.waiting),
         paused=state.paused,
-        holds=tuple(state.holds.values()),
+        holds=tuple(state.gate.holds.values()),
         epoch=state.epoch,
         failure=state.failure,
         weight_version=state.weight_version,

@@ -41,7 +41,7 @@ def distributed_handler(
             except Exception as error:
                 failure = error
             try:
-                if not state.ranks.ready(arrived, failure) or receiving is None:
+                if not state.coordinator.ready(arrived, failure) or receiving is None:
                     return None
             except (GroupFailed, RanksFailed):
                 groups.discard(operation.group_name)  # its ranks no longer agree on what comes next

@@ -14,8 +14,8 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from devicekit.contract.errors import DeviceKitError
+from devicekit.coordination import Coordinator, SingleRank, run_on_all_ranks
 from devicekit.device import Device
-from devicekit.scheduling.agreement import Agreement, Alone, everywhere
 from devicekit.scheduling.errors import Conflict, InvalidOperation
 from devicekit.scheduling.messages import Refusal, Reply
 from devicekit.weights.operations import DestroyUpdateGroup, GroupReply, InitUpdateGroup
@@ -43,7 +43,7 @@ class UpdateGroups:
 
     device: Device
     rank: int = 0  # of this process among the engine's own
-    ranks: Agreement = field(default_factory=Alone)
+    coordinator: Coordinator = field(default_factory=SingleRank)
     _groups: dict[str, tuple[ProcessGroup, float]] = field(default_factory=dict)
     _joining: set[str] = field(default_factory=set)
 
@@ -66,7 +66,7 @@ class UpdateGroups:
             Conflict: there is a group of this name already.
         """
         rank, name = operation.rank_offset + self.rank, operation.group_name
-        backend = everywhere(self.ranks, lambda: self._backend_for(operation, rank))
+        backend = run_on_all_ranks(self.coordinator, lambda: self._backend_for(operation, rank))
         joining = _Joining(
             threading.Thread(target=lambda: _join(joining, operation, rank, backend), daemon=True)
         )
@@ -74,13 +74,13 @@ class UpdateGroups:
         joining.thread.start()
 
         def poll() -> Reply | None:
-            if not self.ranks.least(not joining.thread.is_alive()):
+            if not self.coordinator.least(not joining.thread.is_alive()):
                 return None
             self._joining.discard(name)
             if joining.group is not None:
                 self._groups[name] = joining.group, operation.timeout
             try:
-                self.ranks.ready(True, joining.error)
+                self.coordinator.ready(True, joining.error)
             except Exception as error:
                 if joining.group is not None:
                     self.drop(name)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from devicekit.contract.records import ErrorKind
+from devicekit.coordination import run_on_all_ranks
 from devicekit.oom import describe as describe_error
 from devicekit.release import ReleaseEntry, ReleasePoint
-from devicekit.scheduling.agreement import everywhere
 from devicekit.scheduling.errors import InvalidOperation, RanksFailed
 from devicekit.scheduling.messages import Refusal, describe, emptied
 from devicekit.scheduling.verbs.flush import flush_now
@@ -60,6 +60,7 @@ class Occupation:
         """``regions`` are those besides the weights, which every engine has."""
         self._store = store
         self._state = store.state
+        self._hold = store.state.gate.token(HOLD)
         self._weights = WeightsRegion(store)
         self._regions: dict[MemoryTag, Region] = {**regions, MemoryTag.WEIGHTS: self._weights}
         self._released: set[MemoryTag] = set()  # on any rank
@@ -90,7 +91,7 @@ class Occupation:
             if tag in tags and not done.failure:
                 self._attempt(done, tag, lambda tag=tag: self._release(tag, operation))
         self._tell()
-        release = self._state.empty(ReleasePoint.MEMORY_OCCUPATION)
+        release = self._state.releases.attempt(ReleasePoint.MEMORY_OCCUPATION)
         if MemoryTag.HOST_KV in tags and not done.failure:
             self._empty_host_cache(done)
         return self._reply(operation.id, "released", done, release)
@@ -116,7 +117,7 @@ class Occupation:
         region = self._regions.get(tag)
         if region is None:
             return RegionReport(tag.value, False, False, present=False)
-        ranks = self._state.ranks
+        ranks = self._state.coordinator
         if tag in self._released and ranks.least(tag in self._gone):
             return RegionReport(tag.value, True, False)
         sizes: list[int | None] = [0]
@@ -129,8 +130,8 @@ class Occupation:
         backup = 0
         try:
             if tag is MemoryTag.WEIGHTS and operation.backup_weights:
-                backup = everywhere(ranks, lambda: 0 if tag in self._gone else self._weights.back_up())
-            everywhere(ranks, attempt)
+                backup = run_on_all_ranks(ranks, lambda: 0 if tag in self._gone else self._weights.back_up())
+            run_on_all_ranks(ranks, attempt)
         except Exception:
             self._weights.drop_backup()  # it would be of old weights by the next time
             if not ranks.least(tag not in self._gone):
@@ -140,7 +141,7 @@ class Occupation:
         return RegionReport(tag.value, True, True, sizes[0], backup)
 
     def _resume(self, tag: MemoryTag) -> RegionReport:
-        region, ranks = self._regions.get(tag), self._state.ranks
+        region, ranks = self._regions.get(tag), self._state.coordinator
         if region is None or tag not in self._released:
             return RegionReport(tag.value, False, False, present=region is not None)
         sizes: list[int | None] = [0]
@@ -153,7 +154,7 @@ class Occupation:
         if tag is MemoryTag.WEIGHTS and not ranks.least(not self._weights.unsaved):
             self._store.distrust(self._weights.names)  # one rank without its values is as bad as all
         try:
-            everywhere(ranks, attempt)
+            run_on_all_ranks(ranks, attempt)
         except Exception as error:
             kind = self._store.device.classify_error(error)
             if kind is not ErrorKind.OUT_OF_MEMORY and not isinstance(error, RanksFailed):
@@ -162,8 +163,8 @@ class Occupation:
         else:
             retry = False
         if retry:  # outside the handler: its traceback holds on to what was allocated so far
-            self._state.empty(ReleasePoint.OUT_OF_MEMORY)
-            everywhere(ranks, attempt)
+            self._state.releases.attempt(ReleasePoint.OUT_OF_MEMORY)
+            run_on_all_ranks(ranks, attempt)
         self._released.discard(tag)
         return RegionReport(tag.value, False, True, sizes[0])
 
@@ -176,23 +177,23 @@ class Occupation:
             done.reports.append(RegionReport(tag.value, tag in self._released, False))
             # Requests wait for this memory, and no forward pass would ever find out.
             if self._store.device.classify_error(error) is ErrorKind.DEVICE_LOST:
-                self._state.give_up(f"The memory of {tag.value} is gone: {describe_error(error)}")
+                self._state.fail_all(f"The memory of {tag.value} is gone: {describe_error(error)}")
 
     def _empty_host_cache(self, done: _Progress) -> None:
         try:
-            everywhere(self._state.ranks, self._store.device.empty_host_cache)
+            run_on_all_ranks(self._state.coordinator, self._store.device.empty_host_cache)
         except Exception as error:
             _log.exception("emptying the cache of host memory")
             done.failure = f"the cache of host memory was not emptied: {type(error).__name__}: {error}"
 
     def _tell(self) -> None:
         """Hold generation back while anything is released, and the weights' users where that is them."""
-        self._store.released = MemoryTag.WEIGHTS in self._released
+        self._store.note_released(MemoryTag.WEIGHTS in self._released)
         if self._released:
             names = " and ".join(sorted(tag.value for tag in self._released))
-            self._state.holds[HOLD] = f"the memory of {names} is released"
+            self._hold.hold(f"the memory of {names} is released")
         else:
-            self._state.holds.pop(HOLD, None)
+            self._hold.release()
 
     def _reply(self, identity: str, verb: str, done: _Progress, release: ReleaseEntry | None) -> MemoryReply:
         changed = [one.tag for one in done.reports if one.changed]

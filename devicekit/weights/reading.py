@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from devicekit.scheduling.agreement import everywhere
+from devicekit.coordination import run_on_all_ranks
 from devicekit.scheduling.errors import InvalidOperation
 from devicekit.scheduling.verbs.pause import abort_requests
 from devicekit.weights.checksum import digest_all
@@ -55,8 +55,8 @@ def checksum(store: WeightStore, operation: ChecksumWeights) -> ChecksumReply:
     store.require_mapped()
     kinds = store.selected(operation.selector)
     weights = store.tensors(operation.selector).items()
-    total, each = everywhere(
-        store.state.ranks,
+    total, each = run_on_all_ranks(
+        store.state.coordinator,
         lambda: digest_all(
             (name if len(kinds) == 1 else f"{kind.value}:{name}", tensor) for (kind, name), tensor in weights
         ),
@@ -66,7 +66,7 @@ def checksum(store: WeightStore, operation: ChecksumWeights) -> ChecksumReply:
         True,
         total=total,
         tensors=each,
-        ranks=tuple(store.state.ranks.texts(total)),
+        ranks=tuple(store.state.coordinator.texts(total)),
         weight_version=store.state.weight_version,
     )
 
@@ -84,7 +84,7 @@ def rename_version(store: WeightStore, operation: UpdateWeightVersion) -> Versio
     if operation.abort_all_requests:
         aborted = abort_requests(state, list(state.requests.values()), "The weight version is being renamed.")
     changed = version != state.weight_version
-    state.name_weights(version)
+    state.requests.name_weights(version)
     return VersionReply(
         operation.id,
         True,

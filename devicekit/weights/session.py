@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from devicekit.scheduling.errors import Conflict
 from devicekit.scheduling.messages import Refusal, Reply, UpdateOutcome, UpdateReply
 from devicekit.scheduling.state import SchedulerState
-from devicekit.scheduling.verbs.drain import holding_kv
 from devicekit.weights.operations import BeginWeightUpdate, EndWeightUpdate, SessionReply
 
 HOLD = "weight update"
@@ -38,6 +37,7 @@ class UpdateSession:
 
     def __init__(self, state: SchedulerState) -> None:
         self._state = state
+        self._hold = state.gate.token(HOLD)
         self._tally: _Tally | None = None
 
     @property
@@ -75,14 +75,11 @@ class UpdateSession:
         def poll() -> Reply | None:
             state = self._state
             if self._tally is not None:
-                state.closed_by.discard(operation.id)
                 raise Conflict("A weight update is in progress already: end it first.")
-            if not state.paused and holding_kv(state):
-                state.closed_by.add(operation.id)
+            if not state.gate.paused and state.requests.holding_kv:
                 return None
-            state.closed_by.discard(operation.id)
             self._tally = _Tally()
-            state.holds[HOLD] = "a weight update is in progress"
+            self._hold.hold("a weight update is in progress")
             return SessionReply(operation.id, True, "Weight update begun.")
 
         return poll
@@ -97,7 +94,7 @@ class UpdateSession:
         if tally is None:
             raise Conflict("No weight update is in progress.")
         self._tally = None
-        self._state.holds.pop(HOLD, None)
+        self._hold.release()
         complete = tally.outcome is not UpdateOutcome.PARTIAL
         return SessionReply(
             operation.id,

@@ -15,7 +15,7 @@ from devicekit.scheduling.state import SchedulerState
 from devicekit.weights.checksum import same_bits
 
 HOLD = "weights"
-"""The name under which missing weights hold generation back in ``SchedulerState.holds``."""
+"""The name under which missing weights hold generation back in ``AdmissionGate.holds``."""
 
 
 ROLLBACK_BYTES = 1 << 30
@@ -119,6 +119,7 @@ class WeightStore:
         self, state: SchedulerState, device: Device, target: Model, draft: Model | None = None
     ) -> None:
         self.state = state
+        self._token = state.gate.token(HOLD)
         self.device = device
         self.models = {Selector.TARGET: target}
         if draft is not None:
@@ -145,6 +146,10 @@ class WeightStore:
         for kind, model in self.selected(selector).items():
             found |= {(kind, name): tensor for name, tensor in model.source.named_weights()}
         return found
+
+    def note_released(self, released: bool) -> None:
+        """Whether the weights' memory is released, here or on another rank."""
+        self.released = released
 
     def require_mapped(self) -> None:
         """Raise `Conflict` while the weights' memory is released."""
@@ -216,11 +221,11 @@ class WeightStore:
 
     def _hold(self) -> None:
         if not self._untrusted:
-            self.state.holds.pop(HOLD, None)
+            self._token.release()
             return
         first = min(name for _, name in self._untrusted)
         total = len(self.tensors(Selector.ALL))
-        self.state.holds[HOLD] = (
+        self._token.hold(
             f"{len(self._untrusted)} of {total} weights have to be written first ({first} is one)"
         )
 

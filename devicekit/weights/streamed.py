@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import torch
 
-from devicekit.scheduling.agreement import Agreement, everywhere
+from devicekit.coordination import Coordinator, run_on_all_ranks
 from devicekit.scheduling.errors import InvalidOperation
 from devicekit.scheduling.messages import Operation, Refusal, Reply, UpdateOutcome, UpdateReply
 from devicekit.scheduling.verbs.awaiting import awaited
@@ -49,7 +49,7 @@ def stream_handler(
         updater.store.selected(operation.selector)
         device = updater.store.device
         device.require("import_ipc")
-        socket = _connect(state.ranks, lambda: MessageSocket(_own(operation, device.properties().uuid)))
+        socket = _connect(state.coordinator, lambda: MessageSocket(_own(operation, device.properties().uuid)))
         if operation.abort_all_requests:
             abort_requests(state, list(state.requests.values()), "The weights are being updated.")
         run = _Stream(updater, begin, operation, socket).run()
@@ -67,11 +67,11 @@ def stream_handler(
     return handle
 
 
-def _connect(ranks: Agreement, open_socket: Callable[[], MessageSocket]) -> MessageSocket:
+def _connect(coordinator: Coordinator, open_socket: Callable[[], MessageSocket]) -> MessageSocket:
     """Every rank its own, or none."""
     opened: list[MessageSocket] = []
     try:
-        everywhere(ranks, lambda: opened.append(open_socket()))
+        run_on_all_ranks(coordinator, lambda: opened.append(open_socket()))
     except Exception:
         for one in opened:
             one.close()
@@ -102,7 +102,7 @@ class _Stream:
         self._begin = begin
         self._operation = operation
         self._socket = socket
-        self._ranks = updater.store.state.ranks
+        self._coordinator = updater.store.state.coordinator
         self._device = updater.store.device
         self._buffer: torch.Tensor | None = None
         self._failure = ""
@@ -141,8 +141,8 @@ class _Stream:
             over = message is None or isinstance(message, SentFailure)
             if isinstance(message, SentFailure):
                 self._fail(f"the sender gave up: {message.message}")
-            everybody = bool(self._ranks.least(over))
-            nobody = bool(self._ranks.least(not over))
+            everybody = bool(self._coordinator.least(over))
+            nobody = bool(self._coordinator.least(not over))
             if not (everybody or nobody):
                 self._fail("the streams of the ranks end at different places")
             self._agree()
@@ -162,7 +162,7 @@ class _Stream:
 
     def _agree(self) -> None:
         """What failed on any rank has failed on all: they go the same way from here."""
-        self._failure = "; ".join(self._ranks.names([self._failure] if self._failure else []))
+        self._failure = "; ".join(self._coordinator.names([self._failure] if self._failure else []))
 
     def _answer(self, failure: str) -> None:
         try:
@@ -190,19 +190,19 @@ class _Stream:
                     raise GroupFailed(f"nothing came for {timeout:g} s")
             except Exception as error:
                 failure = error
-            if state.ranks.ready(bool(arrived) or over, failure):
+            if state.coordinator.ready(bool(arrived) or over, failure):
                 return arrived[0] if arrived else None
             yield
 
     def _apply(self, message: object, updates: list[UpdateReply]) -> Generator[None, None, None]:
         """Take over the buffer, or write the weights that lie in it now."""
-        ranks, operation = self._ranks, self._operation
-        handles = ranks.least(not isinstance(message, list))
+        coordinator, operation = self._coordinator, self._operation
+        handles = coordinator.least(not isinstance(message, list))
         if handles:
             self._let_go()
-            self._buffer = everywhere(ranks, lambda: self._open(message))
+            self._buffer = run_on_all_ranks(coordinator, lambda: self._open(message))
             return
-        entries = everywhere(ranks, lambda: _entries(message))
+        entries = run_on_all_ranks(coordinator, lambda: _entries(message))
         if self._buffer is None:
             raise InvalidOperation("Weights were announced before the buffer that they are in.")
         self._buckets += 1
@@ -261,9 +261,7 @@ class _Stream:
             weight_version=state.weight_version,
         )
         if not failure:
-            done = clean_up(state, operation, done)
-            state.closed_by.discard(operation.id)
-            return done
+            return clean_up(state, operation, done)
         return replace(
             done,
             success=False,

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from devicekit.contract.records import ErrorKind
+from devicekit.coordination import run_on_all_ranks
 from devicekit.oom import describe as describe_error
 from devicekit.release import ReleasePoint
-from devicekit.scheduling.agreement import everywhere
 from devicekit.scheduling.messages import (
     Refusal,
     Reply,
@@ -21,7 +21,6 @@ from devicekit.scheduling.messages import (
     emptied,
 )
 from devicekit.scheduling.state import SchedulerState
-from devicekit.scheduling.verbs.drain import holding_kv
 from devicekit.scheduling.verbs.flush import flush_now
 from devicekit.scheduling.verbs.pause import abort_requests
 from devicekit.weights.operations import BeginWeightUpdate
@@ -71,7 +70,6 @@ class Updater:
             abort_requests(state, list(state.requests.values()), "The weights are being updated.")
 
         def poll() -> Reply | None:
-            state.closed_by.add(operation.id)
             if not _exclusive(state):
                 return None
             try:
@@ -81,12 +79,10 @@ class Updater:
                 reply = self._apply(operation, staged)
             except Exception as error:
                 self.session.failed()
-                state.closed_by.discard(operation.id)
                 # Requests may be waiting for these weights, and no forward pass would ever find out.
                 if self.store.device.classify_error(error) is ErrorKind.DEVICE_LOST:
-                    state.give_up(f"The weights cannot be updated: {describe_error(error)}")
+                    state.fail_all(f"The weights cannot be updated: {describe_error(error)}")
                 raise
-            state.closed_by.discard(operation.id)
             return reply
 
         return poll
@@ -102,7 +98,7 @@ class Updater:
             failure = error
         ready = False
         try:
-            ready = self.store.state.ranks.ready(staged is not None, failure)
+            ready = self.store.state.coordinator.ready(staged is not None, failure)
         finally:
             if staged is not None and not ready:
                 staged.close()
@@ -111,7 +107,7 @@ class Updater:
     def _write(self, staged: Staged) -> Loaded:
         """Write on every rank; raises `RolledBack` or `PartlyWritten` on all if it failed on any."""
         names = staged.names
-        ranks = self.store.state.ranks
+        ranks = self.store.state.coordinator
         old = OldValues(self.store.rollback_bytes)
 
         def write() -> Loaded:
@@ -123,10 +119,10 @@ class Updater:
                 staged.close()
 
         try:
-            return everywhere(ranks, write)
+            return run_on_all_ranks(ranks, write)
         except Exception as error:
             try:
-                everywhere(ranks, old.put_back)
+                run_on_all_ranks(ranks, old.put_back)
             except Exception as failure:
                 _log.warning("a half-written weight update could not be taken back: %s", failure)
                 if isinstance(error, PartlyWritten):
@@ -144,7 +140,7 @@ class Updater:
         except PartlyWritten as error:
             return self._partly_written(operation, error)
         version = self._version(operation)
-        state.weights_changed(version)
+        state.requests.weights_changed(version)
         self.store.trust(loaded.names)
         loaded.settle()  # last: the weights are new, whatever comes of it
         done = UpdateReply(
@@ -163,7 +159,7 @@ class Updater:
     def _partly_written(self, operation: UpdateWeights, error: PartlyWritten) -> UpdateReply:
         state = self.store.state
         version = self._version(operation)
-        state.weights_changed(version)
+        state.requests.weights_changed(version)
         self.store.distrust(error.names)
         self.session.failed(partial=True)
         return UpdateReply(
@@ -183,18 +179,20 @@ class Updater:
 
 
 def _exclusive(state: SchedulerState) -> bool:
-    return state.paused or not holding_kv(state)
+    return state.gate.paused or not state.requests.holding_kv
 
 
 def clean_up(state: SchedulerState, operation: UpdateWeights, done: UpdateReply) -> UpdateReply:
-    """Flush and empty as the operation says, after its weights are written."""
+    """Flush and empty as the operation says, after its weights are written.
+
+    Admission is still closed: requests that wait for this very update do not stand in its way.
+    """
     if not operation.flush_cache:
-        release = state.empty(ReleasePoint.WEIGHT_UPDATE, operation.empty_cache)
+        release = state.releases.attempt(ReleasePoint.WEIGHT_UPDATE, operation.empty_cache)
         return replace(done, message=emptied(done.message, release), release=release)
     # One empty is enough: the flush leaves it to the update's own release point.
-    state.closed_by.add(operation.id)  # requests that wait for this very update do not stand in its way
     flushed = flush_now(state, operation.id, empty_cache=False)
-    release = state.empty(ReleasePoint.WEIGHT_UPDATE, operation.empty_cache)
+    release = state.releases.attempt(ReleasePoint.WEIGHT_UPDATE, operation.empty_cache)
     if flushed.success:
         return replace(done, message=emptied(done.message, release), release=release, flush=flushed)
     message = f"The weights were updated to version {done.weight_version!r}, but "

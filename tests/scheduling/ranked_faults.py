@@ -96,15 +96,16 @@ class Faults:
 
         store.stage = staging  # type: ignore[method-assign, assignment]
         store.device = state.releases.device = device  # type: ignore[assignment]
-        control.register(UpdateWeightsFromIPC, ipc_handler(weights.updater))
-        control.register(UpdateWeightsFromStream, stream_handler(weights.updater, control.begin))
+        control.register(UpdateWeightsFromIPC, ipc_handler(weights.updater), closes_admission=True)
+        streaming = stream_handler(weights.updater, control.begin)
+        control.register(UpdateWeightsFromStream, streaming, closes_admission=True)
         drain = control._handlers[Drain]
 
         def draining(operation: Drain):  # type: ignore[no-untyped-def]
             self.at("drain")
             return drain(operation)
 
-        control.register(Drain, draining)
+        control.register(Drain, draining, closes_admission=True)
         for tag in (MemoryTag.KV_CACHE, MemoryTag.WEIGHTS):
             occupation._regions[tag] = Watching(self, tag.value, occupation._regions[tag])
         back_up = occupation._weights.back_up
@@ -114,7 +115,7 @@ class Faults:
             return back_up()
 
         occupation._weights.back_up = backing_up  # type: ignore[method-assign]
-        state.participants.append(Participant("grammar", lambda: self.at("flush")))
+        state.participants.register(Participant("grammar", lambda: self.at("flush")))
 
 
 @dataclass

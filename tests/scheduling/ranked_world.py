@@ -20,7 +20,7 @@ from devicekit.runners.hash_runner import HashRunner, salt_of
 from devicekit.scheduling.kv_cache.host_cache import HostCacheManager, attach_host_cache
 from devicekit.scheduling.messages import Operation, Output, Reply, Selector
 from devicekit.scheduling.ranks.group import RankGroup
-from devicekit.scheduling.ranks.scheduler import RankedScheduler
+from devicekit.scheduling.ranks.scheduler import LockstepScheduler
 from devicekit.scheduling.request import Finish, Request, SamplingParams
 from devicekit.scheduling.scheduler import SchedulerLimits, Step
 from devicekit.weights.install import WeightControl, install
@@ -45,7 +45,7 @@ class SkewedClock(SystemClock):
         return self._started + self._skew + (super().now() - self._started) * self._rate
 
 
-class Recorded(RankedScheduler):
+class Recorded(LockstepScheduler):
     """Keeps what came out of it."""
 
     record: Record
@@ -196,8 +196,8 @@ class Rank:
             "pause": (state.paused, state.epoch),
             "weights": (state.weight_version, state.weights_epoch, self.salt()),
             "source": getattr(self.runner, "source", None),
-            "holds": sorted(state.holds),
-            "closed_by": sorted(state.closed_by),
+            "holds": sorted(state.gate.holds),
+            "closed_by": sorted(state.gate.closed_by),
             "untrusted": sorted(name for _, name in self.weights.store.untrusted),
             "healthy": state.healthy,
         }

@@ -109,7 +109,7 @@ def test_plain_requests_beside_those_that_ask_keep_their_tokens_and_pay_nothing_
     rig.run()
     assert rig.outputs["plain"] == alone.outputs["plain"]
     assert told[-1] is None  # once the one that asks has ended
-    assert not rig.scheduler.state.adjusted
+    assert not rig.scheduler.state.requests.adjusted
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -165,7 +165,7 @@ def test_an_aborted_request_leaves_no_wishes_behind(rig: Rig) -> None:
     rig.step(3)
     rig.do(Abort("a", "x"), AbortReply)
     assert rig.finishes["x"].kind is FinishKind.ABORT
-    assert not rig.scheduler.state.adjusted
+    assert not rig.scheduler.state.requests.adjusted
 
 
 @pytest.mark.parametrize(
@@ -189,4 +189,4 @@ def test_what_makes_no_sense_is_refused_before_it_costs_anything(
 ) -> None:
     with pytest.raises(InvalidRequest, match=words):
         _add(rig, "x", **params)
-    assert not rig.scheduler.state.adjusted
+    assert not rig.scheduler.state.requests.adjusted

@@ -61,7 +61,7 @@ def test_every_pool_is_balanced_after_every_step_of_a_busy_scheduler(states: int
         if at == 12:
             one.post(Pause("p", PauseMode.RETRACT))
         if at == 13:
-            one.state.paused = False
+            one.state.gate.resume()
         retractions += sum(output.retractions for output in one.step().outputs)
         found = one.audit()
         assert found.balanced, str(found)

@@ -77,12 +77,12 @@ def test_a_participant_that_fails_blocks_and_is_named_but_does_not_stop_the_engi
     request = rig.add([1, 2, 3], 4)
     rig.run()
     assert rig.outputs[request] == expected([1, 2, 3], 4, rig.salt)
-    assert rig.scheduler.state.faults == {"copies": "RuntimeError: event is gone"}
+    assert rig.scheduler.state.participants.faults == {"copies": "RuntimeError: event is gone"}
     assert caplog.text.count("could not collect") == 1
     assert rig.do(Flush("f"), Reply).refusal is Refusal.BUSY
     failing.clear()
     assert rig.do(Flush("g"), Reply).success
-    assert not rig.scheduler.state.faults
+    assert not rig.scheduler.state.participants.faults
 
 
 def test_a_participant_that_cannot_say_what_it_has_blocks_and_does_not_stop_the_engine(
@@ -100,11 +100,11 @@ def test_a_participant_that_cannot_say_what_it_has_blocks_and_does_not_stop_the_
     rig.run()
     assert rig.outputs[request] == expected([1, 2, 3], 4, rig.salt)
     assert rig.do(Flush("f"), Reply).refusal is Refusal.BUSY
-    assert list(rig.scheduler.state.faults.values()) == ["RuntimeError: the queue is gone"]
+    assert list(rig.scheduler.state.participants.faults.values()) == ["RuntimeError: the queue is gone"]
     assert caplog.text.count("asked for its work, failed") == 1
     failing.clear()
     assert rig.do(Flush("g"), Reply).success
-    assert not rig.scheduler.state.faults
+    assert not rig.scheduler.state.participants.faults
 
 
 def test_what_waits_for_an_answer_can_be_seen(rig: Rig) -> None:

@@ -241,5 +241,5 @@ def test_tokens_are_those_of_the_model_alone_whatever_is_given_back(
         found |= {output.id: output.tokens for output in one.step().outputs}
     one.post(Pause("p", PauseMode.RETRACT))
     found |= {output.id: output.tokens for output in one.step().outputs}
-    one.state.paused = False
+    one.state.gate.resume()
     assert found | finish_all(one) == expected

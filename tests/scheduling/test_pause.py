@@ -177,7 +177,7 @@ def test_a_watchdog_needs_a_positive_number_of_seconds(rig: Rig, after: float) -
 
 def test_continue_is_refused_while_generation_could_not_run(rig: Rig) -> None:
     rig.do(Pause("p", PauseMode.IN_PLACE), PauseReply)
-    rig.scheduler.state.holds["memory"] = "the weights are released"
+    rig.scheduler.state.gate.token("memory").hold("the weights are released")
     reply = rig.do(Continue("c"), PauseReply)
     assert (reply.success, reply.refusal) == (False, Refusal.CONFLICT)
     assert "the weights are released" in reply.message

@@ -108,7 +108,7 @@ class Model:
             slots.add(int(batch.view.slots[column]))
         assert len(slots) == len(batch)
         left = sum(one.limit - len(self.tokens[one.id]) for one in batch.requests)
-        assert batch.to_come() == left
+        assert batch.remaining_tokens == left
 
 
 @pytest.mark.parametrize("page_size", [1, 4, 16])

@@ -208,7 +208,7 @@ def test_states_of_old_weights_are_out_of_reach_and_requests_in_between_share_no
     run(one, PROMPT)
     one.add(request("between", [*range(50, 80)], 3))
     one.step()
-    one.state.weights_changed("v2")
+    one.state.requests.weights_changed("v2")
     assert [output.id for _ in range(40) for output in one.step().outputs] == ["between"]
     runner_of(one).salt = 5
     assert snapshots_of(one).snapshots.idle == 1
@@ -287,6 +287,6 @@ def test_tokens_are_those_of_the_model_alone_whatever_is_shared(
         found |= {output.id: output.tokens for output in one.step().outputs}
     one.post(Pause("p", PauseMode.RETRACT))
     found |= {output.id: output.tokens for output in one.step().outputs}
-    one.state.paused = False
+    one.state.gate.resume()
     found |= {name: tokens for name, (tokens, _) in finish_all(one).items()}
     assert found == expected

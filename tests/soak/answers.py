@@ -83,7 +83,7 @@ def in_time(world: World, now: float) -> None:
         operation = one.operation
         if one.taken and _late(operation, one, now):
             world.wrong.append(f"{operation} of {one.at:g} is not answered at {now:g}")
-    for identity in world.state.timed:
+    for identity in world.state.requests:
         deadline = world.books[identity].deadline
         if deadline is not None and now >= deadline:
             world.wrong.append(f"{identity} runs on after its deadline of {deadline:g}, at {now:g}")

@@ -50,7 +50,9 @@ def _requests(world: World, holders: list[Request]) -> None:
     if sorted(places) != sorted(state.requests):
         world.wrong.append(f"requests are in {places}, of {list(state.requests)}")
     asked = {identity for identity, book in world.books.items() if book.finish is None} - world.sent
-    asked -= {one.id for one in state.outputs if one.finish is not None}  # to be told in the next step
+    asked -= {
+        one.id for one in state.requests.outputs if one.finish is not None
+    }  # to be told in the next step
     if asked != state.requests.keys():
         world.wrong.append(f"in flight are {sorted(state.requests)}, and asked for {sorted(asked)}")
     for one in state.requests.values():
@@ -169,7 +171,7 @@ def _blockers(world: World) -> None:
     expected = {
         "running": len(state.running),
         "prefilling": len(state.prefilling),
-        "waiting": len(state.waiting) if may_run(state) and not state.closed_by else 0,
+        "waiting": len(state.waiting) if may_run(state) and not state.gate.closed_by else 0,
         "host_copies": 0 if world.tier is None else len(world.tier.copies),
         world.work.name: world.work.unfinished + world.work.finished,
     }
@@ -182,21 +184,21 @@ def _state(world: World) -> None:
     state, posted = world.state, world.posted
     if state.paused != bool(state.epoch % 2):
         world.wrong.append(f"paused is {state.paused} in epoch {state.epoch}")
-    if (state.paused_at is None) == state.paused:
-        world.wrong.append(f"paused since {state.paused_at}, and paused is {state.paused}")
-    if strangers := {one for one in state.closed_by if one.split("/")[0] not in posted}:
+    if (state.gate.paused_at is None) == state.paused:
+        world.wrong.append(f"paused since {state.gate.paused_at}, and paused is {state.paused}")
+    if strangers := {one for one in state.gate.closed_by if one.split("/")[0] not in posted}:
         world.wrong.append(f"{strangers} keep requests out and wait for nothing")
     if not state.healthy and not world.lost:
         world.wrong.append("the device was declared lost, and is not")
     if state.unbalanced is not None:
         world.wrong.append(f"the engine's own audit found {state.unbalanced}")
-    if ("weight update" in state.holds) != world.session:
+    if ("weight update" in state.gate.holds) != world.session:
         world.wrong.append(
-            f"a session of updates is open: {world.session}, and held back is by {state.holds}"
+            f"a session of updates is open: {world.session}, and held back is by {state.gate.holds}"
         )
     released = world.control.occupation.released
-    if ("memory" in state.holds) != bool(released):
-        world.wrong.append(f"released are {released}, and held back is generation by {state.holds}")
+    if ("memory" in state.gate.holds) != bool(released):
+        world.wrong.append(f"released are {released}, and held back is generation by {state.gate.holds}")
 
 
 def _releases(world: World) -> None:

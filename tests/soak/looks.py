@@ -50,12 +50,18 @@ def picture(world: World) -> dict[str, object]:
         "tables": kv.table.pages.tobytes(),
         "cached": _tree(kv.prefix),
         "host": None if tier is None else (_tree(tier.tree), len(tier.copies), tier.counters.stored),
-        "paused": (state.paused, state.epoch, state.continue_at, dict(state.holds), set(state.closed_by)),
+        "paused": (
+            state.paused,
+            state.epoch,
+            state.gate.continue_at,
+            dict(state.gate.holds),
+            set(state.gate.closed_by),
+        ),
         "weights": (state.weight_version, state.weights_epoch, world.control.store.untrusted),
         "released": world.control.occupation.released,
         "participants": (world.work.unfinished, world.work.finished, world.work.flushes),
         "emptied": {point: one.emptied for point, one in world.releases.counters.items()},
-        "outputs": len(state.outputs),
+        "outputs": len(state.requests.outputs),
         "steps": world.runner.steps,
     }
 
@@ -160,7 +166,7 @@ def a_pause_ends_by_itself(world: World, draw: Draw) -> bool:
         world.wrong.append("a pause ended too early")
     world.clock.sleep(2.0)
     step(world)
-    if world.state.paused and not world.state.holds:
+    if world.state.paused and not world.state.gate.holds:
         world.wrong.append("a pause did not end by itself")
     return True
 

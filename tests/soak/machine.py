@@ -127,7 +127,8 @@ def end(world: World) -> None:
     if world.state.requests or world.posted:
         state = world.state
         waiting = [one.operation for one in world.posted.values()]
-        blame = f"paused {state.paused}, holds {state.holds}, closed by {state.closed_by}, {state.blockers()}"
+        gate = state.gate
+        blame = f"paused {gate.paused}, holds {gate.holds}, closed by {gate.closed_by}, {state.blockers()}"
         world.wrong.append(f"never answered: {waiting} and requests {[*state.requests]}; {blame}")
         return
     _settle(world)

@@ -105,10 +105,10 @@ class ShadowRunner(HashRunner):
     def _allowed(self, state: SchedulerState) -> None:
         if not may_run(state):
             self.wrong.append("a forward pass ran while nothing may run")
-        if self.before is not None and state.closed_by:
+        if self.before is not None and state.gate.closed_by:
             fresh = {one.id for one in (*state.running.requests, *state.prefilling)} - self.before
             if fresh:
-                self.wrong.append(f"{fresh} started while {state.closed_by} wait for the others to end")
+                self.wrong.append(f"{fresh} started while {state.gate.closed_by} wait for the others to end")
 
     def _foresee(self, batch: ForwardBatch, salt: int) -> list[tuple[Book, int]]:
         """Whose next token is wanted, in order, and what it should be."""
@@ -228,7 +228,7 @@ class ShadowRunner(HashRunner):
 
 def may_run(state: SchedulerState) -> bool:
     """Whether a forward pass may run, by what the state says and not by its own conclusion."""
-    return state.healthy and not state.paused and not state.holds
+    return state.healthy and not state.paused and not state.gate.holds
 
 
 def _add(one: int, other: int) -> int:

@@ -16,7 +16,7 @@ def step(world: World) -> Step:
     state, now = world.state, world.clock.now()
     failed = world.runner.failed
     world.runner.before = None
-    if state.closed_by:
+    if state.gate.closed_by:
         world.runner.before = {one.id for one in (*state.running.requests, *state.prefilling)}
     for one in world.posted.values():
         if not one.taken:
@@ -26,8 +26,8 @@ def step(world: World) -> Step:
         book.deadline = None if book.request.timeout is None else now + book.request.timeout
     world.arriving = {*world.sent}
     world.transacting = sum(isinstance(one.operation, Transaction) for one in world.posted.values()) > 1
-    due = state.continue_at
-    if due is not None and (now < due or state.holds):
+    due = state.gate.continue_at
+    if due is not None and (now < due or state.gate.holds):
         due = None
     aborting = [*world.begun, *(one.operation for one in world.posted.values())]
     done = world.scheduler.step()
@@ -41,7 +41,7 @@ def step(world: World) -> Step:
     for identity in [*world.polls]:
         poll(world, world.posted[identity].operation)
     in_time(world, now)
-    if due is not None and state.paused and state.continue_at == due and not state.holds:
+    if due is not None and state.paused and state.gate.continue_at == due and not state.gate.holds:
         world.wrong.append(f"nobody continued at {now:g}, as was asked for at {due:g}")
     if done.replies:
         check_weights(world)

@@ -222,7 +222,7 @@ class World:
     def _look_at_flush(self) -> None:
         """A flush is under way: whatever was there must be gone, and nothing may have been in its way."""
         state, kv = self.state, self.state.kv
-        waiting = len(state.waiting) if may_run(state) and not state.closed_by else 0
+        waiting = len(state.waiting) if may_run(state) and not state.gate.closed_by else 0
         there = {
             "running": len(state.running),
             "prefilling": len(state.prefilling),

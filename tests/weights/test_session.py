@@ -56,7 +56,7 @@ def test_begin_in_a_session_and_end_without_one_are_conflicts(rig: Rig) -> None:
     rig.do(BeginWeightUpdate("b1"), SessionReply)
     assert rig.do(BeginWeightUpdate("b2"), SessionReply).refusal is Refusal.CONFLICT
     assert rig.do(EndWeightUpdate("e1"), SessionReply).outcome is UpdateOutcome.UNCHANGED
-    assert not rig.scheduler.state.holds
+    assert not rig.scheduler.state.gate.holds
 
 
 def test_a_session_with_a_failure_in_the_middle_is_partial(rig: Rig) -> None:

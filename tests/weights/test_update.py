@@ -273,7 +273,7 @@ def test_failing_half_way_is_said_and_holds_generation_until_repaired(
     request = rig.add([1, 2, 3], 5)
     rig.step(5)
     assert request not in rig.outputs, "generated with weights of unknown value"
-    assert "have to be written first" in rig.scheduler.state.holds["weights"]
+    assert "have to be written first" in rig.scheduler.state.gate.holds["weights"]
     monkeypatch.setattr(Breaking, "broken", False)
     assert rig.do(update("repair"), UpdateReply).success
     rig.run()

@@ -7,7 +7,7 @@ float32, with random weights. What a step does outside its forward pass is bookk
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from time import process_time
@@ -18,10 +18,13 @@ from devicekit.device import get_device
 from devicekit.devtools.bench.harness import Row, Timing, cpu_seconds, timed_row
 from devicekit.devtools.bench.scheduler import percentiles
 from devicekit.engine import Engine, EngineConfig
+from devicekit.runners import attention
+from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.example import write_example_checkpoint
 from devicekit.runners.huggingface import AutoConfig, AutoModelForCausalLM
-from devicekit.runners.reload import quiet
-from devicekit.scheduling.batch import ForwardBatch, Runner, StepOutput
+from devicekit.runners.reload import load_model, quiet
+from devicekit.runners.transformers_runner import TransformersRunner
+from devicekit.scheduling.batch import ForwardBatch, StepOutput
 from devicekit.scheduling.request import SamplingParams
 
 _MODEL = {
@@ -49,10 +52,15 @@ def run() -> list[Row]:
 
 
 def _rows(path: Path, most: float | None) -> list[Row]:
-    engine = Engine.open(path, get_device("cpu"), config=EngineConfig(max_running=_RUNNING, kv_tokens=8192))
+    device = get_device("cpu")
+    attention.register()
+    directory = ModelDirectory.open(path)
+    runner = _Timed(directory, load_model(directory, dtype=None).to(device.torch_device), device)
+    engine = Engine(runner, device, EngineConfig(max_running=_RUNNING, kv_tokens=8192))
     parameters = sum(tensor.numel() for _, tensor in engine.runner.named_weights())
     of = f"{parameters / 1e6:.1f} M parameters, {_RUNNING} running"
-    whole, passes = _steps(engine)
+    whole = _steps(engine)
+    passes = runner.passes[_WARM:]
     apart = [step - forward for step, forward in zip(whole, passes, strict=True)]
     shares = [100 * rest / step for rest, step in zip(apart, whole, strict=True)]
     times = {f"whole step, {of}: {at}th percentile": seconds for at, seconds in percentiles(whole).items()}
@@ -69,30 +77,26 @@ def _write_model(path: Path) -> Path:
     return path
 
 
-def _steps(engine: Engine) -> tuple[list[float], list[float]]:
-    """CPU seconds of each decode step, and of its forward pass."""
-    runner = engine.scheduler.state.runner = _Timed(engine.runner)
+def _steps(engine: Engine) -> list[float]:
+    """CPU seconds of each decode step."""
     params = SamplingParams(max_new_tokens=_WARM + _STEPS + 8, temperature=0, ignore_eos=True)
     for number in range(_RUNNING):
         engine.submit([number + 3, 5, 7], params)
     whole = [cpu_seconds(engine.step) for _ in range(_WARM + _STEPS)]
-    return whole[_WARM:], runner.passes[_WARM:]
+    return whole[_WARM:]
 
 
-class _Timed:
+class _Timed(TransformersRunner):
     """A runner whose forward passes are timed."""
 
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
-        self.limits = runner.limits
-        self.passes: list[float] = []
+    @cached_property
+    def passes(self) -> list[float]:
+        """CPU seconds of each."""
+        return []
 
     def step(self, batch: ForwardBatch) -> StepOutput:
         started = process_time()
         try:
-            return self._runner.step(batch)
+            return super().step(batch)
         finally:
             self.passes.append(process_time() - started)
-
-    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        return self._runner.named_weights()

@@ -11,21 +11,19 @@ import logging
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from devicekit.contract.errors import ConfigurationError
+from devicekit.coordination import Coordinator, SingleRank
 from devicekit.memory.audit import Conservation, audit
 from devicekit.memory.copies import Copy
 from devicekit.memory.host_kv import HostKVPool
 from devicekit.memory.pages import PageAllocator
 from devicekit.memory.prefix import PrefixCache
 from devicekit.memory.prefix_node import Node
-from devicekit.scheduling.agreement import Agreement, Alone
 from devicekit.scheduling.batch import Int32
-from devicekit.scheduling.state import Participant
-
-if TYPE_CHECKING:
-    from devicekit.scheduling.scheduler import Scheduler
+from devicekit.scheduling.kv_cache.manager import KVCacheManager
+from devicekit.scheduling.participants import Participant
 
 BLOCKER = "host_copies"
 
@@ -51,9 +49,9 @@ class _Underway:
 class HostCacheManager:
     """One host pool under one prefix cache."""
 
-    def __init__(self, pool: HostKVPool, prefix: PrefixCache, ranks: Agreement | None = None) -> None:
+    def __init__(self, pool: HostKVPool, prefix: PrefixCache, coordinator: Coordinator | None = None) -> None:
         self.pool = pool
-        self._ranks = ranks or Alone()
+        self._coordinator = coordinator or SingleRank()
         self.counters = TierCounters()
         self._page_size = prefix.page_size
         self._prefix = prefix
@@ -165,7 +163,7 @@ class HostCacheManager:
 
     def _begun(self, copy: Copy | None) -> bool:
         """Whether every rank has begun a copy; if not, this one's is waited for, and counts for nothing."""
-        begun = self._ranks.least(copy is not None)
+        begun = self._coordinator.least(copy is not None)
         if copy is not None and not begun:
             copy.wait()
         return bool(begun)
@@ -191,10 +189,10 @@ class HostCacheManager:
             for one in self._underway:
                 one.copy.wait()
         except Exception:
-            _log.exception("copies between host and device failed: the host tier is given up")
+            _log.exception("copies between host and device failed: the host tier is used no more")
             waited = False
-        if not self._ranks.least(waited):
-            self._give_up()
+        if not self._coordinator.least(waited):
+            self._abandon()
         while self._underway:
             self._unlock(self._underway.popleft())
 
@@ -203,7 +201,7 @@ class HostCacheManager:
         if one.device is not None:
             self._prefix.unlock(one.device)
 
-    def _give_up(self) -> None:
+    def _abandon(self) -> None:
         """Use host memory no more: nobody knows what is in it."""
         self._mapped = False
         while self._underway:
@@ -221,11 +219,11 @@ class HostCacheManager:
             while done <= len(self._underway) and self._underway[done - 1].copy.done():
                 done += 1
         except Exception:
-            _log.exception("copies between host and device failed: the host tier is given up")
+            _log.exception("copies between host and device failed: the host tier is used no more")
             done = 0
-        done = self._ranks.least(done)
+        done = self._coordinator.least(done)
         if not done:
-            self._give_up()
+            self._abandon()
         for _ in range(done - 1):
             self._unlock(self._underway.popleft())
 
@@ -246,7 +244,22 @@ class HostCacheManager:
         return size
 
 
-def attach_host_cache(scheduler: Scheduler, pool: HostKVPool) -> HostCacheManager:
+class _State(Protocol):
+    @property
+    def kv(self) -> KVCacheManager: ...
+
+    @property
+    def coordinator(self) -> Coordinator: ...
+
+
+class _Scheduler(Protocol):
+    @property
+    def state(self) -> _State: ...
+
+    def register(self, participant: Participant) -> None: ...
+
+
+def attach_host_cache(scheduler: _Scheduler, pool: HostKVPool) -> HostCacheManager:
     """Give a scheduler a second level for its prefix cache.
 
     Raises:
@@ -257,7 +270,7 @@ def attach_host_cache(scheduler: Scheduler, pool: HostKVPool) -> HostCacheManage
         raise ConfigurationError("A host tier needs prefix caching.")
     if any(layer.restricts for layer in kv.layers):
         raise ConfigurationError("A host tier keeps pages alone, which do not continue a recurrent model.")
-    tier = HostCacheManager(pool, kv.prefix, scheduler.state.ranks)
+    tier = HostCacheManager(pool, kv.prefix, scheduler.state.coordinator)
     kv.attach_tier(tier)
     scheduler.register(tier.participant())
     return tier

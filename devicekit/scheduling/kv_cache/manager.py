@@ -79,6 +79,7 @@ class KVCacheManager:
         self.layers = tuple(layers)
         self.tier: CacheTier | None = None
         self.fills = any(layer.fills for layer in layers)
+        self._unbalanced: PoolAudit | None = None
         self._restricting = tuple(layer for layer in layers if layer.restricts)
 
     def attach_tier(self, tier: CacheTier) -> None:
@@ -313,11 +314,11 @@ class KVCacheManager:
     def audit(self, holders: Sequence[Request]) -> PoolAudit:
         """Account for every id of every pool, given the requests that hold KV, settled.
 
-        Walks the prefix cache, and sorts all ids: not for every step.
+        Walks the prefix cache, and sorts all ids: not for every step. The first imbalance is noted.
         """
         own = np.concatenate([np.empty(0, np.int32), *(self.owned(request) for request in holders)])
         found = {layer.name: layer.audit(holders) for layer in self.layers if layer.name is not None}
-        return PoolAudit(
+        account = PoolAudit(
             pages=audit(self.pages, owned=own, cache=self.prefix),
             rows=audit(self.table.rows, owned=np.array([request.row for request in holders], np.int32)),
             states=found.get("states"),
@@ -325,6 +326,14 @@ class KVCacheManager:
             snapshots=found.get("snapshots"),
             host_pages=None if self.tier is None else self.tier.audit(),
         )
+        if not account.balanced and self._unbalanced is None:
+            self._unbalanced = account
+        return account
+
+    @property
+    def unbalanced(self) -> PoolAudit | None:
+        """The first time that ids were found missing: something leaks."""
+        return self._unbalanced
 
     @property
     def at_rest(self) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Protocol, cast
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ from torch.distributed.distributed_c10d import PrefixStore, ProcessGroupGloo, St
 from devicekit.clock import Clock, SystemClock
 from devicekit.contract.errors import ConfigurationError
 from devicekit.scheduling.batch import Int32, Int64
-from devicekit.scheduling.errors import RankLost, RanksFailed
+from devicekit.scheduling.errors import InvalidOperation, RankLost, RanksFailed
 from devicekit.scheduling.ranks.roll_call import RollCall
 
 _KIND, _TIME, _DIGEST, _VALUES, _WIDTH = 0, 1, 2, 3, 6
@@ -154,7 +155,15 @@ class RankGroup:
         self._attempt(lambda group: group.broadcast(tensor, 0))
         return tensor.numpy().tobytes()
 
-    # -- `Agreement` ------------------------------------------------------------------------------------------
+    # -- `Coordinator` ----------------------------------------------------------------------------------------
+
+    def admit(self) -> None:
+        if not self.in_step:
+            raise InvalidOperation("With several ranks, operations are posted on rank 0.")
+
+    def outcomes(self, what: str, own: int) -> list[int]:
+        outcomes: list[int] = self.ask(Question.ANSWER, own, digest=crc32(what.encode()))[:, 0].tolist()
+        return outcomes
 
     def least(self, value: int) -> int:
         try:

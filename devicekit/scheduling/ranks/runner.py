@@ -9,12 +9,8 @@ import numpy as np
 import torch
 
 from devicekit.contract.records import ErrorKind
-from devicekit.device import Device
-from devicekit.oom import OutOfMemoryRecovery, OutOfMemoryReport
-from devicekit.release import ReleasePoints
-from devicekit.scheduling.agreement import everywhere
 from devicekit.scheduling.batch import ForwardBatch, ModelLimits, Runner, StepOutput
-from devicekit.scheduling.errors import RankLost, SchedulingError, describe_failures
+from devicekit.scheduling.errors import PassFailed, RankLost, describe_failures
 from devicekit.scheduling.ranks.group import Question, RankGroup
 
 # From harmless to worst: the worst of any rank is the outcome of all.
@@ -24,17 +20,6 @@ _FAILED = _OUTCOMES.index(ErrorKind.WRONG_DEVICE)  # and whatever else says noth
 
 class PassOutOfMemory(torch.OutOfMemoryError):
     """A forward pass ran out of memory on some ranks, and counts as such on all."""
-
-
-class PassFailed(SchedulingError):
-    """A forward pass failed on some ranks. ``kind`` is what that means for all of them."""
-
-    def __init__(self, message: str, kind: ErrorKind | None) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-    def __reduce__(self) -> tuple[type[PassFailed], tuple[str, ErrorKind | None]]:
-        return type(self), (str(self), self.kind)
 
 
 class RankedRunner:
@@ -104,17 +89,3 @@ class RankedRunner:
         if _OUTCOMES[worst] is ErrorKind.OUT_OF_MEMORY:
             raise PassOutOfMemory(message)
         raise PassFailed(message, _OUTCOMES[worst])
-
-
-class RankedRecovery(OutOfMemoryRecovery):
-    """What is done between two attempts is done by every rank, or fails on every rank."""
-
-    def __init__(self, device: Device, releases: ReleasePoints, ranks: RankGroup) -> None:
-        super().__init__(device, releases)
-        self._ranks = ranks
-
-    def _examine(self, what: str, error: Exception) -> OutOfMemoryReport:
-        return everywhere(self._ranks, lambda: OutOfMemoryRecovery._examine(self, what, error))
-
-    def _make_room(self, report: OutOfMemoryReport) -> OutOfMemoryReport:
-        return everywhere(self._ranks, lambda: OutOfMemoryRecovery._make_room(self, report))

@@ -3,8 +3,9 @@
 A scheduler does the same whenever it is given the same messages at the same time. So rank 0 hands out both at the
 beginning of each step, and whatever else may differ between ranks is agreed before anyone acts on it: how a
 forward pass ended and which tokens it drew, which copies have finished, whether new weights fit, what an operation
-is answered. Ranks that lose each other end their requests, answer their operations with a failure that says whom
-they lost, and serve no more.
+is answered. For that the scheduler asks its coordinator, the `RankGroup`. What stands here is how messages reach
+every rank, following, and the end. Ranks that lose each other end their requests, answer their operations
+with a failure that says whom they lost, and serve no more.
 """
 
 from __future__ import annotations
@@ -12,31 +13,34 @@ from __future__ import annotations
 import pickle
 import zlib
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from devicekit.contract.records import ErrorKind
 from devicekit.device import Device
 from devicekit.memory.pages import PageAllocator
 from devicekit.release import ReleasePoint, ReleasePoints, ReleasePolicy
+from devicekit.renamed import renamed
+from devicekit.scheduling.audit import PoolAudit
 from devicekit.scheduling.batch import Runner
 from devicekit.scheduling.errors import InvalidOperation, InvalidRequest, RankLost
-from devicekit.scheduling.messages import Operation
-from devicekit.scheduling.planning import Plan
-from devicekit.scheduling.ranks.control import RankedControl
+from devicekit.scheduling.limits import SchedulerLimits
+from devicekit.scheduling.messages import Blocker, Operation, Step
+from devicekit.scheduling.participants import Participant
 from devicekit.scheduling.ranks.group import Question, RankGroup
-from devicekit.scheduling.ranks.runner import PassFailed, RankedRecovery, RankedRunner
+from devicekit.scheduling.ranks.runner import RankedRunner
 from devicekit.scheduling.request import Request
-from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits, Step
+from devicekit.scheduling.scheduler import Scheduler
+from devicekit.scheduling.state import SchedulerState
+from devicekit.scheduling.verbs.control import Control
 from devicekit.text.vocabulary import Decodes, Vocabulary
 
 _ASKING, _CLOSING = 1, 2  # what a rank says of the end when a step begins
 
 
-class RankedScheduler(Scheduler):
-    """One rank's scheduler. Every rank constructs one, with the same sizes.
+class LockstepScheduler:
+    """One rank's scheduler among others. Every rank constructs one, with the same sizes.
 
     Rank 0 posts, steps and waits as with a `Scheduler` of its own; the other ranks call `follow`. Steps are taken
     by all ranks together, and their outputs and replies are the same everywhere, but for measurements.
@@ -44,8 +48,6 @@ class RankedScheduler(Scheduler):
     Args:
         ranks: those that serve this model.
         policies: of the release points, which decide alike on every rank; the figures are rank 0's.
-
-    ``on_asked_to_stop`` is called on rank 0, in the thread that steps, with the ranks that have asked to end.
 
     Raises:
         ConfigurationError: the ranks differ in their sizes, models' limits or policies.
@@ -63,33 +65,49 @@ class RankedScheduler(Scheduler):
         detokenizer: Vocabulary | Decodes | None = None,
         states: PageAllocator | None = None,
     ) -> None:
-        releases = ReleasePoints.configured(device, policies, clock=ranks.clock)
-        releases.agreed = ranks.first
+        releases = ReleasePoints.configured(device, policies, clock=ranks.clock, coordinator=ranks)
         eos = sorted(runner.limits.eos_token_ids)  # a set prints in another order in every process
         ranks.require_same("sizes", f"{limits}, {states and states.num_pages} states")
         ranks.require_same("model", f"{replace(runner.limits, eos_token_ids=frozenset())}, eos {eos}")
         ranks.require_same("release policies", str({p.value: str(q) for p, q in releases.policies.items()}))
         ranks.widen(limits.max_running)
-        ranked = RankedRunner(runner, device.classify_error, ranks)
-        super().__init__(
-            ranked,
+        self.ranks = ranks
+        self.scheduler = Scheduler(
+            RankedRunner(runner, device.classify_error, ranks),
             device,
             limits,
             clock=ranks.clock,
             releases=releases,
             detokenizer=detokenizer,
             states=states,
+            coordinator=ranks,
         )
-        self.ranks = ranks
-        self.state.ranks = ranks
-        self.control = RankedControl(self.state, ranks)
-        self._recovery = RankedRecovery(device, releases, ranks)
         self._outbox: deque[tuple[Request | Operation, bytes]] = deque()
         self._closing = False
-        self.closed = False
-        self.on_asked_to_stop: Callable[[tuple[int, ...]], None] = lambda ranks: None
+        self._closed = False
+        self._on_asked_to_stop: Callable[[tuple[int, ...]], None] | None = None
         self._asking = False
         self._told: tuple[int, ...] = ()
+
+    @property
+    def state(self) -> SchedulerState:
+        """Of this rank's scheduler; the same on every rank."""
+        return self.scheduler.state
+
+    @property
+    def control(self) -> Control:
+        """The control operations of this rank's scheduler."""
+        return self.scheduler.control
+
+    @property
+    def limits(self) -> SchedulerLimits:
+        """The sizes, the same on every rank."""
+        return self.scheduler.limits
+
+    @property
+    def closed(self) -> bool:
+        """Whether the last step was taken."""
+        return self._closed
 
     # -- On rank 0 --------------------------------------------------------------------------------------------
 
@@ -113,21 +131,25 @@ class RankedScheduler(Scheduler):
                 f"{type(message).__name__} {message.id} cannot be sent to the other ranks: {error}"
             ) from error
         self._outbox.append((message, encoded))
-        self._woken.set()
+        self.scheduler.wake()
 
     def wait(self, seconds: float) -> bool:
         """Block until something is posted, or ``seconds`` have passed; rank 0 no longer than a heartbeat, and
         the others not at all: they sleep in `step` until rank 0 takes it."""
         if self.ranks.rank and self.ranks.lost is None:
             return False
-        return super().wait(min(seconds, self.ranks.heartbeat)) or bool(self._outbox)
+        return self.scheduler.wait(min(seconds, self.ranks.heartbeat)) or bool(self._outbox)
 
     def close(self) -> Step:
         """Tell the ranks to stop, and end what is in flight: the last step. On other ranks it does nothing."""
-        if self.ranks.rank or self.closed:
-            return super().close()
+        if self.ranks.rank or self._closed:
+            return self.scheduler.close()
         self._closing = True
         return self.step()
+
+    def on_asked_to_stop(self, tell: Callable[[tuple[int, ...]], None]) -> None:
+        """Call ``tell`` on rank 0, in the thread that steps, with the ranks that have asked to end."""
+        self._on_asked_to_stop = tell
 
     # -- On the others ----------------------------------------------------------------------------------------
 
@@ -137,9 +159,9 @@ class RankedScheduler(Scheduler):
         Raises:
             RankLost: a rank was lost. The requests of this engine have ended.
         """
-        while not self.closed:
+        while not self._closed:
             self.step()
-            if not self.closed:
+            if not self._closed:
                 self.ranks.require_all()
 
     def ask_to_stop(self) -> None:
@@ -148,8 +170,28 @@ class RankedScheduler(Scheduler):
 
     # -- On all -----------------------------------------------------------------------------------------------
 
+    def wake(self) -> None:
+        """As `Scheduler.wake`."""
+        self.scheduler.wake()
+
+    def check(self, request: Request) -> None:
+        """As `Scheduler.check`."""
+        self.scheduler.check(request)
+
+    def blockers(self) -> tuple[Blocker, ...]:
+        """As `Scheduler.blockers`."""
+        return self.scheduler.blockers()
+
+    def register(self, participant: Participant) -> None:
+        """As `Scheduler.register`; on every rank alike."""
+        self.scheduler.register(participant)
+
+    def audit(self) -> PoolAudit:
+        """As `Scheduler.audit`, of this rank."""
+        return self.scheduler.audit()
+
     def add(self, request: Request) -> None:
-        """Take in a request; outside of a step on rank 0, check it and `post` it.
+        """Check a request and `post` it.
 
         Raises:
             InvalidRequest: it can never run, its id is in use, or a rank is lost.
@@ -157,9 +199,6 @@ class RankedScheduler(Scheduler):
         """
         if (lost := self.ranks.lost) is not None:
             raise InvalidRequest(f"Request {request.id!r} cannot run: {lost}")
-        if self.ranks.in_step:
-            super().add(request)
-            return
         self.check(request)
         if request.id in self.state.requests or any(one.id == request.id for one, _ in tuple(self._outbox)):
             raise InvalidRequest(f"A request {request.id!r} is already in flight.")
@@ -174,8 +213,8 @@ class RankedScheduler(Scheduler):
             with self.ranks.step():
                 self._begin_together()
                 if self.ranks.lost is not None:
-                    self.state.give_up(str(self.ranks.lost))
-                return super().step()
+                    self.state.fail_all(str(self.ranks.lost))
+                return self.scheduler.step()
         except BaseException as error:
             # This rank cannot say that its state is still the same as the others'.
             self.ranks.leave(f"{type(error).__name__}: {error}")
@@ -188,7 +227,7 @@ class RankedScheduler(Scheduler):
             own.append(self._outbox.popleft())
         if own:
             content = pickle.dumps([encoded for _, encoded in own])
-        self._inbox.extend(message for message, _ in own)
+        self._take_in(message for message, _ in own)
         if self.ranks.lost is not None:
             return
         try:
@@ -201,39 +240,41 @@ class RankedScheduler(Scheduler):
             if size:
                 received = self.ranks.hand_out(content or None, size)
                 if self.ranks.rank:
-                    self._inbox.extend(pickle.loads(one) for one in pickle.loads(received))
+                    self._take_in(pickle.loads(one) for one in pickle.loads(received))
         except RankLost:
             return  # what it means is the caller's business, and what came in is answered there
         if sick and healthy:
-            self.state.give_up(f"The device of rank {', '.join(map(str, sick))} is lost.")
+            self.state.fail_all(f"The device of rank {', '.join(map(str, sick))} is lost.")
         if closing:
-            self.closed = True
+            self._closed = True
             self.ranks.close()
         elif asking and not self.ranks.rank:
             told, self._told = self._told, asking
-            if told != asking:
-                self.on_asked_to_stop(asking)
+            if told != asking and self._on_asked_to_stop is not None:
+                self._on_asked_to_stop(asking)
+
+    def _take_in(self, messages: Iterable[Request | Operation]) -> None:
+        for message in messages:
+            self.scheduler.post(message)
 
     def _digest(self) -> int:
         """Of everything that would differ if a rank had gone another way."""
-        state = self.state
+        state, requests, gate = self.state, self.state.requests, self.state.gate
         counts = [
-            state.epoch,
-            state.weights_epoch,
-            state.paused,
-            len(state.requests),
-            len(state.running),
-            len(state.prefilling),
-            len(state.holds),
-            len(state.closed_by),
+            gate.epoch,
+            requests.weights_epoch,
+            gate.paused,
+            len(requests),
+            len(requests.running),
+            len(requests.prefilling),
+            len(gate.holds),
+            len(tuple(gate.closed_by)),
             state.kv.pages.available,
             state.kv.table.available,
             len(self.control.pending),
         ]
-        counts += [state.pending(part) for part in state.participants]
+        counts += [state.participants.pending(part) for part in state.participants]
         return zlib.crc32(np.array(counts, np.int64).tobytes())
 
-    def _fail(self, plan: Plan, error: Exception, kind: ErrorKind | None) -> None:
-        if (lost := self.ranks.lost) is not None:
-            self.state.fail(str(lost))  # whatever it looks like from here
-        super()._fail(plan, error, error.kind if isinstance(error, PassFailed) else kind)
+
+__getattr__ = renamed(__name__, {"RankedScheduler": f"{__name__}:LockstepScheduler"})

@@ -3,6 +3,9 @@
 A handler takes an operation and returns its reply, or a function that is asked again in every step until it
 returns one. What a handler knows of the scheduler is `SchedulerState`; handlers for further operations are
 registered by the packages that define them.
+
+Between ranks an operation succeeds when it has on every rank, and fails as soon as it has on any; the message then
+says where and why. A handler that changes anything irrevocable asks the coordinator before it does.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from devicekit.contract.errors import DeviceKitError, UnsupportedHook
-from devicekit.scheduling.errors import Conflict, InvalidOperation
+from devicekit.scheduling.errors import Conflict, InvalidOperation, RankLost, describe_failures
 from devicekit.scheduling.messages import Abort, Continue, Drain, Flush, Operation, Pause, Refusal, Reply
 from devicekit.scheduling.state import SchedulerState
 from devicekit.scheduling.verbs.drain import drain
@@ -34,6 +37,8 @@ _REFUSALS: Mapping[type[Exception], Refusal] = MappingProxyType(
         UnsupportedHook: Refusal.UNSUPPORTED,
     }
 )
+_WAITING, _DONE, _FAILED = 0, 1, 2  # what ranks tell each other; and above: failed, with a kind of refusal
+_KINDS = list(Refusal)
 
 
 Listener = Callable[[str, float, bool], None]
@@ -53,6 +58,7 @@ class Control:
     def __init__(self, state: SchedulerState) -> None:
         self._state = state
         self._handlers: dict[type[Operation], Callable[[Operation], Reply | Poll]] = {}
+        self._closing: set[type[Operation]] = set()
         self._pending: list[_Pending] = []
         self._replies: list[Reply] = []
         self._listeners: tuple[Listener, ...] = ()
@@ -60,12 +66,21 @@ class Control:
         self.register(Pause, lambda operation: pause(state, operation))
         self.register(Continue, lambda operation: resume(state, operation))
         self.register(Abort, lambda operation: abort(state, operation))
-        self.register(Drain, lambda operation: drain(state, operation))
+        self.register(Drain, lambda operation: drain(state, operation), closes_admission=True)
         self.register(Transaction, TransactionHandler(state, self.begin))
 
-    def register(self, kind: type[_O], handler: Callable[[_O], Reply | Poll]) -> None:
-        """Have ``handler`` answer operations of exactly this type."""
+    def register(
+        self, kind: type[_O], handler: Callable[[_O], Reply | Poll], *, closes_admission: bool = False
+    ) -> None:
+        """Have ``handler`` answer operations of exactly this type.
+
+        Args:
+            closes_admission: no waiting request starts from when such an operation begins until it is answered.
+        """
         self._handlers[kind] = handler  # type: ignore[assignment]  # looked up by the operation's own type
+        self._closing.discard(kind)
+        if closes_admission:
+            self._closing.add(kind)
 
     def submit(self, operation: Operation) -> None:
         """Take an operation in. An unknown one is refused."""
@@ -77,7 +92,37 @@ class Control:
             self._pending.append(_Pending(operation, arrived, answer))
 
     def begin(self, operation: Operation) -> Reply | Poll:
-        """Begin an operation for a caller that looks after its answer itself. Never raises."""
+        """Begin an operation for a caller that looks after its answer itself. Never raises for what is wrong
+        with it.
+
+        Raises:
+            InvalidOperation: other ranks do not know of it.
+        """
+        coordinator, gate = self._state.coordinator, self._state.gate
+        if (lost := coordinator.lost) is not None:
+            return Reply(operation.id, False, str(lost), refusal=Refusal.FAILED)
+        coordinator.admit()
+        closes = type(operation) in self._closing
+        if closes:
+            gate.close(operation.id)
+        begun = self._begin(operation)
+        own = begun if isinstance(begun, Reply) else None
+
+        def agree() -> Reply | None:
+            reply = self._agree(operation, own)
+            if closes and reply is not None:
+                gate.open(operation.id)
+            return reply
+
+        def poll() -> Reply | None:
+            nonlocal own
+            if own is None and not isinstance(begun, Reply) and coordinator.lost is None:
+                own = begun()
+            return agree()
+
+        return agree() or poll
+
+    def _begin(self, operation: Operation) -> Reply | Poll:
         handler = self._handlers.get(type(operation))
         if handler is None:
             known = ", ".join(sorted(kind.__name__ for kind in self._handlers))
@@ -87,6 +132,21 @@ class Control:
         if isinstance(answer, Reply):
             return answer
         return lambda: _guarded(operation, answer)
+
+    def _agree(self, operation: Operation, own: Reply | None) -> Reply | None:
+        """What all ranks answer, given what this one would; ``None``: not yet."""
+        coordinator = self._state.coordinator
+        try:
+            states = coordinator.outcomes(operation.id, _state_of(own))
+            if max(states) < _FAILED:
+                return None if _WAITING in states else own
+            texts = coordinator.texts("" if own is None or own.success else own.message)
+        except RankLost as lost:
+            return _failed(operation, own, str(lost), Refusal.FAILED)
+        failures = {rank: texts[rank] for rank, state in enumerate(states) if state >= _FAILED}
+        if len(failures) == len(states) and len(set(failures.values())) == 1:
+            return own
+        return _failed(operation, own, describe_failures(failures), _KINDS[states[min(failures)] - _FAILED])
 
     def answer(self) -> None:
         """Ask every pending operation again, in order of arrival."""
@@ -129,6 +189,17 @@ class Control:
     def pending(self) -> tuple[Operation, ...]:
         """Operations that wait for an answer."""
         return tuple(one.operation for one in self._pending)
+
+
+def _state_of(reply: Reply | None) -> int:
+    if reply is None:
+        return _WAITING
+    return _DONE if reply.success else _FAILED + _KINDS.index(reply.refusal or Refusal.FAILED)
+
+
+def _failed(operation: Operation, own: Reply | None, message: str, refusal: Refusal) -> Reply:
+    reply = own or Reply(operation.id, False)
+    return dataclasses.replace(reply, success=False, message=message, refusal=refusal)
 
 
 def _guarded(operation: Operation, ask: Callable[[], _A]) -> _A | Reply:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,8 +11,6 @@ from devicekit.scheduling.errors import InvalidOperation
 from devicekit.scheduling.messages import Flush, FlushReply, Refusal, Reply, describe, emptied
 from devicekit.scheduling.state import SchedulerState
 
-_log = logging.getLogger(__name__)
-
 
 def flush_now(state: SchedulerState, identity: str, empty_cache: bool | None) -> FlushReply:
     """Flush if nothing blocks; otherwise say what does, and change nothing."""
@@ -22,8 +19,8 @@ def flush_now(state: SchedulerState, identity: str, empty_cache: bool | None) ->
         message = f"Not idle: {describe(blockers)}."
         return FlushReply(identity, False, message, blockers, refusal=Refusal.BUSY)
     freed = state.kv.reset()
-    failed = state.ranks.names(_flush_participants(state))
-    release = state.empty(ReleasePoint.FLUSH, empty_cache)
+    failed = state.coordinator.names(state.participants.flush())
+    release = state.releases.attempt(ReleasePoint.FLUSH, empty_cache)
     done = FlushReply(identity, True, emptied("Cache flushed.", release), release=release, pages_freed=freed)
     if not failed:
         return done
@@ -89,18 +86,3 @@ def _strongest(wishes: list[bool | None]) -> bool | None:
     if True in wishes:
         return True
     return None if None in wishes else False
-
-
-def _flush_participants(state: SchedulerState) -> tuple[str, ...]:
-    """Flush every participant, whatever the others do; the names of those that raised."""
-    failed: list[str] = []
-    for part in state.participants:
-        try:
-            if part.flush is not None:
-                part.flush()
-        except (
-            Exception
-        ):  # the KV cache is gone already: the rest must follow, and the answer says which did not
-            _log.exception("%s could not flush its cache", part.name)
-            failed.append(part.name)
-    return tuple(failed)

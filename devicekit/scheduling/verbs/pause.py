@@ -23,17 +23,17 @@ def pause(state: SchedulerState, operation: Pause) -> PauseReply:
     after = operation.continue_after
     if after is not None and not (math.isfinite(after) and after > 0):
         raise InvalidOperation(f"A pause continues after a positive number of seconds, not {after}.")
-    changed = not state.paused
-    enter_pause(state)
+    now = state.clock.now()
+    changed = state.gate.pause(now)
     # The last to pause says how long: an earlier owner's limit must not end this one's pause.
-    state.continue_at = None if after is None else state.clock.now() + after
+    state.gate.continue_by_itself(None if after is None else now + after)
     aborted = retracted = 0
     if operation.mode is PauseMode.ABORT:
         aborted = abort_requests(state, list(state.requests.values()), "Generation was paused.")
     elif operation.mode is PauseMode.RETRACT:
         holders = [*state.running.requests, *state.prefilling]
         for request in holders:
-            state.retract(request)
+            state.requests.retract(request)
         retracted = len(holders)
     return PauseReply(
         operation.id,
@@ -46,42 +46,33 @@ def pause(state: SchedulerState, operation: Pause) -> PauseReply:
     )
 
 
-def enter_pause(state: SchedulerState) -> None:
-    """Be paused. While paused already this changes nothing."""
-    if not state.paused:
-        state.paused = True
-        state.paused_at = state.clock.now()
-        state.epoch += 1
-
-
 def resume(state: SchedulerState, operation: Continue) -> PauseReply:
     """End a pause. Continuing while running changes nothing, and does not empty the cache either.
 
     Raises:
         Conflict: generation could not run: memory is released, or weights are missing.
     """
-    if not state.paused:
-        return PauseReply(operation.id, True, "Generation was not paused.", epoch=state.epoch)
-    if state.holds:
-        raise Conflict(f"Generation cannot continue: {'; '.join(state.holds.values())}.")
+    gate = state.gate
+    if not gate.paused:
+        return PauseReply(operation.id, True, "Generation was not paused.", epoch=gate.epoch)
+    if gate.holds:
+        raise Conflict(f"Generation cannot continue: {'; '.join(gate.holds.values())}.")
     # If that fails it is no reason to stay paused.
-    release = state.empty(ReleasePoint.CONTINUE, operation.empty_cache)
-    if release is not None and release.emptied:
+    release = state.releases.attempt(ReleasePoint.CONTINUE, operation.empty_cache)
+    if release.emptied:
         _log.info(
             "emptied before generation continues: %s bytes reserved, %s before",
             release.reserved_after,
             release.reserved_before,
         )
-    seconds = None if state.paused_at is None else state.clock.now() - state.paused_at
-    state.paused = False
-    state.paused_at = state.continue_at = None
-    state.epoch += 1
+    seconds = None if gate.paused_at is None else state.clock.now() - gate.paused_at
+    gate.resume()
     return PauseReply(
         operation.id,
         True,
         emptied("Generation continued.", release),
         release=release,
-        epoch=state.epoch,
+        epoch=gate.epoch,
         changed=True,
         paused_seconds=seconds,
     )
@@ -89,8 +80,8 @@ def resume(state: SchedulerState, operation: Continue) -> PauseReply:
 
 def continue_if_due(state: SchedulerState) -> None:
     """End a pause whose time is up, as if its owner had said so. While something holds generation, wait on."""
-    due = state.continue_at
-    if due is None or state.clock.now() < due or state.holds:
+    due = state.gate.continue_at
+    if due is None or state.clock.now() < due or state.gate.holds:
         return
     reply = resume(state, Continue("pause-watchdog"))
     _log.warning(
@@ -120,5 +111,5 @@ def abort(state: SchedulerState, operation: Abort) -> AbortReply:
 def abort_requests(state: SchedulerState, requests: list[Request], message: str) -> int:
     """End requests with reason abort; how many it were."""
     for request in requests:
-        state.finish(request, Finish(FinishKind.ABORT, message=message))
+        state.requests.finish(request, Finish(FinishKind.ABORT, message=message))
     return len(requests)

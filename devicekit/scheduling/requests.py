@@ -1,0 +1,253 @@
+"""The requests that are not finished, and their life: waiting, prefilling, running, ended, or back to waiting.
+
+Nobody else moves a request from one place to another, reports its tokens, or says which weights made them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+
+from devicekit.scheduling.adjusting import LogitAdjuster
+from devicekit.scheduling.batch import ModelLimits
+from devicekit.scheduling.deadlines import Deadlines
+from devicekit.scheduling.kv_cache.manager import KVCacheManager
+from devicekit.scheduling.messages import Output
+from devicekit.scheduling.request import Finish, FinishKind, Request, TokenLogprob, VersionSpan
+from devicekit.scheduling.running import RunningBatch
+from devicekit.scheduling.stopping import StopConditions
+from devicekit.scheduling.waiting import WaitingQueue
+
+
+class Requests(Mapping[str, Request]):
+    """All requests that are not finished, by id.
+
+    Those that cost something in every step are listed by what it is that they want, while they hold KV; all others
+    cost nothing beyond their place in the batch. To be read only, like everything in here.
+    """
+
+    def __init__(
+        self,
+        kv: KVCacheManager,
+        running: RunningBatch,
+        waiting: WaitingQueue,
+        deadlines: Deadlines,
+        limits: ModelLimits,
+    ) -> None:
+        self._kv = kv
+        self._deadlines = deadlines
+        self._limits = limits
+        self._all: dict[str, Request] = {}
+        self._outputs: list[Output] = []  # since the last step
+        self.running = running
+        self.waiting = waiting
+        self.prefilling: list[Request] = []
+        self.special: dict[str, Request] = {}  # that run and have stop conditions of their own
+        self.streaming: dict[str, Request] = {}  # that run and report tokens as they come
+        self.adjusted: dict[str, LogitAdjuster] = {}  # that hold KV and have wishes for their logits
+        self.weight_version = "default"
+        self.weights_epoch = 0  # grows whenever a weight changes; prefixes are shared only within one
+
+    def __getitem__(self, identity: str) -> Request:
+        return self._all[identity]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __contains__(self, identity: object) -> bool:
+        return identity in self._all
+
+    @property
+    def holding_kv(self) -> int:
+        """How many requests hold KV."""
+        return len(self.running.requests) + len(self.prefilling)
+
+    def namespace(self, request: Request) -> Hashable:
+        """Within which cached prefixes may be shared: never across tenants, adapters or weights."""
+        return (request.namespace, self.weights_epoch)
+
+    # -- The life of a request --------------------------------------------------------------------------------
+
+    def add(self, request: Request, deadline: float | None = None) -> None:
+        """Take in a request; it waits, at most until ``deadline``."""
+        self._all[request.id] = request
+        if deadline is not None:
+            self._deadlines.add(request, deadline)
+        self.waiting.add(request)
+
+    def refuse(self, request: Request, message: str) -> None:
+        """End a request that was not taken in."""
+        finish = Finish(FinishKind.ERROR, message=message)
+        self._outputs.append(Output(request.id, (), finish, prompt_tokens=len(request.prompt)))
+
+    def start(self, request: Request) -> None:
+        """The first of those that wait has its row and its pages: its prompt is computed from now on."""
+        self.waiting.take_first()
+        if request.total == len(request.prompt):
+            request.cached_tokens = request.computed
+        self._kv.table.write_tokens(request.row, request.tokens)
+        self.prefilling.append(request)
+        if request.listed and request.params.adjusts:
+            self.adjusted[request.id] = LogitAdjuster(request, self._limits)
+
+    def join(self, request: Request, token: int) -> None:
+        """A prompt is computed, and this is the token behind it: from now on the request decodes."""
+        self._kv.publish(request)
+        self.prefilling.remove(request)
+        self._kv.table.tokens[request.row, request.total] = token
+        request.total += 1
+        self.running.join(request)
+        if request.listed:
+            if StopConditions.is_special(request.params):
+                self.special[request.id] = request
+            if request.stream:
+                self.streaming[request.id] = request
+
+    def finish(self, request: Request, finish: Finish) -> None:
+        """End a request wherever it is, and give back what it holds."""
+        self._detach(request)
+        self._close(request, finish)
+
+    def complete(self, request: Request, finish: Finish) -> None:
+        """End a running request that came to its end, and leave what it computed in the prefix cache.
+
+        Its column stays vacant: call ``running.close_up`` when all that end and join are through.
+        """
+        self.running.vacate(request)
+        self._kv.publish(request)
+        self._close(request, finish)
+
+    def retract(self, request: Request) -> None:
+        """Take a request's KV and put it back among the waiting. Its tokens are kept."""
+        self._detach(request)
+        request.tokens = self._kv.table.tokens[request.row, : request.total].copy()
+        self._kv.free(request)
+        self._unlist(request)
+        request.retractions += 1
+        self.waiting.add(request)
+
+    def _close(self, request: Request, finish: Finish) -> None:
+        tokens = self._unreported(request)
+        finish = _end_text(request, finish)
+        self._kv.free(request)
+        del self._all[request.id]
+        self._unlist(request)
+        if request.deadline is not None:
+            self._deadlines.discard(request)
+        self._close_span(request)
+        self._outputs.append(self._output(request, tokens, finish))
+
+    def _detach(self, request: Request) -> None:
+        """Take a request out of where it is."""
+        if request.column >= 0:
+            self.running.leave(request)
+        elif request.row:
+            self.prefilling.remove(request)
+        else:
+            self.waiting.remove(request)
+
+    def _unlist(self, request: Request) -> None:
+        if request.listed:
+            for wanted in (self.special, self.streaming, self.adjusted):
+                wanted.pop(request.id, None)
+
+    # -- What is reported -------------------------------------------------------------------------------------
+
+    def unreported(self, request: Request) -> tuple[int, ...]:
+        """Output tokens that no `Output` has carried yet."""
+        if request.column >= 0:
+            self.running.settle(request)
+        return self._unreported(request)
+
+    def report(self, request: Request, tokens: tuple[int, ...]) -> None:
+        """Report tokens of a request that goes on."""
+        self._outputs.append(self._output(request, tokens, None))
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """What was reported and not taken yet."""
+        return tuple(self._outputs)
+
+    def take_outputs(self) -> tuple[Output, ...]:
+        """What was reported since the last call."""
+        if not self._outputs:
+            return ()
+        outputs, self._outputs = tuple(self._outputs), []
+        return outputs
+
+    def _unreported(self, request: Request) -> tuple[int, ...]:
+        start = len(request.prompt) + request.reported
+        if request.row:
+            return self._kv.table.read_tokens(request.row, start, request.total)
+        return tuple(request.tokens[start:].tolist())
+
+    def _output(self, request: Request, tokens: tuple[int, ...], finish: Finish | None) -> Output:
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if request.logprobs:
+            logprobs = tuple(request.logprobs[: len(tokens)])
+            del request.logprobs[: len(tokens)]
+        text: str | None = None
+        offsets: tuple[int, ...] = ()
+        if request.text is not None:
+            text = request.text.take()
+            if logprobs:
+                offsets = request.text.offsets(request.reported, request.reported + len(tokens))
+        request.reported += len(tokens)
+        size = len(request.prompt)
+        return Output(
+            request.id,
+            tokens,
+            finish,
+            size,
+            request.cached_tokens,
+            request.total - size,
+            request.retractions,
+            request.spans,
+            logprobs,
+            text,
+            offsets,
+        )
+
+    # -- Which weights made what ------------------------------------------------------------------------------
+
+    def weights_changed(self, version: str) -> None:
+        """Weights have changed, and have a new name; what requests hold now is no longer shared with others."""
+        self.name_weights(version)
+        for request in self._all.values():
+            request.private = bool(request.row)
+        self.weights_epoch += 1
+
+    def name_weights(self, version: str) -> None:
+        """Give the weights another name; output tokens up to here were made under the old one."""
+        for request in self._all.values():
+            if request.column >= 0:
+                self.running.settle(request)
+            self._close_span(request)
+        self.weight_version = version
+
+    def _close_span(self, request: Request) -> None:
+        """Note which weights made the output tokens since the last note."""
+        spans, end = request.spans, request.total - len(request.prompt)
+        if not spans:
+            if end:
+                request.spans = (VersionSpan(self.weight_version, 0, end),)
+            return
+        version, start, known = spans[-1]
+        if end <= known:
+            return
+        if version == self.weight_version:
+            request.spans = (*spans[:-1], VersionSpan(version, start, end))
+        else:
+            request.spans = (*spans, VersionSpan(self.weight_version, known, end))
+
+
+def _end_text(request: Request, finish: Finish) -> Finish:
+    """End a request's text. What is found only now, as nothing comes any more, has stopped it."""
+    if request.text is None:
+        return finish
+    stop = request.text.end(searched=finish.kind in (FinishKind.STOP, FinishKind.LENGTH))
+    if stop is None or finish.kind is not FinishKind.LENGTH:
+        return finish
+    return Finish(FinishKind.STOP, stop)
