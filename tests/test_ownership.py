@@ -1,6 +1,6 @@
 """Who may change what: nothing outside a room assigns to an attribute of another room's objects.
 
-Read from the source, without running it. A room is a package directly below ``devicekit``, or a module beside them.
+Read from the source, without running it. A room is a package directly below ``devicekit``, or a module beside.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ FOREIGN = {
     "__traceback__",
     "_is_in_bad_fork",  # of a torch device module
     "device",  # of an argparse namespace
+    "device_count",  # of an opened backend
+    "inherited",
 }
 
 THREADS = {"_thread", "_busy", "_asked"}  # threading.local: whatever is set there is their module's own
@@ -78,23 +80,29 @@ def declared(source: str, name: str | None = None) -> frozenset[str]:
     found: set[str] = set()
     for cls in ast.walk(ast.parse(source)):
         if isinstance(cls, ast.ClassDef) and name in (None, cls.name):
+            found.update(
+                node.target.id
+                for node in cls.body
+                if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+            )
             for node in ast.walk(cls):
                 found.update(_declares(node))
     return frozenset(found)
 
 
 def _declares(node: ast.AST) -> Iterator[str]:
-    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-        yield node.target.id
-    elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__slots__":
+    if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__slots__":
         yield from ast.literal_eval(node.value)
     elif isinstance(node, ast.FunctionDef) and any(
         isinstance(one, ast.Attribute) and one.attr == "setter" for one in node.decorator_list
     ):
         yield node.name
-    elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-        if isinstance(node.value, ast.Name) and node.value.id == "self":
-            yield node.attr
+    elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and _is_self(node.value):
+        yield node.attr
+
+
+def _is_self(node: ast.AST) -> bool:
+    return isinstance(node, ast.Name) and node.id == "self"
 
 
 @cache
@@ -111,7 +119,7 @@ def guarded_from(file: str) -> frozenset[str]:
     for owner, name in SHARED.items():
         if owner != file:
             shared |= declared((PACKAGE / owner).read_text(encoding="utf-8"), name)
-    records = ("scheduling/request.py", "scheduling/batch.py")
+    records = ("scheduling/request.py", "scheduling/batch.py", "memory/prefix_node.py")
     return frozenset(shared).difference(
         *(declared((PACKAGE / one).read_text(encoding="utf-8")) for one in records)
     )

@@ -19,7 +19,9 @@ class Fault(NamedTuple):
 
 
 _FLUSH, _PAUSE, _STATE = "scheduling/verbs/flush.py", "scheduling/verbs/pause.py", "scheduling/state.py"
-_KV, _CONTROL, _TIER = "scheduling/kv.py", "scheduling/verbs/control.py", "scheduling/pools/host_tier.py"
+_REQUESTS, _GATE, _DEADLINES = "scheduling/requests.py", "scheduling/gate.py", "scheduling/deadlines.py"
+_CONTROL, _PARTS = "scheduling/verbs/control.py", "scheduling/participants.py"
+_KV, _TIER = "scheduling/kv_cache/manager.py", "scheduling/kv_cache/host_cache.py"
 _SCHEDULER, _OCCUPATION = "scheduling/scheduler.py", "weights/occupation.py"
 
 FAULTS: tuple[Fault, ...] = (
@@ -35,35 +37,35 @@ FAULTS: tuple[Fault, ...] = (
         "a flush whose time is up flushes all the same",
         _FLUSH,
         "        self._waiting.remove(waiter)\n",
-        "        self._waiting.remove(waiter)\n        _flush_participants(self._state)\n",
+        "        self._waiting.remove(waiter)\n        self._state.participants.flush()\n",
     ),
     Fault(
         "I1",
         "a refused release lets go of something",
         _OCCUPATION,
         "        if blockers:\n",
-        "        if blockers:\n            self._state.holds['memory'] = 'soon'\n",
+        "        if blockers:\n            self._hold.hold('soon')\n",
     ),
     Fault(
         "I2",
         "a flush does not see the work of participants",
         _STATE,
-        "        counts += [(part.name, self.pending(part))",
-        "        _ = [(part.name, self.pending(part))",
+        "        counts += [(part.name, self.participants.pending(part))",
+        "        _ = [(part.name, self.participants.pending(part))",
     ),
     Fault(
         "I2",
         "a flush does not see waiting requests",
         _STATE,
-        "len(self.waiting) if self.may_run and self.admitting else 0",
+        "len(requests.waiting) if gate.may_run and gate.admitting else 0",
         "0",
     ),
     Fault(
         "I2",
         "a flush forgets to tell participants",
-        _FLUSH,
-        "    for part in state.participants:\n        try:",
-        "    for part in ():\n        try:",
+        _PARTS,
+        "        for part in self._all:\n            try:",
+        "        for part in ():\n            try:",
     ),
     Fault(
         "I2",
@@ -115,15 +117,15 @@ FAULTS: tuple[Fault, ...] = (
         "I3",
         "a session that is ended stays open",
         "weights/session.py",
-        "        self._tally = None\n        self._state.holds",
-        "        self._state.holds",
+        "        self._tally = None\n        self._hold",
+        "        self._hold",
     ),
     Fault(
         "I3",
         "a drain leaves the door closed",
-        "scheduling/verbs/drain.py",
-        "            state.closed_by.discard(operation.id)\n            enter_pause",
-        "            enter_pause",
+        _CONTROL,
+        "            if closes and reply is not None:\n",
+        "            if closes and reply is not None and not reply.success:\n",
     ),
     Fault(
         "I3",
@@ -143,23 +145,24 @@ FAULTS: tuple[Fault, ...] = (
         "I3",
         "a step never ends",
         _SCHEDULER,
-        "        now = self.state.clock.now()\n        for request",
-        "        now = self.state.clock.now()\n        while now > 150:\n            pass\n        for request",
+        "        for request in self.state.deadlines",
+        "        while self.state.clock.now() > 150:\n            pass\n"
+        "        for request in self.state.deadlines",
     ),
     Fault(
         "I4",
         "a request keeps its pages when it ends",
         _KV,
-        "        self.pages.give(self._rows[at + begin : at + request.num_pages].tobytes())\n",
+        "        self.pages.give(self.table.page_ids(row, _first_own(request), request.num_pages))\n",
         "",
     ),
     Fault(
         "I4",
         "a request gives its last page back twice",
         _KV,
-        "at + request.num_pages].tobytes())\n",
-        "at + request.num_pages].tobytes())\n        if request.num_pages > begin + 2:\n"
-        "            self.pages.give(self._rows[at + begin : at + begin + 1].tobytes())\n",
+        "_first_own(request), request.num_pages))\n",
+        "_first_own(request), request.num_pages))\n        if request.num_pages > _first_own(request) + 2:\n"
+        "            self.pages.give(self.table.page_ids(row, _first_own(request), _first_own(request) + 1))\n",
     ),
     Fault(
         "I4",
@@ -171,9 +174,9 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "I4",
         "a state slot is never given back",
-        _KV,
-        "            self.states.give_one(int(self.state_slots[row]))\n",
-        "            pass\n",
+        "scheduling/kv_cache/recurrent_state.py",
+        "        self.slots.give_one(int(self.of[request.row]))\n",
+        "        pass\n",
     ),
     Fault(
         "I4",
@@ -192,37 +195,38 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "I4",
         "a snapshot is kept for a request that is gone",
-        "scheduling/pools/snapshots.py",
-        "            self._let_go(prompt)\n        super().release(request)",
-        "            pass\n        super().release(request)",
+        "scheduling/kv_cache/state_snapshots.py",
+        "            self._let_go(prompt)\n\n    def reset",
+        "            pass\n\n    def reset",
     ),
     Fault(
         "I5",
         "a retracted request loses its last token",
-        _STATE,
+        _REQUESTS,
         "        request.retractions += 1\n",
         "        request.retractions += 1\n        request.total -= request.num_output > 1\n",
     ),
     Fault(
         "I5",
         "a request is told of its end twice",
-        _STATE,
-        "        self.outputs.append(self.output(request, tokens, finish))\n\n",
-        "        self.outputs.append(self.output(request, tokens, finish))\n"
-        "        self.outputs.append(self.outputs[-1])\n\n",
+        _REQUESTS,
+        "        self._outputs.append(self._output(request, tokens, finish))\n\n",
+        "        self._outputs.append(self._output(request, tokens, finish))\n"
+        "        self._outputs.append(self._outputs[-1])\n\n",
     ),
     Fault(
         "I5",
         "a stream leaves tokens out",
-        _STATE,
+        _REQUESTS,
         "        request.reported += len(tokens)\n",
         "        request.reported += len(tokens) + (finish is None and request.num_output > 5)\n",
     ),
     Fault(
         "I5",
         "a retracted request is not put back",
-        _STATE,
-        "        self.waiting.add(request)\n",
+        _REQUESTS,
+        "        request.retractions += 1\n        self.waiting.add(request)\n",
+        "        request.retractions += 1\n"
         "        if request.retractions < 2:\n            self.waiting.add(request)\n",
     ),
     Fault(
@@ -235,9 +239,9 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "I6",
         "a page that the window still shows is given back",
-        _KV,
-        "request.cached_pages, first // self.page_size\n",
-        "request.cached_pages, first // self.page_size + 1\n",
+        "scheduling/kv_cache/sliding_window.py",
+        "request.cached_pages, first // self._page_size\n",
+        "request.cached_pages, first // self._page_size + 1\n",
     ),
     Fault(
         "I7",
@@ -252,7 +256,7 @@ FAULTS: tuple[Fault, ...] = (
         "a request lets go of its prefix when it has published it",
         _KV,
         "            request.cached_pages = full\n",
-        "            request.cached_pages = full\n            self._unlock(request)\n",
+        "            request.cached_pages = full\n            prefix.unlock(node)\n",
     ),
     Fault(
         "I7",
@@ -272,8 +276,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "I7",
         "window pages of a cached prefix are not kept",
-        "scheduling/pools/paired.py",
-        "        self.windows.pin(cached[first:])\n",
+        "scheduling/kv_cache/window_pages.py",
+        "        self.windows.pin(self._held)\n",
         "",
     ),
     Fault(
@@ -297,17 +301,17 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "I11",
         "a second pause counts as another",
-        _PAUSE,
-        "    if not state.paused:\n        state.paused = True\n",
-        "    if True:\n        state.paused = True\n",
+        _GATE,
+        "        if self._paused_at is not None:\n            return False\n",
+        "",
     ),
     Fault(
         "I11",
         "continuing while running counts as a change",
         _PAUSE,
-        '        return PauseReply(operation.id, True, "Generation was not paused.", epoch=state.epoch)\n',
-        "        state.epoch += 2\n"
-        '        return PauseReply(operation.id, True, "", epoch=state.epoch, changed=True)\n',
+        '        return PauseReply(operation.id, True, "Generation was not paused.", epoch=gate.epoch)\n',
+        "        gate._epoch += 2\n"
+        '        return PauseReply(operation.id, True, "", epoch=gate.epoch, changed=True)\n',
     ),
     Fault(
         "I11",
@@ -323,25 +327,27 @@ FAULTS: tuple[Fault, ...] = (
         "            done.reserved_before,\n            done.reserved_after,\n",
         "            done.reserved_after,\n            done.reserved_before,\n",
     ),
-    Fault("weights", "new weights do not open a new epoch", _STATE, "        self.weights_epoch += 1\n", ""),
+    Fault(
+        "weights", "new weights do not open a new epoch", _REQUESTS, "        self.weights_epoch += 1\n", ""
+    ),
     Fault(
         "weights",
         "tokens of old weights are told as of new ones",
-        _STATE,
-        "            self.close_span(request)\n        self.weight_version",
+        _REQUESTS,
+        "            self._close_span(request)\n        self.weight_version",
         "        self.weight_version",
     ),
     Fault(
         "weights",
         "the weights keep their old name",
-        _STATE,
+        _REQUESTS,
         "        self.weight_version = version\n",
         "        self.weight_version = self.weight_version or version\n",
     ),
     Fault(
         "weights",
         "prefixes of old weights are found by new requests",
-        _STATE,
+        _REQUESTS,
         "return (request.namespace, self.weights_epoch)",
         "return (request.namespace, 0)",
     ),
@@ -370,38 +376,36 @@ FAULTS: tuple[Fault, ...] = (
         "weights",
         "weights are written while requests use them",
         "weights/update.py",
-        "    return state.paused or not holding_kv(state)\n",
+        "    return state.gate.paused or not state.requests.holding_kv\n",
         "    return True\n",
     ),
     Fault(
         "verbs",
         "a paused scheduler runs",
-        _STATE,
-        "        return not (self.failure or self.paused or self.holds)\n",
-        "        return not (self.failure or self.holds)\n",
+        _GATE,
+        "        return not (self._failure or self._holds or self._paused_at is not None)\n",
+        "        return not (self._failure or self._holds)\n",
     ),
     Fault(
         "verbs",
         "generation goes on without memory",
-        _STATE,
-        "        return not (self.failure or self.paused or self.holds)\n",
-        "        return not (self.failure or self.paused)\n",
+        _GATE,
+        "        return not (self._failure or self._holds or self._paused_at is not None)\n",
+        "        return not (self._failure or self._paused_at is not None)\n",
     ),
     Fault(
         "verbs",
         "a drain lets others in",
         "scheduling/planning.py",
-        "if budget > 0 and state.waiting and state.admitting:",
-        "if budget > 0 and state.waiting:",
+        "if budget > 0 and requests.waiting and self._state.gate.admitting:",
+        "if budget > 0 and requests.waiting:",
     ),
-    Fault(
-        "verbs", "a deadline is ignored", _SCHEDULER, "now >= request.deadline", "now >= request.deadline + 1"
-    ),
+    Fault("verbs", "a deadline is ignored", _DEADLINES, "now >= due", "now >= due + 1"),
     Fault(
         "verbs",
         "a pause does not end by itself",
         _PAUSE,
-        "    if due is None or state.clock.now() < due or state.holds:\n",
+        "    if due is None or state.clock.now() < due or state.gate.holds:\n",
         "    if True:\n",
     ),
     Fault(
@@ -436,13 +440,13 @@ FAULTS: tuple[Fault, ...] = (
         "tokens",
         "a request goes on with pages that it has given back",
         _KV,
-        '        mine.cast("B")[:] = done.pages\n',
+        "        self.table.write_pages(row, known, done.pages)\n",
         "",
     ),
     Fault(
         "tokens",
         "a recurrent state is not restored with its prefix",
-        "scheduling/pools/snapshots.py",
+        "scheduling/kv_cache/state_snapshots.py",
         "                restored.append((self._slot_of(prompt.begun_with[0]), slot))\n",
         "                pass\n",
     ),
