@@ -22,6 +22,7 @@ FOREIGN = {
     "attn_implementation",
     "data",  # of torch's parameters
     "grad",
+    "name_or_path",  # of a transformers config
     "forward",  # of a torch module
     "pre_tokenizer",
     "decoder",
@@ -38,8 +39,6 @@ FOREIGN = {
     "__traceback__",
     "_is_in_bad_fork",  # of a torch device module
     "device",  # of an argparse namespace
-    "device_count",  # of an opened backend
-    "inherited",
 }
 
 THREADS = {"_thread", "_busy", "_asked"}  # threading.local: whatever is set there is their module's own
