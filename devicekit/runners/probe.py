@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.errors import UnsupportedModel, one_line
 from devicekit.runners.huggingface import AutoModelForCausalLM, PreTrainedModel
 from devicekit.runners.reload import own_tensors
-from devicekit.runners.state_layers import LayerStates, Mixer, install, mixing
+from devicekit.runners.state_layers import RECURRENT, TESTED_TRANSFORMERS, LayerStates, Mixer, install, mixing
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +62,11 @@ def probe_layout(model: PreTrainedModel, *, path: Path) -> ModelLayout:
     Raises UnsupportedModel for a model whose attention does not go through the registry in every layer, or
     asks for something that pages of keys and values cannot answer.
     """
-    install(model, model.config.get_text_config().model_type)
+    model_type = model.config.get_text_config().model_type
     probe = _Probe()
     token = torch.zeros((1, 1), dtype=torch.int64, device=model.device)
     try:
+        install(model, model_type)
         with torch.no_grad(), attending(probe), mixing(probe):
             model(
                 input_ids=token,
@@ -77,7 +79,12 @@ def probe_layout(model: PreTrainedModel, *, path: Path) -> ModelLayout:
             model, path, f"needs an operation that {model.device} does not have: {one_line(error)}"
         ) from error
     except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
-        raise _refusal(model, path, f"does not run on packed tokens: {one_line(error)}") from error
+        hint = (
+            f"; this is transformers {version('transformers')}, tested are {TESTED_TRANSFORMERS}"
+            if model_type in RECURRENT
+            else ""
+        )
+        raise _refusal(model, path, f"does not run on packed tokens: {one_line(error)}{hint}") from error
     reason = _why_not(model, probe)
     if reason is not None:
         raise _refusal(model, path, reason)

@@ -30,7 +30,10 @@ RECURRENT: Mapping[str, tuple[str, str]] = MappingProxyType(
         "qwen3_next": ("linear_attention", "Qwen3NextGatedDeltaNet"),
     }
 )
-_CACHE_ARGUMENTS = ("past_key_values", "cache_params")
+TESTED_TRANSFORMERS = "5.17, 5.23 and 5.24"
+"""Releases whose recurrent layers are held to the model's own generate. Each keeps its states in another way."""
+
+_CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params")  # newest release of transformers first
 
 _context: ContextVar[StateContext] = ContextVar("devicekit_states")
 
@@ -73,6 +76,36 @@ class LayerStates:
 
     def is_recording_past(self, layer_idx: int) -> bool:
         return False
+
+    # Before transformers 5.23, layers read the cache's own lists instead.
+
+    record_past = False
+
+    @property
+    def layers(self) -> _OneForAll:
+        return _OneForAll(self)
+
+    @property
+    def conv_states(self) -> dict[int, torch.Tensor]:
+        return self._of_kind("conv")
+
+    @property
+    def recurrent_states(self) -> dict[int, torch.Tensor]:
+        return self._of_kind("recurrent")
+
+    def _of_kind(self, kind: str) -> dict[int, torch.Tensor]:
+        found = (name.split(".") for name in self.states)
+        return {int(index): self.states[f"{kind}.{index}"] for one, index in found if one == kind}
+
+
+class _OneForAll:
+    """A list of layers in which every one is the same."""
+
+    def __init__(self, states: LayerStates) -> None:
+        self._states = states
+
+    def __getitem__(self, layer_idx: int) -> LayerStates:
+        return self._states
 
 
 Mixer = Callable[[torch.Tensor, LayerStates], torch.Tensor]
@@ -153,7 +186,12 @@ class _Packed:
         self._forward: Callable[..., torch.Tensor] = module.forward
         self._layer = cast("int", module.layer_idx)
         parameters = inspect.signature(module.forward).parameters
-        self._cache = next(name for name in _CACHE_ARGUMENTS if name in parameters)
+        known = [name for name in _CACHE_ARGUMENTS if name in parameters]
+        if not known:
+            raise TypeError(
+                f"{type(module).__name__} takes no cache under any of the names {_CACHE_ARGUMENTS}"
+            )
+        self._cache = known[0]
 
     def __call__(self, hidden_states: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
         return _context.get().mix(self._layer, self._mix, hidden_states)

@@ -93,17 +93,6 @@ def _check_possible() -> None:
         )
 
 
-class _Hooks(torch._C._acc.PrivateUse1Hooks):
-    def is_available(self) -> bool:
-        return True
-
-    def is_built(self) -> bool:
-        return True
-
-    def has_primary_context(self, index: int) -> bool:
-        return active.simulator().initialized
-
-
 def _teach_torch() -> torch.library.Library:
     try:
         from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
@@ -111,7 +100,7 @@ def _teach_torch() -> torch.library.Library:
         raise CannotEnable(
             f"torch {torch.__version__} has no way for a backend in Python, as 2.10 to 2.13 have"
         ) from error
-    _setup_privateuseone_for_python_backend(DEVICE_TYPE, backend_module=SimModule(), hook=_Hooks())
+    _setup_privateuseone_for_python_backend(DEVICE_TYPE, backend_module=SimModule(), hook=_hooks())
     # What torch cached while there was no such device.
     torch.get_device_module.cache_clear()
     library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]  # torch does not type it
@@ -121,6 +110,21 @@ def _teach_torch() -> torch.library.Library:
     torch.serialization.add_safe_globals([rebuild])
     _refuse_what_crashes()
     return library
+
+
+def _hooks() -> torch._C._acc.PrivateUse1Hooks:
+    # Defined when it is needed: torch before 2.10 lacks what it stands on.
+    class Hooks(torch._C._acc.PrivateUse1Hooks):
+        def is_available(self) -> bool:
+            return True
+
+        def is_built(self) -> bool:
+            return True
+
+        def has_primary_context(self, index: int) -> bool:
+            return active.simulator().initialized
+
+    return Hooks()
 
 
 def _empty(

@@ -7,7 +7,7 @@ import torch
 
 from devicekit.memory.kv import KVPool
 from devicekit.memory.state import StateLayout, StatePool, StateTensor
-from devicekit.runners.state_layers import RECURRENT
+from devicekit.runners.state_layers import RECURRENT, LayerStates
 from devicekit.runners.transformers_runner import TransformersRunner
 
 PROMPTS = [[5, 9, 300, 44, 7], list(range(40, 75)), [1]]
@@ -81,3 +81,14 @@ def test_a_batch_must_say_whose_state_is_where(example, driver):
     batch.state_slots = None
     with pytest.raises(ValueError, match="names no state slots"):
         drive.runner.step(batch)
+
+
+def test_states_are_found_by_layers_of_every_release_of_transformers():
+    states = LayerStates({})
+    states.update_conv_state(torch.ones(1, 2, 3), 5, conv_kernel_size=3)
+    states.update_recurrent_state(torch.zeros(1, 4), 5)
+    for conv in (states.get_conv_state(5), states.layers[5].conv_states[0]):
+        assert torch.equal(conv, torch.ones(1, 2, 3))
+    for recurrent in (states.get_recurrent_state(5), states.layers[5].recurrent_states[0]):
+        assert torch.equal(recurrent, torch.zeros(1, 4))
+    assert not states.layers[5].record_past
