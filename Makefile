@@ -34,7 +34,7 @@ architecture: $(SETUP) ## dependencies point downwards only
 	@$(BIN)/lint-imports --no-logo
 
 bench: $(SETUP) ## measure, each figure beside its yardstick, peer and target; writes docs/results/bench.md
-	@$(BIN)/python -m devicekit.devtools.bench --markdown docs/results/bench.md
+	@$(BIN)/python -m bench --markdown docs/results/bench.md
 
 SECONDS ?= 3600
 soak: $(SETUP) ## random operators, faults, pools and clients, for SECONDS (3600) or STEPS, on WORKERS (1); JSON
@@ -47,7 +47,7 @@ matrix: $(SETUP) ## run the suite from wheels on every supported pluggy and pyte
 	@$(BIN)/python conformance/matrix.py --markdown docs/results/conformance-matrix.md
 
 docs: $(SETUP) ## write the pages that are generated from the code
-	@$(BIN)/python -m devicekit.devtools.reference
+	@$(BIN)/python -m tools.reference
 
 clean: ## remove the virtual environment and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist

@@ -20,7 +20,7 @@ torch.set_num_threads(1)  # the models are tiny: threads cost more than they bri
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two versions of one small Llama-style model."""
-    from devicekit.runners.example import write_example_checkpoint
+    from examples.checkpoints import write_example_checkpoint
 
     folder = tmp_path_factory.mktemp("checkpoints")
     return (

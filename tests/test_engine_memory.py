@@ -9,9 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from devicekit.engine import Engine, EngineConfig
-from devicekit.runners.example import write_example_checkpoint
 from devicekit.scheduling.messages import Refusal, UpdateOutcome
 from devicekit.weights.operations import ChecksumReply, ChecksumWeights, UpdateWeightsFromTensor
+from examples.checkpoints import write_example_checkpoint
 
 PROMPT = list(range(5, 60))
 

@@ -21,11 +21,11 @@ from devicekit.device import Device
 from devicekit.engine import Engine, EngineConfig
 from devicekit.memory.paired_sizing import least_window_pages
 from devicekit.registry import unregister_backend
-from devicekit.runners.example import write_example_checkpoint
 from devicekit.runners.transformers_runner import TransformersRunner
 from devicekit.scheduling.request import SamplingParams
 from devicekit.testing import simulation
 from devicekit.testing.sim_backend import register
+from examples.checkpoints import write_example_checkpoint
 from tests.oracle import own_answers
 
 ARCHITECTURES = (

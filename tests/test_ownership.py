@@ -151,7 +151,7 @@ def test_nothing_assigns_to_what_another_room_or_a_shared_object_owns() -> None:
     ("file", "source"),
     [
         ("commands/demo.py", "engine.scheduler.state.weight_version = 'first'"),
-        ("devtools/bench/engine.py", "engine.scheduler.state.runner = timed"),
+        ("devtools/doctor/engine.py", "engine.scheduler.state.runner = timed"),
         ("scheduling/verbs/pause.py", "state.gate._paused_at = 3"),
         ("scheduling/verbs/pause.py", "state.requests.weights_epoch += 1"),
         ("scheduling/planning.py", "self._state.requests.prefilling = []"),

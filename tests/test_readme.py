@@ -33,6 +33,12 @@ def test_the_engine_example_runs(checkpoints: tuple[Path, Path], capsys: pytest.
     assert "VersionSpan(version='v2'" in printed
 
 
+def test_the_runner_of_ones_own_in_the_docs_serves() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "engine.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n((?:(?!```).)*class ConstantRunner.*?)```", page, re.DOTALL)
+    exec(compile(code, "docs/engine.md", "exec"), {})  # it asserts what it made
+
+
 @pytest.fixture
 def acme(tmp_path: Path) -> Path:
     """The README's backend, laid out as pip would install it."""

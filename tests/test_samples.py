@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from devicekit.engine import Engine, EngineConfig, Generation
-from devicekit.runners.example import write_example_checkpoint
 from devicekit.scheduling.errors import InvalidRequest
 from devicekit.scheduling.messages import Abort, AbortReply
 from devicekit.scheduling.request import FinishKind, SamplingParams
+from examples.checkpoints import write_example_checkpoint
 
 PROMPT = list(range(20, 70))
 PARAMS = SamplingParams(max_new_tokens=12, temperature=1.0, seed=40, ignore_eos=True)

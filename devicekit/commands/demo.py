@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from devicekit.commands.demo_model import write_model
 from devicekit.commands.noise import noisy_copy
 from devicekit.commands.oracle import Comparison, Oracle
 from devicekit.commands.text import human_bytes
@@ -22,7 +23,6 @@ from devicekit.engine import Engine, EngineConfig, Generation
 from devicekit.registry.request import parse_request
 from devicekit.registry.selection import select
 from devicekit.runners.checkpoint import ModelDirectory
-from devicekit.runners.example import write_example_checkpoint
 from devicekit.scheduling.messages import (
     Continue,
     Flush,
@@ -99,8 +99,8 @@ def _checkpoints(options: argparse.Namespace, folder: Path, timeline: Timeline) 
     if options.model is None:
         timeline.say("Writing a small Llama-style checkpoint, and a second version of it, to disk.")
         return (
-            write_example_checkpoint(folder / "v1", seed=1),
-            write_example_checkpoint(folder / "v2", seed=2),
+            write_model(folder / "v1", seed=1),
+            write_model(folder / "v2", seed=2),
         )
     directory = ModelDirectory.open(options.model)
     if options.second_model is not None:

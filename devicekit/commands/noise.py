@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
+from devicekit.runners import huggingface as hf
 from devicekit.runners.checkpoint import ModelDirectory
-from devicekit.runners.huggingface import safe_open, save_file
 
 _SEED = 20_24
 _SHARE = 0.05  # standard deviation of the noise, as a share of each tensor's own
@@ -23,10 +23,10 @@ def noisy_copy(directory: ModelDirectory, target: Path) -> Path:
             shutil.copy2(file, target / file.name)
     generator = torch.Generator().manual_seed(_SEED)
     for file in directory.weight_files:
-        with safe_open(file, framework="pt") as opened:
+        with hf.safe_open(file, framework="pt") as opened:
             metadata = opened.metadata()
             tensors = {name: _noisy(opened.get_tensor(name), generator) for name in opened.keys()}  # noqa: SIM118
-        save_file(tensors, target / file.name, metadata=metadata)
+        hf.save_file(tensors, target / file.name, metadata=metadata)
     return target
 
 

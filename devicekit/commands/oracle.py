@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from devicekit.engine import Generation
-from devicekit.runners.huggingface import AutoModelForCausalLM, PreTrainedModel
+from devicekit.runners import huggingface as hf
 from devicekit.runners.reload import quiet
 
 
@@ -33,10 +33,10 @@ class Oracle:
     def __init__(
         self, versions: Sequence[tuple[str, Path]], dtype: torch.dtype, device: torch.device
     ) -> None:
-        self._models: dict[str, PreTrainedModel] = {}
+        self._models: dict[str, hf.PreTrainedModel] = {}
         with quiet():
             for version, path in versions:
-                model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
+                model = hf.AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
                 self._models[version] = model.to(device).eval()
         self._device = device
 

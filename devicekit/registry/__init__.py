@@ -5,9 +5,9 @@ Finding what is installed needs the first of them alone: the others are imported
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
+from devicekit.front_door import front_door
 from devicekit.registry.candidates import Candidate, register_backend, unregister_backend
 from devicekit.registry.discovery import ENTRY_POINT_GROUP, discover
 
@@ -33,21 +33,12 @@ __all__ = [
     "unregister_backend",
 ]
 
-_HOME_OF = {
-    "CandidateReport": "selection",
-    "OpenedBackend": "opened",
-    "Policy": "selection",
-    "Selection": "selection",
-    "Stage": "stages",
-    "Verdict": "selection",
-    "load": "loading",
-    "select": "selection",
-}
-
-
-def __getattr__(name: str) -> object:
-    if (home := _HOME_OF.get(name)) is None:
-        raise AttributeError(f"module 'devicekit.registry' has no attribute {name!r}")
-    found: object = getattr(importlib.import_module(f"devicekit.registry.{home}"), name)
-    globals()[name] = found
-    return found
+__getattr__, __dir__ = front_door(
+    __name__,
+    {
+        "devicekit.registry.loading": ("load",),
+        "devicekit.registry.opened": ("OpenedBackend",),
+        "devicekit.registry.selection": ("CandidateReport", "Policy", "Selection", "Verdict", "select"),
+        "devicekit.registry.stages": ("Stage",),
+    },
+)

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from devicekit.memory.kv import KVPool
-from devicekit.runners.huggingface import AttentionInterface
+from devicekit.runners import huggingface as hf
 from devicekit.runners.plan import AttentionPlan, Segments
 from devicekit.runners.reach import Reach
 
@@ -203,4 +203,4 @@ def register() -> None:
     mask at all, while a registered mask function is only called after a search for packed sequences that
     makes the device wait in every step.
     """
-    AttentionInterface.register(ATTENTION_NAME, _from_transformers)
+    hf.AttentionInterface.register(ATTENTION_NAME, _from_transformers)

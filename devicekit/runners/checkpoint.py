@@ -9,19 +9,13 @@ from pathlib import Path
 
 import torch
 
+from devicekit.runners import huggingface as hf
 from devicekit.runners.documents import Documents
 from devicekit.runners.errors import (
     InvalidModelDirectory,
     MissingTokenizer,
     UnsupportedModel,
     one_line,
-)
-from devicekit.runners.huggingface import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    AutoConfig,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
 )
 from devicekit.runners.state_layers import RECURRENT
 from devicekit.runners.weight_files import StoredTensor, WeightFile, read_all
@@ -44,11 +38,11 @@ class ModelDirectory:
     """
 
     path: Path
-    config: PreTrainedConfig
+    config: hf.PreTrainedConfig
     weight_files: tuple[Path, ...] = field(repr=False)
     _documents: Documents = field(repr=False, compare=False)
     _headers: list[WeightFile] = field(default_factory=list, repr=False, compare=False)
-    _tokenizers: list[PreTrainedTokenizerBase] = field(default_factory=list, repr=False, compare=False)
+    _tokenizers: list[hf.PreTrainedTokenizerBase] = field(default_factory=list, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: str | Path) -> ModelDirectory:
@@ -95,19 +89,19 @@ class ModelDirectory:
             self._headers.extend([WeightFile.open(file) for file in self.weight_files])
         return self._headers
 
-    def tokenizer(self) -> PreTrainedTokenizerBase:
+    def tokenizer(self) -> hf.PreTrainedTokenizerBase:
         """The directory's tokenizer, read once; raises MissingTokenizer."""
         if not self._tokenizers:
             self._tokenizers.append(self._read_tokenizer())
         return self._tokenizers[0]
 
-    def _read_tokenizer(self) -> PreTrainedTokenizerBase:
+    def _read_tokenizer(self) -> hf.PreTrainedTokenizerBase:
         known = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
         if not any((self.path / name).is_file() for name in known):
             raise MissingTokenizer(f"{self.path} has no tokenizer ({', '.join(known)})", path=str(self.path))
         try:
             with self._documents.private_copy() as copy:
-                made = AutoTokenizer.from_pretrained(copy, local_files_only=True, trust_remote_code=False)
+                made = hf.AutoTokenizer.from_pretrained(copy, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # whatever broken files come to; some are read by libraries that panic
             raise MissingTokenizer(
                 f"{self.path}: the tokenizer cannot be loaded: {one_line(error)[:300]}", path=str(self.path)
@@ -132,7 +126,7 @@ class ModelDirectory:
         return frozenset(found)
 
 
-def _read_config(documents: Documents) -> PreTrainedConfig:
+def _read_config(documents: Documents) -> hf.PreTrainedConfig:
     root, document = documents.root, documents.json("config.json")
     if document.get("auto_map"):
         raise UnsupportedModel(
@@ -148,7 +142,7 @@ def _read_config(documents: Documents) -> PreTrainedConfig:
         raise InvalidModelDirectory(f"{root}: config.json names no model_type", path=str(root))
     try:
         with documents.private_copy("config.json") as copy:
-            config = AutoConfig.from_pretrained(copy, local_files_only=True, trust_remote_code=False)
+            config = hf.AutoConfig.from_pretrained(copy, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # each kind of model checks, or does not check, in a way of its own
         raise UnsupportedModel(
             f"{root}: transformers cannot use config.json: {one_line(error)[:300]}", path=str(root)
@@ -157,13 +151,13 @@ def _read_config(documents: Documents) -> PreTrainedConfig:
     return config
 
 
-def _refuse_unserved(root: Path, config: PreTrainedConfig) -> None:
+def _refuse_unserved(root: Path, config: hf.PreTrainedConfig) -> None:
     def refuse(reason: str) -> UnsupportedModel:
         return UnsupportedModel(f"{root}: {named} {reason}", path=str(root))
 
     architectures = getattr(config, "architectures", None) or []
     named = ", ".join(architectures) or config.model_type
-    causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    causal = hf.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
     names = (causal,) if isinstance(causal, str) else tuple(causal or ())
     if config.is_encoder_decoder:
         raise refuse("is an encoder-decoder model; only decoder-only models are served")
@@ -218,7 +212,7 @@ def _find_weights(documents: Documents) -> tuple[Path, ...]:
     raise InvalidModelDirectory(f"{root} has no weights ({_SINGLE} or {_INDEX})", path=str(root))
 
 
-def _stable_positions(config: PreTrainedConfig, longest: int) -> int:
+def _stable_positions(config: hf.PreTrainedConfig, longest: int) -> int:
     """The longest sequence up to which rotary embeddings do not depend on what else is in the batch.
 
     "dynamic" and "longrope" switch frequencies by the longest position of the forward pass.

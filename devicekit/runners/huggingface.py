@@ -1,11 +1,18 @@
-"""All that is used of Hugging Face's packages, and the error when they are not installed."""
+"""All that is used of Hugging Face's packages, and the error when they are not installed.
+
+Importing transformers takes seconds, so that each name is imported when it is first used: write
+``from devicekit.runners import huggingface as hf``. That the packages are there is looked up at once.
+"""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING
+
 from devicekit.runners.errors import MissingDependency
 
-try:
-    import numpy  # noqa: F401  # the batch format; named here so that its absence gets the same sentence
+if TYPE_CHECKING:
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import save_file
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -22,11 +29,6 @@ try:
     )
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     from transformers.utils import logging as transformers_logging
-except ImportError as error:
-    raise MissingDependency(
-        f"running models needs packages that are not installed or too old ({error}); "
-        "get them with: pip install 'devicekit[transformers]'"
-    ) from error
 
 __all__ = [
     "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
@@ -49,3 +51,45 @@ __all__ = [
     "trainers",
     "transformers_logging",
 ]
+
+_ELSEWHERE = {
+    "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES": "transformers.models.auto.modeling_auto",
+    "SafetensorError": "safetensors",
+    "Tokenizer": "tokenizers",
+    "safe_open": "safetensors",
+    "save_file": "safetensors.torch",
+}
+_MODULES = {
+    **{name: f"tokenizers.{name}" for name in ("decoders", "models", "pre_tokenizers", "trainers")},
+    "transformers_logging": "transformers.utils.logging",
+}
+
+
+def _missing(error: object) -> MissingDependency:
+    return MissingDependency(
+        f"running models needs packages that are not installed or too old ({error}); "
+        "get them with: pip install 'devicekit[transformers]'"
+    )
+
+
+for _package in ("numpy", "safetensors", "tokenizers", "transformers"):  # numpy: the batch format
+    try:
+        _found = importlib.util.find_spec(_package)
+    except ImportError as _error:
+        raise _missing(_error) from _error
+    if _found is None:
+        raise _missing(f"No module named {_package!r}")
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        if name in _MODULES:
+            found: object = importlib.import_module(_MODULES[name])
+        else:
+            found = getattr(importlib.import_module(_ELSEWHERE.get(name, "transformers")), name)
+    except (ImportError, AttributeError) as error:
+        raise _missing(error) from error
+    globals()[name] = found
+    return found

@@ -12,10 +12,10 @@ import torch
 
 from devicekit.memory.kv import KVLayout
 from devicekit.memory.state import StateLayout, StateTensor
+from devicekit.runners import huggingface as hf
 from devicekit.runners.attention import ATTENTION_NAME, AttentionCall, attending, register
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.errors import UnsupportedModel, one_line
-from devicekit.runners.huggingface import AutoModelForCausalLM, PreTrainedModel
 from devicekit.runners.reload import own_tensors
 from devicekit.runners.state_layers import RECURRENT, TESTED_TRANSFORMERS, LayerStates, Mixer, install, mixing
 
@@ -44,7 +44,7 @@ def sketch_model(directory: ModelDirectory, *, dtype: torch.dtype | None = None)
     wanted = dtype or directory.config.get_text_config().dtype or torch.float32
     # Grouped products of experts know only bfloat16 on the meta device; shapes are all that is asked of it.
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
+        model = hf.AutoModelForCausalLM.from_config(
             copy.deepcopy(directory.config), attn_implementation=ATTENTION_NAME, dtype=torch.bfloat16
         ).eval()
     layout = probe_layout(model, path=directory.path)
@@ -56,7 +56,7 @@ def sketch_model(directory: ModelDirectory, *, dtype: torch.dtype | None = None)
     return ModelSketch(replace(layout.kv, dtype=wanted), size, states)
 
 
-def probe_layout(model: PreTrainedModel, *, path: Path) -> ModelLayout:
+def probe_layout(model: hf.PreTrainedModel, *, path: Path) -> ModelLayout:
     """What ``model`` keeps; works on the meta device too, where it costs neither memory nor time.
 
     Raises UnsupportedModel for a model whose attention does not go through the registry in every layer, or
@@ -120,7 +120,7 @@ class _Probe:
         return output
 
 
-def _why_not(model: PreTrainedModel, probe: _Probe) -> str | None:
+def _why_not(model: hf.PreTrainedModel, probe: _Probe) -> str | None:
     calls = probe.calls
     config = model.config.get_text_config()
     layers = config.num_hidden_layers
@@ -153,5 +153,5 @@ def _why_not(model: PreTrainedModel, probe: _Probe) -> str | None:
     return None
 
 
-def _refusal(model: PreTrainedModel, path: Path, reason: str) -> UnsupportedModel:
+def _refusal(model: hf.PreTrainedModel, path: Path, reason: str) -> UnsupportedModel:
     return UnsupportedModel(f"{path}: {type(model).__name__} {reason}", path=str(path))

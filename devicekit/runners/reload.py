@@ -8,15 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
+from devicekit.runners import huggingface as hf
 from devicekit.runners.attention import ATTENTION_NAME
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.errors import CheckpointMismatch, InvalidModelDirectory, UnsupportedModel, one_line
-from devicekit.runners.huggingface import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    PreTrainedConfig,
-    PreTrainedModel,
-    transformers_logging,
-)
 from devicekit.runners.weight_files import StoredTensor
 
 # What a config says about its file, its defaults or its tokenizer, and not about the shape of the computation.
@@ -43,7 +38,7 @@ class UpdateRecord:
     bytes: int
 
 
-def load_model(directory: ModelDirectory, *, dtype: torch.dtype | None) -> PreTrainedModel:
+def load_model(directory: ModelDirectory, *, dtype: torch.dtype | None) -> hf.PreTrainedModel:
     """The model of a directory in host memory, in ``dtype`` or as the config says.
 
     Raises InvalidModelDirectory when weights are missing or have the wrong shape: transformers would fill
@@ -90,9 +85,9 @@ def load_model(directory: ModelDirectory, *, dtype: torch.dtype | None) -> PreTr
     return model.eval().requires_grad_(False)
 
 
-def _model_class(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], PreTrainedConfig]:
+def _model_class(config: hf.PreTrainedConfig) -> tuple[type[hf.PreTrainedModel], hf.PreTrainedConfig]:
     """The class of a causal language model, and the config that it takes: part of it, where it has parts."""
-    found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    found = hf.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     kinds = found if isinstance(found, tuple | list) else (found,)
     named = config.architectures or ()
     kind = next((one for one in kinds if one.__name__ in named), kinds[0])
@@ -124,7 +119,7 @@ class StagedModel:
 
 
 def stage_update(
-    model: PreTrainedModel,
+    model: hf.PreTrainedModel,
     stored: dict[str, StoredTensor],
     directory: ModelDirectory,
     *,
@@ -146,7 +141,7 @@ def stage_update(
     return StagedModel(old, new, settle)
 
 
-def own_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+def own_tensors(model: hf.PreTrainedModel) -> dict[str, torch.Tensor]:
     """Parameters and persistent buffers; of names that share a tensor, only the first."""
     every_parameter = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     found: dict[str, torch.Tensor] = dict(model.named_parameters())
@@ -154,7 +149,7 @@ def own_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return found
 
 
-def aliases(model: PreTrainedModel) -> dict[str, str]:
+def aliases(model: hf.PreTrainedModel) -> dict[str, str]:
     """Names of parameters that `own_tensors` has under another name, and that name."""
     owner = {id(tensor): name for name, tensor in model.named_parameters()}
     every = {name: owner[id(tensor)] for name, tensor in model.named_parameters(remove_duplicate=False)}
@@ -164,18 +159,21 @@ def aliases(model: PreTrainedModel) -> dict[str, str]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Hide transformers' progress bars and loading reports: what they say comes back as typed errors."""
-    bars, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
+    bars, verbosity = (
+        hf.transformers_logging.is_progress_bar_enabled(),
+        hf.transformers_logging.get_verbosity(),
+    )
+    hf.transformers_logging.disable_progress_bar()
+    hf.transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(verbosity)
+        hf.transformers_logging.set_verbosity(verbosity)
         if bars:
-            transformers_logging.enable_progress_bar()
+            hf.transformers_logging.enable_progress_bar()
 
 
-def _config_differences(old: PreTrainedConfig, new: PreTrainedConfig) -> list[str]:
+def _config_differences(old: hf.PreTrainedConfig, new: hf.PreTrainedConfig) -> list[str]:
     if old.model_type != new.model_type:
         return [f"config model_type is {new.model_type!r}, not {old.model_type!r}"]
     before, after = old.to_dict(), new.to_dict()
@@ -214,7 +212,7 @@ def _tensor_differences(old: dict[str, torch.Tensor], new: dict[str, torch.Tenso
     ]
 
 
-def _tie_differences(model: PreTrainedModel, new: dict[str, torch.Tensor]) -> list[str]:
+def _tie_differences(model: hf.PreTrainedModel, new: dict[str, torch.Tensor]) -> list[str]:
     """Two names of one tensor in the model must be given one value."""
     owner = {id(tensor): name for name, tensor in model.named_parameters()}
     return [

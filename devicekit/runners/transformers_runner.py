@@ -12,8 +12,8 @@ import torch
 from devicekit.memory.kv import KVLayout, KVPool
 from devicekit.memory.mirror import TableMirror
 from devicekit.runners import attention, sampling
+from devicekit.runners import huggingface as hf
 from devicekit.runners.checkpoint import ModelDirectory
-from devicekit.runners.huggingface import PreTrainedModel
 from devicekit.runners.plan import AttentionPlan, to_device, window_slots
 from devicekit.runners.probe import probe_layout
 from devicekit.runners.reload import (
@@ -42,7 +42,7 @@ class TransformersRunner:
     def __init__(
         self,
         directory: ModelDirectory,
-        model: PreTrainedModel,
+        model: hf.PreTrainedModel,
         device: Device,
         *,
         dtype: torch.dtype | None = None,

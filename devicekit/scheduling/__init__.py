@@ -10,3 +10,87 @@ and `resting` how long there is nothing to do.
 Apart from that, `verbs` is what operators do, `pools` what models other than the plainest need, `ranks` several
 processes that serve as one, and `agreement` what they have to agree on.
 """
+
+from devicekit.scheduling.audit import PoolAudit, PoolsUnbalanced
+from devicekit.scheduling.batch import ForwardBatch, Logprobs, ModelLimits, Runner, StepOutput
+from devicekit.scheduling.errors import (
+    Conflict,
+    InvalidOperation,
+    InvalidRequest,
+    RankLost,
+    RanksFailed,
+    SchedulingError,
+)
+from devicekit.scheduling.limits import SchedulerLimits
+from devicekit.scheduling.messages import (
+    Abort,
+    AbortReply,
+    Blocker,
+    Continue,
+    Drain,
+    DrainReply,
+    Flush,
+    FlushReply,
+    Operation,
+    Output,
+    Pause,
+    PauseMode,
+    PauseReply,
+    Reply,
+    Selector,
+    UpdateReply,
+    UpdateWeights,
+    UpdateWeightsFromDisk,
+)
+from devicekit.scheduling.request import (
+    Finish,
+    FinishKind,
+    Request,
+    SamplingParams,
+    TokenLogprob,
+    VersionSpan,
+)
+from devicekit.scheduling.scheduler import Scheduler, Step
+
+__all__ = [
+    "Abort",
+    "AbortReply",
+    "Blocker",
+    "Conflict",
+    "Continue",
+    "Drain",
+    "DrainReply",
+    "Finish",
+    "FinishKind",
+    "Flush",
+    "FlushReply",
+    "ForwardBatch",
+    "InvalidOperation",
+    "InvalidRequest",
+    "Logprobs",
+    "ModelLimits",
+    "Operation",
+    "Output",
+    "Pause",
+    "PauseMode",
+    "PauseReply",
+    "PoolAudit",
+    "PoolsUnbalanced",
+    "RankLost",
+    "RanksFailed",
+    "Reply",
+    "Request",
+    "Runner",
+    "SamplingParams",
+    "Scheduler",
+    "SchedulerLimits",
+    "SchedulingError",
+    "Selector",
+    "Step",
+    "StepOutput",
+    "TokenLogprob",
+    "UpdateReply",
+    "UpdateWeights",
+    "UpdateWeightsFromDisk",
+    "VersionSpan",
+]

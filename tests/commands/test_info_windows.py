@@ -8,9 +8,9 @@ import pytest
 
 from devicekit.cli import main
 from devicekit.registry import unregister_backend
-from devicekit.runners.example import write_example_checkpoint
 from devicekit.testing import SimConfig, simulation
 from devicekit.testing.sim_backend import register
+from examples.checkpoints import write_example_checkpoint
 
 
 def test_the_pool_of_layers_with_a_window_is_shown_beside_the_others(

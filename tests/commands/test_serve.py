@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from devicekit.cli import main
-from devicekit.runners.example import write_example_checkpoint
+from examples.checkpoints import write_example_checkpoint
 
 
 def test_it_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:

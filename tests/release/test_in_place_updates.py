@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.machines import fine_grained
+from bench.releases import reserved_over_updates
 from devicekit.device import Device
-from devicekit.devtools.bench.machines import fine_grained
-from devicekit.devtools.bench.releases import reserved_over_updates
 from devicekit.engine import Engine, EngineConfig
 from devicekit.release import ReleasePoint
 from devicekit.testing import MIB, Simulator

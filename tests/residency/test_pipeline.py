@@ -18,8 +18,8 @@ from devicekit.residency import (
     SnapshotOffload,
 )
 from devicekit.residency.components import Mode
-from devicekit.residency.example import ExamplePipeline
 from devicekit.testing import KIB, Simulator
+from examples.pipeline import ExamplePipeline
 
 TOKENS = torch.arange(20).reshape(2, 10)
 HOST = torch.device("cpu")

@@ -14,9 +14,9 @@ import torch
 from devicekit.memory.kv import KVPool
 from devicekit.memory.rows import RequestTable
 from devicekit.memory.state import StatePool
-from devicekit.runners.example import write_example_checkpoint
 from devicekit.runners.transformers_runner import TransformersRunner
 from devicekit.scheduling.batch import ForwardBatch, SamplingArrays, StepOutput
+from examples.checkpoints import write_example_checkpoint
 
 Example = Callable[..., Path]
 

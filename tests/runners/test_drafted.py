@@ -16,7 +16,6 @@ from devicekit.device import Device
 from devicekit.engine import Engine, EngineConfig
 from devicekit.registry import unregister_backend
 from devicekit.runners.drafted import DraftedRunner
-from devicekit.runners.example import write_example_checkpoint
 from devicekit.runners.transformers_runner import TransformersRunner
 from devicekit.scheduling.batch import ForwardBatch, StepOutput
 from devicekit.scheduling.kv_cache.host_cache import HostCacheManager
@@ -25,6 +24,7 @@ from devicekit.scheduling.request import SamplingParams
 from devicekit.testing import simulation
 from devicekit.testing.sim_backend import register
 from devicekit.weights.operations import ChecksumReply, ChecksumWeights
+from examples.checkpoints import write_example_checkpoint
 
 NEW_TOKENS = 12
 SHARED = list(range(30, 50))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from devicekit.runners.example import EXAMPLE_ARCHITECTURES
+from examples.checkpoints import EXAMPLE_ARCHITECTURES
 from tests.oracle import own_answers
 
 PROMPT_LENGTHS = (1, 2, 7, 16, 33, 50)

@@ -33,7 +33,7 @@ def test_devicekit_and_its_pools_do_not_import_transformers():
 def test_a_missing_package_is_named_with_the_command_that_installs_it(package):
     attempts = """
 import importlib
-for module in ("transformers_runner", "example", "checkpoint"):
+for module in ("transformers_runner", "probe", "checkpoint"):
     try:
         importlib.import_module(f"devicekit.runners.{module}")
     except Exception as error:

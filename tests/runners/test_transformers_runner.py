@@ -7,9 +7,9 @@ from transformers import AutoModelForCausalLM
 
 from devicekit.memory.kv import KVLayout, KVPool
 from devicekit.runners import plan
-from devicekit.runners.example import EXAMPLE_ARCHITECTURES
 from devicekit.runners.probe import sketch_model
 from devicekit.runners.transformers_runner import TransformersRunner
+from examples.checkpoints import EXAMPLE_ARCHITECTURES
 
 PROMPTS = [[5, 9, 300, 44, 7], list(range(40, 75)), [1], list(range(300, 200, -9))]
 

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from devicekit.runners.errors import CheckpointMismatch, InvalidModelDirectory, UnsupportedModel
-from devicekit.runners.example import EXAMPLE_ARCHITECTURES
 from devicekit.runners.transformers_runner import TransformersRunner
+from examples.checkpoints import EXAMPLE_ARCHITECTURES
 
 PROMPTS = [[5, 9, 300, 44, 7], list(range(40, 60))]
 

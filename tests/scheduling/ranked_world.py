@@ -16,7 +16,6 @@ from devicekit.device import get_device
 from devicekit.memory.audit import audit
 from devicekit.memory.host_kv import HostKVPool
 from devicekit.release import ReleasePoint, ReleasePolicy
-from devicekit.runners.hash_runner import HashRunner, salt_of
 from devicekit.scheduling.kv_cache.host_cache import HostCacheManager, attach_host_cache
 from devicekit.scheduling.messages import Operation, Output, Reply, Selector
 from devicekit.scheduling.ranks.group import RankGroup
@@ -26,6 +25,7 @@ from devicekit.scheduling.scheduler import SchedulerLimits, Step
 from devicekit.weights.install import WeightControl, install
 from devicekit.weights.occupation import MemoryTag, Region
 from devicekit.weights.store import Model, WeightStore
+from tests.hash_runner import HashRunner, salt_of
 from tests.scheduling.ranked_faults import Faults
 from tests.scheduling.rig import LateCopier
 from tests.scheduling.weight_files import FileLoader

@@ -14,7 +14,6 @@ from devicekit.memory.audit import audit
 from devicekit.memory.copies import Copier
 from devicekit.memory.host_kv import HostKVPool
 from devicekit.release import ReleasePoints
-from devicekit.runners.hash_runner import HashRunner, salt_of
 from devicekit.scheduling.kv_cache.host_cache import HostCacheManager, attach_host_cache
 from devicekit.scheduling.messages import Operation, Output, Reply
 from devicekit.scheduling.request import Finish, Request, SamplingParams
@@ -23,6 +22,7 @@ from devicekit.scheduling.state import Participant
 from devicekit.weights.install import WeightControl, install
 from devicekit.weights.occupation import MemoryTag, Region
 from devicekit.weights.store import Model, WeightStore
+from tests.hash_runner import HashRunner, salt_of
 
 _R = TypeVar("_R", bound=Reply)
 

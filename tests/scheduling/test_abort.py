@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from devicekit.runners.hash_runner import expected
 from devicekit.scheduling.messages import Abort, AbortReply, Pause, PauseMode, PauseReply, Refusal
 from devicekit.scheduling.request import FinishKind
+from tests.hash_runner import expected
 from tests.scheduling.conftest import MakeRig
 from tests.scheduling.rig import Rig
 

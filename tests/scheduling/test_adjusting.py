@@ -8,11 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from devicekit.runners.hash_runner import HashRunner
 from devicekit.scheduling.batch import ForwardBatch, LogitAdjustments, StepOutput
 from devicekit.scheduling.errors import InvalidRequest
 from devicekit.scheduling.messages import Abort, AbortReply, Continue, Pause, PauseMode, PauseReply
 from devicekit.scheduling.request import FinishKind, Request, SamplingParams
+from tests.hash_runner import HashRunner
 from tests.scheduling.rig import Rig
 
 MakeRig = Callable[..., Rig]

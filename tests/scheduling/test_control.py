@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from devicekit.runners.hash_runner import expected
 from devicekit.scheduling.messages import Flush, Operation, Pause, PauseMode, Refusal, Reply
 from devicekit.scheduling.state import Participant
+from tests.hash_runner import expected
 from tests.scheduling.rig import Rig
 
 

@@ -6,7 +6,6 @@ import math
 
 import pytest
 
-from devicekit.runners.hash_runner import expected
 from devicekit.scheduling.messages import (
     Continue,
     Drain,
@@ -18,6 +17,7 @@ from devicekit.scheduling.messages import (
     PauseReply,
     Refusal,
 )
+from tests.hash_runner import expected
 from tests.scheduling.conftest import MakeRig
 from tests.scheduling.rig import Rig
 

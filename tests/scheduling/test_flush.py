@@ -7,7 +7,6 @@ import math
 import pytest
 
 from devicekit.release import ReleasePoint
-from devicekit.runners.hash_runner import expected
 from devicekit.scheduling.messages import (
     Blocker,
     Continue,
@@ -19,6 +18,7 @@ from devicekit.scheduling.messages import (
     Refusal,
 )
 from devicekit.scheduling.state import Participant
+from tests.hash_runner import expected
 from tests.scheduling.conftest import MakeRig
 from tests.scheduling.rig import Rig, Work
 

@@ -8,7 +8,6 @@ import pytest
 
 from devicekit.contract.errors import ConfigurationError
 from devicekit.memory.host_kv import HostKVPool
-from devicekit.runners.hash_runner import expected, make_weights
 from devicekit.scheduling.kv_cache.host_cache import attach_host_cache
 from devicekit.scheduling.messages import (
     Abort,
@@ -22,6 +21,7 @@ from devicekit.scheduling.messages import (
     UpdateReply,
 )
 from devicekit.weights.operations import MemoryReply, ReleaseMemory, ResumeMemory, UpdateWeightsFromTensor
+from tests.hash_runner import expected, make_weights
 from tests.scheduling.conftest import MakeRig
 from tests.scheduling.rig import LateCopier, Rig
 

@@ -13,7 +13,6 @@ from devicekit.device import Device, get_device
 from devicekit.memory.copies import StreamCopier
 from devicekit.registry import unregister_backend
 from devicekit.release import ReleasePoint
-from devicekit.runners.hash_runner import expected, make_weights, salt_of
 from devicekit.scheduling.messages import (
     Blocker,
     Continue,
@@ -41,6 +40,7 @@ from devicekit.weights.operations import (
     UpdateWeightsFromIPC,
     UpdateWeightsFromTensor,
 )
+from tests.hash_runner import expected, make_weights, salt_of
 from tests.scheduling.rig import Rig, make_rig
 
 NEW = make_weights(5)

@@ -7,9 +7,9 @@ import math
 import pytest
 
 from devicekit.release import ReleasePoint
-from devicekit.runners.hash_runner import expected
 from devicekit.scheduling.messages import Continue, Flush, FlushReply, Pause, PauseMode, PauseReply, Refusal
 from devicekit.scheduling.request import FinishKind
+from tests.hash_runner import expected
 from tests.scheduling.conftest import MakeRig
 from tests.scheduling.rig import Rig
 

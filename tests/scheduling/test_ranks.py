@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from devicekit.runners.hash_runner import expected, make_weights, salt_of
 from devicekit.scheduling.messages import (
     Abort,
     Continue,
@@ -23,6 +22,7 @@ from devicekit.weights.operations import (
     ResumeMemory,
     UpdateWeightsFromTensor,
 )
+from tests.hash_runner import expected, make_weights, salt_of
 from tests.scheduling.processes import World, Worlds
 from tests.scheduling.ranked_world import Rank, Record, agree, make_rank
 

@@ -12,7 +12,6 @@ import torch
 from devicekit.contract.errors import ConfigurationError
 from devicekit.contract.records import ErrorKind
 from devicekit.release import ReleasePoint, when_reclaimable
-from devicekit.runners.hash_runner import expected, make_weights, salt_of
 from devicekit.scheduling.errors import InvalidOperation, InvalidRequest, RankLost
 from devicekit.scheduling.messages import (
     Continue,
@@ -29,6 +28,7 @@ from devicekit.scheduling.messages import (
 from devicekit.scheduling.request import FinishKind, Request, SamplingParams
 from devicekit.scheduling.state import Participant
 from devicekit.weights.operations import ChecksumWeights, UpdateWeightsFromTensor
+from tests.hash_runner import expected, make_weights, salt_of
 from tests.scheduling.processes import World, Worlds
 from tests.scheduling.ranked_world import Rank, Record, agree, make_rank
 from tests.scheduling.rig import LateCopier

@@ -10,10 +10,10 @@ from contextlib import suppress
 
 import pytest
 
-from devicekit.runners.hash_runner import make_weights
 from devicekit.scheduling.messages import Flush
 from devicekit.scheduling.ranks.group import Question, RankGroup
 from devicekit.weights.operations import UpdateWeightsFromTensor
+from tests.hash_runner import make_weights
 from tests.scheduling.processes import World, Worlds, new_world
 from tests.scheduling.ranked_world import HEARTBEAT, Rank, Record, make_rank
 from tests.scheduling.test_ranks import every_verb

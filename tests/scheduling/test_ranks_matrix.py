@@ -13,7 +13,6 @@ from typing import NamedTuple
 import pytest
 from safetensors.torch import save_file
 
-from devicekit.runners.hash_runner import expected, make_weights, salt_of
 from devicekit.scheduling.messages import (
     Continue,
     Drain,
@@ -36,6 +35,7 @@ from devicekit.weights.operations import (
     UpdateWeightsFromIPC,
     UpdateWeightsFromTensor,
 )
+from tests.hash_runner import expected, make_weights, salt_of
 from tests.scheduling.processes import World, Worlds
 from tests.scheduling.ranked_faults import SLOW
 from tests.scheduling.ranked_world import Rank, Record, agree, make_rank

@@ -12,7 +12,6 @@ from torch.distributed import distributed_c10d
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from devicekit.runners.hash_runner import make_weights, salt_of
 from devicekit.scheduling.messages import Refusal
 from devicekit.weights.operations import (
     InitUpdateGroup,
@@ -21,6 +20,7 @@ from devicekit.weights.operations import (
     UpdateWeightsFromDistributed,
     UpdateWeightsFromTensor,
 )
+from tests.hash_runner import make_weights, salt_of
 from tests.scheduling.processes import World, Worlds
 from tests.scheduling.ranked_world import Rank, Record, agree, make_rank
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from devicekit.runners.hash_runner import expected, make_weights, salt_of
 from devicekit.scheduling.messages import UpdateOutcome, UpdateReply
 from devicekit.scheduling.request import FinishKind
 from devicekit.weights.operations import UpdateWeightsFromStream, UpdateWeightsFromTensor
+from tests.hash_runner import expected, make_weights, salt_of
 from tests.scheduling.processes import World, Worlds
 from tests.scheduling.ranked_world import Rank, Record, agree, make_rank
 from tests.weights.test_streamed import ALL, NEW, SENDER, Streamer

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from bench.scheduler import ConstantRunner
 from devicekit.device import Device
-from devicekit.devtools.bench.scheduler import ConstantRunner
 from devicekit.release import ReleaseEntry, ReleasePoint, ReleasePoints, interval
 from devicekit.scheduling.messages import Continue, Flush, Operation, Pause, PauseMode, Reply
 from devicekit.scheduling.request import Request, SamplingParams, prompt_array

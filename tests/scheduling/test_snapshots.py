@@ -16,13 +16,13 @@ from devicekit.contract.errors import ConfigurationError
 from devicekit.memory.host_kv import HostKVPool
 from devicekit.memory.kv import KVPool
 from devicekit.memory.pages import PageAllocator
-from devicekit.runners.hash_runner import LAYOUT
 from devicekit.scheduling.batch import ForwardBatch, ModelLimits, StepOutput
 from devicekit.scheduling.kv_cache import StateSnapshotManager
 from devicekit.scheduling.kv_cache.host_cache import attach_host_cache
 from devicekit.scheduling.messages import Flush, Pause, PauseMode
 from devicekit.scheduling.request import FinishKind, Request, SamplingParams
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits
+from tests.hash_runner import LAYOUT
 
 VOCABULARY = 89
 RUNNING = 4

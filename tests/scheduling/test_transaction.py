@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from devicekit.release import ReleasePoint
-from devicekit.runners.hash_runner import expected, make_weights, salt_of
 from devicekit.scheduling.messages import Blocker, Pause, PauseMode, PauseReply, Refusal, UpdateOutcome
 from devicekit.scheduling.request import FinishKind
 from devicekit.scheduling.verbs.transaction import Settle, Transaction, TransactionReply
 from devicekit.weights.operations import UpdateWeightsFromTensor
+from tests.hash_runner import expected, make_weights, salt_of
 from tests.scheduling.conftest import MakeRig
 from tests.scheduling.rig import Rig, Work
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 import devicekit
 from devicekit.engine import Engine, EngineConfig
-from devicekit.runners.example import write_example_checkpoint
 from devicekit.scheduling.batch import ForwardBatch, ModelLimits, StepOutput
 from devicekit.scheduling.request import SamplingParams
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits
+from examples.checkpoints import write_example_checkpoint
 from tests.scheduling.greedy import finish_all, request
 
 VOCABULARY = 89

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from safetensors.torch import load_file
 
-from devicekit.runners.hash_runner import HashRunner
+from tests.hash_runner import HashRunner
 from tests.scheduling.ranked_faults import Faults
 
 

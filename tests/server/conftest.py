@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from devicekit.engine import Engine, EngineConfig
-from devicekit.runners.example import write_example_checkpoint
 from devicekit.server.app import create_app
 from devicekit.server.run import bind, server
 from devicekit.server.serving import Serving
 from devicekit.server.settings import ServerSettings
+from examples.checkpoints import write_example_checkpoint
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"

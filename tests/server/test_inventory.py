@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from devicekit.engine import Engine, EngineConfig
-from devicekit.runners.example import write_example_checkpoint
 from devicekit.server.inventory import count_pools
+from examples.checkpoints import write_example_checkpoint
 
 
 @pytest.mark.parametrize(

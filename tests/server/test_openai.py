@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 
-from devicekit.runners.example import write_example_checkpoint
+from examples.checkpoints import write_example_checkpoint
 from tests.server.conftest import Serve, Server
 
 PARAMS = {"model": "a", "temperature": 0, "max_tokens": 12}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-from devicekit.runners.hash_runner import make_weights, salt_of
 from devicekit.scheduling.messages import (
     Abort,
     Drain,
@@ -29,6 +28,7 @@ from devicekit.weights.operations import (
     UpdateWeightVersion,
     VersionReply,
 )
+from tests.hash_runner import make_weights, salt_of
 from tests.soak.shadow import may_run
 from tests.soak.world import ALIASES, ANY, Posted, World
 

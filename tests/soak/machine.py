@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from devicekit.runners.hash_runner import make_weights
 from devicekit.scheduling.messages import Abort, Continue, Flush, Operation
 from devicekit.weights.operations import EndWeightUpdate, ResumeMemory, UpdateWeightsFromTensor
+from tests.hash_runner import make_weights
 from tests.soak.drawing import Dice, Draw
 from tests.soak.happenings import HAPPENINGS, faults_end, requests_come
 from tests.soak.laws import check

@@ -11,8 +11,8 @@ import torch
 from devicekit.memory.copies import Copy
 from devicekit.memory.host_kv import HostKVPool
 from devicekit.runners.errors import InvalidModelDirectory
-from devicekit.runners.hash_runner import make_weights
 from devicekit.scheduling.state import Participant
+from tests.hash_runner import make_weights
 from tests.scheduling.rig import LateCopier, LateEvent
 
 

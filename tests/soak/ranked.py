@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from devicekit.runners.hash_runner import expected, make_weights, salt_of
 from devicekit.scheduling.scheduler import Step
+from tests.hash_runner import expected, make_weights, salt_of
 from tests.scheduling.processes import World
 from tests.scheduling.ranked_faults import POINTS, die
 from tests.scheduling.ranked_world import Rank, Record, agree, make_rank

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from devicekit.runners.hash_runner import make_weights
 from devicekit.scheduling.messages import (
     Abort,
     Continue,
@@ -30,6 +29,7 @@ from devicekit.weights.operations import (
     UpdateWeightsFromTensor,
     UpdateWeightVersion,
 )
+from tests.hash_runner import make_weights
 from tests.scheduling.ranked_world import Rank
 from tests.scheduling.rig import Clock
 

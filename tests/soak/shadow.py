@@ -13,10 +13,10 @@ from itertools import accumulate
 import numpy as np
 
 from devicekit.device import Device
-from devicekit.runners.hash_runner import LAYOUT, HashRunner
 from devicekit.scheduling.batch import ForwardBatch, Int32, StepOutput
 from devicekit.scheduling.request import Finish, Request, SamplingParams, default_seed
 from devicekit.scheduling.state import SchedulerState
+from tests.hash_runner import LAYOUT, HashRunner
 from tests.soak.wishes import mix, wish
 
 _MASK = (1 << 64) - 1

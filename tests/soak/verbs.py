@@ -7,7 +7,6 @@ from functools import lru_cache
 
 import torch
 
-from devicekit.runners.hash_runner import make_weights
 from devicekit.scheduling.messages import (
     Abort,
     Continue,
@@ -37,6 +36,7 @@ from devicekit.weights.operations import (
     UpdateWeightsFromTensor,
     UpdateWeightVersion,
 )
+from tests.hash_runner import make_weights
 from tests.soak.drawing import Draw
 from tests.soak.world import World
 

@@ -11,7 +11,6 @@ from devicekit.device import Device, get_device
 from devicekit.memory.pages import PageAllocator
 from devicekit.registry import unregister_backend
 from devicekit.release import ReleasePoints
-from devicekit.runners.hash_runner import HashRunner, make_weights
 from devicekit.scheduling.kv_cache.host_cache import HostCacheManager, attach_host_cache
 from devicekit.scheduling.messages import Operation, Reply, Selector
 from devicekit.scheduling.request import Request
@@ -21,6 +20,7 @@ from devicekit.testing.sim_backend import register
 from devicekit.weights.install import WeightControl, install
 from devicekit.weights.occupation import MemoryTag, Region
 from devicekit.weights.store import Model, WeightStore
+from tests.hash_runner import HashRunner, make_weights
 from tests.scheduling.rig import Clock
 from tests.soak import parts
 from tests.soak.drawing import Draw

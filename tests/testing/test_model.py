@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from devicekit.engine import Engine, EngineConfig
 from devicekit.registry import unregister_backend
-from devicekit.runners.example import write_example_checkpoint
 from devicekit.scheduling.request import SamplingParams
 from devicekit.testing.sim_backend import register
+from examples.checkpoints import write_example_checkpoint
 
 pytestmark = pytest.mark.usefixtures("machine")
 

@@ -10,11 +10,11 @@ import pytest
 
 from devicekit.device import Device, get_device
 from devicekit.engine import Generation
-from devicekit.runners.hash_runner import HashRunner
 from devicekit.scheduling.batch import ForwardBatch, Logprobs, StepOutput
 from devicekit.scheduling.request import Finish, FinishKind, Request, SamplingParams
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits
 from devicekit.text import RequestText
+from tests.hash_runner import HashRunner
 from tests.text.random_tokenizers import KINDS, Made, make
 
 LENGTH = 24

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from devicekit.contract.errors import ConfigurationError
-from devicekit.runners.hash_runner import HashRunner, expected, make_weights, salt_of
 from devicekit.scheduling.messages import Refusal, Selector, UpdateOutcome, UpdateReply, UpdateWeightsFromDisk
 from devicekit.weights.disk import disk_handler
 from devicekit.weights.operations import UpdateWeightsFromTensor
+from tests.hash_runner import HashRunner, expected, make_weights, salt_of
 from tests.scheduling.conftest import MakeRig
 from tests.scheduling.rig import Rig
 

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 
 import pytest
 
-from devicekit.runners.hash_runner import expected, make_weights, salt_of
 from devicekit.scheduling.messages import Refusal, Reply, UpdateOutcome, UpdateReply
 from devicekit.weights.operations import (
     DestroyUpdateGroup,
@@ -19,6 +18,7 @@ from devicekit.weights.operations import (
     InitUpdateGroup,
     UpdateWeightsFromDistributed,
 )
+from tests.hash_runner import expected, make_weights, salt_of
 from tests.scheduling.rig import Rig
 
 NEW = make_weights(5)
@@ -32,7 +32,7 @@ DESCRIPTION = {
 TRAINER = """
 import sys, datetime, torch, torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, _new_process_group_helper, _world, rendezvous
-from devicekit.runners.hash_runner import make_weights
+from tests.hash_runner import make_weights
 torch.set_num_threads(1)
 weights = make_weights(5)
 timeout = datetime.timedelta(seconds=30)

@@ -11,9 +11,9 @@ import torch
 
 from devicekit.contract.errors import UnsupportedHook
 from devicekit.device import Device
-from devicekit.runners.hash_runner import make_weights, salt_of
 from devicekit.scheduling.messages import Refusal, UpdateReply
 from devicekit.weights.operations import UpdateWeightsFromIPC
+from tests.hash_runner import make_weights, salt_of
 from tests.scheduling.rig import Rig
 
 NEW = make_weights(5)
@@ -21,7 +21,7 @@ NEW = make_weights(5)
 TRAINER = """
 import pickle, sys
 from devicekit import get_device
-from devicekit.runners.hash_runner import make_weights
+from tests.hash_runner import make_weights
 device, weights = get_device("cpu"), make_weights(5)
 handles = {name: device.export_ipc(one) for name, one in weights.items()}
 sys.stdout.write(pickle.dumps(handles).hex() + "\\n")

@@ -9,9 +9,9 @@ import torch
 
 from devicekit.engine import Engine, EngineConfig
 from devicekit.memory.errors import MemoryReleased
-from devicekit.runners.example import write_example_checkpoint
 from devicekit.scheduling.request import SamplingParams
 from devicekit.weights.joint import JointRegion
+from examples.checkpoints import write_example_checkpoint
 
 GREEDY = SamplingParams(max_new_tokens=8, temperature=0.0, ignore_eos=True)
 

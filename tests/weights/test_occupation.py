@@ -10,7 +10,6 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from devicekit.memory.errors import MemoryReleased
 from devicekit.release import ReleasePoint
-from devicekit.runners.hash_runner import expected, make_weights, salt_of
 from devicekit.scheduling.messages import (
     Blocker,
     Continue,
@@ -33,6 +32,7 @@ from devicekit.weights.operations import (
     UpdateWeightsFromTensor,
     WeightsReply,
 )
+from tests.hash_runner import expected, make_weights, salt_of
 from tests.scheduling.conftest import MakeRig
 from tests.scheduling.rig import Rig
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from devicekit.runners.hash_runner import expected, make_weights
 from devicekit.scheduling.messages import Refusal
 from devicekit.scheduling.request import FinishKind, VersionSpan
 from devicekit.weights.checksum import digest_all, tensor_digest
@@ -17,6 +16,7 @@ from devicekit.weights.operations import (
     VersionReply,
     WeightsReply,
 )
+from tests.hash_runner import expected, make_weights
 from tests.scheduling.rig import Rig
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from devicekit.runners.hash_runner import expected, make_weights, salt_of
 from devicekit.scheduling.messages import Refusal, UpdateOutcome, UpdateReply
 from devicekit.weights.operations import (
     BeginWeightUpdate,
@@ -12,6 +11,7 @@ from devicekit.weights.operations import (
     SessionReply,
     UpdateWeightsFromTensor,
 )
+from tests.hash_runner import expected, make_weights, salt_of
 from tests.scheduling.rig import Rig
 
 NEW = make_weights(5)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from devicekit.runners.hash_runner import expected, make_weights, salt_of
 from devicekit.scheduling.messages import Refusal, Selector, UpdateOutcome, UpdateReply
 from devicekit.weights.operations import (
     BeginWeightUpdate,
@@ -18,6 +17,7 @@ from devicekit.weights.operations import (
     SessionReply,
     UpdateWeightsFromStream,
 )
+from tests.hash_runner import expected, make_weights, salt_of
 from tests.scheduling.rig import Rig
 
 NEW = make_weights(5)
@@ -26,7 +26,7 @@ NEW = make_weights(5)
 SENDER = """
 import os, pickle, signal, sys, torch, zmq
 from devicekit import get_device
-from devicekit.runners.hash_runner import make_weights
+from tests.hash_runner import make_weights
 from devicekit.weights.handles import handle_to_json
 
 device, weights, context = get_device("cpu"), make_weights(5), zmq.Context()

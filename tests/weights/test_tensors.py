@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from devicekit.runners.hash_runner import make_weights, salt_of
 from devicekit.scheduling.messages import Refusal, UpdateReply
 from devicekit.weights.bucket import BucketEntry, FlatBucket
 from devicekit.weights.operations import UpdateWeightsFromTensor
+from tests.hash_runner import make_weights, salt_of
 from tests.scheduling.rig import Rig
 
 NEW = make_weights(5)

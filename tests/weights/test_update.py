@@ -8,7 +8,6 @@ import torch
 from devicekit.contract.records import ReleaseResult
 from devicekit.device import Device
 from devicekit.release import ReleasePoint, SkipReason
-from devicekit.runners.hash_runner import expected, make_weights, salt_of
 from devicekit.scheduling.messages import (
     Blocker,
     Continue,
@@ -24,6 +23,7 @@ from devicekit.scheduling.messages import (
 )
 from devicekit.scheduling.request import FinishKind, VersionSpan
 from devicekit.weights.operations import UpdateWeightsFromTensor
+from tests.hash_runner import expected, make_weights, salt_of
 from tests.scheduling.conftest import MakeRig
 from tests.scheduling.rig import Rig
 

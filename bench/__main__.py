@@ -1,4 +1,4 @@
-"""``python -m devicekit.devtools.bench [SUITE...] [--json FILE]``: run benchmark suites and print their tables."""
+"""``python -m bench [SUITE...] [--json FILE]``: run benchmark suites and print their tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from devicekit.devtools.bench import (
+from bench import (
     chat_turns,
     decode,
     dispatch,
@@ -22,8 +22,8 @@ from devicekit.devtools.bench import (
     residency,
     scheduler,
 )
-from devicekit.devtools.bench.harness import Row
-from devicekit.devtools.bench.report import as_curves, as_json, as_page, as_table, yardsticks
+from bench.harness import Row
+from bench.report import as_curves, as_json, as_page, as_table, yardsticks
 
 SUITES: dict[str, Callable[[], list[Row]]] = {
     "pages": pages.run,
@@ -41,7 +41,7 @@ SUITES: dict[str, Callable[[], list[Row]]] = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status 0; 1 when a row misses its target."""
-    parser = argparse.ArgumentParser(prog="python -m devicekit.devtools.bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"all by default: {', '.join(SUITES)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to FILE as well")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write them as a page to commit")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from devicekit.devtools.bench.__main__ import SUITES, main
-from devicekit.devtools.bench.harness import Row, Timing, Yardstick, timed_row
-from devicekit.devtools.bench.report import as_curves, as_json, as_page, as_table
+from bench.__main__ import SUITES, main
+from bench.harness import Row, Timing, Yardstick, timed_row
+from bench.report import as_curves, as_json, as_page, as_table
 
 
 def _curve(multiples: dict[int, float]) -> list[Row]:
@@ -37,7 +37,7 @@ def test_a_flat_curve_has_equal_bars_and_a_growing_one_grows() -> None:
 
 def test_the_page_names_its_command_and_each_missed_target() -> None:
     page = as_page({"pages": [Row("too big", 9.0, "B", target=5), Row("small", 1.0, "B", target=5)]})
-    assert "python -m devicekit.devtools.bench pages\n" in page
+    assert "python -m bench pages\n" in page
     assert "1 of 2 targets are met." in page
     assert "- missed: too big" in page
     assert "missed: small" not in page

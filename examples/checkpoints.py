@@ -1,4 +1,4 @@
-"""Small, real checkpoints made on the spot: for demonstrations, benchmarks and tests that download nothing."""
+"""Small, real checkpoints of many architectures, made on the spot, for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -6,37 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-import torch
-
+from devicekit.commands.demo_model import write_model
 from devicekit.runners.errors import UnsupportedModel
-from devicekit.runners.huggingface import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    PreTrainedTokenizerFast,
-    Tokenizer,
-    decoders,
-    models,
-    pre_tokenizers,
-    trainers,
-)
-from devicekit.runners.reload import quiet
 
-_END = "<|end|>"
-_VOCABULARY = 384
-_COMMON: Mapping[str, object] = MappingProxyType(
-    {
-        "vocab_size": _VOCABULARY,
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
-        "tie_word_embeddings": False,
-        # Wide enough that a random model does not say the same word for ever.
-        "initializer_range": 0.2,
-    }
-)
 _ARCHITECTURES: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
         "llama": {},
@@ -96,14 +68,6 @@ _ARCHITECTURES: Mapping[str, Mapping[str, object]] = MappingProxyType(
 )
 EXAMPLE_ARCHITECTURES: tuple[str, ...] = tuple(_ARCHITECTURES)
 
-_TEXT = (
-    "A device is opened once and asked for everything: memory, streams, events and the time.",
-    "Pages of keys and values are handed out, filled, read and given back.",
-    "The scheduler admits a request when there is room and retracts one when there is none.",
-    "Weights change while requests wait, and the next token comes from the new ones.",
-    "What is unknown is said to be unknown; what was skipped is said to be skipped.",
-)
-
 
 def write_example_checkpoint(path: str | Path, *, seed: int, architecture: str = "llama") -> Path:
     """Write config, safetensors and tokenizer of a small random float32 model, and return the directory.
@@ -115,29 +79,4 @@ def write_example_checkpoint(path: str | Path, *, seed: int, architecture: str =
         raise UnsupportedModel(
             f"no example of {architecture!r}; there are {', '.join(EXAMPLE_ARCHITECTURES)}"
         )
-    root = Path(path)
-    tokenizer = _tokenizer()
-    end = tokenizer.eos_token_id
-    settings = {**_COMMON, **_ARCHITECTURES[architecture], "bos_token_id": end, "eos_token_id": end}
-    config = AutoConfig.for_model(architecture, **{key: v for key, v in settings.items() if v is not None})
-    with torch.random.fork_rng(devices=[]), quiet():
-        torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        model.save_pretrained(root)
-    tokenizer.save_pretrained(root)
-    return root
-
-
-def _tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level, so that any text goes in and comes out again, with a few learned merges."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=_VOCABULARY,
-        special_tokens=[_END],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(_TEXT, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=_END, bos_token=_END, pad_token=_END)
+    return write_model(path, seed=seed, architecture=architecture, settings=_ARCHITECTURES[architecture])

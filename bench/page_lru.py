@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from devicekit.devtools.bench.chat import PAGE_SIZE, Turn
+from bench.chat import PAGE_SIZE, Turn
 
 _BYTES = PAGE_SIZE * 4
 

@@ -6,9 +6,9 @@ description with other random numbers. Comparable to the token is a cache of sin
 
 from __future__ import annotations
 
-from devicekit.devtools.bench.chat import PAGE_SIZE, Turn, chat_trace, footprint, replay
-from devicekit.devtools.bench.harness import Peer, Row, Timing, cpu_seconds, measure_by, timed_row
-from devicekit.devtools.bench.page_lru import tokens_found
+from bench.chat import PAGE_SIZE, Turn, chat_trace, footprint, replay
+from bench.harness import Peer, Row, Timing, cpu_seconds, measure_by, timed_row
+from bench.page_lru import tokens_found
 from devicekit.memory.pages import PageAllocator
 from devicekit.memory.prefix import PrefixCache
 

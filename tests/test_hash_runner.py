@@ -7,9 +7,9 @@ import random
 import numpy as np
 
 from devicekit.device import get_device
-from devicekit.runners.hash_runner import HashRunner, expected, salt_of
 from devicekit.scheduling.request import Request, SamplingParams
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits
+from tests.hash_runner import HashRunner, expected, salt_of
 from tests.scheduling.rig import make_rig
 
 

@@ -18,10 +18,10 @@ from time import process_time
 import pluggy
 import torch
 
+from bench.harness import Row
 from devicekit.contract import AllocatorState, BackendSpec, Manifest, MemoryStats, hookimpl
 from devicekit.contract.spec import PROJECT
 from devicekit.device import Device, get_device
-from devicekit.devtools.bench.harness import Row
 from devicekit.registry import register_backend, unregister_backend
 
 _ROUNDS = 25

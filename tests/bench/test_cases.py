@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bench.machines import fine_grained, simulated
+from bench.pages import SlotExpander, used_pool
+from bench.scheduler import churn, percentiles, steady
 from devicekit.device import get_device
-from devicekit.devtools.bench.machines import fine_grained, simulated
-from devicekit.devtools.bench.pages import SlotExpander, used_pool
-from devicekit.devtools.bench.scheduler import churn, percentiles, steady
 from devicekit.registry import discover
 from devicekit.scheduling.scheduler import Scheduler
 

@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import numpy.typing as npt
 
-from devicekit.devtools.bench.harness import Peer, Row, Timing, Yardstick, growth_row, measure, timed_row
+from bench.harness import Peer, Row, Timing, Yardstick, growth_row, measure, timed_row
 from devicekit.memory.pages import PageAllocator
 from devicekit.memory.rows import RequestTable
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
-from devicekit.devtools.bench.harness import Row
-from devicekit.devtools.bench.machines import fine_grained, simulated
+from bench.harness import Row
+from bench.machines import fine_grained, simulated
 from devicekit.residency import (
     ComponentOffload,
     LargeReleaseRule,
@@ -18,7 +18,7 @@ from devicekit.residency import (
     SnapshotOffload,
 )
 from devicekit.residency.components import Mode
-from devicekit.residency.example import ExamplePipeline, Moves
+from examples.pipeline import ExamplePipeline, Moves
 
 _TOKENS = torch.arange(20).reshape(2, 10)
 _REQUESTS = 3  # the last is measured: by then everything is where it stays between requests

@@ -14,8 +14,8 @@ from time import process_time
 import numpy as np
 import torch
 
+from bench.harness import Peer, Row, Timing, cpu_seconds, measure, measure_by, timed_row
 from devicekit.device import Device, get_device
-from devicekit.devtools.bench.harness import Peer, Row, Timing, cpu_seconds, measure, measure_by, timed_row
 from devicekit.scheduling.batch import ForwardBatch, Int32, ModelLimits, StepOutput
 from devicekit.scheduling.request import Request, SamplingParams
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits

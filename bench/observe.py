@@ -12,13 +12,13 @@ from pathlib import Path
 
 import torch
 
+from bench.harness import Row, Timing, measure, measure_by, timed_row
 from devicekit.device import Device, get_device
-from devicekit.devtools.bench.harness import Row, Timing, measure, measure_by, timed_row
 from devicekit.engine import Engine, EngineConfig
 from devicekit.observe import NO_PROFILER, Recorder, StageProfiler, Statistics, Tracer, memory_scope, watch
 from devicekit.release import ReleasePoint, ReleasePoints
-from devicekit.runners.example import write_example_checkpoint
 from devicekit.scheduling.request import SamplingParams
+from examples.checkpoints import write_example_checkpoint
 
 _RUNNING = 8
 _WARM, _STEPS = 16, 100

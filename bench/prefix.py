@@ -7,8 +7,8 @@ import tracemalloc
 
 import numpy as np
 
-from devicekit.devtools.bench.chat import PAGE_SIZE, chat_trace, footprint, replay
-from devicekit.devtools.bench.harness import Peer, Row, Timing, cpu_seconds, growth_row, measure_by, timed_row
+from bench.chat import PAGE_SIZE, chat_trace, footprint, replay
+from bench.harness import Peer, Row, Timing, cpu_seconds, growth_row, measure_by, timed_row
 from devicekit.memory.pages import PageAllocator
 from devicekit.memory.prefix import PrefixCache
 

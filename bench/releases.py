@@ -8,14 +8,14 @@ from pathlib import Path
 
 import torch
 
+from bench.harness import Row, Yardstick, measure, timed_row
+from bench.machines import fine_grained, simulated
 from devicekit.device import Device, get_device
-from devicekit.devtools.bench.harness import Row, Yardstick, measure, timed_row
-from devicekit.devtools.bench.machines import fine_grained, simulated
 from devicekit.engine import Engine, EngineConfig
 from devicekit.release import ReleasePoint, ReleasePoints, interval
-from devicekit.runners.example import write_example_checkpoint
 from devicekit.scheduling.messages import PauseMode
 from devicekit.scheduling.request import SamplingParams
+from examples.checkpoints import write_example_checkpoint
 
 UPDATES = 100
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 
-from devicekit.devtools.bench.harness import Row, Yardstick
+from bench.harness import Row, Yardstick
 
 _HEADS = ("case", "value", "yardsticks", "peer", "its yardsticks", "better", "target", "met")
 _BAR = 40  # characters
@@ -21,7 +21,7 @@ _HEADER = """\
 {date}; Python {python}, torch {torch}, numpy {numpy}, {cores} cores of an {processor} machine.
 
 ```bash
-python -m devicekit.devtools.bench {suites}
+python -m bench {suites}
 ```
 
 Times are medians of CPU time, with torch on one thread. Each is also given in yardsticks, simple operations timed

@@ -14,18 +14,18 @@ from time import process_time
 
 import torch
 
+from bench.harness import Row, Timing, cpu_seconds, timed_row
+from bench.scheduler import percentiles
 from devicekit.device import get_device
-from devicekit.devtools.bench.harness import Row, Timing, cpu_seconds, timed_row
-from devicekit.devtools.bench.scheduler import percentiles
 from devicekit.engine import Engine, EngineConfig
 from devicekit.runners import attention
 from devicekit.runners.checkpoint import ModelDirectory
-from devicekit.runners.example import write_example_checkpoint
 from devicekit.runners.huggingface import AutoConfig, AutoModelForCausalLM
 from devicekit.runners.reload import load_model, quiet
 from devicekit.runners.transformers_runner import TransformersRunner
 from devicekit.scheduling.batch import ForwardBatch, StepOutput
 from devicekit.scheduling.request import SamplingParams
+from examples.checkpoints import write_example_checkpoint
 
 _MODEL = {
     "vocab_size": 49_152,

@@ -1,4 +1,4 @@
-"""``python -m devicekit.devtools.reference``: writes the page about hooks, and who supports them, from the code.
+"""``python -m tools.reference``: writes the page about hooks, and who supports them, from the code.
 
 The table of support is read from the plugins of a checkout: from their manifests, and from their classes without
 constructing one, so that no vendor software is needed. What a version of that software adds or lacks is not in it.
@@ -18,7 +18,7 @@ from devicekit.contract import CAPABILITIES, CONTRACT_VERSION, HOOKS, HookKind, 
 from devicekit.contract.manifest import FILE_NAME
 from devicekit.registry.validation import implemented_hooks
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[1]
 
 _WHEN_MISSING = {
     HookKind.REQUIRED: "the plugin is refused when it is loaded, and the hook is named",
@@ -47,7 +47,7 @@ class Support:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the page; exit status 0."""
-    parser = argparse.ArgumentParser(prog="python -m devicekit.devtools.reference", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.reference", description=__doc__)
     parser.add_argument("--output", type=Path, default=CHECKOUT / "docs" / "hooks.md")
     parser.add_argument("--plugins", type=Path, default=CHECKOUT / "plugins")
     options = parser.parse_args(arguments)
@@ -77,7 +77,7 @@ def render(support: Sequence[Support]) -> str:
         "# Hooks",
         "",
         f"The hooks of device contract {CONTRACT_VERSION}. This page is written by",
-        "`python -m devicekit.devtools.reference`; edit the code and write it again.",
+        "`python -m tools.reference`; edit the code and write it again.",
         "",
         "A backend is a class whose methods bear `@devicekit.hookimpl` and repeat these signatures: the same",
         "names in the same order, without defaults. Callers pass every argument by position.",

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from devicekit.devtools.bench.chat import PAGE_SIZE, chat_trace, footprint, replay
-from devicekit.devtools.bench.page_lru import tokens_found
+from bench.chat import PAGE_SIZE, chat_trace, footprint, replay
+from bench.page_lru import tokens_found
 from devicekit.memory.audit import audit
 from devicekit.memory.pages import PageAllocator
 from devicekit.memory.prefix import PrefixCache

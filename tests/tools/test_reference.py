@@ -5,14 +5,12 @@ import shutil
 import pytest
 
 from devicekit.contract import HOOKS
-from devicekit.devtools.reference import CHECKOUT, main, read_support, render
+from tools.reference import CHECKOUT, main, read_support, render
 
 
 def test_the_page_in_the_repository_is_the_one_the_code_writes():
     written = (CHECKOUT / "docs" / "hooks.md").read_text(encoding="utf-8")
-    assert written == render(read_support(CHECKOUT / "plugins")), (
-        "run: python -m devicekit.devtools.reference"
-    )
+    assert written == render(read_support(CHECKOUT / "plugins")), "run: python -m tools.reference"
 
 
 @pytest.mark.parametrize("hook", HOOKS)

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.errors import UnsupportedModel
-from devicekit.runners.example import EXAMPLE_ARCHITECTURES, write_example_checkpoint
+from examples.checkpoints import EXAMPLE_ARCHITECTURES, write_example_checkpoint
 
 
 @pytest.mark.parametrize("architecture", EXAMPLE_ARCHITECTURES)

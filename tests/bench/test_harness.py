@@ -4,7 +4,7 @@ from time import process_time
 
 import pytest
 
-from devicekit.devtools.bench.harness import (
+from bench.harness import (
     Peer,
     Row,
     Timing,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from bench.harness import Peer, Row, Timing, measure, timed_row
+from bench.scheduler import steady
 from devicekit.device import Device, get_device
-from devicekit.devtools.bench.harness import Peer, Row, Timing, measure, timed_row
-from devicekit.devtools.bench.scheduler import steady
 
 _PEERS = {  # by page size and requests running: the best peer, and the target
     (16, 64): (Peer("nano-vllm", 12.0), 3.0),

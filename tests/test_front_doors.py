@@ -1,0 +1,113 @@
+"""Every room says what it is, exports what is public, and costs no more to enter than it must."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import subprocess
+import sys
+import types
+
+import pytest
+
+import devicekit
+
+TORCH = {"torch", "numpy"}  # torch imports numpy where it finds it
+HTTP = TORCH | {"starlette"}
+
+# What of the world outside entering a room brings with it, besides the standard library, pluggy and packaging.
+DOORS: dict[str, set[str]] = {
+    "devicekit": set(),
+    "devicekit.cli": set(),
+    "devicekit.commands": set(),
+    "devicekit.contract": set(),
+    "devicekit.registry": set(),
+    "devicekit.devtools": set(),
+    "devicekit.devtools.audit": set(),
+    "devicekit.devtools.doctor": set(),
+    "devicekit.devtools.scaffold": set(),
+    "devicekit.device": TORCH,
+    "devicekit.engine": TORCH,
+    "devicekit.memory": TORCH,
+    "devicekit.observe": TORCH,
+    "devicekit.oom": TORCH,
+    "devicekit.release": TORCH,
+    "devicekit.residency": TORCH,
+    "devicekit.runners": TORCH,
+    "devicekit.scheduling": TORCH,
+    "devicekit.server": TORCH,
+    "devicekit.testing": TORCH,
+    "devicekit.text": TORCH,
+    "devicekit.torchlike": TORCH,
+    "devicekit.weights": TORCH,
+}
+# What anybody may have loaded: these are watched, whoever imports them.
+HEAVY = {
+    "PIL",
+    "jinja2",
+    "libcst",
+    "llguidance",
+    "openai",
+    "prometheus_client",
+    "pydantic",
+    "pytest",
+    "rich",
+    "safetensors",
+    "starlette",
+    "tokenizers",
+    "transformers",
+    "uvicorn",
+    "zmq",
+    *TORCH,
+}
+PLUGINS = {f"devicekit_{name}" for name in ("cpu", "cuda", "musa", "npu", "rocm", "xpu", "conformance")}
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Top-level names of what a fresh interpreter has loaded after a statement."""
+    script = (
+        f"{statement}; import sys, json; print(json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
+    )
+    return set(json.loads(done.stdout))
+
+
+def rooms() -> list[str]:
+    """Every package of devicekit's first level."""
+    found = [one.name for one in pkgutil.iter_modules(devicekit.__path__, "devicekit.") if one.ispkg]
+    return ["devicekit", *found]
+
+
+def test_the_table_names_every_room():
+    assert set(rooms()) <= DOORS.keys()
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_entering_a_room_loads_no_more_than_it_must(door):
+    loaded = loaded_by(f"import {door}")
+    assert loaded & (HEAVY | PLUGINS) <= DOORS[door]
+
+
+@pytest.mark.parametrize("door", rooms())
+def test_a_room_says_what_it_is_and_has_every_name_that_it_exports(door):
+    room = importlib.import_module(door)
+    assert len((room.__doc__ or "").strip().splitlines()[0]) > 20
+    exported = getattr(room, "__all__", ())
+    assert len(exported) == len(set(exported))
+    for name in exported:
+        assert getattr(room, name) is not None
+        assert not isinstance(getattr(room, name), types.ModuleType), name
+    assert set(exported) <= set(dir(room))
+
+
+@pytest.mark.parametrize(
+    "door", [one for one in rooms() if one not in ("devicekit.commands", "devicekit.devtools")]
+)
+def test_a_room_exports_something_and_says_what_it_does_not_have(door):
+    room = importlib.import_module(door)
+    assert room.__all__
+    with pytest.raises(AttributeError, match="no attribute 'no_such_name'"):
+        room.no_such_name  # noqa: B018

@@ -1,0 +1,1 @@
+"""What developers of devicekit run from a checkout: nothing here is installed."""
