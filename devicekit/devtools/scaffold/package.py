@@ -21,6 +21,7 @@ _FILES = {
     ".github/workflows/conformance.yml": "conformance.yml",
     "devicekit_{name}/__init__.py": "__init__.py",
     "devicekit_{name}/backend.toml": "backend.toml",
+    "devicekit_{name}/conformance.toml": "conformance.toml",
 }
 
 
