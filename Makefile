@@ -44,7 +44,7 @@ hostile: $(SETUP) ## judge every hostile backend in every phase
 	@HOSTILE=all $(BIN)/python -m pytest -q tests/conformance/test_hostile.py
 
 operators: $(SETUP) ## trace what an engine sends to a device, and write the list that conformance judges by
-	@$(BIN)/python -m devicekit_conformance.operators.tracing --write
+	@$(BIN)/python -m tools.sent_operators --write
 
 kill-matrix: $(SETUP) ## run the conformance suite over every deliberately faulty backend
 	@$(BIN)/python -m devicekit_conformance.selftest --markdown conformance/KILL_MATRIX.md

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from devicekit.runners.example import EXAMPLE_ARCHITECTURES
 from devicekit.testing import simulation
 from devicekit_conformance.operators import FAMILIES, Sent, family_of, faults_of, sent
-from devicekit_conformance.operators.tracing import kind_of, trace
+from examples.checkpoints import EXAMPLE_ARCHITECTURES
+from tools.sent_operators import kind_of, trace
 
 Operator = Callable[..., object]
 Deed = Callable[[Operator, Sequence[object], Mapping[str, object]], object]
@@ -33,7 +33,7 @@ def test_the_list_is_what_an_engine_sends() -> None:
     listed = {kind_of(one) for one in sent()}
     found = trace(dict.fromkeys(("llama", other)), (torch.float32,))
     missing = [json.dumps(one.as_data()) for kind, one in found.items() if kind not in listed]
-    assert not missing, "write the list again: python -m devicekit_conformance.operators.tracing --write"
+    assert not missing, "write the list again: python -m tools.sent_operators --write"
 
 
 def test_the_list_covers_each_family() -> None:

@@ -1,7 +1,7 @@
 """The operators that an engine sends to a device: which they are, and whether a device gives the host's results.
 
 `sent` lists them, found by tracing an engine; `cases` makes inputs of their kinds; `comparing` runs them on host
-and device. The list is written by ``python -m devicekit_conformance.operators.tracing --write`` and never by hand.
+and device. The list is written by ``python -m tools.sent_operators --write`` and never by hand.
 """
 
 from __future__ import annotations

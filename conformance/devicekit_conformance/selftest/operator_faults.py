@@ -38,7 +38,7 @@ class _WrongOperator(Honest):
 
     def __init__(self) -> None:
         super().__init__()
-        _Elsewhere(self.operator, self.change).__enter__()
+        _Elsewhere(self.operator, self.change).__enter__()  # type: ignore[no-untyped-call]
 
     @staticmethod
     def change(result: torch.Tensor) -> torch.Tensor:

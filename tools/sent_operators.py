@@ -1,4 +1,4 @@
-"""Finds out what an engine sends to a device: ``python -m devicekit_conformance.operators.tracing [--write]``.
+"""Finds out what an engine sends to a device: ``python -m tools.sent_operators [--write]``.
 
 A whole engine runs on the simulated accelerator, over every example architecture and both kinds of weights, and
 each operator that touches the device is noted with the kinds of its arguments. Needs ``devicekit[transformers]``.
@@ -90,7 +90,7 @@ def trace(architectures: Iterable[str], dtypes: Sequence[torch.dtype] = DTYPES) 
 def _checkpoint(root: Path, architecture: str, dtype: torch.dtype) -> None:
     from transformers import AutoModelForCausalLM
 
-    from devicekit.runners.example import write_example_checkpoint
+    from examples.checkpoints import write_example_checkpoint
 
     write_example_checkpoint(root, seed=1, architecture=architecture)
     if dtype is not torch.float32:
@@ -190,7 +190,7 @@ def lines(found: Mapping[str, Sent]) -> Iterator[str]:
 
 def main(argv: Sequence[str]) -> int:
     """Trace, and write the list or say what differs from it."""
-    from devicekit.runners.example import EXAMPLE_ARCHITECTURES
+    from examples.checkpoints import EXAMPLE_ARCHITECTURES
 
     found = trace(EXAMPLE_ARCHITECTURES)
     if "--write" in argv:
