@@ -43,7 +43,8 @@ DOORS = {
     "command": "devicekit conformance run --backend cpu --quiet",
     "pytest": "pytest -q --pyargs devicekit_conformance --backend cpu --devicekit-profile core",
     "subclass": "pytest -q test_cpu.py --devicekit-profile core",
-    "new backend": "devicekit conformance run --backend acme --quiet --profile core",
+    "new backend": "devicekit conformance run --backend acme --quiet --profile core "
+    "--probe devicekit_conformance.simulated:SimProbe",
 }
 # A double computes nothing, so some requirements stay undecided; none may fail.
 OVER_DOUBLE = (

@@ -10,7 +10,7 @@ import torch
 
 import devicekit
 from devicekit import Device, DeviceProperties, HostMemoryStats, MemoryInfo, MemoryStats, hookimpl
-from devicekit.contract import HOOKS, HookKind
+from devicekit.contract import HOOKS, HookKind, Telemetry
 from devicekit.contract.errors import HookError, HookResultError, UnsupportedHook
 
 TENSOR = torch.zeros(1)
@@ -50,6 +50,22 @@ CALLS: dict[str, Callable[[Device], object]] = {
     "import_ipc": lambda device: device.import_ipc(b""),
     "profiler_activity": lambda device: device.profiler_activity(),
     "record_memory_history": lambda device: device.record_memory_history(True),
+    "supported_dtypes": lambda device: device.supported_dtypes(),
+    "can_access_peer": lambda device: device.can_access_peer(1),
+    "set_current_stream": lambda device: device.set_current_stream(TENSOR),
+    "default_stream": lambda device: device.default_stream(),
+    "native_handle": lambda device: device.native_handle(TENSOR),
+    "priority_range": lambda device: device.priority_range(),
+    "submit_work": lambda device: device.submit_work(),
+    "graph_pool": lambda device: device.graph_pool(),
+    "telemetry": lambda device: device.telemetry(),
+    "allocator_settings": lambda device: device.allocator_settings(),
+    "set_allocator_setting": lambda device: device.set_allocator_setting("limit", "1"),
+    "is_pinned": lambda device: device.is_pinned(TENSOR),
+    "register_host_memory": lambda device: device.register_host_memory(TENSOR),
+    "unregister_host_memory": lambda device: device.unregister_host_memory(TENSOR),
+    "export_event": lambda device: device.export_event(TENSOR),
+    "import_event": lambda device: device.import_event(b""),
 }
 ELSEWHERE = {"is_available", "device_count", "classify_error"}  # asked by the registry, and by error handling
 OPTIONAL = [name for name in CALLS if HOOKS[name].kind is not HookKind.REQUIRED]
@@ -59,6 +75,7 @@ UNKNOWN = {
     "memory_info": MemoryInfo(),
     "host_memory_stats": HostMemoryStats(),
     "device_properties": DeviceProperties(),
+    "telemetry": Telemetry(),
 }
 
 NONSENSE: dict[str, list[object]] = {
@@ -85,6 +102,17 @@ NONSENSE: dict[str, list[object]] = {
     "create_graph": [None],
     "memory_pool": [None],
     "export_ipc": [None],
+    "supported_dtypes": [{torch.float32}, [torch.float32], 7],
+    "can_access_peer": [1, None, "yes"],
+    "default_stream": [None],
+    "native_handle": [None, "0x1", True, 1.0],
+    "priority_range": [7, [0, -1], "0"],
+    "graph_pool": [None],
+    "telemetry": [None, {}, 7],
+    "allocator_settings": [7, {"a": "b"}],
+    "is_pinned": [None, 1],
+    "export_event": [None],
+    "import_event": [None],
 }
 
 
@@ -224,7 +252,7 @@ def test_the_index_is_put_in_front_and_the_arguments_follow_in_order(register):
     device.create_event(timing=True)
     device.set_memory_fraction(0.25)
     device.record_memory_history(False)
-    assert seen == [(1,), (1, -2), (1, True), (1, 0.25), (1, False)]
+    assert seen == [(1,), (1, -2), (1, True, False), (1, 0.25), (1, False)]
 
 
 def test_a_wrong_call_is_the_callers_type_error_and_not_the_backends_fault(register):

@@ -26,7 +26,7 @@ _WHEN_MISSING = {
     HookKind.RELEASING: "nothing happens, and the result is false and says why",
     HookKind.OBSERVING: "the value is unknown: {unknown}",
 }
-_RECORDS = ("MemoryStats", "MemoryInfo", "HostMemoryStats", "DeviceProperties")
+_RECORDS = ("MemoryStats", "MemoryInfo", "HostMemoryStats", "DeviceProperties", "Telemetry")
 
 
 @dataclass(frozen=True, slots=True)

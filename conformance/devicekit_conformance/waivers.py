@@ -43,8 +43,7 @@ class Waiver:
     strict: bool = True
 
     def as_data(self) -> dict[str, str]:
-        told = {"reason": self.reason, "link": self.link, "expires": self.expires.isoformat()}
-        return told if self.strict else {**told, "strict": "false"}
+        return {"reason": self.reason, "link": self.link, "expires": self.expires.isoformat()}
 
 
 @dataclass(frozen=True)

@@ -6,20 +6,33 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from devicekit.devtools.scaffold import new_backend
+from devicekit.devtools.scaffold import Start, new_backend
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="devicekit new-backend",
-        description="Write a package for a backend of your own: manifest, every hook with its types, conformance "
-        "test, waivers, CI workflow, README. It stands on the simulated accelerator, and works at once.",
+        description="Write a package for a backend of your own: manifest, hooks with their types, conformance "
+        "test, waivers, CI workflow, README. Imports neither torch nor the vendor's software.",
     )
     parser.add_argument("name", help="what users will write: a lower-case identifier such as acme")
     parser.add_argument("-o", "--output", type=Path, help="the folder to write; default: devicekit-NAME")
+    starts = parser.add_mutually_exclusive_group()
+    starts.add_argument(
+        "--over", metavar="torch.NAME", help="stand on the vendor's module, which looks like torch.cuda"
+    )
+    starts.add_argument(
+        "--plain", action="store_true", help="required hooks to write, the others to copy from"
+    )
+    starts.add_argument(
+        "--simulated",
+        action="store_true",
+        help="stand on the simulated accelerator: no hardware yet (default)",
+    )
     options = parser.parse_args(arguments)
     folder = options.output or Path(f"devicekit-{options.name}")
-    for path in new_backend(options.name, folder):
+    start = Start.PLAIN if options.plain else Start.SIMULATED
+    for path in new_backend(options.name, folder, start=start, over=options.over):
         print(f"  {path}")
     print(f"\nNow:  pip install -e {folder}[test] && devicekit info --device {options.name}")
     return 0

@@ -8,6 +8,7 @@ from devicekit.contract.handles import DeviceGraph, Event, MemoryPool, Stream
 from devicekit.contract.hooks import HOOKS, BackendSpec, hookimpl
 from devicekit.contract.manifest import Manifest
 from devicekit.contract.records import (
+    AllocatorSetting,
     AllocatorState,
     DeviceProperties,
     ErrorKind,
@@ -16,6 +17,7 @@ from devicekit.contract.records import (
     MemoryStats,
     ProcessMemory,
     ReleaseResult,
+    Telemetry,
 )
 from devicekit.contract.spec import HookKind, HookSpec
 from devicekit.contract.versions import CONTRACT_VERSION
@@ -24,6 +26,7 @@ __all__ = [
     "CAPABILITIES",
     "CONTRACT_VERSION",
     "HOOKS",
+    "AllocatorSetting",
     "AllocatorState",
     "BackendSpec",
     "Capability",
@@ -41,5 +44,6 @@ __all__ = [
     "ProcessMemory",
     "ReleaseResult",
     "Stream",
+    "Telemetry",
     "hookimpl",
 ]

@@ -46,5 +46,38 @@ CAPABILITIES: Mapping[str, Capability] = _table(
     Capability("memory_pools", "Allocations can be kept in a private pool.", ("memory_pool",)),
     Capability("ipc", "Tensors can be shared between processes.", ("export_ipc", "import_ipc")),
     Capability("rng_state", "The random state can be read and restored.", ("get_rng_state", "set_rng_state")),
+    Capability(
+        "stream_control",
+        "A stream can be made current for good, and handed to the vendor's own libraries.",
+        ("set_current_stream", "default_stream", "native_handle"),
+        since="1.1",
+    ),
+    Capability(
+        "shared_graph_pools",
+        "Captures can share one pool of memory.",
+        ("graph_pool", "create_graph"),
+        since="1.1",
+    ),
+    Capability(
+        "host_registration",
+        "Host memory that exists already can be page-locked.",
+        ("register_host_memory", "unregister_host_memory", "is_pinned"),
+        since="1.1",
+    ),
+    Capability(
+        "event_sharing",
+        "Another process can wait for an event.",
+        ("create_event", "export_event", "import_event"),
+        since="1.1",
+    ),
+    Capability(
+        "tunable_allocator",
+        "The allocator's settings can be read and changed.",
+        ("allocator_settings", "set_allocator_setting"),
+        since="1.1",
+    ),
+    Capability(
+        "lazy_execution", "Work is only recorded until it is sent off.", ("submit_work",), since="1.1"
+    ),
     Capability("unified_memory", "Device and host share one memory.", ("device_properties",)),
 )

@@ -17,12 +17,14 @@ import pluggy
 
 from devicekit.contract.handles import DeviceGraph, Event, MemoryPool, Stream
 from devicekit.contract.records import (
+    AllocatorSetting,
     DeviceProperties,
     ErrorKind,
     HostMemoryStats,
     MemoryInfo,
     MemoryStats,
     ProcessMemory,
+    Telemetry,
 )
 from devicekit.contract.spec import PROJECT, HookKind, HookSpec, collect, hook
 
@@ -36,7 +38,7 @@ _RELEASING, _OBSERVING = HookKind.RELEASING, HookKind.OBSERVING
 
 
 class BackendSpec:
-    """The hooks of contract 1.0."""
+    """The hooks of contract 1.1."""
 
     # -- Presence ---------------------------------------------------------------------------------------------
 
@@ -70,6 +72,19 @@ class BackendSpec:
         """What the device is. May initialise."""
         raise NotImplementedError
 
+    @hook(_OBSERVING, "Selection", since="1.1")
+    def supported_dtypes(self, index: int) -> frozenset[torch.dtype] | None:
+        """The dtypes in which the device multiplies matrices; ``None`` if that is not known. May initialise.
+
+        Of the 8-bit floats only those that its hardware has: ``float8_e4m3fn`` and ``float8_e4m3fnuz`` differ.
+        """
+        raise NotImplementedError
+
+    @hook(_OBSERVING, "Selection", since="1.1")
+    def can_access_peer(self, index: int, peer: int) -> bool:
+        """Whether kernels on the device can reach the memory of device ``peer``. May initialise."""
+        raise NotImplementedError
+
     # -- Ordering ---------------------------------------------------------------------------------------------
 
     @hook(_REQUIRED, "Ordering")
@@ -92,9 +107,40 @@ class BackendSpec:
         """A context in which ``stream`` is current; the previous one is restored on every exit."""
         raise NotImplementedError
 
-    @hook(_ORDERING, "Ordering")
-    def create_event(self, index: int, timing: bool) -> Event:
-        """A new event; with ``timing`` it has ``elapsed_time(end) -> float`` in milliseconds."""
+    @hook(_ORDERING, "Ordering", since="1.1")
+    def set_current_stream(self, stream: Stream) -> None:
+        """Make ``stream`` the calling thread's current one on its device, until another is set."""
+        raise NotImplementedError
+
+    @hook(_ORDERING, "Ordering", since="1.1")
+    def default_stream(self, index: int) -> Stream:
+        """The stream that is current on the device in a thread that set none; the same one each time."""
+        raise NotImplementedError
+
+    @hook(_ORDERING, "Ordering", since="1.1")
+    def native_handle(self, stream: Stream) -> int:
+        """The stream as the vendor's own libraries take it: the value of a pointer, opaque to everybody else.
+
+        Good while ``stream`` lives. 0 is the default stream of some runtimes, and no error.
+        """
+        raise NotImplementedError
+
+    @hook(_OBSERVING, "Ordering", since="1.1")
+    def priority_range(self, index: int) -> tuple[int, int] | None:
+        """The lowest and the highest priority of a stream, as in ``(0, -5)``; ``None`` if it is not known."""
+        raise NotImplementedError
+
+    @hook(_ORDERING, "Ordering", added={"interprocess": "1.1"})
+    def create_event(self, index: int, timing: bool, interprocess: bool) -> Event:
+        """A new event; with ``timing`` it has ``elapsed_time(end) -> float`` in milliseconds.
+
+        With ``interprocess`` it can be exported; some runtimes then refuse ``timing``.
+        """
+        raise NotImplementedError
+
+    @hook(_RELEASING, "Ordering", since="1.1")
+    def submit_work(self, index: int) -> None:
+        """Send off work that a lazy device has only recorded so far, and do not wait for it."""
         raise NotImplementedError
 
     @hook(_OBSERVING, "Ordering")
@@ -102,9 +148,18 @@ class BackendSpec:
         """Whether the current stream is capturing a graph. Never raises, not even before initialisation."""
         raise NotImplementedError
 
-    @hook(_ORDERING, "Ordering")
-    def create_graph(self, index: int) -> DeviceGraph:
-        """A new, empty graph."""
+    @hook(_ORDERING, "Ordering", added={"pool": "1.1"})
+    def create_graph(self, index: int, pool: object | None) -> DeviceGraph:
+        """A new, empty graph.
+
+        ``pool`` comes from `graph_pool`: captures that share one keep their memory in it, and are replayed in the
+        order of their capture, or one at a time. ``None``: a pool of the graph's own.
+        """
+        raise NotImplementedError
+
+    @hook(_ORDERING, "Ordering", since="1.1")
+    def graph_pool(self, index: int) -> object:
+        """A pool for the memory of captures on the device; it is given back with the last graph that uses it."""
         raise NotImplementedError
 
     # -- Releasing --------------------------------------------------------------------------------------------
@@ -166,6 +221,11 @@ class BackendSpec:
         """Make every peak equal to its current value. Before initialisation it does nothing."""
         raise NotImplementedError
 
+    @hook(_OBSERVING, "Observing", since="1.1")
+    def telemetry(self, index: int) -> Telemetry:
+        """Temperature, power, utilisation and clocks. Initialises nothing."""
+        raise NotImplementedError
+
     # -- Limits and pools -------------------------------------------------------------------------------------
 
     @hook(_ORDERING, "Limits and pools")
@@ -176,6 +236,19 @@ class BackendSpec:
     @hook(_ORDERING, "Limits and pools")
     def memory_pool(self, index: int) -> MemoryPool:
         """A new private allocator pool."""
+        raise NotImplementedError
+
+    @hook(_OBSERVING, "Limits and pools", since="1.1")
+    def allocator_settings(self) -> Sequence[AllocatorSetting] | None:
+        """Every setting of the allocator with its value; ``None`` if they cannot be seen. Initialises nothing."""
+        raise NotImplementedError
+
+    @hook(_ORDERING, "Limits and pools", since="1.1")
+    def set_allocator_setting(self, name: str, value: str) -> None:
+        """Change one setting of the allocator for this process, as in ``("max_split_size_mb", "128")``.
+
+        Raises ValueError for a setting that does not exist, or that cannot be changed any more.
+        """
         raise NotImplementedError
 
     # -- Failure ----------------------------------------------------------------------------------------------
@@ -193,6 +266,21 @@ class BackendSpec:
     @hook(_ORDERING, "Host side")
     def pin_memory(self, tensor: torch.Tensor) -> torch.Tensor:
         """A page-locked copy of a host tensor (the tensor itself if it is page-locked already)."""
+        raise NotImplementedError
+
+    @hook(_OBSERVING, "Host side", since="1.1")
+    def is_pinned(self, tensor: torch.Tensor) -> bool:
+        """Whether a host tensor's memory is page-locked for this backend's devices. Initialises nothing."""
+        raise NotImplementedError
+
+    @hook(_ORDERING, "Host side", since="1.1")
+    def register_host_memory(self, tensor: torch.Tensor) -> None:
+        """Page-lock the memory of a contiguous host tensor where it is, until it is unregistered."""
+        raise NotImplementedError
+
+    @hook(_ORDERING, "Host side", since="1.1")
+    def unregister_host_memory(self, tensor: torch.Tensor) -> None:
+        """Undo `register_host_memory` for the same memory; before the tensor goes."""
         raise NotImplementedError
 
     @hook(_OBSERVING, "Host side")
@@ -242,6 +330,16 @@ class BackendSpec:
     @hook(_ORDERING, "Processes")
     def import_ipc(self, handle: object) -> torch.Tensor:
         """The tensor behind a handle from `export_ipc` of another process."""
+        raise NotImplementedError
+
+    @hook(_ORDERING, "Processes", since="1.1")
+    def export_event(self, event: Event) -> object:
+        """A picklable handle by which another process can wait for an event made with ``interprocess``."""
+        raise NotImplementedError
+
+    @hook(_ORDERING, "Processes", since="1.1")
+    def import_event(self, index: int, handle: object) -> Event:
+        """The event behind a handle from `export_event` of another process, for use on the device."""
         raise NotImplementedError
 
     # -- Tools ------------------------------------------------------------------------------------------------

@@ -101,6 +101,15 @@ class DeviceProperties:
     compute_units: int | None = None
     unified_memory: bool | None = None  # shares its memory with the host
     driver: str | None = None  # the driver's version, in the vendor's own form
+    # Since contract 1.1.
+    capability: tuple[int, int] | None = (
+        None  # the vendor's version of the architecture; a higher one can do more
+    )
+    pci_address: str | None = None  # "0000:3b:00.0": domain, bus, device and function, lower-case hexadecimal
+    numa_node: int | None = None  # the host's memory node nearest to the device
+    physical_index: int | None = (
+        None  # among all devices of the machine, as the management library counts them
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +135,28 @@ class ReleaseResult:
         if self.reserved_before is None or self.reserved_after is None:
             return None
         return self.reserved_before - self.reserved_after
+
+
+@dataclass(frozen=True, slots=True)
+class Telemetry:
+    """How the device is doing at this moment, as the vendor's management library reports it."""
+
+    temperature: float | None = None  # degrees Celsius
+    power: float | None = None  # watts, drawn now
+    utilisation: float | None = None  # 0 to 1: the share of the last sample in which a kernel ran
+    clock: int | None = None  # hertz, of the compute units
+    memory_clock: int | None = None  # hertz
+
+
+@dataclass(frozen=True, slots=True)
+class AllocatorSetting:
+    """One setting of the device's allocator, in the vendor's own words."""
+
+    name: str
+    value: str
+    changeable: bool | None = (
+        None  # now, in this process; False: fixed since the allocator started; None: not told
+    )
 
 
 class ErrorKind(enum.Enum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-CONTRACT_VERSION = Version("1.0")
+CONTRACT_VERSION = Version("1.1")
 
 # Newest first: within a major version every minor is served, for good.
 SERVED_CONTRACTS: tuple[Version, ...] = tuple(

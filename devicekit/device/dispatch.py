@@ -22,13 +22,14 @@ from devicekit.contract.records import (
     HostMemoryStats,
     MemoryInfo,
     MemoryStats,
+    Telemetry,
 )
 from devicekit.contract.spec import HookKind, HookSpec
 from devicekit.registry.opened import OpenedBackend
 
 _Function = Callable[..., object]
 
-_RECORDS = (MemoryStats, MemoryInfo, HostMemoryStats, DeviceProperties)
+_RECORDS = (MemoryStats, MemoryInfo, HostMemoryStats, DeviceProperties, Telemetry)
 
 # What a backend may return, by the contract's annotation. By exact type where a look-alike misleads: a bool is an
 # int, and a tensor scalar compares equal to one. For the rest, only that there is a result.
@@ -39,12 +40,15 @@ _EXACT: dict[str, tuple[type, ...]] = {
     "str | None": (str, NoneType),
     "torch.profiler.ProfilerActivity | None": (torch.profiler.ProfilerActivity, NoneType),
     "ErrorKind | None": (ErrorKind, NoneType),
+    "frozenset[torch.dtype] | None": (frozenset, NoneType),
+    "tuple[int, int] | None": (tuple, NoneType),
     **{record.__name__: (record,) for record in _RECORDS},
 }
 _INSTANCE: dict[str, tuple[type, ...]] = {
     "torch.Tensor": (torch.Tensor,),
     "Sequence[Mapping[str, object]] | None": (Sequence, NoneType),
     "Sequence[ProcessMemory] | None": (Sequence, NoneType),
+    "Sequence[AllocatorSetting] | None": (Sequence, NoneType),
 }
 _UNKNOWN = {record.__name__: record() for record in _RECORDS}
 

@@ -22,13 +22,14 @@ from devicekit.contract.records import (
     ReleaseResult,
 )
 from devicekit.device import dispatch
+from devicekit.device.controls import DeviceControls
 from devicekit.registry.opened import OpenedBackend
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Device:
+class Device(DeviceControls):
     """One index of one opened backend. Get it from `devicekit.get_device`; there is one per index and process.
 
     Every hook of the contract is a method of the same name, without the index. What happens when the backend lacks
@@ -102,13 +103,16 @@ class Device:
         """A context in which ``stream`` is current; the previous one is restored on every exit."""
         return self._hooks.use_stream(stream)
 
-    def create_event(self, *, timing: bool = False) -> Event:
-        """A new event; with ``timing`` it has ``elapsed_time(end)`` in milliseconds."""
-        return self._hooks.create_event(self.index, timing)
+    def create_event(self, *, timing: bool = False, interprocess: bool = False) -> Event:
+        """A new event; with ``timing`` it has ``elapsed_time(end)`` in milliseconds.
 
-    def create_graph(self) -> DeviceGraph:
-        """A new, empty graph."""
-        return self._hooks.create_graph(self.index)
+        With ``interprocess`` it can be exported to another process.
+        """
+        return self._hooks.create_event(self.index, timing, interprocess)
+
+    def create_graph(self, *, pool: object | None = None) -> DeviceGraph:
+        """A new, empty graph; captures with one ``pool`` (of `graph_pool`) share their memory."""
+        return self._hooks.create_graph(self.index, pool)
 
     def is_capturing(self) -> bool | None:
         """Whether the current stream captures a graph; ``None`` if unknown."""

@@ -47,7 +47,7 @@ class CachingAllocator:
         self.limit = config.capacity
         #: True: remember which code made each allocation, for :meth:`snapshot`.
         self.record_history = False
-        self._config = config
+        self.config = config
         self._driver = driver
         # Re-entrant, since a driver that is slow moves the clock, which runs timers that may allocate.
         self._lock = threading.RLock()
@@ -64,7 +64,7 @@ class CachingAllocator:
     def malloc(self, nbytes: int, *, stream: int = 0, pool: int | None = None) -> Block:
         """A block of at least `nbytes`. Raises torch.OutOfMemoryError when it does not fit after one retry."""
         size = self._rounded(nbytes)
-        small = size <= self._config.small_limit
+        small = size <= self.config.small_limit
         key = PoolKey("small_pool" if small else "large_pool", stream, pool)
         with self._locked():
             block = self._find(size, nbytes, key)
@@ -148,7 +148,7 @@ class CachingAllocator:
                 self._depth -= 1
 
     def _rounded(self, nbytes: int) -> int:
-        return _round_up(max(nbytes, 1), self._config.rounding)
+        return _round_up(max(nbytes, 1), self.config.rounding)
 
     def _find(self, size: int, nbytes: int, key: PoolKey) -> Block | None:
         self._retire()
@@ -174,7 +174,7 @@ class CachingAllocator:
         return segment.first
 
     def _segment_size(self, size: int) -> int:
-        config = self._config
+        config = self.config
         if not config.caching:
             return size
         if size <= config.small_limit:
@@ -186,7 +186,7 @@ class CachingAllocator:
     def _activate(self, block: Block, size: int, nbytes: int) -> None:
         key = block.segment.key
         # A large block's remainder stays with it unless it is worth a large block of its own.
-        least = self._config.rounding if key.size_class == "small_pool" else self._config.small_limit + 1
+        least = self.config.rounding if key.size_class == "small_pool" else self.config.small_limit + 1
         if block.size - size >= least:
             rest = block.cut(size)
             self._count_inactive(rest, 1)
@@ -233,7 +233,7 @@ class CachingAllocator:
         if block.split:
             self._count_inactive(block, 1)
         self._free[key].add(block)
-        if not self._config.caching:
+        if not self.config.caching:
             self._release(block)
 
     def _release_cached(self) -> None:

@@ -18,14 +18,43 @@ from devicekit.testing.errors import CaptureError
 if TYPE_CHECKING:
     from devicekit.testing.sim_device import SimDevice
 
-__all__ = ["SimGraph"]
+__all__ = ["SimGraph", "SimGraphPool"]
+
+
+class SimGraphPool:
+    """A private memory pool that graphs share. It is released with the last of them."""
+
+    def __init__(self, device: SimDevice) -> None:
+        self.device = device
+        self._number: int | None = None
+        self._users = 0
+
+    def enter(self) -> int:
+        if self._number is None:
+            self._number = self.device.allocator.create_pool()
+        self._users += 1
+        return self._number
+
+    def leave(self) -> None:
+        self._users -= 1
+        if self._users == 0 and self._number is not None:
+            self.device.allocator.release_pool(self._number)
+            self._number = None
 
 
 class SimGraph:
-    """Captured work of one device, with a private memory pool for what it allocates."""
+    """Captured work of one device, with a memory pool, of its own or shared, for what it allocates.
 
-    def __init__(self, device: SimDevice) -> None:
+    Raises TypeError or ValueError for a pool that is none, or another device's.
+    """
+
+    def __init__(self, device: SimDevice, pool: object | None = None) -> None:
+        if pool is not None and not isinstance(pool, SimGraphPool):
+            raise TypeError(f"a pool comes from graph_pool(), not {pool!r}")
+        if pool is not None and pool.device is not device:
+            raise ValueError("the pool belongs to another device")
         self._device = device
+        self._shared = SimGraphPool(device) if pool is None else pool
         self._pool: int | None = None
         self._steps: list[tuple[Callable[[], object], object]] = []
 
@@ -37,7 +66,7 @@ class SimGraph:
             raise CaptureError("a graph is being captured on this device already")
         device.machine.initialize()
         self.reset()
-        self._pool = device.allocator.create_pool()
+        self._pool = self._shared.enter()
         before = device.use_pool(self._pool)
         device.capturing = self
         try:
@@ -63,7 +92,7 @@ class SimGraph:
         """Drop the captured work. Its memory goes back to the driver when the cache is emptied next."""
         self._steps.clear()
         if self._pool is not None:
-            self._device.allocator.release_pool(self._pool)
+            self._shared.leave()
             self._pool = None
 
     def note(self, run: Callable[[], object], written: object) -> object:

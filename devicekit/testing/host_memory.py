@@ -28,6 +28,7 @@ class PinnedMemory:
         self._holder = Holder(os.getpid(), "pinned host memory")
         self._lock = threading.Lock()
         self._live: dict[int, int] = {}
+        self._registered: set[int] = set()
         self._cached: Tally[int] = Tally()
         self._returned: deque[int] = deque()
         self._allocated = Counter()
@@ -56,7 +57,26 @@ class PinnedMemory:
     def is_pinned(self, tensor: torch.Tensor) -> bool:
         with self._lock:
             self._settle()
-            return tensor.untyped_storage().data_ptr() in self._live
+            address = tensor.untyped_storage().data_ptr()
+            return address in self._live or address in self._registered
+
+    def register(self, tensor: torch.Tensor) -> None:
+        """Page-lock the memory of a host tensor where it is. Raises ValueError where it is locked already."""
+        storage = tensor.untyped_storage()
+        if tensor.device.type != "cpu" or self.is_pinned(tensor):
+            raise ValueError(
+                f"only host memory that is not page-locked can be registered, not {tensor.device}"
+            )
+        with self._lock:
+            self._registered.add(storage.data_ptr())
+
+    def unregister(self, tensor: torch.Tensor) -> None:
+        """Undo :meth:`register`. Raises ValueError for memory that was not registered."""
+        address = tensor.untyped_storage().data_ptr()
+        with self._lock:
+            if address not in self._registered:
+                raise ValueError("this memory was not registered")
+            self._registered.remove(address)
 
     def empty(self) -> None:
         """Give cached host memory back."""

@@ -9,9 +9,11 @@ from contextlib import AbstractContextManager
 import torch
 
 from devicekit.contract import hookimpl
+from devicekit.contract.errors import UnsupportedHook
 from devicekit.contract.handles import DeviceGraph, Event, MemoryPool, Stream
 from devicekit.contract.manifest import Manifest
 from devicekit.contract.records import (
+    AllocatorSetting,
     AllocatorState,
     DeviceProperties,
     ErrorKind,
@@ -19,11 +21,12 @@ from devicekit.contract.records import (
     MemoryInfo,
     MemoryStats,
     ProcessMemory,
+    Telemetry,
 )
 from devicekit.registry import Candidate, discover, register_backend
 from devicekit.testing import active
 from devicekit.testing.errors import DeviceLost, ForkedAfterUse, NotEnabled, WrongDevice
-from devicekit.testing.graphs import SimGraph
+from devicekit.testing.graphs import SimGraph, SimGraphPool
 from devicekit.testing.install import enable
 from devicekit.testing.ipc import export_tensor, import_tensor
 from devicekit.testing.module import SimModule
@@ -33,6 +36,7 @@ from devicekit.testing.streams import SimEvent, own
 __all__ = ["SimBackend", "SimPool", "manifest", "register"]
 
 _SOURCE = f"torch.{active.DEVICE_TYPE}"
+_PRIORITIES = (0, -1)  # lowest and highest
 _sim = SimModule()
 _KINDS: dict[ErrorKind, tuple[type[BaseException], ...]] = {
     ErrorKind.OUT_OF_MEMORY: (torch.OutOfMemoryError,),
@@ -46,7 +50,8 @@ def manifest() -> Manifest:
     """What the backend's ``backend.toml`` would say of the machine in use."""
     capabilities = [
         "driver_memory", "events", "graphs", "ipc", "memory_fraction", "memory_pools", "peak_memory",
-        "pinned_memory", "rng_state", "streams",
+        "pinned_memory", "rng_state", "streams", "stream_control", "shared_graph_pools", "host_registration",
+        "tunable_allocator",
     ]  # fmt: skip
     config = active.simulator().config
     if config.caching:
@@ -63,7 +68,8 @@ def manifest() -> Manifest:
         "probe_order": 10,
         "collective_backend": "gloo",
         # Exported memory is freed with the exporter's tensor: there is nothing to wait for.
-        "noop": ["collect_ipc"],
+        # Work is sent off as it is submitted.
+        "noop": ["collect_ipc", "submit_work"],
         "capabilities": capabilities,
     }
     return Manifest.parse({"backend": table})
@@ -126,7 +132,18 @@ class SimBackend:
             compute_units=properties.multi_processor_count,
             unified_memory=properties.is_integrated,
             driver=properties.driver_version,
+            capability=(properties.major, properties.minor),
+            physical_index=index,
         )
+
+    @hookimpl
+    def supported_dtypes(self, index: int) -> frozenset[torch.dtype] | None:
+        return frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
+
+    @hookimpl
+    def can_access_peer(self, index: int, peer: int) -> bool:
+        machine = active.simulator()
+        return machine.index_of(index) != -1 and machine.index_of(peer) != -1
 
     @hookimpl
     def synchronize(self, index: int) -> None:
@@ -138,24 +155,54 @@ class SimBackend:
 
     @hookimpl
     def create_stream(self, index: int, priority: int) -> Stream:
-        return _initialized(index).create_stream(index, max(-1, min(priority, 0)))
+        return _initialized(index).create_stream(index, max(_PRIORITIES[1], min(priority, _PRIORITIES[0])))
 
     @hookimpl
     def use_stream(self, stream: Stream) -> AbstractContextManager[object]:
         return _sim.stream(own(stream))
 
     @hookimpl
-    def create_event(self, index: int, timing: bool) -> Event:
+    def set_current_stream(self, stream: Stream) -> None:
+        _sim.set_stream(own(stream))
+
+    @hookimpl
+    def default_stream(self, index: int) -> Stream:
+        return _sim.default_stream(index)
+
+    @hookimpl
+    def native_handle(self, stream: Stream) -> int:
+        return own(stream).stream_id
+
+    @hookimpl
+    def priority_range(self, index: int) -> tuple[int, int] | None:
+        return _PRIORITIES
+
+    @hookimpl
+    def create_event(self, index: int, timing: bool, interprocess: bool = False) -> Event:
+        if interprocess:
+            raise UnsupportedHook(
+                "The simulated accelerator lives in one process: its events cannot be shared.",
+                backend=active.DEVICE_TYPE,
+                hook="create_event",
+            )
         _initialized(index)
         return SimEvent(enable_timing=timing)
+
+    @hookimpl
+    def submit_work(self, index: int) -> None:
+        """Nothing waits to be sent off."""
 
     @hookimpl
     def is_capturing(self, index: int) -> bool:
         return active.simulator().device(index).capturing is not None
 
     @hookimpl
-    def create_graph(self, index: int) -> DeviceGraph:
-        return SimGraph(_initialized(index).device(index))
+    def create_graph(self, index: int, pool: object | None = None) -> DeviceGraph:
+        return SimGraph(_initialized(index).device(index), pool)
+
+    @hookimpl
+    def graph_pool(self, index: int) -> object:
+        return SimGraphPool(_initialized(index).device(index))
 
     @hookimpl
     def empty_cache(self) -> None:
@@ -224,6 +271,21 @@ class SimBackend:
             _sim.reset_peak_memory_stats(index)
 
     @hookimpl
+    def telemetry(self, index: int) -> Telemetry:
+        # Made-up, as the whole machine is; a busy device is warmer.
+        device = active.simulator().device(index)
+        busy = device.tail > device.clock.now()
+        return Telemetry(70.0 if busy else 40.0, 300.0 if busy else 60.0, float(busy), 1_500_000_000)
+
+    @hookimpl
+    def allocator_settings(self) -> Sequence[AllocatorSetting] | None:
+        return active.simulator().allocator_settings()
+
+    @hookimpl
+    def set_allocator_setting(self, name: str, value: str) -> None:
+        active.simulator().set_allocator_setting(name, value)
+
+    @hookimpl
     def set_memory_fraction(self, index: int, fraction: float) -> None:
         _sim.set_per_process_memory_fraction(fraction, index)
 
@@ -246,6 +308,18 @@ class SimBackend:
     @hookimpl
     def pin_memory(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.pin_memory()
+
+    @hookimpl
+    def is_pinned(self, tensor: torch.Tensor) -> bool:
+        return active.simulator().pinned.is_pinned(tensor)
+
+    @hookimpl
+    def register_host_memory(self, tensor: torch.Tensor) -> None:
+        active.simulator().pinned.register(tensor)
+
+    @hookimpl
+    def unregister_host_memory(self, tensor: torch.Tensor) -> None:
+        active.simulator().pinned.unregister(tensor)
 
     @hookimpl
     def copies_overlap(self, index: int) -> bool:

@@ -13,10 +13,12 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import cast
 
 import torch
 
+from devicekit.contract.records import AllocatorSetting
 from devicekit.testing.active import DEVICE_TYPE
 from devicekit.testing.clock import MockClock
 from devicekit.testing.config import SimConfig
@@ -29,6 +31,7 @@ from devicekit.testing.streams import SimStream
 
 __all__ = ["OtherProcess", "Simulator"]
 
+_CHANGEABLE = ("small_limit", "large_limit")  # read anew for each allocation
 # Above any pid that Linux hands out, so that no code mistakes it for a process it could signal.
 _pids = itertools.count(1 << 23)
 
@@ -151,6 +154,26 @@ class Simulator:
             return
         for device in self.devices:
             device.empty_cache()
+
+    def allocator_settings(self) -> list[AllocatorSetting]:
+        """The allocators' settings; `SimConfig` explains them."""
+        shown = ("caching", "rounding", "small_limit", "small_segment", "large_limit", "large_segment")
+        config = self.devices[0].allocator.config
+        return [AllocatorSetting(name, str(getattr(config, name)), name in _CHANGEABLE) for name in shown]
+
+    def set_allocator_setting(self, name: str, value: str) -> None:
+        """Change a setting of every device's allocator. Raises ValueError where that cannot be."""
+        if name not in _CHANGEABLE:
+            raise ValueError(
+                f"{name!r} is no setting that can be changed: those are {', '.join(_CHANGEABLE)}"
+            )
+        for device in self.devices:
+            config = device.allocator.config
+            small, large = (
+                replace(config, small_limit=int(value)),
+                replace(config, large_limit=int(value)),
+            )
+            device.allocator.config = small if name == "small_limit" else large
 
     # What tests arrange.
 

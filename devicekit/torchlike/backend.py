@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import TypedDict
 
 import torch
 
 from devicekit.contract import (
+    AllocatorSetting,
     AllocatorState,
     DeviceProperties,
     ErrorKind,
@@ -20,14 +22,23 @@ from devicekit.contract import (
     MemoryInfo,
     MemoryStats,
     Stream,
+    Telemetry,
     hookimpl,
 )
-from devicekit.torchlike import ipc, properties, statistics
+from devicekit.contract.errors import UnsupportedHook
+from devicekit.torchlike import allocator, ipc, properties, statistics
 from devicekit.torchlike.errors import classify
 from devicekit.torchlike.handles import TorchGraph, TorchMemoryPool, clamp_priority
 from devicekit.torchlike.module import VendorModule
 from devicekit.torchlike.needs import needs
 from devicekit.torchlike.quirks import EMPTY_CACHE_IN_CAPTURE
+from devicekit.torchlike.telemetry import read_telemetry
+
+
+class _Place(TypedDict):
+    capability: tuple[int, int] | None
+    pci: str | None
+    physical_index: int | None
 
 
 class TorchModuleBackend(VendorModule):
@@ -68,7 +79,23 @@ class TorchModuleBackend(VendorModule):
             architecture=self._architecture(found),
             compute_units="multi_processor_count",
             driver=self._driver_version(index),
+            **self._place(found, index),
         )
+
+    def _place(self, found: object, index: int) -> _Place:
+        """What `device_properties` says since contract 1.1."""
+        physical, pci = self._physical(index)
+        return {"capability": self._capability(found), "pci": pci, "physical_index": physical}
+
+    @hookimpl
+    @needs("get_device_properties")
+    def supported_dtypes(self, index: int) -> frozenset[torch.dtype] | None:
+        return self._dtypes(self.module.get_device_properties(index))
+
+    @hookimpl
+    @needs("can_device_access_peer")
+    def can_access_peer(self, index: int, peer: int) -> bool:
+        return index == peer or bool(self.module.can_device_access_peer(index, peer))
 
     # -- Ordering ---------------------------------------------------------------------------------------------
 
@@ -98,10 +125,45 @@ class TorchModuleBackend(VendorModule):
         return context
 
     @hookimpl
+    @needs("default_stream")
+    def default_stream(self, index: int) -> Stream:
+        stream: Stream = self.module.default_stream(index)
+        return stream
+
+    @hookimpl
+    @needs("set_stream", "current_device", "set_device")
+    def set_current_stream(self, stream: Stream) -> None:
+        before = self.module.current_device()
+        self.module.set_stream(stream)
+        if self.module.current_device() != before:  # the vendors' functions go to the stream's device
+            self.module.set_device(before)
+
+    @hookimpl
+    @needs("Stream")
+    def native_handle(self, stream: Stream) -> int:
+        return int(getattr(stream, str(self.vendor.stream_handle)))
+
+    @hookimpl
+    @needs("Stream.priority_range")
+    def priority_range(self, index: int) -> tuple[int, int] | None:
+        lowest, highest = self.module.Stream.priority_range()
+        return int(lowest), int(highest)
+
+    @hookimpl
     @needs("Event")
-    def create_event(self, index: int, timing: bool) -> Event:
-        event: Event = self.module.Event(timing)
-        return event
+    def create_event(self, index: int, timing: bool, interprocess: bool = False) -> Event:
+        if not interprocess:
+            event: Event = self.module.Event(timing)
+            return event
+        if self.export_event is None:  # taken back: the vendor's events stay in their process
+            raise UnsupportedHook(
+                f"Events of torch.{self.vendor.device_type} cannot be shared with other processes.",
+                backend=self.vendor.device_type,
+                hook="create_event",
+            )
+        with self.module.device(index):
+            shared: Event = self.module.Event(timing, False, True)
+        return shared
 
     @hookimpl
     @needs("is_current_stream_capturing", "device", "current_device")
@@ -115,8 +177,14 @@ class TorchModuleBackend(VendorModule):
 
     @hookimpl
     @needs("graph", "device", "Stream")
-    def create_graph(self, index: int) -> TorchGraph:
-        return TorchGraph(self.module, self.vendor.graph_class, index)
+    def create_graph(self, index: int, pool: object | None = None) -> TorchGraph:
+        return TorchGraph(self.module, self.vendor.graph_class, index, pool)
+
+    @hookimpl
+    @needs("graph_pool_handle", "graph", "device")
+    def graph_pool(self, index: int) -> object:
+        with self.module.device(index):
+            return self.module.graph_pool_handle()
 
     # -- Releasing --------------------------------------------------------------------------------------------
 
@@ -181,6 +249,10 @@ class TorchModuleBackend(VendorModule):
         if self._is_used():  # unguarded, it raises or initialises
             self.module.reset_peak_memory_stats(index)
 
+    @hookimpl
+    def telemetry(self, index: int) -> Telemetry:
+        return read_telemetry(self.module, self.vendor.telemetry, index)
+
     # -- Limits and pools -------------------------------------------------------------------------------------
 
     @hookimpl
@@ -193,6 +265,14 @@ class TorchModuleBackend(VendorModule):
     def memory_pool(self, index: int) -> TorchMemoryPool:
         return TorchMemoryPool(self.module, index)
 
+    @hookimpl
+    def allocator_settings(self) -> Sequence[AllocatorSetting] | None:
+        return allocator.settings()
+
+    @hookimpl
+    def set_allocator_setting(self, name: str, value: str) -> None:
+        allocator.change(self.module, name, value)
+
     # -- Failure ----------------------------------------------------------------------------------------------
 
     @hookimpl
@@ -204,6 +284,10 @@ class TorchModuleBackend(VendorModule):
     @hookimpl
     def pin_memory(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.pin_memory()
+
+    @hookimpl
+    def is_pinned(self, tensor: torch.Tensor) -> bool:
+        return tensor.is_pinned()
 
     @hookimpl
     def copies_overlap(self, index: int) -> bool:
@@ -253,6 +337,16 @@ class TorchModuleBackend(VendorModule):
     @needs("ipc_collect")
     def import_ipc(self, handle: object) -> torch.Tensor:
         return ipc.import_tensor(handle, self.vendor.device_type)
+
+    @hookimpl
+    @needs("Event.ipc_handle", "Event.from_ipc_handle", "device")
+    def export_event(self, event: Event) -> object:
+        return ipc.export_event(event, self.vendor.device_type)
+
+    @hookimpl
+    @needs("Event.ipc_handle", "Event.from_ipc_handle", "device")
+    def import_event(self, index: int, handle: object) -> Event:
+        return ipc.import_event(self.module, self.vendor.device_type, index, handle)
 
     # -- Tools ------------------------------------------------------------------------------------------------
 

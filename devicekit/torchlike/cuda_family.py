@@ -10,7 +10,7 @@ import torch
 from devicekit.contract import MemoryInfo, hookimpl
 from devicekit.torchlike import host, statistics
 from devicekit.torchlike.backend import TorchModuleBackend
-from devicekit.torchlike.needs import hide
+from devicekit.torchlike.needs import hide, needs
 from devicekit.torchlike.quirks import EMPTY_CACHE_IN_CAPTURE, Quirk
 
 INTEGRATED_MEMORY = "integrated-memory"
@@ -63,6 +63,27 @@ class CudaFamilyBackend(TorchModuleBackend):
         public = getattr(torch.accelerator, "empty_host_cache", None)
         found: Callable[[], object] | None = public or getattr(torch._C, "_host_emptyCache", None)
         return found
+
+    def _capability(self, found: object) -> tuple[int, int] | None:
+        major, minor = getattr(found, "major", None), getattr(found, "minor", None)
+        return (major, minor) if isinstance(major, int) and isinstance(minor, int) else None
+
+    @hookimpl
+    @needs("cudart")
+    def register_host_memory(self, tensor: torch.Tensor) -> None:
+        if tensor.device.type != "cpu" or not tensor.is_contiguous():
+            raise ValueError(f"only contiguous tensors in host memory can be registered, not {tensor.device}")
+        self._check(self.module.cudart().cudaHostRegister(tensor.data_ptr(), tensor.nbytes, 0), "registered")
+
+    @hookimpl
+    @needs("cudart")
+    def unregister_host_memory(self, tensor: torch.Tensor) -> None:
+        self._check(self.module.cudart().cudaHostUnregister(tensor.data_ptr()), "unregistered")
+
+    def _check(self, result: object, what: str) -> None:
+        code = int(getattr(result, "value", result))  # type: ignore[call-overload]  # the runtime's enumeration
+        if code != 0:
+            raise RuntimeError(f"The memory could not be {what}: the runtime answered {result!r}.")
 
     @hookimpl
     def memory_info(self, index: int) -> MemoryInfo:

@@ -50,7 +50,7 @@ class GenericBackend(TorchModuleBackend):
             ),
         )
         super().__init__()
-        hide(self, "pin_memory")
+        hide(self, "pin_memory", "is_pinned")
         if device_type not in _ACTIVITIES and device_type != torch._C._get_privateuse1_backend_name():
             hide(self, "profiler_activity")
         if not hasattr(self.module, "_is_in_bad_fork"):  # then is_bad_fork is absent, and nobody can know

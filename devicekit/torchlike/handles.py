@@ -16,9 +16,10 @@ _DEFAULT_PRIORITIES = (0, -1)  # lowest and highest
 class TorchGraph:
     """A captured graph on one device."""
 
-    def __init__(self, module: ModuleType, graph_class: str, index: int) -> None:
+    def __init__(self, module: ModuleType, graph_class: str, index: int, pool: object | None = None) -> None:
         self._module = module
         self._index = index
+        self._pool = pool  # None: its own
         with module.device(index):
             self._graph = getattr(module, graph_class)()
         self._stream: object = None
@@ -30,7 +31,7 @@ class TorchGraph:
             # The module's default capture stream belongs to whichever device captured first.
             self._stream = module.Stream(self._index)
         # Positionally: the first parameter is named after the vendor.
-        with module.device(self._index), module.graph(self._graph, None, self._stream):
+        with module.device(self._index), module.graph(self._graph, self._pool, self._stream):
             yield
 
     def replay(self) -> None:

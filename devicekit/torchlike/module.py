@@ -8,7 +8,7 @@ from types import ModuleType
 
 import torch
 
-from devicekit.torchlike import statistics
+from devicekit.torchlike import allocator, statistics
 from devicekit.torchlike.needs import has, hide, hide_unmet
 from devicekit.torchlike.quirks import Quirk, applicable
 from devicekit.torchlike.vendor import Vendor
@@ -44,6 +44,11 @@ class VendorModule:
         self._empty_host_cache = self._find_empty_host_cache()
         for hook, known in (
             ("create_graph", has(self.module, self.vendor.graph_class)),
+            ("native_handle", self.vendor.stream_handle is not None),
+            ("telemetry", any(has(self.module, name) for name, _ in self.vendor.telemetry.values())),
+            ("allocator_settings", self.vendor.torch_allocator and allocator.readable()),
+            ("set_allocator_setting", self.vendor.torch_allocator and allocator.writable(self.module)),
+            ("supported_dtypes", type(self)._dtypes is not VendorModule._dtypes),
             ("copies_overlap", self.vendor.copies_overlap is not None),
             ("empty_host_cache", self._empty_host_cache is not None),
             ("collective_backend", self.vendor.collective_backend is not None),
@@ -73,6 +78,18 @@ class VendorModule:
 
     def _architecture(self, found: object) -> str | None:
         """The vendor's word for the architecture of a properties object."""
+        return None
+
+    def _capability(self, found: object) -> tuple[int, int] | None:
+        """The comparable version of the architecture of a properties object."""
+        return None
+
+    def _physical(self, index: int) -> tuple[int | None, str | None]:
+        """The device's index among all of the machine, and its PCI address, by the management library."""
+        return None, None
+
+    def _dtypes(self, found: object) -> frozenset[torch.dtype] | None:
+        """The dtypes in which the device of a properties object multiplies matrices."""
         return None
 
     def _ask_driver_version(self, index: int) -> str | None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import uuid
+from pathlib import Path
 
 from devicekit.contract import DeviceProperties
+
+# Management libraries write the domain with eight digits, or leave it out.
+_PCI = re.compile(r"(?:([0-9a-fA-F]{1,8}):)?([0-9a-fA-F]{1,2}):([0-9a-fA-F]{1,2})(?:\.([0-7]))?")
 
 
 def device_properties(
@@ -14,6 +19,9 @@ def device_properties(
     compute_units: str,
     unified: str = "is_integrated",
     driver: str | None = None,
+    capability: tuple[int, int] | None = None,
+    pci: str | None = None,
+    physical_index: int | None = None,
 ) -> DeviceProperties:
     """The record for a vendor's properties object.
 
@@ -23,8 +31,12 @@ def device_properties(
         compute_units: the field that counts them.
         unified: the field that says whether memory is shared with the host.
         driver: the driver's version, where the vendor tells.
+        capability: the comparable version of the architecture, or ``None``.
+        pci: the PCI address, in any vendor's form, where the object does not carry it.
+        physical_index: the device's index among all of the machine.
     """
     integrated = getattr(found, unified, None)
+    address = pci_address(pci) if pci else _own_pci_address(found)
     return DeviceProperties(
         name=getattr(found, "name", None),
         total_memory=getattr(found, "total_memory", None),
@@ -33,7 +45,37 @@ def device_properties(
         compute_units=getattr(found, compute_units, None),
         unified_memory=None if integrated is None else bool(integrated),
         driver=driver,
+        capability=capability,
+        pci_address=address,
+        numa_node=None if address is None else numa_node(address),
+        physical_index=physical_index,
     )
+
+
+def pci_address(text: str) -> str | None:
+    """A PCI address as the system writes it, ``0000:3b:00.0``; ``None`` if the text is none."""
+    found = _PCI.fullmatch(text.strip())
+    if found is None:
+        return None
+    domain, bus, device, function = (int(part or "0", 16) for part in found.groups())
+    return f"{domain:04x}:{bus:02x}:{device:02x}.{function:x}"
+
+
+def numa_node(address: str, devices: Path = Path("/sys/bus/pci/devices")) -> int | None:
+    """The host's memory node nearest to a PCI device; ``None`` where the system does not say, or has but one."""
+    try:
+        node = int((devices / address / "numa_node").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+    return node if node >= 0 else None  # -1 is the system's word for "not known"
+
+
+def _own_pci_address(found: object) -> str | None:
+    parts = [getattr(found, f"pci_{part}_id", None) for part in ("domain", "bus", "device")]
+    if not all(type(part) is int for part in parts):
+        return None
+    domain, bus, device = (int(str(part)) for part in parts)
+    return f"{domain:04x}:{bus:02x}:{device:02x}.0"
 
 
 def uuid_text(found: object) -> str | None:

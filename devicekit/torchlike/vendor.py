@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from devicekit.torchlike.errors import ErrorRules
 from devicekit.torchlike.quirks import Quirk
@@ -21,3 +22,7 @@ class Vendor:
     quirks: tuple[Quirk, ...] = ()
     copies_overlap: bool | None = None
     host_empty_cache: str | None = None  # the module's own function that empties the pinned cache
+    stream_handle: str | None = None  # the attribute of its streams that holds the native one
+    torch_allocator: bool = False  # its caching allocator takes torch's own settings
+    # Field of `Telemetry` to the module's function, and the factor from its unit to the contract's.
+    telemetry: Mapping[str, tuple[str, float]] = field(default_factory=dict)

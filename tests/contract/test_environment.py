@@ -31,7 +31,11 @@ def test_a_variable_like_no_other_is_answered_with_the_list():
 
 SOURCE = Path(devicekit.__file__).parent
 # Variables whose names are not in the source: those in the table itself, and what a manifest names.
-COMPUTED = {("commands/info.py", "name"), ("registry/selection.py", "variable"), ("opening.py", "name")}
+COMPUTED = {
+    ("commands/info.py", "name"),
+    ("registry/selection.py", "variable"),
+    ("device/opening.py", "name"),
+}
 _READERS = {"get", "pop", "setdefault", "__getitem__"}
 
 

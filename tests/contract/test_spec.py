@@ -49,18 +49,20 @@ def test_an_appended_parameter_is_absent_from_the_contracts_before_it():
 def test_the_host_serves_its_own_contract_first():
     assert SERVED_CONTRACTS[0] == CONTRACT_VERSION
     assert list(SERVED_CONTRACTS) == sorted(SERVED_CONTRACTS, reverse=True)
-    assert len(SERVED_CONTRACTS) <= 2
+    assert {version.minor for version in SERVED_CONTRACTS} == set(range(CONTRACT_VERSION.minor + 1))
+    assert {version.major for version in SERVED_CONTRACTS} == {CONTRACT_VERSION.major}
 
 
 @pytest.mark.parametrize(
     ("accepted", "spoken"),
     [
-        (">=1.0,<2", ("1.0",)),
-        ("==1.*", ("1.0",)),
-        ("~=1.0", ("1.0",)),
+        (">=1.0,<2", ("1.1", "1.0")),
+        ("==1.0", ("1.0",)),
+        ("==1.*", ("1.1", "1.0")),
+        ("~=1.0", ("1.1", "1.0")),
         (">=2", ()),
         ("<1", ()),
-        ("", ("1.0",)),
+        ("", ("1.1", "1.0")),
     ],
 )
 def test_only_contracts_inside_the_plugins_range_are_spoken(accepted, spoken):

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from tests.doubles.module import DeviceModule
 
 
-def classes(module: DeviceModule, graph_class: str, *, reads_priorities: bool) -> dict[str, type]:
+def classes(
+    module: DeviceModule, graph_class: str, *, reads_priorities: bool, shares_events: bool = False
+) -> dict[str, type]:
     """The vendor's classes over one module, as plain classes to be made strict."""
     driver = module.driver
 
@@ -29,6 +31,12 @@ def classes(module: DeviceModule, graph_class: str, *, reads_priorities: bool) -
 
         def __hash__(self) -> int:
             return id(self._queue)
+
+        @property
+        def cuda_stream(self) -> int:
+            return id(self._queue)
+
+        musa_stream = npu_stream = sycl_queue = cuda_stream
 
         def query(self) -> bool:
             return driver.now >= self._queue.until
@@ -51,7 +59,21 @@ def classes(module: DeviceModule, graph_class: str, *, reads_priorities: bool) -
     class Event:
         def __init__(self, enable_timing: bool = False, *others: object) -> None:
             self._timing = enable_timing
+            self._others = others
             self._at: float | None = None
+
+        if shares_events:
+
+            def ipc_handle(self) -> bytes:
+                if not (len(self._others) > 1 and self._others[1]):
+                    raise RuntimeError("invalid resource handle: the event was not made for other processes")
+                return id(self).to_bytes(8, "little")
+
+            @classmethod
+            def from_ipc_handle(cls, device: object, handle: object) -> object:
+                found = cls()
+                found.made_from = (device, handle)  # type: ignore[attr-defined]
+                return found
 
         def record(self, stream: object = None) -> None:
             queue = driver.current_queues[driver.current] if stream is None else stream._queue  # type: ignore[attr-defined]
@@ -94,6 +116,7 @@ def classes(module: DeviceModule, graph_class: str, *, reads_priorities: bool) -
                 module.capture_stream = module.capture_stream or Stream()
             self._stream = stream or module.capture_stream
             self._graph = graph
+            self._graph.pool_given = pool  # type: ignore[attr-defined]
 
         def __enter__(self) -> None:
             self._before = driver.current_queues[driver.current]

@@ -27,6 +27,7 @@ class DeviceModule:
         self.traps = traps
         self.capture_stream: object = None  # the module-wide default of the vendor's graph context
         self.stream_type: type = object
+        self.registered: dict[int, int] = {}  # host memory, by address
 
     # -- State ------------------------------------------------------------------------------------------------
 
@@ -102,6 +103,53 @@ class DeviceModule:
 
     def stream(self, stream: object) -> AbstractContextManager[None]:
         return use_stream(self.driver, stream)
+
+    def default_stream(self, device: object = None) -> object:
+        self._lazy_init()
+        found: Any = object.__new__(self.stream_type)
+        found._queue = self.driver.queues[self._index(device)]
+        return found
+
+    def set_stream(self, stream: object) -> None:
+        self._lazy_init()
+        queue = stream._queue  # type: ignore[attr-defined]
+        self.driver.current = queue.index  # every vendor's goes to the stream's device
+        self.driver.current_queues[queue.index] = queue
+
+    def graph_pool_handle(self) -> object:
+        self._lazy_init()
+        return ("pool", self.driver.current, object())
+
+    def can_device_access_peer(self, device: object, peer: object) -> bool:
+        self._lazy_init()
+        return self._index(device) != self._index(peer)
+
+    def temperature(self, device: object = None) -> int:
+        return 41 + self._index(device)
+
+    def power_draw(self, device: object = None) -> int:
+        return 0 if "power is not told" in self.traps else 98_500
+
+    def utilization(self, device: object = None) -> int:
+        if "management library does not answer" in self.traps:
+            raise ModuleNotFoundError("pynvml does not seem to be installed or it can't be imported.")
+        return 37
+
+    def clock_rate(self, device: object = None) -> int:
+        return 1980
+
+    def cudart(self) -> object:
+        self._lazy_init()
+        return SimpleNamespace(cudaHostRegister=self._register, cudaHostUnregister=self._unregister)
+
+    def _register(self, address: int, nbytes: int, flags: int) -> int:
+        if address in self.registered:
+            return 712  # already registered
+        self.registered[address] = nbytes
+        return 0
+
+    def _unregister(self, address: int) -> int:
+        return 0 if self.registered.pop(address, None) is not None else 713
 
     def use_mem_pool(self, pool: object, device: object = None) -> AbstractContextManager[None]:
         self._index(device)

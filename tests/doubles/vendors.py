@@ -172,7 +172,12 @@ def build(flavour: Flavour, *, cards: int = 2, traps: set[str] | None = None) ->
     module = strict_module(
         flavour.surface,
         behaviour,
-        classes(behaviour, flavour.graph_class, reads_priorities=flavour.reads_priorities),
+        classes(
+            behaviour,
+            flavour.graph_class,
+            reads_priorities=flavour.reads_priorities,
+            shares_events="ipc_handle" in flavour.surface.record["classes"]["Event"]["methods"],
+        ),
     )
     behaviour.stream_type = module.Stream
     return Double(flavour, driver, switched, module)

@@ -18,25 +18,39 @@ VENDORS = tuple(FLAVOURS)
 
 _IPC = {"export_ipc", "import_ipc", "collect_ipc"}
 _XPU = {*_IPC, "process_memory", "host_memory_stats", "copies_overlap"}
+# No vendor's module has these; the CUDA family registers host memory by its runtime.
+_NONE = {"submit_work"}
+_FEW = {*_NONE, "register_host_memory", "unregister_host_memory"}
+_XPU |= {*_FEW, "default_stream", "export_event", "import_event", "telemetry"}
+_NPU = {
+    *_FEW,
+    "process_memory",
+    "allocator_settings",
+    "set_allocator_setting",
+    "priority_range",
+    "supported_dtypes",
+}
 ABSENT: dict[tuple[str, str], set[str]] = {
-    ("cuda", "2.7.1"): set(),
-    ("cuda", "2.15.0"): set(),
-    ("rocm", "2.7.1"): set(),
-    ("rocm", "2.15.0"): set(),
+    ("cuda", "2.7.1"): _NONE,
+    ("cuda", "2.15.0"): _NONE,
+    ("rocm", "2.7.1"): _NONE,
+    ("rocm", "2.15.0"): _NONE,
     ("xpu", "2.15.0"): _XPU,
     ("xpu", "2.7.1"): {
         *_XPU,
         "is_capturing",
         "create_graph",
+        "graph_pool",
+        "can_access_peer",
         "empty_host_cache",
         "memory_snapshot",
         "set_memory_fraction",
         "memory_pool",
         "record_memory_history",
     },
-    ("npu", "2.14.0"): {"process_memory"},
-    ("npu", "2.7.1"): {"process_memory", "empty_host_cache", "host_memory_stats"},
-    ("musa", "2.7.1"): {"process_memory", "empty_host_cache", "host_memory_stats"},
+    ("npu", "2.14.0"): _NPU,
+    ("npu", "2.7.1"): {*_NPU, "empty_host_cache", "host_memory_stats"},
+    ("musa", "2.7.1"): {*_NPU, "telemetry", "empty_host_cache", "host_memory_stats"},
 }
 
 

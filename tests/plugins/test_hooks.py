@@ -34,8 +34,18 @@ def test_properties_say_what_the_vendor_knows(bench: Bench) -> None:
     name, architecture, units, uuid = PROPERTIES[bench.name]
     found = bench.backend.device_properties(1)
     told = "1.6.33578" if bench.name == "xpu" else None  # others' modules do not know
+    capability = {"cuda": (9, 0), "musa": (3, 1)}.get(bench.name)
+    physical = 2 if bench.name in ("cuda", "rocm") else None  # the double hides one device before these
     assert found == DeviceProperties(
-        name, 1024 * MIB, uuid, architecture, units, unified_memory=False, driver=told
+        name,
+        1024 * MIB,
+        uuid,
+        architecture,
+        units,
+        unified_memory=False,
+        driver=told,
+        capability=(9, 0) if bench.name == "rocm" else capability,
+        physical_index=physical,
     )
 
 

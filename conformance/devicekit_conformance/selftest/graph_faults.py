@@ -41,7 +41,7 @@ class EagerGraphs(Honest):
     caught_by = "DK-STREAM-011"
 
     @hookimpl
-    def create_graph(self, index: int) -> DeviceGraph:
+    def create_graph(self, index: int, pool: object | None = None) -> DeviceGraph:
         machine().initialize()
         return _Eager(machine().device(index))
 
@@ -63,7 +63,7 @@ class EmptyingBreaksGraphs(Honest):
         self._graphs: list[SimGraph] = []
 
     @hookimpl
-    def create_graph(self, index: int) -> DeviceGraph:
+    def create_graph(self, index: int, pool: object | None = None) -> DeviceGraph:
         machine().initialize()
         self._graphs.append(SimGraph(machine().device(index)))
         return self._graphs[-1]

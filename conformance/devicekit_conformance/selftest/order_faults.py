@@ -190,7 +190,7 @@ class EarlyEvents(Honest):
     caught_by = "DK-STREAM-008"
 
     @hookimpl
-    def create_event(self, index: int, timing: bool) -> Event:
+    def create_event(self, index: int, timing: bool, interprocess: bool = False) -> Event:
         machine().initialize()
         return _Early(enable_timing=timing)
 
@@ -206,7 +206,7 @@ class BackwardsTime(Honest):
     caught_by = "DK-STREAM-009"
 
     @hookimpl
-    def create_event(self, index: int, timing: bool) -> Event:
+    def create_event(self, index: int, timing: bool, interprocess: bool = False) -> Event:
         machine().initialize()
         return _Backwards(enable_timing=timing)
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from devicekit.devtools.scaffold.package import new_backend
+from devicekit.devtools.scaffold.package import Start, new_backend
 
-__all__ = ["new_backend"]
+__all__ = ["Start", "new_backend"]

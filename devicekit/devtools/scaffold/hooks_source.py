@@ -17,16 +17,21 @@ _HOMES: Mapping[str, tuple[str, ...]] = {
     "contextlib": ("AbstractContextManager",),
     "devicekit.contract.handles": ("DeviceGraph", "Event", "MemoryPool", "Stream"),
     "devicekit.contract.records": (
+        "AllocatorSetting",
         "DeviceProperties",
         "ErrorKind",
         "HostMemoryStats",
         "MemoryInfo",
         "MemoryStats",
         "ProcessMemory",
+        "Telemetry",
     ),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-_BUILT_IN = frozenset({"int", "bool", "str", "float", "object", "None", "BaseException", "torch"})
+_BUILT_IN = frozenset(
+    {"int", "bool", "str", "float", "object", "None", "BaseException", "frozenset", "torch", "tuple"}
+)
+NOT_SIMULATED = frozenset({"export_event", "import_event"})  # it lives in one process
 _WITHOUT = {
     HookKind.REQUIRED: "the registry refuses the plugin",
     HookKind.ORDERING: "whoever needs it gets UnsupportedHook",
@@ -55,8 +60,43 @@ class Backend:
 '''
 
 
+_PLAIN = '''"""The hooks of {title} devices.
+
+Three hooks are required and stand first. The others are listed below, each with its signature and what a device
+answers without it: copy what the vendor has into the class, and leave out the rest.
+"""
+
+from __future__ import annotations
+
+from devicekit import hookimpl
+
+
+class Backend:
+    """One object for the whole process; devices are told apart by their index."""
+
+'''
+_BODIES = {
+    "is_available": "return False",
+    "device_count": "return 0",
+    "synchronize": "raise NotImplementedError",
+}
+
+
+def plain_source(title: str) -> str:
+    """The text of a ``backend.py`` with the required hooks only, and the others as a list to copy from."""
+    lines = [_PLAIN.format(title=title)]
+    lines += [_method(spec, _BODIES[spec.name]) for spec in HOOKS.values() if spec.kind is HookKind.REQUIRED]
+    lines.append("\n# The other hooks of the contract.\n#")
+    for spec in HOOKS.values():
+        if spec.kind is not HookKind.REQUIRED:
+            text = f"{_declared(spec)}\n" + textwrap.indent(spec.doc, "    ")
+            said = f"Without it: {_WITHOUT[spec.kind]}."
+            lines.append("\n".join(f"# {line}".rstrip() for line in (*text.splitlines(), f"    {said}", "")))
+    return "\n".join(lines).rstrip("#\n ") + "\n"
+
+
 def backend_source(title: str) -> str:
-    """The text of ``backend.py``.
+    """The text of a ``backend.py`` that answers every hook from the simulated accelerator.
 
     Raises:
         ConfigurationError: an annotation of the contract has a name of unknown origin.
@@ -64,25 +104,29 @@ def backend_source(title: str) -> str:
     lines = [_HEAD.format(title=title, imports="\n".join(_imports()))]
     group = ""
     for spec in HOOKS.values():
+        if spec.name in NOT_SIMULATED:
+            continue
         if spec.group != group:
             group = spec.group
             lines.append(f"    # -- {group} {'-' * (_WIDTH - 9 - len(group))}\n")
-        lines.append(_method(spec))
+        call = f"self._simulated.{spec.name}({', '.join(spec.parameters)})"
+        lines.append(_method(spec, call if spec.returns == "None" else f"return {call}"))
     return "\n".join(lines)
 
 
-def _method(spec: HookSpec) -> str:
-    declaration = spec.declaration.replace(f"{spec.name}(", f"{spec.name}(self, ", 1).replace(
-        "(self, )", "(self)"
-    )
-    call = f"self._simulated.{spec.name}({', '.join(spec.parameters)})"
+def _declared(spec: HookSpec) -> str:
+    inner = spec.declaration.replace(f"{spec.name}(", f"{spec.name}(self, ", 1).replace("(self, )", "(self)")
+    return f"def {inner}:"
+
+
+def _method(spec: HookSpec, body: str) -> str:
     return "\n".join(
         [
             f"    # Without it: {_WITHOUT[spec.kind]}.",
             "    @hookimpl",
-            f"    def {declaration}:",
+            f"    {_declared(spec)}",
             textwrap.indent(_docstring(spec.doc), " " * 8),
-            f"        {call}" if spec.returns == "None" else f"        return {call}",
+            f"        {body}",
             "",
         ]
     )

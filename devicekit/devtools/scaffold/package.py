@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import enum
 import json
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from string import Template
 
 from devicekit import __version__
+from devicekit.contract.capabilities import CAPABILITIES
 from devicekit.contract.errors import ConfigurationError
+from devicekit.contract.hooks import HOOKS
 from devicekit.contract.versions import CONTRACT_VERSION
-from devicekit.devtools.scaffold.hooks_source import backend_source
+from devicekit.devtools.scaffold.hooks_source import NOT_SIMULATED, backend_source, plain_source
 
 _FILES = {
     "pyproject.toml": "pyproject.toml",
@@ -21,33 +25,66 @@ _FILES = {
     ".github/workflows/conformance.yml": "conformance.yml",
     "devicekit_{name}/__init__.py": "__init__.py",
     "devicekit_{name}/backend.toml": "backend.toml",
-    "devicekit_{name}/conformance.toml": "conformance.toml",
 }
 
 
-def new_backend(name: str, folder: Path) -> tuple[Path, ...]:
+# What the simulated accelerator claims. Written down, because writing files must not need it: on a machine whose
+# vendor has extended torch already there is no room for it.
+_SIMULATED = frozenset(CAPABILITIES) - {"event_sharing", "lazy_execution", "unified_memory"}
+# What an adapter over a module shows by its hooks alone; the suite shows the rest.
+_OVER = frozenset(CAPABILITIES) - {"async_copies", "unified_memory", "peak_memory", "lazy_execution"}
+_IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]*")
+_MODULE = re.compile(r"torch\.([a-z_][a-z0-9_]*)")
+
+
+class Start(enum.Enum):
+    """What a new backend stands on."""
+
+    SIMULATED = "simulated"  # no hardware yet: every hook answers from the simulated accelerator
+    OVER_MODULE = "over a torch module"  # the vendor's module looks like torch.cuda, at least in part
+    PLAIN = "plain"  # anything else: hooks to be written
+
+
+def new_backend(
+    name: str, folder: Path, *, start: Start = Start.SIMULATED, over: str | None = None
+) -> tuple[Path, ...]:
     """Write a new backend's package into ``folder``, which is made.
 
-    It stands on the simulated accelerator: it installs, the registry accepts it, and its devices work at once.
+    It installs and the registry accepts it at once. Nothing of torch is imported.
 
     Args:
         name: what users will write, as in ``get_device("acme:1")``: a lower-case identifier.
+        start: what its hooks stand on.
+        over: the vendor's module, as in ``"torch.acme"``; it implies ``Start.OVER_MODULE``.
 
     Returns:
         The files written.
 
     Raises:
-        ConfigurationError: ``name`` is no such identifier, or ``folder`` exists and is not empty.
+        ConfigurationError: ``name`` or ``over`` is no such name, or ``folder`` exists and is not empty.
     """
-    if not name.isidentifier() or name != name.lower():
+    if _IDENTIFIER.fullmatch(name) is None:
         raise ConfigurationError(
             f"A backend's name must be a lower-case identifier such as 'acme', not {name!r}."
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigurationError(f"{folder} exists and is not an empty folder.")
-    values = _values(name)
+    module = None if over is None else _MODULE.fullmatch(over)
+    if over is not None and module is None:
+        raise ConfigurationError(
+            f"The vendor's module is written torch.NAME, as in 'torch.acme', not {over!r}."
+        )
+    start = start if over is None else Start.OVER_MODULE
+    if start is Start.OVER_MODULE and module is None:
+        raise ConfigurationError("To start over a module, name it: over='torch.acme'.")
+    values = _values(name, start, module[1] if module is not None else name)
     texts = {path.format(name=name): _render(template, values) for path, template in _FILES.items()}
-    texts[f"devicekit_{name}/backend.py"] = backend_source(values["title"])
+    if start is Start.OVER_MODULE:
+        texts[f"devicekit_{name}/backend.py"] = _render("over_module.py", values)
+    elif start is Start.PLAIN:
+        texts[f"devicekit_{name}/backend.py"] = plain_source(values["title"])
+    else:
+        texts[f"devicekit_{name}/backend.py"] = backend_source(values["title"])
     texts[f"devicekit_{name}/py.typed"] = ""
     for path, text in texts.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -55,23 +92,51 @@ def new_backend(name: str, folder: Path) -> tuple[Path, ...]:
     return tuple(folder / path for path in sorted(texts))
 
 
-def _values(name: str) -> Mapping[str, str]:
-    from devicekit.testing import enable, sim_backend
-
-    enable()  # what the simulated machine can do is what the manifest claims
-    simulated = sim_backend.manifest()
+def _values(name: str, start: Start, module: str) -> Mapping[str, str]:
     major, minor, *_ = __version__.split(".")
+    simulated = start is Start.SIMULATED
+    claims = {Start.SIMULATED: _SIMULATED, Start.OVER_MODULE: _OVER}.get(start, frozenset())
+    probe = ""
+    if simulated:
+        measure = (
+            '"devicekit_conformance.simulated:SimProbe"  # measures virtual time: remove with the simulation'
+        )
+        probe = f"\n    probe = {measure}"
     return {
         "name": name,
         "title": name.capitalize(),
-        "device_type": simulated.device_type,
+        "device_type": "sim" if simulated else module,
+        "module": module,
+        "label": module.upper(),
+        "start": _STARTS[start].format(hooks=len(HOOKS) - len(NOT_SIMULATED), module=module),
+        "probe": probe,
+        "automatic": "false" if simulated else "true",
         # The contract's range is what binds: every devicekit of its major version serves it.
         "devicekit": f">={major}.{minor},<{int(major) + 1}",
         "contract": f">={CONTRACT_VERSION},<{CONTRACT_VERSION.major + 1}",
         "contract_version": str(CONTRACT_VERSION),
-        "noop": json.dumps(sorted(simulated.noop)),
-        "capabilities": json.dumps(sorted(simulated.capabilities)),
+        "noop": json.dumps(["collect_ipc", "submit_work"] if simulated else []),
+        "capabilities": json.dumps(sorted(claims) if simulated else []),
+        "optional": json.dumps([] if simulated else sorted(claims)),
     }
+
+
+_STARTS = {
+    Start.SIMULATED: (
+        "All {hooks} hooks answer from devicekit's simulated accelerator, so that everything works on the first "
+        "day, on any\nlaptop. When the last hook is yours, remove `_simulated` from `backend.py`, `probe` from\n"
+        "`tests/test_conformance.py` and `automatic` from `backend.toml`."
+    ),
+    Start.OVER_MODULE: (
+        "The hooks come from `torch.{module}`, and from `torch.accelerator` where the module has none. Override "
+        "in\n"
+        "`backend.py` what is different; set what is not served to `None`."
+    ),
+    Start.PLAIN: (
+        "`backend.py` has the three required hooks, and lists the others with their signatures: copy into the "
+        "class\nthose that the vendor has."
+    ),
+}
 
 
 def _render(template: str, values: Mapping[str, str]) -> str:

@@ -59,6 +59,10 @@ class Backend:
         )
 
     @hookimpl
+    def supported_dtypes(self, index: int) -> frozenset[torch.dtype] | None:
+        return frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
+
+    @hookimpl
     def memory_info(self, index: int) -> MemoryInfo:
         limits = host_memory.limits()
         return MemoryInfo(limits.free, limits.total, "os")

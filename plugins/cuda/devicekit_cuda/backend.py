@@ -18,6 +18,14 @@ VENDOR = Vendor(
     profiler_activity="CUDA",
     graph_class="CUDAGraph",
     copies_overlap=True,
+    stream_handle="cuda_stream",
+    torch_allocator=True,
+    telemetry={
+        "temperature": ("temperature", 1.0),
+        "power": ("power_draw", 1e-3),  # milliwatts
+        "utilisation": ("utilization", 0.01),  # per cent
+        "clock": ("clock_rate", 1e6),  # megahertz
+    },
     errors=cuda_like_rules(
         "CUDA",
         out_of_memory=(
@@ -57,6 +65,18 @@ class Backend(CudaFamilyBackend):
     def _architecture(self, found: object) -> str | None:
         major, minor = getattr(found, "major", None), getattr(found, "minor", None)
         return None if major is None or minor is None else f"{major}.{minor}"
+
+    def _dtypes(self, found: object) -> frozenset[torch.dtype] | None:
+        capability = self._capability(found)
+        if capability is None:
+            return None
+        known = {torch.float64, torch.float32, torch.float16, torch.int8}
+        known |= {torch.bfloat16} if capability >= (8, 0) else set()
+        known |= {torch.float8_e4m3fn, torch.float8_e5m2} if capability >= (8, 9) else set()
+        return frozenset(known)
+
+    def _physical(self, index: int) -> tuple[int | None, str | None]:
+        return management.place(self.module, index)
 
     def _ask_driver_version(self, index: int) -> str | None:
         return management.driver_version()

@@ -26,6 +26,22 @@ def processes(module: ModuleType, index: int) -> Sequence[ProcessMemory] | None:
         return None
 
 
+def place(module: ModuleType, index: int) -> tuple[int | None, str | None]:
+    """Of torch's device ``index``: its index among all of the machine, and its PCI address."""
+    try:
+        physical = int(module._get_nvml_device_index(index))
+    except Exception:  # CUDA_VISIBLE_DEVICES names what torch cannot count
+        return None, None
+    nvml = _library()
+    if nvml is None:
+        return physical, None
+    try:
+        found = nvml.nvmlDeviceGetPciInfo(nvml.nvmlDeviceGetHandleByIndex(physical)).busId
+        return physical, found.decode() if isinstance(found, bytes) else str(found)
+    except Exception:
+        return physical, None
+
+
 def driver_version() -> str | None:
     """The driver's version; ``None`` where the library is missing or does not answer: torch does not know."""
     nvml = _library()

@@ -19,6 +19,7 @@ VENDOR = Vendor(
     profiler_activity="PrivateUse1",
     graph_class="MUSAGraph",
     copies_overlap=True,
+    stream_handle="musa_stream",
     errors=cuda_like_rules(
         "MUSA",
         out_of_memory=(
@@ -59,6 +60,7 @@ VENDOR = Vendor(
 
 
 @lacks("empty_host_cache", "host_memory_stats")  # the cache of pinned memory is out of Python's reach
+@lacks("allocator_settings", "set_allocator_setting", "priority_range", "supported_dtypes", "telemetry")
 class Backend(TorchModuleBackend):
     """Hooks of Moore Threads GPUs."""
 
@@ -78,6 +80,10 @@ class Backend(TorchModuleBackend):
     def _architecture(self, found: object) -> str | None:
         major, minor = getattr(found, "major", None), getattr(found, "minor", None)
         return None if major is None or minor is None else f"{major}.{minor}"
+
+    def _capability(self, found: object) -> tuple[int, int] | None:
+        major, minor = getattr(found, "major", None), getattr(found, "minor", None)
+        return (major, minor) if isinstance(major, int) and isinstance(minor, int) else None
 
     @hookimpl
     @needs("_record_memory_history")  # at the top of this vendor's module

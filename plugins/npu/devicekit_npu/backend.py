@@ -10,7 +10,7 @@ from types import ModuleType
 import torch
 
 from devicekit.contract import ErrorKind
-from devicekit.torchlike import ErrorRules, Quirk, TorchModuleBackend, Vendor
+from devicekit.torchlike import ErrorRules, Quirk, TorchModuleBackend, Vendor, lacks
 from devicekit.torchlike.needs import meets
 from devicekit.torchlike.quirks import EMPTY_CACHE_IN_CAPTURE
 
@@ -26,6 +26,8 @@ VENDOR = Vendor(
     profiler_activity="PrivateUse1",
     graph_class="NPUGraph",
     copies_overlap=True,
+    stream_handle="npu_stream",
+    telemetry={"utilisation": ("utilization", 0.01)},  # per cent
     host_empty_cache="host_empty_cache",
     errors=ErrorRules(
         # 507xxx are faults inside the device and its driver: cores, heartbeat, memory, scheduler.
@@ -92,6 +94,7 @@ VENDOR = Vendor(
 )
 
 
+@lacks("allocator_settings", "set_allocator_setting", "priority_range", "supported_dtypes")
 class Backend(TorchModuleBackend):
     """Hooks of Ascend NPUs."""
 

@@ -18,6 +18,14 @@ VENDOR = Vendor(
     profiler_activity="CUDA",
     graph_class="CUDAGraph",
     copies_overlap=True,
+    stream_handle="cuda_stream",
+    torch_allocator=True,
+    telemetry={
+        "temperature": ("temperature", 1.0),
+        "power": ("power_draw", 1.0),  # watts, unlike CUDA's
+        "utilisation": ("utilization", 0.01),  # per cent
+        "clock": ("clock_rate", 1e6),  # megahertz
+    },
     errors=cuda_like_rules(
         "HIP",
         out_of_memory=(
@@ -66,6 +74,20 @@ class Backend(CudaFamilyBackend):
         # "gfx942:sramecc+:xnack-": the modes after the colon are settings of the driver.
         name: str | None = getattr(found, "gcnArchName", None)
         return None if name is None else name.partition(":")[0]
+
+    def _dtypes(self, found: object) -> frozenset[torch.dtype] | None:
+        name = self._architecture(found)
+        if name is None:
+            return None
+        known = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int8}
+        if name.startswith("gfx94"):  # of its own kind: without negative zero
+            known |= {torch.float8_e4m3fnuz, torch.float8_e5m2fnuz}
+        elif name.startswith(("gfx95", "gfx12")):
+            known |= {torch.float8_e4m3fn, torch.float8_e5m2}
+        return frozenset(known)
+
+    def _physical(self, index: int) -> tuple[int | None, str | None]:
+        return management.place(self.module, index)
 
     def _ask_driver_version(self, index: int) -> str | None:
         return management.driver_version(self.module, index)

@@ -26,6 +26,16 @@ def processes(module: ModuleType, index: int) -> Sequence[ProcessMemory] | None:
     )
 
 
+def place(module: ModuleType, index: int) -> tuple[int | None, str | None]:
+    """Of torch's device ``index``: its index among all of the machine, and its PCI address."""
+    try:
+        physical = int(module._get_amdsmi_device_index(index))
+    except Exception:  # a variable names what torch cannot count
+        return None, None
+    found = _ask(module, index, lambda amdsmi, handle: amdsmi.amdsmi_get_gpu_device_bdf(handle))
+    return physical, found if isinstance(found, str) else None
+
+
 def driver_version(module: ModuleType, index: int) -> str | None:
     """The version of the driver of torch's device ``index``; ``None`` where nobody says: torch does not know."""
     found = _ask(

@@ -28,6 +28,8 @@ VENDOR = Vendor(
     visible_devices_variable="ZE_AFFINITY_MASK",
     profiler_activity="XPU",
     graph_class="XPUGraph",
+    stream_handle="sycl_queue",
+    torch_allocator=True,
     errors=ErrorRules(
         # Some libraries give Level Zero's code alone.
         device_lost=rf"{_ZE_CODE}0x7000000[14]\b",
@@ -85,7 +87,8 @@ VENDOR = Vendor(
 
 # torch shares no tensors of this device between processes and counts no pinned memory; that copies overlap has
 # not been established.
-@lacks("collect_ipc", "export_ipc", "import_ipc", "host_memory_stats", "copies_overlap")
+@lacks("collect_ipc", "export_ipc", "import_ipc", "export_event", "import_event", "host_memory_stats")
+@lacks("copies_overlap", "default_stream", "telemetry")
 class Backend(TorchModuleBackend):
     """Hooks of Intel GPUs."""
 
@@ -111,7 +114,18 @@ class Backend(TorchModuleBackend):
             compute_units="max_compute_units",
             unified="is_integrated_gpu",
             driver=getattr(found, "driver_version", None),
+            **self._place(found, index),
         )
+
+    def _dtypes(self, found: object) -> frozenset[torch.dtype] | None:
+        known = {torch.float32}
+        for field, dtype in (
+            ("has_fp64", torch.float64),
+            ("has_fp16", torch.float16),
+            ("has_bfloat16_conversions", torch.bfloat16),
+        ):
+            known |= {dtype} if getattr(found, field, False) else set()
+        return frozenset(known)
 
     @hookimpl
     def memory_info(self, index: int) -> MemoryInfo:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import metadata
@@ -15,8 +16,11 @@ import devicekit
 from devicekit.cli import main
 from devicekit.contract import HOOKS, Manifest
 from devicekit.contract.errors import ConfigurationError
-from devicekit.devtools.scaffold import new_backend
-from devicekit.testing import MIB, simulation
+from devicekit.devtools.scaffold import Start, new_backend
+from devicekit.devtools.scaffold.hooks_source import NOT_SIMULATED
+from devicekit.registry import Candidate
+from devicekit.registry.validation import check_hooks, implemented_hooks
+from devicekit.testing import MIB, sim_backend, simulation
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -66,8 +70,10 @@ def test_it_is_not_chosen_unless_asked_for(acme: Path) -> None:
 
 def test_every_hook_is_there_with_the_types_and_words_of_the_contract(acme: Path) -> None:
     backend = devicekit.get_device("acme").backend
-    assert backend.implemented == frozenset(HOOKS)
+    assert backend.implemented == frozenset(HOOKS) - NOT_SIMULATED
     for name, spec in HOOKS.items():
+        if name in NOT_SIMULATED:
+            continue
         method = getattr(backend.plugin, name)
         signature = inspect.signature(method)
         typed = ", ".join(str(one) for one in signature.parameters.values())
@@ -78,7 +84,9 @@ def test_every_hook_is_there_with_the_types_and_words_of_the_contract(acme: Path
 def test_its_manifest_claims_what_the_simulated_machine_can(acme: Path) -> None:
     manifest = Manifest.read(acme / "devicekit_acme" / "backend.toml")
     assert (manifest.name, manifest.device_type, manifest.automatic) == ("acme", "sim", False)
-    assert {"streams", "caching_allocator", "graphs"} <= manifest.capabilities
+    simulated = sim_backend.manifest()
+    assert (manifest.capabilities, manifest.noop) == (simulated.capabilities, simulated.noop)
+    assert frozenset(HOOKS) - implemented_hooks(sim_backend.SimBackend()) == NOT_SIMULATED
 
 
 def test_everything_a_vendor_needs_is_there_and_nothing_is_left_to_fill_in(acme: Path) -> None:
@@ -91,7 +99,6 @@ def test_everything_a_vendor_needs_is_there_and_nothing_is_left_to_fill_in(acme:
         "tests/test_conformance.py",
         "devicekit_acme/backend.py",
         "devicekit_acme/backend.toml",
-        "devicekit_acme/conformance.toml",
         "devicekit_acme/py.typed",
     } <= names
     for name in names:
@@ -121,3 +128,46 @@ def test_the_command_says_what_to_do_next(tmp_path: Path, capsys: pytest.Capture
     assert main(["new-backend", "zeta", "-o", str(folder)]) == 0
     assert f"pip install -e {folder}[test] && devicekit info --device zeta" in capsys.readouterr().out
     assert (folder / "devicekit_zeta" / "backend.py").exists()
+
+
+TAKEN = """
+import builtins, sys
+real = builtins.__import__
+def refuse(name, *rest):
+    if name.partition(".")[0] == "torch":
+        raise RuntimeError("the vendor's extension broke torch")
+    return real(name, *rest)
+builtins.__import__ = refuse
+from devicekit.cli import main
+for number, words in enumerate([[], ["--plain"], ["--over", "torch.cpu"], ["--simulated"]]):
+    assert main(["new-backend", "acme", "-o", f"out{number}", *words]) == 0
+print(sorted(name for name in sys.modules if name.startswith(("torch", "devicekit.testing"))))
+"""
+
+
+def test_writing_files_needs_neither_torch_nor_the_simulated_accelerator(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TAKEN], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(("start", "over"), [(Start.PLAIN, None), (Start.SIMULATED, "torch.cpu")])
+def test_the_other_starts_are_accepted_too(tmp_path: Path, start: Start, over: str | None) -> None:
+    new_backend("acme", tmp_path / "new", start=start, over=over)
+    package = tmp_path / "new" / "devicekit_acme"
+    manifest = Manifest.read(package / "backend.toml")
+    space: dict[str, object] = {}
+    exec(compile((package / "backend.py").read_text(), "backend.py", "exec"), space)
+    plugin = space["Backend"]()  # type: ignore[operator]
+    check_hooks(plugin, Candidate("acme", "devicekit-acme", "1", "acme:Backend", manifest))
+    assert {"is_available", "device_count", "synchronize"} <= implemented_hooks(plugin)
+    assert manifest.device_type == ("acme" if over is None else "cpu")
+
+
+@pytest.mark.parametrize("over", ["acme", "torch", "torch.", "torch.A", "torch.a.b", "numpy.x"])
+def test_the_module_is_written_as_torch_has_it(tmp_path: Path, over: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"torch\.NAME"):
+        new_backend("acme", tmp_path / "new", over=over)
+    assert list(tmp_path.iterdir()) == []
