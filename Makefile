@@ -27,8 +27,9 @@ lint: $(SETUP) ## style and likely mistakes
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
 
-types: $(SETUP) ## strict types
+types: $(SETUP) ## strict types of the product; types of the tests
 	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/mypy --no-error-summary --config-file tests/mypy.ini tests
 
 architecture: $(SETUP) ## dependencies point downwards only
 	@$(BIN)/lint-imports --no-logo

@@ -27,6 +27,7 @@ from devicekit.registry import register_backend, unregister_backend
 _ROUNDS = 25
 _ROUND_SECONDS = 0.003
 _PER_LOOP = 10
+_ADDED = 100.0  # nanoseconds; an engine makes some ten calls a step
 _STARTS = 7
 _EMPTY = "an empty process"
 
@@ -95,12 +96,13 @@ def _calls(device: Device) -> list[Row]:
     manager.add_hookspecs(BackendSpec)
     manager.register(_Vendor())
     rows: list[Row] = []
-    cases = (("synchronize", "synchronize", "index=0", 0.05), ("release_cache", "empty_cache", "", None))
+    cases = (("synchronize", "synchronize", "index=0", 0.1), ("release_cache", "empty_cache", "", None))
     for method, hook, keywords, target in cases:
         direct, frame = _direct(device, hook), _frame(device, hook)
         names = {"device": device, "direct": direct, "frame": frame, "hook": getattr(manager.hook, hook)}
         call, bound = f"device.{method}()", f"direct({0 if keywords else ''})"
         rows += [
+            _added(f"{method}, empty: what the device adds to it", call, bound, names),
             _ratio(f"{method}, empty: device / bound function", call, bound, names),
             _ratio(f"{method}, empty: one frame around it / bound function", "frame()", bound, names),
             _ratio(f"{method}, empty: device / pluggy call", call, f"hook({keywords})", names, target),
@@ -151,6 +153,14 @@ def _ratio(
     times = max(1, round(_ROUND_SECONDS / (_seconds(first, 100) / 100)))
     ratios = [_seconds(first, times) / _seconds(second, times) for _ in range(_ROUNDS)]
     return Row(case=case, value=statistics.median(ratios), unit="x", target=target)
+
+
+def _added(case: str, statement: str, against: str, names: Mapping[str, object]) -> Row:
+    """Nanoseconds by which one call takes longer than another, timed in turns."""
+    first, second = _loop(statement, names), _loop(against, names)
+    times = max(1, round(_ROUND_SECONDS / (_seconds(first, 100) / 100)))
+    more = [(_seconds(first, times) - _seconds(second, times)) / (times * _PER_LOOP) for _ in range(_ROUNDS)]
+    return Row(case=case, value=statistics.median(more) * 1e9, unit="ns", target=_ADDED)
 
 
 def _loop(statement: str, names: Mapping[str, object]) -> Callable[[int], None]:

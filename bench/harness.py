@@ -76,7 +76,7 @@ class Row:
 
     case: str
     value: float
-    unit: str  # us, B, x or %
+    unit: str  # us, ns, B, x or %
     yardstick: str | None = None
     multiple: float | None = None  # value in yardsticks
     peer: str | None = None

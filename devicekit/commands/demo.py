@@ -16,7 +16,7 @@ from devicekit.commands.demo_model import write_model
 from devicekit.commands.noise import noisy_copy
 from devicekit.commands.oracle import Comparison, Oracle
 from devicekit.commands.text import human_bytes
-from devicekit.commands.timeline import Event, Timeline, open_timeline
+from devicekit.commands.timeline import Event, PlainTimeline, Timeline
 from devicekit.contract.errors import ConfigurationError
 from devicekit.device import device_of
 from devicekit.engine import Engine, EngineConfig, Generation
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
         options.device = _simulated_device()
     if options.second_model and not options.model:
         raise ConfigurationError("--second-model needs --model.")
-    with tempfile.TemporaryDirectory(prefix="devicekit-demo-") as folder, open_timeline() as timeline:
+    with tempfile.TemporaryDirectory(prefix="devicekit-demo-") as folder, _open_timeline() as timeline:
         return _Demo(timeline, options.device, _checkpoints(options, Path(folder), timeline)).run()
 
 
@@ -93,6 +93,15 @@ def _simulated_device() -> str:
     from devicekit.testing.sim_backend import register
 
     return register().name
+
+
+def _open_timeline() -> Timeline:
+    """The best timeline this terminal can show."""
+    try:
+        from devicekit.commands.rich_timeline import RichTimeline
+    except ImportError:
+        return PlainTimeline()
+    return RichTimeline()
 
 
 def _checkpoints(options: argparse.Namespace, folder: Path, timeline: Timeline) -> tuple[Path, Path]:

@@ -61,15 +61,6 @@ class Timeline(AbstractContextManager["Timeline"], Protocol):
         """How many of the requests are done."""
 
 
-def open_timeline() -> Timeline:
-    """The best timeline this terminal can show."""
-    try:
-        from devicekit.commands.rich_timeline import RichTimeline
-    except ImportError:
-        return PlainTimeline()
-    return RichTimeline()
-
-
 class PlainTimeline:
     """One line per event, and a dot-free progress report only when it changes by a tenth."""
 

@@ -5,10 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from devicekit.observe.stages import Stage
+from devicekit.observe.memory_scope import MemoryScope
+
+
+class Passage(Protocol):
+    """What is added up: a `Stage` is one."""
+
+    path: tuple[str, ...]
+    failed: bool
+    wall_seconds: float
+    memory: MemoryScope | None
+
+    @property
+    def device_seconds(self) -> float | None:
+        """Seconds on the device's own clock, where they are known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +37,9 @@ class StageSummary:
     peak: int | None  # bytes above the start of the stage, the highest
 
 
-def summarize(stages: Iterable[Stage]) -> Sequence[StageSummary]:
+def summarize(stages: Iterable[Passage]) -> Sequence[StageSummary]:
     """One summary for each path."""
-    groups: dict[tuple[str, ...], list[Stage]] = {}
+    groups: dict[tuple[str, ...], list[Passage]] = {}
     for stage in stages:
         groups.setdefault(stage.path, []).append(stage)
     return [_summary(path, group) for path, group in groups.items()]
@@ -59,7 +71,7 @@ def _row(one: StageSummary) -> tuple[str, ...]:
     )
 
 
-def _summary(path: tuple[str, ...], stages: Sequence[Stage]) -> StageSummary:
+def _summary(path: tuple[str, ...], stages: Sequence[Passage]) -> StageSummary:
     on_device = [stage.device_seconds for stage in stages]
     left = [stage.memory.current if stage.memory else None for stage in stages]
     peaks = [stage.memory.peak if stage.memory else None for stage in stages]
