@@ -95,7 +95,11 @@ class HashRunner:
             raise fault
         sums = self._histories(batch)
         chosen = _choose(sums, salt, batch, self._limits.vocab_size)
-        return StepOutput(chosen, _logprobs(sums, chosen, batch, self._limits.vocab_size))
+        return StepOutput(
+            chosen,
+            _logprobs(sums, chosen, batch, self._limits.vocab_size),
+            _prompt_logprobs(batch, salt, self._limits.vocab_size),
+        )
 
     def _write(self, batch: ForwardBatch, salt: int) -> None:
         parts = _mix(_entries(batch.tokens, batch.positions, salt) + _PARTS)
@@ -221,7 +225,22 @@ def _logprobs(sums: _U64, chosen: Int32, batch: ForwardBatch, vocabulary: int) -
     values: Float32 = -(_mix(sums) % np.uint64(1000)).astype(np.float32) / np.float32(1000)
     ids = (chosen[:, None] + np.arange(batch.top_logprobs, dtype=np.int32)) % vocabulary
     top = np.repeat(values[:, None], batch.top_logprobs, axis=1)
-    return Logprobs(values, ids.astype(np.int32), top)
+    picks = None if batch.logprobs is None else batch.logprobs.picks
+    picked = None if picks is None else values[picks.rows]
+    return Logprobs(values, ids.astype(np.int32), top, picked)
+
+
+def _prompt_logprobs(batch: ForwardBatch, salt: int, vocabulary: int) -> Logprobs | None:
+    """Made up of each token and its position alone."""
+    scored = batch.scored
+    if scored is None:
+        return None
+    hashed = _entries(batch.tokens[scored.at], batch.positions[scored.at], salt)
+    values: Float32 = -(_mix(hashed) % np.uint64(1000)).astype(np.float32) / np.float32(1000)
+    ids = (scored.targets[:, None] + np.arange(scored.top, dtype=np.int32)) % vocabulary
+    top = np.repeat(values[:, None], scored.top, axis=1)
+    picked = None if scored.picks is None else values[scored.picks.rows]
+    return Logprobs(values, ids.astype(np.int32), top, picked)
 
 
 def _entries(tokens: Int32, positions: Int32, salt: int) -> _U64:

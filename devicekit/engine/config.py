@@ -12,6 +12,7 @@ from devicekit.memory.paired_sizing import plan_paired
 from devicekit.memory.sizing import KVPlan, plan_kv
 from devicekit.memory.state import StateLayout
 from devicekit.scheduling.batch import ModelLimits
+from devicekit.scheduling.limits import INVALID_LOGITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class EngineConfig:
     # a pool of their own if memory is short, sized for what running requests look back at.
     window_kv_tokens: int | None = None
     conservativeness: float = 1.0  # lower admits more requests at once, at the price of retractions
+    random_seed: int | None = None  # whence requests without a seed get theirs; None: another each time
+    invalid_logits: str = "refuse"  # what becomes of requests whose logits are NaN or infinite; or "mark"
     checked: bool = False  # account for every page, row and state slot after every step: raises, and costs
 
     @property
@@ -111,6 +114,10 @@ def _may_pair(layout: KVLayout, config: EngineConfig, states: StateLayout | None
 
 
 def _check(config: EngineConfig) -> None:
+    if config.invalid_logits not in INVALID_LOGITS:
+        raise ConfigurationError(
+            f"invalid_logits must be {' or '.join(INVALID_LOGITS)}, not {config.invalid_logits!r}"
+        )
     for name, least in (("page_size", 1), ("max_running", 1), ("max_batch_tokens", 1), ("host_kv_tokens", 0)):
         if (value := getattr(config, name)) < least:
             raise ConfigurationError(f"{name} must be at least {least}, not {value}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -35,9 +36,10 @@ from devicekit.scheduling.messages import (
     Reply,
     Selector,
 )
-from devicekit.scheduling.request import Request, SamplingParams, default_seed, prompt_array
+from devicekit.scheduling.participants import Participant
+from devicekit.scheduling.request import Request, SamplingParams, prompt_array
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits, Step
-from devicekit.text import RequestText, TokenizerVocabulary
+from devicekit.text import GrammarCompiler, RequestText, TokenizerVocabulary
 from devicekit.weights.install import WeightControl, install
 from devicekit.weights.joint import JointRegion
 from devicekit.weights.occupation import MemoryTag, Region
@@ -92,6 +94,10 @@ class Engine(EngineVerbs):
         )
         self.states = self.pools.states
         self.vocabulary = None if self.tokenizer is None else TokenizerVocabulary(self.tokenizer)
+        self.grammars = None
+        if self.tokenizer is not None:
+            limits = served.limits
+            self.grammars = GrammarCompiler(self.tokenizer, limits.vocab_size, sorted(limits.eos_token_ids))
         self.scheduler: EngineScheduler = self._schedule(served, releases, ranks)
         model = Model(runner, runner.weight_aliases())
         self.weights: WeightControl = install(
@@ -103,9 +109,11 @@ class Engine(EngineVerbs):
         )
         if draft is not None:
             self.weights.register_draft(Model(draft, draft.weight_aliases()), draft)
+        self._register_caches()
         self._generations: dict[str, Generation] = {}
         self._replies: dict[str, Reply] = {}
         self._ids = itertools.count(1)
+        self._random = random.Random(config.random_seed)
 
     @classmethod
     def open(
@@ -161,6 +169,7 @@ class Engine(EngineVerbs):
             window_pages=self.plan.window_pages,
             state_snapshots=0 if states is None else states.snapshots,
             checked=config.checked,
+            invalid_logits=config.invalid_logits,
         )
         slots = None if states is None else states.slots
         if ranks is None:
@@ -172,6 +181,7 @@ class Engine(EngineVerbs):
                 releases=releases,
                 detokenizer=self.vocabulary,
                 states=slots,
+                grammars=self.grammars,
             )
         # Not every build of torch has what it needs.
         from devicekit.scheduling.ranks.scheduler import LockstepScheduler
@@ -184,7 +194,15 @@ class Engine(EngineVerbs):
             policies=None if releases is None else releases.policies,
             detokenizer=self.vocabulary,
             states=slots,
+            grammars=self.grammars,
         )
+
+    def _register_caches(self) -> None:
+        """What else a flush forgets, in this order: compiled grammars, then the figures of the old cache."""
+        if self.grammars is not None:
+            self.scheduler.register(Participant("grammar_cache", self.grammars.flush))
+        figures = self.scheduler.state.requests.cache_figures
+        self.scheduler.register(Participant("cache_metrics", figures.reset))
 
     def _regions(self) -> dict[MemoryTag, Region]:
         pools = self.pools
@@ -223,6 +241,7 @@ class Engine(EngineVerbs):
             timeout=timeout,
             stream=stream,
         )
+        request.seed = self.draw_seed()
         return self._add(request)
 
     def submit_samples(
@@ -251,7 +270,7 @@ class Engine(EngineVerbs):
         base = request_id or self._next_id("request")
         tokens = prompt_array(self.encode(prompt) if isinstance(prompt, str) else prompt)
         chosen = params or SamplingParams()
-        first = default_seed(base) if chosen.seed is None else chosen.seed
+        first = self.draw_seed() if chosen.seed is None else chosen.seed
         generations: list[Generation] = []
         try:
             for at in range(n):
@@ -276,6 +295,10 @@ class Engine(EngineVerbs):
         generation = self.generation(request)
         self._generations[request.id] = generation
         return generation
+
+    def draw_seed(self) -> int:
+        """A seed for a request that was given none."""
+        return self._random.getrandbits(62)
 
     def generation(self, request: Request) -> Generation:
         """What fills in with a request's outputs. Its text is made with the request's own options."""
@@ -337,14 +360,14 @@ class Engine(EngineVerbs):
         self._replies.update((reply.id, reply) for reply in step.replies)
         return step
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text.
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        """Token ids of a text; ``special``: with what the tokenizer puts before and behind by itself.
 
         Raises:
             MissingTokenizer: the model directory has none.
         """
         tokenizer = self.tokenizer or self.runner.directory.tokenizer()
-        tokens: list[int] = tokenizer.encode(text)
+        tokens: list[int] = tokenizer.encode(text, add_special_tokens=special)
         return tokens
 
     @property

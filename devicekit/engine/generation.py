@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from devicekit.scheduling.messages import Output
-from devicekit.scheduling.request import Finish, TokenLogprob, VersionSpan
+from devicekit.scheduling.request import Finish, FinishKind, TokenLogprob, VersionSpan
 from devicekit.text import RequestText, TokenDecoder
 from devicekit.text.vocabulary import Decodes, Vocabulary, vocabulary_of
 
@@ -31,14 +31,17 @@ class Generation:
     prompt_tokens: int
     tokens: list[int] = field(default_factory=list)
     text: str = ""
+    gained: int = 0  # tokens of the last output
     finish: Finish | None = None
     cached_tokens: int = 0  # of the prompt, not computed because they were cached
     retractions: int = 0
     spans: tuple[VersionSpan, ...] = ()  # which weights made which output tokens
     logprobs: list[TokenLogprob] = field(default_factory=list)
-    maker: RequestText | None = (
-        None  # makes the text where the scheduler does not; None: it does, or there is none
-    )
+    # Of the prompt's tokens behind the first one asked for.
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    invalid_logits: int = 0  # tokens that were drawn from logits that are no numbers
+    # Makes the text where the scheduler does not; None: it does, or there is none.
+    maker: RequestText | None = None
     keep_stop: bool = False  # leave what stopped the output in its text
     offsets: list[int] = field(
         default_factory=list
@@ -48,14 +51,22 @@ class Generation:
     def done(self) -> bool:
         return self.finish is not None
 
+    @property
+    def completed(self) -> bool:
+        """Whether it came to an end of its own: it was not broken off, and did not fail."""
+        return self.finish is not None and self.finish.kind in (FinishKind.STOP, FinishKind.LENGTH)
+
     def receive(self, output: Output) -> str:
         """Take in an output; returns the text it added."""
         self.tokens += output.tokens
+        self.gained = len(output.tokens)
         self.finish = output.finish
         self.cached_tokens = output.cached_tokens
         self.retractions = output.retractions
         self.spans = output.spans
         self.logprobs += output.logprobs
+        self.prompt_logprobs += output.prompt_logprobs
+        self.invalid_logits = output.invalid_logits
         text, offsets = output.text, output.offsets
         if text is None:
             text, offsets = self._make(output)

@@ -6,7 +6,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from devicekit.scheduling.batch import Float32, Int64, LogitAdjustments, Logprobs, SamplingArrays
+from devicekit.scheduling.batch import (
+    Float32,
+    Int64,
+    LogitAdjustments,
+    Logprobs,
+    Picks,
+    SamplingArrays,
+    TokenMasks,
+)
 
 _COLDEST = 1e-5  # below, the likeliest token has all probability that a float32 can tell, and logits overflow
 _BITS = 23  # the largest uniform, 1 - 2**-23, times any float32 total stays below that total
@@ -20,6 +28,15 @@ def adjust(logits: torch.Tensor, adjustments: LogitAdjustments) -> torch.Tensor:
     values = logits[rows, tokens]
     values = torch.where(values > 0, values / scales, values * scales) + offsets
     return logits.index_put((rows, tokens), values)
+
+
+def mask(logits: torch.Tensor, masks: TokenMasks) -> torch.Tensor:
+    """A copy of ``logits`` ([L, vocabulary]) in which no token has a chance that may not come."""
+    rows = torch.from_numpy(masks.rows).to(logits.device)
+    words = torch.from_numpy(masks.bits).to(logits.device)
+    allowed = (words.unsqueeze(-1) >> torch.arange(32, device=words.device, dtype=words.dtype)) & 1
+    allowed = allowed.flatten(1)[:, : logits.shape[1]].bool()
+    return logits.index_put((rows,), torch.where(allowed, logits[rows], -torch.inf))
 
 
 def choose(logits: torch.Tensor, sampling: SamplingArrays | None) -> torch.Tensor:
@@ -44,14 +61,33 @@ def choose(logits: torch.Tensor, sampling: SamplingArrays | None) -> torch.Tenso
     return torch.where(warm.squeeze(1), tokens, greedy)
 
 
-def log_probabilities(logits: torch.Tensor, tokens: torch.Tensor, top: int) -> Logprobs:
-    """Natural logarithms of the probabilities of ``tokens`` and of the ``top`` likeliest, as ``logits`` are."""
-    scores = torch.log_softmax(logits, dim=-1)
-    values, ids = scores.topk(min(top, scores.shape[1]), dim=-1)
+def tempered(logits: torch.Tensor, sampling: SamplingArrays | None) -> torch.Tensor:
+    """Logits that tokens are drawn from, before top-k, top-p and min-p; of greedy rows as they are."""
+    if sampling is None:
+        return logits
+    temperature = _column(sampling.temperature, logits)
+    return logits / torch.where(temperature >= _COLDEST, temperature, 1.0)
+
+
+def log_probabilities(
+    logits: torch.Tensor, tokens: torch.Tensor, top: int, picks: Picks | None = None
+) -> Logprobs:
+    """Natural logarithms of the probabilities of ``tokens``, of the ``top`` likeliest, and of those picked.
+
+    NaN where the logits are NaN or infinite. Nothing of the size of ``logits`` is made.
+    """
+    total = torch.logsumexp(logits, dim=-1, keepdim=True)
+    total = torch.where(torch.isfinite(total), total, torch.nan)
+    values, ids = logits.topk(min(top, logits.shape[1]), dim=-1)
+    picked = None
+    if picks is not None:
+        rows, columns = (torch.from_numpy(one).to(logits.device) for one in (picks.rows, picks.tokens))
+        picked = (logits[rows, columns] - total[rows, 0]).cpu().numpy()
     return Logprobs(
-        chosen=scores.gather(1, tokens.unsqueeze(1)).squeeze(1).cpu().numpy(),
+        chosen=(logits.gather(1, tokens.unsqueeze(1)) - total).squeeze(1).cpu().numpy(),
         top_ids=ids.to(torch.int32).cpu().numpy(),
-        top_values=values.cpu().numpy(),
+        top_values=(values - total).cpu().numpy(),
+        picked=picked,
     )
 
 

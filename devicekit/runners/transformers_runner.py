@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from devicekit.memory.kv import KVLayout, KVPool
@@ -25,7 +26,7 @@ from devicekit.runners.reload import (
     stage_update,
 )
 from devicekit.runners.state_layers import PackedStates, mixing
-from devicekit.scheduling.batch import ForwardBatch, Int32, Int64, ModelLimits, StepOutput
+from devicekit.scheduling.batch import ForwardBatch, Int32, Int64, Logprobs, ModelLimits, StepOutput
 
 if TYPE_CHECKING:
     from devicekit.device import Device
@@ -144,17 +145,31 @@ class TransformersRunner:
 
     def _answer(self, batch: ForwardBatch, pool: KVPool) -> StepOutput:
         logits = self._forward(batch, pool)
+        scored = None
+        if batch.scored is not None:
+            logits, prompts = logits[: len(batch.wanted)], logits[len(batch.wanted) :]
+            targets = torch.from_numpy(batch.scored.targets).to(logits.device).long()
+            scored = sampling.log_probabilities(prompts, targets, batch.scored.top, batch.scored.picks)
         adjusted = logits if batch.adjustments is None else sampling.adjust(logits, batch.adjustments)
+        if batch.masks is not None:
+            adjusted = sampling.mask(adjusted, batch.masks)
         tokens = sampling.choose(adjusted, batch.sampling)
+        # A row's greatest logit is NaN if one of them is, and infinite if one is or all are minus infinity.
+        sound = torch.isfinite(logits.amax(dim=-1))
+        answer = torch.where(sound, tokens, -1 - tokens).to(torch.int32).cpu().numpy()
         logprobs = None
         if batch.top_logprobs is not None:
-            logprobs = sampling.log_probabilities(logits, tokens, batch.top_logprobs)
-        return StepOutput(tokens.to(torch.int32).cpu().numpy(), logprobs)
+            logprobs = _log_probabilities(batch, logits, adjusted, tokens, batch.top_logprobs)
+        invalid = bool(len(answer)) and int(answer.min()) < 0
+        return StepOutput(answer, logprobs, scored, invalid)
 
     def _forward(self, batch: ForwardBatch, pool: KVPool) -> torch.Tensor:
-        """Logits of the wanted positions: [L, vocabulary], float32."""
+        """Logits of the wanted positions and of the scored ones behind them: [L + S, vocabulary], float32."""
         device = self.device.torch_device
-        arrays: list[Int32 | Int64] = [batch.tokens, batch.positions, batch.wanted, batch.slots]
+        asked: Int32 | Int64 = batch.wanted
+        if batch.scored is not None:
+            asked = np.concatenate((batch.wanted.astype(np.int64), batch.scored.at))
+        arrays: list[Int32 | Int64] = [batch.tokens, batch.positions, asked, batch.slots]
         if batch.window_pages is not None:
             arrays.append(window_slots(batch, batch.window_pages))
         tokens, positions, wanted, *slots = to_device(arrays, device)
@@ -178,3 +193,16 @@ class TransformersRunner:
             self._mirror = TableMirror(batch.table, self.device.torch_device)
         self._mirror.sync()
         return self._mirror.tensor
+
+
+def _log_probabilities(
+    batch: ForwardBatch, logits: torch.Tensor, adjusted: torch.Tensor, tokens: torch.Tensor, top: int
+) -> Logprobs:
+    """Of the distribution that tokens were drawn from, or of the model's own where that was asked for."""
+    drawn_from = sampling.tempered(adjusted, batch.sampling)
+    if batch.logprobs is None:
+        return sampling.log_probabilities(drawn_from, tokens, top)
+    if batch.logprobs.raw.any():
+        raw = torch.from_numpy(batch.logprobs.raw).to(logits.device).unsqueeze(1)
+        drawn_from = torch.where(raw, logits, drawn_from)
+    return sampling.log_probabilities(drawn_from, tokens, top, batch.logprobs.picks)

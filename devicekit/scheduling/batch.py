@@ -49,6 +49,43 @@ class LogitAdjustments:
 
 
 @dataclass(slots=True)
+class Picks:
+    """Tokens whose log-probability is asked for by their id, one entry per pair of position and token."""
+
+    rows: Int64  # [E] index into the positions
+    tokens: Int64  # [E]
+
+
+@dataclass(slots=True)
+class LogprobWishes:
+    """Of which distribution the log-probabilities of the wanted positions are, and of which further tokens.
+
+    Usually of the one that the token was drawn from: adjusted, and divided by the temperature if that is not 0.
+    """
+
+    raw: npt.NDArray[np.bool_]  # [L] of the logits as the model gives them
+    picks: Picks | None = None
+
+
+@dataclass(slots=True)
+class ScoredPositions:
+    """Prompt positions at which the log-probability of the token that follows is wanted, as the model gives it."""
+
+    at: Int64  # [S] indices into tokens
+    targets: Int32  # [S] the tokens that follow
+    top: int  # how many of the likeliest
+    picks: Picks | None = None
+
+
+@dataclass(slots=True)
+class TokenMasks:
+    """Which tokens may come next at some of the wanted positions; all may at the others."""
+
+    rows: Int64  # [M] index into the wanted positions
+    bits: Int32  # [M, vocabulary / 32] bit t % 32 of word t // 32 is set if token t may come
+
+
+@dataclass(slots=True)
 class ForwardBatch:
     """One forward pass over the packed tokens of ``B`` sequences, ``T`` tokens in all.
 
@@ -76,6 +113,11 @@ class ForwardBatch:
     # [pages + 1] the page that stands for each page in layers with a window; None: the same one. 0: no token of
     # this batch looks there.
     window_pages: Int32 | None = None
+    logprobs: LogprobWishes | None = (
+        None  # None: of the distribution that tokens are drawn from, and of no others
+    )
+    masks: TokenMasks | None = None  # None: any token may come anywhere
+    scored: ScoredPositions | None = None  # None: nothing is asked of prompts
 
     @property
     def page_table(self) -> Int32:
@@ -89,19 +131,26 @@ class ForwardBatch:
 
 @dataclass(slots=True)
 class Logprobs:
-    """Log-probabilities of the wanted positions, natural logarithm, before temperature and adjustments."""
+    """Log-probabilities at some positions, natural logarithm. NaN: the logits there are no numbers."""
 
     chosen: Float32  # [L]
-    top_ids: Int32  # [L, k]
+    top_ids: Int32  # [L, k] the likeliest, in order
     top_values: Float32  # [L, k]
+    picked: Float32 | None = None  # [E] of the tokens that were asked for by their ids
 
 
 @dataclass(slots=True)
 class StepOutput:
-    """The next token of each wanted position."""
+    """The next token of each wanted position.
+
+    Where the logits are NaN or infinite there is none: ``tokens`` has -1 - token there, with what a choice that
+    takes no notice of it would have given, and ``invalid`` is set.
+    """
 
     tokens: Int32  # [L]
     logprobs: Logprobs | None = None
+    prompt_logprobs: Logprobs | None = None  # of the scored positions
+    invalid: bool = False  # some tokens are negative
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,13 @@ class RequestCheck:
     Args:
         pool_tokens: tokens that the whole pool holds.
         has_tokenizer: whether stop strings can be recognised.
+        has_grammars: whether an output can be made to follow a grammar.
     """
 
-    def __init__(self, limits: ModelLimits, pool_tokens: int, has_tokenizer: bool) -> None:
+    def __init__(
+        self, limits: ModelLimits, pool_tokens: int, has_tokenizer: bool, *, has_grammars: bool = False
+    ) -> None:
+        self._has_grammars = has_grammars
         self._limits = limits
         self._longest = min(limits.max_positions, pool_tokens)
         self._pool_tokens = pool_tokens
@@ -36,12 +40,15 @@ class RequestCheck:
             and 0 < len(prompt) < self._longest
             and self._largest(prompt) < self._limits.vocab_size
             and (request.timeout is None or request.timeout > 0)
+            and (params.prompt_logprobs is None or params.prompt_logprobs < len(prompt))
         ):
             return
         raise InvalidRequest(f"Request {request.id!r} cannot run: {'; '.join(self._problems(request))}.")
 
     def _approve(self, params: SamplingParams) -> bool:
         if params.problems(self._limits) or (params.stop and not self._has_tokenizer):
+            return False
+        if params.grammar is not None and not self._has_grammars:
             return False
         self._approved = params
         return True
@@ -57,6 +64,8 @@ class RequestCheck:
         found = request.params.problems(limits)
         if request.params.stop and not self._has_tokenizer:
             found.append("it has stop strings, and this engine has no tokenizer")
+        if request.params.grammar is not None and not self._has_grammars:
+            found.append("its output is to follow a grammar, and this engine has no tokenizer")
         if size == 0:
             found.append("the prompt is empty")
         elif self._largest(request.prompt) >= limits.vocab_size:
@@ -67,6 +76,9 @@ class RequestCheck:
             )
         if size >= self._pool_tokens:
             found.append(f"the prompt has {size} tokens, and the KV pool holds {self._pool_tokens}")
+        start = request.params.prompt_logprobs
+        if start is not None and start >= size:
+            found.append(f"log-probabilities are asked for from prompt token {start} on, and it has {size}")
         if request.timeout is not None and not request.timeout > 0:
             found.append(f"timeout must be a positive number of seconds, not {request.timeout}")
         return found

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from devicekit.contract.errors import ConfigurationError
+
+INVALID_LOGITS = ("refuse", "mark")
+
 
 @dataclass(frozen=True, slots=True)
 class SchedulerLimits:
@@ -20,3 +24,12 @@ class SchedulerLimits:
     state_snapshots: int = 0  # of recurrent layers, kept for cached prefixes; 0: such prefixes are not cached
     checked: bool = False  # find double frees, and account for every id after every step: raises, and costs
     eviction: str = "lru"  # which cached prefixes go first: see `devicekit.memory.eviction`
+    # What becomes of a request whose logits are NaN or infinite: "refuse" ends it with an error, "mark" lets it go
+    # on and counts the tokens that are not to be believed.
+    invalid_logits: str = "refuse"
+
+    def __post_init__(self) -> None:
+        if self.invalid_logits not in INVALID_LOGITS:
+            raise ConfigurationError(
+                f"invalid_logits must be {' or '.join(INVALID_LOGITS)}, not {self.invalid_logits!r}"
+            )

@@ -230,6 +230,8 @@ class Output(NamedTuple):  # a dataclass that is frozen takes five times as long
     logprobs: tuple[TokenLogprob, ...] = ()
     text: str | None = None  # that it gained; None: whoever reads the tokens makes their text
     offsets: tuple[int, ...] = ()  # where in the text its tokens begin, where there are log-probabilities
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()  # of the prompt's tokens behind the first one asked for
+    invalid_logits: int = 0  # tokens so far that were drawn from logits that are no numbers
 
 
 class Step(NamedTuple):

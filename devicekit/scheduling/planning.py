@@ -9,9 +9,11 @@ import numpy as np
 
 from devicekit.scheduling.adjusting import adjustments
 from devicekit.scheduling.batch import ForwardBatch, Int32, Int64
+from devicekit.scheduling.constraining import token_masks
 from devicekit.scheduling.kv_cache.layers import Chunk
 from devicekit.scheduling.request import Request
 from devicekit.scheduling.reservation import NewTokenRatio
+from devicekit.scheduling.scoring import fill_wishes, positions_at_once
 from devicekit.scheduling.state import SchedulerState
 
 # A pass that fails costs a synchronisation and two attempts: this many good ones make up for it.
@@ -37,6 +39,7 @@ class Planner:
         self._max_batch_tokens = max_batch_tokens
         self._limit = max_batch_tokens  # smaller for a while after the device ran out of memory
         self._passes = 0  # that succeeded at this limit
+        self._scores_at_once = self._scores_left = positions_at_once(state.runner.limits.vocab_size)
 
     def halve(self, tokens: int) -> int:
         """After a pass of ``tokens`` ran out of memory: the most to plan from now on, or 0 if it was one."""
@@ -57,6 +60,7 @@ class Planner:
         """Choose the next pass. Running requests come first, then prompts that have begun, then new ones."""
         requests = self._requests
         plan = Plan(len(requests.running.requests), [])
+        self._scores_left = self._scores_at_once
         budget = self._limit - plan.decoding
         for request in requests.prefilling:
             budget = self._take_chunk(plan, request, budget)
@@ -86,9 +90,19 @@ class Planner:
     def _take_chunk(self, plan: Plan, request: Request, budget: int) -> int:
         start = request.computed
         count = min(self._kv.computable(request), budget)
+        if request.scored is not None:
+            count = self._take_scored(request, count)
         if count > 0:
             plan.chunks.append((request, start, start + count))
         return budget - count
+
+    def _take_scored(self, request: Request, count: int) -> int:
+        """As many of ``count`` tokens as do not have more prompt positions scored in this pass than it may."""
+        first = max(request.computed, request.scored or 0)
+        count = min(count, max(0, first - request.computed) + self._scores_left)
+        last = min(request.computed + count, len(request.prompt) - 1)
+        self._scores_left -= max(0, last - first)
+        return count
 
     def _admit(self, request: Request, remaining: int) -> bool:
         """Give a request its row and pages.
@@ -149,7 +163,10 @@ class BatchBuilder:
     def build(self, plan: Plan) -> ForwardBatch:
         """The batch of a plan. Its arrays may share memory with the scheduler's: they are good for one pass."""
         running, count = self._state.running, plan.decoding
-        plain = running.sampling.idle and not self._state.kv.fills and not self._state.requests.adjusted
+        requests = self._state.requests
+        plain = running.sampling.idle and not (
+            self._state.kv.fills or requests.adjusted or requests.constrained
+        )
         if plan.chunks:
             batch = self._with_chunks(plan)
             if plain and True not in [request.listed for request, _, _ in plan.chunks]:
@@ -162,8 +179,12 @@ class BatchBuilder:
         joining = [request for request, _, end in plan.chunks if end == request.total]
         self._state.kv.fill(batch, plan.chunks)
         running.sampling.fill(batch, running.view.positions, joining)
-        if self._state.requests.adjusted:
-            batch.adjustments = adjustments(self._state.requests, joining, self._state.kv.table.tokens)
+        known = self._state.kv.table.tokens
+        fill_wishes(batch, requests, plan.chunks, known)
+        if requests.adjusted:
+            batch.adjustments = adjustments(requests, joining, known)
+        if requests.constrained:
+            batch.masks = token_masks(requests, joining, self._state.runner.limits.vocab_size)
         return batch
 
     def _decode(self, count: int) -> ForwardBatch:

@@ -13,7 +13,7 @@ import numpy as np
 from devicekit.memory.prefix_node import Node
 from devicekit.scheduling.batch import Int32, ModelLimits
 from devicekit.scheduling.errors import InvalidRequest
-from devicekit.text import RequestText, TextOptions
+from devicekit.text import Grammar, GrammarMatcher, RequestText, TextOptions
 
 _HOTTEST = 1e6  # every token is as likely as any other long before that
 
@@ -27,7 +27,7 @@ class SamplingParams:
     top_k: int = 0  # 0: no limit
     top_p: float = 1.0
     min_p: float = 0.0
-    seed: int | None = None  # None: derived from the request's id
+    seed: int | None = None  # None: the request's own, which an engine draws anew for each
     stop: tuple[str, ...] = ()  # text that ends the output and is cut from it; needs a tokenizer
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
@@ -38,6 +38,12 @@ class SamplingParams:
     repetition_penalty: float = 1.0  # divides a positive logit, multiplies others; of the prompt's tokens too
     logit_bias: tuple[tuple[int, float], ...] = ()  # added to tokens' logits
     logprobs: int | None = None  # how many alternatives to report per token; 0: the chosen one only
+    logprob_ids: tuple[int, ...] = ()  # further tokens to report at each position
+    raw_logprobs: bool = False  # of the model's own distribution, not of the one that tokens are drawn from
+    prompt_logprobs: int | None = (
+        None  # prompt token from which on log-probabilities are reported; None: of none
+    )
+    grammar: Grammar | None = None  # what the output must follow; needs a tokenizer and the extra "grammar"
     # How its text is made.
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True  # where special tokens are shown and the tokenizer puts any
@@ -68,8 +74,10 @@ class SamplingParams:
     def problems(self, limits: ModelLimits) -> list[str]:
         """Everything that is wrong with these parameters for this model."""
         found: list[str] = []
-        if self.max_new_tokens < 1:
-            found.append(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
+        if self.max_new_tokens < (1 if self.prompt_logprobs is None else 0):
+            found.append(
+                f"max_new_tokens must be at least 1, or 0 with prompt_logprobs, not {self.max_new_tokens}"
+            )
         if not 0 <= self.temperature <= _HOTTEST:
             found.append(f"temperature must be from 0 to {_HOTTEST:g}, not {self.temperature}")
         if self.top_k < 0:
@@ -80,6 +88,15 @@ class SamplingParams:
             found.append(f"min_p must be from 0 to 1, not {self.min_p}")
         if self.logprobs is not None and not 0 <= self.logprobs <= limits.vocab_size:
             found.append(f"logprobs must be from 0 to {limits.vocab_size}, not {self.logprobs}")
+        if self.grammar is not None and self.min_new_tokens:
+            found.append("min_new_tokens cannot be had with a grammar, which says when an output is complete")
+        if self.prompt_logprobs is not None and self.prompt_logprobs < 0:
+            found.append(f"prompt_logprobs must be 0 or more, not {self.prompt_logprobs}")
+        if self.logprobs is None and (self.logprob_ids or self.prompt_logprobs is not None):
+            found.append("logprob_ids and prompt_logprobs need logprobs")
+        foreign = [token for token in self.logprob_ids if not 0 <= token < limits.vocab_size]
+        if foreign:
+            found.append(f"logprob_ids {foreign[:8]} are outside the vocabulary of {limits.vocab_size}")
         if "" in self.stop:
             found.append("a stop string must not be empty")
         if self.seed is not None and not -(2**63) <= self.seed < 2**63:
@@ -143,11 +160,15 @@ class VersionSpan(NamedTuple):
 
 
 class TokenLogprob(NamedTuple):
-    """Log-probability of one output token, and of its best alternatives (natural logarithm)."""
+    """Log-probability of one token, of the best ones at its place, and of those asked for (natural logarithm).
+
+    NaN: the logits there were no numbers.
+    """
 
     token: int
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
+    picked: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -176,7 +197,7 @@ class Request:
     # Kept by the scheduler.
     arrival: int = 0  # order of arrival
     deadline: float | None = None  # the clock's seconds
-    seed: int = 0
+    seed: int | None = None  # unless its parameters have one; None: derived from its id
     limit: int = 0  # tokens, prompt included, at which the output is long enough
     tokens: Int32 = field(init=False)  # prompt and output, while it waits
     row: int = 0  # 0: holds no KV
@@ -195,14 +216,25 @@ class Request:
     reported: int = 0  # output tokens already streamed
     spans: tuple[VersionSpan, ...] = ()
     logprobs: list[TokenLogprob] | None = None  # not reported yet
-    text: RequestText | None = (
-        None  # made here if stop strings are looked for in it, and otherwise by the reader
-    )
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)  # not reported yet
+    scored: int | None = None  # the next prompt token whose follower is to be scored; None: none is
+    invalid_logits: int = 0  # tokens that were drawn from logits that are no numbers
+    matcher: GrammarMatcher | None = None  # how far its output has come in its grammar
+    # Made here if stop strings are looked for in it, and otherwise by whoever reads the tokens.
+    text: RequestText | None = None
 
     def __post_init__(self) -> None:
         self.prompt = np.ascontiguousarray(self.prompt, dtype=np.int32)
         self.tokens = self.prompt
         self.total = len(self.prompt)
+        self.scored = self.params.prompt_logprobs
+
+    @property
+    def reusable(self) -> int:
+        """Leading tokens whose KV may come from a cache: the last one is computed, and what is to be scored."""
+        if self.scored is None or self.scored >= len(self.prompt) - 1:
+            return self.total - 1
+        return min(self.total - 1, self.scored)
 
     @property
     def num_output(self) -> int:

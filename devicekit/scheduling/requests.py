@@ -6,6 +6,7 @@ Nobody else moves a request from one place to another, reports its tokens, or sa
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
 
 from devicekit.scheduling.adjusting import LogitAdjuster
 from devicekit.scheduling.batch import ModelLimits
@@ -16,6 +17,25 @@ from devicekit.scheduling.request import Finish, FinishKind, Request, TokenLogpr
 from devicekit.scheduling.running import RunningBatch
 from devicekit.scheduling.stopping import StopConditions
 from devicekit.scheduling.waiting import WaitingQueue
+
+
+@dataclass(slots=True)
+class CacheFigures:
+    """How the prefix cache has served since it was last flushed. Figures of a cache that is gone say nothing."""
+
+    prompt_tokens: int = 0  # of requests that ended
+    cached_tokens: int = 0  # of those, found in the cache
+    epochs: int = 0  # flushes so far
+
+    @property
+    def hit_rate(self) -> float | None:
+        """Share of prompt tokens that were found; ``None`` before there were any."""
+        return self.cached_tokens / self.prompt_tokens if self.prompt_tokens else None
+
+    def reset(self) -> None:
+        """A new cache begins."""
+        self.prompt_tokens = self.cached_tokens = 0
+        self.epochs += 1
 
 
 class Requests(Mapping[str, Request]):
@@ -44,6 +64,9 @@ class Requests(Mapping[str, Request]):
         self.special: dict[str, Request] = {}  # that run and have stop conditions of their own
         self.streaming: dict[str, Request] = {}  # that run and report tokens as they come
         self.adjusted: dict[str, LogitAdjuster] = {}  # that hold KV and have wishes for their logits
+        self.constrained: dict[str, Request] = {}  # that hold KV and whose output follows a grammar
+        self.cache_figures = CacheFigures()
+        self.invalid_logits = 0  # tokens so far for which the logits were NaN or infinite
         self.weight_version = "default"
         self.weights_epoch = 0  # grows whenever a weight changes; prefixes are shared only within one
 
@@ -91,6 +114,8 @@ class Requests(Mapping[str, Request]):
         self.prefilling.append(request)
         if request.listed and request.params.adjusts:
             self.adjusted[request.id] = LogitAdjuster(request, self._limits)
+        if request.matcher is not None:
+            self.constrained[request.id] = request
 
     def join(self, request: Request, token: int) -> None:
         """A prompt is computed, and this is the token behind it: from now on the request decodes."""
@@ -104,6 +129,23 @@ class Requests(Mapping[str, Request]):
                 self.special[request.id] = request
             if request.stream:
                 self.streaming[request.id] = request
+
+    def end_prompt(self, request: Request, finish: Finish) -> None:
+        """A prompt is computed, and nothing but that was wanted."""
+        self._kv.publish(request)
+        self.finish(request, finish)
+
+    def take_back(self, request: Request, finish: Finish) -> None:
+        """End a request whose last step gave no token: the one that was noted for it is none of its output.
+
+        What it computed is not shared. As `complete`, its column stays vacant.
+        """
+        if request.column < 0:
+            self.finish(request, finish)
+            return
+        self.running.vacate(request)
+        request.total -= 1
+        self._close(request, finish)
 
     def finish(self, request: Request, finish: Finish) -> None:
         """End a request wherever it is, and give back what it holds."""
@@ -131,6 +173,8 @@ class Requests(Mapping[str, Request]):
     def _close(self, request: Request, finish: Finish) -> None:
         tokens = self._unreported(request)
         finish = _end_text(request, finish)
+        self.cache_figures.prompt_tokens += len(request.prompt)
+        self.cache_figures.cached_tokens += request.cached_tokens
         self._kv.free(request)
         del self._all[request.id]
         self._unlist(request)
@@ -150,7 +194,7 @@ class Requests(Mapping[str, Request]):
 
     def _unlist(self, request: Request) -> None:
         if request.listed:
-            for wanted in (self.special, self.streaming, self.adjusted):
+            for wanted in (self.special, self.streaming, self.adjusted, self.constrained):
                 wanted.pop(request.id, None)
 
     # -- What is reported -------------------------------------------------------------------------------------
@@ -195,6 +239,7 @@ class Requests(Mapping[str, Request]):
             if logprobs:
                 offsets = request.text.offsets(request.reported, request.reported + len(tokens))
         request.reported += len(tokens)
+        prompt_logprobs, request.prompt_logprobs = tuple(request.prompt_logprobs), []
         size = len(request.prompt)
         return Output(
             request.id,
@@ -208,6 +253,8 @@ class Requests(Mapping[str, Request]):
             logprobs,
             text,
             offsets,
+            prompt_logprobs,
+            request.invalid_logits,
         )
 
     # -- Which weights made what ------------------------------------------------------------------------------

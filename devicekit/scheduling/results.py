@@ -4,20 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from devicekit.scheduling.batch import Int32, Logprobs, StepOutput
+import numpy as np
+
+from devicekit.scheduling.batch import Int32, StepOutput
 from devicekit.scheduling.planning import Plan
-from devicekit.scheduling.request import Finish, FinishKind, Request, TokenLogprob
+from devicekit.scheduling.request import Finish, FinishKind, Request
 from devicekit.scheduling.requests import Requests
+from devicekit.scheduling.scoring import keep_output, keep_prompt
 from devicekit.scheduling.stopping import StopConditions
+from devicekit.text import GrammarRefused
 
 _LONG_ENOUGH = Finish(FinishKind.LENGTH)
+_COMPLETE = Finish(FinishKind.STOP)  # nothing may follow in its grammar
+_NONE: dict[str, Request] = {}
+_INVALID = (
+    "The model's logits for output token {} are NaN or infinite, so there is no such token: its weights are not "
+    "sound, or its arithmetic overflows in this dtype."
+)
 
 
 class ResultProcessor:
     """Brings the tokens of a pass to their requests."""
 
-    def __init__(self, requests: Requests, known: Int32, stops: StopConditions) -> None:
-        """``known`` are the tokens of every row."""
+    def __init__(
+        self, requests: Requests, known: Int32, stops: StopConditions, invalid_logits: str = "refuse"
+    ) -> None:
+        """``known`` are the tokens of every row; ``invalid_logits`` as in `SchedulerLimits`."""
+        self._marks = invalid_logits == "mark"
         self._requests = requests
         self._known = known
         self._stops = stops
@@ -25,17 +38,24 @@ class ResultProcessor:
     def process(self, plan: Plan, result: StepOutput) -> None:
         """Append the new tokens, end what is finished, and let completed prompts join the running batch."""
         requests, count = self._requests, plan.decoding
-        if result.logprobs is not None:
-            self._keep_logprobs(plan, result.tokens, result.logprobs)
-        finished = self._advance(result.tokens[:count]) if count else ()
+        tokens, invalid = result.tokens, _NONE
+        if result.invalid:
+            tokens, invalid = self._look_at_invalid(plan, result)
+        keep_output(requests.running.requests[:count], plan.chunks, result)
+        keep_prompt(plan.chunks, result)
+        finished = self._advance(tokens[:count]) if count else ()
         for request, finish in finished:
-            requests.complete(request, finish)
+            if request.id not in invalid:
+                requests.complete(request, finish)
         wanted = count
         for request, _, end in plan.chunks:
             request.computed = end
             if end == request.total:
-                self._complete_prompt(request, result.tokens.item(wanted))
+                if request.id not in invalid:
+                    self._complete_prompt(request, tokens.item(wanted))
                 wanted += 1
+        for request in invalid.values():
+            requests.take_back(request, Finish(FinishKind.ERROR, message=_INVALID.format(request.num_output)))
         requests.running.close_up()
         for request in requests.streaming.values():
             self._stream(request)
@@ -56,17 +76,47 @@ class ResultProcessor:
         for request in requests.special.values():
             running.settle(request)
             output = self._known[request.row, len(request.prompt) : request.total]
-            if (finish := self._stops.check(request, output)) is not None:
+            if (finish := self._check(request, output)) is not None:
                 found[request.id] = (request, finish)
         for request in at_limit:
             found.setdefault(request.id, (request, _LONG_ENOUGH))
         return found.values()
 
+    def _check(self, request: Request, output: Int32) -> Finish | None:
+        """Whether the last token of ``output`` ends a request: a stop condition, or its grammar."""
+        finish = self._stops.check(request, output)
+        if finish is not None or request.matcher is None:
+            return finish
+        try:
+            return _COMPLETE if request.matcher.advance(int(output[-1])) else None
+        except GrammarRefused as error:
+            return Finish(FinishKind.ERROR, message=str(error))
+
+    def _look_at_invalid(self, plan: Plan, result: StepOutput) -> tuple[Int32, dict[str, Request]]:
+        """The tokens as they are, and the requests that end because theirs is none; marked ones go on."""
+        requests, tokens = self._requests, result.tokens
+        asking = [*requests.running.requests[: plan.decoding]]
+        asking += [request for request, _, end in plan.chunks if end == request.total]
+        found = {asking[at].id: asking[at] for at in np.flatnonzero(tokens < 0).tolist()}
+        requests.invalid_logits += len(found)
+        tokens = np.where(tokens < 0, -1 - tokens, tokens)
+        if self._marks:
+            for request in found.values():
+                request.invalid_logits += 1
+            result.tokens = tokens
+            return tokens, _NONE
+        for identity in found:  # what is no token has no text
+            requests.special.pop(identity, None)
+        return tokens, found
+
     def _complete_prompt(self, request: Request, token: int) -> None:
+        if request.total >= request.limit:
+            self._requests.end_prompt(request, _LONG_ENOUGH)
+            return
         self._requests.join(request, token)
         if request.id in self._requests.special:
             output = self._known[request.row, len(request.prompt) : request.total]
-            finish = self._stops.check(request, output)
+            finish = self._check(request, output)
         else:
             finish = self._stops.end(token)
         if finish is None and request.total >= request.limit:
@@ -82,15 +132,3 @@ class ResultProcessor:
             increment = increment[: max(0, settled)]
         if increment or (text is not None and text.ready):
             self._requests.report(request, increment)
-
-    def _keep_logprobs(self, plan: Plan, tokens: Int32, logprobs: Logprobs) -> None:
-        requests = [*self._requests.running.requests[: plan.decoding]]
-        requests += [request for request, _, end in plan.chunks if end == request.total]
-        for at, request in enumerate(requests):
-            asked = request.params.logprobs
-            if asked is not None:
-                ids, values = logprobs.top_ids[at, :asked], logprobs.top_values[at, :asked]
-                top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
-                if request.logprobs is None:
-                    request.logprobs = []
-                request.logprobs.append(TokenLogprob(int(tokens[at]), float(logprobs.chosen[at]), top))

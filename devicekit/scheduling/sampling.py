@@ -34,7 +34,7 @@ class SamplingColumns:
             self._sampled += 1
             self._floats[:, column] = (params.temperature, params.top_p, params.min_p)
             self._top_k[column] = params.top_k
-            self._seed[column] = request.seed
+            self._seed[column] = request.seed or 0
         if params.logprobs is not None:
             self.logprobs[request.id] = params.logprobs
 
@@ -53,16 +53,12 @@ class SamplingColumns:
         self._floats[:, column] = _GREEDY
 
     def fill(self, batch: ForwardBatch, positions: Int32, joining: list[Request]) -> None:
-        """Set a batch's ``sampling`` and ``top_logprobs``.
+        """Set a batch's ``sampling``.
 
         Args:
             positions: [n] position of each running request's input token.
             joining: requests whose prompt this pass completes; their tokens follow those of the batch.
         """
-        wanted = [*self.logprobs.values()]
-        wanted += [one.params.logprobs for one in joining if one.params.logprobs is not None]
-        if wanted:
-            batch.top_logprobs = max(wanted)
         if not self._sampled and all(one.params.temperature == 0 for one in joining):
             return
         count = len(positions)
@@ -75,7 +71,7 @@ class SamplingColumns:
             top_k=_joined(self._top_k[:count], [one.params.top_k for one in joining]),
             top_p=floats[_TOP_P],
             min_p=floats[_MIN_P],
-            seed=np.concatenate((self._seed[:count], np.array([one.seed for one in joining], np.int64))),
+            seed=np.concatenate((self._seed[:count], np.array([one.seed or 0 for one in joining], np.int64))),
             position=np.concatenate(
                 (positions.astype(np.int64) + 1, np.array([one.total for one in joining], np.int64))
             ),

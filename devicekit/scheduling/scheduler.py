@@ -46,6 +46,7 @@ from devicekit.scheduling.stopping import StopConditions
 from devicekit.scheduling.verbs.control import Control
 from devicekit.scheduling.verbs.pause import continue_if_due
 from devicekit.scheduling.waiting import WaitingQueue
+from devicekit.text import GrammarCompiler, GrammarRefused
 from devicekit.text.vocabulary import Decodes, Vocabulary
 
 __all__ = ["Scheduler", "SchedulerLimits", "Step"]
@@ -64,6 +65,7 @@ class Scheduler:
         releases: release points; default: as the environment sets them, on the scheduler's clock.
         detokenizer: a `Vocabulary`, or whatever decodes; needed by requests with stop strings.
         states: state slots, for a runner whose model has recurrent layers. Snapshots are in slots behind them.
+        grammars: needed by requests whose output follows a grammar.
         coordinator: what this rank has to agree on with others; default: it is the only one.
     """
 
@@ -77,6 +79,7 @@ class Scheduler:
         releases: ReleasePoints | None = None,
         detokenizer: Vocabulary | Decodes | None = None,
         states: PageAllocator | None = None,
+        grammars: GrammarCompiler | None = None,
         coordinator: Coordinator | None = None,
     ) -> None:
         coordinator = coordinator or SingleRank()
@@ -89,7 +92,10 @@ class Scheduler:
         longest = min(model.max_positions, pool_tokens)
         # The last token needs no KV of its own, hence the one extra.
         self._longest_output = min(model.max_positions, pool_tokens + 1)
-        self.check = RequestCheck(model, pool_tokens, detokenizer is not None).check
+        self.grammars = grammars
+        self.check = RequestCheck(
+            model, pool_tokens, detokenizer is not None, has_grammars=grammars is not None
+        ).check
         table = RequestTable(
             limits.max_running, _row_width(longest, limits.page_size), longest + 1, checked=limits.checked
         )
@@ -121,7 +127,7 @@ class Scheduler:
         self._retraction = Retraction(self.state, self._ratio)
         self._recovery = OutOfMemoryRecovery(device, self.state.releases, coordinator=coordinator)
         self._stops = StopConditions(model, detokenizer)
-        self._results = ResultProcessor(requests, table.tokens, self._stops)
+        self._results = ResultProcessor(requests, table.tokens, self._stops, limits.invalid_logits)
         self._inbox: deque[Request | Operation] = deque()
         self._woken = threading.Event()
         self._arrivals = 0
@@ -160,6 +166,11 @@ class Scheduler:
         self.check(request)
         if why := state.coordinator.lost or state.gate.failure:
             raise InvalidRequest(f"Request {request.id!r} cannot run: {why}")
+        if params.grammar is not None and self.grammars is not None:
+            try:
+                request.matcher = self.grammars.matcher(params.grammar)
+            except GrammarRefused as error:
+                raise InvalidRequest(f"Request {request.id!r} cannot run: {error}") from error
         self._arrivals += 1
         request.arrival = self._arrivals
         request.limit = min(request.total + params.max_new_tokens, self._longest_output)
@@ -184,7 +195,10 @@ class Scheduler:
         """Prepare a request that costs something in every step."""
         params = request.params
         if params.temperature > 0:
-            request.seed = default_seed(request.id) if params.seed is None else params.seed
+            if params.seed is not None:
+                request.seed = params.seed
+            elif request.seed is None:
+                request.seed = default_seed(request.id)
         if StopConditions.is_special(params):
             self._stops.begin(request)
         request.listed = True

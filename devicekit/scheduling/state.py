@@ -71,6 +71,11 @@ class SchedulerState:
         return self.requests.weights_epoch
 
     @property
+    def invalid_logits(self) -> int:
+        """Tokens so far for which the logits were NaN or infinite."""
+        return self.requests.invalid_logits
+
+    @property
     def paused(self) -> bool:
         """Whether an operator has paused generation."""
         return self.gate.paused

@@ -40,7 +40,13 @@ class StopConditions:
     @staticmethod
     def is_special(params: SamplingParams) -> bool:
         """Whether these are conditions that the vector lookup does not cover."""
-        return bool(params.stop or params.stop_token_ids or params.ignore_eos or params.min_new_tokens)
+        return bool(
+            params.stop
+            or params.stop_token_ids
+            or params.ignore_eos
+            or params.min_new_tokens
+            or params.grammar is not None
+        )
 
     def ended(self, tokens: Int32) -> npt.NDArray[np.int64] | None:
         """Indices of the tokens that are end-of-sequence; ``None`` if there are none."""

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from devicekit.engine import Generation
-from devicekit.scheduling.request import TokenLogprob
+from devicekit.scheduling.request import Finish, FinishKind, TokenLogprob
 from devicekit.server import openai_format as openai
 from devicekit.server.endpoints import Arguments, Endpoint
 from devicekit.server.errors import BadRequest
 from devicekit.server.events import EventStream
 from devicekit.server.group import GenerationFailed, Group, SequenceSpec, several
 from devicekit.server.keys import Access
+from devicekit.server.logprob_format import Named, alternatives, named
+from devicekit.server.meta_info import MetaInfo
 from devicekit.server.serving import Serving
+from devicekit.server.tools import Call, Tool, ToolChoice, ToolReader, ToolUse, marks_hidden
 
 # What the tokenizer takes for its own, and what would give back something else than text.
 _TAKEN = frozenset(
     {"conversation", "chat_template", "tokenize", "tokenizer_kwargs", "return_dict", "return_tensors"}
-    | {"return_assistant_tokens_mask", "padding", "truncation", "max_length"}
+    | {"return_assistant_tokens_mask", "padding", "truncation", "max_length", "tools"}
 )
 
 
@@ -35,12 +40,12 @@ class TextPart(Arguments):
 
 
 class Message(Arguments):
-    """One message of a conversation."""
+    """One message of a conversation. Whatever else it has reaches the chat template."""
+
+    takes_anything = True
 
     role: str
     content: str | list[TextPart] | None = None
-    name: str | None = None
-    tool_calls: list[object] | None = None
 
     @property
     def texts(self) -> list[str]:
@@ -48,83 +53,105 @@ class Message(Arguments):
         parts = self.content
         return [part.text for part in parts] if isinstance(parts, list) else [parts or ""]
 
-
-class ResponseFormat(Arguments):
-    """``response_format``."""
-
-    type: str
+    def document(self) -> dict[str, object]:
+        """As the template reads it: content as text, the arguments of calls as what they say."""
+        others = {name: value for name, value in (self.model_extra or {}).items() if value is not None}
+        if isinstance(calls := others.get("tool_calls"), list):
+            others["tool_calls"] = [_spelled_out(call) for call in calls]
+        return {"role": self.role, "content": "".join(self.texts), **others}
 
 
 class ChatArguments(openai.OpenAIArguments):
     """Body of ``/v1/chat/completions``."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    input_ids: list[Annotated[int, Field(strict=True)]] | None = Field(
+        default=None, description="the prompt in token ids, instead of what the template makes of messages"
+    )
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    tools: list[object] | None = None
-    response_format: ResponseFormat | None = None
+    tools: list[Tool] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
     chat_template_kwargs: dict[str, object] | None = None
+    reasoning_effort: str | None = Field(default=None, description="for the template")
+    add_generation_prompt: bool | None = Field(default=None, description="for the template; default: true")
+    continue_final_message: bool | None = Field(
+        default=None, description="go on with the last message instead of beginning another"
+    )
 
 
 async def chat(serving: Serving, arguments: ChatArguments, request: Request) -> Response:
     """Continue a conversation, in OpenAI's format."""
+    began = time.monotonic()
     openai.need_tokenizer(serving)
-    called = any(message.tool_calls for message in arguments.messages)
-    constrained = arguments.response_format is not None and arguments.response_format.type != "text"
-    if arguments.tools or called or constrained:
-        raise BadRequest("This engine does not support tools and response_format other than text.")
-    length = sum(len(text) for message in arguments.messages for text in message.texts)
-    tokens = await serving.compute(length, lambda: _render(serving, arguments))
+    use = ToolUse.of(arguments.tools, arguments.tool_choice, arguments.parallel_tool_calls)
+    tokens = await _prompt(serving, arguments, use)
     most = (
         arguments.max_tokens if arguments.max_completion_tokens is None else arguments.max_completion_tokens
     )
-    longest = serving.engine.runner.limits.max_positions
     params = arguments.sampling(
-        max(1, longest - len(tokens)) if most is None else most,
+        serving,
+        max(1, serving.longest - len(tokens)) if most is None else most,
         (arguments.top_logprobs or 0) if arguments.logprobs else None,
+        use.grammar(),
     )
-    one = SequenceSpec(
-        tokens,
-        params,
-        priority=arguments.priority or 0,
-        **({"id": arguments.rid} if arguments.rid else {}),
-    )
-    group = Group(serving, several(one, arguments.n or 1), stream=bool(arguments.stream))
-    form = _Form(serving, f"chatcmpl-{one.id}", bool(arguments.logprobs))
+    if use.tools and arguments.skip_special_tokens is None and _hides_marks(serving):
+        params = dataclasses.replace(params, skip_special_tokens=False)
+    one = arguments.spec(tokens, params)
+    sequences = several(one, arguments.n or 1)
+    await serving.compile(sequences)
+    group = Group(serving, sequences, stream=bool(arguments.stream))
+    form = _Form(serving, arguments, sequences, use, began)
     if arguments.stream:
-        return EventStream(_chunks(group, form, arguments.wants_usage), group.close)
+        return EventStream(_chunks(group, form, arguments), group.close)
     generations = await group.finish(request)
     choices = [form.choice(index, generation) for index, generation in enumerate(generations)]
-    head = form.head("chat.completion")
-    return JSONResponse({**head, "choices": choices, "usage": openai.usage(generations, 1)})
+    document = {**form.head("chat.completion"), "choices": choices, "usage": openai.usage(generations, 1)}
+    if arguments.return_token_ids:
+        document["prompt_token_ids"] = [*tokens]
+    return JSONResponse(document)
 
 
-def _render(serving: Serving, arguments: ChatArguments) -> list[int]:
-    """The conversation as the prompt that the model was taught, in token ids."""
+async def _prompt(serving: Serving, arguments: ChatArguments, use: ToolUse) -> list[int]:
+    if arguments.input_ids:
+        return arguments.input_ids
+    if not arguments.messages:
+        raise BadRequest("messages: there are none, and no input_ids.")
+    length = sum(len(text) for message in arguments.messages for text in message.texts)
+    return await serving.compute(length, lambda: render(serving, arguments, use))
+
+
+def render(serving: Serving, arguments: ChatArguments, use: ToolUse) -> list[int]:
+    """The conversation as the prompt that the model was taught, in token ids.
+
+    Raises:
+        BadRequest: there is no template, or it does not take these messages.
+    """
     tokenizer = serving.engine.tokenizer
     template = serving.settings.chat_template or getattr(tokenizer, "chat_template", None)
     if tokenizer is None or template is None:
         raise BadRequest(
             "This model's tokenizer has no chat template. The server's operator can give one with --chat-template."
         )
-    messages = [
-        {"role": message.role, "content": "".join(message.texts)}
-        | ({"name": message.name} if message.name else {})
-        for message in arguments.messages
-    ]
-    given = arguments.chat_template_kwargs or {}
+    given = {**(arguments.chat_template_kwargs or {})}
     if taken := sorted(given.keys() & _TAKEN):
         raise BadRequest(
             f"chat_template_kwargs are for the template, which has no say in {', '.join(taken)}."
         )
+    for name in ("reasoning_effort", "add_generation_prompt", "continue_final_message"):
+        if (value := getattr(arguments, name)) is not None:
+            given[name] = value
+    given.setdefault("add_generation_prompt", not given.get("continue_final_message"))
     try:
         text: str = tokenizer.apply_chat_template(
-            messages,
+            [message.document() for message in arguments.messages or ()],
             chat_template=serving.settings.chat_template,
+            tools=use.documents(),
             tokenize=False,
-            **{"add_generation_prompt": True, **given},
+            **given,
         )
     except Exception as error:  # a template is a program, and these are its arguments
         raise BadRequest(
@@ -134,18 +161,48 @@ def _render(serving: Serving, arguments: ChatArguments) -> list[int]:
     return tokens
 
 
-async def _chunks(group: Group, form: _Form, with_usage: bool) -> AsyncIterator[Mapping[str, object]]:
-    extra = {"usage": None} if with_usage else {}
+def _spelled_out(call: object) -> object:
+    """A tool call whose arguments are what their JSON says: so templates expect them."""
+    if not isinstance(call, Mapping) or not isinstance(function := call.get("function"), Mapping):
+        return call
+    arguments = function.get("arguments")
+    if not isinstance(arguments, str):
+        return call
+    try:
+        return {**call, "function": {**function, "arguments": json.loads(arguments)}}
+    except (ValueError, RecursionError):
+        return call
+
+
+def _hides_marks(serving: Serving) -> bool:
+    tokenizer: Any = serving.engine.tokenizer
+    return tokenizer is not None and marks_hidden(tokenizer.get_vocab(), tokenizer.all_special_ids)
+
+
+async def _chunks(group: Group, form: _Form, arguments: ChatArguments) -> AsyncIterator[Mapping[str, object]]:
+    def with_usage(chunk: dict[str, object]) -> dict[str, object]:
+        if not arguments.wants_usage:
+            return chunk
+        return {
+            **chunk,
+            "usage": openai.usage(group.generations, 1) if arguments.wants_usage_always else None,
+        }
+
     for index in range(len(group.generations)):
-        yield {**form.chunk(index, {"role": "assistant", "content": ""}), **extra}
+        yield with_usage(form.chunk(index, {"role": "assistant", "content": ""}))
     async for index, text, output in group.updates():
         if output.finish is not None and openai.failed(output.finish):
             raise GenerationFailed(output.finish.message)
-        if text or output.logprobs:
-            yield {**form.chunk(index, {"content": text}, logprobs=output.logprobs), **extra}
+        generation = group.generations[index]
+        for delta in form.deltas(index, text, done=output.finish is not None):
+            logprobs = () if "tool_calls" in delta else output.logprobs
+            yield with_usage(form.chunk(index, delta, generation, logprobs=logprobs))
+            output = output._replace(logprobs=())  # they are told of once
+        if output.logprobs or (arguments.return_token_ids and output.tokens):
+            yield with_usage(form.chunk(index, {"content": ""}, generation, logprobs=output.logprobs))
         if output.finish is not None:
-            yield {**form.chunk(index, {}, generation=group.generations[index]), **extra}
-    if with_usage:
+            yield with_usage(form.chunk(index, {}, generation, last=True))
+    if arguments.wants_usage:
         head = form.head("chat.completion.chunk")
         yield {**head, "choices": [], "usage": openai.usage(group.generations, 1)}
 
@@ -153,54 +210,116 @@ async def _chunks(group: Group, form: _Form, with_usage: bool) -> AsyncIterator[
 class _Form:
     """Fills in answers and chunks."""
 
-    def __init__(self, serving: Serving, identity: str, logprobs: bool) -> None:
-        self._serving = serving
-        self._id = identity
+    def __init__(
+        self,
+        serving: Serving,
+        arguments: ChatArguments,
+        sequences: Sequence[SequenceSpec],
+        use: ToolUse,
+        began: float,
+    ) -> None:
+        self._vocabulary = openai.need_tokenizer(serving)
+        self._model = serving.model_name
+        self._arguments = arguments
+        self._sequences = sequences
+        self._readers = [ToolReader(use, serving.engine.tokenizer) for _ in sequences]
+        self._told = [0] * len(sequences)  # token ids so far
+        self._meta = MetaInfo(serving, began, with_text=True)
+        self._id = f"chatcmpl-{sequences[0].id}"
         self._created = int(time.time())
-        self._logprobs = logprobs
 
     def head(self, kind: str) -> dict[str, object]:
-        return {"id": self._id, "object": kind, "created": self._created, "model": self._serving.model_name}
+        return {"id": self._id, "object": kind, "created": self._created, "model": self._model}
 
     def choice(self, index: int, generation: Generation) -> dict[str, object]:
-        return {
+        reader = self._readers[index]
+        content, _ = reader.feed(generation.text)
+        content += reader.end()[0]
+        message: dict[str, object] = {"role": "assistant", "content": content}
+        if reader.calls:
+            message = {
+                **message,
+                "content": content or None,
+                "tool_calls": [call.document() for call in reader.calls],
+            }
+        choice: dict[str, object] = {
             "index": index,
-            "message": {"role": "assistant", "content": generation.text},
-            "logprobs": self._log_probabilities(generation.logprobs),
-            "finish_reason": openai.finish_name(generation.finish),
+            "message": message,
+            "logprobs": self._logprobs(index, generation.logprobs) if self._arguments.logprobs else None,
+            "finish_reason": self._finish(index, generation.finish),
             "matched_stop": openai.matched_stop(generation.finish),
         }
+        return {**choice, **self._extras(index, generation)}
+
+    def deltas(self, index: int, text: str, *, done: bool) -> list[dict[str, object]]:
+        """What a stream gains by some text: content, and calls."""
+        reader = self._readers[index]
+        before = len(reader.calls)
+        content, calls = reader.feed(text)
+        if done:
+            rest, last = reader.end()
+            content, calls = content + rest, [*calls, *last]
+        found: list[dict[str, object]] = [{"content": content}] if content else []
+        found += [_called(call.document(before + at)) for at, call in enumerate(calls)]
+        return found
 
     def chunk(
         self,
         index: int,
-        delta: Mapping[str, str],
-        *,
+        delta: Mapping[str, object],
         generation: Generation | None = None,
+        *,
         logprobs: Sequence[TokenLogprob] = (),
+        last: bool = False,
     ) -> dict[str, object]:
-        """``generation``: the one that has ended with this chunk."""
-        choice = {
+        """``last``: the sequence has ended with this chunk."""
+        finish = generation.finish if generation is not None and last else None
+        choice: dict[str, object] = {
             "index": index,
             "delta": delta,
-            "logprobs": self._log_probabilities(logprobs) if logprobs else None,
-            "finish_reason": None if generation is None else openai.finish_name(generation.finish),
+            "logprobs": self._logprobs(index, logprobs) if logprobs else None,
+            "finish_reason": self._finish(index, finish),
         }
+        if generation is not None:
+            choice.update(self._extras(index, generation, since_last=True, ended=last))
+        if last:
+            choice["matched_stop"] = openai.matched_stop(finish)
         return {**self.head("chat.completion.chunk"), "choices": [choice]}
 
-    def _log_probabilities(self, logprobs: Sequence[TokenLogprob]) -> dict[str, object] | None:
-        if not self._logprobs:
-            return None
+    def _finish(self, index: int, finish: Finish | None) -> str | None:
+        if finish is not None and finish.kind is FinishKind.STOP and self._readers[index].calls:
+            return "tool_calls"
+        return openai.finish_name(finish)
+
+    def _extras(
+        self, index: int, generation: Generation, *, since_last: bool = False, ended: bool = True
+    ) -> dict[str, object]:
+        extras: dict[str, object] = {}
+        if self._arguments.return_token_ids:
+            begin = self._told[index] if since_last else 0
+            extras["token_ids"] = generation.tokens[begin:]
+            self._told[index] = len(generation.tokens)
+        if self._arguments.return_meta_info and ended:
+            extras["meta_info"] = self._meta.of(self._sequences[index], generation)
+        return extras
+
+    def _logprobs(self, index: int, logprobs: Sequence[TokenLogprob]) -> dict[str, object]:
+        count = self._arguments.top_logprobs or 0
         entries = []
         for one in logprobs:
-            top = [_entry(text, value) for text, value in openai.top_pairs(self._serving, one)]
-            text = openai.token_text(self._serving, one.token)
-            entries.append({**_entry(text, openai.finite(one.logprob)), "top_logprobs": top})
-        return {"content": entries}
+            top = alternatives(self._vocabulary, one, count) if count else []
+            own = named(self._vocabulary, one.token, one.logprob)
+            entries.append({**_entry(own), "top_logprobs": [_entry(entry) for entry in top]})
+        raw = self._sequences[index].params.raw_logprobs
+        return {"content": entries, "distribution": "raw" if raw else "sampled"}
 
 
-def _entry(text: str, logprob: float) -> dict[str, object]:
-    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+def _called(document: dict[str, object]) -> dict[str, object]:
+    return {"tool_calls": [document]}
+
+
+def _entry(one: Named) -> dict[str, object]:
+    return {"token": one.name, "logprob": one.logprob, "bytes": one.bytes}
 
 
 ENDPOINTS = (
@@ -213,3 +332,5 @@ ENDPOINTS = (
         tag="generation",
     ),
 )
+
+__all__ = ["ENDPOINTS", "Call", "ChatArguments", "Message", "render"]

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Generic, NoReturn, TypeVar
+from typing import Annotated, ClassVar, Generic, NoReturn, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from devicekit.contract.errors import DeviceKitError
 from devicekit.server.errors import BadRequest, BodyTooLarge, ClientGone, NotJson, error_response
+from devicekit.server.fields import REFUSED, asks_for_something, unknown_fields
 from devicekit.server.keys import Access
 from devicekit.server.serving import Serving
 
@@ -23,6 +25,7 @@ _LONG = 256 << 10  # bytes of a body
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,60}")  # of an argument that nobody knows, and that a header may carry
 _JSON_KIND = re.compile(r"application/[a-z0-9.-]+\+json")
 _ARGUMENT = re.compile(r"[a-z0-9_]+")
+_MOST_UNKNOWN = 1000  # fields that are looked at
 _SIMPLE_TYPES = frozenset({"str", "int", "float", "bool"})
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -35,11 +38,25 @@ Label = Annotated[str, Field(max_length=1000)]
 class Arguments(BaseModel):
     """What an endpoint reads.
 
-    Unknown keys are let pass, as clients of other engines send more than we know; the answer names them in a
-    header.
+    Unknown keys are let pass, as clients of other engines send more than we know, and the answer names them in a
+    header; but those that would change the answer are refused (`devicekit.server.fields`). An explicit null is the
+    same as a field that was not sent.
     """
 
-    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+    takes_anything: ClassVar[bool] = False  # what no field takes has a meaning all the same
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: object) -> object:
+        if not isinstance(given, dict):
+            return given
+        fields = cls.model_fields
+        return {
+            name: value
+            for name, value in given.items()
+            if value is not None or name not in fields or fields[name].is_required()
+        }
 
 
 A = TypeVar("A", bound=Arguments)
@@ -87,7 +104,7 @@ class Endpoint(Generic[A]):
             arguments, ignored = await self._read(request, serving.settings.max_body_bytes)
             response = await self.handler(serving, arguments, request)
         except DeviceKitError as error:
-            return error_response(error)
+            return error_response(error, verb=self.access is Access.CONTROL)
         if ignored:
             response.headers["X-Devicekit-Ignored"] = ignored
         return response
@@ -117,11 +134,17 @@ class Endpoint(Generic[A]):
     def _understand(self, body: bytes, query: dict[str, str]) -> tuple[A, str]:
         """The arguments, and the names of what was given besides, which means nothing here."""
         given = {**_parse(body), **query}
-        unknown = [name for name in given if name not in self.arguments.model_fields]
         try:
-            return self.arguments.model_validate(given), ", ".join(filter(_NAME.fullmatch, unknown[:20]))
+            arguments = self.arguments.model_validate(given)
         except ValidationError as error:
             raise BadRequest(_describe(error)) from error
+        unknown = [*itertools.islice(unknown_fields(arguments), _MOST_UNKNOWN)]
+        refused = [
+            place for place, name, value in unknown if name in REFUSED and asks_for_something(name, value)
+        ]
+        if refused:
+            raise BadRequest(f"This engine does not support {', '.join(refused)}.")
+        return arguments, ", ".join(place for place, _, _ in unknown[:20] if _NAME.fullmatch(place))
 
 
 def _may_be_json(types: list[str]) -> bool:

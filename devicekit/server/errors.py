@@ -7,9 +7,11 @@
     │   ├── BadRequest          400: what was sent makes no sense
     │   ├── Unauthorized        401: a key is missing or wrong
     │   ├── Forbidden           403: asked for by a web page of another origin, or under a foreign name
+    │   ├── NotFound            404
     │   ├── BodyTooLarge        413
     │   ├── NotJson             415: the body says that it is something else
     │   ├── TooManyRequests     429: try again later
+    │   ├── Unavailable         503: weights are missing, or memory is given back
     │   └── ClientGone          499: nobody will see it
     └── EngineStopped       503: the engine's thread has ended; everyone who waits is told why
 """
@@ -74,6 +76,19 @@ class TooManyRequests(HttpError):
     kind = "rate_limit_error"
 
 
+class NotFound(HttpError):
+    """There is no such thing."""
+
+    status = 404
+    kind = "invalid_request_error"
+
+
+class Unavailable(HttpError):
+    """Nothing can be generated now, and not because there is too much to do."""
+
+    status = 503
+
+
 class ClientGone(HttpError):
     """Nobody is there to read the answer any more."""
 
@@ -85,16 +100,20 @@ class EngineStopped(DeviceKitError):
     """The engine's thread has ended, by request or by a fault."""
 
 
-def error_response(error: DeviceKitError) -> JSONResponse:
-    """The response that tells of an error."""
+def error_response(error: DeviceKitError, *, verb: bool = False) -> JSONResponse:
+    """The response that tells of an error.
+
+    Args:
+        verb: of an operation, whose clients look for ``success`` and ``message``.
+    """
     if isinstance(error, HttpError):
-        return error_body(error.status, str(error), error.kind)
+        return error_body(error.status, str(error), error.kind, verb=verb)
     if isinstance(error, EngineStopped):
-        return error_body(503, str(error), "server_error")
-    return error_body(400, str(error), "invalid_request_error")
+        return error_body(503, str(error), "server_error", verb=verb)
+    return error_body(400, str(error), "invalid_request_error", verb=verb)
 
 
-def error_body(status: int, message: str, kind: str = "server_error") -> JSONResponse:
+def error_body(status: int, message: str, kind: str = "server_error", *, verb: bool = False) -> JSONResponse:
     """An error in the one shape that all of them have."""
     headers = {}
     if status == 401:
@@ -102,7 +121,8 @@ def error_body(status: int, message: str, kind: str = "server_error") -> JSONRes
     elif status == 429:
         headers["Retry-After"] = "1"
     error = {"message": message, "type": kind, "param": None, "code": status}
-    return JSONResponse({"error": error}, status, headers)
+    told = {"success": False, "message": message} if verb else {}
+    return JSONResponse({**told, "error": error}, status, headers)
 
 
 async def on_http_exception(request: Request, error: Exception) -> JSONResponse:

@@ -34,6 +34,7 @@ class SequenceSpec:
     params: SamplingParams
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     priority: int = 0
+    namespace: str | None = None  # within which cached prefixes are shared
     group: str | None = None  # of sequences with one prompt, which is then computed once
 
 
@@ -45,6 +46,7 @@ class Group:
     """
 
     def __init__(self, serving: Serving, sequences: Sequence[SequenceSpec], *, stream: bool) -> None:
+        serving.require_weights()
         longest = serving.engine.runner.limits.max_positions
         for one in sequences:
             if len(one.tokens) >= longest:  # before it is made an array of: it may be very long
@@ -58,10 +60,13 @@ class Group:
                 one.params,
                 priority=one.priority,
                 stream=stream,
+                namespace=one.namespace,
                 group=one.group,
             )
             for one in sequences
         ]
+        for request in requests:
+            request.seed = serving.engine.draw_seed()
         self.generations = [serving.engine.generation(one) for one in requests]
         self._by_id = {one.id: index for index, one in enumerate(sequences)}
         self._outputs = serving.submit(requests)

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from devicekit import __version__
 from devicekit.server.endpoints import Arguments, Endpoint, Handler
+from devicekit.server.errors import NotFound
 from devicekit.server.health import status_of
 from devicekit.server.keys import Access
 from devicekit.server.serving import Serving
@@ -78,17 +79,28 @@ def _gib(size: int | None) -> float | None:
     return None if size is None else round(size / 2**30, 3)
 
 
-async def models(serving: Serving, arguments: Arguments, request: Request) -> Response:
-    """The one model, in OpenAI's format."""
-    model = {
+def _model(serving: Serving) -> dict[str, object]:
+    return {
         "id": serving.model_name,
         "object": "model",
         "created": int(serving.started),
         "owned_by": "devicekit",
         "root": str(serving.engine.runner.directory.path),
-        "max_model_len": serving.engine.runner.limits.max_positions,
+        "max_model_len": serving.longest,
     }
-    return JSONResponse({"object": "list", "data": [model]})
+
+
+async def model(serving: Serving, arguments: Arguments, request: Request) -> Response:
+    """One model, in OpenAI's format."""
+    name = request.path_params["name"]
+    if name != serving.model_name:
+        raise NotFound(f"There is no model {name!r} here, only {serving.model_name!r}.")
+    return JSONResponse(_model(serving))
+
+
+async def models(serving: Serving, arguments: Arguments, request: Request) -> Response:
+    """The one model, in OpenAI's format."""
+    return JSONResponse({"object": "list", "data": [_model(serving)]})
 
 
 async def metrics(serving: Serving, arguments: Arguments, request: Request) -> Response:
@@ -115,5 +127,6 @@ ENDPOINTS = (
     _endpoint("/model_info", model_info, "The model that is served.", aliases=("/get_model_info",)),
     _endpoint("/server_info", server_info, "Settings, sizes and state.", aliases=("/get_server_info",)),
     _endpoint("/v1/models", models, "The model that is served, in OpenAI's format."),
+    _endpoint("/v1/models/{name:path}", model, "The model of this name, in OpenAI's format."),
     _endpoint("/metrics", metrics, "Metrics, for Prometheus.", access=Access.OPEN),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -10,43 +10,37 @@ from pydantic import Field
 
 from devicekit.engine import Generation
 from devicekit.runners.errors import MissingTokenizer
-from devicekit.scheduling.request import Finish, FinishKind, SamplingParams, TokenLogprob
+from devicekit.scheduling.request import Finish, FinishKind, SamplingParams
 from devicekit.server.endpoints import Arguments, Finite, Label
-from devicekit.server.errors import BadRequest
+from devicekit.server.generate import LogprobsMode
+from devicekit.server.group import SequenceSpec
 from devicekit.server.sampling import MAX_SEQUENCES, LogitBias, SamplingArguments, Seed, TokenIds
 from devicekit.server.serving import Serving
+from devicekit.server.structured import GrammarArguments, ResponseFormat, only, response_grammar
+from devicekit.text import Grammar, Vocabulary
 
 # Parameters that have the same name in `SamplingArguments`.
 _SHARED = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "stop",
-    "stop_token_ids",
-    "ignore_eos",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "logit_bias",
-    "skip_special_tokens",
-    "spaces_between_special_tokens",
-    "no_stop_trim",
+    *("temperature", "top_p", "top_k", "min_p", "stop", "stop_token_ids", "ignore_eos", "logit_bias"),
+    *("presence_penalty", "frequency_penalty", "repetition_penalty"),
+    *("skip_special_tokens", "spaces_between_special_tokens"),
 )
-_NO_LOGPROB = -9999.0  # what this API says of a token that had no chance
 
 
 class StreamOptions(Arguments):
     """``stream_options``."""
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = Field(
+        default=None, description="usage so far in every chunk, with include_usage"
+    )
 
 
-class OpenAIArguments(Arguments):
+class OpenAIArguments(GrammarArguments):
     """What both endpoints read."""
 
     model: str | None = Field(
-        None, description="any name is taken; the answer names the model that is served"
+        default=None, description="any name is taken; the answer names the model that is served"
     )
     temperature: Finite | None = None
     top_p: Finite | None = None
@@ -58,8 +52,10 @@ class OpenAIArguments(Arguments):
     presence_penalty: Finite | None = None
     frequency_penalty: Finite | None = None
     logit_bias: LogitBias | None = None
+    response_format: ResponseFormat | None = None
     # Beyond the original.
     rid: Label | None = None
+    request_id: Label | None = Field(default=None, description="as rid")
     priority: int | None = None
     top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
     min_p: Finite | None = None
@@ -70,30 +66,65 @@ class OpenAIArguments(Arguments):
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
     no_stop_trim: bool | None = None
+    include_stop_str_in_output: bool | None = Field(default=None, description="as no_stop_trim")
+    logprobs_mode: LogprobsMode | None = Field(default=None, description="as of /generate")
+    return_token_ids: bool | None = Field(default=None, description="answer with token ids too")
+    return_meta_info: bool | None = Field(default=None, description="answer with /generate's meta_info too")
+    extra_key: Label | None = Field(default=None, description="share cached prefixes only with the same one")
+    cache_salt: Label | None = Field(default=None, description="as extra_key")
 
-    def sampling(self, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
+    def sampling(
+        self, serving: Serving, max_tokens: int | None, logprobs: int | None, more: Sequence[Grammar] = ()
+    ) -> SamplingParams:
         """The engine's parameters.
 
+        Args:
+            more: further grammars that the output is to follow.
+
         Raises:
-            BadRequest: something was asked for that this engine cannot do.
+            BadRequest: something was asked for that cannot be had together.
         """
         shared = {name: getattr(self, name) for name in _SHARED}
         arguments = SamplingArguments(
-            max_new_tokens=max_tokens, min_new_tokens=self.min_tokens, sampling_seed=self.seed, **shared
+            max_new_tokens=max_tokens,
+            min_new_tokens=self.min_tokens,
+            sampling_seed=self.seed,
+            no_stop_trim=self.no_stop_trim or self.include_stop_str_in_output,
+            **shared,
         )
-        return arguments.params(logprobs)
+        wanted = response_grammar(self.response_format)
+        grammar = only([*self._asked(), *([wanted] if wanted is not None else []), *more])
+        params = arguments.params(serving.sampling_defaults)
+        mode = self.logprobs_mode or serving.settings.logprobs_mode
+        return dataclasses.replace(params, logprobs=logprobs, raw_logprobs=mode == "raw", grammar=grammar)
+
+    def spec(self, tokens: Sequence[int], params: SamplingParams, suffix: str = "") -> SequenceSpec:
+        """A sequence of this request."""
+        rid = self.rid or self.request_id
+        return SequenceSpec(
+            tokens,
+            params,
+            priority=self.priority or 0,
+            namespace=self.extra_key or self.cache_salt,
+            **({"id": f"{rid}{suffix}"} if rid else {}),
+        )
 
     @property
     def wants_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    @property
+    def wants_usage_always(self) -> bool:
+        return bool(self.wants_usage and self.stream_options and self.stream_options.continuous_usage_stats)
 
-def need_tokenizer(serving: Serving) -> None:
-    """Raises MissingTokenizer: answers here are text."""
-    if serving.engine.tokenizer is None:
+
+def need_tokenizer(serving: Serving) -> Vocabulary:
+    """The vocabulary; raises MissingTokenizer: answers here are text."""
+    if serving.engine.vocabulary is None:
         raise MissingTokenizer(
             "This model has no tokenizer, and answers here are text; use /generate with input_ids."
         )
+    return serving.engine.vocabulary
 
 
 def finish_name(finish: Finish | None) -> str | None:
@@ -118,25 +149,6 @@ def usage(generations: Sequence[Generation], prompts: int) -> dict[str, object]:
         "total_tokens": prompt + output,
         "prompt_tokens_details": {"cached_tokens": cached},
     }
-
-
-def token_text(serving: Serving, token: int) -> str:
-    """The text of one token."""
-    tokenizer = serving.engine.tokenizer
-    if tokenizer is None:
-        raise BadRequest("This model has no tokenizer.")
-    text: str = tokenizer.decode([token])
-    return text
-
-
-def finite(logprob: float) -> float:
-    """A log-probability that JSON can carry."""
-    return logprob if math.isfinite(logprob) else _NO_LOGPROB
-
-
-def top_pairs(serving: Serving, one: TokenLogprob) -> list[tuple[str, float]]:
-    """Text and log-probability of a token's alternatives."""
-    return [(token_text(serving, token), finite(value)) for token, value in one.top]
 
 
 def failed(finish: Finish | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,7 +33,10 @@ def describe(endpoints: Sequence[Endpoint[Any]]) -> dict[str, object]:
     paths: dict[str, dict[str, object]] = {}
     for endpoint in endpoints:
         for path in (endpoint.path, *endpoint.aliases):
-            paths[path] = {method.lower(): _operation(endpoint, path, method) for method in endpoint.methods}
+            shown = path.replace(":path}", "}")
+            paths[shown] = {
+                method.lower(): _operation(endpoint, shown, method) for method in endpoint.methods
+            }
     return {
         "openapi": "3.1.0",
         "info": {"title": "devicekit", "version": __version__},
@@ -45,7 +49,7 @@ def describe(endpoints: Sequence[Endpoint[Any]]) -> dict[str, object]:
 
 
 def _operation(endpoint: Endpoint[Any], path: str, method: str) -> dict[str, object]:
-    words = path.strip("/").replace("/", "_") or "page"
+    words = re.sub(r"[/{}]+", "_", path).strip("_") or "page"
     error = {
         "description": "refused",
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
@@ -59,13 +63,18 @@ def _operation(endpoint: Endpoint[Any], path: str, method: str) -> dict[str, obj
     if endpoint.access is not Access.OPEN:
         operation["security"] = [{"key": []}, {}]
     if endpoint.in_query or method == "GET":
-        operation["parameters"] = _parameters(endpoint.arguments)
+        operation["parameters"] = [*_in_path(path), *_parameters(endpoint.arguments)]
     else:
         name = endpoint.arguments.__name__
         schema = {"$ref": _REFERENCE.format(model=name)}
         required = any(field.is_required() for field in endpoint.arguments.model_fields.values())
         operation["requestBody"] = {"required": required, "content": {"application/json": {"schema": schema}}}
     return operation
+
+
+def _in_path(path: str) -> list[dict[str, object]]:
+    names = re.findall(r"{([a-z_]+)}", path)
+    return [{"name": one, "in": "path", "required": True, "schema": {"type": "string"}} for one in names]
 
 
 def _parameters(arguments: type[Arguments]) -> list[dict[str, object]]:

@@ -1,22 +1,29 @@
-"""Sampling parameters as clients send them, in SGLang's names, and what of them cannot be honoured."""
+"""Sampling parameters as clients send them, in SGLang's names."""
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+import dataclasses
+from typing import Annotated
 
 from pydantic import Field
 
 from devicekit.scheduling.request import SamplingParams
-from devicekit.server.endpoints import Arguments, Finite
-from devicekit.server.errors import BadRequest
+from devicekit.server.endpoints import Finite
+from devicekit.server.structured import GrammarArguments
 
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 LogitBias = dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Finite]
 TokenIds = Annotated[list[int], Field(max_length=1024)]
 MAX_SEQUENCES = 128  # per prompt
 
+# Parameters that have the same name, and the same meaning of null, here and in the engine.
+_SAME = (
+    *("max_new_tokens", "temperature", "top_p", "min_p", "min_new_tokens", "frequency_penalty"),
+    *("presence_penalty", "repetition_penalty", "skip_special_tokens", "spaces_between_special_tokens"),
+)
 
-class SamplingArguments(Arguments):
+
+class SamplingArguments(GrammarArguments):
     """``sampling_params``. ``None`` is the same as not given."""
 
     max_new_tokens: int | None = None
@@ -49,53 +56,34 @@ class SamplingArguments(Arguments):
         default=None, description="1: none; concerns tokens of the prompt and the output"
     )
     logit_bias: LogitBias | None = Field(default=None, description="token id: -100 to 100")
-    # Known, and cannot be honoured.
-    json_schema: str | None = None
-    regex: str | None = None
-    ebnf: str | None = None
-    structural_tag: str | None = None
-    stop_regex: str | list[str] | None = None
 
-    def params(self, logprobs: int | None) -> SamplingParams:
+    def params(self, defaults: SamplingParams | None = None) -> SamplingParams:
         """The engine's parameters.
 
+        Args:
+            defaults: what holds where nothing was sent.
+
         Raises:
-            BadRequest: something was asked for that this engine cannot do.
+            BadRequest: something was asked for that cannot be had together.
         """
-        self._refuse_unsupported()
-        defaults = SamplingParams()
-        return SamplingParams(
-            max_new_tokens=_given(self.max_new_tokens, defaults.max_new_tokens),
-            temperature=_given(self.temperature, defaults.temperature),
-            top_k=max(0, _given(self.top_k, defaults.top_k)),
-            top_p=_given(self.top_p, defaults.top_p),
-            min_p=_given(self.min_p, defaults.min_p),
+        given: dict[str, object] = {
+            name: value for name in _SAME if (value := getattr(self, name)) is not None
+        }
+        if self.top_k is not None:
+            given["top_k"] = max(0, self.top_k)
+        return dataclasses.replace(
+            defaults or SamplingParams(),
+            **given,  # type: ignore[arg-type]  # of the same names and types
             seed=self.sampling_seed,
-            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            stop=stop_strings(self.stop),
             stop_token_ids=tuple(self.stop_token_ids or ()),
             ignore_eos=bool(self.ignore_eos),
-            min_new_tokens=_given(self.min_new_tokens, defaults.min_new_tokens),
-            frequency_penalty=_given(self.frequency_penalty, defaults.frequency_penalty),
-            presence_penalty=_given(self.presence_penalty, defaults.presence_penalty),
-            repetition_penalty=_given(self.repetition_penalty, defaults.repetition_penalty),
             logit_bias=tuple((int(token), bias) for token, bias in (self.logit_bias or {}).items()),
-            logprobs=logprobs,
-            skip_special_tokens=_given(self.skip_special_tokens, defaults.skip_special_tokens),
-            spaces_between_special_tokens=_given(
-                self.spaces_between_special_tokens, defaults.spaces_between_special_tokens
-            ),
             keep_stop=bool(self.no_stop_trim),
+            grammar=self.grammar(),
         )
 
-    def _refuse_unsupported(self) -> None:
-        constraints = ("json_schema", "regex", "ebnf", "structural_tag", "stop_regex")
-        asked = [name for name in constraints if getattr(self, name)]
-        if asked:
-            raise BadRequest(f"This engine does not support {', '.join(asked)}.")
 
-
-_T = TypeVar("_T")
-
-
-def _given(value: _T | None, default: _T) -> _T:
-    return default if value is None else value
+def stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:
+    """Stop strings; one that is empty stops nothing."""
+    return tuple(filter(None, [stop] if isinstance(stop, str) else stop or ()))

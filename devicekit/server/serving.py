@@ -8,12 +8,12 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from devicekit.engine import Engine
 from devicekit.scheduling.messages import Operation, Reply
 from devicekit.scheduling.request import Request
-from devicekit.server.errors import BadRequest, TooManyRequests
+from devicekit.server.errors import BadRequest, TooManyRequests, Unavailable
 from devicekit.server.history import History
 from devicekit.server.inventory import Inventory
 from devicekit.server.keys import Keys
@@ -22,7 +22,12 @@ from devicekit.server.metrics import Metrics
 from devicekit.server.origins import Origins
 from devicekit.server.outputs import Outputs
 from devicekit.server.paths import AllowedRoots
+from devicekit.server.sampling_defaults import sampling_defaults
 from devicekit.server.settings import ServerSettings
+from devicekit.text import GrammarRefused
+
+if TYPE_CHECKING:
+    from devicekit.server.group import SequenceSpec
 
 _R = TypeVar("_R", bound=Reply)
 _T = TypeVar("_T")
@@ -50,6 +55,7 @@ class Serving:
         root = Path(engine.runner.directory.path).resolve()
         own = (root,) if root != root.parent else ()  # never the whole file system by default
         self.weights_roots = AllowedRoots(settings.allowed_weights_roots or own)
+        self.sampling_defaults = sampling_defaults(engine.runner.directory, settings.sampling_defaults)
         self.model_name = settings.served_model_name or root.name
         self.started = time.time()
         self._ids = itertools.count(1)
@@ -58,15 +64,48 @@ class Serving:
         """An id for an operation."""
         return f"operation {next(self._ids)}"
 
-    async def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of texts.
+    @property
+    def longest(self) -> int:
+        """Tokens of a prompt and its output together, at most: what the model takes and the KV pool holds."""
+        engine = self.engine
+        return min(engine.runner.limits.max_positions, engine.plan.num_tokens)
+
+    def require_weights(self) -> None:
+        """Let a request pass that can be served.
+
+        Raises:
+            Unavailable: nothing is generated until an operator acts, and how long that takes nobody knows.
+        """
+        if holds := self.loop.snapshot.holds:
+            raise Unavailable(f"Nothing can be generated now: {'; '.join(holds)}")
+
+    async def compile(self, sequences: Sequence[SequenceSpec]) -> None:
+        """Compile the grammars of sequences, away from the event loop and before the engine's thread sees them.
+
+        Raises:
+            BadRequest: one of them is not sound, or cannot be followed here.
+        """
+        wanted = {one.params.grammar for one in sequences} - {None}
+        grammars = self.engine.grammars
+        for grammar in wanted:
+            if grammars is None or grammar is None:
+                raise BadRequest("Structured output needs a tokenizer, and this model has none.")
+            try:
+                await asyncio.get_running_loop().run_in_executor(None, grammars.matcher, grammar)
+            except GrammarRefused as error:
+                raise BadRequest(str(error)) from error
+
+    async def encode(self, texts: Sequence[str], special: bool = True) -> list[list[int]]:
+        """Token ids of texts; ``special``: with what the tokenizer puts before and behind by itself.
 
         Raises:
             MissingTokenizer: the model directory has no tokenizer.
             BadRequest: they are more than this server takes at once.
         """
         self.check_count(len(texts))
-        return await self.compute(sum(map(len, texts)), lambda: [self.engine.encode(text) for text in texts])
+        return await self.compute(
+            sum(map(len, texts)), lambda: [self.engine.encode(text, special) for text in texts]
+        )
 
     async def compute(self, size: int, work: Callable[[], _T]) -> _T:
         """Work on so many characters or numbers: away from the event loop if many, as others would wait for it."""

@@ -33,6 +33,10 @@ class ServerSettings:
     allow_pickled_weights: bool = False  # read pickles of tensors in shared memory of this machine
     chat_template: str | None = None  # Jinja; None: the tokenizer's own
     health_timeout: float = 20.0  # seconds that a step or a probe may take before health is in doubt
+    logprobs_mode: str = "sampled"  # of which distribution log-probabilities are; "raw": of the model's own
+    # Of OpenAI's endpoints: "model" is what generation_config.json says, "openai" temperature 1 and no limits.
+    sampling_defaults: str = "model"
+    sglang_metrics: bool = False  # offer metrics under SGLang's names too
 
     def __post_init__(self) -> None:
         wrong: list[str] = []
@@ -55,6 +59,12 @@ class ServerSettings:
             "max_body_bytes": self.max_body_bytes,
         }
         wrong += [f"{name} must be at least 1, not {size}" for name, size in sizes.items() if size < 1]
+        choices = {"logprobs_mode": ("sampled", "raw"), "sampling_defaults": ("model", "openai")}
+        wrong += [
+            f"{name} must be {' or '.join(known)}, not {getattr(self, name)!r}"
+            for name, known in choices.items()
+            if getattr(self, name) not in known
+        ]
         if not 0 < self.health_timeout < math.inf:
             wrong.append(f"health_timeout must be a positive number of seconds, not {self.health_timeout}")
         wrong += [f"there is no directory {root}" for root in self.allowed_weights_roots if not root.is_dir()]

@@ -5,12 +5,18 @@ come, cut at its stop strings, and given out as soon as nothing can take it back
 """
 
 from devicekit.text.decoding import TokenDecoder
+from devicekit.text.grammar import Grammar, GrammarCompiler, GrammarKind, GrammarMatcher, GrammarRefused
 from devicekit.text.request_text import RequestText, TextOptions
 from devicekit.text.stops import StopMatcher, StopStrings
 from devicekit.text.tokenizer import TokenizerVocabulary
 from devicekit.text.vocabulary import PlainVocabulary, Vocabulary, vocabulary_of
 
 __all__ = [
+    "Grammar",
+    "GrammarCompiler",
+    "GrammarKind",
+    "GrammarMatcher",
+    "GrammarRefused",
     "PlainVocabulary",
     "RequestText",
     "StopMatcher",

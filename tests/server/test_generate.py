@@ -146,13 +146,17 @@ REFUSED = {
         {"text": "a", "sampling_params": {"min_new_tokens": 999}},
         "min_new_tokens",
     ),
-    "a grammar": ({"text": "a", "sampling_params": {"regex": "a+"}}, "regex"),
+    "an unsound grammar": ({"text": "a", "sampling_params": {"regex": "(a"}}, "regex"),
+    "two grammars": ({"text": "a", "sampling_params": {"regex": "a", "ebnf": "start: A"}}, "regex, ebnf"),
     "an image": ({"text": "a", "image_data": "…"}, "image_data"),
-    "prompt logprobs": ({"text": "a", "return_logprob": True, "logprob_start_len": 0}, "logprob_start_len"),
+    "prompt logprobs of no token": (
+        {"input_ids": [5], "return_logprob": True, "logprob_start_len": 1},
+        "prompt token 1",
+    ),
     "lists of different lengths": ({"text": ["a", "b"], "rid": ["1"]}, "rid"),
     "one id twice": ({"text": ["a", "b"], "rid": ["1", "1"]}, "already"),
     "a seed beyond 64 bits": ({"text": "a", "sampling_params": {"sampling_seed": 2**64}}, "sampling_seed"),
-    "an empty stop string": ({"text": "a", "sampling_params": {"stop": ""}}, "stop"),
+    "a way to stop that is not known": ({"text": "a", "sampling_params": {"stop_regex": "a"}}, "stop_regex"),
 }
 
 

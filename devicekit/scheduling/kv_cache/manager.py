@@ -100,7 +100,7 @@ class KVCacheManager:
 
     def cached_tokens(self, request: Request, namespace: Hashable) -> int:
         """Leading tokens of a waiting request that are cached. Counts as no use of them."""
-        return 0 if self.prefix is None else self.prefix.peek(request.tokens[:-1], namespace)
+        return 0 if self.prefix is None else self.prefix.peek(request.tokens[: request.reusable], namespace)
 
     def remaining_tokens(self, most: int, requests: int) -> int:
         """Of ``most`` tokens that ``requests`` may still produce together, those that will take further pages."""
@@ -143,7 +143,7 @@ class KVCacheManager:
         for layer in self.layers:
             layer.seat(request, np.frombuffer(own, np.int32))
         if self.tier is not None:
-            loaded = self.tier.load(request.tokens[:-1], namespace, shared, own, request.id)
+            loaded = self.tier.load(request.tokens[: request.reusable], namespace, shared, own, request.id)
             request.computed += loaded * self.page_size
         return True
 
@@ -152,12 +152,12 @@ class KVCacheManager:
         prefix, cached, node = self.prefix, b"", None
         if not self.layers:
             if prefix is not None:
-                match = prefix.hold(request.tokens.tobytes()[:-4], namespace)
+                match = prefix.hold(_reusable(request), namespace)
                 cached, node = match.pages, match.node
             return cached, node
         matched = np.empty(0, np.int32)
         if prefix is not None:
-            match = prefix.match(request.tokens.tobytes()[:-4], namespace)
+            match = prefix.match(_reusable(request), namespace)
             matched = np.frombuffer(match.pages, np.int32)
             usable = self._usable(matched)
             if usable < len(matched):
@@ -350,3 +350,9 @@ class KVCacheManager:
 def _first_own(request: Request) -> int:
     """What is dropped ends behind what is cached."""
     return request.dropped_pages or request.cached_pages
+
+
+def _reusable(request: Request) -> bytes:
+    """The tokens whose KV may come from a cache."""
+    content = request.tokens.tobytes()
+    return content[:-4] if request.scored is None else content[: 4 * request.reusable]

@@ -82,7 +82,8 @@ class RankedRunner:
         worst = int(table[:, 0].max())
         if output is not None and not worst:
             tokens = table[0, 3 : 3 + len(batch.wanted)].astype(np.int32)
-            return StepOutput(tokens, output.logprobs)
+            invalid = bool(len(tokens)) and int(tokens.min()) < 0
+            return StepOutput(tokens, output.logprobs, output.prompt_logprobs, invalid)
         failed = np.flatnonzero(table[:, 0]).tolist()
         texts = self._ranks.texts(failure)
         message = describe_failures({rank: texts[rank] for rank in failed})

@@ -34,6 +34,7 @@ from devicekit.scheduling.request import Request
 from devicekit.scheduling.scheduler import Scheduler
 from devicekit.scheduling.state import SchedulerState
 from devicekit.scheduling.verbs.control import Control
+from devicekit.text import GrammarCompiler
 from devicekit.text.vocabulary import Decodes, Vocabulary
 
 _ASKING, _CLOSING = 1, 2  # what a rank says of the end when a step begins
@@ -64,6 +65,7 @@ class LockstepScheduler:
         policies: Mapping[ReleasePoint, ReleasePolicy] | None = None,
         detokenizer: Vocabulary | Decodes | None = None,
         states: PageAllocator | None = None,
+        grammars: GrammarCompiler | None = None,
     ) -> None:
         releases = ReleasePoints.configured(device, policies, clock=ranks.clock, coordinator=ranks)
         eos = sorted(runner.limits.eos_token_ids)  # a set prints in another order in every process
@@ -80,6 +82,7 @@ class LockstepScheduler:
             releases=releases,
             detokenizer=detokenizer,
             states=states,
+            grammars=grammars,
             coordinator=ranks,
         )
         self._outbox: deque[tuple[Request | Operation, bytes]] = deque()

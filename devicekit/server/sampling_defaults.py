@@ -1,0 +1,34 @@
+"""What holds on OpenAI's endpoints where a request says nothing: what the model's makers say."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+from devicekit.runners.checkpoint import ModelDirectory
+from devicekit.scheduling.request import SamplingParams
+
+_RECOMMENDED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
+
+def sampling_defaults(directory: ModelDirectory, source: str) -> SamplingParams:
+    """The parameters that generation_config.json recommends, if ``source`` is "model"; others are the engine's."""
+    file = directory.path / "generation_config.json"
+    if source != "model" or not file.is_file():
+        return SamplingParams()
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (
+        OSError,
+        ValueError,
+    ):  # whoever opens the directory complains of it
+        return SamplingParams()
+    if not isinstance(document, dict):
+        return SamplingParams()
+    found: dict[str, float | int] = {}
+    for name in _RECOMMENDED:
+        value = document.get(name)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+            found[name] = max(0, int(value)) if name == "top_k" else float(value)
+    return dataclasses.replace(SamplingParams(), **found)  # type: ignore[arg-type]  # names are those above

@@ -1,0 +1,173 @@
+"""Grammars that an output must follow: as they are asked for, compiled once, and stepped through token by token.
+
+Compiling and matching are llguidance's (extra ``grammar``). A compiled grammar is kept for whoever asks for the
+same one again; `GrammarCompiler.flush` forgets them all.
+"""
+
+from __future__ import annotations
+
+import enum
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from devicekit.contract.errors import DeviceKitError
+
+if TYPE_CHECKING:
+    import llguidance
+
+_KEPT = 256  # compiled grammars
+_ERROR_LENGTH = 500  # characters of a reason that may repeat the whole grammar
+# A model may put spaces and line ends into its JSON, but not for ever.
+_JSON_OPTIONS = {"whitespace_flexible": True, "whitespace_pattern": r"[ \t\r\n]{0,12}"}
+
+
+class GrammarRefused(DeviceKitError):
+    """A grammar makes no sense, or this engine cannot follow any."""
+
+
+class GrammarKind(str, enum.Enum):
+    """How a grammar is written."""
+
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    EBNF = "ebnf"  # rules with ::=, beginning at root; or a Lark grammar, beginning at start
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an output must follow from its first character to its last."""
+
+    kind: GrammarKind
+    source: str
+
+
+class GrammarMatcher:
+    """How far one output has come in its grammar."""
+
+    def __init__(self, matcher: llguidance.LLMatcher) -> None:
+        self._matcher = matcher
+
+    def fill(self, mask: npt.NDArray[np.int32]) -> None:
+        """Set the bits ([1, vocabulary / 32]) of the tokens that may come next."""
+        from llguidance import numpy as masks
+
+        masks.fill_next_token_bitmask(self._matcher, mask, 0)
+
+    def advance(self, token: int) -> bool:
+        """Take the next token; whether nothing may follow it any more.
+
+        Raises:
+            GrammarRefused: this token must not come here, or the grammar has become too much to follow.
+        """
+        if not self._matcher.consume_token(token):
+            reason = self._matcher.get_error() or f"token {token} does not follow it"
+            raise GrammarRefused(f"The output left its grammar: {reason[:_ERROR_LENGTH]}")
+        return bool(self._matcher.is_stopped())
+
+
+class GrammarCompiler:
+    """Compiles grammars for one tokenizer. May be used from any thread.
+
+    Args:
+        tokenizer: of transformers, over the tokenizers library.
+        vocab_size: of the model, which may have more tokens than the tokenizer.
+        end_tokens: that may come when the grammar is fulfilled.
+    """
+
+    def __init__(self, tokenizer: Any, vocab_size: int, end_tokens: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._ends = [token for token in end_tokens if token < vocab_size]
+        self._lock = threading.Lock()
+        self._known: llguidance.LLTokenizer | None = None
+        self._cache: OrderedDict[Grammar, llguidance.LLMatcher] = OrderedDict()
+        self.hits = self.misses = 0
+
+    def __len__(self) -> int:
+        return len(self._cache)
+
+    @property
+    def mask_width(self) -> int:
+        """32-bit words in a mask."""
+        return -(-self._vocab_size // 32)
+
+    def matcher(self, grammar: Grammar) -> GrammarMatcher:
+        """A matcher at the beginning of a grammar, which is compiled unless it is known.
+
+        Raises:
+            GrammarRefused: the grammar is not sound, or there is nothing here that could follow one.
+        """
+        with self._lock:
+            found = self._cache.get(grammar)
+            if found is not None:
+                self._cache.move_to_end(grammar)
+                self.hits += 1
+        if found is None:
+            found = self._compile(grammar)
+            with self._lock:
+                self.misses += 1
+                self._cache[grammar] = found
+                while len(self._cache) > _KEPT:
+                    self._cache.popitem(last=False)
+        return GrammarMatcher(found.deep_copy())
+
+    def flush(self) -> None:
+        """Forget every compiled grammar. Outputs that follow one go on."""
+        with self._lock:
+            self._cache.clear()
+
+    def _compile(self, grammar: Grammar) -> llguidance.LLMatcher:
+        try:
+            import llguidance
+        except ImportError as error:
+            raise GrammarRefused(
+                f"Structured output needs a package that is not installed ({error}); get it with: "
+                "pip install 'devicekit[grammar]'"
+            ) from error
+        try:
+            source = _translate(llguidance, grammar)
+        except Exception as error:  # what a grammar's text can be wrong in is the library's to say
+            raise GrammarRefused(_refusal(grammar, str(error))) from error
+        matcher = llguidance.LLMatcher(self._tokens(llguidance), source, log_level=0)
+        if matcher.is_error():
+            raise GrammarRefused(_refusal(grammar, matcher.get_error()))
+        return matcher
+
+    def _tokens(self, library: Any) -> llguidance.LLTokenizer:
+        with self._lock:
+            if self._known is None:
+                fast = getattr(self._tokenizer, "backend_tokenizer", None)
+                if fast is None:
+                    raise GrammarRefused(
+                        "Structured output needs a tokenizer of the tokenizers library (tokenizer.json)."
+                    )
+                ends = self._ends or [self._vocab_size - 1]
+                self._known = library.LLTokenizer(fast.to_str(), n_vocab=self._vocab_size, eos_token=ends)
+            return self._known
+
+
+def _translate(library: Any, grammar: Grammar) -> str:
+    """A grammar as the library writes it."""
+    source: str
+    if grammar.kind is GrammarKind.JSON_SCHEMA:
+        source = library.LLMatcher.grammar_from_json_schema(grammar.source, defaults=_JSON_OPTIONS)
+    elif grammar.kind is GrammarKind.REGEX:
+        source = library.LLMatcher.grammar_from_regex(grammar.source)
+    else:
+        from llguidance.gbnf_to_lark import gbnf_to_lark
+
+        text = grammar.source
+        if "::=" in text:
+            text = gbnf_to_lark(text)
+        source = library.LLMatcher.grammar_from_lark(text)
+    return source
+
+
+def _refusal(grammar: Grammar, reason: str) -> str:
+    return f"This {grammar.kind.value} cannot be followed: {reason.strip()[:_ERROR_LENGTH]}"
