@@ -30,6 +30,7 @@ from devicekit.server import (
     weights,
 )
 from devicekit.server.errors import on_fault, on_http_exception
+from devicekit.server.request_ids import HEADER, RequestIds
 from devicekit.server.serving import Serving
 from devicekit.server.settings import ServerSettings
 
@@ -67,10 +68,14 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> Starle
 
     origins = serving.settings.allowed_origins
     cross_origin = Middleware(
-        CORSMiddleware, allow_origins=origins, allow_methods=("GET", "POST", "PUT"), allow_headers=("*",)
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=("GET", "POST", "PUT"),
+        allow_headers=("*",),
+        expose_headers=(HEADER, "X-Devicekit-Ignored"),
     )
     app = Starlette(
-        middleware=[cross_origin] if origins else [],
+        middleware=[Middleware(RequestIds), *([cross_origin] if origins else [])],
         routes=[route for endpoint in ENDPOINTS for route in endpoint.routes()],
         exception_handlers={HTTPException: on_http_exception, Exception: on_fault},
         lifespan=lifespan,

@@ -71,13 +71,13 @@ class Serving:
         return min(engine.runner.limits.max_positions, engine.plan.num_tokens)
 
     def require_weights(self) -> None:
-        """Let a request pass that can be served.
+        """Let a request pass that can be served, or that will be when memory is there again.
 
         Raises:
-            Unavailable: nothing is generated until an operator acts, and how long that takes nobody knows.
+            Unavailable: it would wait for weights, which nobody may ever write.
         """
-        if holds := self.loop.snapshot.holds:
-            raise Unavailable(f"Nothing can be generated now: {'; '.join(holds)}")
+        if reason := self.loop.snapshot.no_weights:
+            raise Unavailable(f"Nothing can be generated now: {reason}.")
 
     async def compile(self, sequences: Sequence[SequenceSpec]) -> None:
         """Compile the grammars of sequences, away from the event loop and before the engine's thread sees them.

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from devicekit.scheduling.interface import EngineScheduler
 from devicekit.scheduling.messages import Blocker
+from devicekit.scheduling.state import SchedulerState
+from devicekit.weights.occupation import HOLD as RELEASED
+from devicekit.weights.occupation import MemoryTag
+from devicekit.weights.store import HOLD as UNTRUSTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,8 @@ class Snapshot:
     blockers: tuple[Blocker, ...]
     steps: int
     computed_tokens: int  # prompt and output tokens, since the start
+    # Why requests cannot be served until somebody writes weights; empty while they can, or only wait.
+    no_weights: str = ""
     unbalanced: str = ""  # what went missing from a pool, if anything did
 
     @property
@@ -65,5 +71,14 @@ def take_snapshot(scheduler: EngineScheduler, steps: int, computed_tokens: int) 
         blockers=state.blockers(),
         steps=steps,
         computed_tokens=computed_tokens,
+        no_weights=_no_weights(state),
         unbalanced="" if state.unbalanced is None else str(state.unbalanced),
     )
+
+
+def _no_weights(state: SchedulerState) -> str:
+    """Why requests would wait for weights, which may never come."""
+    if UNTRUSTED in state.gate.holds:
+        return state.gate.holds[UNTRUSTED]
+    released = state.gate.holds.get(RELEASED, "")
+    return released if MemoryTag.WEIGHTS.value in released else ""

@@ -59,14 +59,17 @@ class UpdateGroups:
         return self._groups[name]
 
     def init(self, operation: InitUpdateGroup) -> Callable[[], Reply | None]:
-        """Join a group; answered when everybody has.
+        """Join a group; answered when everybody has. A group of the same name is left first.
+
+        That one may be of a trainer that has died: its successor uses the same name, and nobody else can tell.
 
         Raises:
             InvalidOperation: a field makes no sense, or the device has no collective backend of its own.
-            Conflict: there is a group of this name already.
+            Conflict: a group of this name is being joined.
         """
         rank, name = operation.rank_offset + self.rank, operation.group_name
         backend = run_on_all_ranks(self.coordinator, lambda: self._backend_for(operation, rank))
+        self.discard(name)
         joining = _Joining(
             threading.Thread(target=lambda: _join(joining, operation, rank, backend), daemon=True)
         )
@@ -103,8 +106,10 @@ class UpdateGroups:
     def _backend_for(self, operation: InitUpdateGroup, rank: int) -> str:
         _check(operation, rank)
         name = operation.group_name
-        if name in self._groups or name in self._joining:
-            raise Conflict(f"There is an update group {name!r} already.")
+        if name in self._joining:
+            raise Conflict(
+                f"Update group {name!r} is being joined; that ends when everybody has come, or its time is up."
+            )
         backend = operation.backend or self.device.collective_backend()
         if backend is None:
             raise InvalidOperation(

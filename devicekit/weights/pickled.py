@@ -91,6 +91,8 @@ def _parse(content: bytes) -> object:
 class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> object:
         known = _NAMES.get((module, name))
+        if known is None and module.partition(".")[0] == "sglang":  # its classes move between releases
+            known = _SGLANG.get(name)
         if known is None and module == "torch" and name in _DTYPES:
             return name
         if known is None and _OPENER.fullmatch(f"{module}.{name}"):
@@ -202,10 +204,10 @@ _NAMES: Final[Mapping[tuple[str, str], object]] = MappingProxyType(
         ("torch.nn.parameter", "Parameter"): "Parameter",
         ("torch.storage", "UntypedStorage"): "UntypedStorage",
         ("torch.storage", "TypedStorage"): "TypedStorage",
-        ("sglang.srt.weight_sync.tensor_bucket", "FlattenedTensorMetadata"): _Entry,
-        ("sglang.srt.model_executor.model_runner", "FlattenedTensorMetadata"): _Entry,
-        ("sglang.srt.model_executor.model_runner", "LocalSerializedTensor"): _PerRank,
     }
+)
+_SGLANG: Final[Mapping[str, object]] = MappingProxyType(
+    {"FlattenedTensorMetadata": _Entry, "LocalSerializedTensor": _PerRank}
 )
 _DTYPES: Final = frozenset(name for name, value in vars(torch).items() if isinstance(value, torch.dtype))
 
