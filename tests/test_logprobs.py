@@ -11,10 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from devicekit.engine import Engine, EngineConfig
-from devicekit.runners.example import write_example_checkpoint
 from devicekit.scheduling import scoring
 from devicekit.scheduling.errors import InvalidRequest
 from devicekit.scheduling.request import FinishKind, SamplingParams
+from examples.checkpoints import write_example_checkpoint
 
 CLOSE = 1e-4
 

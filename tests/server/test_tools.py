@@ -9,8 +9,8 @@ from pathlib import Path
 import openai
 import pytest
 
-from devicekit.runners.example import write_example_checkpoint
 from devicekit.server.tools import Tool, ToolReader, ToolUse
+from examples.checkpoints import write_example_checkpoint
 from tests.server.conftest import Serve, Server
 
 TOOLS = [
