@@ -6,7 +6,7 @@ SETUP := $(VENV)/.ready
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml conformance/pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types architecture bench soak kill-matrix matrix docs clean
+.PHONY: help run test lint types architecture bench soak hostile operators kill-matrix matrix docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,12 @@ bench: $(SETUP) ## measure, each figure beside its yardstick, peer and target; w
 SECONDS ?= 3600
 soak: $(SETUP) ## random operators, faults, pools and clients, for SECONDS (3600) or STEPS, on WORKERS (1); JSON
 	@$(BIN)/python -m tests.soak $(if $(STEPS),--steps $(STEPS),--seconds $(SECONDS)) --workers $(or $(WORKERS),1)
+
+hostile: $(SETUP) ## judge every hostile backend in every phase
+	@HOSTILE=all $(BIN)/python -m pytest -q tests/conformance/test_hostile.py
+
+operators: $(SETUP) ## trace what an engine sends to a device, and write the list that conformance judges by
+	@$(BIN)/python -m tools.sent_operators --write
 
 kill-matrix: $(SETUP) ## run the conformance suite over every deliberately faulty backend
 	@$(BIN)/python -m devicekit_conformance.selftest --markdown conformance/KILL_MATRIX.md

@@ -20,7 +20,7 @@ from typing import ClassVar
 import pytest
 
 from devicekit_conformance.plugin import run_of
-from devicekit_conformance.pytest_run import decide
+from devicekit_conformance.pytest_run import NOT_DISTRIBUTED, decide, is_distributed
 from devicekit_conformance.rulebook import Requirement, rulebook
 from devicekit_conformance.session import Session
 from devicekit_conformance.target import Target
@@ -72,6 +72,8 @@ def _address(cls: type[BackendConformance]) -> str:
 
 def _method(rule: Requirement) -> Callable[[BackendConformance, pytest.FixtureRequest], None]:
     def test(self: BackendConformance, request: pytest.FixtureRequest) -> None:
+        if is_distributed(request.config):
+            pytest.fail(NOT_DISTRIBUTED, pytrace=False)
         decide(type(self).conformance_session(request.config), rule.id)
 
     test.__name__ = f"{_PREFIX}{rule.id[3:].lower().replace('-', '_')}_{rule.check.__name__}"

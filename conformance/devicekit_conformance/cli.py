@@ -1,17 +1,24 @@
-"""``devicekit conformance``: run the suite on a backend, list the rule book, verify a report."""
+"""``devicekit conformance``: judge a backend, list the rule book, verify a report, repeat its run."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from devicekit_conformance.outcomes import EXIT_INTERRUPTED, EXIT_USAGE, Result, Status
-from devicekit_conformance.rulebook import DEFAULT_PROFILES, PROFILES, rulebook
+from devicekit_conformance.outcomes import EXIT_INTERRUPTED, EXIT_USAGE
+from devicekit_conformance.rulebook import PROFILES, rulebook
 from devicekit_conformance.target import Target, UsageError
 
+if TYPE_CHECKING:
+    from devicekit_conformance.waivers import Waivers
+
 _OK_WHEN_INCOMPLETE = 0
+_DIFFERS = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,12 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parser.parse_args(argv)
     except SystemExit as error:  # argparse exits with 2, which is taken
         return 0 if error.code in (0, None) else EXIT_USAGE
+    commands = {"run": _run, "list": _list, "verify": _verify, "rerun": _rerun}
     try:
-        if arguments.command == "run":
-            return _run(arguments)
-        if arguments.command == "list":
-            return _list(arguments)
-        return _verify(arguments)
+        return commands[arguments.command](arguments)
     except UsageError as error:
         print(f"devicekit conformance: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -44,91 +48,150 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="devicekit conformance", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="run|list|verify")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="run|list|verify|rerun")
     run = commands.add_parser("run", help="judge a backend")
     run.add_argument(
-        "--backend", required=True, metavar="NAME|module:attr", help="installed name, or where its class is"
-    )
-    run.add_argument("--report", type=Path, metavar="FOLDER|FILE", help="write JSON, HTML, JUnit and a badge")
-    run.add_argument(
-        "--waivers", type=Path, metavar="TOML", help="known failures, each with a reason and an end"
-    )
-    run.add_argument("--profile", action="append", choices=list(PROFILES), help="default: all but hardware")
-    run.add_argument(
-        "--only", action="append", metavar="ID", help="judge these ids; the verdict is incomplete"
+        "--backend",
+        required=True,
+        metavar="NAME|module:Class|file.py:Class",
+        help="installed name, or where its class is, seen from the current folder",
     )
     run.add_argument(
-        "--probe", metavar="module:attr", help="stand-in for the suite's probe; named in the report"
+        "--waivers",
+        type=Path,
+        metavar="TOML",
+        help="known failures, each with a reason and an end; default: none",
     )
-    run.add_argument("--allow-incomplete", action="store_true", help="exit with 0 when nothing failed")
-    run.add_argument("--quiet", action="store_true", help="print failures and the verdict only")
+    run.add_argument(
+        "--profile",
+        action="append",
+        choices=list(PROFILES),
+        help="judge this one, and core, on which each rests; may be repeated; default: all but hardware",
+    )
+    run.add_argument(
+        "--only",
+        action="append",
+        metavar="ID",
+        help="judge these ids; the verdict is incomplete; default: all",
+    )
+    run.add_argument(
+        "--probe",
+        metavar="module:attr",
+        help="stand-in for the suite's probe; named in the report, and the tier is experimental; "
+        "default: the backend's conformance.toml, or the suite's own",
+    )
+    run.add_argument(
+        "--allow-incomplete", action="store_true", help="exit with 0 when nothing failed; default: with 6"
+    )
+    again = commands.add_parser(
+        "rerun", help="repeat the run that a report tells of, and compare the results"
+    )
+    again.add_argument("report", type=Path, help="a report.json")
+    again.add_argument(
+        "--backend", metavar="ADDRESS", help="where the backend is now; default: as the report says"
+    )
+    for one in (run, again):
+        one.add_argument(
+            "--report",
+            dest="where",
+            type=Path,
+            metavar="FOLDER|FILE",
+            help="write JSON, HTML, JUnit and a badge there; default: no report",
+        )
+        one.add_argument(
+            "--patience",
+            type=_positive,
+            default=1.0,
+            metavar="TIMES",
+            help="multiply every time limit, on top of what a busy machine gets; default: 1",
+        )
+        one.add_argument("--quiet", action="store_true", help="print failures and the verdict only")
+        one.add_argument("-v", "--verbose", action="store_true", help="print every requirement, with its id")
     rules = commands.add_parser("list", help="print the rule book")
-    rules.add_argument("--profile", action="append", choices=list(PROFILES))
+    rules.add_argument(
+        "--profile", action="append", choices=list(PROFILES), help="only this one; default: all"
+    )
     rules.add_argument("--markdown", action="store_true", help="as a Markdown table")
-    check = commands.add_parser("verify", help="check that a report is what the suite wrote")
-    check.add_argument("report", type=Path)
+    check = commands.add_parser(
+        "verify",
+        help="check that a report is whole and consistent",
+        description="Finds accidents and careless edits: a cut, merged or altered report, a verdict that does not "
+        "follow from its results. It cannot find a forger, who can write the digest as well: for that there is "
+        "the attestation of the CI run, and rerun.",
+    )
+    check.add_argument("report", type=Path, help="a report.json")
     return parser
 
 
+def _positive(text: str) -> float:
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"must be a positive number, not {text}")
+    return value
+
+
 def _run(arguments: argparse.Namespace) -> int:
-    from devicekit_conformance.judge import Nursery
-    from devicekit_conformance.publish import write_report
-    from devicekit_conformance.report import make_report
-    from devicekit_conformance.session import Session
+    from devicekit_conformance.running import with_ground
     from devicekit_conformance.waivers import Waivers
 
-    target = Target(arguments.backend, arguments.probe)
+    target = Target(arguments.backend, arguments.probe).with_own_probe()
     target.check()
     waivers = Waivers.read(arguments.waivers) if arguments.waivers else Waivers()
     unknown = sorted(set(arguments.only or ()) - rulebook().keys())
     if unknown:
         raise UsageError(f"There is no requirement {', '.join(unknown)}.")
-    with Nursery() as nursery:
-        profiles = _in_order(arguments.profile)
-        session = Session(target, nursery, waivers, profiles, arguments.only)
-        try:
-            for id in session.rules:
-                if id not in session.excluded:
-                    _show(session.judge(id), arguments.quiet)
-            report = make_report(session)
-        finally:
-            session.close()
-    _summarise(report)
-    if arguments.report:
-        for path in write_report(report, arguments.report):
-            print(f"  wrote {path}")
-    if report["verdict"] == "incomplete" and arguments.allow_incomplete:
+    report = _judged(target, arguments, waivers, with_ground(arguments.profile), arguments.only)
+    if report["verdict"] == "incomplete" and arguments.allow_incomplete and not report["interrupted"]:
         return _OK_WHEN_INCOMPLETE
     code = report["exit_code"]
     return code if isinstance(code, int) else EXIT_USAGE
 
 
-def _in_order(chosen: Sequence[str] | None) -> tuple[str, ...]:
-    return DEFAULT_PROFILES if not chosen else tuple(name for name in PROFILES if name in chosen)
+def _rerun(arguments: argparse.Namespace) -> int:
+    from devicekit_conformance.rerun import differences, plan_of, surroundings
+
+    plan = plan_of(arguments.report, arguments.backend)
+    plan.target.check()
+    report = _judged(plan.target, arguments, plan.waivers, plan.profiles, plan.only)
+    if report["interrupted"]:
+        return EXIT_INTERRUPTED
+    print("\ncompared with the report:")
+    for line in surroundings(plan.report, report):
+        print(f"  ({line})")
+    found = differences(plan.report, report)
+    for line in found:
+        print(f"  - {line}")
+    print(f"{arguments.report}: {'came out otherwise' if found else 'came out the same'}")
+    return _DIFFERS if found else 0
 
 
-def _show(result: Result, quiet: bool) -> None:
-    if result.status is Status.BLOCKED:
-        return  # the summary counts them; each would only repeat the failure that is already shown
-    loud = result.status in (Status.FAIL, Status.ERROR, Status.STALE_WAIVER)
-    if loud or not quiet:
-        sentence = rulebook()[result.id].sentence if loud else ""
-        print(f"{result.id:<13} {result.status.value:<12} {result.message or ''}".rstrip())
-        if sentence:
-            print(f"{'':13} {result.level.value}: {sentence}")
-        sys.stdout.flush()
+def _judged(
+    target: Target,
+    arguments: argparse.Namespace,
+    waivers: Waivers,
+    profiles: Sequence[str],
+    only: Sequence[str] | None,
+) -> Mapping[str, object]:
+    from devicekit_conformance.console import Console
+    from devicekit_conformance.judge import Nursery, RunnerError
+    from devicekit_conformance.probe_check import check_probe
+    from devicekit_conformance.running import run
+    from devicekit_conformance.session import Session
 
-
-def _summarise(report: dict[str, object]) -> None:
-    counts, backend = report["counts"], report["backend"]
-    told = ", ".join(f"{n} {name}" for name, n in counts.items() if n) if isinstance(counts, dict) else ""
-    name = backend["address"] if isinstance(backend, dict) else ""
-    tier = "" if report["tier"] == "none" else f", tier {report['tier']}"
-    print(f"\n{name}: {str(report['verdict']).upper()}{tier} ({told})")
+    console = Console(verbose=arguments.verbose, quiet=arguments.quiet)
+    with Nursery() as nursery:
+        if target.probe is not None:
+            with contextlib.suppress(RunnerError):  # the run says what is wrong
+                check_probe(nursery, target)
+        session = Session(target, nursery, waivers, profiles, only, arguments.patience)
+        try:
+            return run(session, console, arguments.where)
+        finally:
+            session.close()
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    shown = _in_order(arguments.profile) if arguments.profile else tuple(PROFILES)
+    shown = [name for name in PROFILES if not arguments.profile or name in arguments.profile]
     for profile in shown:
         rules = [rule for rule in rulebook().values() if rule.profile == profile]
         print(f"## {profile}\n\n{PROFILES[profile]}\n")
@@ -145,12 +208,13 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from devicekit_conformance.verify import problems_of
+    from devicekit_conformance.verify import LIMITS, problems_of
 
     problems = problems_of(arguments.report)
     for problem in problems:
         print(f"  - {problem}")
     print(f"{arguments.report}: {'does not hold' if problems else 'holds'}")
+    print(f"  ({LIMITS})")
     return 1 if problems else 0
 
 

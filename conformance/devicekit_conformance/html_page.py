@@ -11,7 +11,6 @@ from devicekit_conformance.rulebook import PROFILES
 
 _GOOD = ("conformant", "conformant with waivers")
 _TIER_TEXT = {
-    "experimental": "It passed, with waivers, on some profiles only, or judged by a probe of its own.",
     "verified": "It passed every default profile without a waiver.",
     "certified": "It passed every profile, several devices and processes included, without a waiver.",
     "none": "No tier is awarded.",
@@ -52,8 +51,20 @@ def _head(name: str, verdict: str, report: Mapping[str, object], backend: Mappin
         f'<header>\n<p class="eyebrow">devicekit conformance</p>\n<h1>{_text(name)}</h1>\n'
         f'<p class="what">{shown}</p>\n'
         f'<p class="verdict {kind}">{_text(verdict.capitalize())}{badge}</p>\n'
-        f'<p class="note">{_TIER_TEXT[tier]}</p>\n</header>'
+        f'<p class="note">{_text(_meaning(report))}</p>\n</header>'
     )
+
+
+def _meaning(report: Mapping[str, object]) -> str:
+    """What stands under the verdict: the tier in words, or the first cause where there is none."""
+    tier = str(report["tier"])
+    if tier == "experimental":
+        return f"Experimental: {'; '.join(_names(report.get('tier_reasons')))}."
+    cause = report.get("first_cause")
+    if tier == "none" and isinstance(cause, dict):
+        cut = " The run was interrupted." if report.get("interrupted") else ""
+        return f"First cause: {cause['id']}, {cause['message']}.{cut}"
+    return _TIER_TEXT[tier]
 
 
 def _figures(counts: Mapping[str, object]) -> str:

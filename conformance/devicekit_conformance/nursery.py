@@ -1,7 +1,7 @@
 """Starts workers cheaply: one interpreter that has imported torch, and no plugin, forks whenever one is needed.
 
 A fresh interpreter spends a second or more on importing torch; a fork takes milliseconds, and nothing of any
-backend has happened in it either.
+backend has happened in it either. Between this process and each worker stands a `keeper`.
 """
 
 from __future__ import annotations
@@ -12,28 +12,41 @@ import os
 import signal
 import socket
 import sys
-import traceback
+import time
+
+from devicekit_conformance import keeper, processes
+
+_CLEARING = 5.0  # seconds
 
 
 def main() -> None:
-    """Fork a worker for each request on the socket whose number is the first argument, until it closes."""
+    """Fork a keeper for each request on the socket whose number is the first argument, until it closes."""
     control = socket.socket(fileno=int(sys.argv[1]))
+    processes.adopt_orphans()
     _warm_up()
+    keepers: set[int] = set()
     while True:
-        message, descriptors, _, _ = socket.recv_fds(control, 1 << 20, 2)
+        message, descriptors, _, _ = socket.recv_fds(control, 1 << 16, 3)
         if not message:
+            _leave_nothing(keepers)
             return
-        request = json.loads(message)
-        if "reap" in request:
-            control.sendall(json.dumps({"status": _reap(request["reap"])}).encode() + b"\n")
-            continue
-        child = os.fork()
-        if child == 0:
-            control.close()
-            _become_worker(descriptors, request["order"])
+        _clear_strays(keepers)
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
+        order = json.loads(message)
+        try:
+            child = os.fork()
+        except OSError as error:  # no memory, or no process left
+            _answer(control, {"error": str(error)})
+        else:
+            if child == 0:
+                control.close()
+                connection, log, keeping = descriptors
+                keeper.keep(connection, log, socket.socket(fileno=keeping), order)
+            keepers.add(child)
+            _answer(control, {"keeper": child})
         for descriptor in descriptors:
             os.close(descriptor)
-        control.sendall(json.dumps({"pid": child}).encode() + b"\n")
 
 
 def _warm_up() -> None:
@@ -41,33 +54,34 @@ def _warm_up() -> None:
     import torch  # noqa: F401
 
     # Not devicekit's own modules: they notice a fork, and a worker is to be a process like any other.
+    from devicekit_conformance import worker  # noqa: F401
     from devicekit_conformance.rulebook import rulebook
 
     rulebook()
 
 
-def _become_worker(descriptors: list[int], order: dict[str, object]) -> None:
-    from devicekit_conformance import worker
-
-    connection, log = descriptors
-    try:
-        os.setsid()  # the judge kills the group, and with it whatever the worker has started
-        worker.serve(socket.socket(fileno=connection), log, order)
-    except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(70)
-    os._exit(0)
+def _leave_nothing(keepers: set[int]) -> None:
+    """Let the keepers clear up, which they do when the judge has gone, and end what is left after a while."""
+    deadline = time.monotonic() + _CLEARING
+    while keepers and time.monotonic() < deadline:
+        _clear_strays(keepers)
+        time.sleep(0.01)
+    processes.end_descendants(os.getpid())
 
 
-def _reap(pid: int) -> int | None:
-    """The exit status of a worker as `subprocess` counts it: negative for a signal."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
+def _clear_strays(keepers: set[int]) -> None:
+    """Wait for keepers that have ended, and kill what a keeper that was itself killed has left to this process."""
     with contextlib.suppress(ChildProcessError):
-        _, status = os.waitpid(pid, 0)
-        return os.waitstatus_to_exitcode(status)
-    return None
+        while (ended := os.waitpid(-1, os.WNOHANG)[0]) != 0:
+            keepers.discard(ended)
+    for process in processes.descendants(os.getpid()):
+        if process.parent == os.getpid() and process.pid not in keepers:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(process.pid, signal.SIGKILL)
+
+
+def _answer(control: socket.socket, message: dict[str, object]) -> None:
+    control.sendall(json.dumps(message).encode() + b"\n")
 
 
 if __name__ == "__main__":

@@ -75,14 +75,20 @@ class Result:
         return replace(self, status=status, message=message)
 
 
-def verdict_of(results: Iterable[Result]) -> Verdict:
-    """The verdict: any MUST that failed decides; then any that did not run; then any that is waived."""
+GROUND = "core"  # the profile that every verdict rests on
+
+
+def verdict_of(results: Iterable[Result], profiles: Iterable[str] = (GROUND,)) -> Verdict:
+    """The verdict: any MUST that failed decides; then any that did not run; then any that is waived.
+
+    Nothing good is said of a backend whose core was not judged: a profile alone is incomplete.
+    """
     listed = list(results)
     must = {result.status for result in listed if result.level is Level.MUST}
     if must & _BAD or any(result.status is Status.STALE_WAIVER for result in listed):
         return Verdict.NON_CONFORMANT
     # A run in which nothing passed has shown nothing, whatever the reasons.
-    if Status.NOT_RUN in must or Status.PASS not in must:
+    if Status.NOT_RUN in must or Status.PASS not in must or GROUND not in set(profiles):
         return Verdict.INCOMPLETE
     return Verdict.CONFORMANT_WITH_WAIVERS if Status.WAIVED in must else Verdict.CONFORMANT
 
@@ -95,6 +101,18 @@ def tier_of(verdict: Verdict, profiles: Iterable[str], defaults: Iterable[str], 
     if verdict is Verdict.CONFORMANT_WITH_WAIVERS or foreign_probe or not set(defaults) <= ran:
         return Tier.EXPERIMENTAL
     return Tier.CERTIFIED if "hardware" in ran else Tier.VERIFIED
+
+
+def reasons_for_experimental(
+    results: Iterable[Result], profiles: Iterable[str], defaults: Iterable[str], probe: str | None
+) -> list[str]:
+    """Why a conformant backend is no more than experimental, each as half a sentence; empty if it is more."""
+    waived = [one.id for one in results if one.status is Status.WAIVED and one.level is Level.MUST]
+    ran = set(profiles)
+    missing = [name for name in defaults if name not in ran]
+    reasons = [f"{', '.join(waived)} {'is' if len(waived) == 1 else 'are'} waived"] if waived else []
+    reasons += [f"not judged: the profiles {', '.join(missing)}"] if missing else []
+    return reasons + ([f"judged by a probe of its own, {probe}"] if probe is not None else [])
 
 
 def counts_of(results: Iterable[Result]) -> dict[str, int]:

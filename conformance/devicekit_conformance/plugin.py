@@ -26,9 +26,10 @@ _OPTIONS: tuple[tuple[str, dict[str, object]], ...] = (
     ("report", {"metavar": "FOLDER|FILE", "help": "write the report (JSON, HTML, JUnit, badge)"}),
     (
         "profile",
-        {"action": "append", "metavar": "NAME", "help": "profiles to judge; default: all but hardware"},
+        {"action": "append", "metavar": "NAME", "help": "judge it, and core; default: all but hardware"},
     ),
     ("probe", {"metavar": "module:attr", "help": "stand-in for the suite's probe"}),
+    ("patience", {"metavar": "TIMES", "help": "multiply every time limit; default: 1"}),
 )
 RUN: pytest.StashKey[Run] = pytest.StashKey()
 
@@ -74,7 +75,30 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_sessionstart(session: pytest.Session) -> None:
     config = session.config
     if any(one.startswith(_PACKAGE) for one in config.args) or config.getoption("devicekit_backend"):
+        if hasattr(config, "workerinput"):
+            return  # the controller has refused
         run_of(config).open_named_backends()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
+    if RUN in session.config.stash:
+        session.config.stash[RUN].note_selection(items)
+    elif hasattr(session.config, "workerinput"):
+        _say_once_under_xdist(items)
+
+
+def _say_once_under_xdist(items: list[pytest.Item]) -> None:
+    """Leave one requirement of each class of ours in the run; it fails with one line that says why."""
+    seen: set[object] = set()
+    kept: list[pytest.Item] = []
+    for item in items:
+        owner = getattr(item, "cls", None)
+        if item.get_closest_marker("devicekit") is None or owner not in seen:
+            kept.append(item)
+        if item.get_closest_marker("devicekit") is not None:
+            seen.add(owner)
+    items[:] = kept
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -83,12 +107,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         and "dk_requirement" in metafunc.fixturenames
     ):
         run_of(metafunc.config).parametrise(metafunc)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
-    if RUN in session.config.stash:
-        session.config.stash[RUN].note_selection(items)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

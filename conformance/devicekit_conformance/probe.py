@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 
+from devicekit_conformance.context import Failure
+from devicekit_conformance.probe_work import Worker
+
 _HOST_IMPOSSIBLE = 1 << 60  # bytes; more than any machine can map
+_GIB = 1 << 30
+_MORE_THAN_ANY = 16 << 10  # GiB; no device has as much, and one that gives it has promised what it lacks
 
 
 class Token(Protocol):
@@ -47,12 +53,13 @@ class Probe(Protocol):
 
 
 class TorchProbe:
-    """Plain torch on the backend's device type."""
+    """Plain torch on the backend's device type: its module where it has one, torch's generic classes elsewhere."""
 
     def __init__(self, device_type: str, indexed: bool) -> None:
         self._type = device_type
         self._indexed = indexed
-        self._module: object | None = None if device_type == "cpu" else torch.get_device_module(device_type)
+        self._module = None if device_type == "cpu" else _module_of(device_type)
+        self._workers: dict[int, Worker | None] = {}
 
     def tensor(self, size: int, index: int) -> torch.Tensor:
         return torch.empty(size, dtype=torch.uint8, device=self._device(index))
@@ -63,35 +70,38 @@ class TorchProbe:
 
     def current_index(self) -> int | None:
         asked = getattr(self._module, "current_device", None)
-        return int(asked()) if callable(asked) else None
+        if callable(asked):
+            return int(asked())
+        if self._type == "cpu" or not self._indexed:
+            return None
+        with contextlib.suppress(RuntimeError, AttributeError):
+            if (
+                current := torch.accelerator.current_accelerator()
+            ) is not None and current.type == self._type:
+                return int(torch.accelerator.current_device_index())
+        return None
 
     def submit(self, index: int, stream: object | None) -> Token | None:
-        if not self._indexed:
+        if self._type == "cpu":
             return _work_on_host(self._device(index))
-        event_class = getattr(self._module, "Event", None)
-        if not callable(event_class):
+        if index not in self._workers:
+            self._workers[index] = self._worker(index)
+        worker = self._workers[index]
+        if worker is None:
             return None
-        event = event_class()
-        with torch.device(self._device(index)):
-            if stream is None:
-                _matmuls()
-                event.record()
-            else:
-                with self._on(stream):
-                    _matmuls()
-                    event.record(stream)
-        return _EventToken(event)
+        with self._at(index), contextlib.nullcontext() if stream is None else self._on(stream):
+            return worker.submit()
 
     def exhaust(self, index: int) -> BaseException:
-        kept = []
-        size = _HOST_IMPOSSIBLE
+        kept: list[torch.Tensor] = []
+        size = _HOST_IMPOSSIBLE if self._type == "cpu" else _GIB
         try:
-            if self._indexed:
-                size = 1 << 30
-            while True:
+            while len(kept) < _MORE_THAN_ANY:
                 kept.append(self.tensor(size, index))
         except Exception as error:  # whatever the runtime calls it is what the backend must recognise
             return error.with_traceback(None)
+        kept.clear()
+        raise Failure(f"the device gave {_MORE_THAN_ANY:,} GiB at once and never ran out of memory")
 
     def random(self, index: int, count: int) -> Sequence[float]:
         found: list[float] = torch.rand(count, device=self._device(index)).cpu().tolist()
@@ -107,18 +117,41 @@ class TorchProbe:
     def _device(self, index: int) -> torch.device:
         return torch.device(self._type, index) if self._indexed else torch.device(self._type)
 
-    def _on(self, stream: object) -> torch.utils._contextlib._DecoratorContextManager:
-        found: torch.utils._contextlib._DecoratorContextManager = getattr(self._module, "stream")(stream)  # noqa: B009
-        return found
+    def _worker(self, index: int) -> Worker | None:
+        device = self._device(index)
+        with self._at(index):
+            try:
+                return Worker(device, self._events(device), self._other_stream(device), self._on)
+            except (RuntimeError, NotImplementedError):
+                return None  # a device on which nothing can be computed
 
+    def _at(self, index: int) -> contextlib.AbstractContextManager[object]:
+        """A block in which the device is current, by torch's own functions, where there is such a thing."""
+        if not self._indexed:
+            return contextlib.nullcontext()
+        found = getattr(self._module, "device", None)
+        if callable(found):
+            return cast("contextlib.AbstractContextManager[object]", found(index))
+        generic = getattr(torch.accelerator, "device_index", None)
+        ours = getattr(torch.accelerator, "current_accelerator", lambda: None)()
+        if callable(generic) and ours is not None and ours.type == self._type:
+            return cast("contextlib.AbstractContextManager[object]", generic(index))
+        return contextlib.nullcontext()
 
-class _EventToken:
-    def __init__(self, event: object) -> None:
-        self._event = event
+    def _on(self, stream: object) -> contextlib.AbstractContextManager[object]:
+        """A block in which a stream is current: the vendor's function, or a torch.Stream as it is."""
+        chosen = getattr(self._module, "stream", None)
+        if callable(chosen):
+            return cast("contextlib.AbstractContextManager[object]", chosen(stream))
+        if hasattr(stream, "__enter__"):
+            return cast("contextlib.AbstractContextManager[object]", stream)
+        raise NotImplementedError("nothing makes a stream current")
 
-    def done(self) -> bool:
-        query = getattr(self._event, "query", None)
-        return bool(query()) if callable(query) else True
+    def _events(self, device: torch.device) -> Callable[[], object] | None:
+        return _first_that_works(getattr(self._module, "Event", None), lambda: torch.Event(device=device))
+
+    def _other_stream(self, device: torch.device) -> Callable[[], object] | None:
+        return _first_that_works(getattr(self._module, "Stream", None), lambda: torch.Stream(device=device))
 
 
 class _HostToken:
@@ -129,13 +162,25 @@ class _HostToken:
         return float(self._result[0, 0]) == self._expected
 
 
-def _matmuls() -> None:
-    """Several milliseconds to a second of work on any device."""
-    a = torch.ones(4096, 4096)
-    for _ in range(20):
-        a = (a @ a).clamp_(max=1.0)
-
-
 def _work_on_host(device: torch.device) -> Token:
     ones = torch.ones(64, 64, device=device)
     return _HostToken(ones @ ones, 64.0)
+
+
+def _module_of(device_type: str) -> object | None:
+    """torch's module for a device type; a device may do without."""
+    try:
+        return cast("object", torch.get_device_module(device_type))
+    except RuntimeError:
+        return None
+
+
+def _first_that_works(*makers: object) -> Callable[[], object] | None:
+    for make in makers:
+        if callable(make):
+            try:
+                make()
+            except Exception:  # events and streams are optional, and what their absence raises differs
+                continue
+            return cast("Callable[[], object]", make)
+    return None

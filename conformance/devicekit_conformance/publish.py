@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
@@ -35,12 +38,33 @@ def write_report(report: Mapping[str, object], where: Path) -> list[Path]:
     else:
         chosen = {where / name: text for name, text in forms.items()}
     try:
-        for path, text in chosen.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+        _write_whole(chosen)
     except OSError as error:
         raise UsageError(f"The report cannot be written: {error}") from error
     return list(chosen)
+
+
+def _write_whole(texts: Mapping[Path, str]) -> None:
+    """Write every file beside its place first, then put all in place: a reader sees an old or a new one, whole."""
+    ready: dict[Path, str] = {}
+    try:
+        for path, text in texts.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(
+                "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+            ) as file:
+                ready[path] = file.name
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+                os.fchmod(file.fileno(), 0o644)
+        for path in list(ready):
+            os.replace(ready[path], path)
+            del ready[path]
+    finally:
+        for name in ready.values():
+            with contextlib.suppress(OSError):
+                os.unlink(name)
 
 
 def badge(report: Mapping[str, object]) -> str:
@@ -53,22 +77,28 @@ def badge(report: Mapping[str, object]) -> str:
 
 
 def junit(report: Mapping[str, object]) -> str:
-    """JUnit XML, one test case a requirement."""
+    """JUnit XML, one test case a requirement.
+
+    What was not judged is an error where it is binding, so that no reader takes it for green. Advice that was not
+    followed is no failure.
+    """
     backend, results = report["backend"], report["results"]
     name = backend.get("address", "?") if isinstance(backend, dict) else "?"
     rows = results if isinstance(results, list) else []
-    suite = ElementTree.Element("testsuite", name=f"devicekit-conformance {name}", tests=str(len(rows)))
+    suite = ElementTree.Element(
+        "testsuite", name=_printable(f"devicekit-conformance {name}"), tests=str(len(rows))
+    )
     tally = {"failures": 0, "errors": 0, "skipped": 0}
     for row in rows:
         case = ElementTree.SubElement(
             suite, "testcase", classname=f"devicekit_conformance.{row['profile']}", name=row["id"]
         )
         case.set("time", f"{row['seconds']:.4f}")
-        kind = _JUNIT.get(row["status"])
+        kind = _junit_kind(row)
         if kind is not None:
             tag, counter = kind
             tally[counter] += 1
-            text = f"{row['status']}: {row['message']}"
+            text = f"{row['level']} {row['status']}: {row['message']}"
             ElementTree.SubElement(case, tag, message=_printable(text)).text = _printable(row["sentence"])
     for counter, number in tally.items():
         suite.set(counter, str(number))
@@ -80,10 +110,16 @@ _JUNIT = {
     "stale-waiver": ("failure", "failures"),
     "error": ("error", "errors"),
     "n/a": ("skipped", "skipped"),
-    "not-run": ("skipped", "skipped"),
-    "blocked": ("skipped", "skipped"),
+    "not-run": ("error", "errors"),
+    "blocked": ("error", "errors"),
     "waived": ("skipped", "skipped"),
 }
+
+
+def _junit_kind(row: Mapping[str, object]) -> tuple[str, str] | None:
+    kind = _JUNIT.get(str(row["status"]))
+    binding = row["level"] == "MUST" or row["status"] == "stale-waiver"
+    return kind if kind is None or binding else ("skipped", "skipped")
 
 
 def _printable(text: str) -> str:

@@ -8,22 +8,33 @@ from typing import NoReturn
 
 import pytest
 
-from devicekit_conformance.judge import Nursery
-from devicekit_conformance.outcomes import EXIT_CODES, Result, Status, Verdict, counts_of
+from devicekit_conformance.judge import Nursery, RunnerError
+from devicekit_conformance.outcomes import EXIT_CODES, EXIT_USAGE, Result, Status, Verdict, counts_of
+from devicekit_conformance.probe_check import check_probe
 from devicekit_conformance.publish import write_report
-from devicekit_conformance.report import make_report
-from devicekit_conformance.rulebook import DEFAULT_PROFILES, PROFILES, rulebook
+from devicekit_conformance.report import first_cause, make_report
+from devicekit_conformance.rulebook import PROFILES, rulebook
+from devicekit_conformance.running import with_ground
 from devicekit_conformance.session import Session
 from devicekit_conformance.target import Target, UsageError
 from devicekit_conformance.waivers import Waivers
+
+NOT_DISTRIBUTED = (
+    "Conformance reads the counters of one device from one process: run it without -n (pytest-xdist)."
+)
+
+
+def is_distributed(config: pytest.Config) -> bool:
+    """Whether pytest-xdist shares the tests out, seen from its controller or from a worker."""
+    return hasattr(config, "workerinput") or bool(getattr(config.option, "numprocesses", None))
 
 
 class Run:
     """Sessions by backend address, made when they are first needed."""
 
     def __init__(self, config: pytest.Config) -> None:
-        if hasattr(config, "workerinput") or getattr(config.option, "numprocesses", None):
-            raise pytest.UsageError("Conformance reads the counters of one device from one process: drop -n.")
+        if is_distributed(config):
+            raise pytest.UsageError(NOT_DISTRIBUTED)
         self._config = config
         self._sessions: dict[str, Session] = {}
         self._collected: dict[str, set[str]] = {}
@@ -37,14 +48,29 @@ class Run:
         """
         if target.address not in self._sessions:
             try:
+                target = target.with_own_probe()
                 target.check()
                 listed = Waivers.read(waivers) if waivers else Waivers()
-            except UsageError as error:
+                if self._nursery is None:
+                    self._nursery = Nursery()
+                if target.probe is not None:
+                    check_probe(self._nursery, target)
+            except (UsageError, RunnerError) as error:
                 raise pytest.UsageError(str(error)) from None
-            if self._nursery is None:
-                self._nursery = Nursery()
-            self._sessions[target.address] = Session(target, self._nursery, listed, self.profiles)
+            self._sessions[target.address] = Session(
+                target, self._nursery, listed, self.profiles, patience=self._patience
+            )
         return self._sessions[target.address]
+
+    @property
+    def _patience(self) -> float:
+        text = self._config.getoption("devicekit_patience") or "1"
+        try:
+            if (value := float(text)) > 0:
+                return value
+        except ValueError:
+            pass
+        raise pytest.UsageError(f"--devicekit-patience is a positive number, not {text!r}.")
 
     @property
     def profiles(self) -> tuple[str, ...]:
@@ -53,7 +79,7 @@ class Run:
             raise pytest.UsageError(
                 f"There is no profile {', '.join(unknown)}; there are {', '.join(PROFILES)}."
             )
-        return tuple(name for name in PROFILES if name in chosen) if chosen else DEFAULT_PROFILES
+        return with_ground(chosen)
 
     def open_named_backends(self) -> None:
         """Make the session of every backend on the command line.
@@ -92,6 +118,12 @@ class Run:
         for address, session in self._sessions.items():
             left_out = session.rules.keys() - self._collected.get(address, set())
             session.exclude(left_out, "deselected in this pytest run")
+        try:
+            self._write(
+                interrupted=False, begun=True
+            )  # an older report never stands for a run that was killed
+        except UsageError as error:
+            raise pytest.UsageError(str(error)) from None
 
     def summarise(self, terminal: pytest.TerminalReporter) -> None:
         for session in self._sessions.values():
@@ -103,22 +135,35 @@ class Run:
                     result.status is Status.FAIL and result.level.value != "MUST"
                 ):
                     terminal.line(f"{result.id} {result.status.value}: {result.message}")
+            if (cause := first_cause(results)) is not None:
+                terminal.line(f"first cause: {cause['id']} {cause['status']}: {cause['message']}")
             terminal.line(f"{session.verdict.value.upper()} ({told})")
 
     def finish(self, session: pytest.Session) -> None:
         """Write the reports and give the session the exit code of the worst verdict."""
-        where = self._config.getoption("devicekit_report")
-        for one in self._sessions.values():
-            if where:
-                folder = Path(where)
-                several = len(self._sessions) > 1
-                write_report(make_report(one), folder / _file_name(one) if several else folder)
+        interrupted = session.exitstatus in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
+        try:
+            self._write(interrupted=interrupted)
+        except UsageError as error:
+            if (terminal := self._config.pluginmanager.get_plugin("terminalreporter")) is not None:
+                terminal.line(str(error), red=True)
+            session.exitstatus = EXIT_USAGE
+            return
         verdicts = [one.verdict for one in self._sessions.values()]
         if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             for verdict in (Verdict.NON_CONFORMANT, Verdict.INCOMPLETE):
                 if verdict in verdicts:
                     session.exitstatus = EXIT_CODES[verdict]
                     return
+
+    def _write(self, *, interrupted: bool, begun: bool = False) -> None:
+        where = self._config.getoption("devicekit_report")
+        if not where:
+            return
+        several = len(self._sessions) > 1
+        for one in self._sessions.values():
+            report = make_report(one, facts=not (interrupted or begun), interrupted=interrupted or begun)
+            write_report(report, Path(where) / _file_name(one) if several else Path(where))
 
     def close(self) -> None:
         for session in self._sessions.values():

@@ -25,12 +25,18 @@ PROFILES: Mapping[str, str] = MappingProxyType(
         "streams": "Work is ordered, waited for and measured as asked.",
         "host": "Pinned memory and copies behave as claimed.",
         "processes": "Forking, spawning, exiting and sharing are safe.",
+        "operators": "Every operator that an engine sends to it gives what the host gives.",
         "engine": "An engine runs on it, and on what is left of it when hooks are missing or misbehave.",
         "hardware": "What only a machine with several devices and processes can show.",
     }
 )
 DEFAULT_PROFILES = tuple(name for name in PROFILES if name != "hardware")
 
+# The breach of such a sentence is lost or foreign data, a race or a hang: no reason excuses it.
+_GUARDS_DATA = re.compile(
+    r"\b(intact|in use|data|lost|contents|overwrite|wait|waits|replay|before (all|its) work|tokens|"
+    r"another device|stay valid|MUST return on)\b"
+)
 _ID = re.compile(r"DK-[A-Z]+-\d{3}")
 _FIRST = ("DK-LOAD-001",)  # nothing can be said of a backend that does not load
 
@@ -106,7 +112,7 @@ def requirement(
             fresh=fresh,
             device=device,
             min_devices=min_devices,
-            unwaivable=unwaivable,
+            unwaivable=unwaivable or (level is Level.MUST and _GUARDS_DATA.search(sentence) is not None),
             since=since,
         )
         return check

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -15,7 +16,13 @@ if TYPE_CHECKING:
     from devicekit.contract.manifest import Manifest
     from devicekit.registry.candidates import Candidate
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 MANIFEST_ATTRIBUTE = "manifest"
+SETTINGS_FILE = "conformance.toml"  # beside the manifest: what the suite needs to know of this backend
 
 
 class UsageError(Exception):
@@ -32,10 +39,68 @@ class Target:
 
     address: str
     probe: str | None = None  # "package.module:attribute" of a probe that stands in for the suite's own
+    folder: str = field(default_factory=os.getcwd, compare=False)  # where relative files and modules are
 
     @property
     def installed(self) -> bool:
         return ":" not in self.address
+
+    @property
+    def order(self) -> tuple[str, str | None]:
+        """Address and probe as a process in any working folder finds them."""
+        probe = None if self.probe is None else self._absolute(self.probe)
+        return self._absolute(self.address), probe
+
+    @property
+    def search_path(self) -> list[str]:
+        """Folders in front of ``sys.path``: the current one, where it holds the module that is named."""
+        named = [one.rsplit(":", 1)[0] for one in (self.address, self.probe) if one and ":" in one]
+        modules = [one.partition(".")[0] for one in named if not one.endswith(".py")]
+        return [self.folder] if any(self._here(one) for one in modules) else []
+
+    def _here(self, module: str) -> bool:
+        folder = Path(self.folder)
+        return (folder / f"{module}.py").is_file() or (folder / module).is_dir()
+
+    def _absolute(self, address: str) -> str:
+        module, separator, attribute = address.rpartition(":")
+        return f"{Path(self.folder, module)}:{attribute}" if separator and module.endswith(".py") else address
+
+    def with_own_probe(self) -> Target:
+        """This target with the probe that the backend names in its ``conformance.toml``, if none was given.
+
+        Raises:
+            UsageError: the file is wrong.
+        """
+        folder = self._manifest_folder() if self.probe is None else None
+        path = None if folder is None else folder / SETTINGS_FILE
+        if path is None or not path.is_file():
+            return self
+        try:
+            settings = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise UsageError(f"{path} cannot be read: {error}") from error
+        probe = settings.pop("probe", None)
+        if settings or not isinstance(probe, str) or ":" not in probe:
+            raise UsageError(f"{path} holds one key, probe, written 'package.module:attribute'.")
+        return replace(self, probe=probe)
+
+    def _manifest_folder(self) -> Path | None:
+        """Where the backend's manifest lies, found without importing anything of the backend."""
+        if self.installed:
+            from devicekit.registry import discover
+
+            paths = [one.path for one in discover() if one.name == self.address and one.path is not None]
+            return paths[0].parent if len(paths) == 1 else None
+        module = self.address.rsplit(":", 1)[0]
+        if module.endswith(".py"):
+            return Path(self.folder, module).parent
+        top, *below = module.split(".")
+        base = Path(self.folder, top) if self._here(top) else _folder_of(top)
+        if base is None:
+            return None
+        place = base.joinpath(*below)
+        return place if place.is_dir() else place.parent
 
     def check(self) -> None:
         """Find out whether the target exists, importing nothing of it.
@@ -57,11 +122,17 @@ class Target:
         module, attribute = self.address.rsplit(":", 1)
         if not attribute or not module:
             raise UsageError(f"A backend is written 'name' or 'package.module:Class', not {self.address!r}.")
-        found = (
-            Path(module).is_file() if module.endswith(".py") else _top_level_exists(module.partition(".")[0])
-        )
-        if not found:
-            raise UsageError(f"There is no module {module!r} to take the backend {attribute!r} from.")
+        if not self._exists(module):
+            raise UsageError(
+                f"There is no module {module!r} to take the backend {attribute!r} from, "
+                f"neither installed nor in {self.folder}."
+            )
+
+    def _exists(self, module: str) -> bool:
+        if module.endswith(".py"):
+            return Path(self.folder, module).is_file()
+        top = module.partition(".")[0]
+        return self._here(top) or _top_level_exists(top)
 
     def candidate(self) -> Candidate:
         """What the registry would find. Imports the backend's module unless it is installed by name.
@@ -122,6 +193,17 @@ def _manifest_of(factory: object, module: ModuleType) -> Manifest:
             f"attribute {MANIFEST_ATTRIBUTE!r}."
         )
     return Manifest.read(folder / FILE_NAME)
+
+
+def _folder_of(name: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    places = [] if spec is None else list(spec.submodule_search_locations or ())
+    if places:
+        return Path(places[0])
+    return None if spec is None or spec.origin is None else Path(spec.origin).with_suffix("")
 
 
 def _top_level_exists(name: str) -> bool:

@@ -43,7 +43,8 @@ class Waiver:
     strict: bool = True
 
     def as_data(self) -> dict[str, str]:
-        return {"reason": self.reason, "link": self.link, "expires": self.expires.isoformat()}
+        told = {"reason": self.reason, "link": self.link, "expires": self.expires.isoformat()}
+        return told if self.strict else {**told, "strict": "false"}
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,10 @@ _MOST_PROBE_ORDER = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A backend's manifest, checked."""
+    """A backend's manifest, checked.
+
+    In code, each field may be written as in ``backend.toml`` too: a range as text, names as a list.
+    """
 
     name: str
     device_type: str
@@ -67,6 +70,17 @@ class Manifest:
     host: bool = False
     automatic: bool = True
     newer: tuple[str, ...] = ()  # what a newer contract may know and this one ignores, as in "capability 'x'"
+
+    def __post_init__(self) -> None:
+        given: dict[str, object] = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        ranges = (given["contract"], given["torch"])
+        if any(isinstance(one, str) for one in ranges) or any(
+            isinstance(one, list) for one in given.values()
+        ):
+            table = {key: _as_toml(value) for key, value in given.items() if _is_set(key, value)}
+            checked = self.parse({"backend": table})
+            for key in given:
+                object.__setattr__(self, key, getattr(checked, key))
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
@@ -120,3 +134,15 @@ class Manifest:
         )
         reader.finish()
         return manifest
+
+
+def _is_set(key: str, value: object) -> bool:
+    return key != "newer" and value is not None and value != ""
+
+
+def _as_toml(value: object) -> object:
+    if isinstance(value, SpecifierSet):
+        return str(value)
+    if isinstance(value, (frozenset, set, tuple, list)):
+        return [str(one) for one in value]
+    return value

@@ -26,7 +26,7 @@ from devicekit_cpu import Backend as Cpu
 
 _CPU = {"name": "mine", "device_type": "cpu", "contract": ">=1.0,<2", "collective_backend": "gloo",
         "noop": ["synchronize", "set_index"], "emulated": ["empty_cache", "memory_info"],
-        "capabilities": ["driver_memory", "rng_state", "unified_memory"], "indexed": False, "host": True}
+        "capabilities": ["driver_memory", "ipc", "rng_state", "unified_memory"], "indexed": False, "host": True}
 
 
 class Mine(Cpu):
@@ -96,7 +96,7 @@ def command() -> Command:
             env=environ,
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=600,
             check=False,
         )
 

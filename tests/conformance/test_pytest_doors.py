@@ -33,7 +33,7 @@ def test_the_suite_runs_by_its_package_name(run_pytest: RunPytest, tmp_path: Pat
     )
     assert code == 0, said
     assert "CONFORMANT" in said
-    assert json.loads((tmp_path / "out" / "report.json").read_text())["profiles"] == ["host"]
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["profiles"] == ["core", "host"]
 
 
 def test_a_failed_requirement_is_a_failed_test_without_a_traceback(
@@ -110,7 +110,7 @@ def test_a_vendors_class_keeps_to_the_chosen_profiles(run_pytest: RunPytest, tmp
     arguments = ("test_cpu.py", "-p", "no:cacheprovider", "-rs", "--devicekit-profile", "host")
     code, said = run_pytest(*arguments, folder=tmp_path)
     assert code == 0, said
-    for other in ("core", "engine", "hardware"):
+    for other in ("memory", "engine", "hardware"):
         assert f"the profile {other} was not chosen" in said
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from devicekit_conformance.judge import Nursery
-from devicekit_conformance.outcomes import Status, Verdict
+from devicekit_conformance.outcomes import Status
 from devicekit_conformance.rulebook import rulebook
 from devicekit_conformance.selftest.__main__ import ELSEWHERE, run_one
 from devicekit_conformance.selftest.catalogue import catalogue
@@ -47,6 +47,5 @@ def test_an_honest_machine_passes_clean(nursery: Nursery) -> None:
         session.run()
         bad = [one for one in session.results() if one.status not in (Status.PASS, Status.NOT_APPLICABLE)]
         assert not bad
-        assert session.verdict is Verdict.CONFORMANT
     finally:
         session.close()

@@ -100,3 +100,19 @@ def test_whatever_a_key_holds_the_manifest_is_read_or_refused(key, junk):
         manifest = Manifest.parse({"backend": SMALLEST | {key: junk}})
         assert manifest.noop | manifest.emulated <= HOOKS.keys()
         assert manifest.capabilities <= CAPABILITIES.keys()
+
+
+def test_a_manifest_in_code_takes_the_spelling_of_the_file() -> None:
+    spelled = Manifest(
+        name="acme",
+        device_type="cpu",
+        contract=">=1.0,<2",  # type: ignore[arg-type]  # what a file says
+        torch=">=2.7",  # type: ignore[arg-type]
+        noop=["synchronize"],  # type: ignore[arg-type]
+        capabilities=["rng_state"],  # type: ignore[arg-type]
+    )
+    table = {"name": "acme", "device_type": "cpu", "contract": ">=1.0,<2", "torch": ">=2.7"}
+    read = Manifest.parse({"backend": {**table, "noop": ["synchronize"], "capabilities": ["rng_state"]}})
+    assert spelled == read
+    with pytest.raises(ManifestError, match="synchronise"):
+        Manifest("acme", "cpu", ">=1.0,<2", noop=["synchronise"])  # type: ignore[arg-type]

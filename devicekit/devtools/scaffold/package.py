@@ -85,6 +85,7 @@ def new_backend(
         texts[f"devicekit_{name}/backend.py"] = plain_source(values["title"])
     else:
         texts[f"devicekit_{name}/backend.py"] = backend_source(values["title"])
+        texts[f"devicekit_{name}/conformance.toml"] = _render("conformance.toml", values)
     texts[f"devicekit_{name}/py.typed"] = ""
     for path, text in texts.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -96,12 +97,6 @@ def _values(name: str, start: Start, module: str) -> Mapping[str, str]:
     major, minor, *_ = __version__.split(".")
     simulated = start is Start.SIMULATED
     claims = {Start.SIMULATED: _SIMULATED, Start.OVER_MODULE: _OVER}.get(start, frozenset())
-    probe = ""
-    if simulated:
-        measure = (
-            '"devicekit_conformance.simulated:SimProbe"  # measures virtual time: remove with the simulation'
-        )
-        probe = f"\n    probe = {measure}"
     return {
         "name": name,
         "title": name.capitalize(),
@@ -109,7 +104,6 @@ def _values(name: str, start: Start, module: str) -> Mapping[str, str]:
         "module": module,
         "label": module.upper(),
         "start": _STARTS[start].format(hooks=len(HOOKS) - len(NOT_SIMULATED), module=module),
-        "probe": probe,
         "automatic": "false" if simulated else "true",
         # The contract's range is what binds: every devicekit of its major version serves it.
         "devicekit": f">={major}.{minor},<{int(major) + 1}",
@@ -124,8 +118,8 @@ def _values(name: str, start: Start, module: str) -> Mapping[str, str]:
 _STARTS = {
     Start.SIMULATED: (
         "All {hooks} hooks answer from devicekit's simulated accelerator, so that everything works on the first "
-        "day, on any\nlaptop. When the last hook is yours, remove `_simulated` from `backend.py`, `probe` from\n"
-        "`tests/test_conformance.py` and `automatic` from `backend.toml`."
+        "day, on any\nlaptop. When the last hook is yours, remove `_simulated` from `backend.py`,\n"
+        "`automatic` from `backend.toml`, and `conformance.toml`, which names the probe that sees virtual time."
     ),
     Start.OVER_MODULE: (
         "The hooks come from `torch.{module}`, and from `torch.accelerator` where the module has none. Override "

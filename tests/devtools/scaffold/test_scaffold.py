@@ -99,6 +99,7 @@ def test_everything_a_vendor_needs_is_there_and_nothing_is_left_to_fill_in(acme:
         "tests/test_conformance.py",
         "devicekit_acme/backend.py",
         "devicekit_acme/backend.toml",
+        "devicekit_acme/conformance.toml",
         "devicekit_acme/py.typed",
     } <= names
     for name in names:

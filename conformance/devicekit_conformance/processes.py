@@ -1,0 +1,117 @@
+"""Finding and ending what a process has started, sessions of their own included."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_SUBREAPER, _PARENT_DEATH = 36, 1  # prctl(2)
+_ROUNDS, _PAUSE = (
+    200,
+    0.01,
+)  # two seconds: what is killed takes its time to go, and a fork bomb forks meanwhile
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process as /proc shows it."""
+
+    pid: int
+    parent: int
+    session: int
+    name: str
+
+
+def adopt_orphans() -> None:
+    """Let descendants of this process whose parent ends become its own children, where the system can do that."""
+    _prctl(_SUBREAPER, 1)
+
+
+def end_with_parent() -> None:
+    """Have this process killed when its parent ends, where the system can do that."""
+    _prctl(_PARENT_DEATH, int(signal.SIGKILL))
+
+
+def descendants(root: int) -> list[Process]:
+    """Every living process below ``root``; empty where the system does not show them."""
+    children: dict[int, list[Process]] = defaultdict(list)
+    for process in _all():
+        children[process.parent].append(process)
+    found, waiting = [], [root]
+    while waiting:
+        below = children.pop(waiting.pop(), [])
+        found += below
+        waiting += [one.pid for one in below]
+    return found
+
+
+def strays() -> list[Process]:
+    """What runs beside or below this worker in a session of its own, orphans that its keeper took in included."""
+    own, keeper = os.getpid(), os.getppid()
+    if _children(own) == [] and _children(keeper) == [own]:
+        return []  # nearly always, and found out cheaply
+    session = os.getsid(0)
+    return [one for one in descendants(keeper) if one.pid != own and one.session != session]
+
+
+def _children(pid: int) -> list[int] | None:
+    """Direct children by the kernel's own list; ``None`` where it keeps none."""
+    try:
+        lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    except OSError:
+        return None
+    return [int(one) for text in lists for one in text.split()] if lists else None
+
+
+def end_descendants(root: int) -> None:
+    """Kill everything below ``root``, which is this process, until nothing is left to wait for."""
+    for _ in range(_ROUNDS):
+        left = descendants(root)
+        for process in left:  # stopped first: what forks cannot get ahead of the killing
+            _send(process.pid, signal.SIGSTOP)
+        for process in left:
+            _send(process.pid, signal.SIGKILL)
+        if not reap_ended() and not left:
+            return
+        time.sleep(_PAUSE)
+
+
+def reap_ended() -> bool:
+    """Wait for every child that has ended; whether there are children that have not."""
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return True
+    return False
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+def _all() -> Iterator[Process]:
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (entry / "stat").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        name, _, rest = line.partition("(")[2].rpartition(")")
+        state, parent, _, session, *_ = rest.split()
+        if state != "Z":
+            yield Process(int(entry.name), int(parent), int(session), name)
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
