@@ -118,7 +118,7 @@ class Worker:
         float(self._run()[0, 0].cpu())
 
     def _copied_to_pinned(self, result: torch.Tensor) -> Pending:
-        mark = torch.full((1,), _UNSET, pin_memory=True)
+        mark = torch.full((1,), _UNSET).pin_memory()
         if not mark.is_pinned():
             raise NotImplementedError("nothing is pinned")
         mark.copy_(result[:1, 0], non_blocking=True)
