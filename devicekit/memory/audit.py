@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from devicekit.memory import page_ids
 from devicekit.memory.prefix_node import Node, Root
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def inspect_tree(cache: PrefixCache) -> TreeSanity:
     """Recount the prefix tree. Walks all of it."""
     sizes = [0, 0]
     misfiled = mislocked = 0
-    page_bytes = cache.page_size * 4
+    page_bytes = cache.page_size * page_ids.WIDTH
     for node in cache.nodes():
         sizes[node.locks > 0] += node.size
         misfiled += not _well_filed(node, page_bytes)

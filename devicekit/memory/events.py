@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+from devicekit.memory import page_ids
 from devicekit.memory.prefix_node import Root
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class EventFeed:
         node.hashes = node.hashes[: first * _WIDTH]
         above = node.hashes or _hashes_above(node)
         parent = above[-_WIDTH:]
-        page_bytes = self._page_size * 4
+        page_bytes = self._page_size * page_ids.WIDTH
         tokens = node.key[first * page_bytes :]
         hashes: list[bytes] = []
         last = parent

@@ -19,12 +19,13 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from devicekit.memory import page_ids
 from devicekit.memory.errors import DoubleFree, ForeignPage, PagesInUse
 
 Int32 = npt.NDArray[np.int32]
 PageBytes = bytes | memoryview | Int32
 
-_ID = 4  # bytes of one id
+_ID = page_ids.WIDTH
 _FRESH = 256  # ids moved from the never-used range to the stack at once
 _SINGLES = 64  # ids moved between the stack and the list of single ids at once
 

@@ -53,6 +53,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from devicekit.memory import page_ids
 from devicekit.memory.errors import CacheInUse
 from devicekit.memory.events import CacheListener, EventFeed
 from devicekit.memory.eviction import POLICIES, Policy, ReleaseOrder, find_policy, order_for
@@ -74,7 +75,8 @@ class PrefixCache(PrefixTree):
     """A radix tree over token bytes, in whole pages of `page_size` tokens; see the module for its use.
 
     `policy` is one of lru, lfu, fifo, priority, slru, or a `Policy`; `UnknownPolicy` otherwise. A `page_size`
-    below 1 is a ValueError.
+    below 1 is a ValueError. `by_priority` says whether the priority of an insertion counts, even of one that adds
+    nothing.
     """
 
     def __init__(self, allocator: PagePool, page_size: int, *, policy: str | Policy = "lru") -> None:
@@ -82,6 +84,7 @@ class PrefixCache(PrefixTree):
             raise ValueError(f"page_size must be at least 1, got {page_size}")
         super().__init__(page_size, find_policy(policy))
         self.allocator = allocator
+        self.by_priority = self._policy is POLICIES["priority"]
         self._nowhere = Root(None)  # where a match in an unknown namespace ends
         self._retired: list[ReleaseOrder] = []  # of caches that were reset, to be taken apart bit by bit
         self._turn = 0
@@ -93,16 +96,11 @@ class PrefixCache(PrefixTree):
         """What was asked, found, inserted and evicted so far."""
         return PrefixStats(
             queries=self._queries,
-            queried_tokens=self._queried_bytes // 4,
-            hit_tokens=self._hit_bytes // 4,
+            queried_tokens=self._queried_bytes // page_ids.WIDTH,
+            hit_tokens=self._hit_bytes // page_ids.WIDTH,
             inserted_pages=self.total + self._evicted + self._forgotten,
             evicted_pages=self._evicted,
         )
-
-    @property
-    def by_priority(self) -> bool:
-        """Whether the priority of an insertion counts, even of one that adds nothing."""
-        return self._policy is POLICIES["priority"]
 
     def match(self, tokens: Int32Data, namespace: Hashable = None) -> Match:
         """The longest cached prefix of `tokens`, in whole pages. Counts as a use of it."""
@@ -129,14 +127,14 @@ class PrefixCache(PrefixTree):
         self._hit_bytes += at
         if self._ranked:
             self._hit_path(node)
-        return Match(pages, at // 4, node)
+        return Match(pages, at // page_ids.WIDTH, node)
 
     def shorten(self, match: Match, pages: int) -> Match:
         """The first `pages` pages of a match that has just been made, for whoever can use no more of it."""
-        excess = len(match.pages) // 4 - pages
+        excess = page_ids.count(match.pages) - pages
         self._hit_bytes -= excess * self._page_bytes
         node = self._climb(match.node, excess)
-        return Match(match.pages[: pages * 4], pages * self.page_size, node)
+        return Match(page_ids.first(match.pages, pages), pages * self.page_size, node)
 
     def peek(self, tokens: Int32Data, namespace: Hashable = None) -> int:
         """How many leading tokens are cached. Changes and counts nothing."""
@@ -145,10 +143,10 @@ class PrefixCache(PrefixTree):
         page, at = self._page_bytes, 0
         while (child := node.children.get(key[at : at + page])) is not None:
             if not key.startswith(child.key, at):
-                return at // 4 + common_pages(child.key, key, at, page) * self.page_size
+                return at // page_ids.WIDTH + common_pages(child.key, key, at, page) * self.page_size
             node = child
             at += len(child.key)
-        return at // 4
+        return at // page_ids.WIDTH
 
     def insert(
         self,
@@ -210,7 +208,7 @@ class PrefixCache(PrefixTree):
             or self._feed is not None
         ):
             return None
-        self.protected += len(pages) // 4
+        self.protected += page_ids.count(pages)
         if held.locks == 1 and not held.children and len(held.key) + len(key) <= self._max_edge:
             held.key += key
             held.pages += pages
@@ -225,15 +223,16 @@ class PrefixCache(PrefixTree):
         """Cache the whole pages of `key` below `node`."""
         page = self._page_bytes
         count = len(key) // page
-        if len(mine) != count * 4 or not count:
-            if len(mine) < count * 4:
-                raise ValueError(f"{count} pages of tokens need as many page ids, got {len(mine) // 4}")
+        given = page_ids.count(mine)
+        if given != count or not count:
+            if given < count:
+                raise ValueError(f"{count} pages of tokens need as many page ids, got {given}")
             if not count:
                 end = held or node
                 if self._ranked:  # what is held counts as inserted once more, by one of this priority
                     self._raise_path(end, self._policy.enter(0, priority))
                 return Insertion(b"", b"", end)
-            mine = mine[: count * 4]
+            mine = page_ids.first(mine, count)
         if node is self._nowhere:
             node = self._roots[namespace] = Root(namespace)
         new, duplicates = mine, b""
@@ -249,7 +248,7 @@ class PrefixCache(PrefixTree):
             rank = self._policy.enter(self._turn if new else 0, priority)
         if new:
             moves = node is held
-            node = self._add(node, key[: len(new) // 4 * page], new, moves, rank)
+            node = self._add(node, key[: page_ids.count(new) * page], new, moves, rank)
             if moves:
                 held = node
         if held is not node:
@@ -269,13 +268,14 @@ class PrefixCache(PrefixTree):
         gone: list[bytes] = []
         freed = 0
         while freed < pages and (node := self._order.first()) is not None:
-            size = min(len(node.pages) // 4, pages - freed)
+            whole = page_ids.count(node.pages)
+            size = min(whole, pages - freed)
             freed += size
             if self._feed is not None:
                 self._feed.removed(node, size)
-            if size * 4 < len(node.pages):
-                gone.append(node.pages[-size * 4 :])
-                node.pages = node.pages[: -size * 4]
+            if size < whole:
+                gone.append(page_ids.last(node.pages, size))
+                node.pages = page_ids.without_last(node.pages, size)
                 node.key = node.key[: -size * self._page_bytes]
             else:
                 gone.append(node.pages)
@@ -339,7 +339,7 @@ def _as_bytes(data: Int32Data) -> bytes:
 
 def _where_different(mine: bytes, cached: bytes) -> bytes:
     """Ids of `mine` that are not at the same place in `cached`, which is no longer than `mine`."""
-    theirs = np.frombuffer(cached, np.int32)
-    ours = np.frombuffer(mine, np.int32, len(theirs))
+    theirs = page_ids.as_array(cached)
+    ours = page_ids.as_array(mine, len(theirs))
     different: bytes = ours[ours != theirs].tobytes()
     return different

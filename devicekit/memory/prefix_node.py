@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from devicekit.memory import page_ids
+
 if TYPE_CHECKING:
     from collections import OrderedDict
     from collections.abc import Hashable
@@ -35,7 +37,7 @@ class Node:
     @property
     def size(self) -> int:
         """Pages on this edge."""
-        return len(self.pages) // 4
+        return page_ids.count(self.pages)
 
     def split(self, size: int, page_bytes: int) -> Node:
         """Cut this edge after `size` pages; the new node above gets the head, this one keeps the tail.
@@ -45,13 +47,13 @@ class Node:
         cut, parent = size * page_bytes, self.parent
         if parent is None:
             raise ValueError("a root has no edge to cut")
-        head = Node(parent, self.key[:cut], self.pages[: size * 4], self.rank)
+        head = Node(parent, self.key[:cut], page_ids.first(self.pages, size), self.rank)
         head.locks = 1 if self.locks else 0
         if self.hashes:
             width = len(self.hashes) // self.size * size
             head.hashes, self.hashes = self.hashes[:width], self.hashes[width:]
         parent.children[self.key[:page_bytes]] = head
-        self.parent, self.key, self.pages = head, self.key[cut:], self.pages[size * 4 :]
+        self.parent, self.key, self.pages = head, self.key[cut:], page_ids.behind(self.pages, size)
         head.children[self.key[:page_bytes]] = self
         return head
 
@@ -69,8 +71,8 @@ class Root(Node):
 
 def common_pages(edge: bytes, key: bytes, at: int, page_bytes: int) -> int:
     """How many whole pages of `edge` equal `key` from byte `at` on."""
-    count = min(len(edge), len(key) - at) // 4
-    differs = np.frombuffer(edge, np.int32, count) != np.frombuffer(key, np.int32, count, at)
+    count = min(len(edge), len(key) - at) // page_ids.WIDTH
+    differs = page_ids.as_array(edge, count) != np.frombuffer(key, np.int32, count, at)
     same = int(differs.argmax())
     # argmax of an all-False array is 0 as well.
-    return (same if count and differs[same] else count) * 4 // page_bytes
+    return (same if count and differs[same] else count) * page_ids.WIDTH // page_bytes

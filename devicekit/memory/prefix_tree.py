@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from devicekit.memory import page_ids
 from devicekit.memory.errors import StaleNode
 from devicekit.memory.eviction import POLICIES, Policy, ReleaseOrder, order_for
 from devicekit.memory.prefix_node import Node, Root, common_pages
@@ -30,7 +31,7 @@ class PrefixTree:
         self.page_size = page_size
         self.evictable = 0
         self.protected = 0
-        self._page_bytes = page_size * 4
+        self._page_bytes = page_size * page_ids.WIDTH
         self._max_edge = max(1, _MAX_EDGE // self._page_bytes) * self._page_bytes
         self._policy = policy
         self._ranked = policy is not POLICIES["lru"]
@@ -59,7 +60,7 @@ class PrefixTree:
             del queue[node]
             node.queue = None
             node.locks = 1
-            size = len(node.pages) // 4
+            size = page_ids.count(node.pages)
             self.protected += size
             self.evictable -= size
             node = parent
@@ -72,7 +73,7 @@ class PrefixTree:
             raise StaleNode("this prefix is not locked: it was unlocked more often than locked")
         while locks == 1 and parent is not None:
             node.locks = 0
-            size = len(node.pages) // 4
+            size = page_ids.count(node.pages)
             self.protected -= size
             self.evictable += size
             self._order.add(node)
@@ -120,7 +121,7 @@ class PrefixTree:
 
     def _add(self, node: Node, key: bytes, pages: bytes, held: bool, rank: int) -> Node:
         """Add pages below `node`; the node at the end. With `held`, the caller's lock on `node` moves there."""
-        size = len(pages) // 4
+        size = page_ids.count(pages)
         if held:
             self.protected += size
         else:
@@ -141,7 +142,9 @@ class PrefixTree:
         page = self._page_bytes
         for cut in range(0, len(key), most):
             edge = key[cut : cut + most]
-            child = Node(node, edge, pages[cut // page * 4 :][: len(edge) // page * 4], rank)
+            child = Node(
+                node, edge, page_ids.first(page_ids.behind(pages, cut // page), len(edge) // page), rank
+            )
             node.children[edge[:page]] = child
             if held:
                 child.locks = 1  # the caller's; what it had on the node above now stands for this child's

@@ -9,14 +9,13 @@ anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
 from math import gcd
-from struct import Struct
 
 import numpy as np
 import numpy.typing as npt
 
+from devicekit.memory import page_ids
+from devicekit.memory.cells import Rows, flat
 from devicekit.memory.pages import PageAllocator
 
 Int32 = npt.NDArray[np.int32]
@@ -53,28 +52,23 @@ class Changes:
 _NOTHING: Int64 = np.empty(0, np.int64)
 
 
-@lru_cache(maxsize=4096)
-def _reader(count: int) -> Callable[[memoryview, int], tuple[int, ...]]:
-    """What makes a tuple of ``count`` int32 at an offset in bytes; by way of a list takes longer."""
-    return Struct(f"{count}i").unpack_from
-
-
 class RequestTable:
     """Page tables of up to `num_rows` requests, `pages_per_row` pages each.
 
     `pages` is int32 [num_rows + 1, pages_per_row], contiguous, and `tokens` int32 [num_rows + 1, tokens_per_row]:
-    rows of it that were never used cost address space, not memory. `generation` is int64 [num_rows + 1] and grows
-    by one each time a row is handed out, whatever happens in between, so that a stale reference (row,
-    generation) can be told from a live one. With ``checked=True`` a row given back twice raises (see
-    `PageAllocator`). Changes are followed in blocks of columns; `pages_per_row` should be a multiple of 64, or
-    blocks are smaller and following them is slower. `followed` says whether anybody does.
+    rows of it that were never used cost address space, not memory. `page_rows` and `token_rows` read and write
+    pieces of both at a lower price. `generation` is int64 [num_rows + 1] and grows by one each time a row is
+    handed out, whatever happens in between, so that a stale reference (row, generation) can be told from a live
+    one. With ``checked=True`` a row given back twice raises (see `PageAllocator`). Changes are followed in blocks
+    of columns; `pages_per_row` should be a multiple of 64, or blocks are smaller and following them is slower.
+    `followed` says whether anybody does.
     """
 
     __slots__ = (
         "_followers",
         "_generation",
-        "_page_cells",
-        "_token_cells",
+        "page_rows",
+        "token_rows",
         "block",
         "followed",
         "generation",
@@ -93,11 +87,9 @@ class RequestTable:
         self.pages: Int32 = np.zeros((num_rows + 1, pages_per_row), np.int32)
         self.tokens: Int32 = np.zeros((num_rows + 1, tokens_per_row), np.int32)
         self.tokens_per_row = tokens_per_row
-        # The same memory once more: for a few tokens a memoryview costs a third of numpy.
-        self._token_cells = self.tokens.reshape(-1).data
-        self._page_cells = self.pages.reshape(-1).data.cast("B")
+        self.token_rows, self.page_rows = Rows(self.tokens), Rows(self.pages)
         self.generation: Int64 = np.zeros(num_rows + 1, np.int64)
-        self._generation: memoryview = self.generation.data
+        self._generation: memoryview = flat(self.generation)
         self.block = gcd(pages_per_row, _BLOCK)
         self.followed = False
         self._followers: tuple[Changes, ...] = ()
@@ -132,29 +124,9 @@ class RequestTable:
 
     def write_pages(self, row: int, start: int, pages: bytes) -> None:
         """Put page ids (int32 bytes) in a row, from its page ``start`` on, and mark them as changed."""
-        at = (row * self.pages_per_row + start) * 4
-        self._page_cells[at : at + len(pages)] = pages
+        self.page_rows.write(row, start, pages)
         if self.followed:
-            self.mark(row, start + len(pages) // 4)
-
-    def page_ids(self, row: int, start: int, end: int) -> bytes:
-        """Pages ``start`` to ``end - 1`` of a row, as int32 bytes."""
-        at = row * self.pages_per_row
-        return self._page_cells[(at + start) * 4 : (at + end) * 4].tobytes()
-
-    def write_tokens(self, row: int, tokens: Int32) -> None:
-        """Put tokens at the beginning of a row."""
-        at = row * self.tokens_per_row
-        self._token_cells[at : at + len(tokens)] = tokens.data
-
-    def read_tokens(self, row: int, start: int, end: int) -> tuple[int, ...]:
-        """Tokens ``start`` to ``end - 1`` of a row."""
-        return _reader(end - start)(self._token_cells, (row * self.tokens_per_row + start) * 4)
-
-    def raw_tokens(self, row: int, start: int, end: int) -> bytes:
-        """Tokens ``start`` to ``end - 1`` of a row, as int32 bytes."""
-        at = row * self.tokens_per_row
-        return self._token_cells[at + start : at + end].tobytes()
+            self.mark(row, start + page_ids.count(pages))
 
     def mark(self, row: int, count: int | None = None) -> None:
         """Say that the first `count` pages of a row changed; by default all of them."""

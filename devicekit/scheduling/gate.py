@@ -7,48 +7,43 @@ part of the engine that misses something: memory is released, weights are not wr
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 
 
 class HoldToken:
     """One part's right to hold generation back. Requests wait meanwhile."""
 
-    def __init__(self, name: str, holds: dict[str, str]) -> None:
+    def __init__(self, name: str, change: Callable[[str, str | None], None]) -> None:
         self._name = name
-        self._holds = holds
+        self._change = change
 
     def hold(self, reason: str) -> None:
         """Start no forward pass until `release`. Saying so again changes the reason."""
-        self._holds[self._name] = reason
+        self._change(self._name, reason)
 
     def release(self) -> None:
         """It may go on, as far as this part is concerned."""
-        self._holds.pop(self._name, None)
+        self._change(self._name, None)
 
 
 class AdmissionGate:
-    """Whether requests may start and passes may run. Everything in here is changed by its methods alone."""
+    """Whether requests may start and passes may run. Everything in here is changed by its methods alone.
+
+    ``may_run`` says whether a forward pass may start, ``admitting`` whether waiting requests may, and
+    ``continue_at`` when a pause ends by itself (the clock's seconds; ``None``: never).
+    """
 
     def __init__(self) -> None:
+        self.may_run = self.admitting = True
         self._closed_by: dict[str, None] = {}
         self._holds: dict[str, str] = {}
         self._paused_at: float | None = None
-        self._continue_at: float | None = None
+        self.continue_at: float | None = None
         self._epoch = 0
         self._failure = ""
 
     # -- What anybody may ask ---------------------------------------------------------------------------------
-
-    @property
-    def may_run(self) -> bool:
-        """Whether a forward pass may start."""
-        return not (self._failure or self._holds or self._paused_at is not None)
-
-    @property
-    def admitting(self) -> bool:
-        """Whether waiting requests may start."""
-        return not self._closed_by
 
     @property
     def healthy(self) -> bool:
@@ -70,11 +65,6 @@ class AdmissionGate:
         return self._paused_at
 
     @property
-    def continue_at(self) -> float | None:
-        """The clock's seconds when the pause ends by itself; ``None``: never."""
-        return self._continue_at
-
-    @property
     def epoch(self) -> int:
         """Grows with every change between running and paused: odd while paused."""
         return self._epoch
@@ -94,10 +84,12 @@ class AdmissionGate:
     def close(self, operation_id: str) -> None:
         """An operation was submitted that waits for the running requests to end: meanwhile no new ones start."""
         self._closed_by[operation_id] = None
+        self.admitting = False
 
     def open(self, operation_id: str) -> None:
         """It is answered."""
         self._closed_by.pop(operation_id, None)
+        self.admitting = not self._closed_by
 
     # -- Pauses, by the verbs ---------------------------------------------------------------------------------
 
@@ -106,26 +98,39 @@ class AdmissionGate:
         if self._paused_at is not None:
             return False
         self._paused_at = now
+        self._changed()
         self._epoch += 1
         return True
 
     def continue_by_itself(self, at: float | None) -> None:
         """When the pause ends without anybody saying so. The last to say counts."""
-        self._continue_at = at
+        self.continue_at = at
 
     def resume(self) -> None:
         """End the pause."""
-        self._paused_at = self._continue_at = None
+        self._paused_at = self.continue_at = None
         self._epoch += 1
+        self._changed()
 
     # -- Holds, by parts of the engine ------------------------------------------------------------------------
 
     def token(self, name: str) -> HoldToken:
         """The means to hold generation back under this name."""
-        return HoldToken(name, self._holds)
+        return HoldToken(name, self._hold)
+
+    def _hold(self, name: str, reason: str | None) -> None:
+        if reason is None:
+            self._holds.pop(name, None)
+        else:
+            self._holds[name] = reason
+        self._changed()
 
     # -- The end ----------------------------------------------------------------------------------------------
 
     def fail(self, why: str) -> None:
         """Generate no more. The first reason is the one that is told."""
         self._failure = self._failure or why
+        self._changed()
+
+    def _changed(self) -> None:
+        self.may_run = not (self._failure or self._holds or self._paused_at is not None)

@@ -17,6 +17,7 @@ from devicekit.scheduling.request import Finish, FinishKind, Request, TokenLogpr
 from devicekit.scheduling.running import RunningBatch
 from devicekit.scheduling.stopping import StopConditions
 from devicekit.scheduling.waiting import WaitingQueue
+from devicekit.text import RequestText
 
 
 @dataclass(slots=True)
@@ -110,7 +111,7 @@ class Requests(Mapping[str, Request]):
         self.waiting.take_first()
         if request.total == len(request.prompt):
             request.cached_tokens = request.computed
-        self._kv.table.write_tokens(request.row, request.tokens)
+        self._kv.table.token_rows.write_array(request.row, request.tokens)
         self.prefilling.append(request)
         if request.listed and request.params.adjusts:
             self.adjusted[request.id] = LogitAdjuster(request, self._limits)
@@ -166,18 +167,21 @@ class Requests(Mapping[str, Request]):
         self._detach(request)
         request.tokens = self._kv.table.tokens[request.row, : request.total].copy()
         self._kv.free(request)
-        self._unlist(request)
+        if request.listed:
+            self._unlist(request)
         request.retractions += 1
         self.waiting.add(request)
 
     def _close(self, request: Request, finish: Finish) -> None:
         tokens = self._unreported(request)
-        finish = _end_text(request, finish)
+        if request.text is not None:
+            finish = _end_text(request.text, finish)
         self.cache_figures.prompt_tokens += len(request.prompt)
         self.cache_figures.cached_tokens += request.cached_tokens
         self._kv.free(request)
         del self._all[request.id]
-        self._unlist(request)
+        if request.listed:
+            self._unlist(request)
         if request.deadline is not None:
             self._deadlines.discard(request)
         self._close_span(request)
@@ -193,9 +197,8 @@ class Requests(Mapping[str, Request]):
             self.waiting.remove(request)
 
     def _unlist(self, request: Request) -> None:
-        if request.listed:
-            for wanted in (self.special, self.streaming, self.adjusted, self.constrained):
-                wanted.pop(request.id, None)
+        for wanted in (self.special, self.streaming, self.adjusted, self.constrained):
+            wanted.pop(request.id, None)
 
     # -- What is reported -------------------------------------------------------------------------------------
 
@@ -224,7 +227,7 @@ class Requests(Mapping[str, Request]):
     def _unreported(self, request: Request) -> tuple[int, ...]:
         start = len(request.prompt) + request.reported
         if request.row:
-            return self._kv.table.read_tokens(request.row, start, request.total)
+            return self._kv.table.token_rows.numbers(request.row, start, request.total)
         return tuple(request.tokens[start:].tolist())
 
     def _output(self, request: Request, tokens: tuple[int, ...], finish: Finish | None) -> Output:
@@ -290,11 +293,9 @@ class Requests(Mapping[str, Request]):
             request.spans = (*spans, VersionSpan(self.weight_version, known, end))
 
 
-def _end_text(request: Request, finish: Finish) -> Finish:
+def _end_text(text: RequestText, finish: Finish) -> Finish:
     """End a request's text. What is found only now, as nothing comes any more, has stopped it."""
-    if request.text is None:
-        return finish
-    stop = request.text.end(searched=finish.kind in (FinishKind.STOP, FinishKind.LENGTH))
+    stop = text.end(searched=finish.kind in (FinishKind.STOP, FinishKind.LENGTH))
     if stop is None or finish.kind is not FinishKind.LENGTH:
         return finish
     return Finish(FinishKind.STOP, stop)

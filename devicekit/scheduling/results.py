@@ -57,8 +57,9 @@ class ResultProcessor:
         for request in invalid.values():
             requests.take_back(request, Finish(FinishKind.ERROR, message=_INVALID.format(request.num_output)))
         requests.running.close_up()
-        for request in requests.streaming.values():
-            self._stream(request)
+        if requests.streaming:
+            for request in requests.streaming.values():
+                self._stream(request)
 
     def _advance(self, tokens: Int32) -> Iterable[tuple[Request, Finish]]:
         """Append the running requests' tokens; return those that this ended, each once."""

@@ -22,7 +22,7 @@ class Retraction:
             False when a request that runs alone had to be ended because it does not fit.
         """
         state = self._state
-        running = state.running
+        running = state.requests.running
         full = running.full_columns()
         if not len(full) or state.kv.make_room(len(full)):
             return running.begin_step(full)

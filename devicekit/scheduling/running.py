@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from devicekit.memory import page_ids
+from devicekit.memory.cells import ONE, ZERO
 from devicekit.memory.pages import PagePool
 from devicekit.memory.rows import RequestTable
 from devicekit.scheduling.batch import Int32, Int64
@@ -15,10 +17,6 @@ from devicekit.scheduling.columns import Columns
 from devicekit.scheduling.request import Request
 from devicekit.scheduling.sampling import SamplingColumns
 
-_FEW = 12
-# Scalars as arrays: numpy takes twice as long to make one of a Python number.
-_ZERO = np.array(0, np.int32)
-_ONE = np.array(1, np.int64)
 _NOBODY: list[Request] = []
 
 
@@ -35,13 +33,11 @@ class RunningBatch:
         self._table = table
         self._pages = pages
         self._page_size = page_size
-        self._size = np.array(page_size, np.int64)
+        self._slots_per_page = np.array(page_size, np.int64)
         self._pages_per_row = table.pages_per_row
         self._tokens_per_row = table.tokens_per_row
-        self._flat_table = table.pages.reshape(-1)
-        self._flat_tokens = table.tokens.reshape(-1)
-        self._table_cells = self._flat_table.data
-        self._token_cells = self._flat_tokens.data
+        self._table_pages = table.pages.reshape(-1)
+        self._table_tokens = table.tokens.reshape(-1)
         self.requests: list[Request] = []
         self.columns = Columns(table.num_rows, behind)
         self.sampling = SamplingColumns(table.num_rows)
@@ -65,21 +61,22 @@ class RunningBatch:
     def join(self, request: Request) -> None:
         """Add a request whose tokens but the last have their KV in the pool."""
         column = self._vacant.pop() if self._vacant else len(self.requests)
-        total, row, size = request.total, request.row, self._page_size
+        total, size, cells = request.total, self._page_size, self._cells
         position = total - 1
         room = request.num_pages * size - position
-        slots, ats, cells, positions, lengths, rooms, rows, lasts = self._cells
-        first = row * self._pages_per_row
+        first_page = request.row * self._pages_per_row
+        token_cell = request.row * self._tokens_per_row + total
         if room > 0:
-            page = self._table_cells[first + position // size]
-            slots[column] = page * size + position % size
-        ats[column] = at = row * self._tokens_per_row + total
-        cells[column] = first + request.num_pages
-        positions[column] = position
-        lengths[column] = total
-        rooms[column] = room
-        rows[column] = row
-        lasts[column] = self._token_cells[at - 1]
+            cells.slot[column] = (
+                self._table_pages.item(first_page + position // size) * size + position % size
+            )
+        cells.token_cell[column] = token_cell
+        cells.page_cell[column] = first_page + request.num_pages
+        cells.position[column] = position
+        cells.length[column] = total
+        cells.room[column] = room
+        cells.row[column] = request.row
+        cells.token[column] = self._table_tokens.item(token_cell - 1)
         left = request.limit - total
         if left:
             self._remaining += left
@@ -141,10 +138,7 @@ class RunningBatch:
         """The columns that need a page before the next step."""
         if self._shown != len(self.requests):
             self._show(len(self.requests))
-        view = self.view
-        if self._page_size == 1 and not np.count_nonzero(view.room):
-            return view.numbers
-        full: Int64 = (view.room == _ZERO).nonzero()[0]
+        full: Int64 = (self.view.room == ZERO).nonzero()[0]
         return full
 
     def begin_step(self, full: Int64 | None = None) -> bool:
@@ -155,51 +149,20 @@ class RunningBatch:
         """
         if full is None:
             full = self.full_columns()
-        count = len(full)
-        if not count:
+        if not len(full):
             return True
-        taken = self._pages.take(count)
+        taken = self._pages.take(len(full))
         if taken is None:
             return False
-        view = self.view
-        if count <= _FEW:
-            self._give_few(full, taken)
-            return True
-        pages = np.frombuffer(taken, np.int32)
-        if full is view.numbers:
-            self._give_all(pages)
-            return True
-        cells = view.cell[full]
+        view, pages = self.view, page_ids.as_array(taken)
+        cells = view.page_cells[full]
         if self._table.followed:
             self._table.mark_cells(cells)
-        self._flat_table[cells] = pages
-        view.cell[full] = cells + _ONE
-        view.slots[full] = pages * self._size
+        self._table_pages[cells] = pages
+        view.page_cells[full] = cells + ONE
+        view.slots[full] = pages * self._slots_per_page
         view.room[full] = self._page_size
         return True
-
-    def _give_all(self, pages: Int32) -> None:
-        """As `begin_step` with pages of one token, where it is every column's turn in every step."""
-        view = self.view
-        if self._table.followed:
-            self._table.mark_cells(view.cell)
-        self._flat_table[view.cell] = pages
-        np.add(view.cell, _ONE, view.cell)
-        view.slots[:] = pages
-        view.room.fill(1)
-
-    def _give_few(self, full: Int64, taken: bytes) -> None:
-        """As `begin_step`, one by one: for a few columns that is cheaper than a dozen vector operations."""
-        size, table = self._page_size, self._table_cells
-        slots, _, cells, _, _, rooms, _, _ = self._cells
-        if self._table.followed:
-            self._table.mark_cells(self.view.cell[full])
-        for column, page in zip(full.tolist(), memoryview(taken).cast("i").tolist(), strict=True):
-            cell = cells[column]
-            table[cell] = page
-            cells[column] = cell + 1
-            slots[column] = page * size
-            rooms[column] = size
 
     @property
     def remaining_tokens(self) -> int:
@@ -209,11 +172,10 @@ class RunningBatch:
     def end_step(self, tokens: Int32) -> list[Request]:
         """Append each column's new token; return the requests whose output is now long enough."""
         view = self.view
-        self._flat_tokens[view.at] = tokens
+        self._table_tokens[view.token_cells] = tokens
         view.tokens[:] = tokens
-        wide, narrow = view.advance_wide, view.advance_narrow
-        np.add(wide, _ONE, wide)
-        np.add(narrow, view.step, narrow)
+        np.add(view.advancing_wide, ONE, view.advancing_wide)
+        np.add(view.advancing_narrow, view.step, view.advancing_narrow)
         self._steps = steps = self._steps + 1
         self._remaining -= self._shown
         return self._due.pop(steps, _NOBODY)

@@ -20,6 +20,7 @@ from devicekit.oom import OutOfMemoryRecovery, describe
 from devicekit.release import ReleasePoint, ReleasePoints
 from devicekit.scheduling.audit import PoolAudit, PoolsUnbalanced
 from devicekit.scheduling.batch import ForwardBatch, Runner, StepOutput
+from devicekit.scheduling.batch_building import BatchBuilder
 from devicekit.scheduling.checking import RequestCheck
 from devicekit.scheduling.deadlines import Deadlines
 from devicekit.scheduling.errors import InvalidRequest, PassFailed
@@ -28,7 +29,7 @@ from devicekit.scheduling.kv_cache import build_kv_cache
 from devicekit.scheduling.limits import SchedulerLimits
 from devicekit.scheduling.messages import Blocker, Operation, Step
 from devicekit.scheduling.participants import Participant, Participants
-from devicekit.scheduling.planning import BatchBuilder, Plan, Planner
+from devicekit.scheduling.planning import Plan, Planner
 from devicekit.scheduling.request import (
     Finish,
     FinishKind,
@@ -209,23 +210,22 @@ class Scheduler:
         Everything before the plan happens while paused as well. Never raises for a request's or an operator's
         mistake.
         """
-        state = self.state
+        state, requests = self.state, self.state.requests
         if self._inbox:
             self._take_in()
-        if state.participants:
-            state.participants.retire()
+        state.participants.retire()
         if state.deadlines:
             self._expire()
         if state.gate.continue_at is not None:
             continue_if_due(state)
         self.control.answer()
         computed = self._forward() if state.gate.may_run else 0
-        if not state.requests:
+        if not (requests.running.requests or requests):
             self._idle()
         self.control.answer()
         if self._checked:
             self._check()
-        return Step(state.requests.take_outputs(), self.control.take_replies(), computed)
+        return Step(requests.take_outputs(), self.control.take_replies(), computed)
 
     def close(self) -> Step:
         """Take no further step. One process need not say so to anybody."""
@@ -265,7 +265,8 @@ class Scheduler:
             self.state.requests.finish(request, Finish(FinishKind.ABORT, message=message))
 
     def _forward(self) -> int:
-        self.state.kv.before_pass(self.state.running, self.state.prefilling)
+        requests = self.state.requests
+        self.state.kv.before_pass(requests.running, requests.prefilling)
         if not self._retraction.make_room_for_step():
             return 0
         plan = self._planner.plan()

@@ -153,7 +153,7 @@ FAULTS: tuple[Fault, ...] = (
         "I4",
         "a request keeps its pages when it ends",
         _KV,
-        "        self.pages.give(self.table.page_ids(row, _first_own(request), request.num_pages))\n",
+        "        self.pages.give(self.table.page_rows.ids(row, _first_own(request), request.num_pages))\n",
         "",
     ),
     Fault(
@@ -162,7 +162,8 @@ FAULTS: tuple[Fault, ...] = (
         _KV,
         "_first_own(request), request.num_pages))\n",
         "_first_own(request), request.num_pages))\n        if request.num_pages > _first_own(request) + 2:\n"
-        "            self.pages.give(self.table.page_ids(row, _first_own(request), _first_own(request) + 1))\n",
+        "            first = _first_own(request)\n"
+        "            self.pages.give(self.table.page_rows.ids(row, first, first + 1))\n",
     ),
     Fault(
         "I4",
@@ -383,15 +384,15 @@ FAULTS: tuple[Fault, ...] = (
         "verbs",
         "a paused scheduler runs",
         _GATE,
-        "        return not (self._failure or self._holds or self._paused_at is not None)\n",
-        "        return not (self._failure or self._holds)\n",
+        "        self.may_run = not (self._failure or self._holds or self._paused_at is not None)\n",
+        "        self.may_run = not (self._failure or self._holds)\n",
     ),
     Fault(
         "verbs",
         "generation goes on without memory",
         _GATE,
-        "        return not (self._failure or self._holds or self._paused_at is not None)\n",
-        "        return not (self._failure or self._paused_at is not None)\n",
+        "        self.may_run = not (self._failure or self._holds or self._paused_at is not None)\n",
+        "        self.may_run = not (self._failure or self._paused_at is not None)\n",
     ),
     Fault(
         "verbs",

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from devicekit.contract.errors import ConfigurationError
 from devicekit.coordination import Coordinator, SingleRank
+from devicekit.memory import page_ids
 from devicekit.memory.audit import Conservation, audit
 from devicekit.memory.copies import Copy
 from devicekit.memory.host_kv import HostKVPool
@@ -96,13 +97,13 @@ class HostCacheManager:
         if not self._mapped:
             return 0
         match = self._tree.match(tokens, namespace)
-        source = match.pages[known * 4 :][: len(target)]
+        source = page_ids.first(page_ids.behind(match.pages, known), page_ids.count(target))
         if not source:
             return 0
-        count = len(source) // 4
+        count = page_ids.count(source)
         copy: Copy | None = None
         try:
-            copy = self.pool.load(source, target[: len(source)], owner)
+            copy = self.pool.load(source, page_ids.first(target, count), owner)
         except Exception:  # the prompt is computed instead
             _log.exception("%d pages could not be loaded from host memory for %s", count, owner)
         if not self._begun(copy) or copy is None:
@@ -122,14 +123,15 @@ class HostCacheManager:
         if not self._mapped or not pages:
             return
         size = self._page_size
-        key = tokens[: len(pages) // 4 * size]
+        key = tokens[: page_ids.count(pages) * size]
         match = self._tree.match(key, namespace)
-        known, wanted = len(match.pages) // 4, (len(pages) - len(match.pages)) // 4
+        known = page_ids.count(match.pages)
+        wanted = page_ids.count(pages) - known
         if not wanted:
             return
         self._tree.lock(match.node)  # making room must not evict what this prefix continues
         target = self._take(wanted)
-        count = len(target) // 4
+        count = page_ids.count(target)
         self.counters.skipped += wanted - count
         if count:
             self._begin(key[: (known + count) * size], namespace, match.pages, pages, target, node, owner)
@@ -145,12 +147,14 @@ class HostCacheManager:
         node: Node,
         owner: str,
     ) -> None:
-        source = pages[len(known) :][: len(target)]
+        source = page_ids.first(page_ids.behind(pages, page_ids.count(known)), page_ids.count(target))
         copy: Copy | None = None
         try:
             copy = self.pool.store(source, target, owner)
         except Exception:  # the prefix is on the device all the same
-            _log.exception("%d pages could not be stored in host memory for %s", len(target) // 4, owner)
+            _log.exception(
+                "%d pages could not be stored in host memory for %s", page_ids.count(target), owner
+            )
         if not self._begun(copy) or copy is None:
             self.pool.pages.give(target)
             return
@@ -159,7 +163,7 @@ class HostCacheManager:
         self._tree.lock(done.node)
         self._prefix.lock(node)
         self._track(_Underway(copy, done.node, node))
-        self.counters.stored += len(target) // 4
+        self.counters.stored += page_ids.count(target)
 
     def _begun(self, copy: Copy | None) -> bool:
         """Whether every rank has begun a copy; if not, this one's is waited for, and counts for nothing."""

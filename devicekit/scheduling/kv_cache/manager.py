@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from devicekit.memory import page_ids
 from devicekit.memory.audit import Conservation, audit
 from devicekit.memory.pages import PagePool
 from devicekit.memory.prefix import PrefixCache
 from devicekit.memory.prefix_node import Node
-from devicekit.memory.prefix_records import Insertion
+from devicekit.memory.prefix_records import Insertion, Match
 from devicekit.memory.rows import RequestTable
 from devicekit.scheduling.audit import PoolAudit
 from devicekit.scheduling.batch import ForwardBatch, Int32
@@ -125,8 +126,9 @@ class KVCacheManager:
         row = self.table.take_one()
         if not row:
             return False
-        cached, node = self._hold(row, request, namespace)
-        shared = len(cached) // 4
+        match = self._match(row, request, namespace)
+        cached, node = (page_ids.NO_PAGES, None) if match is None else (match.pages, match.node)
+        shared = page_ids.count(cached)
         own = self._take_for_prompt(-(-request.total // self.page_size) - shared, spare)
         if own is None:
             for layer in self.layers:
@@ -137,36 +139,32 @@ class KVCacheManager:
             return False
         request.row, request.held, request.space = row, node, namespace
         request.cached_pages = shared
-        request.num_pages = shared + len(own) // 4
+        request.num_pages = shared + page_ids.count(own)
         request.computed = shared * self.page_size
         self.table.write_pages(row, 0, cached + own)
         for layer in self.layers:
-            layer.seat(request, np.frombuffer(own, np.int32))
+            layer.seat(request, page_ids.as_array(own))
         if self.tier is not None:
             loaded = self.tier.load(request.tokens[: request.reusable], namespace, shared, own, request.id)
             request.computed += loaded * self.page_size
         return True
 
-    def _hold(self, row: int, request: Request, namespace: Hashable) -> tuple[bytes, Node | None]:
-        """The longest cached prefix that every layer can continue, kept from being evicted."""
-        prefix, cached, node = self.prefix, b"", None
-        if not self.layers:
-            if prefix is not None:
-                match = prefix.hold(_reusable(request), namespace)
-                cached, node = match.pages, match.node
-            return cached, node
-        matched = np.empty(0, np.int32)
+    def _match(self, row: int, request: Request, namespace: Hashable) -> Match | None:
+        """The longest cached prefix that every layer can continue, kept from being evicted; ``None``: no cache."""
+        prefix = self.prefix
+        if prefix is not None and not self.layers:
+            return prefix.hold(_reusable(request), namespace)
+        match, matched, shared = None, np.empty(0, np.int32), 0
         if prefix is not None:
             match = prefix.match(_reusable(request), namespace)
-            matched = np.frombuffer(match.pages, np.int32)
-            usable = self._usable(matched)
-            if usable < len(matched):
-                match = prefix.shorten(match, usable)
+            matched = page_ids.as_array(match.pages)
+            shared = self._usable(matched)
+            if shared < len(matched):
+                match = prefix.shorten(match, shared)
             prefix.lock(match.node)
-            cached, node = match.pages, match.node
         for layer in self.layers:
-            layer.hold(row, matched, len(cached) // 4)
-        return cached, node
+            layer.hold(row, matched, shared)
+        return match
 
     def _usable(self, matched: Int32) -> int:
         usable = len(matched)
@@ -225,35 +223,35 @@ class KVCacheManager:
 
     def publish(self, request: Request) -> None:
         """Share the full pages of a request, as far as it is computed, with later requests."""
-        if self.prefix is not None and request.held is not None and not request.private:
-            self._publish(self.prefix, request, request.held)
+        prefix, held = self.prefix, request.held
+        if prefix is not None and held is not None and not request.private:
+            known, full = request.cached_pages, request.computed // self.page_size
+            if full > known or prefix.by_priority:
+                request.held = held = self._insert(prefix, request, held, known, full)
+                request.cached_pages = full
+            if self.tier is not None:
+                pages = self.table.page_rows.ids(request.row, 0, full)
+                tokens = self.table.tokens[request.row, : request.computed]
+                self.tier.store(tokens, request.space, pages, held, request.id)
         for layer in self.layers:
             layer.published(request)
 
-    def _publish(self, prefix: PrefixCache, request: Request, held: Node) -> None:
-        size, known, row = self.page_size, request.cached_pages, request.row
-        full = request.computed // size
-        if full > known or prefix.by_priority:
-            key = self.table.raw_tokens(row, known * size, full * size)
-            pages = self.table.page_ids(row, known, full)
-            node = prefix.append(held, key, pages) if full > known else None
-            if node is None:
-                done = prefix.extend(held, key, pages, request.space, priority=request.priority)
-                node = done.node
-                if done.duplicates:
-                    self._replace(row, known, pages, done)
-            request.held = held = node
-            request.cached_pages = full
-        if self.tier is not None:
-            pages = self.table.page_ids(row, 0, full)
-            self.tier.store(
-                self.table.tokens[row, : request.computed], request.space, pages, held, request.id
-            )
+    def _insert(self, prefix: PrefixCache, request: Request, held: Node, known: int, full: int) -> Node:
+        """Bring a request's pages behind the first ``known`` into the cache; its new place there."""
+        row, size = request.row, self.page_size
+        key = self.table.token_rows.ids(row, known * size, full * size)
+        pages = self.table.page_rows.ids(row, known, full)
+        if full > known and (node := prefix.append(held, key, pages)) is not None:
+            return node
+        done = prefix.extend(held, key, pages, request.space, priority=request.priority)
+        if done.duplicates:
+            self._replace(row, known, pages, done)
+        return done.node
 
     def _replace(self, row: int, known: int, mine: bytes, done: Insertion) -> None:
         """Go on with the cache's pages where somebody else published the same tokens first."""
         if self.layers:
-            ours, theirs = np.frombuffer(mine, np.int32), np.frombuffer(done.pages, np.int32)
+            ours, theirs = page_ids.as_array(mine), page_ids.as_array(done.pages)
             changed = ours != theirs
             for layer in self.layers:
                 layer.replaced(ours[changed], theirs[changed])
@@ -267,7 +265,7 @@ class KVCacheManager:
             return
         for layer in self.layers:
             layer.free(request)
-        self.pages.give(self.table.page_ids(row, _first_own(request), request.num_pages))
+        self.pages.give(self.table.page_rows.ids(row, _first_own(request), request.num_pages))
         if self.prefix is not None and request.held is not None:
             self.prefix.unlock(request.held)
             request.held = None
@@ -355,4 +353,6 @@ def _first_own(request: Request) -> int:
 def _reusable(request: Request) -> bytes:
     """The tokens whose KV may come from a cache."""
     content = request.tokens.tobytes()
-    return content[:-4] if request.scored is None else content[: 4 * request.reusable]
+    if request.scored is None:
+        return page_ids.without_last(content, 1)
+    return page_ids.first(content, request.reusable)
