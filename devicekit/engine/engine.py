@@ -240,8 +240,8 @@ class Engine(EngineVerbs):
             priority=priority,
             timeout=timeout,
             stream=stream,
+            seed=self.draw_seed(),
         )
-        request.seed = self.draw_seed()
         return self._add(request)
 
     def submit_samples(
