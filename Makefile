@@ -2,11 +2,12 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+HOSTS := .venv-hosts
 SETUP := $(VENV)/.ready
-PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml conformance/pyproject.toml)
+PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml plugins/hosts/*/pyproject.toml conformance/pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types architecture bench soak hostile operators kill-matrix matrix docs clean
+.PHONY: hosts help run test lint types architecture bench soak hostile operators kill-matrix matrix docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,5 +57,10 @@ matrix: $(SETUP) ## run the suite from wheels on every supported pluggy and pyte
 docs: $(SETUP) ## write the pages that are generated from the code
 	@$(BIN)/python -m tools.reference
 
+hosts: ## test the adapters for other engines against the engines themselves (heavy; an environment of its own)
+	@test -x $(HOSTS)/bin/python || $(PYTHON) -m venv $(HOSTS)
+	@$(HOSTS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements-hosts.txt
+	@$(HOSTS)/bin/python -m pytest tests/hosts
+
 clean: ## remove the virtual environment and every cache
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
+	rm -rf $(VENV) $(HOSTS) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         device_for,
         empty_device_cache,
         get_device,
+        make_current,
         use,
     )
     from devicekit.registry import Policy, Selection, discover, register_backend, select, unregister_backend
@@ -77,6 +78,7 @@ __all__ = [
     "empty_device_cache",
     "get_device",
     "hookimpl",
+    "make_current",
     "register_backend",
     "select",
     "unregister_backend",
@@ -107,6 +109,7 @@ _HOMES = {
         "device_for",
         "empty_device_cache",
         "get_device",
+        "make_current",
         "use",
     ),
     "devicekit.registry": (

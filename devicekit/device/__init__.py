@@ -5,7 +5,13 @@
 """
 
 from devicekit.device.available import AvailableMemory, available_memory, empty_device_cache
-from devicekit.device.current import accelerator_available, accelerator_count, current_device, device_for
+from devicekit.device.current import (
+    accelerator_available,
+    accelerator_count,
+    current_device,
+    device_for,
+    make_current,
+)
 from devicekit.device.handle import Device
 from devicekit.device.opening import device_of, get_device, use
 
@@ -20,5 +26,6 @@ __all__ = [
     "device_of",
     "empty_device_cache",
     "get_device",
+    "make_current",
     "use",
 ]

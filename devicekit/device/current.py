@@ -47,6 +47,22 @@ def device_for(device: Device | str | torch.device | torch.Tensor | int | None =
     return opened if names_index else _current_of(opened)
 
 
+def make_current(device: Device | str | torch.device | torch.Tensor | int) -> Device:
+    """Make a device the calling thread's current one, for good, as ``set_device`` of torch's modules does.
+
+    Args:
+        device: as for `device_for`.
+
+    Raises:
+        UnsupportedHook: the backend cannot switch devices, and this is not its only one.
+    """
+    chosen = device_for(device)
+    if chosen.backend.manifest.indexed and chosen.current_index() != chosen.index:
+        chosen.require("set_index")
+        chosen._hooks.set_index(chosen.index)
+    return chosen
+
+
 def accelerator_available() -> bool:
     """Whether the default backend drives an accelerator: False where it is the host's own processor, or none.
 

@@ -29,6 +29,9 @@ _TAKE_DEVICE = {
     "torch.distributed.init_device_mesh": 0,
 }  # fmt: skip
 _TAKE_COLLECTIVE = frozenset({"init_process_group", "new_group"})
+_MAY_PATCH = re.compile(
+    rf"setattr|delattr|[\"']torch\.|patch|\bdel\b|\.(?:{'|'.join(words.DEVICES)})\.\w+\s*(?::[^=]*)?="
+)
 _NEED_PARENTHESES = (ast.NamedExpr, ast.Yield, ast.YieldFrom, ast.GeneratorExp)
 _PREFIX = re.compile(r"([fF][rR]?|[rR][fF])(\"\"\"|'''|\"|')(\w+)(?=:)")
 
@@ -45,7 +48,7 @@ class Editor:
         self._chosen = ChosenDevice(names, tree, device_name)
         self._edits: dict[ast.AST, Edit] = {}
         self._guards = Guards(tree)
-        self._patched = _patched(tree)
+        self._patched = _patched(tree) if _MAY_PATCH.search(text) else set()
         bound = names.module.bound.get("devicekit")
         self._possible = all(one == "devicekit" for one in bound or ()) and "*" not in self._patched
 
@@ -83,11 +86,9 @@ class Editor:
             "device_index",
         )
 
-    def role(self, node: ast.Call, scope: Scope, number: int, keyword: str | None) -> str:
-        """What an argument is: "device", "backend", or the keyword's own name."""
-        path = self._names.path(node.func, scope) or ""
-        last = path.rpartition(".")[2]
-        if last in _TAKE_COLLECTIVE:
+    def role(self, path: str, number: int, keyword: str | None) -> str:
+        """What an argument of a function is: "device", "backend", or the keyword's own name."""
+        if path.rpartition(".")[2] in _TAKE_COLLECTIVE:
             return "backend" if keyword == "backend" or (keyword is None and number == 0) else (keyword or "")
         if keyword is None:
             return "device" if _TAKE_DEVICE.get(path) == number else ""
@@ -239,7 +240,8 @@ class Editor:
         given = _given(call, row)
         if given is None:
             return False
-        handle = self._handle(given.pop("device", None), place)
+        which = given.get("device") if row.name == "set_device" else given.pop("device", None)
+        handle = self._handle(which, place)
         named = {one.id for one in ast.walk(wanted) if isinstance(one, ast.Name)}
         dropped = [name for name in given if name not in named]
         if handle is None or any(ast.unparse(given[name]) != row.parameters[name] for name in dropped):
@@ -259,7 +261,7 @@ class Editor:
         self, node: ast.expr, given: dict[str, ast.expr], device: tuple[Part, ...], torch: str
     ) -> list[Part]:
         if isinstance(node, ast.Name):
-            if node.id == "device":
+            if node.id == "device" and "device" not in given:
                 return list(device)
             return (
                 [self._span(given[node.id])]
@@ -315,7 +317,7 @@ class Editor:
     def _formatted(self, node: ast.JoinedStr, place: Place) -> tuple[str, tuple[str, ...]] | None:
         source = ast.get_source_segment(self._text, node) or ""
         matched = _PREFIX.match(source)
-        if place.formatted or matched is None or words.ANY.search(source[matched.end() :]):
+        if place.formatted or matched is None or words.telltale(source[matched.end() :]) is not None:
             return None
         here, imports = self._chosen.here(place)
         return f"{matched[1]}{matched[2]}{{{here}.torch_device.type}}{source[matched.end() :]}", imports

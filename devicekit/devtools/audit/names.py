@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from devicekit.devtools.audit.marks import Marks
+
+_LEAVES = (ast.expr_context, ast.operator, ast.unaryop, ast.cmpop, ast.boolop, ast.Constant)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-_DEEPEST = 20  # how many aliases of aliases are followed
 
 
 @dataclass(slots=True)
@@ -18,6 +21,7 @@ class Scope:
     # Name -> what it was bound to: a dotted path (import), an expression (alias), or None (anything else).
     bound: dict[str, list[str | ast.expr | None]] = field(default_factory=dict)
     outer: set[str] = field(default_factory=set)  # declared global or nonlocal
+    paths: dict[str, str | None] = field(default_factory=dict)  # of names that were asked about
     parameters: dict[str, tuple[ast.arg, ast.expr | None]] = field(
         default_factory=dict
     )  # with their defaults
@@ -43,60 +47,81 @@ class Scope:
 class Names:
     """The scopes of one file."""
 
-    def __init__(self, tree: ast.Module) -> None:
+    def __init__(self, tree: ast.Module, marks: Marks | None = None) -> None:
+        """Read a file's bindings; with ``marks``, those of functions only that have a marked line."""
         self.module = Scope()
         self._scopes: dict[ast.AST, Scope] = {tree: self.module}
-        _Binder(self._scopes, self.module).visit_all(tree.body)
+        _Binder(self._scopes, self.module, marks).visit_all(tree.body)
+
+    def aliases(self, wanted: Callable[[str], bool]) -> set[str]:
+        """The names that stand for a path that is ``wanted``."""
+        found: set[str] = set()
+        for scope in self._scopes.values():
+            for name, targets in scope.bound.items():
+                if any(target is not None for target in targets):
+                    path = self.path(ast.Name(name, ast.Load()), scope)
+                    if path is not None and path != name and wanted(path):
+                        found.add(name)
+        return found
 
     def scope(self, node: ast.AST) -> Scope:
         """The scope that a module, class, function or comprehension opens."""
         return self._scopes[node]
 
-    def path(self, node: ast.expr, scope: Scope, depth: int = 0) -> str | None:
+    def path(self, node: ast.expr, scope: Scope) -> str | None:
         """The dotted path that an expression stands for, as in ``torch.cuda.synchronize``; ``None``: unknown."""
+        after: list[str] = []
+        while isinstance(node, ast.Attribute):
+            after.append(node.attr)
+            node = node.value
         if isinstance(node, ast.Name):
-            return self._path_of_name(node.id, scope, depth)
-        if isinstance(node, ast.Attribute):
-            base = self.path(node.value, scope, depth)
-            return None if base is None else f"{base}.{node.attr}"
-        if isinstance(node, ast.Call):
-            return self._path_of_call(node, scope, depth)
-        return None
+            base = self._path_of_name(node.id, scope)
+        elif isinstance(node, ast.Call):
+            base = self._path_of_call(node, scope)
+        else:
+            return None
+        return None if base is None else ".".join([base, *reversed(after)])
 
-    def _path_of_name(self, name: str, scope: Scope, depth: int) -> str | None:
+    def _path_of_name(self, name: str, scope: Scope) -> str | None:
         home = scope.home(name)
         if home is None:
             return name
-        if depth > _DEEPEST:
-            return None
-        found: set[str | None] = set()
-        for target in home.bound[name]:
-            if isinstance(target, ast.Constant) and target.value is None:
-                continue  # "except ImportError: name = None"
-            found.add(self.path(target, home, depth + 1) if isinstance(target, ast.expr) else target)
-        return found.pop() if len(found) == 1 else None
+        if name not in home.paths:
+            home.paths[name] = None  # what is assigned in a circle is unknown
+            found: set[str | None] = set()
+            for target in home.bound[name]:
+                if isinstance(target, ast.Constant) and target.value is None:
+                    continue  # "except ImportError: name = None"
+                found.add(self.path(target, home) if isinstance(target, ast.expr) else target)
+                if len(found) > 1:
+                    break
+            home.paths[name] = found.pop() if len(found) == 1 else None
+        return home.paths[name]
 
-    def _path_of_call(self, node: ast.Call, scope: Scope, depth: int) -> str | None:
-        if node.keywords or not isinstance(node.func, (ast.Name, ast.Attribute)):
+    def _path_of_call(self, node: ast.Call, scope: Scope) -> str | None:
+        if node.keywords or not 1 <= len(node.args) <= 2:
             return None
-        texts = [one.value if isinstance(one, ast.Constant) else None for one in node.args]
-        called = self.path(node.func, scope, depth)
-        if called == "getattr" and len(texts) == 2 and isinstance(texts[1], str) and texts[1].isidentifier():
-            base = self.path(node.args[0], scope, depth)
-            return None if base is None else f"{base}.{texts[1]}"
-        if called == "importlib.import_module" and len(texts) == 1 and isinstance(texts[0], str):
-            return texts[0]
-        if called == "torch.get_device_module" and len(texts) == 1 and isinstance(texts[0], str):
-            return f"torch.{texts[0].partition(':')[0]}"
+        last = node.args[-1]
+        if not isinstance(last, ast.Constant) or not isinstance(last.value, str):
+            return None
+        text, called = last.value, self.path(node.func, scope)
+        if called == "getattr" and len(node.args) == 2 and text.isidentifier():
+            base = self.path(node.args[0], scope)
+            return None if base is None else f"{base}.{text}"
+        if called == "importlib.import_module" and len(node.args) == 1:
+            return text
+        if called == "torch.get_device_module" and len(node.args) == 1:
+            return f"torch.{text.partition(':')[0]}"
         return None
 
 
 class _Binder(ast.NodeVisitor):
     """Notes every binding of a file."""
 
-    def __init__(self, scopes: dict[ast.AST, Scope], scope: Scope) -> None:
+    def __init__(self, scopes: dict[ast.AST, Scope], scope: Scope, marks: Marks | None) -> None:
         self._scopes = scopes
         self._scope = scope
+        self._marks = marks
 
     def visit_all(self, nodes: list[ast.stmt]) -> None:
         for node in nodes:
@@ -194,15 +219,16 @@ class _Binder(ast.NodeVisitor):
             for child in ast.iter_child_nodes(node):
                 inner.visit(child)
             return
-        for name, value in ast.iter_fields(node):
+        for field_name in node._fields:
+            value = getattr(node, field_name, None)
             if isinstance(value, list):
-                if name in ("body", "orelse", "finalbody") and value and isinstance(value[0], ast.stmt):
+                if value and isinstance(value[0], ast.stmt):
                     self.visit_all(value)
                     continue
                 for one in value:
                     if isinstance(one, ast.AST):
                         self.visit(one)
-            elif isinstance(value, ast.AST):
+            elif isinstance(value, ast.AST) and not isinstance(value, _LEAVES):
                 self.visit(value)
 
     def bind_arguments(self, arguments: ast.arguments) -> None:
@@ -219,7 +245,7 @@ class _Binder(ast.NodeVisitor):
     def _inside(self, node: ast.AST, *, is_class: bool = False) -> _Binder:
         scope = Scope(self._scope, is_class)
         self._scopes[node] = scope
-        return _Binder(self._scopes, scope)
+        return _Binder(self._scopes, scope, self._marks)
 
 
 def defaults_of(arguments: ast.arguments) -> list[ast.expr]:

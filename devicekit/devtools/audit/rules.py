@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from devicekit.devtools.audit import words
 from devicekit.devtools.audit.findings import RULES, Edit, Finding, Rule
 from devicekit.devtools.audit.fixes import Editor
+from devicekit.devtools.audit.marks import Marks
 from devicekit.devtools.audit.names import Names, annotations_of, defaults_of
 from devicekit.devtools.audit.place import Place
 from devicekit.devtools.audit.table import replacement_of
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["RULES", "Analysis", "Finding", "Rule", "analyse", "findings_in"]
+
+
+_LEAVES = (ast.expr_context, ast.operator, ast.unaryop, ast.cmpop, ast.boolop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +52,10 @@ def analyse(text: str, path: str, device_name: str | None = None) -> Analysis:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = ast.parse(text, path)
-        if not words.ANY.search(text):
+        telltale = words.telltale(text)
+        if telltale is None:
             return Analysis(())
-        visitor = _Visitor(path, text, tree, device_name)
+        visitor = _Visitor(path, text, tree, telltale, device_name)
         visitor.visit_body(tree.body)
         return visitor.result()
     except (SyntaxError, ValueError) as error:
@@ -77,10 +83,18 @@ def collapse(findings: Iterable[Finding]) -> list[Finding]:
 class _Visitor(ast.NodeVisitor):
     """Walks outside in: an expression that is reported as a whole is not reported again in parts."""
 
-    def __init__(self, path: str, text: str, tree: ast.Module, device_name: str | None) -> None:
+    def __init__(
+        self, path: str, text: str, tree: ast.Module, telltale: re.Pattern[str], device_name: str | None
+    ) -> None:
         self._file = path
         self._lines = text.split("\n")
-        self._names = Names(tree)
+        self._marks = Marks(text, telltale)
+        # A function that has no such line can still say "global".
+        self._names = Names(tree, None if "global " in text else self._marks)
+        aliases = self._names.aliases(lambda path: module_rule(path) is not None)
+        if aliases:
+            self._marks = Marks(text, telltale, aliases)
+            self._names = Names(tree, None if "global " in text else self._marks)
         self._place = Place(self._names.module)
         self._editor = Editor(self._names, text, tree, device_name)
         self._findings: list[tuple[Finding, ast.AST]] = []
@@ -100,8 +114,9 @@ class _Visitor(ast.NodeVisitor):
     def visit_body(self, nodes: Sequence[ast.stmt]) -> None:
         """Statements one after the other, each known with those that follow it."""
         for number, node in enumerate(nodes):
-            self._editor.follow(node, nodes[number + 1 :])
-            self.visit(node)
+            if self._marks.within(node):
+                self._editor.follow(node, nodes[number + 1 :])
+                self.visit(node)
 
     @contextmanager
     def _at(self, **changed: object) -> Iterator[None]:
@@ -190,7 +205,8 @@ class _Visitor(ast.NodeVisitor):
             with self._at(scope=self._names.scope(node)):
                 super().generic_visit(node)
             return
-        for _, value in ast.iter_fields(node):
+        for name in node._fields:
+            value = getattr(node, name, None)
             if isinstance(value, list):
                 if value and isinstance(value[0], ast.stmt):
                     self.visit_body(value)
@@ -198,7 +214,7 @@ class _Visitor(ast.NodeVisitor):
                     for one in value:
                         if isinstance(one, ast.AST):
                             self.visit(one)
-            elif isinstance(value, ast.AST):
+            elif isinstance(value, ast.AST) and not isinstance(value, _LEAVES):
                 self.visit(value)
 
     # -- What is found ----------------------------------------------------------------------------------------
@@ -294,12 +310,20 @@ class _Visitor(ast.NodeVisitor):
     def _visit_call(self, node: ast.Call) -> None:
         """A call that is no finding itself: what it is given may be."""
         self.visit(node.func)
+        path = self._path(node.func) or ""
         for number, argument in enumerate(node.args):
-            with self._at(assigned=self._editor.role(node, self._place.scope, number, None)):
-                self.visit(argument)
+            self._visit_in_role(argument, self._editor.role(path, number, None))
         for keyword in node.keywords:
-            with self._at(assigned=self._editor.role(node, self._place.scope, -1, keyword.arg)):
-                self.visit(keyword.value)
+            self._visit_in_role(keyword.value, self._editor.role(path, -1, keyword.arg))
+
+    def _visit_in_role(self, node: ast.expr, role: str) -> None:
+        if role == self._place.assigned:
+            self.visit(node)
+        elif isinstance(node, (ast.Constant, ast.JoinedStr, ast.IfExp, ast.BoolOp)) or self._place.assigned:
+            with self._at(assigned=role):
+                self.visit(node)
+        else:
+            self.visit(node)  # only those three hand a role on
 
     def visit_Constant(self, node: ast.Constant) -> None:
         if not isinstance(node.value, str):

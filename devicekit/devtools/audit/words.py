@@ -26,12 +26,19 @@ _DEVICES = "|".join(sorted(DEVICES))
 PATH = re.compile(rf"torch\.({_DEVICES})(\.\w+)*")
 """A string that spells a name: for a patch of a test, or a tensor's type as in "torch.cuda.FloatTensor"."""
 
-ANY = re.compile(
-    rf"{_DEVICES}|cudnn|mkldnn|xeon|miopen|cann\b|{'|'.join(sorted(PACKAGES))}|{'|'.join(sorted(COLLECTIVES))}|"
-    rf"VISIBLE_|ZE_AFFINITY|_ALLOC_CONF|NO_CUDA",
-    re.IGNORECASE,
-)
-"""What every text with a finding contains."""
+_TELLTALE = (
+    *sorted(DEVICES), "cudnn", "mkldnn", "xeon", "miopen", "cann", *sorted(PACKAGES), *sorted(COLLECTIVES),
+    "visible_", "ze_affinity", "alloc_conf",
+)  # fmt: skip
+
+
+def telltale(text: str) -> re.Pattern[str] | None:
+    """What every line with a finding contains, as a pattern of the words a text has; ``None``: it has none."""
+    lower = text.lower()
+    found = [word for word in _TELLTALE if word in lower]
+    # Words within words are none: "ship" and "dumps" name no vendor.
+    return re.compile(f"(?<![a-z])(?:{'|'.join(found)})", re.IGNORECASE) if found else None
+
 
 _DEVICE_LITERAL = re.compile(rf"({_DEVICES})(:\d*)?")
 _QUESTION = re.compile(rf"_?(is|has|on|use|using)_({_DEVICES})(_available|_alike|_platform)?")

@@ -84,6 +84,9 @@ HOSTILE = {
     "waiver.py": b"x.cuda()  # devicekit: allow[\n",
     "other_waiver.py": b"x = (  # devicekit: allow\n",
     "circle.py": b"a = b\nb = a\na.cuda.b()\nb.npu()\ntorch = torch\ntorch.cuda.synchronize()\n",
+    "chains.py": b"".join(b"a%d = a%d.b\n" % (n % 9, (n * 7 + m) % 9) for n in range(90) for m in range(9))
+    + b"a1.cuda\n",
+    "self.py": b"x = x.a\nx = x.b\nx = x.c\n" * 50 + b"x.cuda.d()\n",
     "latin.py": b"# coding: latin-1\nx = '\xe4'; y.cuda()\n",
     "bom.py": b"\xef\xbb\xbfy.cuda()\n",
 }

@@ -1,0 +1,52 @@
+"""The adapters for host engines, each in a process of its own: a host keeps its choice for a process's life."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+SIMULATED = """
+from devicekit.testing import enable
+from devicekit.testing.sim_backend import register
+enable()
+register()
+"""
+
+
+def installed(host: str) -> pytest.MarkDecorator:
+    """Skip where a host engine is not installed, and say how it would be."""
+    absent = importlib.util.find_spec(host) is None
+    return pytest.mark.skipif(absent, reason=f"{host} is not installed; `make hosts` runs this with it")
+
+
+@dataclass(frozen=True)
+class Process:
+    """Runs code in a fresh Python on one backend."""
+
+    backend: str
+
+    def __call__(self, code: str, **variables: str) -> str:
+        """The last line that the code prints."""
+        script = (SIMULATED if self.backend == "sim" else "") + code
+        environment = {
+            **os.environ,
+            "DEVICEKIT_BACKEND": self.backend,
+            "PYTHONWARNINGS": "ignore",
+            **variables,
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=900
+        )
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+        return done.stdout.splitlines()[-1]
+
+
+@pytest.fixture(params=["cpu", "sim"])
+def run(request: pytest.FixtureRequest) -> Process:
+    """A fresh process on the host's processor and on the simulated accelerator."""
+    return Process(request.param)
