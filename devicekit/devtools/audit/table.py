@@ -101,9 +101,8 @@ _ROWS = (
     # Ordering
     _row("synchronize(device=None)", "device.synchronize()"),
     _row("current_stream(device=None)", "device.current_stream()", changes=_STREAMS),
-    _row("default_stream(device=None)", advice="device.default_stream(), where the contract is 1.1"),
-    _row("set_stream(stream)",
-         advice="with device.use_stream(stream), or device.set_current_stream(stream) of contract 1.1"),
+    _row("default_stream(device=None)", "device.default_stream()", changes=_STREAMS),
+    _row("set_stream(stream)", "device.set_current_stream(stream)", changes=_STREAMS),
     _row("stream(stream)", "device.use_stream(stream)", changes=f"{_STREAMS}; None is no stream"),
     _row("StreamContext(stream)", "device.use_stream(stream)", changes=f"{_STREAMS}; None is no stream"),
     _row("Stream(device=None, priority=0)", "device.create_stream(priority)", changes=_STREAMS),
@@ -186,7 +185,7 @@ _ROWS = (
     _row("MUSAPluggableAllocator(path, alloc, free)", advice=_ALLOCATOR),
     # Random
     _row("manual_seed(seed)", "device.manual_seed(seed)"),
-    _row("manual_seed_all(seed)", advice="device.manual_seed(seed) for each device"),
+    _row("manual_seed_all(seed)", "device.manual_seed_all(seed)"),
     _row("get_rng_state(device=None)", "device.get_rng_state()"),
     _row("set_rng_state(new_state, device=None)", "device.set_rng_state(new_state)"),
     _row("get_rng_state_all()", advice="device.get_rng_state() for each device"),
