@@ -57,9 +57,7 @@ def make_current(device: Device | str | torch.device | torch.Tensor | int) -> De
         UnsupportedHook: the backend cannot switch devices, and this is not its only one.
     """
     chosen = device_for(device)
-    if chosen.backend.manifest.indexed and chosen.current_index() != chosen.index:
-        chosen.require("set_index")
-        chosen._hooks.set_index(chosen.index)
+    chosen.make_current()
     return chosen
 
 

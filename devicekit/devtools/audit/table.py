@@ -65,9 +65,9 @@ _KERNELS = (
 _POOLS = "device.memory_pool().use(), a private pool of any vendor's allocator"
 _ALLOCATOR = "a custom allocator is the backend plugin's to install"
 _DEBUGGING = "a tool of one vendor: keep it in a debugging script, and waive it"
-_MANAGEMENT = "a metric of the vendor's management library, which the backend's plugin asks"
+_MANAGEMENT = "device.telemetry(), in which None is unknown"
 _HOST_STATS = "device.host_memory_stats()"
-_GRAPH = "graph = device.create_graph(), then: with graph.capture(): ..., and graph.replay()"
+_GRAPH = "graph = device.create_graph(pool=...), then: with graph.capture(): ..., and graph.replay()"
 
 _ROWS = (
     # Presence and selection
@@ -88,9 +88,8 @@ _ROWS = (
     _row("get_device_name(device=None)", "device.properties().name", changes="None where the vendor does not say"),
     _row("get_device_properties(device=None)", "device.properties()", certain=False,
          changes="a record of devicekit's: total_memory, name, compute_units, architecture"),
-    _row("get_device_capability(device=None)",
-         advice="device.properties(): its architecture, or better the question that the branch asks; a number of "
-         "one vendor's generations says nothing about another's"),
+    _row("get_device_capability(device=None)", "device.properties().capability", certain=False,
+         changes="None where a vendor has no such number; one vendor's generations say nothing about another's"),
     _row("get_arch_list()", advice=_KERNELS),
     _row("get_gencode_flags()", advice=_KERNELS),
     _row("get_soc_version()", advice=_KERNELS),
@@ -108,6 +107,7 @@ _ROWS = (
     _row("Stream(device=None, priority=0)", "device.create_stream(priority)", changes=_STREAMS),
     _row("Event(enable_timing=False, blocking=False, interprocess=False, external=False)",
          "device.create_event(timing=enable_timing)", changes=_STREAMS),
+    _row("Stream.priority_range()", advice="device.priority_range()"),
     _row("ExternalStream(stream_ptr, device=None)",
          advice="a stream of the vendor's own runtime: keep it in a plugin"),
     _row("get_stream_from_external(data_ptr, device=None)",
@@ -120,7 +120,7 @@ _ROWS = (
     _row("XPUGraph()", advice=_GRAPH),
     _row("MUSAGraph()", advice=_GRAPH),
     _row("graph(cuda_graph, pool=None, stream=None, capture_error_mode='global')", advice=_GRAPH),
-    _row("graph_pool_handle()", advice="device.memory_pool(), given to every graph that shares it"),
+    _row("graph_pool_handle()", advice="device.graph_pool(), given to every graph that shares it"),
     _row("make_graphed_callables(callables, sample_args)", advice=_GRAPH),
     _row("graphs", advice=_GRAPH),
     # Releasing
@@ -148,7 +148,7 @@ _ROWS = (
     _row("memory_stats_as_nested_dict(device=None)", advice="device.memory_stats(), a record"),
     _row("memory_summary(device=None, abbreviated=False)", advice="device.memory_stats(), or `devicekit info`"),
     _row("memory_snapshot()", "device.memory_snapshot()", certain=False, changes="None where it cannot be seen"),
-    _row("memory_usage(device=None)", advice="device.memory_info(); the share of time is " + _MANAGEMENT),
+    _row("memory_usage(device=None)", advice=_MANAGEMENT),
     _row("device_memory_used(device=None)", advice="total - free of device.memory_info(): every process included"),
     _row("list_gpu_processes(device=None)", advice="device.process_memory(), a record for each process"),
     _row("current_allocated_memory()", "device.memory_stats().allocated", changes=_UNKNOWN),

@@ -27,7 +27,8 @@ _NOT_FOR_CALLERS = {
 
 def names_of(surface: str) -> set[str]:
     parts = json.loads((SURFACES / f"{surface}.json").read_text())
-    return {*parts["functions"], *parts["classes"], *parts["attributes"], *parts.get("submodules", ())}
+    every = {*parts["functions"], *parts["classes"], *parts["attributes"], *parts.get("submodules", ())}
+    return {name for name in every if not name.startswith("_")}
 
 
 @pytest.mark.parametrize("vendor", ["cuda", "xpu"])
