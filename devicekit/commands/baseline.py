@@ -9,7 +9,13 @@ from pathlib import Path
 
 from devicekit.observe.baseline import ENOUGH_RUNS, Baseline, compare
 from devicekit.observe.run import Run
-from devicekit.observe.tolerances import VARIABLE, parse_tolerances, tolerances_from
+from devicekit.observe.tolerances import (
+    FILE_VARIABLE,
+    VARIABLE,
+    parse_tolerances,
+    read_tolerances,
+    tolerances_from,
+)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,7 +30,14 @@ def main(arguments: Sequence[str]) -> int:
     against = verbs.add_parser("compare", help="compare a run; exit status 1 if a metric exceeds its limit")
     against.add_argument("baseline", type=Path)
     against.add_argument("run", type=Path)
-    against.add_argument("--tolerances", default="", help=f"such as step=0.3+20ms; also in {VARIABLE}")
+    example = "step=0.3+20ms,DecodingStage=0.9+250ms"
+    against.add_argument("--tolerances", default="", help=f"such as {example}; also in {VARIABLE}")
+    against.add_argument(
+        "--tolerances-file",
+        type=Path,
+        metavar="FILE",
+        help=f"TOML, table [tolerances]; also in {FILE_VARIABLE}",
+    )
     against.add_argument("--json", action="store_true", help="the report as JSON")
     options = parser.parse_args(arguments)
     if options.verb == "record":
@@ -32,7 +45,11 @@ def main(arguments: Sequence[str]) -> int:
         baseline.write(options.output)
         print(f"{len(baseline.metrics)} metrics of {baseline.runs} runs in {options.output}")
         return 0
-    tolerances = {**tolerances_from(os.environ), **parse_tolerances(options.tolerances)}
+    tolerances = {
+        **tolerances_from(os.environ),
+        **(read_tolerances(options.tolerances_file) if options.tolerances_file else {}),
+        **parse_tolerances(options.tolerances),
+    }
     report = compare(Baseline.read(options.baseline), Run.read(options.run), tolerances)
     print(report.as_json() if options.json else report)
     return report.exit_status

@@ -112,6 +112,8 @@ def _config(options: argparse.Namespace) -> EngineConfig:
         window_kv_tokens=options.window_kv_tokens,
         state_snapshots=options.state_snapshots,
         conservativeness=options.conservativeness,
+        random_seed=options.random_seed,
+        invalid_logits=options.invalid_logits,
     )
 
 
@@ -166,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--max-concurrent-requests", type=int, default=1024, help="beyond it: 429; default: %(default)s")
     add("--max-body-bytes", type=int, default=64 << 20, help="beyond it: 413; default: %(default)s")
+    _add_answers(parser)
     sizes = parser.add_argument_group("sizes")
     add = sizes.add_argument
     add("--page-size", type=int, default=16, metavar="TOKENS", help="default: %(default)s")
@@ -189,6 +192,34 @@ def _parser() -> argparse.ArgumentParser:
     add("--disable-prefix-caching", action="store_true")
     _add_ranks(parser)
     return parser
+
+
+def _add_answers(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("answers").add_argument
+    add(
+        "--logprobs-mode",
+        default="sampled",
+        choices=("sampled", "raw"),
+        help="log-probabilities of the distribution that tokens are drawn from, or of the model's own",
+    )
+    add(
+        "--sampling-defaults",
+        default="model",
+        choices=("model", "openai"),
+        help="of OpenAI's endpoints: what generation_config.json says, or temperature 1 and no limits",
+    )
+    add(
+        "--random-seed",
+        type=int,
+        help="whence requests without a seed get theirs; default: another each time",
+    )
+    add(
+        "--invalid-logits",
+        default="refuse",
+        choices=("refuse", "mark"),
+        help="what becomes of requests whose logits are NaN or infinite; default: %(default)s",
+    )
+    add("--sglang-metrics", action="store_true", help="offer metrics under SGLang's names too")
 
 
 def _add_ranks(parser: argparse.ArgumentParser) -> None:
@@ -228,6 +259,9 @@ def _settings(options: argparse.Namespace) -> ServerSettings:
         allowed_weights_roots=tuple(options.allowed_weights_root),
         allow_pickled_weights=options.allow_pickled_weights,
         chat_template=_template(options.chat_template),
+        logprobs_mode=options.logprobs_mode,
+        sampling_defaults=options.sampling_defaults,
+        sglang_metrics=options.sglang_metrics,
     )
 
 

@@ -27,7 +27,7 @@ from devicekit.observe.run import (
     provenance_from,
     read_document,
 )
-from devicekit.observe.tolerances import DEFAULT_TOLERANCES, MetricKind, Tolerance
+from devicekit.observe.tolerances import DEFAULT_TOLERANCES, MetricKind, Tolerances, rule_for
 
 ENOUGH_RUNS = 5
 _IMPROVED = 0.8  # of the expected: worth a new baseline
@@ -104,6 +104,7 @@ class Comparison:
     expected: float | None
     actual: float | None
     limit: float | None  # the largest value that would have passed
+    rule: str = ""  # whose limit it is: a kind, or a stage's name, path or pattern
 
     @property
     def failed(self) -> bool:
@@ -115,7 +116,8 @@ class Comparison:
             for word, value in (("is", self.actual), ("was", self.expected), ("limit", self.limit))
             if value is not None
         )
-        return f"{self.outcome.value:<9} {self.name}: {', '.join(numbers)}"
+        by = f" (by {self.rule})" if self.rule else ""
+        return f"{self.outcome.value:<9} {self.name}: {', '.join(numbers)}{by}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +147,13 @@ class Report:
         return "\n".join([*lines, *self.advice, "passed" if self.passed else "FAILED"])
 
 
-def compare(
-    baseline: Baseline, run: Run, tolerances: Mapping[MetricKind, Tolerance] = DEFAULT_TOLERANCES
-) -> Report:
-    """Compare every metric. One that the run lacks fails; one that the baseline lacks is only mentioned."""
+def compare(baseline: Baseline, run: Run, tolerances: Tolerances = DEFAULT_TOLERANCES) -> Report:
+    """Compare every metric. One that the run lacks fails; one that the baseline lacks is only mentioned.
+
+    Args:
+        tolerances: kinds that are not among them have their default.
+    """
+    tolerances = {**DEFAULT_TOLERANCES, **tolerances}
     comparisons = tuple(
         _compare(name, baseline.metrics.get(name), run.metrics.get(name), tolerances)
         for name in {**baseline.metrics, **run.metrics}
@@ -164,21 +169,22 @@ def _compare(
     name: str,
     expected: Metric | None,
     actual: Metric | None,
-    tolerances: Mapping[MetricKind, Tolerance],
+    tolerances: Tolerances,
 ) -> Comparison:
     if expected is None:
         metric = cast(Metric, actual)
         return Comparison(name, Outcome.NEW, metric.kind, None, metric.value, None)
-    limit = tolerances[expected.kind].limit(expected.value)
+    rule, tolerance = rule_for(name, expected.kind, tolerances)
+    limit = tolerance.limit(expected.value)
     if actual is None:
-        return Comparison(name, Outcome.MISSING, expected.kind, expected.value, None, limit)
+        return Comparison(name, Outcome.MISSING, expected.kind, expected.value, None, limit, rule)
     if not actual.value <= limit:  # so that not-a-number fails
         outcome = Outcome.EXCEEDED
     elif actual.value < expected.value * _IMPROVED:
         outcome = Outcome.IMPROVED
     else:
         outcome = Outcome.PASSED
-    return Comparison(name, outcome, expected.kind, expected.value, actual.value, limit)
+    return Comparison(name, outcome, expected.kind, expected.value, actual.value, limit, rule)
 
 
 def _advice(comparisons: Sequence[Comparison], baseline: Baseline) -> list[str]:

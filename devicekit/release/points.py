@@ -16,6 +16,7 @@ from devicekit.release.policy import DEFAULT_POLICIES, ReleasePoint, ReleasePoli
 from devicekit.release.settings import read_settings
 
 _log = logging.getLogger(__name__)
+LARGE = 1 << 30  # bytes that are worth a synchronisation after a request has failed
 _GUARDED_STATES = {
     AllocatorState.UNINITIALISED: SkipReason.NOTHING_ALLOCATED,
     AllocatorState.BAD_FORK: SkipReason.BAD_FORK,
@@ -111,6 +112,21 @@ class ReleasePoints:
     def before_available_memory(self, requested: bool | None) -> ReleaseEntry:
         """Pass the point before somebody asks how much memory is available."""
         return self.reach(ReleasePoint.AVAILABLE_MEMORY, requested)
+
+    def after_failed_request(self) -> ReleaseEntry:
+        """Pass the point of a request that failed for any other reason than memory.
+
+        It asks for emptying where `LARGE` bytes would come back: what a large request had made lies in the cache,
+        in blocks that the next one may not fit. And where the device shares its memory with the host.
+        """
+        try:
+            reclaimable = self.device.memory_stats().releasable
+            shared = bool(self.device.properties().unified_memory) and self.device.torch_device.type != "cpu"
+        except Exception:  # the request has failed already, and for another reason
+            _log.exception("asking what a failed request has left")
+            reclaimable, shared = None, False
+        agreed = self.coordinator.first(reclaimable)
+        return self.attempt(ReleasePoint.REQUEST_FAILED, shared or (agreed is not None and agreed >= LARGE))
 
     def attempt(self, point: ReleasePoint, requested: bool | None = None) -> ReleaseEntry:
         """Pass a release point after something that has been done, and stays done if this fails.

@@ -30,6 +30,7 @@ class ReleasePoint(str, enum.Enum):
     CONTINUE = "continue"
     IDLE = "idle"
     OUT_OF_MEMORY = "out_of_memory"
+    REQUEST_FAILED = "request_failed"  # for any other reason
     COMPONENT = "component"
     MEMORY_OCCUPATION = "memory_occupation"
     AVAILABLE_MEMORY = "available_memory"
@@ -127,6 +128,7 @@ DEFAULT_POLICIES: Mapping[ReleasePoint, ReleasePolicy] = MappingProxyType(
         ReleasePoint.CONTINUE: on_request(default=True),
         ReleasePoint.IDLE: never(),
         ReleasePoint.OUT_OF_MEMORY: always(),
+        ReleasePoint.REQUEST_FAILED: on_request(default=False),
         ReleasePoint.COMPONENT: on_request(default=False),
         ReleasePoint.MEMORY_OCCUPATION: always(),
         ReleasePoint.AVAILABLE_MEMORY: on_request(default=False),

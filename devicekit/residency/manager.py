@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from devicekit.contract.records import ErrorKind
 from devicekit.device import Device, get_device
 from devicekit.oom import OutOfMemoryRecovery, OutOfMemoryReport, add_note, describe
 from devicekit.release import ReleasePoint, ReleasePoints
@@ -77,8 +78,12 @@ class Residency:
     ) -> Iterator[RequestReport]:
         """Begin a request, and finish it whatever happens."""
         report = self.begin_request(stages, warmup=warmup)
-        with _at_exit(self.finish_request):
-            yield report
+        try:
+            with _at_exit(self.finish_request):
+                yield report
+        except Exception as error:
+            self._after_failure(error)
+            raise
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -141,6 +146,11 @@ class Residency:
             request.report.bytes_out = self._transfer.bytes_out
             self._request = None
         return request.report
+
+    def _after_failure(self, error: Exception) -> None:
+        """Pass the release point of a request that failed; whoever runs out of memory passes that one himself."""
+        if self.device.classify_error(error) not in (ErrorKind.OUT_OF_MEMORY, ErrorKind.DEVICE_LOST):
+            self.releases.after_failed_request()
 
     # -- A stage ----------------------------------------------------------------------------------------------
 

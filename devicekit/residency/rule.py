@@ -68,12 +68,13 @@ class LargeReleaseRule:
             return ReleaseDecision.HINTED_SMALL
         if use.skip_empty_cache_on_release:
             return ReleaseDecision.SKIPPED
+        stayed = not released.layerwise and (not released.left or released.remaining)
+        if use.memory_intensive and not stayed:  # whoever says so means it, whatever else is on the device
+            return ReleaseDecision.HINTED
         if neighbour:
             return ReleaseDecision.NEIGHBOUR
-        if not released.layerwise and (not released.left or released.remaining):
+        if stayed:
             return ReleaseDecision.STAYED
-        if use.memory_intensive:
-            return ReleaseDecision.HINTED
         if released.left_behind >= self.large:
             return ReleaseDecision.MEASURED
         free = released.driver_free

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from devicekit.release import ReleaseEntry
-from devicekit.scheduling.request import Finish, TokenLogprob, VersionSpan
+from devicekit.scheduling.request import Finish, Times, TokenLogprob, VersionSpan
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +232,7 @@ class Output(NamedTuple):  # a dataclass that is frozen takes five times as long
     offsets: tuple[int, ...] = ()  # where in the text its tokens begin, where there are log-probabilities
     prompt_logprobs: tuple[TokenLogprob, ...] = ()  # of the prompt's tokens behind the first one asked for
     invalid_logits: int = 0  # tokens so far that were drawn from logits that are no numbers
+    times: Times | None = None  # of a request that ended
 
 
 class Step(NamedTuple):

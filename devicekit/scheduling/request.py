@@ -159,6 +159,14 @@ class VersionSpan(NamedTuple):
     end: int
 
 
+class Times(NamedTuple):
+    """How long a request took, in seconds since its arrival; ``None``: it did not come to that."""
+
+    queued: float | None  # until it was first computed
+    first_token: float | None
+    total: float
+
+
 class TokenLogprob(NamedTuple):
     """Log-probability of one token, of the best ones at its place, and of those asked for (natural logarithm).
 
@@ -196,6 +204,9 @@ class Request:
 
     # Kept by the scheduler.
     arrival: int = 0  # order of arrival
+    arrived: float | None = None  # the clock's seconds, as the following
+    started: float | None = None  # first computed
+    answered: float | None = None  # first token
     deadline: float | None = None  # the clock's seconds
     seed: int | None = None  # unless its parameters have one; None: derived from its id
     limit: int = 0  # tokens, prompt included, at which the output is long enough

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 
+from devicekit.clock import Clock, SystemClock
 from devicekit.scheduling.adjusting import LogitAdjuster
 from devicekit.scheduling.batch import ModelLimits
 from devicekit.scheduling.deadlines import Deadlines
 from devicekit.scheduling.kv_cache.manager import KVCacheManager
 from devicekit.scheduling.messages import Output
-from devicekit.scheduling.request import Finish, FinishKind, Request, TokenLogprob, VersionSpan
+from devicekit.scheduling.request import Finish, FinishKind, Request, Times, TokenLogprob, VersionSpan
 from devicekit.scheduling.running import RunningBatch
 from devicekit.scheduling.stopping import StopConditions
 from devicekit.scheduling.waiting import WaitingQueue
@@ -53,7 +54,9 @@ class Requests(Mapping[str, Request]):
         waiting: WaitingQueue,
         deadlines: Deadlines,
         limits: ModelLimits,
+        clock: Clock | None = None,
     ) -> None:
+        self._now = (clock or SystemClock()).now
         self._kv = kv
         self._deadlines = deadlines
         self._limits = limits
@@ -97,6 +100,7 @@ class Requests(Mapping[str, Request]):
     def add(self, request: Request, deadline: float | None = None) -> None:
         """Take in a request; it waits, at most until ``deadline``."""
         self._all[request.id] = request
+        request.arrived = self._now()
         if deadline is not None:
             self._deadlines.add(request, deadline)
         self.waiting.add(request)
@@ -113,6 +117,8 @@ class Requests(Mapping[str, Request]):
             request.cached_tokens = request.computed
         self._kv.table.token_rows.write_array(request.row, request.tokens)
         self.prefilling.append(request)
+        if request.started is None:
+            request.started = self._now()
         if request.listed and request.params.adjusts:
             self.adjusted[request.id] = LogitAdjuster(request, self._limits)
         if request.matcher is not None:
@@ -124,6 +130,8 @@ class Requests(Mapping[str, Request]):
         self.prefilling.remove(request)
         self._kv.table.tokens[request.row, request.total] = token
         request.total += 1
+        if request.answered is None:
+            request.answered = self._now()
         self.running.join(request)
         if request.listed:
             if StopConditions.is_special(request.params):
@@ -258,7 +266,16 @@ class Requests(Mapping[str, Request]):
             offsets,
             prompt_logprobs,
             request.invalid_logits,
+            None if finish is None else self._times(request),
         )
+
+    def _times(self, request: Request) -> Times | None:
+        arrived = request.arrived
+        if arrived is None:
+            return None
+        queued = None if request.started is None else request.started - arrived
+        first = None if request.answered is None else request.answered - arrived
+        return Times(queued, first, self._now() - arrived)
 
     # -- Which weights made what ------------------------------------------------------------------------------
 

@@ -110,6 +110,7 @@ class Scheduler:
             ),
             deadlines,
             model,
+            clock,
         )
         self.state = SchedulerState(
             runner=runner,
@@ -326,6 +327,8 @@ class Scheduler:
         requests = self.state.requests
         for request in [*requests.running.requests, *(request for request, _, _ in plan.chunks)]:
             requests.finish(request, Finish(FinishKind.ERROR, message=message))
+        if kind is not ErrorKind.OUT_OF_MEMORY and self.state.coordinator.lost is None:
+            self.state.releases.after_failed_request()
 
 
 def _row_width(longest: int, page_size: int) -> int:

@@ -103,7 +103,7 @@ async def chat(serving: Serving, arguments: ChatArguments, request: Request) -> 
     one = arguments.spec(tokens, params)
     sequences = several(one, arguments.n or 1)
     await serving.compile(sequences)
-    group = Group(serving, sequences, stream=bool(arguments.stream))
+    group = Group(serving, sequences, stream=bool(arguments.stream), endpoint="/v1/chat/completions")
     form = _Form(serving, arguments, sequences, use, began)
     if arguments.stream:
         return EventStream(_chunks(group, form, arguments), group.close)

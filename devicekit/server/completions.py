@@ -60,7 +60,7 @@ async def complete(serving: Serving, arguments: CompletionArguments, request: Re
         sequences += several(one, count)
     await serving.compile(sequences)
     echoes = [_Echo(vocabulary, one, texts[at // count]) for at, one in enumerate(sequences)]
-    group = Group(serving, sequences, stream=bool(arguments.stream))
+    group = Group(serving, sequences, stream=bool(arguments.stream), endpoint="/v1/completions")
     form = _Form(serving, arguments, sequences, echoes if arguments.echo else None, began)
     if arguments.stream:
         return EventStream(_chunks(group, form, arguments, len(prompts)), group.close)

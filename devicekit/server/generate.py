@@ -66,7 +66,7 @@ async def generate(serving: Serving, arguments: GenerateArguments, request: Requ
     many = many or batched
     await serving.compile(sequences)
     meta = MetaInfo(serving, began, bool(arguments.return_text_in_logprobs))
-    group = Group(serving, sequences, stream=bool(arguments.stream))
+    group = Group(serving, sequences, stream=bool(arguments.stream), endpoint="/generate")
     form = _Form(serving, meta, sequences)
     if arguments.stream:
         return EventStream(_chunks(group, form, many), group.close)

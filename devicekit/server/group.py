@@ -41,11 +41,17 @@ class SequenceSpec:
 class Group:
     """Sequences in flight. Whoever does not read to the end must `close` it.
 
+    Args:
+        endpoint: that was asked, as metrics name it.
+
     Raises:
         InvalidRequest, TooManyRequests, BadRequest, EngineStopped: then none of them was submitted.
     """
 
-    def __init__(self, serving: Serving, sequences: Sequence[SequenceSpec], *, stream: bool) -> None:
+    def __init__(
+        self, serving: Serving, sequences: Sequence[SequenceSpec], *, stream: bool, endpoint: str
+    ) -> None:
+        self._metrics, self._endpoint = serving.metrics, endpoint
         serving.require_weights()
         longest = serving.engine.runner.limits.max_positions
         for one in sequences:
@@ -75,6 +81,8 @@ class Group:
         """Which sequence went on, the text that it gained, and what it gained altogether."""
         async for output in self._outputs:
             index = self._by_id[output.id]
+            if output.finish is not None:
+                self._metrics.latency.ended(self._endpoint, output)
             yield index, self.generations[index].receive(output), output
 
     async def finish(self, request: HttpRequest) -> list[Generation]:

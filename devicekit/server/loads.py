@@ -51,7 +51,7 @@ async def loads(serving: Serving, arguments: LoadsArguments, request: Request) -
 
 
 def _core(serving: Serving) -> dict[str, object]:
-    now, engine, metrics = serving.loop.snapshot, serving.engine, serving.metrics
+    now, engine = serving.loop.snapshot, serving.engine
     size = engine.config.page_size
     used, total = now.pages_used * size, now.pages_total * size
     return {
@@ -63,7 +63,7 @@ def _core(serving: Serving) -> dict[str, object]:
         "max_total_num_tokens": total,
         "max_running_requests": engine.config.max_running,
         "token_usage": used / total if total else None,
-        "cache_hit_rate": metrics.cached_tokens / metrics.prompt_tokens if metrics.prompt_tokens else None,
+        "cache_hit_rate": now.cache_hit_rate,
         "paused": now.paused,
     }
 

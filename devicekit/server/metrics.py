@@ -11,7 +11,9 @@ from prometheus_client.registry import Collector
 
 from devicekit.release import ReleasePoints
 from devicekit.scheduling.messages import Operation, Output, Reply, UpdateReply
+from devicekit.scheduling.request import FinishKind
 from devicekit.server.inventory import PoolCount
+from devicekit.server.latency import Counts, Latency, SGLangNames
 from devicekit.server.loop import EngineLoop
 from devicekit.weights.operations import MemoryReply
 
@@ -21,8 +23,12 @@ _SECONDS = (0.001, 0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 class Metrics:
     """The metrics of one server, in a registry of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, model_name: str, *, sglang: bool = False) -> None:
         self.registry = CollectorRegistry()
+        self.latency = Latency(self.registry, model_name, sglang=sglang)
+        self.counts = Counts()
+        self._model_name = model_name
+        self._sglang = sglang
 
         def counter(name: str, text: str, labels: Sequence[str] = ()) -> Counter:
             return Counter(f"devicekit_{name}", text, labels, registry=self.registry)
@@ -41,11 +47,13 @@ class Metrics:
             "memory_occupation_bytes", "Memory of a region given back, or taken again.", ["tag", "operation"]
         )
         self._updates = seconds("weight_update_seconds", "Weight updates that wrote something.", ["source"])
-        self.prompt_tokens = self.cached_tokens = 0
 
-    def watch(self, loop: EngineLoop, releases: ReleasePoints) -> None:
+    def watch(self, loop: EngineLoop, releases: ReleasePoints, page_size: int) -> None:
         """Read gauges from here when scraped."""
         self.registry.register(_Gauges(loop, releases))
+        if self._sglang:
+            names = SGLangNames(self.counts, self._model_name, page_size, lambda: loop.snapshot)
+            self.registry.register(names)
 
     def exposition(self, pools: Mapping[str, PoolCount] | None) -> bytes:
         """All metrics, in Prometheus' text format; ``pools`` as counted just now, if they could be."""
@@ -55,15 +63,21 @@ class Metrics:
 
     def count(self, outputs: Sequence[Output]) -> None:
         """Count what requests gave out."""
-        self._output.inc(sum(len(output.tokens) for output in outputs))
+        made = sum(len(output.tokens) for output in outputs)
+        counts = self.counts
+        self._output.inc(made)
+        counts.output_tokens += made
+        counts.rate.add(made)
         for output in outputs:
             if output.finish is not None:
                 self._requests.labels(output.finish.kind.value).inc()
                 self._prompt.inc(output.prompt_tokens)
                 self._cached.inc(output.cached_tokens)
                 self._retractions.inc(output.retractions)
-                self.prompt_tokens += output.prompt_tokens
-                self.cached_tokens += output.cached_tokens
+                counts.prompt_tokens += output.prompt_tokens
+                counts.cached_tokens += output.cached_tokens
+                counts.requests += 1
+                counts.aborted += output.finish.kind is FinishKind.ABORT
 
     def answered(self, operation: Operation, reply: Reply) -> None:
         """Count an operation."""
@@ -106,6 +120,17 @@ class _Gauges(Collector):
         yield CounterMetricFamily(
             "devicekit_computed_tokens", "Tokens that went through the model.", value=now.computed_tokens
         )
+        yield CounterMetricFamily(
+            "devicekit_invalid_logits",
+            "Tokens for which the model's logits were NaN or infinite.",
+            value=now.invalid_logits,
+        )
+        if now.cache_hit_rate is not None:
+            yield _gauge(
+                "cache_hit_rate",
+                "Share of prompt tokens found in the prefix cache, since it was last flushed.",
+                now.cache_hit_rate,
+            )
         yield from self._release_points()
 
     @property

@@ -43,7 +43,9 @@ class Serving:
         self.keys = Keys(settings)
         self.origins = Origins(settings.host, settings.allowed_hosts, settings.allowed_origins)
         self.history = History(engine.device)
-        self.metrics = Metrics()
+        root = Path(engine.runner.directory.path).resolve()
+        self.model_name = settings.served_model_name or root.name
+        self.metrics = Metrics(self.model_name, sglang=settings.sglang_metrics)
         self.loop = EngineLoop(
             engine.scheduler,
             on_outputs=self.metrics.count,
@@ -51,12 +53,10 @@ class Serving:
             on_tick=lambda: self.history.sample(self.loop.snapshot),
         )
         self.inventory = Inventory(self.loop)
-        self.metrics.watch(self.loop, engine.scheduler.state.releases)
-        root = Path(engine.runner.directory.path).resolve()
+        self.metrics.watch(self.loop, engine.scheduler.state.releases, engine.config.page_size)
         own = (root,) if root != root.parent else ()  # never the whole file system by default
         self.weights_roots = AllowedRoots(settings.allowed_weights_roots or own)
         self.sampling_defaults = sampling_defaults(engine.runner.directory, settings.sampling_defaults)
-        self.model_name = settings.served_model_name or root.name
         self.started = time.time()
         self._ids = itertools.count(1)
 

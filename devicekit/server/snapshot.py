@@ -34,6 +34,8 @@ class Snapshot:
     computed_tokens: int  # prompt and output tokens, since the start
     # Why requests cannot be served until somebody writes weights; empty while they can, or only wait.
     no_weights: str = ""
+    cache_hit_rate: float | None = None  # share of prompt tokens found cached since the last flush
+    invalid_logits: int = 0  # tokens so far for which the logits were NaN or infinite
     unbalanced: str = ""  # what went missing from a pool, if anything did
 
     @property
@@ -72,6 +74,8 @@ def take_snapshot(scheduler: EngineScheduler, steps: int, computed_tokens: int) 
         steps=steps,
         computed_tokens=computed_tokens,
         no_weights=_no_weights(state),
+        cache_hit_rate=state.requests.cache_figures.hit_rate,
+        invalid_logits=state.invalid_logits,
         unbalanced="" if state.unbalanced is None else str(state.unbalanced),
     )
 

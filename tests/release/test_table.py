@@ -16,6 +16,7 @@ TABLE = [
     (ReleasePoint.CONTINUE, True, True, False),
     (ReleasePoint.IDLE, False, False, False),
     (ReleasePoint.OUT_OF_MEMORY, True, True, True),
+    (ReleasePoint.REQUEST_FAILED, False, True, False),
     (ReleasePoint.COMPONENT, False, True, False),
     (ReleasePoint.MEMORY_OCCUPATION, True, True, True),
     (ReleasePoint.AVAILABLE_MEMORY, False, True, False),

@@ -11,7 +11,7 @@ from torch import nn
 
 from devicekit.contract.errors import ConfigurationError
 from devicekit.device import Device
-from devicekit.release import ReleasePoints
+from devicekit.release import ReleasePoint, ReleasePoints
 from devicekit.residency import (
     ComponentOffload,
     ComponentUse,
@@ -384,3 +384,11 @@ def test_releases_of_one_pipeline_are_on_one_ledger(parts: Parts, sim_device: De
     with residency.request(pipeline("encoder")) as report, residency.stage("0"):
         pass
     assert [release.entry for release in report.releases] == list(releases.ledger)
+
+
+def test_a_request_that_fails_passes_the_release_point_of_failures(residency: Residency) -> None:
+    with pytest.raises(RuntimeError, match="a bug"), residency.request(pipeline("encoder")):
+        raise RuntimeError("a bug")
+    with pytest.raises(torch.OutOfMemoryError), residency.request(pipeline("encoder")):
+        raise torch.OutOfMemoryError("no room")
+    assert len(residency.releases.ledger.query(point=ReleasePoint.REQUEST_FAILED)) == 1

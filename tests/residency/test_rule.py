@@ -60,7 +60,7 @@ LEFT = Released(
         ({"skip_empty_cache_on_release": True}, {}, False, ReleaseDecision.SKIPPED),
         ({"memory_intensive": True, "skip_empty_cache_on_release": True}, {}, False, ReleaseDecision.SKIPPED),
         ({}, {}, True, ReleaseDecision.NEIGHBOUR),
-        ({"memory_intensive": True}, {}, True, ReleaseDecision.NEIGHBOUR),
+        ({"memory_intensive": True}, {}, True, ReleaseDecision.HINTED),
         ({}, {"left": 1, "cached_after": 1, "next_need": 2 * MIB}, False, ReleaseDecision.NEXT_NEED),
         ({}, {"left": 1, "cached_after": 1, "next_need": MIB}, False, ReleaseDecision.SMALL),
     ],

@@ -9,7 +9,7 @@ import torch
 
 from bench.scheduler import ConstantRunner
 from devicekit.device import Device
-from devicekit.release import ReleaseEntry, ReleasePoint, ReleasePoints, interval
+from devicekit.release import ReleaseEntry, ReleasePoint, ReleasePoints, always, interval, points
 from devicekit.scheduling.messages import Continue, Flush, Operation, Pause, PauseMode, Reply
 from devicekit.scheduling.request import Request, SamplingParams, prompt_array
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits
@@ -170,3 +170,48 @@ def test_a_device_found_lost_while_idle_is_known_to_be_lost(sim_machine: Simulat
         rig.tick(31)
     assert not rig.scheduler.state.healthy
     assert rig.scheduler.state.releases.counters[ReleasePoint.IDLE].skipped == 1
+
+
+# -- A request that failed ------------------------------------------------------------------------------------
+
+
+def fail_once(rig: Rig, monkeypatch: pytest.MonkeyPatch, error: Exception, left: int) -> None:
+    """Run a request whose forward pass leaves memory in the cache, and fails."""
+
+    def step(batch: object) -> None:
+        torch.empty(left, dtype=torch.uint8, device=rig.device.torch_device)
+        raise error
+
+    monkeypatch.setattr(rig.scheduler.state.runner, "step", step)
+    rig.scheduler.add(request(tokens=3))
+    while rig.scheduler.state.requests:
+        rig.scheduler.step()
+
+
+@pytest.mark.parametrize(("large", "emptied"), [(8 * MIB, True), (64 * MIB, False)])
+def test_a_failed_request_has_its_memory_given_back_when_it_was_a_large_one(
+    sim_device: Device, monkeypatch: pytest.MonkeyPatch, large: int, emptied: bool
+) -> None:
+    monkeypatch.setattr(points, "LARGE", large)
+    releases = ReleasePoints(sim_device, clock=MockClock())
+    scheduler = Scheduler(ConstantRunner(600), sim_device, SchedulerLimits(num_pages=64), releases=releases)
+    rig = Rig(scheduler, sim_device, MockClock())
+    fail_once(rig, monkeypatch, RuntimeError("a bug"), 16 * MIB)
+    assert rig.emptied == ([ReleasePoint.REQUEST_FAILED] if emptied else [])
+    [entry] = releases.ledger.query(point=ReleasePoint.REQUEST_FAILED)
+    assert entry.emptied is emptied
+
+
+def test_a_policy_overrides_it(sim_device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    releases = ReleasePoints(sim_device, {ReleasePoint.REQUEST_FAILED: always()}, MockClock())
+    scheduler = Scheduler(ConstantRunner(600), sim_device, SchedulerLimits(num_pages=64), releases=releases)
+    rig = Rig(scheduler, sim_device, MockClock())
+    fail_once(rig, monkeypatch, RuntimeError("a bug"), MIB)
+    assert rig.emptied == [ReleasePoint.REQUEST_FAILED]
+
+
+def test_running_out_of_memory_has_a_point_of_its_own(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_once(rig, monkeypatch, torch.OutOfMemoryError("no room"), MIB)
+    ledger = rig.scheduler.state.releases.ledger
+    assert ledger.query(point=ReleasePoint.REQUEST_FAILED) == []
+    assert ReleasePoint.OUT_OF_MEMORY in rig.emptied
