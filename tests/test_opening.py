@@ -238,3 +238,25 @@ class TestFork:
         loading.wait()
         assert in_child(lambda: devicekit.get_device("slow").name) == "slow"
         thread.join()
+
+
+def test_what_engines_hold_today_names_a_device_too(register):
+    register(Required, name="host", indexed=False, device_type="cpu")
+    cpu = devicekit.get_device(torch.device("cpu"))
+    assert devicekit.get_device(torch.cpu) is cpu
+    assert devicekit.get_device(torch.zeros(1)) is cpu
+    assert devicekit.empty_device_cache(torch.cpu) in (True, False)
+    assert devicekit.available_memory(torch.zeros(1)).driver_free is not None
+    for wrong in (7, 1.5, object(), os, [], b"cpu"):
+        with pytest.raises(devicekit.DeviceKitError):
+            devicekit.get_device(wrong)
+
+
+def test_a_device_module_means_its_current_device(sim_device):
+    assert (
+        devicekit.get_device(torch.sim).index == 0
+    )  # asked before anything was used: nothing is initialised
+    assert devicekit.get_device(torch.ones(1, device="sim:1")).index == 1
+    with devicekit.get_device("sim:1").current():
+        assert devicekit.get_device(torch.sim).index == 1
+        assert devicekit.empty_device_cache(torch.sim) is True

@@ -80,7 +80,8 @@ def follow(scheduler: LockstepScheduler) -> None:
 
     def take_steps() -> None:
         try:
-            scheduler.follow()
+            with scheduler.state.releases.device.current_where_possible():
+                scheduler.follow()
         except BaseException as error:  # raised again below
             failures.append(error)
 

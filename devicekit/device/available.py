@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from devicekit.contract.records import AllocatorState
-from devicekit.device.handle import Device
-from devicekit.device.opening import get_device
+from devicekit.device.opening import DeviceLike, get_device
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -44,7 +43,7 @@ class DecidesEmptying(Protocol):
 
 
 def available_memory(
-    device: Device | str | torch.device | None = None,
+    device: DeviceLike | None = None,
     *,
     group: ProcessGroup | None = None,
     empty_cache: bool | None = None,
@@ -82,7 +81,7 @@ def available_memory(
     return _smallest(group, driver_free, reusable, info.source)
 
 
-def empty_device_cache(device: Device | str | torch.device | None = None) -> bool:
+def empty_device_cache(device: DeviceLike | None = None) -> bool:
     """Empty the allocator's cache. False: the backend has no such function, and nothing happened.
 
     `Device.empty_cache` does the same and reports what it gave back.

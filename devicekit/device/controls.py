@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -14,6 +15,7 @@ from devicekit.registry.opened import OpenedBackend
 from devicekit.registry.probing import probe
 
 # Both mean "8-bit float" to an engine, and a checkpoint's numbers are another format's on the wrong one.
+_SWITCHING = frozenset({"current_index", "set_index"})
 _FLOAT8 = ("float8_e4m3fn", "float8_e4m3fnuz")
 
 
@@ -60,6 +62,18 @@ class DeviceControls:
         """
         if self.backend.manifest.indexed:
             self._hooks.set_index(self.index)
+
+    def current_where_possible(self) -> AbstractContextManager[None]:
+        """As `Device.current`, and nothing on a backend that has one device, or cannot switch devices."""
+        backend = self.backend
+        switches = backend.manifest.indexed and backend.implemented.issuperset(_SWITCHING)
+        if not switches or backend.device_count == 1:
+            return nullcontext()
+        return self.current()
+
+    def current(self) -> AbstractContextManager[None]:
+        """See `devicekit.Device.current`."""
+        raise NotImplementedError
 
     def default_stream(self) -> Stream:
         """The stream of a thread that set none."""
@@ -126,18 +140,22 @@ class DeviceControls:
         current = torch.accelerator.current_accelerator()
         if current is not None and current.type == self.backend.manifest.device_type:
             try:
-                return torch.empty(shape, dtype=dtype, pin_memory=True)
+                with self.current_where_possible():
+                    return torch.empty(shape, dtype=dtype, pin_memory=True)
             except RuntimeError:  # a device without an allocator of its own for such memory
                 pass
-        return self._hooks.pin_memory(torch.empty(shape, dtype=dtype))
+        with self.current_where_possible():
+            return self._hooks.pin_memory(torch.empty(shape, dtype=dtype))
 
     def register_host_memory(self, tensor: torch.Tensor) -> None:
         """Page-lock the memory of a contiguous host tensor where it is."""
-        self._hooks.register_host_memory(tensor)
+        with self.current_where_possible():
+            self._hooks.register_host_memory(tensor)
 
     def unregister_host_memory(self, tensor: torch.Tensor) -> None:
         """Undo `register_host_memory`, before the tensor goes."""
-        self._hooks.unregister_host_memory(tensor)
+        with self.current_where_possible():
+            self._hooks.unregister_host_memory(tensor)
 
     # -- Random -----------------------------------------------------------------------------------------------
 

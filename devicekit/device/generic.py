@@ -5,6 +5,7 @@ from __future__ import annotations
 from devicekit.contract import CAPABILITIES, CONTRACT_VERSION, Manifest
 from devicekit.registry import Candidate, register_backend
 from devicekit.registry.validation import implemented_hooks
+from devicekit.torchlike.effects import shown_by_effect
 from devicekit.torchlike.generic import GenericBackend
 
 # Having the functions does not show that these are true.
@@ -29,7 +30,9 @@ def register(device_type: str) -> Candidate:
     claimed = [
         name
         for name, capability in CAPABILITIES.items()
-        if name not in _NOT_SHOWN_BY_HOOKS and hooks.issuperset(capability.hooks)
+        if name not in _NOT_SHOWN_BY_HOOKS
+        and hooks.issuperset(capability.hooks)
+        and shown_by_effect(backend, name)
     ]
     indexed = device_type != "mps"  # torch knows one mps device, without an index
     manifest = Manifest.parse(

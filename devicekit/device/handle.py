@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +13,7 @@ from devicekit.contract.errors import UnsupportedHook
 from devicekit.contract.handles import DeviceGraph, Event, MemoryPool, Stream
 from devicekit.contract.hooks import HOOKS, BackendSpec
 from devicekit.contract.records import (
+    AllocatorState,
     DeviceProperties,
     ErrorKind,
     HostMemoryStats,
@@ -157,7 +158,8 @@ class Device(DeviceControls):
         """As `empty_cache`, measuring nothing. False: the backend lacks the hook, and nothing happened."""
         if "empty_cache" not in self.backend.implemented:
             return False
-        self._hooks.empty_cache()
+        with self._releasing():
+            self._hooks.empty_cache()
         return True
 
     def empty_host_cache(self) -> ReleaseResult:
@@ -183,10 +185,17 @@ class Device(DeviceControls):
         if not self.supports(hook):
             return ReleaseResult(False, f"backend {self.backend.label} does not implement {hook}")
         before = reserved()
-        started = time.perf_counter()
-        release()
-        seconds = time.perf_counter() - started
+        with self._releasing():
+            started = time.perf_counter()
+            release()
+            seconds = time.perf_counter() - started
         return ReleaseResult(True, None, before, reserved(), seconds)
+
+    def _releasing(self) -> AbstractContextManager[None]:
+        """Vendors' functions that take no index work on the current device, and create its context if need be."""
+        # Before the first use there is nothing to release, and to ask for the current device would initialise.
+        unused = self.memory_stats().state in (AllocatorState.UNINITIALISED, AllocatorState.BAD_FORK)
+        return nullcontext() if unused else self.current_where_possible()
 
     # -- Observing --------------------------------------------------------------------------------------------
 
@@ -230,7 +239,8 @@ class Device(DeviceControls):
 
     def pin_memory(self, tensor: torch.Tensor) -> torch.Tensor:
         """A page-locked copy of a host tensor."""
-        return self._hooks.pin_memory(tensor)
+        with self.current_where_possible():
+            return self._hooks.pin_memory(tensor)
 
     def copies_overlap(self) -> bool | None:
         """Whether copies from and to pinned memory run beside computation; ``None`` if unknown."""
@@ -264,11 +274,13 @@ class Device(DeviceControls):
 
     def export_ipc(self, tensor: torch.Tensor) -> object:
         """A picklable handle by which another process can map the tensor's memory."""
-        return self._hooks.export_ipc(tensor)
+        with self.current_where_possible():
+            return self._hooks.export_ipc(tensor)
 
     def import_ipc(self, handle: object) -> torch.Tensor:
         """The tensor behind a handle from `export_ipc` of another process."""
-        return self._hooks.import_ipc(handle)
+        with self.current_where_possible():
+            return self._hooks.import_ipc(handle)
 
     def profiler_activity(self) -> torch.profiler.ProfilerActivity | None:
         """The activity that makes ``torch.profiler`` record this device."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
@@ -44,16 +45,22 @@ class _Devices:
 _open: dict[OpenedBackend, _Devices] = {}
 
 
-def get_device(spec: str | torch.device | Device | None = None) -> Device:
+DeviceLike = str | torch.device | Device | torch.Tensor | ModuleType
+"""What names a device: see `get_device`."""
+
+
+def get_device(spec: DeviceLike | None = None) -> Device:
     """Open a device.
 
     A choice that succeeded stands for this process until a ``DEVICEKIT_*`` setting, ``sys.path`` or the set of
     registered backends changes; `devicekit.select` always looks anew.
 
     Args:
-        spec: a backend's name, with or without an index (``"npu"``, ``"npu:1"``); a ``torch.device``; a Device,
-            which is returned as it is; or ``None`` for the device of the enclosing `use`, or else
-            ``DEVICEKIT_BACKEND``, or else the best backend of this machine. Without an index it is device 0.
+        spec: a backend's name or torch's device type, with or without an index (``"npu"``, ``"npu:1"``); a
+            ``torch.device``; a tensor, for the device it lies on; one of torch's device modules (``torch.xpu``),
+            for its current device; a Device, which is returned as it is; or ``None`` for the device of the
+            enclosing `use`, or else ``DEVICEKIT_BACKEND``, or else the best backend of this machine. Without an
+            index it is device 0.
 
     Raises:
         SelectionError, ContractError: no backend could be chosen; see `devicekit.select`.
@@ -62,14 +69,18 @@ def get_device(spec: str | torch.device | Device | None = None) -> Device:
     """
     if isinstance(spec, Device):
         return spec
+    if isinstance(spec, torch.Tensor):
+        spec = spec.device
     if isinstance(spec, torch.device):
         return device_of(_choose(spec.type, is_type=True), spec.index or 0)
     if spec is None and (default := _default.get()) is not None:
         return default
     text = requested_by_environment() if spec is None else spec
+    if (kind := _type_of_module(text)) is not None:
+        return device_of(_choose(kind, is_type=True), _current_index(text))
     if text is None:
         return device_of(_choose(None), 0)
-    name, index = parse_request(text)
+    name, index = parse_request(text)  # type: ignore[arg-type]  # whatever is no text is refused there
     return device_of(_choose(name), index or 0)
 
 
@@ -90,6 +101,30 @@ def use(spec: str | torch.device | Device) -> Iterator[Device]:
         yield device
     finally:
         _default.reset(token)
+
+
+def _type_of_module(spec: object) -> str | None:
+    """The device type that one of torch's device modules serves: ``"xpu"`` of ``torch.xpu``."""
+    name = None if isinstance(spec, str) else getattr(spec, "__name__", None)
+    if not isinstance(name, str) or not (
+        isinstance(spec, ModuleType) or callable(getattr(spec, "device_count", None))
+    ):
+        return None
+    kind = name.rpartition(".")[2]
+    # A vendor's package may be what torch shows under a shorter name.
+    known = next(
+        (one for one, found in vars(torch).items() if found is spec and not one.startswith("_")), None
+    )
+    return known or kind
+
+
+def _current_index(module: object) -> int:
+    """The module's current device, asked only where that initialises nothing."""
+    initialised, current = (getattr(module, name, None) for name in ("is_initialized", "current_device"))
+    if initialised is None or current is None or not initialised():
+        return 0
+    found = current()
+    return found if type(found) is int else 0  # torch.cpu answers with a word
 
 
 def device_of(backend: OpenedBackend, index: int) -> Device:

@@ -211,6 +211,10 @@ class Scheduler:
         Everything before the plan happens while paused as well. Never raises for a request's or an operator's
         mistake.
         """
+        with self._device.current_where_possible():  # the caller's thread may be on another
+            return self._step()
+
+    def _step(self) -> Step:
         state, requests = self.state, self.state.requests
         if self._inbox:
             self._take_in()

@@ -216,8 +216,10 @@ class EngineLoop:
 
     def _run(self) -> None:
         try:
-            self._step_until_stopped()
-            self._scheduler.close()
+            # What happens between the steps, and what vendors do without an index, is on this device too.
+            with self._scheduler.state.releases.device.current_where_possible():
+                self._step_until_stopped()
+                self._scheduler.close()
         except BaseException as error:
             _log.critical("The engine's thread died.", exc_info=error)
             self._tell(partial(self._fail, f"The engine's thread died: {type(error).__name__}: {error}"))

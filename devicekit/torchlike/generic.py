@@ -9,6 +9,7 @@ import torch
 from devicekit.contract import DeviceProperties, hookimpl
 from devicekit.torchlike import properties
 from devicekit.torchlike.backend import TorchModuleBackend
+from devicekit.torchlike.effects import pins
 from devicekit.torchlike.errors import ErrorRules
 from devicekit.torchlike.facade import facade, statistics_source
 from devicekit.torchlike.needs import hide, needs
@@ -26,8 +27,9 @@ _ACTIVITIES = {"mtia": "MTIA", "hpu": "HPU"}
 class GenericBackend(TorchModuleBackend):
     """Hooks over whatever ``torch.<device_type>`` and ``torch.accelerator`` have.
 
-    What cannot be established without knowing the vendor is absent: pinned memory, sharing between processes,
-    overlapping copies. Making one asks both modules once what they serve, and may initialise the device.
+    What cannot be established without knowing the vendor is absent: sharing between processes, overlapping copies,
+    and pinned memory where torch itself pins none for the device. Making one asks both modules once what they
+    serve, and may initialise the device.
 
     Raises:
         ImportError: torch has no such module.
@@ -50,7 +52,8 @@ class GenericBackend(TorchModuleBackend):
             ),
         )
         super().__init__()
-        hide(self, "pin_memory", "is_pinned")
+        if not pins(device_type):
+            hide(self, "pin_memory", "is_pinned")
         if device_type not in _ACTIVITIES and device_type != torch._C._get_privateuse1_backend_name():
             hide(self, "profiler_activity")
         if not hasattr(self.module, "_is_in_bad_fork"):  # then is_bad_fork is absent, and nobody can know

@@ -71,7 +71,7 @@ class UpdateGroups:
         backend = run_on_all_ranks(self.coordinator, lambda: self._backend_for(operation, rank))
         self.discard(name)
         joining = _Joining(
-            threading.Thread(target=lambda: _join(joining, operation, rank, backend), daemon=True)
+            threading.Thread(target=lambda: self._join_here(joining, operation, rank, backend), daemon=True)
         )
         self._joining.add(name)
         joining.thread.start()
@@ -128,6 +128,10 @@ class UpdateGroups:
         return GroupReply(
             operation.id, True, f"Left {operation.group_name!r}.", group_name=operation.group_name
         )
+
+    def _join_here(self, joining: _Joining, operation: InitUpdateGroup, rank: int, backend: str) -> None:
+        with self.device.current_where_possible():  # collectives take the joining thread's device
+            _join(joining, operation, rank, backend)
 
     def drop(self, name: str) -> None:
         """Forget a group, in whatever condition it is."""

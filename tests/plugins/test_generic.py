@@ -247,7 +247,7 @@ from devicekit.testing import enable
 enable()
 assert {"caching_allocator", "streams", "events"} <= generic.register("sim").manifest.capabilities
 device = devicekit.get_device("sim:1")
-assert not device.supports("pin_memory") and not device.supports("export_ipc")
+assert device.supports("pin_memory") and not device.supports("export_ipc")
 tensor = torch.ones(1000, 1000, device="sim:1")
 stats = device.memory_stats()
 assert stats.requested == 4_000_000 <= stats.allocated <= stats.reserved == stats.peak_reserved, stats
