@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from devicekit.engine import Engine, EngineConfig
+from devicekit.runners.errors import InvalidModelDirectory
 from devicekit.scheduling import scoring
 from devicekit.scheduling.errors import InvalidRequest
 from devicekit.scheduling.request import FinishKind, SamplingParams
+from devicekit.weights.operations import UpdateWeightsFromTensor
 from examples.checkpoints import write_example_checkpoint
 
 CLOSE = 1e-4
@@ -220,3 +224,24 @@ def test_a_request_ends_alone_when_its_logits_turn_bad(
     assert len(bad.tokens) == 3
     assert good.tokens == right[1]
     assert engine.audit().balanced
+
+
+def test_weights_that_are_no_numbers_can_be_kept_out(path: Path, tmp_path: Path) -> None:
+    bad = shutil.copytree(path, tmp_path / "bad")
+    tensors = load_file(bad / "model.safetensors")
+    name = next(iter(tensors))
+    tensors[name].view(-1)[3] = math.nan
+    save_file(tensors, bad / "model.safetensors", metadata={"format": "pt"})
+    strict = EngineConfig(kv_tokens=256, refuse_nonfinite_weights=True)
+    with pytest.raises(InvalidModelDirectory, match="NaN or infinite"):
+        Engine.open(bad, "cpu", config=strict)
+    engine = Engine.open(path, "cpu", config=strict)
+    (before,) = engine.generate([[1, 2, 3]], max_new_tokens=4, temperature=0)
+    reply = engine.update_weights_from_disk(bad)
+    assert not reply.success
+    assert "NaN or infinite" in reply.message
+    operation = UpdateWeightsFromTensor("t", tensors={name: tensors[name]})
+    assert "Nothing was written" in engine.update_weights(operation).message
+    (after,) = engine.generate([[1, 2, 3]], max_new_tokens=4, temperature=0)
+    assert after.tokens == before.tokens
+    assert engine.update_weights_from_disk(path).success

@@ -114,6 +114,7 @@ def _config(options: argparse.Namespace) -> EngineConfig:
         conservativeness=options.conservativeness,
         random_seed=options.random_seed,
         invalid_logits=options.invalid_logits,
+        refuse_nonfinite_weights=options.refuse_nonfinite_weights,
     )
 
 
@@ -218,6 +219,11 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
         default="refuse",
         choices=("refuse", "mark"),
         help="what becomes of requests whose logits are NaN or infinite; default: %(default)s",
+    )
+    add(
+        "--refuse-nonfinite-weights",
+        action="store_true",
+        help="neither open nor take in weights that hold NaN or infinite values",
     )
     add("--sglang-metrics", action="store_true", help="offer metrics under SGLang's names too")
 

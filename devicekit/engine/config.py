@@ -37,6 +37,9 @@ class EngineConfig:
     conservativeness: float = 1.0  # lower admits more requests at once, at the price of retractions
     random_seed: int | None = None  # whence requests without a seed get theirs; None: another each time
     invalid_logits: str = "refuse"  # what becomes of requests whose logits are NaN or infinite; or "mark"
+    refuse_nonfinite_weights: bool = (
+        False  # neither open nor take in weights that hold NaN or infinite values
+    )
     checked: bool = False  # account for every page, row and state slot after every step: raises, and costs
 
     @property

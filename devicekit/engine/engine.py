@@ -25,7 +25,7 @@ from devicekit.memory.host_kv import HostKVPool
 from devicekit.release import ReleasePoints
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.drafted import DraftedRunner
-from devicekit.runners.errors import MissingTokenizer
+from devicekit.runners.errors import InvalidModelDirectory, MissingTokenizer
 from devicekit.runners.model_pools import build_pools
 from devicekit.runners.transformers_runner import TransformersRunner
 from devicekit.scheduling.batch import Runner
@@ -43,7 +43,7 @@ from devicekit.text import GrammarCompiler, RequestText, TokenizerVocabulary
 from devicekit.weights.install import WeightControl, install
 from devicekit.weights.joint import JointRegion
 from devicekit.weights.occupation import MemoryTag, Region
-from devicekit.weights.store import Model, WeightStore
+from devicekit.weights.store import Model, WeightStore, nonfinite
 
 if TYPE_CHECKING:
     from devicekit.runners.huggingface import PreTrainedTokenizerBase
@@ -88,6 +88,9 @@ class Engine(EngineVerbs):
             states=runner.states,
             companions=() if draft is None else (draft.layout,),
         )
+        if config.refuse_nonfinite_weights and (bad := nonfinite(runner.named_weights())):
+            path = str(runner.directory.path)
+            raise InvalidModelDirectory(f"{path}: {'; '.join(bad[:5])}", path=path)
         self.tokenizer = _tokenizer(runner.directory)
         self.pools = build_pools(
             device, self.plan, runner, draft, snapshots=config.snapshots, checked=config.checked
@@ -99,10 +102,11 @@ class Engine(EngineVerbs):
             limits = served.limits
             self.grammars = GrammarCompiler(self.tokenizer, limits.vocab_size, sorted(limits.eos_token_ids))
         self.scheduler: EngineScheduler = self._schedule(served, releases, ranks)
-        model = Model(runner, runner.weight_aliases())
+        store = WeightStore(self.scheduler.state, device, Model(runner, runner.weight_aliases()))
+        store.refuse_nonfinite = config.refuse_nonfinite_weights
         self.weights: WeightControl = install(
             self.scheduler.control,
-            WeightStore(self.scheduler.state, device, model),
+            store,
             loaders={Selector.TARGET: runner},
             regions=self._regions(),
             rank=0 if ranks is None else ranks.rank,

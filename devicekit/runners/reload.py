@@ -110,6 +110,10 @@ class StagedModel:
     new: dict[str, torch.Tensor]
     settle: Callable[[], None]
 
+    def named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """What would be written, by name."""
+        return ((name, self.new[name]) for name in self.old)
+
     def write(self) -> UpdateRecord:
         """Copy them into the model's own tensors."""
         with torch.no_grad():

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from devicekit.scheduling.errors import InvalidOperation
 from devicekit.scheduling.messages import Reply, Selector, UpdateWeightsFromDisk
 from devicekit.weights.store import Loaded, WeightStore
 from devicekit.weights.update import Updater
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Written(Protocol):
@@ -29,6 +32,15 @@ class StagedModel(Protocol):
 
     def settle(self) -> None:
         """Take note of where the weights come from now: they were written, and will not be taken back."""
+        ...
+
+
+@runtime_checkable
+class ShowsTensors(Protocol):
+    """A checkpoint that was read and can be looked at before it is written."""
+
+    def named_tensors(self) -> Iterable[tuple[str, torch.Tensor]]:
+        """What would be written, by name."""
         ...
 
 
@@ -81,4 +93,9 @@ def _stage(
     store: WeightStore, loaders: Mapping[Selector, DiskLoader], chosen: list[Selector], path: str
 ) -> _StagedModels:
     names = frozenset[tuple[Selector, str]]().union(*(store.tensors(kind) for kind in chosen))
-    return _StagedModels(names, [loaders[kind].stage_from_disk(path) for kind in chosen])
+    models = [loaders[kind].stage_from_disk(path) for kind in chosen]
+    if store.refuse_nonfinite:
+        for one in models:
+            if isinstance(one, ShowsTensors):
+                store.check_finite(one.named_tensors())
+    return _StagedModels(names, models)

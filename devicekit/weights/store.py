@@ -112,7 +112,8 @@ class WeightStore:
     """The weights of a target model and, where there is one, of its draft.
 
     ``rollback_bytes`` may be set: updates that write more are not kept in host memory meanwhile, and leave the
-    weights partly written where they fail half-way. 0 spares every update the copy.
+    weights partly written where they fail half-way. 0 spares every update the copy. ``refuse_nonfinite`` may be
+    set: updates with a value that is NaN or infinite are then refused whole.
     """
 
     def __init__(
@@ -125,6 +126,7 @@ class WeightStore:
         if draft is not None:
             self.models[Selector.DRAFT] = draft
         self.rollback_bytes = ROLLBACK_BYTES
+        self.refuse_nonfinite = False
         self._untrusted: set[tuple[Selector, str]] = set()
         self.released = False
 
@@ -179,7 +181,13 @@ class WeightStore:
                 for one in self._match(given, selector)
             ]
             _refuse_contradictions(staged)
+            self.check_finite((one.key[1], one.new) for one in staged)
         return StagedTensors(staged, on_close)
+
+    def check_finite(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Raise `InvalidOperation` for values that are NaN or infinite, if those are to be refused."""
+        if self.refuse_nonfinite and (bad := nonfinite(tensors)):
+            raise InvalidOperation(f"Nothing was written: {_summary(bad)}.")
 
     def _match(self, given: Iterable[tuple[str, torch.Tensor]], selector: Selector) -> list[_Write]:
         """Find each tensor's weight; in both models where both have it."""
@@ -228,6 +236,16 @@ class WeightStore:
         self._token.hold(
             f"{len(self._untrusted)} of {total} weights have to be written first ({first} is one)"
         )
+
+
+def nonfinite(tensors: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
+    """Which tensors hold values that are NaN or infinite."""
+    with torch.no_grad():
+        return [
+            f"{name} holds values that are NaN or infinite"
+            for name, tensor in tensors
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+        ]
 
 
 def _misfit(old: torch.Tensor, new: torch.Tensor) -> str | None:
