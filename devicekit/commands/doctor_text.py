@@ -20,6 +20,8 @@ def as_text(diagnosis: Diagnosis) -> str:
         *_section("backends", [line for one in diagnosis.backends for line in _backend(one)] or ["none"]),
         *_section("choice", _choice(diagnosis.choice)),
     ]
+    if diagnosis.hosts:
+        lines += _section("other engines", _pairs(diagnosis.hosts))
     if diagnosis.conformance is not None:
         lines += _section("conformance", _pairs(diagnosis.conformance))
     problems = [line for one in diagnosis.problems for line in _problem(one.what, one.remedy, one.serious)]

@@ -11,6 +11,7 @@ from typing import cast
 from devicekit.contract.errors import ConfigurationError
 from devicekit.devtools.doctor import facts
 from devicekit.devtools.doctor.children import AUTOLOAD_SWITCH, examine
+from devicekit.devtools.doctor.hosts import hosts
 from devicekit.registry.candidates import Candidate
 from devicekit.registry.discovery import discover
 from devicekit.registry.requirements import allowed_in_vain
@@ -42,6 +43,7 @@ class Diagnosis:
     choice: Facts
     conformance: Facts | None
     problems: Sequence[Problem]
+    hosts: Mapping[str, str]  # other engines, and whether they see devicekit
 
     @property
     def exit_status(self) -> int:
@@ -86,6 +88,7 @@ def diagnose(*, conformance: Path | None = None, timeout: float = 120.0) -> Diag
         choice,
         report,
         problems,
+        hosts(),
     )
 
 
