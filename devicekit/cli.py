@@ -23,6 +23,7 @@ _BUILT_IN: Mapping[str, tuple[str, str]] = MappingProxyType(
             "which backend was chosen and why, its devices, hooks and memory",
         ),
         "demo": ("devicekit.commands.demo", "serve a small model through one reinforcement-learning cycle"),
+        "example-model": ("devicekit.commands.example_model", "write a small model to try everything with"),
         "top": ("devicekit.commands.top", "watch a device's memory, or an engine's recording, live"),
         "plot": ("devicekit.commands.plot", "draw a recorded timeline as HTML or PNG"),
         "replay": ("devicekit.commands.replay", "what a device's allocator makes of a log of allocations"),

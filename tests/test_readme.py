@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from devicekit.cli import main
+
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
@@ -20,23 +22,18 @@ def example(name: str) -> str:
     return found[1]
 
 
-def test_the_engine_example_runs(checkpoints: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_engine_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     code = example("engine")
     assert len([line for line in code.splitlines() if line.strip()]) <= 15
-    code = code.replace("path/to/model", str(checkpoints[0])).replace(
-        "path/to/new-weights", str(checkpoints[1])
-    )
+    monkeypatch.chdir(tmp_path)
+    assert main(["example-model", "models"]) == 0
     exec(compile(code, "README.md", "exec"), {})
     printed = capsys.readouterr().out
     assert "ReleaseEntry(" in printed
     assert "success=True" in printed
     assert "VersionSpan(version='v2'" in printed
-
-
-def test_the_runner_of_ones_own_in_the_docs_serves() -> None:
-    page = (Path(__file__).parent.parent / "docs" / "engine.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n((?:(?!```).)*class ConstantRunner.*?)```", page, re.DOTALL)
-    exec(compile(code, "docs/engine.md", "exec"), {})  # it asserts what it made
 
 
 @pytest.fixture
@@ -89,3 +86,23 @@ def test_the_plugin_example_is_listed_without_being_imported(acme: Path) -> None
     (acme / "acme_backend" / "__init__.py").write_text("raise RuntimeError('imported')")
     printed = run_python("from devicekit.cli import main; main(['list'])", acme)
     assert re.search(r"^acme +acme-backend +1\.2 +cpu", printed, re.MULTILINE)
+
+
+def test_the_plugin_example_is_conformant_on_the_core_profile(acme: Path) -> None:
+    """By the command that stands under it, from the folder that holds the package."""
+    command = "conformance run --backend acme_backend:Backend --profile core"
+    assert f"devicekit {command}" in README
+    done = subprocess.run(
+        [sys.executable, "-m", "devicekit", *command.split()],
+        cwd=acme,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "acme_backend:Backend: CONFORMANT" in done.stdout
+
+
+def test_the_page_fits_two_screens() -> None:
+    assert len(README.splitlines()) <= 155

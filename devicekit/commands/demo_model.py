@@ -38,7 +38,12 @@ _TEXT = (
 
 
 def write_model(
-    path: str | Path, *, seed: int, architecture: str = "llama", settings: Mapping[str, object] = _NONE
+    path: str | Path,
+    *,
+    seed: int,
+    architecture: str = "llama",
+    settings: Mapping[str, object] = _NONE,
+    chat_template: str | None = None,
 ) -> Path:
     """Write config, safetensors and tokenizer of a small random float32 model, and return the directory.
 
@@ -46,9 +51,11 @@ def write_model(
         seed: different seeds give different weights for the same config.
         architecture: transformers' name of it.
         settings: its config's keys, beside and above the usual ones; ``None`` leaves one out.
+        chat_template: Jinja, for its tokenizer; ``None``: it has none.
     """
     root = Path(path)
     tokenizer = _tokenizer()
+    tokenizer.chat_template = chat_template
     end = tokenizer.eos_token_id
     keys = {**_COMMON, **settings, "bos_token_id": end, "eos_token_id": end}
     config = hf.AutoConfig.for_model(
