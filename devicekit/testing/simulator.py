@@ -168,12 +168,11 @@ class Simulator:
                 f"{name!r} is no setting that can be changed: those are {', '.join(_CHANGEABLE)}"
             )
         for device in self.devices:
-            config = device.allocator.config
-            small, large = (
-                replace(config, small_limit=int(value)),
-                replace(config, large_limit=int(value)),
-            )
-            device.allocator.config = small if name == "small_limit" else large
+            config, number = device.allocator.config, int(value)
+            if name == "small_limit":
+                device.allocator.config = replace(config, small_limit=number)
+            else:
+                device.allocator.config = replace(config, large_limit=number)
 
     # What tests arrange.
 

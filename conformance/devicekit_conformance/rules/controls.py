@@ -1,0 +1,206 @@
+"""DK-CONTROL: what contract 1.1 added: streams for good, shared pools, dtypes, host memory, settings, telemetry.
+
+Each is judged where the backend has it. A plugin for contract 1.0 has none of it, and nothing here applies.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, cast
+
+from devicekit_conformance.context import Context, Failure, NotApplicable, expect
+from devicekit_conformance.measures import filled, intact
+from devicekit_conformance.rulebook import requirement
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import torch
+
+    from devicekit.contract.handles import DeviceGraph, Stream
+    from devicekit.contract.records import AllocatorSetting, Telemetry
+
+
+def _needs(ctx: Context, *hooks: str) -> None:
+    absent = [hook for hook in hooks if not ctx.has(hook)]
+    if absent:
+        raise NotApplicable(f"the backend does not implement {', '.join(absent)}")
+
+
+def _in_new_thread(ctx: Context) -> object:
+    found: list[object] = []
+    thread = threading.Thread(target=lambda: found.append(ctx.hook("current_stream")(0)))
+    thread.start()
+    thread.join()
+    expect(bool(found), "current_stream() raised in another thread")
+    return found[0]
+
+
+@requirement("DK-CONTROL-001", profile="streams", after=["DK-STREAM-001"], since="1.1")
+def a_stream_stays_current(ctx: Context) -> None:
+    """set_current_stream() MUST make the stream current until another is set, in this thread only.
+
+    The current device stays what it was.
+    """
+    _needs(ctx, "set_current_stream", "current_stream", "create_stream")
+    before, device = ctx.hook("current_stream")(0), ctx.probe.current_index()
+    stream = cast("Stream", ctx.hook("create_stream")(0, 0))
+    ctx.hook("set_current_stream")(stream)
+    try:
+        expect(ctx.hook("current_stream")(0) == stream, "another stream is current after it was set")
+        expect(_in_new_thread(ctx) != stream, "the stream is current in another thread too")
+        expect(ctx.probe.current_index() == device, "setting a stream changed the current device")
+    finally:
+        ctx.hook("set_current_stream")(before)
+    expect(ctx.hook("current_stream")(0) == before, "the previous stream cannot be set again")
+
+
+@requirement("DK-CONTROL-002", profile="streams", after=["DK-STREAM-001"], since="1.1")
+def a_thread_begins_on_the_default_stream(ctx: Context) -> None:
+    """default_stream() MUST be the stream that is current in a thread that set none, the same each time."""
+    _needs(ctx, "default_stream", "current_stream")
+    default = ctx.hook("default_stream")(0)
+    expect(default == ctx.hook("default_stream")(0), "two calls answer with different streams")
+    expect(_in_new_thread(ctx) == default, "another stream is current in a new thread")
+
+
+@requirement("DK-CONTROL-003", profile="streams", after=["DK-STREAM-001"], since="1.1")
+def a_native_handle_is_one_streams(ctx: Context) -> None:
+    """native_handle() MUST be an int, the same for one stream each time and another for another stream."""
+    _needs(ctx, "native_handle", "create_stream")
+    handle = ctx.hook("native_handle")
+    first, second = (ctx.hook("create_stream")(0, 0) for _ in range(2))
+    found = handle(first)
+    expect(type(found) is int, f"it is {found!r}")
+    expect(found == handle(first), "one stream has two handles")
+    expect(found != handle(second), "two streams have one handle")
+
+
+@requirement("DK-CONTROL-004", profile="streams", after=["DK-STREAM-011"], since="1.1")
+def captures_share_a_pool(ctx: Context) -> None:
+    """Graphs whose captures share a pool MUST each replay what was captured.
+
+    The graphs are captured one after the other, replayed in that order, and dropped one by one.
+    """
+    _needs(ctx, "graph_pool", "create_graph")
+    if "pool" not in ctx.opened.takes("create_graph"):
+        raise NotApplicable("create_graph() takes no pool")
+    pool = ctx.hook("graph_pool")(0)
+    source = filled(ctx, 4096, 1)
+    targets, graphs = [], []
+    for step in (1, 2):
+        target = filled(ctx, 4096, 0)
+        graph = cast("DeviceGraph", ctx.hook("create_graph")(0, pool))
+        with graph.capture():
+            target.copy_(source + step)
+        targets.append(target)
+        graphs.append(graph)
+    for value in (5, 9):
+        source.fill_(value)
+        for step, (graph, target) in enumerate(zip(graphs, targets, strict=True), 1):
+            graph.replay()
+            ctx.hook("synchronize")(0)
+            expect(intact(target, value + step), f"graph {step} of 2 replays something else")
+    graphs.pop(0).reset()
+    source.fill_(20)
+    graphs[0].replay()
+    ctx.hook("synchronize")(0)
+    expect(intact(targets[1], 22), "a graph replays something else once another of its pool was dropped")
+
+
+@requirement("DK-CONTROL-005", profile="core", after=["DK-ORDER-001"], since="1.1")
+def supported_dtypes_multiply(ctx: Context) -> None:
+    """In every dtype of supported_dtypes() the device MUST multiply matrices, and right.
+
+    8-bit floats and integers, for which torch has no plain product, are only held and read back.
+    """
+    import torch
+
+    _needs(ctx, "supported_dtypes")
+    found = ctx.hook("supported_dtypes")(0)
+    expect(found is None or isinstance(found, frozenset), f"it is {found!r}")
+    where = ctx.device().torch_device
+    for dtype in sorted(cast("frozenset[torch.dtype] | None", found) or (), key=str):
+        plain = dtype.is_floating_point and dtype.itemsize > 1
+        try:
+            ones = torch.ones(16, 16).to(dtype).to(where)
+            result = (ones @ ones if plain else ones).cpu().float()
+        except Exception as error:
+            raise Failure(f"in {dtype} it raised {type(error).__name__}: {error}") from error
+        right = bool((result == (16.0 if plain else 1.0)).all())
+        expect(right, f"in {dtype} the result is wrong")
+
+
+@requirement("DK-CONTROL-006", profile="host", since="1.1")
+def pinned_is_told_from_pageable(ctx: Context) -> None:
+    """is_pinned() MUST be False for plain host memory, and True while it is page-locked."""
+    import torch
+
+    _needs(ctx, "is_pinned")
+    plain = torch.arange(4096)
+    asked = ctx.hook("is_pinned")
+    expect(asked(plain) is False, "plain host memory is called pinned")
+    if ctx.has("pin_memory"):
+        expect(asked(ctx.hook("pin_memory")(plain)) is True, "a pinned copy is not called pinned")
+    if ctx.has("register_host_memory") and ctx.has("unregister_host_memory"):
+        ctx.hook("register_host_memory")(plain)
+        try:
+            expect(asked(plain) is True, "registered memory is not called pinned")
+        finally:
+            ctx.hook("unregister_host_memory")(plain)
+        expect(asked(plain) is False, "memory is called pinned after it was unregistered")
+        expect(torch.equal(plain, torch.arange(4096)), "registering changed what the memory holds")
+
+
+@requirement("DK-CONTROL-007", profile="memory", since="1.1")
+def allocator_settings_are_what_was_set(ctx: Context) -> None:
+    """A setting that is called changeable MUST take the value that is set, and the others MUST keep theirs.
+
+    One that is not changeable is refused by ValueError.
+    """
+    _needs(ctx, "allocator_settings", "set_allocator_setting")
+    read, change = ctx.hook("allocator_settings"), ctx.raw_hook("set_allocator_setting")
+    before = cast("Sequence[AllocatorSetting] | None", read())
+    for one in before or ():
+        if one.changeable is True and one.value.isdigit():
+            wanted = _changed(change, one.name, int(one.value))
+            now = {other.name: other.value for other in cast("Sequence[AllocatorSetting]", read())}
+            change(one.name, one.value)
+            expected = {other.name: other.value for other in before or ()}
+            expected[one.name] = wanted
+            expect(now == expected, f"after {one.name} was set, the settings are {now}")
+        elif one.changeable is False:
+            try:
+                change(one.name, one.value)
+            except ValueError:
+                continue
+            expect(False, f"{one.name} is fixed, and setting it raised nothing")
+
+
+def _changed(change: Callable[..., object], name: str, value: int) -> str:
+    """Set another value than the present one; settings have bounds that are theirs."""
+    for other in (value * 2, value // 2):
+        try:
+            change(name, str(other))
+        except ValueError:
+            continue
+        return str(other)
+    raise Failure(f"{name} is called changeable, and takes neither {value * 2} nor {value // 2}")
+
+
+@requirement("DK-CONTROL-008", profile="core", isolated=60.0, since="1.1")
+def telemetry_only_looks(ctx: Context) -> None:
+    """telemetry() MUST answer in °C, watts, shares of 1 and hertz, and initialise nothing."""
+    _needs(ctx, "telemetry")
+    before = ctx.probe.initialised()
+    found = cast("Telemetry", ctx.hook("telemetry")(0))
+    expect(ctx.probe.initialised() == before, "reading it initialised the device")
+    for name, low, high in (
+        ("temperature", -50.0, 150.0),
+        ("power", 0.0, 5000.0),
+        ("utilisation", 0.0, 1.0),
+        ("clock", 1e6, 1e11),
+        ("memory_clock", 1e6, 1e11),
+    ):
+        value = getattr(found, name)
+        expect(value is None or low <= value <= high, f"{name} is {value!r}: the unit is another")
