@@ -7,7 +7,11 @@ SETUP := $(VENV)/.ready
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml plugins/hosts/*/pyproject.toml conformance/pyproject.toml)
 
 .DEFAULT_GOAL := help
+<<<<<<< HEAD
 .PHONY: hosts help run test lint types architecture bench soak hostile operators kill-matrix matrix docs clean
+=======
+.PHONY: help run fleet test lint types architecture bench soak hostile operators kill-matrix matrix docs clean
+>>>>>>> 196607e (Steer several engines as one: updates in two phases, a record that survives its process, members that wait for their weights)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +24,9 @@ $(SETUP): $(PROJECTS) requirements-dev.txt constraints.txt
 
 run: $(SETUP) ## serve a small model through one reinforcement-learning cycle
 	@$(BIN)/devicekit demo
+
+fleet: $(SETUP) ## steer two engines on this machine as one: update, restart, rolling update
+	@$(BIN)/python -m examples.fleet
 
 test: $(SETUP) lint types architecture ## everything that must hold: lint, types, architecture, tests (on two cores)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile

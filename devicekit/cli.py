@@ -33,6 +33,7 @@ _BUILT_IN: Mapping[str, tuple[str, str]] = MappingProxyType(
         "new-backend": ("devicekit.commands.new_backend", "start a backend of your own"),
         "generate": ("devicekit.commands.generate", "complete a prompt with a local model"),
         "serve": ("devicekit.commands.serve", "serve a local model over HTTP"),
+        "fleet": ("devicekit.commands.fleet", "steer several engines as one"),
     }
 )
 # Commands of distributions that may not be installed, and what to install for them.

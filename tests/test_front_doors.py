@@ -29,6 +29,7 @@ DOORS: dict[str, set[str]] = {
     "devicekit.devtools.scaffold": set(),
     "devicekit.device": TORCH,
     "devicekit.engine": TORCH,
+    "devicekit.fleet": set(),
     "devicekit.memory": TORCH,
     "devicekit.observe": TORCH,
     "devicekit.oom": TORCH,

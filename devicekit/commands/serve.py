@@ -108,6 +108,7 @@ def _config(options: argparse.Namespace) -> EngineConfig:
         kv_tokens=options.kv_tokens,
         policy=options.policy,
         prefix_caching=not options.disable_prefix_caching,
+        await_fleet=options.await_fleet,
         host_kv_tokens=options.host_kv_tokens,
         window_kv_tokens=options.window_kv_tokens,
         state_snapshots=options.state_snapshots,
@@ -191,6 +192,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--conservativeness", type=float, default=1.0, help="lower admits more at once; default: %(default)s")
     add("--policy", default="fcfs", help="fcfs, priority or longest_prefix; default: %(default)s")
     add("--disable-prefix-caching", action="store_true")
+    add(
+        "--await-fleet",
+        action="store_true",
+        help="be ready only once a fleet has brought its weights and said so (/join_fleet)",
+    )
     _add_ranks(parser)
     return parser
 

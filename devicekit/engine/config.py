@@ -40,6 +40,7 @@ class EngineConfig:
     refuse_nonfinite_weights: bool = (
         False  # neither open nor take in weights that hold NaN or infinite values
     )
+    await_fleet: bool = False  # generate nothing until `JoinFleet` has found the weights to be the fleet's
     checked: bool = False  # account for every page, row and state slot after every step: raises, and costs
 
     @property

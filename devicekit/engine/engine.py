@@ -111,6 +111,8 @@ class Engine(EngineVerbs):
             regions=self._regions(),
             rank=0 if ranks is None else ranks.rank,
         )
+        if config.await_fleet:
+            self.weights.membership.wait_for_fleet()
         if draft is not None:
             self.weights.register_draft(Model(draft, draft.weight_aliases()), draft)
         self._register_caches()

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import itertools
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -58,6 +59,7 @@ class Serving:
         self.weights_roots = AllowedRoots(settings.allowed_weights_roots or own)
         self.sampling_defaults = sampling_defaults(engine.runner.directory, settings.sampling_defaults)
         self.started = time.time()
+        self.instance = uuid.uuid4().hex  # another after every start
         self._ids = itertools.count(1)
 
     def next_id(self) -> str:

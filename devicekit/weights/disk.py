@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from devicekit.scheduling.errors import InvalidOperation
 from devicekit.scheduling.messages import Reply, Selector, UpdateWeightsFromDisk
-from devicekit.weights.store import Loaded, WeightStore
+from devicekit.weights.store import Loaded, Staged, WeightStore
 from devicekit.weights.update import Updater
 
 if TYPE_CHECKING:
@@ -61,12 +61,24 @@ def disk_handler(
     def handle(operation: UpdateWeightsFromDisk) -> Callable[[], Reply | None]:
         if not operation.path:
             raise InvalidOperation("A weight update from disk needs the path of a model directory.")
-        chosen = list(updater.store.selected(operation.selector))
-        if missing := [kind.value for kind in chosen if kind not in loaders]:
-            raise InvalidOperation(f"The {missing[0]} model cannot be loaded from disk.")
-        return updater.begin(operation, lambda: _stage(updater.store, loaders, chosen, operation.path))
+        load = load_checkpoint(updater.store, loaders, operation.selector, operation.path)
+        return updater.begin(operation, load)
 
     return handle
+
+
+def load_checkpoint(
+    store: WeightStore, loaders: Mapping[Selector, DiskLoader], selector: Selector, path: str
+) -> Callable[[], Staged]:
+    """What reads a checkpoint for the selected models, and checks that it fits.
+
+    Raises:
+        InvalidOperation: there is no such model, or it cannot be loaded from disk.
+    """
+    chosen = list(store.selected(selector))
+    if missing := [kind.value for kind in chosen if kind not in loaders]:
+        raise InvalidOperation(f"The {missing[0]} model cannot be loaded from disk.")
+    return lambda: _stage(store, loaders, chosen, path)
 
 
 @dataclass(slots=True)

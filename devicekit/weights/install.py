@@ -12,6 +12,7 @@ from devicekit.weights.disk import DiskLoader, disk_handler
 from devicekit.weights.distributed import distributed_handler
 from devicekit.weights.groups import UpdateGroups
 from devicekit.weights.occupation import MemoryTag, Occupation, Region
+from devicekit.weights.prepared import Membership, PreparedUpdates
 from devicekit.weights.store import Model, WeightStore
 from devicekit.weights.streamed import stream_handler
 from devicekit.weights.tensors import ipc_handler, tensor_handler
@@ -26,6 +27,8 @@ class WeightControl:
     updater: Updater
     groups: UpdateGroups
     occupation: Occupation
+    prepared: PreparedUpdates
+    membership: Membership
     _loaders: dict[Selector, DiskLoader]
 
     def register_draft(self, draft: Model, loader: DiskLoader | None = None) -> None:
@@ -61,6 +64,7 @@ def install(
     updater, known = Updater(store), dict(loaders or {})
     groups = UpdateGroups(store.device, rank, store.state.coordinator)
     occupation = Occupation(store, regions or {})
+    prepared, membership = PreparedUpdates(updater, known), Membership(store)
     # They wait for the running requests to end, so that no new ones may start.
     control.register(UpdateWeightsFromDisk, disk_handler(updater, known), closes_admission=True)
     control.register(operations.UpdateWeightsFromTensor, tensor_handler(updater), closes_admission=True)
@@ -69,6 +73,10 @@ def install(
     control.register(operations.UpdateWeightsFromStream, stream, closes_admission=True)
     control.register(operations.UpdateWeightsFromDistributed, distributed, closes_admission=True)
     control.register(operations.BeginWeightUpdate, updater.begin_session, closes_admission=True)
+    control.register(operations.CommitWeights, prepared.commit, closes_admission=True)
+    control.register(operations.PrepareWeights, prepared.prepare)
+    control.register(operations.DiscardWeights, prepared.discard)
+    control.register(operations.JoinFleet, membership.join)
     control.register(operations.InitUpdateGroup, groups.init)
     control.register(operations.DestroyUpdateGroup, groups.destroy)
     control.register(operations.EndWeightUpdate, updater.session.end)
@@ -77,4 +85,4 @@ def install(
     control.register(operations.ChecksumWeights, lambda one: reading.checksum(store, one))
     control.register(operations.ReleaseMemory, occupation.release)
     control.register(operations.ResumeMemory, occupation.resume)
-    return WeightControl(store, updater, groups, occupation, known)
+    return WeightControl(store, updater, groups, occupation, prepared, membership, known)

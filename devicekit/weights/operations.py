@@ -103,6 +103,56 @@ class EndWeightUpdate(Operation):
 
 
 @dataclass(frozen=True, slots=True)
+class PrepareWeights(Operation):
+    """Read a checkpoint and check that it fits, between two forward passes. `CommitWeights` writes it.
+
+    The first phase of an update that several engines make as one. Preparing again under the same name changes
+    nothing where the path is the same.
+    """
+
+    update_id: str = ""  # the caller's name for it
+    path: str = ""  # of a local model directory
+    selector: Selector = Selector.ALL
+
+
+@dataclass(frozen=True, slots=True)
+class CommitWeights(UpdateWeights):
+    """Write what `PrepareWeights` has read. Committed twice, the second changes nothing and answers as the first.
+
+    The selector is that of the preparation.
+    """
+
+    update_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DiscardWeights(Operation):
+    """Forget what was prepared; nothing was written. Also of what was never prepared."""
+
+    update_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JoinFleet(Operation):
+    """The weights are those of the fleet: an engine that waited for this starts to generate.
+
+    Refused where they are not: another version or, if it is given, another checksum.
+    """
+
+    weight_version: str = ""
+    checksum: str | None = None  # `ChecksumReply.total`, of the target model
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedReply(Reply):
+    """The answer to `PrepareWeights`, `DiscardWeights` and `JoinFleet`."""
+
+    update_id: str = ""
+    tensors: int = 0
+    weight_version: str = ""  # that is served
+
+
+@dataclass(frozen=True, slots=True)
 class UpdateWeightVersion(Operation):
     """Rename the weights. They stay what they are, and so do caches."""
 

@@ -71,6 +71,11 @@ def checksum(store: WeightStore, operation: ChecksumWeights) -> ChecksumReply:
     )
 
 
+def total_checksum(store: WeightStore) -> str:
+    """The digest of the target model's weights, as `ChecksumReply.total` has it."""
+    return checksum(store, ChecksumWeights("")).total
+
+
 def rename_version(store: WeightStore, operation: UpdateWeightVersion) -> VersionReply:
     """Give the weights another name. Nothing else changes: what is cached stays valid.
 

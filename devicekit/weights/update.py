@@ -73,7 +73,7 @@ class Updater:
             if not _exclusive(state):
                 return None
             try:
-                staged = self._stage(load)
+                staged = self.stage(load)
                 if staged is None:
                     return None
                 reply = self._apply(operation, staged)
@@ -87,7 +87,7 @@ class Updater:
 
         return poll
 
-    def _stage(self, load: Load) -> Staged | None:
+    def stage(self, load: Load) -> Staged | None:
         """What to write, once every rank has it; raises on all if it failed on any."""
         staged: Staged | None = None
         failure: Exception | None = None

@@ -1,0 +1,267 @@
+"""The fleet's own control plane: the engines' verbs under their names, each sent to all and answered once."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hmac
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
+
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from devicekit.contract.errors import DeviceKitError
+from devicekit.fleet.errors import FleetBusy
+from devicekit.fleet.fleet import Fleet
+from devicekit.fleet.outcomes import FleetReply, MemberView
+from devicekit.fleet.tend import tend
+from devicekit.fleet.update import FleetUpdate
+
+VERBS: Mapping[str, str] = MappingProxyType(
+    {
+        "/flush_cache": "forget every cached prefix",
+        "/pause_generation": "start no forward pass",
+        "/continue_generation": "end a pause",
+        "/abort_request": "end requests",
+        "/release_memory_occupation": "give memory back",
+        "/resume_memory_occupation": "take memory again",
+        "/drain": "let what runs come to its end, and pause",
+    }
+)
+"""What is sent to every engine as it came, and what it does there."""
+
+_LARGEST = 1 << 20  # bytes of a body
+_PATIENCE = 60.0  # seconds beyond the timeout that a verb carries itself
+
+
+class _Refused(Exception):
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def create_fleet_app(
+    fleet: Fleet, *, api_key: str | None = None, on_close: Callable[[], Awaitable[None]] | None = None
+) -> Starlette:
+    """An ASGI application over a fleet. With ``api_key`` everything but ``/health`` and ``/ready`` demands it.
+
+    Args:
+        on_close: awaited when the application ends.
+    """
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        if on_close is not None:
+            await on_close()
+
+    guarded = _Guard(api_key)
+    pages = _Pages(fleet)
+    routes = [Route(path, guarded(pages.verb), methods=["POST"]) for path in VERBS]
+    routes += [
+        Route("/update_weights_from_disk", guarded(pages.update), methods=["POST"]),
+        Route("/fleet/adopt", guarded(pages.adopt), methods=["POST"]),
+        Route("/fleet/resume", guarded(pages.resume), methods=["POST"]),
+        Route("/fleet/tend", guarded(pages.tend), methods=["POST"]),
+        Route("/status", guarded(pages.status), methods=["GET"]),
+        Route("/metrics", guarded(pages.metrics), methods=["GET"]),
+        Route("/health", _health, methods=["GET"]),
+        Route("/ready", pages.ready, methods=["GET"]),
+    ]
+    return Starlette(routes=routes, lifespan=lifespan)
+
+
+Page = Callable[[Request], Awaitable[Response]]
+
+
+class _Guard:
+    """Lets in who has the key, and turns errors into answers."""
+
+    def __init__(self, api_key: str | None) -> None:
+        self._expected = None if api_key is None else f"Bearer {api_key}".encode()
+
+    def __call__(self, page: Page) -> Page:
+        async def guarded(request: Request) -> Response:
+            sent = request.headers.get("authorization", "").encode()
+            if self._expected is not None and not hmac.compare_digest(sent, self._expected):
+                return _error(401, "This fleet asks for its key: Authorization: Bearer KEY.")
+            try:
+                return await page(request)
+            except _Refused as error:
+                return _error(error.status, str(error))
+            except FleetBusy as error:
+                return _error(409, str(error))
+            except DeviceKitError as error:
+                return _error(400, str(error))
+
+        return guarded
+
+
+class _Pages:
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    async def verb(self, request: Request) -> Response:
+        """Send the body to every engine as it came."""
+        body = await _body(request)
+        body = {**body, **dict(request.query_params)}
+        timeout = _number(body.get("timeout"), "timeout")
+        path = request.url.path
+        wait = None if timeout is None else timeout + _PATIENCE
+        if path == "/flush_cache":  # which reads its query, as its clients send it
+            query = "&".join(f"{name}={value}" for name, value in body.items())
+            async with self._fleet.steering("flush_cache"):
+                outcomes = await self._fleet.send(f"{path}?{query}" if query else path, {}, timeout=wait)
+            return _reply(FleetReply.over("flush_cache", outcomes))
+        return _reply(await self._fleet.verb(path, body, timeout=wait))
+
+    async def update(self, request: Request) -> Response:
+        """New weights for all: in two phases, or rolling where ``rolling`` is true."""
+        body = await _body(request)
+        known = {"model_path", "weight_version", "flush_cache", "rolling", "take_back", "timeout"}
+        if unknown := sorted(set(body) - known):
+            raise _Refused(
+                400, f"A fleet's update knows no {', '.join(unknown)}; it knows {', '.join(sorted(known))}."
+            )
+        path, version = body.get("model_path"), body.get("weight_version")
+        if not isinstance(path, str) or not path or not isinstance(version, str) or not version:
+            raise _Refused(
+                400, "Send model_path, which every engine finds, and weight_version, the name of its weights."
+            )
+        flags = {
+            name: body.get(name, default)
+            for name, default in (("flush_cache", True), ("rolling", False), ("take_back", False))
+        }
+        if wrong := [name for name, value in flags.items() if not isinstance(value, bool)]:
+            raise _Refused(400, f"{', '.join(wrong)}: true or false.")
+        timeout = _number(body.get("timeout"), "timeout")
+        update = FleetUpdate(
+            self._fleet,
+            take_back=bool(flags["take_back"]),
+            **({} if timeout is None else {"timeout": timeout}),
+        )
+        run = update.rolling if flags["rolling"] else update.all_at_once
+        return _reply(await run(path, version, flush_cache=bool(flags["flush_cache"])))
+
+    async def adopt(self, request: Request) -> Response:
+        """Take what all engines serve as the fleet's weights."""
+        return _reply(await self._fleet.adopt())
+
+    async def resume(self, request: Request) -> Response:
+        """Finish an update that was cut short."""
+        return _reply(await FleetUpdate(self._fleet).resume())
+
+    async def tend(self, request: Request) -> Response:
+        """Bring the fleet's weights to engines that lack them."""
+        return _reply(await tend(self._fleet))
+
+    async def status(self, request: Request) -> Response:
+        """Every engine side by side."""
+        return JSONResponse(describe(self._fleet, await self._fleet.look()))
+
+    async def ready(self, request: Request) -> Response:
+        """200 exactly if every engine serves the fleet's weights."""
+        views = await self._fleet.look()
+        served = self._fleet.file.record.served
+        behind = [
+            one.member
+            for one in views
+            if served is None or not one.serving or one.weight_version != served.version
+        ]
+        return JSONResponse({"ready": not behind, "not_ready": behind}, 503 if behind else 200)
+
+    async def metrics(self, request: Request) -> Response:
+        """The engines as gauges."""
+        text = await run_in_threadpool(_exposition, await self._fleet.look())
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+
+def describe(fleet: Fleet, views: Sequence[MemberView]) -> dict[str, object]:
+    """The fleet as JSON: what it must have, and what each engine says."""
+    record = fleet.file.record
+    return {
+        "served": None if record.served is None else dataclasses.asdict(record.served),
+        "update": None if record.update is None else dataclasses.asdict(record.update),
+        "held": list(record.held),
+        "busy": fleet.busy,
+        "engines": [{**dataclasses.asdict(one), "serving": one.serving} for one in views],
+    }
+
+
+async def _health(request: Request) -> Response:
+    return JSONResponse({"status": "ok"})
+
+
+def _exposition(views: Sequence[MemberView]) -> str:
+    registry = CollectorRegistry()
+    up = Gauge("devicekit_fleet_engine_up", "1 if the engine answers", ["engine"], registry=registry)
+    serving = Gauge("devicekit_fleet_engine_serving", "1 if it generates", ["engine"], registry=registry)
+    version = Gauge(
+        "devicekit_fleet_engine_weights",
+        "1 for the version it has",
+        ["engine", "weight_version"],
+        registry=registry,
+    )
+    for one in views:
+        up.labels(one.member).set(one.reachable)
+        serving.labels(one.member).set(one.serving)
+        if one.weight_version is not None:
+            version.labels(one.member, one.weight_version).set(1)
+    return generate_latest(registry).decode()
+
+
+async def _body(request: Request) -> dict[str, object]:
+    content = bytearray()
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > _LARGEST:
+            raise _Refused(413, f"A body of a verb has at most {_LARGEST} bytes.")
+    kind = request.headers.get("content-type", "").partition(";")[0].strip()
+    if content and kind != "application/json":
+        raise _Refused(415, "Send JSON with Content-Type: application/json.")
+    try:
+        parsed = json.loads(content) if content else {}
+    except (ValueError, RecursionError) as error:
+        raise _Refused(400, f"The body is no JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise _Refused(400, "The body is a JSON object.")
+    return parsed
+
+
+def _number(value: object, name: str) -> float | None:
+    if value is None:
+        return None
+    try:
+        number = float(value)  # type: ignore[arg-type]  # anything else is the error below
+    except (TypeError, ValueError) as error:
+        raise _Refused(400, f"{name} is a number of seconds, not {value!r}.") from error
+    if not 0 <= number < 1e6:
+        raise _Refused(400, f"{name} is a number of seconds from 0 to a million, not {value!r}.")
+    return number
+
+
+def _reply(reply: FleetReply) -> Response:
+    return JSONResponse(as_document(reply), 200 if reply.success else 400)
+
+
+def as_document(reply: FleetReply) -> dict[str, object]:
+    """A reply as JSON; the engines' whole answers are left out."""
+    document = dataclasses.asdict(reply)
+    document["engines"] = [
+        {"engine": one.member, "success": one.success, "status": one.status, "message": one.message}
+        for one in reply.outcomes
+    ]
+    del document["outcomes"]
+    return document
+
+
+def _error(status: int, message: str) -> Response:
+    return JSONResponse(
+        {"success": False, "message": message, "error": {"message": message, "code": status}}, status
+    )

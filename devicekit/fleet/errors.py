@@ -1,0 +1,17 @@
+"""What can be wrong with a fleet as a whole. What is wrong with one engine is its outcome, not an error."""
+
+from __future__ import annotations
+
+from devicekit.contract.errors import DeviceKitError
+
+
+class FleetError(DeviceKitError):
+    """Root of the errors about a fleet."""
+
+
+class FleetBusy(FleetError):
+    """Somebody else steers this fleet now: another process, or another verb of this one."""
+
+
+class NoFleetWeights(FleetError):
+    """It is not known which weights the fleet has: adopt what its engines serve, or update them."""

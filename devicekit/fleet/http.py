@@ -1,0 +1,56 @@
+"""Engines over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import httpx
+
+from devicekit.contract.errors import ConfigurationError
+from devicekit.fleet.endpoint import Answer, Unreachable
+
+_USUAL = 30.0  # seconds
+
+
+class HttpEndpoint:
+    """An engine at a URL. Close it at the end."""
+
+    def __init__(self, url: str, *, api_key: str | None = None) -> None:
+        """``url`` as ``http://host:port``; ``api_key`` is sent as a bearer token.
+
+        Raises:
+            ConfigurationError: this is no such URL.
+        """
+        try:
+            parsed = httpx.URL(url)
+        except (httpx.InvalidURL, TypeError) as error:
+            raise ConfigurationError(f"{url!r} is no URL of an engine: {error}") from error
+        if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.userinfo:
+            raise ConfigurationError(f"{url!r} is no URL of an engine; one looks like http://10.0.0.5:30000")
+        headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        self.name = url.rstrip("/")
+        self._client = httpx.AsyncClient(
+            base_url=self.name, headers=headers, timeout=_USUAL, trust_env=False, follow_redirects=False
+        )
+
+    async def call(
+        self, path: str, body: Mapping[str, object] | None = None, *, timeout: float | None = None
+    ) -> Answer:
+        limit = _USUAL if timeout is None else timeout
+        try:
+            if body is None:
+                response = await self._client.get(path, timeout=limit)
+            else:
+                response = await self._client.post(path, json=dict(body), timeout=limit)
+            document = response.json()
+        except httpx.HTTPError as error:
+            raise Unreachable(f"{type(error).__name__}: {error}".rstrip(": ")) from error
+        except ValueError as error:
+            raise Unreachable(f"it answered {response.status_code} with what is no JSON") from error
+        if not isinstance(document, dict):
+            raise Unreachable(f"it answered {response.status_code} with JSON that is no object")
+        return Answer(response.status_code, document)
+
+    async def close(self) -> None:
+        """End its connections."""
+        await self._client.aclose()

@@ -1,0 +1,73 @@
+"""What became of a verb on each engine, and of the fleet as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from devicekit.fleet.endpoint import Answer
+
+
+@dataclass(frozen=True, slots=True)
+class MemberOutcome:
+    """What one engine made of a verb."""
+
+    member: str
+    success: bool
+    message: str = ""
+    status: int | None = None  # HTTP; None: no answer came, and what it did is unknown
+    document: Mapping[str, object] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, member: str, answer: Answer) -> MemberOutcome:
+        """The outcome that an answer tells of."""
+        return cls(member, answer.success, answer.message, answer.status, answer.document)
+
+
+@dataclass(frozen=True, slots=True)
+class MemberView:
+    """What an engine says of itself. Every field but ``member`` is None where it did not say."""
+
+    member: str
+    reachable: bool
+    message: str = ""  # why not
+    instance: str | None = None  # another after every start
+    weight_version: str | None = None
+    status: str | None = None  # ok, degraded, paused, stalled, failed
+    awaits_fleet: bool | None = None
+    prepared_update: str | None = None
+    model_path: str | None = None  # where its weights came from
+    kind: tuple[str, ...] = ()  # what engines of one fleet have in common
+
+    @property
+    def serving(self) -> bool:
+        """Whether it generates, as far as it says."""
+        return self.status in ("ok", "degraded") and not self.awaits_fleet
+
+
+@dataclass(frozen=True, slots=True)
+class FleetReply:
+    """The answer to one verb over the whole fleet: it succeeded where it did on every expected engine."""
+
+    success: bool
+    message: str
+    outcomes: tuple[MemberOutcome, ...] = ()
+    outcome: str = ""  # of updates: unchanged, updated, partial
+    weight_version: str | None = None  # that the fleet has now; None: unknown, or several
+    held: tuple[str, ...] = ()  # engines that are kept from generating
+
+    @classmethod
+    def over(cls, verb: str, outcomes: Sequence[MemberOutcome]) -> FleetReply:
+        """A verb that was sent to all."""
+        failed = [one for one in outcomes if not one.success]
+        return cls(not failed, summary(verb, outcomes), tuple(outcomes))
+
+
+def summary(verb: str, outcomes: Sequence[MemberOutcome]) -> str:
+    """One sentence on a verb: how many did it, and the first that did not."""
+    failed = [one for one in outcomes if not one.success]
+    if not failed:
+        return f"{verb}: done on all {len(outcomes)} engines."
+    first = "; ".join(f"{one.member}: {one.message}" for one in failed[:3])
+    more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
+    return f"{verb}: failed on {len(failed)} of {len(outcomes)} engines ({first}{more})."

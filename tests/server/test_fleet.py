@@ -1,0 +1,122 @@
+"""A fleet over real servers: steered from the command line and over HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from devicekit.cli import main
+from devicekit.fleet import Fleet, open_record
+from devicekit.fleet.app import create_fleet_app
+from devicekit.fleet.http import HttpEndpoint
+from tests.server.conftest import Models, Serve, Server
+
+SMALL = {"kv_tokens": 2048}
+
+
+@pytest.fixture
+def pair(serve: Serve) -> Iterator[tuple[Server, Server]]:
+    """Two engines, one of which waits for its fleet."""
+    with ExitStack() as stack:
+        first = stack.enter_context(serve(**SMALL))
+        yield first, stack.enter_context(serve(**SMALL, await_fleet=True))
+
+
+def fleet(file: Path, pair: tuple[Server, Server], *verb: str) -> int:
+    return main(["fleet", "--file", str(file), *(f"--engine={one.url}" for one in pair), *verb])
+
+
+def said(server: Server) -> object:
+    return server.generate()["text"]
+
+
+def test_two_servers_change_their_weights_as_one(
+    pair: tuple[Server, Server], models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "fleet.json"
+    waiting = pair[1].get("/ready")
+    assert waiting.status_code == 503
+    assert "fleet" in waiting.json()["error"]["message"]
+    before = said(pair[0])
+    wrong = fleet(file, pair, "update", "--model-path", str(models.root), "--weight-version", "v2")
+    assert wrong == 1
+    assert "Nothing was changed" in capsys.readouterr().out
+    assert said(pair[0]) == before
+    update = ("update", "--model-path", str(models.b), "--weight-version", "v2")
+    assert fleet(file, pair, *update) == 0, capsys.readouterr().out
+    assert said(pair[0]) == said(pair[1]) != before
+    assert [one.get("/weight_version").json()["weight_version"] for one in pair] == ["v2", "v2"]
+    assert pair[1].get("/ready").status_code == 200
+    again = fleet(file, pair, *update)
+    assert again == 1
+    assert "another name" in capsys.readouterr().out
+    assert fleet(file, pair, "status") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["served"]["version"] == "v2"
+    assert [one["serving"] for one in document["engines"]] == [True, True]
+    back = ("update", "--rolling", "--model-path", str(models.a), "--weight-version", "v3")
+    assert fleet(file, pair, *back) == 0
+    assert said(pair[0]) == said(pair[1]) == before
+
+
+def test_the_fleets_own_control_plane_answers_for_all(
+    pair: tuple[Server, Server], models: Models, tmp_path: Path
+) -> None:
+    urls = [one.url for one in pair]
+    with open_record(tmp_path / "fleet.json", urls) as record:
+        endpoints = [HttpEndpoint(url) for url in urls]
+
+        async def close() -> None:
+            for one in endpoints:
+                await one.close()
+
+        app = create_fleet_app(Fleet(endpoints, record), api_key="secret", on_close=close)
+        with TestClient(app, headers={"Authorization": "Bearer secret"}) as http:
+            assert http.get("/ready").status_code == 503
+            body = {"model_path": str(models.b), "weight_version": "v2"}
+            done = http.post("/update_weights_from_disk", json=body)
+            assert done.status_code == 200, done.text
+            assert [one["success"] for one in done.json()["engines"]] == [True, True]
+            assert http.get("/ready").json() == {"ready": True, "not_ready": []}
+            assert http.post("/flush_cache?timeout=5").json()["success"]
+            assert http.post("/pause_generation", json={"mode": "in_place"}).json()["success"]
+            assert pair[1].get("/ready").status_code == 503
+            assert http.post("/continue_generation", json={}).json()["success"]
+            metrics = http.get("/metrics").text
+            for url in urls:
+                assert f'devicekit_fleet_engine_weights{{engine="{url}",weight_version="v2"}} 1.0' in metrics
+            assert http.get("/status", headers={"Authorization": "Bearer other"}).status_code == 401
+            for wrong in (
+                {},
+                {"model_path": 3, "weight_version": "v"},
+                {**body, "rank": 1},
+                {**body, "rolling": 1},
+            ):
+                assert http.post("/update_weights_from_disk", json=wrong).status_code == 400
+            assert http.post("/pause_generation", content="[" * 100_000).status_code == 415
+
+
+def test_an_engine_that_is_not_there_is_named_and_nothing_is_changed(
+    serve: Serve, models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serve(**SMALL) as one:
+        members = (one.url, "http://127.0.0.1:9")
+        command = ["fleet", "--file", str(tmp_path / "fleet.json"), *(f"--engine={url}" for url in members)]
+        assert main([*command, "update", "--model-path", str(models.b), "--weight-version", "v2"]) == 1
+        out = capsys.readouterr().out
+        assert "FAIL  http://127.0.0.1:9" in out
+        assert "Nothing was changed" in out
+        assert one.get("/weight_version").json()["weight_version"] != "v2"
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:30000", "ftp://x", "http://", "http://a?b=c", "http://u:p@host"])
+def test_what_is_no_url_of_an_engine_is_refused(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fleet", "--file", str(tmp_path / "f.json"), "--engine", url, "status"]) == 1
+    assert "no URL of an engine" in capsys.readouterr().err

@@ -1,0 +1,124 @@
+"""Updates in two phases: prepared changes nothing, committed changes all; a fleet's member waits for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from devicekit.engine import Engine, EngineConfig
+from devicekit.scheduling.messages import Operation, PauseMode, Reply, UpdateOutcome, UpdateReply
+from devicekit.scheduling.request import SamplingParams
+from devicekit.weights import (
+    ChecksumReply,
+    ChecksumWeights,
+    CommitWeights,
+    DiscardWeights,
+    JoinFleet,
+    PreparedReply,
+    PrepareWeights,
+)
+
+PROMPT = "Once upon"
+
+
+@pytest.fixture
+def engine(checkpoints: tuple[Path, Path]) -> Engine:
+    return Engine.open(checkpoints[0], "cpu", config=EngineConfig(kv_tokens=2048))
+
+
+def said(engine: Engine) -> str:
+    return engine.generate([PROMPT], max_new_tokens=8, temperature=0)[0].text
+
+
+def ask(engine: Engine, operation: Operation) -> PreparedReply:
+    return engine.perform(operation, PreparedReply)
+
+
+def commit(engine: Engine, update: str, **more: object) -> UpdateReply:
+    operation = CommitWeights(f"commit {update} {len(more)}", update_id=update, **more)  # type: ignore[arg-type]
+    return engine.perform(operation, UpdateReply)
+
+
+def checksum(engine: Engine) -> str:
+    return engine.perform(ChecksumWeights("sum"), ChecksumReply).total
+
+
+def test_what_is_prepared_is_served_only_once_it_is_committed(
+    engine: Engine, checkpoints: tuple[Path, Path]
+) -> None:
+    before = said(engine)
+    reply = ask(engine, PrepareWeights("1", "u", str(checkpoints[1])))
+    assert (reply.success, reply.update_id) == (True, "u"), reply
+    assert engine.weights.prepared.update_id == "u"
+    assert said(engine) == before
+    later = engine.submit(PROMPT, SamplingParams(max_new_tokens=40, ignore_eos=True, temperature=0))
+    engine.step()
+    engine.pause(PauseMode.IN_PLACE)
+    done = commit(engine, "u", weight_version="v2", flush_cache=False)
+    assert (done.success, done.outcome, done.weight_version) == (True, UpdateOutcome.UPDATED, "v2")
+    assert engine.weights.prepared.update_id is None
+    engine.continue_generation()
+    while not later.done:
+        engine.step()
+    assert [span.version for span in later.spans][-1] == "v2"
+    assert said(engine) == said(Engine.open(checkpoints[1], "cpu", config=EngineConfig(kv_tokens=2048)))
+
+
+def test_both_phases_may_be_asked_for_twice(engine: Engine, checkpoints: tuple[Path, Path]) -> None:
+    for turn in "12":
+        assert ask(engine, PrepareWeights(turn, "u", str(checkpoints[1]))).success
+    assert commit(engine, "u", weight_version="v2").success
+    again = commit(engine, "u", weight_version="v2", abort_all_requests=False)
+    assert (again.success, again.weight_version) == (True, "v2")
+    assert "before" in again.message
+
+
+@pytest.mark.parametrize("path", ["", "/nowhere", "itself"])
+def test_what_cannot_be_prepared_changes_nothing(engine: Engine, tmp_path: Path, path: str) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    before = said(engine)
+    reply = ask(engine, PrepareWeights("1", "u", str(tmp_path) if path == "itself" else path))
+    assert not reply.success
+    assert reply.message
+    assert engine.weights.prepared.update_id is None
+    assert not commit(engine, "u").success
+    assert said(engine) == before
+
+
+def test_one_update_is_prepared_at_a_time_and_can_be_let_go(
+    engine: Engine, checkpoints: tuple[Path, Path]
+) -> None:
+    ask(engine, PrepareWeights("1", "u", str(checkpoints[1])))
+    other = ask(engine, PrepareWeights("2", "w", str(checkpoints[0])))
+    assert not other.success
+    assert "'u'" in other.message
+    assert ask(engine, DiscardWeights("3", "w")).success, "what was never prepared"
+    assert engine.weights.prepared.update_id == "u"
+    assert ask(engine, DiscardWeights("4", "u")).success
+    missing = commit(engine, "u")
+    assert (missing.success, missing.outcome) == (False, UpdateOutcome.UNCHANGED)
+    assert ask(engine, PrepareWeights("5", "w", str(checkpoints[0]))).success
+
+
+def test_a_member_generates_once_it_has_the_fleets_weights(checkpoints: tuple[Path, Path]) -> None:
+    config = EngineConfig(kv_tokens=2048, await_fleet=True)
+    engine = Engine.open(checkpoints[0], "cpu", config=config)
+    generation = engine.submit(PROMPT, SamplingParams(max_new_tokens=4, ignore_eos=True, temperature=0))
+    for _ in range(5):
+        engine.step()
+    assert not generation.tokens
+    assert engine.weights.membership.waiting
+    ask(engine, PrepareWeights("1", "u", str(checkpoints[1])))
+    assert commit(engine, "u", weight_version="v2").success
+    refusals: list[Reply] = [
+        ask(engine, JoinFleet("2", "v3")),
+        ask(engine, JoinFleet("3", "v2", checksum="0" * 16)),
+    ]
+    assert [reply.success for reply in refusals] == [False, False]
+    assert "'v3'" in refusals[0].message
+    assert engine.weights.membership.waiting
+    assert ask(engine, JoinFleet("4", "v2", checksum(engine))).success
+    while not generation.done:
+        engine.step()
+    assert len(generation.tokens) == 4
