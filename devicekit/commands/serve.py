@@ -83,7 +83,10 @@ def _over_http(engine: Engine, settings: ServerSettings, listener: socket, ranks
         print(f"Anyone who can reach {settings.host} can steer this server: no key is set.", file=sys.stderr)
     web = server(create_app(engine, settings))
     if ranks is None:
-        return run(web, listener)
+        status = run(web, listener)
+        if status:  # a thread is left behind that would not let the interpreter end
+            os._exit(status)
+        return status
     scheduler = cast("LockstepScheduler", engine.scheduler)
 
     def stop(asking: tuple[int, ...]) -> None:
@@ -169,6 +172,20 @@ def _parser() -> argparse.ArgumentParser:
         help="read pickled tensors in host memory that trainers on this machine share; runs nothing in them",
     )
     add("--max-concurrent-requests", type=int, default=1024, help="beyond it: 429; default: %(default)s")
+    add(
+        "--drain-seconds",
+        type=float,
+        default=25.0,
+        metavar="SECONDS",
+        help="that requests get to end when the server is told to stop; default: %(default)g",
+    )
+    add(
+        "--keep-alive-seconds",
+        type=float,
+        default=5.0,
+        metavar="SECONDS",
+        help="that a connection is kept between two requests; default: %(default)g",
+    )
     add("--max-body-bytes", type=int, default=64 << 20, help="beyond it: 413; default: %(default)s")
     _add_answers(parser)
     sizes = parser.add_argument_group("sizes")
@@ -268,6 +285,8 @@ def _settings(options: argparse.Namespace) -> ServerSettings:
         allowed_origins=tuple(options.allowed_origin),
         max_concurrent_requests=options.max_concurrent_requests,
         max_body_bytes=options.max_body_bytes,
+        drain_seconds=options.drain_seconds,
+        keep_alive_seconds=options.keep_alive_seconds,
         allowed_weights_roots=tuple(options.allowed_weights_root),
         allow_pickled_weights=options.allow_pickled_weights,
         chat_template=_template(options.chat_template),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
@@ -63,9 +64,11 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> Starle
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         serving.loop.start()
+        watching = asyncio.ensure_future(serving.keep_watch())
         try:
             yield
         finally:
+            watching.cancel()
             await serving.loop.stop()
 
     origins = serving.settings.allowed_origins

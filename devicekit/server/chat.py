@@ -10,18 +10,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from devicekit.engine import Generation
 from devicekit.scheduling.request import Finish, FinishKind, TokenLogprob
 from devicekit.server import openai_format as openai
+from devicekit.server.answers import respond
 from devicekit.server.endpoints import Arguments, Endpoint
 from devicekit.server.errors import BadRequest
 from devicekit.server.events import EventStream
-from devicekit.server.group import GenerationFailed, Group, SequenceSpec, several
+from devicekit.server.group import GenerationFailed, Group, SequenceSpec, several, values_of
 from devicekit.server.keys import Access
 from devicekit.server.logprob_format import Named, alternatives, named
 from devicekit.server.meta_info import MetaInfo
+from devicekit.server.prompts import tokens_of
 from devicekit.server.serving import Serving
 from devicekit.server.tools import Call, Tool, ToolChoice, ToolReader, ToolUse, marks_hidden
 
@@ -108,11 +110,13 @@ async def chat(serving: Serving, arguments: ChatArguments, request: Request) -> 
     if arguments.stream:
         return EventStream(_chunks(group, form, arguments), group.close)
     generations = await group.finish(request)
-    choices = [form.choice(index, generation) for index, generation in enumerate(generations)]
-    document = {**form.head("chat.completion"), "choices": choices, "usage": openai.usage(generations, 1)}
-    if arguments.return_token_ids:
-        document["prompt_token_ids"] = [*tokens]
-    return JSONResponse(document)
+
+    def whole() -> object:
+        choices = [form.choice(index, generation) for index, generation in enumerate(generations)]
+        document = {**form.head("chat.completion"), "choices": choices, "usage": openai.usage(generations, 1)}
+        return {**document, "prompt_token_ids": [*tokens]} if arguments.return_token_ids else document
+
+    return await respond(sum(map(values_of, generations)), whole)
 
 
 async def _prompt(serving: Serving, arguments: ChatArguments, use: ToolUse) -> list[int]:
@@ -157,8 +161,9 @@ def render(serving: Serving, arguments: ChatArguments, use: ToolUse) -> list[int
         raise BadRequest(
             f"The chat template does not take these messages: {type(error).__name__}: {error}"
         ) from error
-    tokens: list[int] = tokenizer.encode(text, add_special_tokens=False)  # a template writes them itself
-    return tokens
+    longest = serving.engine.runner.limits.max_positions
+    # A template writes the special tokens itself.
+    return tokens_of(lambda part: tokenizer.encode(part, add_special_tokens=False), text, longest)
 
 
 def _spelled_out(call: object) -> object:

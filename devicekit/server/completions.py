@@ -9,15 +9,16 @@ from typing import Annotated
 
 from pydantic import Field
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from devicekit.engine import Generation
 from devicekit.scheduling.request import SamplingParams, TokenLogprob
 from devicekit.server import openai_format as openai
+from devicekit.server.answers import respond
 from devicekit.server.endpoints import Endpoint
 from devicekit.server.errors import BadRequest
 from devicekit.server.events import EventStream
-from devicekit.server.group import GenerationFailed, Group, SequenceSpec, several
+from devicekit.server.group import GenerationFailed, Group, SequenceSpec, several, values_of
 from devicekit.server.keys import Access
 from devicekit.server.logprob_format import alternatives, finite, token_name
 from devicekit.server.meta_info import MetaInfo
@@ -53,6 +54,7 @@ async def complete(serving: Serving, arguments: CompletionArguments, request: Re
     most = _DEFAULT_TOKENS if arguments.max_tokens is None else arguments.max_tokens
     params = arguments.sampling(serving, most, arguments.logprobs)
     prompts, texts = await _prompts(serving, arguments)
+    serving.check_count(len(prompts) * count)
     sequences: list[SequenceSpec] = []
     for index, tokens in enumerate(prompts):
         chosen = _echoing(params, tokens) if arguments.echo else params
@@ -65,8 +67,12 @@ async def complete(serving: Serving, arguments: CompletionArguments, request: Re
     if arguments.stream:
         return EventStream(_chunks(group, form, arguments, len(prompts)), group.close)
     generations = await group.finish(request)
-    choices = [form.whole(index, one) for index, one in enumerate(generations)]
-    return JSONResponse({**form.head(), "choices": choices, "usage": openai.usage(generations, len(prompts))})
+
+    def whole() -> object:
+        choices = [form.whole(index, one) for index, one in enumerate(generations)]
+        return {**form.head(), "choices": choices, "usage": openai.usage(generations, len(prompts))}
+
+    return await respond(sum(map(values_of, generations)), whole)
 
 
 def _echoing(params: SamplingParams, tokens: Sequence[int]) -> SamplingParams:

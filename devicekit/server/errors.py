@@ -12,6 +12,7 @@
     │   ├── NotJson             415: the body says that it is something else
     │   ├── TooManyRequests     429: try again later
     │   ├── Unavailable         503: weights are missing, or memory is given back
+    │   ├── Overloaded          503: try again later
     │   └── ClientGone          499: nobody will see it
     └── EngineStopped       503: the engine's thread has ended; everyone who waits is told why
 """
@@ -25,6 +26,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from devicekit.contract.errors import DeviceKitError
+
+_LONGEST_MESSAGE = 2000  # characters
 
 
 class HttpError(DeviceKitError):
@@ -89,6 +92,12 @@ class Unavailable(HttpError):
     status = 503
 
 
+class Overloaded(HttpError):
+    """The server is doing as much as it does at once. Trying again later may succeed."""
+
+    status = 503
+
+
 class ClientGone(HttpError):
     """Nobody is there to read the answer any more."""
 
@@ -118,8 +127,10 @@ def error_body(status: int, message: str, kind: str = "server_error", *, verb: b
     headers = {}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    elif status == 429:
+    elif status in (429, 503):
         headers["Retry-After"] = "1"
+    if len(message) > _LONGEST_MESSAGE:  # what was sent may be in it
+        message = f"{message[:_LONGEST_MESSAGE]}…"
     error = {"message": message, "type": kind, "param": None, "code": status}
     told = {"success": False, "message": message} if verb else {}
     return JSONResponse({**told, "error": error}, status, headers)

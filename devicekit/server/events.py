@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from devicekit.contract.errors import DeviceKitError
 from devicekit.server.errors import error_response
 
+_LONG = 32 << 10  # bytes of an event
 _END = b"data: [DONE]\n\n"
 # No line ends by the standard, nor need JSON escape them; but clients that cut lines as Python's `str.splitlines`
 # does, as httpx's `iter_lines`, would cut a text there.
@@ -40,9 +41,15 @@ class EventStream(StreamingResponse):
 
 
 async def _encode(documents: AsyncIterator[Mapping[str, object]]) -> AsyncIterator[bytes]:
+    size = 0
     try:
         async for document in documents:
-            yield event(document)
+            if size > _LONG:  # so was the one before: others wait while it is written
+                content = await asyncio.get_running_loop().run_in_executor(None, event, document)
+            else:
+                content = event(document)
+            size = len(content)
+            yield content
             # Neither reading what has piled up nor sending it suspends: let others run, a disconnect among them.
             await asyncio.sleep(0)
     except DeviceKitError as error:

@@ -9,14 +9,15 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from devicekit.engine import Generation
 from devicekit.scheduling.request import FinishKind
+from devicekit.server.answers import respond
 from devicekit.server.endpoints import Arguments, Endpoint, Label
 from devicekit.server.errors import BadRequest
 from devicekit.server.events import EventStream
-from devicekit.server.group import GenerationFailed, Group, SequenceSpec, several
+from devicekit.server.group import GenerationFailed, Group, SequenceSpec, several, values_of
 from devicekit.server.keys import Access
 from devicekit.server.meta_info import MetaInfo
 from devicekit.server.sampling import SamplingArguments
@@ -62,6 +63,7 @@ async def generate(serving: Serving, arguments: GenerateArguments, request: Requ
     prompts, batched = await _prompts(serving, arguments)
     if not prompts:
         raise BadRequest("The batch is empty.")
+    _check_count(serving, arguments, len(prompts))
     sequences, many = _sequences(serving, arguments, prompts)
     many = many or batched
     await serving.compile(sequences)
@@ -70,8 +72,13 @@ async def generate(serving: Serving, arguments: GenerateArguments, request: Requ
     form = _Form(serving, meta, sequences)
     if arguments.stream:
         return EventStream(_chunks(group, form, many), group.close)
-    answers = [form.answer(at, generation) for at, generation in enumerate(await group.finish(request))]
-    return JSONResponse(answers if many else answers[0])
+    generations = await group.finish(request)
+
+    def whole() -> object:
+        answers = [form.answer(at, generation) for at, generation in enumerate(generations)]
+        return answers if many else answers[0]
+
+    return await respond(sum(map(values_of, generations)), whole)
 
 
 async def _prompts(serving: Serving, arguments: GenerateArguments) -> tuple[list[list[int]], bool]:
@@ -85,6 +92,15 @@ async def _prompts(serving: Serving, arguments: GenerateArguments) -> tuple[list
     if nested:
         return nested, True
     return [[one for one in ids or () if isinstance(one, int)]], False
+
+
+def _check_count(serving: Serving, arguments: GenerateArguments, prompts: int) -> None:
+    """Raises BadRequest for more sequences than this server takes, before any of them is made."""
+    given = arguments.sampling_params
+    if isinstance(given, list):
+        serving.check_count(max(prompts, sum(one.n or 1 for one in given)))
+    else:
+        serving.check_count(prompts * ((given and given.n) or 1))
 
 
 def _sequences(

@@ -110,6 +110,12 @@ class Group:
         self._outputs.close()
 
 
+def values_of(generation: Generation) -> int:
+    """Values in the answer of one sequence, about."""
+    alternatives = len(generation.logprobs[0].top) if generation.logprobs else 0
+    return len(generation.tokens) + len(generation.logprobs) * (3 + 3 * alternatives)
+
+
 def several(sequence: SequenceSpec, count: int) -> list[SequenceSpec]:
     """The same prompt ``count`` times, each with an id and a seed of its own."""
     if count == 1:

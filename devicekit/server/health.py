@@ -12,10 +12,14 @@ from starlette.responses import JSONResponse, Response
 from devicekit.scheduling.request import Finish, FinishKind, Request, SamplingParams, prompt_array
 from devicekit.server.endpoints import Arguments, Endpoint, Handler
 from devicekit.server.keys import Access
+from devicekit.server.loop import FORKED
 from devicekit.server.outputs import Outputs
 from devicekit.server.serving import Serving
 
 _ONE_TOKEN = SamplingParams(max_new_tokens=1, temperature=0)
+Health = tuple[str, str, int]
+"""A word, a sentence if something is wrong, and the status of the answer."""
+
 _ABLE = ("ok", "degraded")
 _LOOK = 0.05  # seconds between two looks at whether the engine got on
 
@@ -23,15 +27,22 @@ _LOOK = 0.05  # seconds between two looks at whether the engine got on
 def status_of(serving: Serving) -> tuple[str, str]:
     """One word, and a sentence if something is wrong."""
     loop = serving.loop
-    if loop.failure is not None:
-        return "failed", loop.failure
-    if loop.snapshot.failure:
-        return "failed", loop.snapshot.failure
-    seconds = loop.step_seconds
+    if loop.forked:
+        return "failed", FORKED
+    if loop.failure is not None or loop.snapshot.failure:
+        return "failed", loop.failure or loop.snapshot.failure
+    if serving.stopping:
+        return "stopping", serving.stopping
+    if not loop.alive:
+        return "failed", "The engine's thread is not there."
+    seconds = max(loop.step_seconds, loop.silent_seconds)
     if seconds > serving.settings.health_timeout:
-        return "stalled", f"The engine has been in one step for {seconds:.0f} s."
+        where = "in one step" if loop.step_seconds else "silent"
+        return "stalled", f"The engine has been {where} for {seconds:.0f} s."
     lost = loop.snapshot.unbalanced
-    notes = [f"A pool is out of balance, and may run out in time: {lost}."] if lost else []
+    notes = serving.watch.notes
+    if lost:
+        notes.append(f"A pool is out of balance, and may run out in time: {lost}.")
     # Whatever holds generation back, requests wait for it as they do for a pause to end.
     message = "; ".join([*loop.snapshot.holds, *notes])
     if loop.snapshot.resting:
@@ -61,6 +72,13 @@ async def health_generate(serving: Serving, arguments: Arguments, request: HttpR
     status, message = status_of(serving)
     if status not in _ABLE:
         return _response(status, message, 200 if status == "paused" else 503)
+    # One probe serves all who ask meanwhile: each takes a place among the requests.
+    if serving.probe is None or serving.probe.done():
+        serving.probe = asyncio.ensure_future(_probe(serving))
+    return _response(*await asyncio.shield(serving.probe))
+
+
+async def _probe(serving: Serving) -> Health:
     before = serving.loop.snapshot.computed_tokens
     deadline = time.monotonic() + serving.settings.health_timeout
     probe = Request(f"health-{uuid.uuid4().hex}", prompt_array([0]), _ONE_TOKEN)
@@ -73,8 +91,8 @@ async def health_generate(serving: Serving, arguments: Arguments, request: HttpR
             if done:
                 return _verdict(ending, now.resting)
             if now.resting or now.computed_tokens > before:
-                return _response("paused" if now.resting else "ok", "", 200)
-        return _response("stalled", f"No token in {serving.settings.health_timeout:g} s.", 503)
+                return ("paused" if now.resting else "ok"), "", 200
+        return "stalled", f"No token in {serving.settings.health_timeout:g} s.", 503
     finally:
         ending.cancel()
         outputs.close()
@@ -87,13 +105,13 @@ async def _finish(outputs: Outputs) -> Finish | None:
     return finish
 
 
-def _verdict(ending: asyncio.Future[Finish | None], paused: bool) -> Response:
+def _verdict(ending: asyncio.Future[Finish | None], paused: bool) -> Health:
     if (error := ending.exception()) is not None:
-        return _response("failed", str(error), 503)
+        return "failed", str(error), 503
     finish = ending.result()
     if finish is not None and finish.kind is FinishKind.ERROR:
-        return _response("failed", finish.message, 503)
-    return _response("paused" if paused else "ok", "", 200)
+        return "failed", finish.message, 503
+    return ("paused" if paused else "ok"), "", 200
 
 
 def _response(status: str, message: str, code: int) -> Response:

@@ -39,6 +39,7 @@ class Inventory:
         self._loop = loop
         self._pools: dict[str, PoolCount] | None = None
         self._at = 0.0
+        self._counting: asyncio.Future[None] | None = None
 
     @property
     def age(self) -> float | None:
@@ -54,12 +55,17 @@ class Inventory:
         """
         age = self.age
         if (age is None or age > _FRESH) and self._loop.failure is None:
-            try:
-                self._pools = await asyncio.wait_for(self._loop.look(count_pools), _PATIENCE)
-                self._at = time.monotonic()
-            except asyncio.TimeoutError:
-                pass  # `age` says it
+            if self._counting is None or self._counting.done():
+                self._counting = asyncio.ensure_future(self._count())
+            # One count serves all who ask meanwhile; what ends it is told to each.
+            await asyncio.wait((self._counting,), timeout=_PATIENCE)
+            if self._counting.done():
+                self._counting.result()
         return self._pools
+
+    async def _count(self) -> None:
+        self._pools = await self._loop.look(count_pools)
+        self._at = time.monotonic()
 
 
 def count_pools(scheduler: EngineScheduler) -> dict[str, PoolCount]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -28,6 +29,10 @@ from devicekit.server.snapshot import Snapshot, take_snapshot
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
+FORKED = "This process was forked from the one that runs the engine, and has none of its own."
+"""Why nothing runs in a copy of the process."""
+
+_PATIENCE = 10.0  # seconds that the thread gets to end
 # How long the thread sleeps when a step had nothing to compute. Whatever is posted wakes it at once.
 _TICK = 1.0  # nothing is going on: idle work and a fresh snapshot
 _RETRY = 0.001  # requests could run, and did not: memory was short in this step
@@ -68,6 +73,8 @@ class EngineLoop:
         self._looks: deque[Callable[[], None]] = deque()  # taken by the thread
         self._looking: set[asyncio.Future[Any]] = set()  # who waits for them
         self._step_began: float | None = None
+        self._heard = time.monotonic()  # when the thread last showed that it goes on
+        self._process = os.getpid()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="devicekit-engine", daemon=True)
         self._events: asyncio.AbstractEventLoop | None = None
@@ -77,15 +84,35 @@ class EngineLoop:
     def start(self) -> None:
         """Start the thread. Call it from the event loop that will use it."""
         self._events = asyncio.get_running_loop()
+        self._process, self._heard = os.getpid(), time.monotonic()
         self._thread.start()
 
     async def stop(self) -> None:
-        """End the thread after the step it is in. Everyone who still waits gets EngineStopped."""
+        """End the thread after the step it is in. Everyone who still waits gets EngineStopped.
+
+        A thread that does not end in time is left to itself, and is `alive` still.
+        """
+        stopping = self._stopping.is_set()
         self._stopping.set()
         self._scheduler.wake()
-        if self._events is not None:
-            await self._events.run_in_executor(None, self._thread.join)
+        if self._events is not None and not (stopping and self.failure):
+            await self._events.run_in_executor(None, self._thread.join, _PATIENCE)
         self._fail("The server is stopping.")
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread is there."""
+        return self._thread.is_alive()
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a copy of the process that the thread runs in, and has no such thread."""
+        return os.getpid() != self._process
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long the thread has not shown that it goes on: a second, while there is nothing to do."""
+        return time.monotonic() - self._heard
 
     @property
     def in_flight(self) -> int:
@@ -110,8 +137,7 @@ class EngineLoop:
             InvalidRequest: one of them can never run, or its id is in use.
             EngineStopped: nothing runs any more.
         """
-        if self.failure is not None:
-            raise EngineStopped(self.failure)
+        self._require_running()
         if self.snapshot.failure:
             raise EngineStopped(self.snapshot.failure)
         ids: set[str] = set()
@@ -134,8 +160,7 @@ class EngineLoop:
         Raises:
             EngineStopped: nothing runs any more.
         """
-        if self.failure is not None:
-            raise EngineStopped(self.failure)
+        self._require_running()
         waiter: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         pending = PendingOperation(operation, time.monotonic(), waiter)
         self._scheduler.post(operation)
@@ -152,8 +177,7 @@ class EngineLoop:
             EngineStopped: nothing runs any more.
             Exception: what ``at`` raised.
         """
-        if self.failure is not None:
-            raise EngineStopped(self.failure)
+        self._require_running()
         found: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
         self._looking.add(found)
         found.add_done_callback(self._looking.discard)
@@ -168,6 +192,12 @@ class EngineLoop:
         self._looks.append(call)
         self._scheduler.wake()
         return await found
+
+    def _require_running(self) -> None:
+        if self.failure is not None:
+            raise EngineStopped(self.failure)
+        if self.forked:
+            raise EngineStopped(FORKED)
 
     def _abandon(self, identity: str) -> None:
         # The id stays taken until the request has ended: its last output must not reach a newcomer.
@@ -227,13 +257,14 @@ class EngineLoop:
     def _step_until_stopped(self) -> None:
         steps = computed = 0
         while not self._stopping.is_set():
-            self._step_began = time.monotonic()
+            self._step_began = self._heard = time.monotonic()
             step = self._scheduler.step()
             steps += 1
             computed += step.ran
             self.snapshot = take_snapshot(self._scheduler, steps, computed)
             self._on_tick()
             self._step_began = None
+            self._heard = time.monotonic()
             while self._looks:
                 self._looks.popleft()()
             if step.outputs or step.replies:

@@ -14,7 +14,7 @@ from devicekit.scheduling.request import Finish, FinishKind, SamplingParams
 from devicekit.server.endpoints import Arguments, Finite, Label
 from devicekit.server.generate import LogprobsMode
 from devicekit.server.group import SequenceSpec
-from devicekit.server.sampling import MAX_SEQUENCES, LogitBias, SamplingArguments, Seed, TokenIds
+from devicekit.server.sampling import MAX_SEQUENCES, LogitBias, SamplingArguments, Seed, StopTexts, TokenIds
 from devicekit.server.serving import Serving
 from devicekit.server.structured import GrammarArguments, ResponseFormat, only, response_grammar
 from devicekit.text import Grammar, Vocabulary
@@ -45,7 +45,7 @@ class OpenAIArguments(GrammarArguments):
     temperature: Finite | None = None
     top_p: Finite | None = None
     n: Annotated[int, Field(ge=1, le=MAX_SEQUENCES)] | None = None
-    stop: str | list[str] | None = None
+    stop: StopTexts | None = None
     seed: Seed | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None

@@ -1,4 +1,4 @@
-"""HTTP on a connection, with bounds on what comes before anybody reads it, and on how long that may take."""
+"""HTTP on a connection, with bounds on what comes before anybody reads it, and on how long anything may take."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from devicekit.server.errors import error_body
 
 _MOST = 64 << 10  # bytes of a request's line and headers, give or take what is read at once
-_SECONDS = 30.0  # for these; and between two parts of a body
+_SECONDS = 30.0  # for these; and for a body, beside what its length takes
+_SLOWEST = 16 << 10  # bytes a second in which a body has to come
+_WRITE_SECONDS = 30.0  # in which a client has to take what waits to be sent to it, 64 kB
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -17,7 +19,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     _before_body = True  # the line and headers of a request are on their way
     _size = 0
+    _body_began = 0.0
     _timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -25,6 +29,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._relax()
+        self._written()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -40,24 +45,59 @@ class BoundedProtocol(HttpToolsProtocol):
         self._expect("the headers")
 
     def on_headers_complete(self) -> None:
-        self._before_body = False
+        self._before_body, self._size = False, 0
+        self._body_began = self.loop.time()
         self._expect("the body")
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        self._expect("the body")
+        self._size += len(body)
+        self._expect("the body", self._body_began + self._size / _SLOWEST)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._relax()
         super().on_message_complete()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._expect_reading()
+
+    def resume_writing(self) -> None:
+        self._written()
+        super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._expect_reading()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._expect_reading()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self.transport.is_closing():
+            self._expect_reading()
+
+    def _expect_reading(self) -> None:
+        """Have the client take what waits for it in time. A connection that is closed stays until it has."""
+        if self._write_timer is None:
+            self._write_timer = self.loop.call_later(_WRITE_SECONDS, self.transport.abort)
+
+    def _written(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
     def _unsupported_upgrade_warning(self) -> None:
         """There are no web sockets here, and none are missing: uvicorn would advise to install some."""
 
-    def _expect(self, what: str) -> None:
+    def _expect(self, what: str, since: float | None = None) -> None:
         self._relax()
-        self._timer = self.loop.call_later(_SECONDS, self._overdue, what)
+        begin = self.loop.time() if since is None else since
+        self._timer = self.loop.call_at(begin + _SECONDS, self._overdue, what)
 
     def _overdue(self, what: str) -> None:
         if self._owes_an_answer():
@@ -89,3 +129,4 @@ class BoundedProtocol(HttpToolsProtocol):
             head = b"HTTP/1.1 %d Refused\r\n%sconnection: close\r\n\r\n" % (status, headers)
             self.transport.write(head + bytes(response.body))
         self.transport.close()
+        self._expect_reading()

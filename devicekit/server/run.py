@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import socket
+import sys
+from types import FrameType
 
 import uvicorn
 from starlette.applications import Starlette
 
 from devicekit.contract.errors import ConfigurationError
 from devicekit.server.protocol import BoundedProtocol
+from devicekit.server.serving import Serving
 from devicekit.server.settings import ServerSettings
 
 _BACKLOG = 2048
-_GRACE = 5  # seconds that open connections get at the end
+_GRACE = 5  # seconds that open connections get at the very end, to take what was sent
 
 
 def run(web: Server, listener: socket.socket) -> int:
-    """Serve until interrupted."""
+    """Serve until interrupted; the exit status."""
     listener.listen(_BACKLOG)  # those that come before the application is up wait for it
     web.run(sockets=[listener])
+    if web.serving is not None and web.serving.loop.alive:
+        print("The engine did not come to the end of a step; it is left behind.", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -43,6 +51,8 @@ def bind(settings: ServerSettings) -> socket.socket:
 
 def server(app: Starlette) -> Server:
     """A uvicorn server for the application."""
+    serving: Serving | None = getattr(app.state, "serving", None)
+    settings = ServerSettings() if serving is None else serving.settings
     config = uvicorn.Config(
         app,
         http=BoundedProtocol,
@@ -50,15 +60,43 @@ def server(app: Starlette) -> Server:
         log_level="warning",
         access_log=False,
         lifespan="on",
+        proxy_headers=False,  # nothing here depends on who asks
+        timeout_keep_alive=settings.keep_alive_seconds,  # type: ignore[arg-type]  # any number will do
         timeout_graceful_shutdown=_GRACE,
     )
-    return Server(config)
+    return Server(config, serving)
 
 
 class Server(uvicorn.Server):
-    """Says where it serves once requests and signals can come."""
+    """Says where it serves once requests and signals can come, and goes down in good order.
+
+    Told to stop, it takes no more requests to generate, lets those in flight end in the time that is set for it,
+    and tells the others; then it closes its connections. Told again, the process ends at once.
+    """
 
     asked_to_stop = False  # may be set from any thread, and however early: it stops once it has begun
+
+    def __init__(self, config: uvicorn.Config, serving: Serving | None = None) -> None:
+        super().__init__(config)
+        self.serving = serving
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            os._exit(128 + sig)
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.serving is not None:
+            await self.serving.drain(hurry=lambda: self.force_exit)
+        # Whoever does not read what was sent is not waited for.
+        asyncio.get_running_loop().call_later(_GRACE - 1, self._abort)
+        await super().shutdown(sockets)
+
+    def _abort(self) -> None:
+        for connection in [*self.server_state.connections]:
+            transport = getattr(connection, "transport", None)
+            if transport is not None:
+                transport.abort()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -12,7 +12,11 @@ from devicekit.server.endpoints import Finite
 from devicekit.server.structured import GrammarArguments
 
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
-LogitBias = dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Finite]
+LogitBias = Annotated[dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Finite], Field(max_length=8192)]
+StopText = Annotated[str, Field(max_length=1024)]
+StopTexts = (
+    StopText | Annotated[list[StopText], Field(max_length=256)]
+)  # each is looked for in every token's text
 TokenIds = Annotated[list[int], Field(max_length=1024)]
 MAX_SEQUENCES = 128  # per prompt
 
@@ -33,7 +37,7 @@ class SamplingArguments(GrammarArguments):
         default=None, description="-1 or 0: no limit"
     )
     min_p: Finite | None = None
-    stop: str | list[str] | None = None
+    stop: StopTexts | None = None
     stop_token_ids: TokenIds | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = Field(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from devicekit.engine import Engine
 from devicekit.scheduling.messages import Operation, Reply
 from devicekit.scheduling.request import Request
+from devicekit.server.bodies import Bodies
 from devicekit.server.errors import BadRequest, TooManyRequests, Unavailable
 from devicekit.server.history import History
 from devicekit.server.inventory import Inventory
@@ -23,8 +24,10 @@ from devicekit.server.metrics import Metrics
 from devicekit.server.origins import Origins
 from devicekit.server.outputs import Outputs
 from devicekit.server.paths import AllowedRoots
+from devicekit.server.prompts import tokens_of
 from devicekit.server.sampling_defaults import sampling_defaults
 from devicekit.server.settings import ServerSettings
+from devicekit.server.watch import LOOK_EVERY, Watch
 from devicekit.text import GrammarRefused
 
 if TYPE_CHECKING:
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 
 _R = TypeVar("_R", bound=Reply)
 _T = TypeVar("_T")
+_DRAIN_LOOK = 0.05  # seconds
+_LOGPROBS = 4_000_000  # in one answer
 _LONG = 4096  # characters, or numbers; working on more than that must not hold up everybody else
 
 
@@ -43,6 +48,7 @@ class Serving:
         self.settings = settings
         self.keys = Keys(settings)
         self.origins = Origins(settings.host, settings.allowed_hosts, settings.allowed_origins)
+        self.bodies = Bodies(settings.max_body_bytes, max(settings.max_bodies_bytes, settings.max_body_bytes))
         self.history = History(engine.device)
         root = Path(engine.runner.directory.path).resolve()
         self.model_name = settings.served_model_name or root.name
@@ -60,7 +66,33 @@ class Serving:
         self.sampling_defaults = sampling_defaults(engine.runner.directory, settings.sampling_defaults)
         self.started = time.time()
         self.instance = uuid.uuid4().hex  # another after every start
+        self.watch = Watch()
+        self.stopping = ""  # why no requests are taken any more; empty while they are
+        self.probe: asyncio.Future[tuple[str, str, int]] | None = None  # of health, while it is under way
         self._ids = itertools.count(1)
+
+    async def keep_watch(self) -> None:
+        """Look at the clocks, until cancelled."""
+        while True:
+            self.watch.look()
+            await asyncio.sleep(LOOK_EVERY)
+
+    async def drain(self, *, hurry: Callable[[], bool]) -> None:
+        """Take no more requests, let those in flight end in the time set for it, and end the engine's thread.
+
+        What has not ended then is told that the server is stopping.
+
+        Args:
+            hurry: whether to wait no longer.
+        """
+        self.stopping = "The server is stopping."
+        deadline = time.monotonic() + self.settings.drain_seconds
+        while (self.loop.in_flight or self.loop.pending) and time.monotonic() < deadline:
+            # While nothing is generated nothing ends.
+            if hurry() or self.loop.failure or self.loop.snapshot.failure or self.loop.snapshot.resting:
+                break
+            await asyncio.sleep(_DRAIN_LOOK)
+        await self.loop.stop()
 
     def next_id(self) -> str:
         """An id for an operation."""
@@ -106,7 +138,11 @@ class Serving:
         """
         self.check_count(len(texts))
         return await self.compute(
-            sum(map(len, texts)), lambda: [self.engine.encode(text, special) for text in texts]
+            sum(map(len, texts)),
+            lambda: [
+                tokens_of(lambda part: self.engine.encode(part, special), text, self.longest)
+                for text in texts
+            ],
         )
 
     async def compute(self, size: int, work: Callable[[], _T]) -> _T:
@@ -131,6 +167,7 @@ class Serving:
         """
         limit = self.settings.max_concurrent_requests
         self.check_count(len(requests))
+        self._check_logprobs(requests)
         if self.loop.in_flight + len(requests) > limit:
             self.metrics.rejected.inc()
             raise TooManyRequests(
@@ -138,12 +175,29 @@ class Serving:
             )
         return self.loop.submit(requests)
 
+    def _check_logprobs(self, requests: Sequence[Request]) -> None:
+        longest = self.engine.runner.limits.max_positions
+        most = sum(
+            (1 + one.params.logprobs) * min(one.params.max_new_tokens, longest)
+            for one in requests
+            if one.params.logprobs is not None
+        )
+        if most > _LOGPROBS:
+            raise BadRequest(
+                f"Those are up to {most} entries of logprobs; this server gives {_LOGPROBS} in one answer. "
+                "Ask for fewer tokens, sequences or alternatives at once."
+            )
+
     async def perform(self, operation: Operation, kind: type[_R]) -> _R:
         """Have an operation carried out; a refusal becomes a reply of the expected type.
 
         Raises:
+            TooManyRequests: too many operations wait for an answer.
             EngineStopped: nothing runs any more.
         """
+        pending = len(self.loop.pending)
+        if pending >= self.settings.max_pending_operations:
+            raise TooManyRequests(f"{pending} operations wait for an answer already.")
         reply = await self.loop.perform(operation)
         if isinstance(reply, kind):
             return reply

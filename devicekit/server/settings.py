@@ -29,6 +29,8 @@ class ServerSettings:
     allowed_origins: tuple[str, ...] = ()  # of web pages that may call it; "*": any, which may not control
     max_concurrent_requests: int = 1024  # sequences in flight, beyond which the answer is 429
     max_body_bytes: int = 64 << 20
+    max_bodies_bytes: int = 256 << 20  # all that are read or worked on at once, beyond which: 503
+    max_pending_operations: int = 128  # control operations that wait for an answer, beyond which: 429
     allowed_weights_roots: tuple[Path, ...] = ()  # empty: the model's own directory
     allow_pickled_weights: bool = False  # read pickles of tensors in shared memory of this machine
     chat_template: str | None = None  # Jinja; None: the tokenizer's own
@@ -37,6 +39,9 @@ class ServerSettings:
     # Of OpenAI's endpoints: "model" is what generation_config.json says, "openai" temperature 1 and no limits.
     sampling_defaults: str = "model"
     sglang_metrics: bool = False  # offer metrics under SGLang's names too
+
+    drain_seconds: float = 25.0  # that requests in flight get to end when the server is told to stop
+    keep_alive_seconds: float = 5.0  # that a connection is kept between two requests
 
     def __post_init__(self) -> None:
         wrong: list[str] = []
@@ -57,6 +62,8 @@ class ServerSettings:
         sizes = {
             "max_concurrent_requests": self.max_concurrent_requests,
             "max_body_bytes": self.max_body_bytes,
+            "max_bodies_bytes": self.max_bodies_bytes,
+            "max_pending_operations": self.max_pending_operations,
         }
         wrong += [f"{name} must be at least 1, not {size}" for name, size in sizes.items() if size < 1]
         choices = {"logprobs_mode": ("sampled", "raw"), "sampling_defaults": ("model", "openai")}
@@ -67,6 +74,14 @@ class ServerSettings:
         ]
         if not 0 < self.health_timeout < math.inf:
             wrong.append(f"health_timeout must be a positive number of seconds, not {self.health_timeout}")
+        wrong += [
+            f"{name} must be a number of seconds, 0 or more, not {seconds}"
+            for name, seconds in {
+                "drain_seconds": self.drain_seconds,
+                "keep_alive_seconds": self.keep_alive_seconds,
+            }.items()
+            if not 0 <= seconds < math.inf
+        ]
         wrong += [f"there is no directory {root}" for root in self.allowed_weights_roots if not root.is_dir()]
         if wrong:
             raise ConfigurationError("; ".join(wrong))

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from devicekit.scheduling.messages import UpdateReply
 from devicekit.server.control import answer
-from devicekit.server.endpoints import Arguments, Endpoint, Finite
+from devicekit.server.endpoints import Arguments, Endpoint, Finite, Label
 from devicekit.server.errors import BadRequest
 from devicekit.server.keys import Access
 from devicekit.server.serving import Serving
@@ -29,7 +29,7 @@ _Size = Annotated[int, Field(ge=0, lt=2**62)]
 class GroupArguments(Arguments):
     """Body of ``/destroy_weights_update_group``."""
 
-    group_name: str = DEFAULT_GROUP
+    group_name: Label = DEFAULT_GROUP
 
 
 class InitGroupArguments(GroupArguments):
@@ -49,7 +49,7 @@ class UpdateFromDistributedArguments(UpdateArguments):
     names: list[str]
     dtypes: list[str]
     shapes: list[list[_Size]]
-    group_name: str = DEFAULT_GROUP
+    group_name: Label = DEFAULT_GROUP
     load_format: str | None = Field(default=None, description="flattened_bucket: all in one tensor of bytes")
 
 

@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from devicekit.scheduling.messages import Selector
+from devicekit.server.answers import respond
 from devicekit.server.control import answer
 from devicekit.server.endpoints import Arguments, Endpoint, Label
 from devicekit.server.errors import BadRequest
@@ -23,6 +24,8 @@ from devicekit.weights.operations import (
     VersionReply,
     WeightsReply,
 )
+
+_MOST_VALUES = 4_000_000  # in one answer
 
 
 class GetWeightsArguments(Arguments):
@@ -54,7 +57,12 @@ async def get_weights(serving: Serving, arguments: GetWeightsArguments, request:
         raise BadRequest(reply.message)
     [weight] = reply.weights
     numbers = weight.values
-    return await serving.compute(numbers.numel(), lambda: JSONResponse(_finite(numbers.float().tolist())))
+    if numbers.numel() > _MOST_VALUES:
+        raise BadRequest(
+            f"{arguments.truncate_size} rows of {arguments.name!r:.200} are {numbers.numel()} numbers; "
+            f"this server gives {_MOST_VALUES} at once. Ask for fewer rows."
+        )
+    return await respond(numbers.numel(), lambda: _finite(numbers.float().tolist()))
 
 
 async def checksum(serving: Serving, arguments: CheckerArguments, request: Request) -> Response:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 import torch.distributed
 from torch.distributed import ProcessGroup, distributed_c10d
-from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from devicekit.contract.errors import DeviceKitError
@@ -19,6 +21,10 @@ from devicekit.device import Device
 from devicekit.scheduling.errors import Conflict, InvalidOperation
 from devicekit.scheduling.messages import Refusal, Reply
 from devicekit.weights.operations import DestroyUpdateGroup, GroupReply, InitUpdateGroup
+
+_log = logging.getLogger(__name__)
+
+_MOST_JOINING = 8  # groups, each on a thread of its own
 
 # What can be no host is refused at once: torch would look for it until the time is up.
 _HOST = re.compile(r"[A-Za-z0-9_.:%\[\]-]{1,255}")
@@ -110,6 +116,8 @@ class UpdateGroups:
             raise Conflict(
                 f"Update group {name!r} is being joined; that ends when everybody has come, or its time is up."
             )
+        if len(self._joining) >= _MOST_JOINING:
+            raise Conflict(f"{len(self._joining)} update groups are being joined already.")
         backend = operation.backend or self.device.collective_backend()
         if backend is None:
             raise InvalidOperation(
@@ -168,11 +176,26 @@ def _check(operation: InitUpdateGroup, rank: int) -> None:
         raise InvalidOperation(f"A timeout is a positive number of seconds, not {operation.timeout}.")
 
 
+def _meet(address: str, rank: int, world_size: int, timeout: timedelta) -> tuple[Store, int, int]:
+    """The store where the ranks meet.
+
+    What is found at an address where no trainer is, and how soon, is not told: ports could be looked for so.
+    """
+    deadline = time.monotonic() + timeout.total_seconds()
+    try:
+        store, rank, world_size = next(rendezvous(address, rank, world_size, timeout=timeout))
+        return store, rank, world_size
+    except Exception:
+        _log.warning("Nobody was met at %s.", address, exc_info=True)
+        time.sleep(max(0.0, deadline - time.monotonic()))
+    raise GroupFailed(f"nobody was met at {address} within {timeout.total_seconds():g} s")
+
+
 def _join(joining: _Joining, operation: InitUpdateGroup, rank: int, backend: str) -> None:
     try:
         timeout = timedelta(seconds=operation.timeout)
         address = f"tcp://{operation.master_address}:{operation.master_port}"
-        store, rank, world_size = next(rendezvous(address, rank, operation.world_size, timeout=timeout))
+        store, rank, world_size = _meet(address, rank, operation.world_size, timeout)
         store.set_timeout(timeout)
         # The prefix is what trainers use: both sides must look for each other under the same keys. torch has no
         # public function for a group that is not a part of the default one.

@@ -145,7 +145,7 @@ def serve(models: Models) -> Serve:
         chosen = {"kv_tokens": KV_TOKENS, **settings}
         config = EngineConfig(**{name: value for name, value in chosen.items() if name in sizes})
         rest = {name: value for name, value in settings.items() if name not in sizes}
-        rest = {"allowed_weights_roots": (models.root,), **rest}
+        rest = {"allowed_weights_roots": (models.root,), "drain_seconds": 0, **rest}
         chosen = ServerSettings(port=0, **rest)
         app = create_app(Engine.open(model or models.a, "cpu", config=config), chosen)
         listener = bind(chosen)

@@ -1,0 +1,158 @@
+"""Reads the bodies of requests: each bounded in bytes and in what it makes of memory, and all of them together."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from starlette.requests import ClientDisconnect, Request
+
+from devicekit.server.errors import BadRequest, BodyTooLarge, ClientGone, NotJson, Overloaded
+
+_SMALL = (
+    64 << 10
+)  # bytes; bodies up to this have room of their own, so that long ones cannot shut out all others
+_SMALL_TOGETHER = 64 << 20
+MOST_VALUES = 4_000_000
+"""Numbers, texts and whatever else a body may hold: in memory each takes up to ten times what it took there."""
+MOST_CONTAINERS = 200_000
+"""Lists and objects among them, each of which takes up to a hundred times what it took in the body."""
+
+_JSON_KIND = re.compile(r"application/[a-z0-9.-]+\+json")
+_TEXTS = re.compile(
+    rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL
+)  # matches from any quote on: never goes back
+
+
+class Bodies:
+    """What the bodies of all requests take that are being read or worked on.
+
+    Args:
+        most: bytes, for one body.
+        together: bytes, for all of them.
+    """
+
+    def __init__(self, most: int, together: int) -> None:
+        self.most = most
+        self._large, self._small = _Room(together), _Room(_SMALL_TOGETHER)
+
+    @contextmanager
+    def reading(self) -> Iterator[Body]:
+        """Read a body, and have its room set aside for as long as it is worked on."""
+        body = Body(self.most, self._small, self._large)
+        try:
+            yield body
+        finally:
+            body.room.give_back(body.size)
+
+
+class Body:
+    """One body that is coming in."""
+
+    def __init__(self, most: int, small: _Room, large: _Room) -> None:
+        self._most, self._large = most, large
+        self.room, self.size = small, 0
+
+    async def read(self, request: Request) -> bytes:
+        """All of it.
+
+        Raises:
+            BodyTooLarge: it is longer than this server reads.
+            Overloaded: there is no room for it beside the others.
+            NotJson: it says that it is something else.
+            ClientGone: the client went away.
+        """
+        announced = request.headers.get("content-length", "")
+        if announced.isdecimal() and len(announced) < 20 and int(announced) > self._most:
+            raise BodyTooLarge(f"The body has {announced} bytes; this server reads {self._most}.")
+        parts: list[bytes] = []
+        try:
+            async for part in request.stream():
+                self._take(len(part))
+                parts.append(part)
+        except ClientDisconnect as error:
+            raise ClientGone("The client went away.") from error
+        content = b"".join(parts)
+        if content.strip() and not _may_be_json(request.headers.getlist("content-type")):
+            raise NotJson("This endpoint reads JSON: send it with Content-Type: application/json.")
+        return content
+
+    def _take(self, count: int) -> None:
+        size = self.size + count
+        if size > self._most:
+            raise BodyTooLarge(f"The body has more than {self._most} bytes.")
+        if size > _SMALL and self.room is not self._large:
+            self._large.take(size)
+            self.room.give_back(self.size)
+            self.room = self._large
+        else:
+            self.room.take(count)
+        self.size = size
+
+
+class _Room:
+    def __init__(self, size: int) -> None:
+        self._free = size
+
+    def take(self, count: int) -> None:
+        if count > self._free:
+            raise Overloaded("This server is reading as much as it takes at once.")
+        self._free -= count
+
+    def give_back(self, count: int) -> None:
+        self._free += count
+
+
+def parse(body: bytes) -> dict[str, object]:
+    """The JSON object in a body; an absent body is an empty object.
+
+    Raises:
+        BadRequest: it is none, or has more in it than this server reads.
+    """
+    if not body.strip():
+        return {}
+    _require_few(body)
+    try:
+        document = json.loads(body, parse_constant=_refuse_constant)
+        if b"\\u" in body:
+            json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"The body is not JSON that can be read: {str(error)[:200]}") from error
+    if not isinstance(document, dict):
+        raise BadRequest("The body is not a JSON object.")
+    return document
+
+
+def _require_few(body: bytes) -> None:
+    """Refuse what would take much more memory than the body itself, before any of it is taken."""
+    values, containers = _counted(body)
+    if values > MOST_VALUES or containers > MOST_CONTAINERS:
+        # Perhaps it is only that its texts have many commas and brackets.
+        values, containers = _counted(_TEXTS.sub(b"", body))
+    if values > MOST_VALUES:
+        raise BadRequest(f"The body holds {values} values; this server reads {MOST_VALUES}.")
+    if containers > MOST_CONTAINERS:
+        raise BadRequest(
+            f"The body holds {containers} lists and objects; this server reads {MOST_CONTAINERS}."
+        )
+
+
+def _counted(text: bytes) -> tuple[int, int]:
+    containers = text.count(b"[") + text.count(b"{")
+    return text.count(b",") + containers, containers
+
+
+def _may_be_json(types: list[str]) -> bool:
+    """Whether no header says that a body is anything else. Forms of web pages always say what they are."""
+    for one in types:
+        kind = one.partition(";")[0].strip().lower()
+        if kind not in ("application/json", "text/json") and not _JSON_KIND.fullmatch(kind):
+            return False
+    return True
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number")

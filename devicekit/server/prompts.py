@@ -1,0 +1,35 @@
+"""Makes tokens of texts that come from outside: not of more of them than the model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from devicekit.server.errors import BadRequest
+
+_DENSEST = (
+    16  # characters of a token, on the average of a whole prompt, beyond which nothing is worth the work
+)
+_SHORT = 4096  # characters that are made tokens of in any case
+_STEP = 4  # a text is tried in parts, each so many times as long as the one before
+_SPARE = 64  # tokens by which the beginning of a text may have more than the whole: words are cut at its end
+
+
+def tokens_of(encode: Callable[[str], list[int]], text: str, longest: int) -> list[int]:
+    """The tokens of a text, unless there are far too many for the model: what is behind those is not looked at.
+
+    Args:
+        encode: makes tokens.
+        text: of any length.
+        longest: tokens that the model takes in all.
+
+    Raises:
+        BadRequest: the text has more.
+    """
+    size = max(_SHORT, longest)
+    while size < len(text):
+        if len(encode(text[:size])) > longest + _SPARE or size > _DENSEST * longest:
+            raise BadRequest(
+                f"The prompt has more than {longest} tokens, and the model takes fewer than {longest}."
+            )
+        size *= _STEP
+    return encode(text)
