@@ -7,11 +7,7 @@ SETUP := $(VENV)/.ready
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml plugins/hosts/*/pyproject.toml conformance/pyproject.toml)
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: hosts help run test lint types architecture bench soak hostile operators kill-matrix matrix docs clean
-=======
-.PHONY: help run fleet test lint types architecture bench soak hostile operators kill-matrix matrix docs clean
->>>>>>> 196607e (Steer several engines as one: updates in two phases, a record that survives its process, members that wait for their weights)
+.PHONY: hosts help run fleet test lint types architecture bench soak hostile operators kill-matrix matrix docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
