@@ -101,9 +101,9 @@ def _ids() -> list[Row]:
     table, slots = RequestTable(1024, 64), PageAllocator(1024)
     row = measure("give(take())", {"give": table.give_one, "take": table.take_one})
     slot = measure("give(take())", {"give": slots.give_one, "take": slots.take_one})
-    table.follow()
+    table.subscribe()
     cells = np.arange(1, 65) * table.pages_per_row
-    mark = measure("mark(cells)", {"mark": table.mark_cells, "cells": cells})
+    mark = measure("mark(cells)", {"mark": table.mark_cells_dirty, "cells": cells})
     return [
         timed_row("request row in and out", row, peer=Peer(_SGLANG, 7.2), target=15),
         timed_row("state slot in and out", slot, peer=Peer(_SGLANG, 2.9), target=15),

@@ -44,7 +44,7 @@ class ConstantRunner:
         self._tokens: Int32 = np.full(most, 7, np.int32)
 
     def step(self, batch: ForwardBatch) -> StepOutput:
-        return StepOutput(self._tokens[: len(batch.wanted)])
+        return StepOutput(self._tokens[: len(batch.logits_indices)])
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         return iter(())

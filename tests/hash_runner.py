@@ -102,15 +102,15 @@ class HashRunner:
         )
 
     def _write(self, batch: ForwardBatch, salt: int) -> None:
-        parts = _mix(_entries(batch.tokens, batch.positions, salt) + _PARTS)
+        parts = _mix(_entries(batch.input_ids, batch.positions, salt) + _PARTS)
         cells = torch.from_numpy(parts.view(np.int64)).to(self.device.torch_device).view(len(parts), -1, 1, 1)
         for layer in range(LAYOUT.num_layers):
-            slots = self._slots(layer, batch, batch.slots)
+            slots = self._slots(layer, batch, batch.slot_mapping)
             self.pool.write(layer, slots, cells[2 * layer], cells[2 * layer + 1])
 
     def _histories(self, batch: ForwardBatch) -> _U64:
         """For each wanted token the sum over all that it sees: what its sequence has in the pool up to it."""
-        sums: _U64 = np.zeros(len(batch.wanted), np.uint64)
+        sums: _U64 = np.zeros(len(batch.logits_indices), np.uint64)
         if not len(sums):
             return sums
         limits = self._limits
@@ -132,13 +132,13 @@ class HashRunner:
 
 def _visible(batch: ForwardBatch, window: int | None) -> tuple[Int64, Int64]:
     """The slots that the wanted tokens see, one token's after the other's, and where each one's begin."""
-    wanted = batch.wanted.astype(np.int64)
-    owner = np.searchsorted(batch.starts, wanted, side="right") - 1
+    wanted = batch.logits_indices.astype(np.int64)
+    owner = np.searchsorted(batch.query_start_loc, wanted, side="right") - 1
     behind = batch.positions[wanted].astype(np.int64) + 1
     lengths = behind if window is None else np.minimum(behind, window)
     ends = np.cumsum(lengths)
     positions = np.arange(int(ends[-1])) + np.repeat(behind - ends, lengths)
-    rows = np.repeat(batch.rows[owner].astype(np.int64), lengths)
+    rows = np.repeat(batch.req_pool_indices[owner].astype(np.int64), lengths)
     pages = batch.page_table[rows, positions // batch.page_size].astype(np.int64)
     return pages * batch.page_size + positions % batch.page_size, ends - lengths
 
@@ -235,7 +235,7 @@ def _prompt_logprobs(batch: ForwardBatch, salt: int, vocabulary: int) -> Logprob
     scored = batch.scored
     if scored is None:
         return None
-    hashed = _entries(batch.tokens[scored.at], batch.positions[scored.at], salt)
+    hashed = _entries(batch.input_ids[scored.at], batch.positions[scored.at], salt)
     values: Float32 = -(_mix(hashed) % np.uint64(1000)).astype(np.float32) / np.float32(1000)
     ids = (scored.targets[:, None] + np.arange(scored.top, dtype=np.int32)) % vocabulary
     top = np.repeat(values[:, None], scored.top, axis=1)

@@ -158,7 +158,7 @@ def test_nothing_assigns_to_what_another_room_or_a_shared_object_owns() -> None:
         ("scheduling/ranks/scheduler.py", "self.scheduler.control = control"),
         ("scheduling/ranks/scheduler.py", "releases.coordinator = ranks"),
         ("server/loop.py", "del scheduler.state.kv.prefix"),
-        ("weights/update.py", "for request.private in ():\n    pass"),
+        ("weights/update.py", "for request.no_prefix_sharing in ():\n    pass"),
     ],
 )
 def test_the_check_sees_a_trespass(file: str, source: str) -> None:

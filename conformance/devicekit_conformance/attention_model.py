@@ -71,13 +71,13 @@ class AttentionModel:
 
     def step(self, batch: ForwardBatch) -> StepOutput:
         weights = self._weights
-        tokens, positions = self._upload(batch.tokens), self._upload(batch.positions)
+        tokens, positions = self._upload(batch.input_ids), self._upload(batch.positions)
         entered = weights["tokens"].index_select(0, tokens) + weights["positions"].index_select(0, positions)
         query, key, value = (
             (entered @ weights[name]).view(-1, _HEADS, _DIM) for name in ("query", "key", "value")
         )
-        self._pool.write(0, self._upload(batch.slots), key, value)
-        rows = [self._attended(batch, query, int(index)) for index in batch.wanted]
+        self._pool.write(0, self._upload(batch.slot_mapping), key, value)
+        rows = [self._attended(batch, query, int(index)) for index in batch.logits_indices]
         if not rows:
             return StepOutput(np.zeros(0, np.int32))
         chosen = (torch.cat(rows) @ weights["head"]).argmax(dim=-1)
@@ -88,10 +88,10 @@ class AttentionModel:
 
     def _attended(self, batch: ForwardBatch, query: torch.Tensor, index: int) -> torch.Tensor:
         """The row of one wanted token: its sequence's queries over its keys, under a mask."""
-        sequence = int(np.searchsorted(batch.starts, index, side="right")) - 1
-        first = int(batch.starts[sequence])
+        sequence = int(np.searchsorted(batch.query_start_loc, index, side="right")) - 1
+        first = int(batch.query_start_loc[sequence])
         places = np.arange(int(batch.positions[index]) + 1)
-        pages = batch.page_table[int(batch.rows[sequence])][places // batch.page_size]
+        pages = batch.page_table[int(batch.req_pool_indices[sequence])][places // batch.page_size]
         slots = pages.astype(np.int64) * batch.page_size + places % batch.page_size
         # Behind its own keys stand some that the mask has to hide, as where sequences are read together.
         key, value = self._pool.read(0, self._upload(np.concatenate([slots, np.repeat(slots[-1:], _HIDDEN)])))

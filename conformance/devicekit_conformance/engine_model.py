@@ -61,10 +61,10 @@ class SumModel:
         self._weight = torch.full((1,), weight, dtype=torch.int32, device=self._where)
 
     def step(self, batch: ForwardBatch) -> StepOutput:
-        values = self._upload(batch.tokens.astype(np.float32)).view(-1, 1, 1)
-        self._pool.write(0, self._upload(batch.slots.astype(np.int64)), values, values)
+        values = self._upload(batch.input_ids.astype(np.float32)).view(-1, 1, 1)
+        self._pool.write(0, self._upload(batch.slot_mapping.astype(np.int64)), values, values)
         weight = int(self._weight.cpu()[0])
-        found = [self._answer(batch, int(index), weight) for index in batch.wanted]
+        found = [self._answer(batch, int(index), weight) for index in batch.logits_indices]
         return StepOutput(np.asarray(found, np.int32))
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -75,9 +75,9 @@ class SumModel:
         return _StagedNumber(self._weight, int(path))
 
     def _answer(self, batch: ForwardBatch, index: int, weight: int) -> int:
-        sequence = int(np.searchsorted(batch.starts, index, side="right")) - 1
+        sequence = int(np.searchsorted(batch.query_start_loc, index, side="right")) - 1
         positions = np.arange(int(batch.positions[index]) + 1)
-        pages = batch.page_table[int(batch.rows[sequence])][positions // batch.page_size]
+        pages = batch.page_table[int(batch.req_pool_indices[sequence])][positions // batch.page_size]
         slots = pages.astype(np.int64) * batch.page_size + positions % batch.page_size
         keys, _ = self._pool.read(0, self._upload(slots))
         seen = [int(value) for value in keys.view(-1).cpu().tolist()]

@@ -20,7 +20,7 @@ class TableMirror:
 
     def __init__(self, table: RequestTable, device: torch.device) -> None:
         self.table = table
-        self._changes = table.follow()
+        self._changes = table.subscribe()
         self.tensor = torch.zeros(table.pages.shape, dtype=torch.int32, device=device)
 
     def sync(self) -> int:

@@ -61,16 +61,16 @@ class RequestTable:
     handed out, whatever happens in between, so that a stale reference (row, generation) can be told from a live
     one. With ``checked=True`` a row given back twice raises (see `PageAllocator`). Changes are followed in blocks
     of columns; `pages_per_row` should be a multiple of 64, or blocks are smaller and following them is slower.
-    `followed` says whether anybody does.
+    `subscribed` says whether anybody does.
     """
 
     __slots__ = (
-        "_followers",
+        "_subscribers",
         "_generation",
         "page_rows",
         "token_rows",
         "block",
-        "followed",
+        "subscribed",
         "generation",
         "pages",
         "rows",
@@ -91,8 +91,8 @@ class RequestTable:
         self.generation: Int64 = np.zeros(num_rows + 1, np.int64)
         self._generation: memoryview = flat(self.generation)
         self.block = gcd(pages_per_row, _BLOCK)
-        self.followed = False
-        self._followers: tuple[Changes, ...] = ()
+        self.subscribed = False
+        self._subscribers: tuple[Changes, ...] = ()
 
     @property
     def num_rows(self) -> int:
@@ -125,26 +125,28 @@ class RequestTable:
     def write_pages(self, row: int, start: int, pages: bytes) -> None:
         """Put page ids (int32 bytes) in a row, from its page ``start`` on, and mark them as changed."""
         self.page_rows.write(row, start, pages)
-        if self.followed:
-            self.mark(row, start + page_ids.count(pages))
+        if self.subscribed:
+            self.mark_dirty(row, start + page_ids.count(pages))
 
-    def mark(self, row: int, count: int | None = None) -> None:
+    def mark_dirty(self, row: int, count: int | None = None) -> None:
         """Say that the first `count` pages of a row changed; by default all of them."""
-        if self.followed:
+        if self.subscribed:
             start = row * self.pages_per_row
             end = start + (self.pages_per_row if count is None else count)
             # One cell of each block, and the last one, which may be in a block of its own.
-            self.mark_cells(np.append(np.arange(start, end, self.block, dtype=np.int64), max(start, end - 1)))
+            self.mark_cells_dirty(
+                np.append(np.arange(start, end, self.block, dtype=np.int64), max(start, end - 1))
+            )
 
-    def mark_cells(self, cells: Int64) -> None:
+    def mark_cells_dirty(self, cells: Int64) -> None:
         """Say that these cells of the table changed, counted through all rows as in ``pages.reshape(-1)``."""
-        for changes in self._followers:
+        for changes in self._subscribers:
             changes.note(cells)
 
-    def follow(self) -> Changes:
+    def subscribe(self) -> Changes:
         """Changes from now on, beginning with all that has pages now."""
         written = np.flatnonzero(self.pages.reshape(-1, self.block).any(axis=1))
         changes = Changes(self.block, written)
-        self._followers = (*self._followers, changes)
-        self.followed = True
+        self._subscribers = (*self._subscribers, changes)
+        self.subscribed = True
         return changes

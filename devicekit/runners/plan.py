@@ -69,7 +69,7 @@ class AttentionPlan:
             in_place: tokens with many keys read them where they are; for devices on which a call costs little.
         """
         self._in_place = in_place
-        self._longest = int(batch.lengths.max(initial=0))
+        self._longest = int(batch.seq_lens.max(initial=0))
         self._batch = batch
         self._device = device
         self._pages = pages
@@ -153,7 +153,7 @@ class AttentionPlan:
 
 def window_slots(batch: ForwardBatch, pages: Int32) -> Int64:
     """Where layers with pages of their own write each token: the slots of ``pages`` of its pages."""
-    page, offset = np.divmod(batch.slots, batch.page_size)
+    page, offset = np.divmod(batch.slot_mapping, batch.page_size)
     slots: Int64 = pages[page].astype(np.int64) * batch.page_size + offset
     return slots
 
@@ -167,10 +167,10 @@ def to_device(arrays: Sequence[Int32 | Int64], device: torch.device) -> list[tor
 
 def _cut(batch: ForwardBatch, window: int | None) -> _Runs:
     """The batch's sequences as runs whose queries times keys stay within ``MAX_CELLS``."""
-    starts = batch.starts.astype(np.int64)
+    starts = batch.query_start_loc.astype(np.int64)
     queries = np.diff(starts)
-    lengths = batch.lengths.astype(np.int64)
-    rows = batch.rows.astype(np.int64)
+    lengths = batch.seq_lens.astype(np.int64)
+    rows = batch.req_pool_indices.astype(np.int64)
     keys = lengths if window is None else np.minimum(lengths, queries + window - 1)
     per_run = np.maximum(MAX_CELLS // np.maximum(keys, 1), 1)
     runs = -(-queries // per_run)  # a sequence without tokens gives no run

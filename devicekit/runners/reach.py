@@ -31,17 +31,17 @@ class Reach:
 
 def decoding(batch: ForwardBatch, window: int | None) -> Int64:
     """The sequences of a batch that have one token to compute and many keys to look at."""
-    keys = batch.lengths if window is None else np.minimum(batch.lengths, window)
-    found: Int64 = np.flatnonzero((np.diff(batch.starts) == 1) & (keys >= LONG_REACH))
+    keys = batch.seq_lens if window is None else np.minimum(batch.seq_lens, window)
+    found: Int64 = np.flatnonzero((np.diff(batch.query_start_loc) == 1) & (keys >= LONG_REACH))
     return found
 
 
 def find_reach(batch: ForwardBatch, sequence: int, window: int | None, pages: Int32 | None) -> Reach:
     """The keys of a decoding sequence. ``pages``: what stands for each page in layers with pages of their own."""
-    size, end = batch.page_size, int(batch.lengths[sequence])
+    size, end = batch.page_size, int(batch.seq_lens[sequence])
     first = 0 if window is None else max(0, end - window)
     base = first // size
-    column = batch.table.pages[batch.rows[sequence], base : -(-end // size)]
+    column = batch.table.pages[batch.req_pool_indices[sequence], base : -(-end // size)]
     found = column.astype(np.int64) if pages is None else pages[column].astype(np.int64)
     breaks = np.flatnonzero(np.diff(found) != 1) + 1
     begins = np.concatenate(([0], breaks))
@@ -52,7 +52,7 @@ def find_reach(batch: ForwardBatch, sequence: int, window: int | None, pages: In
     runs = tuple(
         slice(at, at + count) for at, count in zip(slots[long].tolist(), counts[long].tolist(), strict=True)
     )
-    token = int(batch.starts[sequence])
+    token = int(batch.query_start_loc[sequence])
     if long.all():
         return Reach(token, runs, None)
     slots, counts = slots[~long], counts[~long]

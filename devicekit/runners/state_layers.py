@@ -127,8 +127,8 @@ class PackedStates:
         if batch.state_slots is None:
             raise ValueError("the model has recurrent layers, and the batch names no state slots")
         self._pool = pool
-        self._groups = _groups(batch.starts, batch.state_slots, device)
-        starting = np.flatnonzero(batch.lengths == np.diff(batch.starts))
+        self._groups = _groups(batch.query_start_loc, batch.state_slots, device)
+        starting = np.flatnonzero(batch.seq_lens == np.diff(batch.query_start_loc))
         if starting.size:  # whoever had these slots before left something in them
             pool.clear(to_device((batch.state_slots[starting],), device)[0])
         if batch.restored_states is not None:

@@ -147,7 +147,7 @@ class TransformersRunner:
         logits = self._forward(batch, pool)
         scored = None
         if batch.scored is not None:
-            logits, prompts = logits[: len(batch.wanted)], logits[len(batch.wanted) :]
+            logits, prompts = logits[: len(batch.logits_indices)], logits[len(batch.logits_indices) :]
             targets = torch.from_numpy(batch.scored.targets).to(logits.device).long()
             scored = sampling.log_probabilities(prompts, targets, batch.scored.top, batch.scored.picks)
         adjusted = logits if batch.adjustments is None else sampling.adjust(logits, batch.adjustments)
@@ -166,10 +166,10 @@ class TransformersRunner:
     def _forward(self, batch: ForwardBatch, pool: KVPool) -> torch.Tensor:
         """Logits of the wanted positions and of the scored ones behind them: [L + S, vocabulary], float32."""
         device = self.device.torch_device
-        asked: Int32 | Int64 = batch.wanted
+        asked: Int32 | Int64 = batch.logits_indices
         if batch.scored is not None:
-            asked = np.concatenate((batch.wanted.astype(np.int64), batch.scored.at))
-        arrays: list[Int32 | Int64] = [batch.tokens, batch.positions, asked, batch.slots]
+            asked = np.concatenate((batch.logits_indices.astype(np.int64), batch.scored.at))
+        arrays: list[Int32 | Int64] = [batch.input_ids, batch.positions, asked, batch.slot_mapping]
         if batch.window_pages is not None:
             arrays.append(window_slots(batch, batch.window_pages))
         tokens, positions, wanted, *slots = to_device(arrays, device)

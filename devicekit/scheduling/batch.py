@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -89,20 +90,20 @@ class TokenMasks:
 class ForwardBatch:
     """One forward pass over the packed tokens of ``B`` sequences, ``T`` tokens in all.
 
-    Sequence ``i`` owns tokens ``starts[i]:starts[i + 1]``. Its keys and values of positions
-    ``0 .. lengths[i] - 1`` are (after this pass has written its own) in the KV pool at the slots that
-    ``page_table[rows[i]]`` names: ``page * page_size + position % page_size``.
+    Sequence ``i`` has the tokens ``query_start_loc[i]:query_start_loc[i + 1]``. Its keys and values of positions
+    ``0 .. seq_lens[i] - 1`` are (after this pass has written its own) in the KV pool at the slots that
+    ``page_table[req_pool_indices[i]]`` names: ``page * page_size + position % page_size``.
     """
 
-    tokens: Int32  # [T] input ids
+    input_ids: Int32  # [T]
     positions: Int32  # [T] position of each token in its own sequence
-    slots: Int64  # [T] KV slot that each token's key and value are written to
-    rows: Int32  # [B] request rows; index into the table
-    starts: Int32  # [B + 1] offsets into tokens
-    lengths: Int32  # [B] keys that the last token of each sequence attends to, itself included
+    slot_mapping: Int64  # [T] KV slot that each token's key and value are written to
+    req_pool_indices: Int32  # [B] rows of the request table
+    query_start_loc: Int32  # [B + 1] offsets into the tokens
+    seq_lens: Int32  # [B] keys that the last token of each sequence attends to, itself included
     table: RequestTable  # whose `pages` the rows index; a runner may keep a `TableMirror` of it
     page_size: int
-    wanted: Int32  # [L] indices into tokens whose next token is wanted
+    logits_indices: Int32  # [L] indices into the tokens whose next token is wanted
     sampling: SamplingArrays | None = None  # None: every wanted token is greedy
     top_logprobs: int | None = None  # how many log-probabilities per wanted token; None: none at all
     adjustments: LogitAdjustments | None = None  # None: tokens are chosen by the logits as they are
@@ -119,6 +120,17 @@ class ForwardBatch:
     masks: TokenMasks | None = None  # None: any token may come anywhere
     scored: ScoredPositions | None = None  # None: nothing is asked of prompts
 
+    def __getattr__(self, name: str) -> Any:  # whatever the array is
+        new = _RENAMED.get(name)
+        if new is None:
+            raise AttributeError(f"ForwardBatch has no attribute {name!r}")
+        warnings.warn(
+            f"ForwardBatch.{name} is now .{new}; the old name goes with the next release",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return getattr(self, new)
+
     @property
     def page_table(self) -> Int32:
         """[rows, pages_per_row] the request table's pages, on the host."""
@@ -126,7 +138,17 @@ class ForwardBatch:
 
     @property
     def num_sequences(self) -> int:
-        return len(self.rows)
+        return len(self.req_pool_indices)
+
+
+_RENAMED = {
+    "lengths": "seq_lens",
+    "rows": "req_pool_indices",
+    "slots": "slot_mapping",
+    "starts": "query_start_loc",
+    "tokens": "input_ids",
+    "wanted": "logits_indices",
+}
 
 
 @dataclass(slots=True)

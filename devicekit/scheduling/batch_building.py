@@ -43,7 +43,7 @@ class BatchBuilder:
         plain = sampling.idle and not (self._kv.fills or requests.adjusted or requests.constrained)
         if plan.chunks:
             batch = self._with_chunks(plan)
-            if plain and True not in [request.listed for request, _, _ in plan.chunks]:
+            if plain and True not in [request.needs_every_step for request, _, _ in plan.chunks]:
                 return batch
         elif plain:
             # All that changes from step to step is what the arrays hold.
@@ -66,15 +66,15 @@ class BatchBuilder:
     def _cut(self, tokens: int, sequences: int, starts: Int32, wanted: Int32) -> ForwardBatch:
         columns = self._columns
         return ForwardBatch(
-            tokens=columns.tokens[:tokens],
+            input_ids=columns.tokens[:tokens],
             positions=columns.positions[:tokens],
-            slots=columns.slots[:tokens],
-            rows=columns.rows[:sequences],
-            starts=starts[: sequences + 1],
-            lengths=columns.lengths[:sequences],
+            slot_mapping=columns.slots[:tokens],
+            req_pool_indices=columns.rows[:sequences],
+            query_start_loc=starts[: sequences + 1],
+            seq_lens=columns.lengths[:sequences],
             table=self._table,
             page_size=self._kv.page_size,
-            wanted=wanted,
+            logits_indices=wanted,
         )
 
     def _with_chunks(self, plan: Plan) -> ForwardBatch:

@@ -67,9 +67,9 @@ class Planner:
         requests.waiting.arrange()
         remaining = requests.running.remaining_tokens
         for begun in requests.prefilling:
-            remaining += begun.limit - begun.total
+            remaining += begun.max_total_tokens - begun.total
         while budget > 0 and (request := requests.waiting.first()) is not None:
-            remaining += request.limit - request.total
+            remaining += request.max_total_tokens - request.total
             if request.group is not None and self._is_being_computed(request.group):
                 return
             if not self._admit(request, remaining):

@@ -209,7 +209,7 @@ class Request:
     answered: float | None = None  # first token
     deadline: float | None = None  # the clock's seconds
     seed: int | None = None  # unless its parameters have one; None: derived from its id
-    limit: int = 0  # tokens, prompt included, at which the output is long enough
+    max_total_tokens: int = 0  # tokens, prompt included, at which the output is long enough
     tokens: Int32 = field(init=False)  # prompt and output, while it waits
     row: int = 0  # 0: holds no KV
     computed: int = 0  # leading tokens whose keys and values are in the pool
@@ -217,10 +217,10 @@ class Request:
     num_pages: int = 0  # pages in its row, cached ones included
     cached_pages: int = 0  # leading pages of its row that belong to the prefix cache
     dropped_pages: int = 0  # leading pages of its row that were given back: out of every layer's window
-    held: Node | None = None  # its place in the prefix cache, locked
-    space: Hashable = None  # the prefix cache's namespace in which that is
-    private: bool = False  # its KV mixes weight versions: nobody else may use it
-    listed: bool = False  # among those that cost something in every step
+    last_node: Node | None = None  # its place in the prefix cache, locked
+    cache_namespace: Hashable = None  # the prefix cache's namespace in which that is
+    no_prefix_sharing: bool = False  # its KV mixes weight versions: nobody else may use it
+    needs_every_step: bool = False  # it costs something in every step, beyond its place in the batch
     cached_tokens: int = 0  # prompt tokens that its first run did not have to compute
     column: int = -1  # in the running batch
     retractions: int = 0

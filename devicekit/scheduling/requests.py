@@ -119,7 +119,7 @@ class Requests(Mapping[str, Request]):
         self.prefilling.append(request)
         if request.started is None:
             request.started = self._now()
-        if request.listed and request.params.adjusts:
+        if request.needs_every_step and request.params.adjusts:
             self.adjusted[request.id] = LogitAdjuster(request, self._limits)
         if request.matcher is not None:
             self.constrained[request.id] = request
@@ -133,7 +133,7 @@ class Requests(Mapping[str, Request]):
         if request.answered is None:
             request.answered = self._now()
         self.running.join(request)
-        if request.listed:
+        if request.needs_every_step:
             if StopConditions.is_special(request.params):
                 self.special[request.id] = request
             if request.stream:
@@ -175,7 +175,7 @@ class Requests(Mapping[str, Request]):
         self._detach(request)
         request.tokens = self._kv.table.tokens[request.row, : request.total].copy()
         self._kv.free(request)
-        if request.listed:
+        if request.needs_every_step:
             self._unlist(request)
         request.retractions += 1
         self.waiting.add(request)
@@ -188,7 +188,7 @@ class Requests(Mapping[str, Request]):
         self.cache_figures.cached_tokens += request.cached_tokens
         self._kv.free(request)
         del self._all[request.id]
-        if request.listed:
+        if request.needs_every_step:
             self._unlist(request)
         if request.deadline is not None:
             self._deadlines.discard(request)
@@ -283,7 +283,7 @@ class Requests(Mapping[str, Request]):
         """Weights have changed, and have a new name; what requests hold now is no longer shared with others."""
         self.name_weights(version)
         for request in self._all.values():
-            request.private = bool(request.row)
+            request.no_prefix_sharing = bool(request.row)
         self.weights_epoch += 1
 
     def name_weights(self, version: str) -> None:

@@ -111,7 +111,7 @@ class ResultProcessor:
         return tokens, found
 
     def _complete_prompt(self, request: Request, token: int) -> None:
-        if request.total >= request.limit:
+        if request.total >= request.max_total_tokens:
             self._requests.end_prompt(request, _LONG_ENOUGH)
             return
         self._requests.join(request, token)
@@ -120,7 +120,7 @@ class ResultProcessor:
             finish = self._check(request, output)
         else:
             finish = self._stops.end(token)
-        if finish is None and request.total >= request.limit:
+        if finish is None and request.total >= request.max_total_tokens:
             finish = _LONG_ENOUGH
         if finish is not None:
             self._requests.complete(request, finish)

@@ -77,11 +77,11 @@ class RunningBatch:
         cells.room[column] = room
         cells.row[column] = request.row
         cells.token[column] = self._table_tokens.item(token_cell - 1)
-        left = request.limit - total
+        left = request.max_total_tokens - total
         if left:
             self._remaining += left
             self._due.setdefault(self._steps + left, []).append(request)
-        if request.listed:
+        if request.needs_every_step:
             self.sampling.join(column, request)
         request.column = column
         if column == len(self.requests):
@@ -98,7 +98,7 @@ class RunningBatch:
         """As `leave`, but its column stays vacant for whoever joins, until `close_up`: both in the same step."""
         column = request.column
         self.settle(request)
-        left = request.limit - request.total
+        left = request.max_total_tokens - request.total
         if left:  # at its limit, `end_step` has forgotten it
             self._remaining -= left
             due = self._due[self._steps + left]
@@ -156,8 +156,8 @@ class RunningBatch:
             return False
         view, pages = self.view, page_ids.as_array(taken)
         cells = view.page_cells[full]
-        if self._table.followed:
-            self._table.mark_cells(cells)
+        if self._table.subscribed:
+            self._table.mark_cells_dirty(cells)
         self._table_pages[cells] = pages
         view.page_cells[full] = cells + ONE
         view.slots[full] = pages * self._slots_per_page

@@ -175,7 +175,7 @@ class Scheduler:
                 raise InvalidRequest(f"Request {request.id!r} cannot run: {error}") from error
         self._arrivals += 1
         request.arrival = self._arrivals
-        request.limit = min(request.total + params.max_new_tokens, self._longest_output)
+        request.max_total_tokens = min(request.total + params.max_new_tokens, self._longest_output)
         if params is not self._last_params:  # many requests in a row have the same
             self._last_params, self._plain = params, self._is_plain(params)
         if not (self._plain and request.timeout is None and not request.stream):
@@ -203,7 +203,7 @@ class Scheduler:
                 request.seed = default_seed(request.id)
         if StopConditions.is_special(params):
             self._stops.begin(request)
-        request.listed = True
+        request.needs_every_step = True
 
     def step(self) -> Step:
         """Take in messages, retire finished copies, answer what is pending, then plan, run and process a pass.
@@ -284,7 +284,7 @@ class Scheduler:
         self._results.process(plan, result)
         self._ratio.decay()
         self._planner.succeeded()
-        return len(batch.tokens)
+        return len(batch.input_ids)
 
     def _run(self, batch: ForwardBatch, plan: Plan) -> StepOutput | None:
         """One forward pass, tried twice if it runs out of memory. ``None``: it failed."""
@@ -293,7 +293,7 @@ class Scheduler:
         except Exception as error:
             kind = error.kind if isinstance(error, PassFailed) else self._device.classify_error(error)
             if kind is ErrorKind.OUT_OF_MEMORY:
-                most = self._planner.halve(len(batch.tokens))
+                most = self._planner.halve(len(batch.input_ids))
                 if self._retraction.shed_load(most):
                     return None
             self._fail(plan, error, kind)

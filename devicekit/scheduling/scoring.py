@@ -46,7 +46,7 @@ def fill_wishes(batch: ForwardBatch, requests: Requests, chunks: Sequence[Chunk]
         return
     if wishes:
         batch.top_logprobs = max(params.logprobs or 0 for _, params in wishes)
-        raw = np.zeros(len(batch.wanted), np.bool_)
+        raw = np.zeros(len(batch.logits_indices), np.bool_)
         raw[[place for place, params in wishes if params.raw_logprobs]] = True
         picks = _picks([(place, params.logprob_ids) for place, params in wishes])
         batch.logprobs = LogprobWishes(raw, picks)
@@ -63,7 +63,7 @@ def _scored(
     for at, (request, start, first, last) in enumerate(_scored_chunks(chunks)):
         if last <= first:
             continue
-        begin = int(batch.starts[decoding + at])
+        begin = int(batch.query_start_loc[decoding + at])
         places.append(np.arange(first, last, dtype=np.int64) + (begin - start))
         targets.append(known[request.row, first + 1 : last + 1].copy())
         if request.params.logprob_ids:

@@ -62,7 +62,7 @@ def test_a_mirror_uploads_only_the_marked_rows() -> None:
     table.pages[7] = 70
     table.pages[9] = 90
     for row in (7, 9, 9):
-        table.mark(row)
+        table.mark_dirty(row)
     table.pages[8] = 80  # not marked: stays behind
     assert mirror.sync() == 2
     assert mirror.tensor[7].eq(70).all()
@@ -75,7 +75,7 @@ def test_a_mirror_uploads_only_the_blocks_around_marked_columns() -> None:
     table = RequestTable(10, 640)
     mirror = TableMirror(table, CPU)
     table.pages[:] = 7
-    table.mark_cells(np.array([3 * 640 + 100, 4 * 640 + 639]))
+    table.mark_cells_dirty(np.array([3 * 640 + 100, 4 * 640 + 639]))
     assert mirror.sync() == 2
     assert mirror.tensor[3].nonzero().flatten().tolist() == list(range(64, 128))
     assert mirror.tensor[4].nonzero().flatten().tolist() == list(range(576, 640))
@@ -92,7 +92,7 @@ def test_a_mirror_equals_its_table_at_every_width(pages_per_row: int) -> None:
         rows = rng.integers(1, 21, 5)
         columns = rng.integers(0, pages_per_row, 5)
         table.pages[rows, columns] = value
-        table.mark_cells(rows * pages_per_row + columns)
+        table.mark_cells_dirty(rows * pages_per_row + columns)
         if value % 3:
             mirror.sync()
     mirror.sync()
@@ -103,7 +103,7 @@ def test_marking_the_first_pages_of_a_row_uploads_their_blocks_only() -> None:
     table = RequestTable(10, 640)
     mirror = TableMirror(table, CPU)
     table.pages[:] = 7
-    table.mark(3, 65)
+    table.mark_dirty(3, 65)
     assert mirror.sync() == 1
     assert mirror.tensor[3].nonzero().flatten().tolist() == list(range(128))
     assert mirror.tensor.count_nonzero() == 128
@@ -115,7 +115,7 @@ def test_a_mirror_that_is_seldom_synced_forgets_nothing() -> None:
     for number in range(10_000):
         row, column = 1 + number % 3, number % 128
         table.pages[row, column] = number
-        table.mark_cells(np.array([row * 128 + column]))
+        table.mark_cells_dirty(np.array([row * 128 + column]))
     assert mirror.sync() == 3
     assert np.array_equal(mirror.tensor.numpy(), table.pages)
 
@@ -125,7 +125,7 @@ def test_a_mirror_keeps_its_tensor() -> None:
     mirror = TableMirror(table, CPU)
     address = mirror.tensor.data_ptr()
     table.pages[1] = 5
-    table.mark(1)
+    table.mark_dirty(1)
     mirror.sync()
     assert mirror.tensor.data_ptr() == address
 
@@ -134,11 +134,11 @@ def test_two_mirrors_follow_one_table_each_at_its_own_pace() -> None:
     table = RequestTable(10, 4)
     early = TableMirror(table, CPU)
     table.pages[1] = 1
-    table.mark(1)
+    table.mark_dirty(1)
     assert early.sync() == 1
     late = TableMirror(table, CPU)
     table.pages[2] = 2
-    table.mark(2)
+    table.mark_dirty(2)
     assert early.sync() == 1
     assert late.sync() == 2
     assert torch.equal(early.tensor, late.tensor)
@@ -178,10 +178,10 @@ class TableMachine(RuleBasedStateMachine):
         self.value += 1
         self.table.pages[rows, self.value % 5] = self.value
         if cells:
-            self.table.mark_cells(rows * 5 + self.value % 5)
+            self.table.mark_cells_dirty(rows * 5 + self.value % 5)
         else:
             for row in rows.tolist():
-                self.table.mark(row)
+                self.table.mark_dirty(row)
         self.dirty |= set(rows.tolist())
 
     @rule()

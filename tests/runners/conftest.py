@@ -107,7 +107,7 @@ class Driver:
                 column, offset = divmod(position, self.page_size)
                 if self.table.pages[s.row, column] == 1 << 30:
                     self.table.pages[s.row, column] = self.free.pop()
-                    self.table.mark(s.row, column + 1)
+                    self.table.mark_dirty(s.row, column + 1)
                 tokens.append(s.tokens[position])
                 positions.append(position)
                 slots.append(int(self.table.pages[s.row, column]) * self.page_size + offset)
@@ -116,15 +116,15 @@ class Driver:
                 wanted.append(len(tokens) - 1)
                 finishing.append(s)
         return ForwardBatch(
-            tokens=np.array(tokens, np.int32),
+            input_ids=np.array(tokens, np.int32),
             positions=np.array(positions, np.int32),
-            slots=np.array(slots, np.int64),
-            rows=np.array([s.row for s, _ in parts], np.int32),
-            starts=np.array(starts, np.int32),
-            lengths=np.array([s.done + chunk for s, chunk in parts], np.int32),
+            slot_mapping=np.array(slots, np.int64),
+            req_pool_indices=np.array([s.row for s, _ in parts], np.int32),
+            query_start_loc=np.array(starts, np.int32),
+            seq_lens=np.array([s.done + chunk for s, chunk in parts], np.int32),
             table=self.table,
             page_size=self.page_size,
-            wanted=np.array(wanted, np.int32),
+            logits_indices=np.array(wanted, np.int32),
             sampling=self._sampling(finishing),
             top_logprobs=top_logprobs,
             state_slots=np.array([self.slots[s.row] for s, _ in parts], np.int32),

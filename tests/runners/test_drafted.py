@@ -42,8 +42,8 @@ class WatchedDraft(TransformersRunner):
         assert batch.window_pages is None, "its windows may be longer than its target's"
         output = super().step(batch)
         history = self.engine.scheduler.state.kv.table.tokens
-        for at, token in zip(batch.wanted.tolist(), output.tokens.tolist(), strict=True):
-            row = batch.rows[np.searchsorted(batch.starts, at, side="right") - 1]
+        for at, token in zip(batch.logits_indices.tolist(), output.tokens.tolist(), strict=True):
+            row = batch.req_pool_indices[np.searchsorted(batch.query_start_loc, at, side="right") - 1]
             seen = tuple(history[row, : batch.positions[at] + 1].tolist())
             self.said.setdefault(seen, []).append(token)
         return output

@@ -28,15 +28,15 @@ def batch_of(spans: list[tuple[int, int]], page_size: int, seed: int) -> Forward
     owner = np.repeat(rows, [new for _, new in spans])
     pages = table.pages[owner, positions // page_size].astype(np.int64)
     return ForwardBatch(
-        tokens=np.zeros(len(positions), np.int32),
+        input_ids=np.zeros(len(positions), np.int32),
         positions=positions,
-        slots=pages * page_size + positions % page_size,
-        rows=rows,
-        starts=np.cumsum([0, *(new for _, new in spans)]).astype(np.int32),
-        lengths=np.array(ends, np.int32),
+        slot_mapping=pages * page_size + positions % page_size,
+        req_pool_indices=rows,
+        query_start_loc=np.cumsum([0, *(new for _, new in spans)]).astype(np.int32),
+        seq_lens=np.array(ends, np.int32),
         table=table,
         page_size=page_size,
-        wanted=np.zeros(0, np.int32),
+        logits_indices=np.zeros(0, np.int32),
     )
 
 
@@ -62,13 +62,13 @@ def test_every_token_sees_its_own_past_and_nothing_else(spans, page_size, window
             for query, token in enumerate(queries):
                 slots = part.key_slots[group][part.visible[group, 0, query]].tolist()
                 assert seen.setdefault(token, slots) == slots, "padding repeats a token with the same keys"
-    assert sorted(seen) == list(range(len(batch.tokens)))
+    assert sorted(seen) == list(range(len(batch.input_ids)))
     for i in range(len(spans)):
-        for token in range(batch.starts[i], batch.starts[i + 1]):
+        for token in range(batch.query_start_loc[i], batch.query_start_loc[i + 1]):
             position = int(batch.positions[token])
             first = 0 if window is None else max(0, position - window + 1)
             past = np.arange(first, position + 1)
-            pages = batch.page_table[batch.rows[i], past // page_size].astype(np.int64)
+            pages = batch.page_table[batch.req_pool_indices[i], past // page_size].astype(np.int64)
             assert seen[token] == (pages * page_size + past % page_size).tolist()
 
 
@@ -80,7 +80,7 @@ def test_every_token_sees_its_own_past_and_nothing_else(spans, page_size, window
 def test_no_slot_is_read_that_belongs_to_nobody(spans, max_cells):
     batch = batch_of(spans, 4, 0)
     owned = {0}
-    for row, length in zip(batch.rows, batch.lengths, strict=True):
+    for row, length in zip(batch.req_pool_indices, batch.seq_lens, strict=True):
         past = np.arange(length)
         owned |= set((batch.page_table[row, past // 4].astype(np.int64) * 4 + past % 4).tolist())
     with mock.patch.object(plan, "MAX_CELLS", max_cells):

@@ -45,11 +45,11 @@ def test_every_token_sees_its_own_past_and_nothing_else(spans, page_size, window
     grouped = {token for part in made.segments(window) for token in part.tokens.reshape(-1).tolist()}
     reaches = made.reaches(window)
     alone = [reach.token for reach in reaches]
-    assert sorted([*grouped, *alone]) == list(range(len(batch.tokens)))
+    assert sorted([*grouped, *alone]) == list(range(len(batch.input_ids)))
     for reach in reaches:
-        sequence = int(np.searchsorted(batch.starts, reach.token, "right")) - 1
-        past = np.arange(batch.lengths[sequence])[-(window or 0) :]
-        found = batch.table.pages[batch.rows[sequence], past // page_size]
+        sequence = int(np.searchsorted(batch.query_start_loc, reach.token, "right")) - 1
+        past = np.arange(batch.seq_lens[sequence])[-(window or 0) :]
+        found = batch.table.pages[batch.req_pool_indices[sequence], past // page_size]
         if elsewhere and window is not None:
             found = batch.window_pages[found]
         seen = [slot for run in reach.runs for slot in range(run.start, run.stop)]

@@ -56,7 +56,7 @@ def test_positions_in_the_middle_may_be_wanted_too(example, driver):
     path = example("llama")
     drive = driver(path)
     batch = drive.batch([(drive.add(PROMPTS[1]), 35)])
-    batch.wanted = np.arange(35, dtype=np.int32)
+    batch.logits_indices = np.arange(35, dtype=np.int32)
     with torch.no_grad():
         logits = AutoModelForCausalLM.from_pretrained(path)(torch.tensor([PROMPTS[1]])).logits[0]
     assert drive.runner.step(batch).tokens.tolist() == logits.argmax(-1).tolist()

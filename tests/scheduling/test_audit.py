@@ -26,7 +26,7 @@ class OneTokenRunner:
     def step(self, batch: ForwardBatch) -> StepOutput:
         if batch.state_slots is not None:
             self.slots.append(batch.state_slots.tolist())
-        return StepOutput(np.full(len(batch.wanted), 7, np.int32))
+        return StepOutput(np.full(len(batch.logits_indices), 7, np.int32))
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         return iter(())

@@ -39,9 +39,19 @@ class MixingRunner:
         self.trace: list[object] = []
 
     def step(self, batch: ForwardBatch) -> StepOutput:
-        self.trace.append([array.tolist() for array in (batch.tokens, batch.slots, batch.rows, batch.starts)])
-        at = batch.wanted
-        return StepOutput((batch.tokens[at] * 31 + batch.positions[at] * 17 + 5).astype(np.int32) % 97)
+        self.trace.append(
+            [
+                array.tolist()
+                for array in (
+                    batch.input_ids,
+                    batch.slot_mapping,
+                    batch.req_pool_indices,
+                    batch.query_start_loc,
+                )
+            ]
+        )
+        at = batch.logits_indices
+        return StepOutput((batch.input_ids[at] * 31 + batch.positions[at] * 17 + 5).astype(np.int32) % 97)
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         return iter(())

@@ -34,11 +34,11 @@ class HungryRunner:
         self._device = device.torch_device
 
     def step(self, batch: ForwardBatch) -> StepOutput:
-        self.passes.append(len(batch.tokens))
-        mebibytes = 100 if batch.lengths.max() > LONG else len(batch.tokens)
+        self.passes.append(len(batch.input_ids))
+        mebibytes = 100 if batch.seq_lens.max() > LONG else len(batch.input_ids)
         activations = torch.empty(mebibytes * MIB, dtype=torch.uint8, device=self._device)
         activations[0] = 1
-        return StepOutput((np.asarray(batch.tokens)[batch.wanted] + 1).astype(np.int32))
+        return StepOutput((np.asarray(batch.input_ids)[batch.logits_indices] + 1).astype(np.int32))
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         return iter(())

@@ -41,15 +41,15 @@ class TwoLayerRunner:
 
     def step(self, batch: ForwardBatch) -> StepOutput:
         assert batch.window_pages is not None
-        pages, offsets = np.divmod(batch.slots, self._size)
+        pages, offsets = np.divmod(batch.slot_mapping, self._size)
         assert batch.window_pages[pages].all()
-        self._full[batch.slots] = batch.tokens
-        self._windowed[batch.window_pages[pages] * self._size + offsets] = batch.tokens
+        self._full[batch.slot_mapping] = batch.input_ids
+        self._windowed[batch.window_pages[pages] * self._size + offsets] = batch.input_ids
         found = []
         for sequence in range(batch.num_sequences):
-            for at in range(batch.starts[sequence], batch.starts[sequence + 1]):
-                answer = self._answer(batch, int(batch.rows[sequence]), int(batch.positions[at]))
-                if at in batch.wanted:
+            for at in range(batch.query_start_loc[sequence], batch.query_start_loc[sequence + 1]):
+                answer = self._answer(batch, int(batch.req_pool_indices[sequence]), int(batch.positions[at]))
+                if at in batch.logits_indices:
                     found.append(answer)
         return StepOutput(np.array(found, np.int32))
 

@@ -46,7 +46,7 @@ class Model:
         first = self.rng.randrange(100)
         self.table.tokens[request.row, : length + 1] = [*prompt, first]
         request.total = length + 1
-        request.limit = length + 1 + self.rng.randint(1, 12)
+        request.max_total_tokens = length + 1 + self.rng.randint(1, 12)
         self.batch.join(request)
         self.tokens[request.id] = [*prompt, first]
         self.requests[request.id] = request
@@ -80,7 +80,9 @@ class Model:
         for request, token in zip(columns, new, strict=True):
             self.tokens[request.id].append(token)
         done = [one.id for one in at_limit]
-        expected = {one.id for one in self.requests.values() if len(self.tokens[one.id]) >= one.limit}
+        expected = {
+            one.id for one in self.requests.values() if len(self.tokens[one.id]) >= one.max_total_tokens
+        }
         assert set(done) == expected
         together = self.rng.random() < 0.5
         for identity in done:
@@ -107,7 +109,7 @@ class Model:
             assert batch.view.slots[column] == page * size + position % size
             slots.add(int(batch.view.slots[column]))
         assert len(slots) == len(batch)
-        left = sum(one.limit - len(self.tokens[one.id]) for one in batch.requests)
+        left = sum(one.max_total_tokens - len(self.tokens[one.id]) for one in batch.requests)
         assert batch.remaining_tokens == left
 
 
@@ -138,8 +140,8 @@ def test_sampling_parameters_stay_with_their_request() -> None:
     for number, temperature in enumerate((0.0, 0.5, 0.0, 0.9, 0.7)):
         params = SamplingParams(temperature=temperature, top_p=0.5 if temperature else 1.0, top_k=number)
         request = Request(f"r{number}", np.ones(3, np.int32), params)
-        request.seed, request.row, request.total, request.limit = number, table.take_one(), 4, 50
-        request.num_pages, request.listed = 1, temperature > 0
+        request.seed, request.row, request.total, request.max_total_tokens = number, table.take_one(), 4, 50
+        request.num_pages, request.needs_every_step = 1, temperature > 0
         batch.join(request)
         made.append(request)
     for gone in (made[1], made[4]):

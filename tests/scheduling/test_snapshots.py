@@ -49,15 +49,15 @@ class RecurrentRunner:
         if batch.restored_states is not None:
             self._copy(batch.restored_states)
         fault = self.faults.popleft() if self.faults else None
-        self._pool[batch.slots] = batch.tokens
+        self._pool[batch.slot_mapping] = batch.input_ids
         found, after = [], {}
         for sequence in range(batch.num_sequences):
             slot = int(batch.state_slots[sequence])
-            begin, end = int(batch.starts[sequence]), int(batch.starts[sequence + 1])
+            begin, end = int(batch.query_start_loc[sequence]), int(batch.query_start_loc[sequence + 1])
             state = 0 if batch.positions[begin] == 0 else int(self.states[slot])
             for at in range(begin, end):
-                state = folded(state, int(batch.tokens[at]))
-                if at in batch.wanted:
+                state = folded(state, int(batch.input_ids[at]))
+                if at in batch.logits_indices:
                     found.append(self._answer(batch, sequence, int(batch.positions[at]), state))
             after[slot] = state
         if fault is not None:
@@ -73,7 +73,7 @@ class RecurrentRunner:
 
     def _answer(self, batch: ForwardBatch, sequence: int, position: int, state: int) -> int:
         past = np.arange(position + 1)
-        pages = batch.page_table[batch.rows[sequence], past // self._size].astype(np.int64)
+        pages = batch.page_table[batch.req_pool_indices[sequence], past // self._size].astype(np.int64)
         seen = self._pool[pages * self._size + past % self._size]
         return (state + int(seen.sum()) + self.salt) % VOCABULARY
 

@@ -38,13 +38,15 @@ class WindowRunner:
         self._pool = np.full(slots, -1)
 
     def step(self, batch: ForwardBatch) -> StepOutput:
-        self._pool[batch.slots] = batch.tokens
+        self._pool[batch.slot_mapping] = batch.input_ids
         found = []
-        for at in batch.wanted.tolist():
-            sequence = int(np.searchsorted(batch.starts, at, side="right")) - 1
+        for at in batch.logits_indices.tolist():
+            sequence = int(np.searchsorted(batch.query_start_loc, at, side="right")) - 1
             position = int(batch.positions[at])
             seen = np.arange(max(0, position - self._window + 1), position + 1)
-            pages = batch.page_table[batch.rows[sequence], seen // batch.page_size].astype(np.int64)
+            pages = batch.page_table[batch.req_pool_indices[sequence], seen // batch.page_size].astype(
+                np.int64
+            )
             assert pages.all()
             found.append(next_token(self._pool[pages * batch.page_size + seen % batch.page_size].tolist()))
         return StepOutput(np.array(found, np.int32))

@@ -169,8 +169,8 @@ FAULTS: tuple[Fault, ...] = (
         "I4",
         "a row is never given back",
         _KV,
-        "        self.table.give_one(row)\n        request.private",
-        "        request.private",
+        "        self.table.give_one(row)\n        request.no_prefix_sharing",
+        "        request.no_prefix_sharing",
     ),
     Fault(
         "I4",

@@ -117,9 +117,9 @@ def rows(operations: int, dice: Dice) -> int:
             table.pages[row, column] = model[row, column] = value
             how = dice.number(0, 3)
             if how < 2:
-                table.mark_cells(np.array([row * width + column]))
+                table.mark_cells_dirty(np.array([row * width + column]))
             else:
-                table.mark(row, column + 1 if how == 2 else None)
+                table.mark_dirty(row, column + 1 if how == 2 else None)
         elif what < 98:
             mirror = dice.pick(mirrors)
             mirror.sync()

@@ -114,12 +114,16 @@ class ShadowRunner(HashRunner):
         """Whose next token is wanted, in order, and what it should be."""
         state, size = self.state, batch.page_size
         rows = {one.row: one for one in (*state.running.requests, *state.prefilling)}
-        starts, tokens, positions = batch.starts.tolist(), batch.tokens.tolist(), batch.positions.tolist()
-        pages = (batch.slots // size).tolist()
-        cells, last_cells = self._cells(batch.tokens, batch.positions, salt)
+        starts, tokens, positions = (
+            batch.query_start_loc.tolist(),
+            batch.input_ids.tolist(),
+            batch.positions.tolist(),
+        )
+        pages = (batch.slot_mapping // size).tolist()
+        cells, last_cells = self._cells(batch.input_ids, batch.positions, salt)
         owners: list[Book] = []
         ends: list[int] = []
-        for at, row in enumerate(batch.rows.tolist()):
+        for at, row in enumerate(batch.req_pool_indices.tolist()):
             request = rows[row]
             book = self.books[request.id]
             begin, end = starts[at], starts[at + 1]
@@ -128,8 +132,8 @@ class ShadowRunner(HashRunner):
             last = first + end - begin
             if tokens[begin:end] != book.tokens[first:last] or positions[end - 1] != last - 1:
                 self.wrong.append(f"{request.id} ran on other tokens than its own at {first}")
-            if int(batch.lengths[at]) != last:
-                self.wrong.append(f"{request.id} is told of {batch.lengths[at]} keys and has {last}")
+            if int(batch.seq_lens[at]) != last:
+                self.wrong.append(f"{request.id} is told of {batch.seq_lens[at]} keys and has {last}")
             if first // size < request.cached_pages or not all(pages[begin:end]):
                 self.wrong.append(f"{request.id} writes to a page that is not its own at {first}")
             _extend(book.sums, cells[begin:end])
@@ -141,10 +145,10 @@ class ShadowRunner(HashRunner):
         if batch.state_slots is not None:
             self._same_slots(owners, batch.state_slots.tolist())
             self._fold(batch, owners, salt)
-        if len(set(batch.slots.tolist())) != len(tokens):
+        if len(set(batch.slot_mapping.tolist())) != len(tokens):
             self.wrong.append("two tokens of one pass are written to one place")
         by_end = dict(zip(ends, owners, strict=True))
-        return self._tokens(batch, [by_end[at] for at in batch.wanted.tolist()], salt)
+        return self._tokens(batch, [by_end[at] for at in batch.logits_indices.tolist()], salt)
 
     def _go_on(self, book: Book, request: Request, first: int, size: int, salt: int) -> None:
         """Bring a book to where a chunk begins: behind what was cached, or back to what is computed again."""
@@ -188,7 +192,7 @@ class ShadowRunner(HashRunner):
         for source, target in [] if batch.restored_states is None else batch.restored_states.tolist():
             self._states[target] = self._states.get(source, -1)
             self.seen["states_from_snapshots"] += 1
-        starts, positions = batch.starts.tolist(), batch.positions.tolist()
+        starts, positions = batch.query_start_loc.tolist(), batch.positions.tolist()
         for at, book in enumerate(books):
             first = positions[starts[at]]
             before = self._states.get(book.slot, -1) if first else 0

@@ -29,7 +29,7 @@ class Scripted(HashRunner):
 
     def step(self, batch: ForwardBatch) -> StepOutput:
         output = super().step(batch)
-        at = batch.positions[batch.wanted] + 1 - self.prompt
+        at = batch.positions[batch.logits_indices] + 1 - self.prompt
         output.tokens = np.array([self.script[one] for one in at.tolist()], np.int32)
         if batch.top_logprobs is not None:
             zeros = np.zeros((len(at), 0), np.float32)

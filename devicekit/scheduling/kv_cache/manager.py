@@ -137,7 +137,7 @@ class KVCacheManager:
                 self.prefix.unlock(node)
             self.table.give_one(row)
             return False
-        request.row, request.held, request.space = row, node, namespace
+        request.row, request.last_node, request.cache_namespace = row, node, namespace
         request.cached_pages = shared
         request.num_pages = shared + page_ids.count(own)
         request.computed = shared * self.page_size
@@ -223,16 +223,16 @@ class KVCacheManager:
 
     def publish(self, request: Request) -> None:
         """Share the full pages of a request, as far as it is computed, with later requests."""
-        prefix, held = self.prefix, request.held
-        if prefix is not None and held is not None and not request.private:
+        prefix, held = self.prefix, request.last_node
+        if prefix is not None and held is not None and not request.no_prefix_sharing:
             known, full = request.cached_pages, request.computed // self.page_size
             if full > known or prefix.by_priority:
-                request.held = held = self._insert(prefix, request, held, known, full)
+                request.last_node = held = self._insert(prefix, request, held, known, full)
                 request.cached_pages = full
             if self.tier is not None:
                 pages = self.table.page_rows.ids(request.row, 0, full)
                 tokens = self.table.tokens[request.row, : request.computed]
-                self.tier.store(tokens, request.space, pages, held, request.id)
+                self.tier.store(tokens, request.cache_namespace, pages, held, request.id)
         for layer in self.layers:
             layer.published(request)
 
@@ -243,7 +243,7 @@ class KVCacheManager:
         pages = self.table.page_rows.ids(row, known, full)
         if full > known and (node := prefix.append(held, key, pages)) is not None:
             return node
-        done = prefix.extend(held, key, pages, request.space, priority=request.priority)
+        done = prefix.extend(held, key, pages, request.cache_namespace, priority=request.priority)
         if done.duplicates:
             self._replace(row, known, pages, done)
         return done.node
@@ -266,11 +266,11 @@ class KVCacheManager:
         for layer in self.layers:
             layer.free(request)
         self.pages.give(self.table.page_rows.ids(row, _first_own(request), request.num_pages))
-        if self.prefix is not None and request.held is not None:
-            self.prefix.unlock(request.held)
-            request.held = None
+        if self.prefix is not None and request.last_node is not None:
+            self.prefix.unlock(request.last_node)
+            request.last_node = None
         self.table.give_one(row)
-        request.private = False
+        request.no_prefix_sharing = False
         request.row = request.num_pages = request.cached_pages = request.dropped_pages = request.computed = 0
 
     def tidy(self) -> None:

@@ -32,7 +32,7 @@ class RecurrentStateManager(LayerCacheManager):
         self.of[request.row] = self.slots.take_one()
 
     def fill(self, batch: ForwardBatch, chunks: Iterable[Chunk]) -> None:
-        batch.state_slots = self.of[batch.rows]
+        batch.state_slots = self.of[batch.req_pool_indices]
 
     def free(self, request: Request) -> None:
         self.slots.give_one(int(self.of[request.row]))

@@ -49,11 +49,11 @@ class SlidingWindowManager(LayerCacheManager):
         begin, end = request.dropped_pages or request.cached_pages, first // self._page_size
         if end <= begin:
             return
-        if self._prefix is not None and request.held is not None:
-            self._prefix.unlock(request.held)
-            request.held = None
+        if self._prefix is not None and request.last_node is not None:
+            self._prefix.unlock(request.last_node)
+            request.last_node = None
         row = self._table.pages[request.row]
         self._pages.give(row[begin:end].tobytes())
         row[:end] = 0
-        self._table.mark(request.row, end)
+        self._table.mark_dirty(request.row, end)
         request.dropped_pages = end

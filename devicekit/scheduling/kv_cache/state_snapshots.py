@@ -95,7 +95,7 @@ class StateSnapshotManager(LayerCacheManager):
             prompt, slot = self._prompts[request.row], int(self._states.of[request.row])
             if start == prompt.start and len(prompt.begun_with):
                 restored.append((self._slot_of(prompt.begun_with[0]), slot))
-            if prompt.marks and end == prompt.marks[0] and not request.private:
+            if prompt.marks and end == prompt.marks[0] and not request.no_prefix_sharing:
                 place = end // self._page_size - 1
                 page = int(self._table.pages[request.row, place])
                 if place in prompt.kept or self.snapshots.attach_one(page):

@@ -72,7 +72,7 @@ class RankedRunner:
     def _agreed(
         self, batch: ForwardBatch, output: StepOutput | None, outcome: int, failure: str
     ) -> StepOutput:
-        digest = zlib.crc32(batch.slots.tobytes(), zlib.crc32(batch.tokens.tobytes()))
+        digest = zlib.crc32(batch.slot_mapping.tobytes(), zlib.crc32(batch.input_ids.tobytes()))
         table = self._ranks.ask(
             Question.PASS,
             outcome,
@@ -81,7 +81,7 @@ class RankedRunner:
         )
         worst = int(table[:, 0].max())
         if output is not None and not worst:
-            tokens = table[0, 3 : 3 + len(batch.wanted)].astype(np.int32)
+            tokens = table[0, 3 : 3 + len(batch.logits_indices)].astype(np.int32)
             invalid = bool(len(tokens)) and int(tokens.min()) < 0
             return StepOutput(tokens, output.logprobs, output.prompt_logprobs, invalid)
         failed = np.flatnonzero(table[:, 0]).tolist()
