@@ -102,8 +102,12 @@ class Engine(EngineVerbs):
             limits = served.limits
             self.grammars = GrammarCompiler(self.tokenizer, limits.vocab_size, sorted(limits.eos_token_ids))
         self.scheduler: EngineScheduler = self._schedule(served, releases, ranks)
-        store = WeightStore(self.scheduler.state, device, Model(runner, runner.weight_aliases()))
-        store.refuse_nonfinite = config.refuse_nonfinite_weights
+        store = WeightStore(
+            self.scheduler.state,
+            device,
+            Model(runner, runner.weight_aliases()),
+            refuse_nonfinite=config.refuse_nonfinite_weights,
+        )
         self.weights: WeightControl = install(
             self.scheduler.control,
             store,

@@ -112,12 +112,18 @@ class WeightStore:
     """The weights of a target model and, where there is one, of its draft.
 
     ``rollback_bytes`` may be set: updates that write more are not kept in host memory meanwhile, and leave the
-    weights partly written where they fail half-way. 0 spares every update the copy. ``refuse_nonfinite`` may be
-    set: updates with a value that is NaN or infinite are then refused whole.
+    weights partly written where they fail half-way. 0 spares every update the copy. With
+    ``refuse_nonfinite`` updates with a value that is NaN or infinite are refused whole.
     """
 
     def __init__(
-        self, state: SchedulerState, device: Device, target: Model, draft: Model | None = None
+        self,
+        state: SchedulerState,
+        device: Device,
+        target: Model,
+        draft: Model | None = None,
+        *,
+        refuse_nonfinite: bool = False,
     ) -> None:
         self.state = state
         self._token = state.gate.token(HOLD)
@@ -126,7 +132,7 @@ class WeightStore:
         if draft is not None:
             self.models[Selector.DRAFT] = draft
         self.rollback_bytes = ROLLBACK_BYTES
-        self.refuse_nonfinite = False
+        self.refuse_nonfinite = refuse_nonfinite
         self._untrusted: set[tuple[Selector, str]] = set()
         self.released = False
 
