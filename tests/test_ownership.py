@@ -26,6 +26,7 @@ FOREIGN = {
     "forward",  # of a torch module
     "pre_tokenizer",
     "decoder",
+    "chat_template",
     "serving",  # of Starlette's application state
     "openapi",
     "asked_to_stop",  # of our own web server, a part of uvicorn's
