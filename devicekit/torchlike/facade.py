@@ -44,6 +44,7 @@ _ARGUMENTS: Mapping[str, int] = {
 # Streams and events come from the vendor or not at all: torch's own are inert where a backend has none, and
 # nothing tells the two apart.
 _CLASSES = ("Stream", "Event", "MemPool", "graph", "device")
+_MADE_WITH = {"Stream": 2, "Event": 1}  # arguments that the hooks give
 _MAINTAINED = frozenset(
     {"allocated_bytes", "reserved_bytes"}
 )  # what every allocator behind torch.accelerator counts
@@ -66,8 +67,11 @@ def facade(device_type: str, graph_class: str) -> ModuleType:
         if (function := _fitting(getattr(own, name, None), arguments, indexed)) is not None:
             setattr(found, name, function)
     for name in (*_CLASSES, graph_class):
-        if hasattr(own, name):
+        if hasattr(own, name) and _fitting(getattr(own, name), _MADE_WITH.get(name, 0), True) is not None:
             setattr(found, name, getattr(own, name))
+    if hasattr(found, "current_device"):  # torch.cpu answers with a word
+        index = found.current_device
+        found.current_device = lambda: value if isinstance(value := index(), int) else 0  # type: ignore[attr-defined]
     for name, function in _reshaped(own).items():
         setattr(found, name, function)
     _add_missing(found, _from_accelerator(device_type))

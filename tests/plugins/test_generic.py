@@ -286,3 +286,10 @@ def test_a_real_device_type_without_a_plugin_is_served_with_real_tensors() -> No
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
+
+
+def test_functions_and_classes_of_another_shape_are_left_out() -> None:
+    """torch.cpu: its current device is a word, its streams take a priority and its events nothing."""
+    backend = GenericBackend("cpu")
+    assert backend.current_index() == 0
+    assert {"create_stream", "create_event"}.isdisjoint(implemented_hooks(backend))
