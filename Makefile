@@ -7,7 +7,7 @@ SETUP := $(VENV)/.ready
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml plugins/hosts/*/pyproject.toml conformance/pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: hosts help run fleet test lint types architecture bench soak hostile operators kill-matrix matrix docs clean
+.PHONY: hosts help run fleet test lint types architecture bench soak hostile operators kill-matrix matrix clients docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ kill-matrix: $(SETUP) ## run the conformance suite over every deliberately fault
 
 matrix: $(SETUP) ## run the suite from wheels on every supported pluggy and pytest
 	@$(BIN)/python conformance/matrix.py --markdown docs/results/conformance-matrix.md
+
+clients: $(SETUP) ## real client programs against a real server; needs a package index and npm
+	@$(BIN)/python -m tests.clients --markdown docs/results/clients.md
 
 docs: $(SETUP) ## write the pages that are generated from the code
 	@$(BIN)/python -m tools.reference

@@ -5,17 +5,22 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from devicekit.contract.errors import DeviceError
 from devicekit.contract.records import MemoryStats
 from devicekit.device import Device
-from devicekit.scheduling.messages import Operation, Reply
+from devicekit.scheduling.messages import AbortReply, FlushReply, Operation, Output, PauseReply, Reply
+from devicekit.scheduling.request import FinishKind
 from devicekit.server.snapshot import Snapshot
 
 _log = logging.getLogger(__name__)
 
 _OPERATIONS = 50
+_FAILURES = 20
+_FIRSTS = 256  # requests whose time to the first token is remembered
+_LATELY = 10.0  # seconds
 _SAMPLES = 300  # seconds
 
 
@@ -28,6 +33,7 @@ class OperationRecord:
     success: bool
     message: str
     seconds: float
+    times: int = 1  # that the same came in a row and changed nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,16 @@ class Sample:
     computed_tokens: int  # since the start
     allocated: int | None
     reserved: int | None
+    first_token_seconds: float | None = None  # mean, of requests that ended lately; None: none did
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A request that the engine could not serve."""
+
+    at: float  # unix seconds
+    request: str
+    message: str
 
 
 class History:
@@ -53,6 +69,8 @@ class History:
         self._next_sample = 0.0
         self._warned = False
         self.operations: deque[OperationRecord] = deque(maxlen=_OPERATIONS)
+        self.failures: deque[Failure] = deque(maxlen=_FAILURES)
+        self._firsts: deque[tuple[float, float]] = deque(maxlen=_FIRSTS)
         self._samples: tuple[Sample, ...] = ()
 
     @property
@@ -77,6 +95,7 @@ class History:
             snapshot.computed_tokens,
             stats.allocated,
             stats.reserved,
+            self._first_token(now),
         )
         # A new tuple each time: other threads may be reading the old one.
         self._samples = (*self._samples[-_SAMPLES + 1 :], taken)
@@ -93,6 +112,38 @@ class History:
     def answered(self, operation: Operation, reply: Reply) -> None:
         """Keep what became of an operation."""
         name = type(operation).__name__
-        self.operations.append(
-            OperationRecord(time.time(), name, reply.success, reply.message, reply.seconds)
-        )
+        record = OperationRecord(time.time(), name, reply.success, reply.message, reply.seconds)
+        last = self.operations[-1] if self.operations else None
+        if last is not None and _changed_nothing(reply) and _alike(last, record):
+            self.operations[-1] = replace(record, times=last.times + 1)
+        else:
+            self.operations.append(record)
+
+    def ended(self, outputs: Sequence[Output]) -> None:
+        """Keep what requests failed for, and how soon those that ended had their first token."""
+        for output in outputs:
+            if output.finish is None:
+                continue
+            if output.finish.kind is FinishKind.ERROR:
+                self.failures.append(Failure(time.time(), output.id, output.finish.message))
+            if output.times is not None and output.times.first_token is not None:
+                self._firsts.append((time.monotonic(), output.times.first_token))
+
+    def _first_token(self, now: float) -> float | None:
+        lately = [seconds for at, seconds in tuple(self._firsts) if at > now - _LATELY]
+        return sum(lately) / len(lately) if lately else None
+
+
+def _alike(one: OperationRecord, other: OperationRecord) -> bool:
+    return (one.operation, one.success, one.message) == (other.operation, other.success, other.message)
+
+
+def _changed_nothing(reply: Reply) -> bool:
+    """Whether an operation left everything as it was."""
+    if not reply.success:
+        return True
+    if isinstance(reply, PauseReply):
+        return not reply.changed
+    if isinstance(reply, AbortReply):
+        return not reply.aborted
+    return isinstance(reply, FlushReply) and not reply.pages_freed

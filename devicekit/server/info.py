@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from devicekit import __version__
 from devicekit.server.endpoints import Arguments, Endpoint, Handler
-from devicekit.server.errors import NotFound
+from devicekit.server.errors import BadRequest, NotFound
 from devicekit.server.health import status_of
 from devicekit.server.keys import Access
 from devicekit.server.serving import Serving
@@ -97,6 +97,8 @@ def _model(serving: Serving) -> dict[str, object]:
 async def model(serving: Serving, arguments: Arguments, request: Request) -> Response:
     """One model, in OpenAI's format."""
     name = request.path_params["name"]
+    if name.startswith("{") and name.endswith("}"):  # what a description of the API has in its place
+        raise BadRequest(f"{name} stands for the name of a model.")
     if name != serving.model_name:
         raise NotFound(f"There is no model {name!r} here, only {serving.model_name!r}.")
     return JSONResponse(_model(serving))

@@ -7,6 +7,7 @@ and replies cross over by id: each has one place to go, and one that nobody wait
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import threading
@@ -69,6 +70,7 @@ class EngineLoop:
         self.snapshot: Snapshot = take_snapshot(scheduler, 0, 0)
         self.failure: str | None = None  # why nothing runs any more
         self._outputs: dict[str, Outputs | None] = {}  # by request id, until it ends; None: abandoned
+        self._since: dict[str, float] = {}  # when each of those came; in that order
         self._operations: dict[str, PendingOperation] = {}
         self._looks: deque[Callable[[], None]] = deque()  # taken by the thread
         self._looking: set[asyncio.Future[Any]] = set()  # who waits for them
@@ -119,6 +121,11 @@ class EngineLoop:
         """Requests that have not ended."""
         return len(self._outputs)
 
+    def oldest(self, count: int) -> list[tuple[str, float]]:
+        """Of requests that have not ended, those that came first: id, and seconds since then."""
+        now = time.monotonic()
+        return [(identity, now - since) for identity, since in itertools.islice(self._since.items(), count)]
+
     @property
     def pending(self) -> list[PendingOperation]:
         """Operations that have no answer yet."""
@@ -150,6 +157,7 @@ class EngineLoop:
         for request in requests:
             self._scheduler.post(request)
             self._outputs[request.id] = outputs
+            self._since[request.id] = time.monotonic()
         return outputs
 
     async def perform(self, operation: Operation) -> Reply:
@@ -218,6 +226,7 @@ class EngineLoop:
             outputs = self._outputs.get(output.id)
             if output.finish is not None:
                 self._outputs.pop(output.id, None)
+                self._since.pop(output.id, None)
             if outputs is not None:
                 outputs.put(output)
         for reply in step.replies:
@@ -240,6 +249,7 @@ class EngineLoop:
             if not look.done():
                 look.set_exception(EngineStopped(reason))
         self._outputs.clear()
+        self._since.clear()
         self._operations.clear()
 
     # -- The thread -------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from devicekit.engine import Engine
-from devicekit.scheduling.messages import Operation, Reply
+from devicekit.scheduling.messages import Operation, Output, Reply
 from devicekit.scheduling.request import Request
 from devicekit.server.bodies import Bodies
 from devicekit.server.errors import BadRequest, TooManyRequests, Unavailable
@@ -55,7 +55,7 @@ class Serving:
         self.metrics = Metrics(self.model_name, sglang=settings.sglang_metrics)
         self.loop = EngineLoop(
             engine.scheduler,
-            on_outputs=self.metrics.count,
+            on_outputs=self._on_outputs,
             on_reply=self._on_reply,
             on_tick=lambda: self.history.sample(self.loop.snapshot),
         )
@@ -202,6 +202,10 @@ class Serving:
         if isinstance(reply, kind):
             return reply
         return kind(**{field.name: getattr(reply, field.name) for field in dataclasses.fields(reply)})
+
+    def _on_outputs(self, outputs: Sequence[Output]) -> None:
+        self.metrics.count(outputs)
+        self.history.ended(outputs)
 
     def _on_reply(self, operation: Operation, reply: Reply) -> None:
         self.metrics.answered(operation, reply)

@@ -16,6 +16,7 @@ from devicekit.server.health import status_of
 from devicekit.server.keys import Access
 from devicekit.server.serving import Serving
 
+_SHOWN = 20  # requests in flight, the oldest first
 # The pages are self-contained: nothing may be loaded from, or sent to, anywhere else.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 
@@ -38,6 +39,8 @@ async def status(serving: Serving, arguments: Arguments, request: Request) -> Re
             "max_running": engine.config.max_running,
             "engine": dataclasses.asdict(loop.snapshot),
             "in_flight": loop.in_flight,
+            "requests": [{"id": one, "seconds": seconds} for one, seconds in loop.oldest(_SHOWN)],
+            "failures": [dataclasses.asdict(one) for one in reversed(history.failures)],
             "pending": [
                 {"operation": type(one.operation).__name__, "seconds": time.monotonic() - one.since}
                 for one in loop.pending

@@ -163,3 +163,24 @@ def test_the_model_and_the_server_describe_themselves(shared: Server, models: Mo
         info = shared.get(path).json()
         assert info["internal_states"][0]["memory_usage"]["token_capacity"] > 0
         assert info["allowed_weights_roots"] == [str(models.root.resolve())]
+
+
+def test_the_status_shows_requests_with_their_age_failures_and_folded_repetitions(serve: Serve) -> None:
+    with serve() as server:
+        for _ in range(3):
+            server.post("/continue_generation")
+        with server.running(rid="long one"):
+            status = server.get("/status").json()
+            assert [one["id"] for one in status["requests"]] == ["long one"]
+            assert status["requests"][0]["seconds"] > 0
+        assert (status["operations"][0]["operation"], status["operations"][0]["times"]) == ("Continue", 3)
+        assert status["failures"] == []
+
+        def fail(batch: object) -> None:
+            raise RuntimeError("a bug")
+
+        server.serving.engine.runner.step = fail
+        server.post("/generate", {"text": "Pages", "rid": "unlucky"})
+        [failure] = server.get("/status").json()["failures"]
+        assert failure["request"] == "unlucky"
+        assert "a bug" in failure["message"]
