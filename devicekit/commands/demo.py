@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from devicekit.commands.choice import choice_text
 from devicekit.commands.demo_model import write_model
 from devicekit.commands.noise import noisy_copy
 from devicekit.commands.oracle import Comparison, Oracle
@@ -143,7 +144,7 @@ class _Demo:
         """The whole demo; returns the exit status."""
         selection = select(self._request)
         index = parse_request(self._request)[1] if self._request else None
-        self._timeline.say(selection.explain())
+        self._timeline.say(choice_text(selection))
         device = device_of(selection.backend, index or 0)
         # In float32 the two implementations agree to the last token; narrower types round differently.
         engine = Engine.open(self._first, device, config=EngineConfig(), dtype=torch.float32)

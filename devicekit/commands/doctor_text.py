@@ -75,11 +75,11 @@ def _backend(one: Facts) -> Iterator[str]:
 
 def _choice(choice: Facts) -> Iterator[str]:
     if choice["ok"] is not True:
-        yield f"fails: {choice['error']}"
-        return
-    yield f"{choice['backend']}"
-    for name, one in cast("Mapping[str, Mapping[str, str]]", choice["verdicts"]).items():
-        yield f"  {name}: {one['verdict']}: {one['reason']}"
+        yield "no backend can be chosen: see the problems below"
+    elif choice["request"] is None:
+        yield f"{choice['backend']}"
+    else:
+        yield f"{choice['backend']}, asked for as {choice['request']!r}"
 
 
 def _problem(what: str, remedy: str, serious: bool) -> Iterator[str]:

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 
+from devicekit.commands.choice import choice_text
 from devicekit.commands.text import human_bytes
 from devicekit.contract.environment import VARIABLES, shown
 from devicekit.contract.hooks import HOOKS
@@ -27,7 +28,10 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--device", help="backend, or backend:index; default: DEVICEKIT_BACKEND, or the best")
     parser.add_argument("--plan", metavar="MODEL", help="also show how a KV pool for this model is sized")
-    parser.add_argument("--json", action="store_true", help="JSON instead of text")
+    parser.add_argument(
+        "--all", action="store_true", help="say of each backend why it was not chosen; default: in one line"
+    )
+    parser.add_argument("--json", action="store_true", help="JSON instead of text; default: text")
     options = parser.parse_args(arguments)
     selection = select(options.device)
     index = parse_request(options.device)[1] if options.device else None
@@ -36,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.json:
         print(json.dumps(_document(selection, devices), indent=2))
     else:
-        _print(selection, devices)
+        _print(selection, devices, options.all)
     if options.plan:
         _print_plan(options.plan, devices[0])
     return 0
@@ -91,9 +95,9 @@ def _device_document(device: Device) -> Mapping[str, object]:
     }
 
 
-def _print(selection: Selection, devices: list[Device]) -> None:
+def _print(selection: Selection, devices: list[Device], everything: bool) -> None:
     backend = selection.backend
-    print(selection.explain())
+    print(selection.explain() if everything else choice_text(selection))
     print(f"\ndevice contract {CONTRACT_VERSION}, plugin accepts {backend.manifest.contract}")
     for device in devices:
         _print_device(device)

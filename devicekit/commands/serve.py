@@ -7,10 +7,12 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from devicekit.commands import keys
+from devicekit.commands.logs import LEVELS, write_logs
 from devicekit.files import UnreadableFile, read_regular
 
 if TYPE_CHECKING:
@@ -68,20 +70,31 @@ def _serve(options: argparse.Namespace, ranks: RankGroup | None) -> int:
             device = run_on_all_ranks(ranks, lambda: launched.local_device(options.device))
         engine = Engine.open(options.model, device, config=_config(options), ranks=ranks)
         if listener is not None:
-            return _over_http(engine, settings, listener, ranks)
+            settings = replace(settings, port=listener.getsockname()[1])  # where 0 asked for any
+            return _over_http(engine, settings, listener, ranks, options.log_level, options.access_log)
         launched.follow(cast("LockstepScheduler", engine.scheduler))
         return 0
 
 
-def _over_http(engine: Engine, settings: ServerSettings, listener: socket, ranks: RankGroup | None) -> int:
+def _over_http(
+    engine: Engine,
+    settings: ServerSettings,
+    listener: socket,
+    ranks: RankGroup | None,
+    log_level: str,
+    access_log: bool,
+) -> int:
     """Serve over HTTP until told to stop, by a signal or by another rank."""
+    from devicekit.server import journal
     from devicekit.server.app import create_app
     from devicekit.server.origins import is_loopback
     from devicekit.server.run import run, server
 
     if not is_loopback(settings.host) and settings.admin_api_key is None and settings.api_key is None:
         print(f"Anyone who can reach {settings.host} can steer this server: no key is set.", file=sys.stderr)
-    web = server(create_app(engine, settings))
+    web = server(create_app(engine, settings), access_log=access_log)
+    write_logs(log_level, access=access_log)  # after uvicorn has set up its own
+    journal.started(engine)
     if ranks is None:
         status = run(web, listener)
         if status:  # a thread is left behind that would not let the interpreter end
@@ -133,6 +146,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--port", type=int, default=30000, help="default: %(default)s; 0: any that is free")
     add("--served-model-name", metavar="NAME", help="default: the name of the model directory")
     add("--chat-template", metavar="FILE", help="Jinja template; default: the tokenizer's own")
+    add(
+        "--log-level",
+        choices=LEVELS,
+        default="info",
+        help="least that is told on standard error: start-up and updates are info, refused verbs warnings; "
+        "default: %(default)s",
+    )
+    add("--access-log", action="store_true", help="a line for every request too; default: none")
     access = parser.add_argument_group("access")
     add = access.add_argument
     add("--api-key", metavar="KEY", help="demanded from everybody; or DEVICEKIT_API_KEY, or --api-key-file")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import threading
 from dataclasses import dataclass
 
 from devicekit.contract.errors import BackendLoadError, ConfigurationError
-from devicekit.contract.manifest import Manifest
 from devicekit.contract.text import shown
 from devicekit.registry.opened import OpenedBackend
 
@@ -116,26 +114,3 @@ def probe_timeout() -> float:
             f"DEVICEKIT_PROBE_TIMEOUT must be a positive number of seconds, not {shown(text)}."
         )
     return seconds
-
-
-def hardware_signs(manifest: Manifest) -> list[str]:
-    """Paths of this machine that the manifest names as signs of the hardware."""
-    return sorted(path for pattern in manifest.hardware for path in _matching(pattern))
-
-
-def _matching(pattern: str) -> list[str]:
-    try:
-        return glob.glob(pattern)
-    except (OSError, ValueError):  # no path of this system
-        return []
-
-
-def hardware_seen(manifest: Manifest | None) -> bool:
-    """Whether the machine shows signs of the hardware, judged without the plugin.
-
-    A manifest that is unreadable or names no sign leaves the question open, and open counts as present: a
-    backend that somebody installed is not to be passed over in silence.
-    """
-    if manifest is None or manifest.host or not manifest.hardware:
-        return True
-    return bool(hardware_signs(manifest))

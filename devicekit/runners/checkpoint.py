@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,7 +54,7 @@ class ModelDirectory:
         """
         root = Path(path)
         if not root.is_dir():
-            raise InvalidModelDirectory(f"no model directory at {root}", path=str(root))
+            raise InvalidModelDirectory(f"no model directory at {root}{_download(path)}", path=str(root))
         documents = Documents(root)
         config = _read_config(documents)
         _refuse_unserved(root, config)
@@ -226,3 +227,15 @@ def _stable_positions(config: hf.PreTrainedConfig, longest: int) -> int:
             )
             longest = min(longest, original or longest)
     return int(longest)
+
+
+def _download(path: str | Path) -> str:
+    """What to do about a name that looks like one of a model hub, as in ``owner/model``."""
+    name = str(path)
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is None or Path(name).parent.exists():
+        return ""
+    folder = name.partition("/")[2]
+    return (
+        "; models are read from directories only. If it is a name on the Hugging Face hub, download it first: "
+        f"hf download {name} --local-dir {folder}, and give {folder}"
+    )

@@ -49,8 +49,8 @@ def bind(settings: ServerSettings) -> socket.socket:
     return listener
 
 
-def server(app: Starlette) -> Server:
-    """A uvicorn server for the application."""
+def server(app: Starlette, *, access_log: bool = False) -> Server:
+    """A uvicorn server for the application; ``access_log``: it hands a line for every request to its logger."""
     serving: Serving | None = getattr(app.state, "serving", None)
     settings = ServerSettings() if serving is None else serving.settings
     config = uvicorn.Config(
@@ -58,7 +58,7 @@ def server(app: Starlette) -> Server:
         http=BoundedProtocol,
         ws="none",
         log_level="warning",
-        access_log=False,
+        access_log=access_log,
         lifespan="on",
         proxy_headers=False,  # nothing here depends on who asks
         timeout_keep_alive=settings.keep_alive_seconds,  # type: ignore[arg-type]  # any number will do

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from devicekit.engine import Engine
 from devicekit.scheduling.messages import Operation, Output, Reply
 from devicekit.scheduling.request import Request
+from devicekit.server import journal
 from devicekit.server.bodies import Bodies
 from devicekit.server.errors import BadRequest, TooManyRequests, Unavailable
 from devicekit.server.history import History
@@ -210,3 +211,4 @@ class Serving:
     def _on_reply(self, operation: Operation, reply: Reply) -> None:
         self.metrics.answered(operation, reply)
         self.history.answered(operation, reply)
+        journal.answered(operation, reply)

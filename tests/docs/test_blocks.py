@@ -6,11 +6,9 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,21 +29,6 @@ _MAKE_TARGETS = set(re.findall(r"^([a-z-]+):", (CHECKOUT / "Makefile").read_text
 
 def blocks(*languages: str) -> list[Block]:
     return [block for page in PAGES for block in blocks_of(page) if block.language in languages]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("example") / "models"
-    assert main(["example-model", str(folder)]) == 0
-    return folder
-
-
-@pytest.fixture
-def scratch(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder with the example models in it, as the pages begin."""
-    shutil.copytree(models, tmp_path / "models")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def test_every_block_says_what_it_is() -> None:
@@ -197,27 +180,6 @@ def test_cheap_commands_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 def pages_with_servers() -> list[Path]:
     return [page for page in PAGES if any(block.needs == "server" for block in blocks_of(page))]
-
-
-@pytest.fixture
-def served(request: pytest.FixtureRequest, scratch: Path) -> Iterator[str]:
-    """The port at which the page's first `devicekit serve` serves, as it is printed there."""
-    page: Path = request.param
-    lines = [
-        words for block in blocks_of(page) if block.language == "bash" for words in commands_in(block.text)
-    ]
-    started = (words[1:] for words in lines if words[:2] == ["devicekit", "serve"])
-    arguments = next(started, ["serve", "--model", "models/v1"])
-    arguments = [word for word in arguments if word != "&"]
-    command = [sys.executable, "-m", "devicekit", *arguments, "--port", "0", "--device", "cpu"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=scratch) as process:
-        assert process.stdout is not None
-        try:
-            line = process.stdout.readline()
-            assert line.startswith("Serving on http://"), line
-            yield line.strip().rpartition(":")[2]
-        finally:
-            process.terminate()
 
 
 @pytest.mark.parametrize("served", pages_with_servers(), ids=lambda page: page.name, indirect=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -67,11 +68,14 @@ def diagnose(*, conformance: Path | None = None, timeout: float = 120.0) -> Diag
     """
     report = None if conformance is None else _tier(conformance)
     candidates = discover()
-    torch, autoload = _examine_torch(timeout)
-    # With a broken extension in place, everything else can still be examined without it.
-    works = torch["ok"] is True
-    backends = [_examine_backend(one, works, timeout) for one in candidates]
-    choice = examine("choice", autoload=works, timeout=timeout)
+    with ThreadPoolExecutor() as pool:  # importing torch is most of the time, and each examination does
+        choosing = pool.submit(examine, "choice", timeout=timeout)
+        torch, autoload = _examine_torch(timeout)
+        # With a broken extension in place, everything else can still be examined without it.
+        works = torch["ok"] is True
+        choice = choosing.result() if works else examine("choice", autoload=False, timeout=timeout)
+        backends = list(pool.map(lambda one: _examine_backend(one, choice, works, timeout), candidates))
+    choice = {key: value for key, value in choice.items() if key != "chosen"}
     problems = [
         *_torch_problems(torch, autoload),
         *_setting_problems(candidates),
@@ -108,17 +112,22 @@ def _examine_torch(timeout: float) -> tuple[Facts, Sequence[Facts]]:
     return torch, autoload
 
 
-def _examine_backend(candidate: Candidate, autoload: bool, timeout: float) -> Facts:
+def _examine_backend(candidate: Candidate, choice: Facts, autoload: bool, timeout: float) -> Facts:
+    """What a backend says of itself; asked in a process of its own where the choice has not told it already."""
     described = facts.describe(candidate)
-    if candidate.error is None and (reason := facts.left_out(candidate)) is not None:
-        return {**described, "ok": None, "error": f"left out on purpose: {reason}", "kind": "LeftOut"}
     if candidate.error is not None:
-        return {
-            **described,
-            "ok": False,
-            "error": str(candidate.error),
-            "kind": type(candidate.error).__name__,
-        }
+        kind = type(candidate.error).__name__
+        return {**described, "ok": False, "error": str(candidate.error), "kind": kind}
+    if (reason := facts.left_out(candidate)) is not None:
+        return {**described, "ok": None, "error": f"left out on purpose: {reason}", "kind": "LeftOut"}
+    if (reason := facts.absent(candidate)) is not None:
+        return {**described, "ok": None, "error": f"not on this machine: {reason}", "kind": "Absent"}
+    chosen = cast("Facts", choice.get("chosen", {}))
+    if choice.get("backend") == candidate.name and chosen.get("ok") is True:
+        return {**described, **chosen}
+    verdict = cast("Mapping[str, Facts]", choice.get("verdicts", {})).get(candidate.name, {})
+    if verdict.get("verdict") == "no hardware":
+        return {**described, "ok": False, "error": verdict["reason"], "kind": "BackendUnavailable"}
     return {**described, **examine("backend", candidate.name, autoload=autoload, timeout=timeout)}
 
 
@@ -169,7 +178,7 @@ def _backend_problems(backends: Sequence[Facts], choice: Facts) -> Iterator[Prob
         yield Problem("No backend is installed.", "Try: pip install devicekit-cpu")
         return
     for one in backends:
-        if one["ok"] is True or one["kind"] in ("BackendUnavailable", "LeftOut"):
+        if one["ok"] is True or one["kind"] in ("BackendUnavailable", "LeftOut", "Absent"):
             continue
         seen = bool(one["hardware_signs"]) or one["problem"] is not None
         yield Problem(

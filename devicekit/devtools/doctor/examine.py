@@ -9,8 +9,12 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
+from typing import TYPE_CHECKING
 
 from devicekit.registry.installed import entries
+
+if TYPE_CHECKING:
+    from devicekit.registry.selection import Selection
 
 Finding = Mapping[str, object]
 AUTOLOAD_GROUP = "torch.backends"
@@ -40,11 +44,16 @@ def examine_autoload(name: str) -> Finding:
 
 def examine_backend(name: str) -> Finding:
     """Open a backend by name, and let its devices say what they are."""
-    from devicekit.device import device_of
     from devicekit.registry.selection import select
 
-    selection = select(name)
-    report = selection.candidates[0]
+    return _facts(select(name))
+
+
+def _facts(selection: Selection) -> Finding:
+    from devicekit.device import device_of
+    from devicekit.registry.selection import Verdict
+
+    report = next(one for one in selection.candidates if one.verdict is Verdict.CHOSEN)
     devices = [device_of(selection.backend, index) for index in range(report.device_count or 0)]
     return {
         "reason": report.reason,
@@ -58,14 +67,23 @@ def examine_backend(name: str) -> Finding:
 
 
 def examine_choice(_: str) -> Finding:
-    """Choose as `devicekit.get_device()` does."""
+    """Choose as `devicekit.get_device()` does, and let the chosen devices say what they are."""
     from devicekit.registry.selection import select
 
     selection = select()
     verdicts = {
         one.name: {"verdict": one.verdict.value, "reason": one.reason} for one in selection.candidates
     }
-    return {"backend": selection.backend.name, "request": selection.request, "verdicts": verdicts}
+    try:
+        chosen = {"ok": True, **_facts(selection)}
+    except Exception:  # asking for it by name, in a process of its own, says what is wrong
+        chosen = {"ok": False}
+    return {
+        "backend": selection.backend.name,
+        "request": selection.request,
+        "verdicts": verdicts,
+        "chosen": chosen,
+    }
 
 
 EXAMINATIONS: Mapping[str, Callable[[str], Finding]] = {

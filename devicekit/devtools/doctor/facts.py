@@ -12,9 +12,11 @@ from devicekit.contract.environment import check_environment, shown
 from devicekit.contract.errors import ConfigurationError
 from devicekit.contract.versions import CONTRACT_VERSION
 from devicekit.devtools.doctor.examine import AUTOLOAD_GROUP
+from devicekit.registry.availability import availability
 from devicekit.registry.candidates import Candidate
+from devicekit.registry.hardware import hardware_signs
 from devicekit.registry.installed import entries, installed_version, printable
-from devicekit.registry.probing import hardware_signs, probe_timeout
+from devicekit.registry.probing import probe_timeout
 from devicekit.registry.requirements import is_allowed
 
 _PACKAGES = ("torch", "pluggy", "packaging", "numpy", "transformers", "safetensors", "rich")
@@ -90,3 +92,10 @@ def left_out(candidate: Candidate) -> str | None:
     if not is_allowed(candidate):
         return "DEVICEKIT_ALLOWED_DISTRIBUTIONS does not list its distribution"
     return None
+
+
+def absent(candidate: Candidate) -> str | None:
+    """Why a backend can find nothing here: no sign of its hardware, and its vendor's package is not installed."""
+    here = availability(candidate)
+    unmet = here.usable is False and here.signs == () and not here.importable
+    return here.reason if unmet else None

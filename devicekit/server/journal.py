@@ -1,0 +1,46 @@
+"""What a server tells its operator: what it serves, updates of weights, and verbs that were refused."""
+
+from __future__ import annotations
+
+import logging
+
+from devicekit import __version__
+from devicekit.engine import Engine
+from devicekit.scheduling.messages import Operation, Reply, UpdateReply
+
+_log = logging.getLogger(__name__)
+
+
+def started(engine: Engine) -> None:
+    """Tell model, device, versions and how the pool of keys and values was sized."""
+    plan, device = engine.plan, engine.device
+    _log.info(
+        "devicekit %s serves %s on %s:%d, backend %s",
+        __version__,
+        engine.runner.directory.path,
+        device.name,
+        device.index,
+        device.backend.label,
+    )
+    available = "unknown" if plan.available_bytes is None else str(plan.available_bytes)
+    _log.info(
+        "KV pool: %d pages of %d tokens, %d bytes; available before: %s bytes; up to %d requests at once",
+        plan.num_pages,
+        plan.page_size,
+        plan.pool_bytes,
+        available,
+        engine.config.max_running,
+    )
+
+
+def answered(operation: Operation, reply: Reply) -> None:
+    """Tell of an operation that changed the weights, or that was not done."""
+    name = type(operation).__name__
+    if not reply.success:
+        blockers = ", ".join(f"{one.name}={one.count}" for one in reply.blockers)
+        kind = "failed" if reply.refusal is None else f"was refused ({reply.refusal.value})"
+        _log.warning("%s %s: %s%s", name, kind, reply.message, f" [{blockers}]" if blockers else "")
+    elif isinstance(reply, UpdateReply):
+        _log.info("%s done in %.3f s: %s", name, reply.seconds, reply.message)
+    else:
+        _log.debug("%s done in %.3f s", name, reply.seconds)
