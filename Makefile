@@ -52,7 +52,10 @@ operators: $(SETUP) ## trace what an engine sends to a device, and write the lis
 	@$(BIN)/python -m tools.sent_operators --write
 
 kill-matrix: $(SETUP) ## run the conformance suite over every deliberately faulty backend
-	@$(BIN)/python -m devicekit_conformance.selftest --markdown conformance/KILL_MATRIX.md
+	@$(BIN)/python -m devicekit_conformance.selftest --markdown conformance/WRITTEN_FAULTS.md
+	@mkdir -p dist && for shard in 1 2 3 4; do \
+		$(BIN)/python -m devicekit_conformance.selftest.matrix --shard $$shard/4 --json dist/kill-$$shard.json || true; done
+	@$(BIN)/python -m devicekit_conformance.selftest.matrix --merge dist/kill-?.json --markdown conformance/KILL_MATRIX.md
 
 matrix: $(SETUP) ## run the suite from wheels on every supported pluggy and pytest
 	@$(BIN)/python conformance/matrix.py --markdown docs/results/conformance-matrix.md

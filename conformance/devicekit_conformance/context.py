@@ -33,8 +33,14 @@ class NotRun(Exception):
 class Context:
     """One backend in one worker process. Everything is opened when it is first asked for."""
 
-    def __init__(self, target: Target, note: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(
+        self,
+        target: Target,
+        note: Callable[[str], None] = lambda text: None,
+        focus: frozenset[str] | None = None,
+    ) -> None:
         self.target = target
+        self.focus = focus  # where set, requirements that try every hook try these only
         self.note = note  # tells the judge what is being tried, for the message if this process hangs
 
     # -- The backend ------------------------------------------------------------------------------------------
@@ -123,7 +129,7 @@ class Context:
 
     def check_type(self, name: str, found: object) -> None:
         """Fail unless ``found`` is of a type that the contract allows the hook to return."""
-        allowed = frozen_contract.HOOKS[name].returns
+        allowed = frozen_contract.hook(name).returns
         if "*" in allowed and found is None:
             fail(f"{name} returned None: a hook that the device cannot serve is left out instead")
         if "*" not in allowed and type(found).__name__ not in allowed:

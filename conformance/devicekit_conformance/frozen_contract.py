@@ -36,11 +36,39 @@ class FrozenHook:
         return f"{self.name}({', '.join(self.parameters)})"
 
     @property
+    def refuses(self) -> bool:
+        """Whether it must raise for a device that does not exist."""
+        return "index" in self.parameters and self.name not in _ANY_INDEX
+
+    @property
+    def creates(self) -> bool:
+        """Whether what it returns is new each time."""
+        return "*" in self.returns or self.name in ("pin_memory", "import_ipc")
+
+    @property
+    def initialises(self) -> bool:
+        """Whether it may initialise a device that nothing has used."""
+        return self.missing is Missing.RAISE or self.name in (
+            "device_properties",
+            "memory_info",
+            "synchronize",
+        )
+
+    @property
+    def only_looks(self) -> bool:
+        """Whether it must not wait, allocate, empty or reset anything."""
+        return self.missing is Missing.ANSWER_UNKNOWN or self.name in (
+            "is_available", "device_count", "current_index", "set_index", "current_stream"
+        )  # fmt: skip
+
+    @property
     def harmless(self) -> bool:
         """Whether calling it with nothing but an index changes no state that an engine relies on."""
         return self.parameters in ((), ("index",)) and self.name not in _CREATING
 
 
+# These never raise, make what belongs to no device yet, or are of the whole process on some vendors.
+_ANY_INDEX = frozenset({"is_capturing", "copies_overlap", "create_event", "record_memory_history"})
 _REQUIRED, _ORDERING = Missing.REFUSE_BACKEND, Missing.RAISE
 _RELEASING, _OBSERVING = Missing.DO_NOTHING_AND_SAY_SO, Missing.ANSWER_UNKNOWN
 _CREATING = frozenset({"set_index", "create_graph", "memory_pool"})
@@ -85,6 +113,39 @@ _ROWS: tuple[tuple[str, Missing, tuple[str, ...], tuple[str, ...]], ...] = (
 )
 
 HOOKS: Mapping[str, FrozenHook] = MappingProxyType({row[0]: FrozenHook(*row) for row in _ROWS})
+
+_PROFILES = {
+    "Presence": "core", "Selection": "core", "Failure": "core", "Random": "core", "Tools": "core",
+    "Ordering": "streams", "Releasing": "memory", "Observing": "memory", "Limits and pools": "memory",
+    "Host side": "host", "Processes": "processes",
+}  # fmt: skip
+_ELSEWHERE = {"synchronize": "core", "empty_host_cache": "host", "host_memory_stats": "host",
+              "collect_ipc": "processes", "record_memory_history": "memory"}  # fmt: skip
+
+
+def hook(name: str) -> FrozenHook:
+    """One hook; of one that this copy does not know yet, what the host's contract declares."""
+    if name in HOOKS:
+        return HOOKS[name]
+    from devicekit.contract.hooks import HOOKS as DECLARED
+
+    spec = DECLARED[name]
+    plain = {"None": "NoneType"}
+    parts = [plain.get(part, part.rpartition(".")[2]) for part in spec.returns.split(" | ")]
+    known = all(part.isidentifier() for part in parts) and not spec.returns.endswith(
+        ("Stream", "Event", "Graph")
+    )
+    return FrozenHook(
+        name, Missing(spec.kind.value), spec.parameters, tuple(parts) if known else ("*", "NoneType")
+    )
+
+
+def profile_of(name: str) -> str:
+    """The profile in which a hook is tried."""
+    from devicekit.contract.hooks import HOOKS as DECLARED
+
+    return _ELSEWHERE.get(name) or _PROFILES.get(DECLARED[name].group, "core")
+
 
 CAPABILITIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {

@@ -1,7 +1,8 @@
-"""Reads a pickled handle from standard input, imports the tensor behind it, and prints the sum of its bytes."""
+"""Imports tensors from pickled handles on standard input, says what each is, and adds 1 to every number in it."""
 
 from __future__ import annotations
 
+import json
 import pickle
 import sys
 
@@ -15,10 +16,22 @@ def main(address: str, probe: str | None = None) -> None:
     """Run in a process of its own, with the address of the backend that exported."""
     context = Context(Target(address, probe))
     context.device_count  # noqa: B018  # opens the backend, whose classes the handle may need
-    handle = pickle.load(sys.stdin.buffer)
-    tensor = context.hook("import_ipc")(handle)
-    if isinstance(tensor, torch.Tensor):
-        print(int(tensor.cpu().to(torch.int64).sum()))
+    told = []
+    for handle in pickle.load(sys.stdin.buffer):
+        tensor = context.hook("import_ipc")(pickle.loads(handle))
+        if isinstance(tensor, torch.Tensor):
+            place = tensor.device.index
+            told.append(
+                {
+                    "the sum": int(tensor.cpu().to(torch.int64).sum()),
+                    "the shape": list(tensor.shape),
+                    "the type": str(tensor.dtype),
+                    "the device": place,
+                }
+            )
+            tensor.add_(1)
+            context.hook("synchronize")(place or 0)
+    print(json.dumps(told))
 
 
 if __name__ == "__main__":

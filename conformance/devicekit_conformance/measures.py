@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 from devicekit_conformance.context import MIB, Context, NotApplicable
@@ -10,10 +12,26 @@ if TYPE_CHECKING:
     import torch
 
     from devicekit.contract.records import MemoryInfo, MemoryStats
+    from devicekit_conformance.trial import Trial
 
 # Constants, never derived from what is under test: a backend that reports MiB would choose its own test size.
 BLOCK = 24 * MIB
 LARGE = 256 * MIB
+GIB = 1 << 30
+_COARSE = 64 * 1024  # what is always a multiple of so much is counted in pages
+ROUNDING = 64 * MIB  # the largest page in which an honest allocator may count
+
+
+def granule(numbers: Sequence[int]) -> int:
+    """The page in which these numbers are counted; 0 where they are counted exactly."""
+    common = math.gcd(*numbers) if numbers else 0
+    return min(common, ROUNDING) if common >= _COARSE else 0
+
+
+def large_of(trial: Trial) -> int:
+    """A large block's size: `LARGE`, or less where torch itself says that the device is small."""
+    own = trial.own("mem_get_info", trial.index)
+    return LARGE if own is None or own[1] >= 8 * LARGE else 32 * MIB
 
 
 def stats(ctx: Context, index: int = 0) -> MemoryStats:

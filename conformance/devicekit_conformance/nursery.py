@@ -51,7 +51,10 @@ def main() -> None:
 
 def _warm_up() -> None:
     import numpy  # noqa: F401
-    import torch  # noqa: F401
+    import torch
+
+    with contextlib.suppress(ImportError):
+        import torch.distributed.tensor  # noqa: F401  # torch does, when it first meets a tensor subclass
 
     # Not devicekit's own modules: they notice a fork, and a worker is to be a process like any other.
     from devicekit_conformance import worker  # noqa: F401

@@ -61,6 +61,11 @@ class TorchProbe:
         self._module = None if device_type == "cpu" else _module_of(device_type)
         self._workers: dict[int, Worker | None] = {}
 
+    @property
+    def runtime(self) -> object | None:
+        """torch's own module for the device type; ``None`` where there is none, as for cpu."""
+        return self._module
+
     def tensor(self, size: int, index: int) -> torch.Tensor:
         return torch.empty(size, dtype=torch.uint8, device=self._device(index))
 

@@ -59,6 +59,7 @@ class Requirement:
     device: bool = True  # needs a device
     min_devices: int = 1
     unwaivable: bool = False  # data loss, a silent race or a hang: no reason excuses it
+    every: bool = False  # tries each hook in turn, those of later contracts included
     since: str = "1.0"
 
 
@@ -78,6 +79,7 @@ def requirement(
     device: bool = True,
     min_devices: int = 1,
     unwaivable: bool = False,
+    every: bool = False,
     since: str = "1.0",
 ) -> Callable[[Check], Check]:
     """Enter a check into the rule book.
@@ -113,6 +115,7 @@ def requirement(
             device=device,
             min_devices=min_devices,
             unwaivable=unwaivable or (level is Level.MUST and _GUARDS_DATA.search(sentence) is not None),
+            every=every,
             since=since,
         )
         return check

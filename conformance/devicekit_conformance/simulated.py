@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import torch
 
 from devicekit.contract.manifest import Manifest
-from devicekit.testing import GIB, SimConfig, enable, sim_backend
+from devicekit.testing import GIB, Fault, LoseDevice, SimConfig, enable, sim_backend
+from devicekit.testing.errors import ForkedAfterUse
 from devicekit.testing.streams import SimStream, StreamFence
 
 _CAPACITY = 16 * GIB  # address space only: nothing is written that no test writes
@@ -58,12 +59,42 @@ class SimProbe:
     def current_index(self) -> int | None:
         return enable().index_of()
 
+    @property
+    def runtime(self) -> object:
+        """torch's own module for the device."""
+        return torch.get_device_module("sim")
+
+    def now(self) -> float:
+        """The machine's own clock, in seconds: its work takes no time of the host's."""
+        return enable().clock.now()
+
     def submit(self, index: int, stream: object | None) -> StreamFence | None:
+        return self.submit_long(index, stream, _WORK_SECONDS)
+
+    def submit_long(self, index: int, stream: object | None, seconds: float) -> StreamFence:
+        """Queue work of so many seconds of the machine's time."""
         machine = enable()
         machine.initialize()
         chosen = stream if isinstance(stream, SimStream) else machine.current_stream(index)
-        chosen.submit("work", _WORK_SECONDS)
+        chosen.submit("work", seconds)
         return chosen.fence()
+
+    def provoke(self, kind: str, index: int) -> BaseException | None:
+        """What the machine raises where something of that kind happens to it; ``None`` if it cannot be made to."""
+        machine = enable()
+        try:
+            if kind == "device_lost":
+                with machine.inject(Fault("synchronize", LoseDevice(), index=index)):
+                    machine.synchronize(index)
+            elif kind == "wrong_device":
+                self.tensor(16, len(machine.devices) + 3)
+            elif kind == "not_initialised":
+                raise ForkedAfterUse(
+                    "sim was initialised before this process was forked, and cannot be used here"
+                )
+        except Exception as error:  # whatever it is, the backend must know it
+            return error.with_traceback(None)
+        return None
 
     def exhaust(self, index: int) -> BaseException:
         kept = []

@@ -1,10 +1,15 @@
 """Every hook of the contract: its signature, its kind, and what a device does when a backend lacks it.
 
 A vendor writes a class whose methods bear `hookimpl` and repeat these signatures exactly: the same argument names
-in the same order, no defaults, no keyword-only arguments. Indices are plain ints.
+in the same order, no defaults, no keyword-only arguments. Indices are plain ints. Of a device that does not exist
+a hook raises, or says that it knows nothing.
 
-Unless a hook says otherwise it must not print, change the current device, read or write the environment, or
-initialise a device that was not initialised.
+Unless a hook says otherwise it must not print, change the current device or stream, read or write the environment,
+or initialise a device that was not initialised. It leaves the process as it found it: folders, limits, signals,
+threads, open files, random states, and the defaults of Python and torch. It does the same each time, in every
+thread, in a child forked before the device was used, and after a call that raised; it keeps nothing for a call.
+It may be called from a finalizer, and so while another hook of the same thread runs. What it returns is not
+changed by later calls. Memory in use stays as it is. Sizes may be counted in pages of up to 64 MiB.
 """
 
 from __future__ import annotations
@@ -189,7 +194,8 @@ class BackendSpec:
     def memory_stats(self, index: int) -> MemoryStats:
         """This process's allocator on the device. Initialises nothing, empties nothing, does not synchronise.
 
-        Before initialisation, or in a forked child, every number is ``None`` and ``state`` says why.
+        Before initialisation, or in a forked child that cannot use the device, every number is ``None`` and
+        ``state`` says why.
         """
         raise NotImplementedError
 
@@ -212,7 +218,8 @@ class BackendSpec:
     def memory_snapshot(self, index: int) -> Sequence[Mapping[str, object]] | None:
         """The allocator's segments and blocks, in the vendor's own form; ``None`` if it cannot be seen.
 
-        A forked child cannot see its parent's allocator. Before initialisation there are none.
+        A forked child that cannot use the device cannot see its parent's allocator. Before initialisation there
+        are none.
         """
         raise NotImplementedError
 
@@ -319,7 +326,7 @@ class BackendSpec:
 
     @hook(_OBSERVING, "Processes")
     def is_bad_fork(self) -> bool:
-        """Whether this process was forked after its parent initialised the device."""
+        """Whether this process was forked after its parent initialised the device, and cannot use it."""
         raise NotImplementedError
 
     @hook(_ORDERING, "Processes")

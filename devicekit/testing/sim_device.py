@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -73,7 +72,6 @@ class SimDevice:
         self.poll_seconds = machine.config.poll_seconds
         self.generator = torch.Generator("cpu")
         self.allocator = CachingAllocator(machine.config, self, base_address=(index + 1) << 40)
-        self._holder = Holder(os.getpid(), f"{DEVICE_TYPE}:{index}")
         self._thread = threading.local()
         # Copies in other streams that still read a block which was freed under them.
         self._endangered: list[tuple[int, int, AsyncCopy]] = []
@@ -151,6 +149,11 @@ class SimDevice:
         return before
 
     # The allocator's driver.
+
+    @property
+    def _holder(self) -> Holder:
+        # Of the process that initialised the machine, which may be a fork of the one that made it.
+        return Holder(self.machine.owner, f"{DEVICE_TYPE}:{self.index}")
 
     def take(self, nbytes: int) -> bool:
         if self.machine.visit("driver_allocate", self.index):

@@ -140,6 +140,11 @@ class Simulator:
             self.initialized = True
             self._owner = os.getpid()
 
+    @property
+    def owner(self) -> int:
+        """The process that made the machine, or that initialised it."""
+        return self._owner
+
     def in_bad_fork(self) -> bool:
         return self.initialized and os.getpid() != self._owner
 

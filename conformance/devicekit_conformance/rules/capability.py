@@ -118,3 +118,54 @@ def host_statistics_are_ints(ctx: Context) -> None:
     allocated, reserved = getattr(found, "allocated", None), getattr(found, "reserved", None)
     ordered = allocated is None or reserved is None or allocated <= reserved
     expect(ordered, f"allocated is {allocated} and reserved is {reserved}")
+
+
+@requirement("DK-CAP-011", profile="core", after=["DK-CAP-008", "DK-ORDER-001"])
+def a_noop_has_nothing_to_do(ctx: Context) -> None:
+    """A hook MUST be listed as noop only where it returns nothing and has nothing to do."""
+    for name in sorted(ctx.manifest.noop):
+        if ctx.has(name):
+            wrong = _has_to_do(ctx, name)
+            expect(wrong is None, f"{name} is listed as noop, and {wrong}")
+
+
+def _has_to_do(ctx: Context, hook: str) -> str | None:
+    """What the hook is there to do on this device; ``None`` where there is nothing."""
+    if frozen_contract.hook(hook).returns != ("NoneType",):
+        return "it returns something"
+    if hook in ("manual_seed", "set_rng_state"):
+        return "the device has random numbers"
+    claim = _DOES.get(hook)
+    if claim is not None and ctx.claims(claim):
+        return f"{claim} is claimed"
+    if hook == "set_index" and ctx.device_count > 1:
+        return f"there are {ctx.device_count} devices to choose from"
+    if hook == "record_memory_history" and ctx.has("memory_snapshot"):
+        return "there are allocations to record, which memory_snapshot tells"
+    if hook == "empty_host_cache" and _keeps_pinned_memory(ctx):
+        return "pinned memory is kept after it was freed"
+    if hook == "synchronize":
+        token = ctx.probe.submit(0, None)
+        pending = token is not None and not token.done()
+        ctx.hook("synchronize")(0)
+        return "work can be pending" if pending else None
+    return None
+
+
+def _keeps_pinned_memory(ctx: Context) -> bool:
+    import torch
+
+    if not (ctx.has("pin_memory") and ctx.has("host_memory_stats")):
+        return False
+    pinned = ctx.hook("pin_memory")(torch.zeros(1 << 20, dtype=torch.uint8))
+    del pinned
+    found = ctx.hook("host_memory_stats")()
+    allocated, reserved = getattr(found, "allocated", None), getattr(found, "reserved", None)
+    return allocated is not None and reserved is not None and reserved > allocated
+
+
+_DOES = {
+    "empty_cache": "caching_allocator",
+    "reset_peak_memory_stats": "peak_memory",
+    "set_memory_fraction": "memory_fraction",
+}

@@ -68,7 +68,9 @@ def _with_fault(call: Callable[[], object], kind: type[BaseException], place: in
             return
         if left == 0:
             raised = True
-            raise kind
+            raise kind(
+                "the device is lost: out of memory, not initialised"
+            )  # no words make an error harmless
         left -= 1
 
     sys.setprofile(watch)

@@ -70,8 +70,8 @@ def hooks_leak_no_objects(ctx: Context) -> None:
             hook = ctx.hook(name)
             # What an interpreter keeps while it warms up, it does not keep again. What torch frees late comes and
             # goes by a hundred objects or so, however many calls there were.
-            for calls in (100, 100, 1000):
-                grown = _kept(hook, arguments, calls)
+            for most in (100, 100, 1000):
+                grown, calls = _kept(hook, arguments, most)
                 if grown < calls // 2:
                     break
             else:
@@ -80,14 +80,17 @@ def hooks_leak_no_objects(ctx: Context) -> None:
         gc.enable()
 
 
-def _kept(hook: Callable[..., object], arguments: tuple[object, ...], calls: int) -> int:
-    """How many more objects there are after so many calls."""
+def _kept(hook: Callable[..., object], arguments: tuple[object, ...], most: int) -> tuple[int, int]:
+    """How many more objects there are after so many calls, or as many as a second has room for; and how many."""
+    ends = time.monotonic() + 1.0
     before = sys.getallocatedblocks()
-    for _ in range(calls):
+    calls = 0
+    while calls < most and (calls < 10 or time.monotonic() < ends):
         hook(*arguments)
+        calls += 1
     if sys.getallocatedblocks() - before >= calls // 2:
         gc.collect()  # garbage in cycles is no leak
-    return sys.getallocatedblocks() - before
+    return sys.getallocatedblocks() - before, calls
 
 
 @requirement("DK-HYG-011", Level.SHOULD, profile="core", isolated=60.0, after=_AFTER)

@@ -13,7 +13,7 @@ from importlib import metadata
 
 from packaging.requirements import Requirement
 
-from devicekit_conformance import frozen_contract, snapshot
+from devicekit_conformance import frozen_contract, process_state, snapshot
 from devicekit_conformance.context import Context, NotApplicable, NotRun, expect, fail
 from devicekit_conformance.outcomes import Level
 from devicekit_conformance.rulebook import requirement
@@ -80,13 +80,34 @@ def importing_initialises_nothing(ctx: Context) -> None:
 def importing_leaves_the_process_alone(ctx: Context) -> None:
     """Importing and constructing a backend MUST leave the process as it was.
 
-    No thread, signal handler, environment variable, working directory, logging handler, warning filter, random
-    state or default of torch's is changed.
+    No thread, process, open file, signal handler, environment variable, folder, limit, logging handler, warning
+    filter, random state or default of Python's, numpy's or torch's is changed.
     """
-    before = snapshot.take()
+    before = _state()
     ctx.opened.function("is_available")
-    changed = snapshot.differences(before, snapshot.take())
+    now = _state()
+    now = {name: one for name, one in now.items() if name in before or not name.startswith("the function ")}
+    changed = process_state.changes(before, now)
     expect(not changed, f"after the import, {'; '.join(changed)}")
+
+
+def _state() -> dict[str, object]:
+    """All but what a vendor's package has to do to be one: register with torch, be imported, run at exit."""
+    found = {**process_state.system_state(), **process_state.python_state(), **process_state.torch_state()}
+    for name in (
+        "the functions that run at exit",
+        "the importers",
+        "the path hooks",
+        "the module search path",
+    ):
+        found.pop(name, None)
+    found["the first entries of the module search path"] = sys.path[:3]
+    found["the last entry of the module search path"] = sys.path[-1:]
+    found["the open files"] = process_state.descriptors()
+    found["the processes that it started"] = process_state.children()
+    code = process_state.code()
+    found.update((f"the function {name}", one) for name, one in code.items() if not name.startswith("torch"))
+    return found
 
 
 @requirement("DK-LOAD-005", profile="core", isolated=60.0, device=False)

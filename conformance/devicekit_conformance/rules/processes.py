@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 
 from devicekit_conformance import frozen_contract
 from devicekit_conformance.context import Context, NotApplicable, NotRun, expect, fail
-from devicekit_conformance.measures import BLOCK, filled
+from devicekit_conformance.measures import BLOCK
 from devicekit_conformance.outcomes import Level
 from devicekit_conformance.rulebook import requirement
 
@@ -190,17 +191,41 @@ def handles_can_be_pickled(ctx: Context) -> None:
 
 
 @requirement("DK-PROC-011", profile="processes", capabilities=["ipc"], after=["DK-PROC-009", "DK-PROC-008"])
-def a_tensor_can_be_read_elsewhere(ctx: Context) -> None:
-    """A tensor that was exported MUST hold the same data where another process imports it."""
-    block = filled(ctx, BLOCK // 8, 3)
-    ctx.hook("synchronize")(0)
-    handle = pickle.dumps(ctx.hook("export_ipc")(block))
-    done = _run_alone(ctx, "devicekit_conformance.import_elsewhere", handle)
-    said = done.stdout.decode().strip()
-    expected = str(3 * (BLOCK // 8))
+def a_tensor_is_shared_with_another_process(ctx: Context) -> None:
+    """A tensor that was exported MUST be the same memory, shape, type and device where another process imports it.
+
+    The other process reads it and writes to it, and what it wrote is read here.
+    """
+    import torch
+
+    wanted = torch.arange(3000, dtype=torch.int32).reshape(60, 50)
+    blocks = []
+    for index in range(min(ctx.device_count, 2)):
+        whole = ctx.probe.tensor(wanted.nbytes, index).view(torch.int32)
+        whole.copy_(wanted.reshape(-1))
+        blocks.append(whole.reshape(60, 50))
+        ctx.hook("synchronize")(index)
+    handles = [pickle.dumps(ctx.hook("export_ipc")(block)) for block in blocks]
+    kept = [torch.equal(block.cpu(), wanted) for block in blocks]
+    expect(all(kept), "export_ipc() changed the tensor that it was given")
+    done = _run_alone(ctx, "devicekit_conformance.import_elsewhere", pickle.dumps(handles))
     last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-    expect(said == expected, f"the sum of its bytes is {expected} here and {said or 'unknown'} there {last}")
-    del block
+    try:
+        told = json.loads(done.stdout.decode().strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        fail(f"import_ipc() did not give the tensor to another process {last}")
+    expect(len(told) == len(blocks), "import_ipc() returned no tensor")
+    for block, seen in zip(blocks, told, strict=True):
+        here = {
+            "the sum": int(wanted.sum()),
+            "the shape": list(block.shape),
+            "the type": str(block.dtype),
+            "the device": block.device.index,
+        }
+        for name, value in here.items():
+            expect(seen[name] == value, f"{name} of the imported tensor is {seen[name]}, and {value} here")
+        shared = torch.equal(block.cpu(), wanted + 1)
+        expect(shared, "what another process wrote to the imported tensor is not seen here: it is a copy")
 
 
 @requirement("DK-PROC-010", Level.SHOULD, profile="processes", isolated=60.0, device=False)

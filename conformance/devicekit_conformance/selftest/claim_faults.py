@@ -72,3 +72,10 @@ class ClaimsOverlap(Honest):
     @hookimpl
     def copies_overlap(self, index: int) -> bool:
         return False
+
+
+class IdleByItsWord(Honest):
+    """Resetting the peaks is listed as doing nothing, and there are peaks."""
+
+    caught_by = "DK-CAP-011"
+    manifest = replace(Honest.manifest, noop=Honest.manifest.noop | {"reset_peak_memory_stats"})

@@ -1,0 +1,44 @@
+"""What each hook is there for, as something that can be seen from outside.
+
+An effect calls its hook once or a few times, on one device, and compares what happens with torch's own road, with
+an independent count, or with what the hook itself said before. It can be run again and again, in any thread, in a
+child process, with any device or stream current; so whatever holds of one call is asked of every call.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+
+from devicekit_conformance.trial import Effect, Trial
+
+__all__ = ["EFFECTS", "effect", "effect_of"]
+
+EFFECTS: dict[str, Effect] = {}
+
+
+def effect(hook: str) -> Callable[[Effect], Effect]:
+    """Enter the effect of a hook."""
+
+    def enter(function: Effect) -> Effect:
+        EFFECTS[hook] = function
+        return function
+
+    return enter
+
+
+def effect_of(hook: str) -> Effect:
+    """The effect of a hook; for one that has none of its own, that it answers, and answers alike."""
+    if not EFFECTS:
+        for module in pkgutil.iter_modules(__path__):
+            importlib.import_module(f"{__name__}.{module.name}")
+    return EFFECTS.get(hook, _answers)
+
+
+def _answers(trial: Trial) -> None:
+    from devicekit_conformance.calling import arguments_for
+
+    arguments = arguments_for(trial)
+    if arguments is not None:
+        trial.call(*arguments)

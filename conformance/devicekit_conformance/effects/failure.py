@@ -1,0 +1,168 @@
+"""Errors are what they are called, and nothing else is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from devicekit_conformance.effects import effect
+from devicekit_conformance.trial import Trial
+
+
+class _Unprintable(Exception):
+    def __str__(self) -> str:
+        raise ValueError("this exception cannot be printed")
+
+    __repr__ = __str__
+
+
+def innocent() -> Iterator[BaseException]:
+    """Errors that are none of any device's, with the words that devices use."""
+    words = ("", "the device is busy", "lost", "connection to the device service lost", "invalid value for device",
+             "not initialised", "the tokenizer was not initialized", "the prompt is out of memory lane",
+             "memory of the conversation", "shape [2, 3] is invalid for input of size 7",
+             "index 5 is out of bounds",
+             "device: expected one of cpu, meta", "error 2", "code 700 was not found", "gone",
+             "no such file: /dev/lost", "wrong device name in the configuration",
+             "failed to initialise the logger",
+             "allocation of seats failed", "timed out after 30 s")  # fmt: skip
+    for kind in (
+        ValueError,
+        TypeError,
+        KeyError,
+        AssertionError,
+        LookupError,
+        ArithmeticError,
+        AttributeError,
+    ):
+        for text in words:
+            yield kind(text)
+    yield from (
+        IndexError("index 9 is out of range"),
+        ZeroDivisionError("division by zero"),
+        StopIteration(3),
+    )
+    yield from (TimeoutError("the device did not answer"), ConnectionResetError(104, "device lost"))
+    yield from (
+        OSError(12, "Cannot allocate memory"),
+        OSError(19, "No such device"),
+        BrokenPipeError(32, "lost"),
+    )
+    yield from (
+        RuntimeError(""),
+        RuntimeError("expected a tensor of shape [2], got [3]"),
+        RecursionError("deep"),
+    )
+    yield from (RuntimeError("the size of tensor a (3) must match the size of tensor b (4)"), RuntimeError(2))
+    yield from (RuntimeError("the word 'out of memory' in a prompt is no error"), RuntimeError(700, "x"))
+    yield from (
+        NotImplementedError("out of memory handling is not implemented"),
+        NotImplementedError("device"),
+    )
+    yield from (
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+        ImportError("no module lost"),
+    )
+    yield from (KeyboardInterrupt(), SystemExit(1), GeneratorExit(), Exception(), Exception(None, 1, b"\xff"))
+    yield from (_Unprintable(), EOFError("device"), SyntaxError("invalid device"), Warning("device memory"))
+    yield from (
+        StopAsyncIteration(),
+        BufferError("memory"),
+        ReferenceError("device lost"),
+        RuntimeError("\udcff"),
+    )
+    questions: tuple[Callable[[], object], ...] = (
+        lambda: torch.ones(2) @ torch.ones(3),
+        lambda: torch.zeros(2)[5],
+        lambda: torch.empty(-1),
+    )
+    for question in questions:
+        try:
+            question()
+        except Exception as error:
+            yield error
+
+
+@effect("classify_error")
+def classify_error(trial: Trial) -> None:
+    thorough = not trial.situation  # once is enough for all of them
+    for number, error in enumerate(innocent()):
+        if number % 25 and not thorough:
+            continue
+        kind = trial.call(error) if number < 3 else _quick(trial, error)
+        trial.expect(kind is None, f"it takes {_told(error)} for {getattr(kind, 'value', kind)}")
+        outer = RuntimeError("the step failed")
+        outer.__cause__ = error
+        kind = _quick(trial, outer)
+        trial.expect(
+            kind is None, f"it takes an error caused by {_told(error)} for {getattr(kind, 'value', kind)}"
+        )
+    if not (trial.ctx.manifest.host or trial.ctx.claims("unified_memory")):
+        kind = trial.call(MemoryError())
+        trial.expect(kind is None, f"it takes a MemoryError of the host for {getattr(kind, 'value', kind)}")
+    loop = RuntimeError("a cause that is its own")
+    loop.__context__ = ValueError("inner")
+    loop.__context__.__context__ = loop
+    trial.expect(trial.call(loop) is None, "it finds something in errors that are each other's context")
+    for wanted, error in _provoked(trial):
+        _recognises(trial, wanted, error)
+
+
+def _quick(trial: Trial, error: BaseException) -> Any:
+    """Without a look at the surroundings, of which there are enough."""
+    try:
+        return trial.ctx.raw_hook(trial.hook)(error)
+    except BaseException as raised:
+        trial.fail(f"raised {type(raised).__name__} for {_told(error)}")
+
+
+def _provoked(trial: Trial) -> Iterator[tuple[str, BaseException]]:
+    """Errors of the runtime, by what they are."""
+    provoke = getattr(trial.ctx.probe, "provoke", None)
+    if trial.calls[0] < 100:
+        yield "out_of_memory", trial.ctx.probe.exhaust(trial.index)
+    trial.own("empty_cache")
+    if callable(provoke):
+        for kind in ("device_lost", "wrong_device", "not_initialised"):
+            error = provoke(kind, trial.index)
+            if error is not None:
+                yield kind, error
+
+
+def _recognises(trial: Trial, wanted: str, error: BaseException) -> None:
+    error = error.with_traceback(None)
+    for name, given in _wrapped(error):
+        kind = _quick(trial, given)
+        value = getattr(kind, "value", None)
+        trial.equal(value, wanted, f"what {_told(error)}{name} is taken for")
+    deep = next(given for name, given in _wrapped(error) if "deep" in name)
+    _quick(trial, deep)
+    trial.expect(deep.__cause__ is not None, "it changed the error that it was given")
+
+
+def _wrapped(error: BaseException) -> Iterator[tuple[str, BaseException]]:
+    yield "", error
+    caused, context = RuntimeError("the step failed"), RuntimeError("the step failed")
+    caused.__cause__, context.__context__ = error, error
+    yield ", as the cause of another,", caused
+    yield ", as the context of another,", context
+    deep: BaseException = error
+    for number in range(4):
+        outer = RuntimeError(f"layer {number} failed")
+        if number % 2:
+            outer.__context__ = deep
+        else:
+            outer.__cause__ = deep
+        deep = outer
+    last = RuntimeError("layer 4 failed")
+    last.__cause__ = deep
+    yield ", four layers deep,", last
+
+
+def _told(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}({str(error)[:80]!r})"
+    except Exception:
+        return type(error).__name__

@@ -1,0 +1,65 @@
+"""What a child may be told that was forked after its parent used the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from devicekit_conformance import frozen_contract
+from devicekit_conformance.trial import Trial
+
+__all__ = ["judge"]
+
+_NEVER_RAISE = frozenset({
+    "is_available", "device_count", "memory_stats", "memory_snapshot", "is_bad_fork", "is_capturing",
+    "classify_error",
+    "collective_backend", "visible_devices_variable",
+})  # fmt: skip
+
+
+def judge(trial: Trial, arguments: tuple[Any, ...] | None, told_before: str) -> None:
+    """Fail where the hook invents, raises where it never may, or denies that the device is lost."""
+    works = _works(trial)
+    function: Any = trial.ctx.raw_hook(trial.hook)
+    try:
+        found = function(*(arguments or ()))
+    except Exception as error:
+        trial.expect(trial.hook not in _NEVER_RAISE, f"it raised {type(error).__name__}: {str(error)[:160]}")
+        return
+    if trial.hook in ("is_available", "device_count", "collective_backend", "visible_devices_variable"):
+        trial.expect(repr(found) == told_before, f"it says {found!r}, and the parent was told {told_before}")
+    if trial.hook == "is_bad_fork":
+        trial.expect(found is True or works, "it is False, and the device cannot be used")
+    if works:
+        return
+    if trial.hook == "memory_stats":
+        given = [name for name in frozen_contract.STATS_FIELDS if getattr(found, name) is not None]
+        trial.expect(
+            not given, f"the device cannot be used, and {', '.join(given)} have numbers instead of None"
+        )
+    if trial.hook == "memory_snapshot":
+        trial.expect(
+            found is None, "the device cannot be used, and there is a list of segments instead of None"
+        )
+    if trial.hook == "memory_info":
+        trial.expect(found.total != 0, "the device cannot be used, and total is 0: unknown is None")
+    if trial.hook == "classify_error":
+        _names_the_fork(trial)
+
+
+def _works(trial: Trial) -> bool:
+    try:
+        block = trial.filled(4096, 5)
+        return bool((block == 5).all().item())
+    except Exception:
+        return False
+
+
+def _names_the_fork(trial: Trial) -> None:
+    try:
+        trial.tensor(4096)
+    except Exception as error:
+        kind = trial.ctx.raw_hook("classify_error")(error)
+        value = getattr(kind, "value", None)
+        trial.equal(
+            value, "not_initialised", f"what {type(error).__name__}({str(error)[:80]!r}) is taken for"
+        )

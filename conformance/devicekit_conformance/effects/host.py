@@ -1,0 +1,124 @@
+"""Pinned memory and memory that processes share."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import torch
+
+from devicekit_conformance.context import MIB
+from devicekit_conformance.effects import effect
+from devicekit_conformance.measures import ROUNDING, granule
+from devicekit_conformance.trial import Trial
+
+
+@effect("pin_memory")
+def pin_memory(trial: Trial) -> None:
+    whole = torch.arange(4096, dtype=torch.int32)
+    for original in (
+        whole.clone(),
+        torch.linspace(-2, 2, 77, dtype=torch.float64).reshape(7, 11),
+        whole.reshape(64, 64).t(),
+        whole[100:200],
+        torch.tensor(3.5),
+        torch.zeros(2, 3, dtype=torch.bool),
+        torch.full((3 * MIB,), 9, dtype=torch.uint8),
+    ):
+        kept = original.clone()
+        pinned = trial.call(original)
+        shape = tuple(original.shape)
+        trial.expect(
+            pinned.shape == original.shape and pinned.dtype == original.dtype,
+            f"of a tensor {shape} of {original.dtype} it made one {tuple(pinned.shape)} of {pinned.dtype}",
+        )
+        trial.expect(pinned.device.type == "cpu", f"what it returned is on {pinned.device}")
+        trial.expect(torch.equal(pinned, kept), f"of a tensor {shape} it made one with other contents")
+        trial.expect(torch.equal(original, kept), "it changed the tensor that it was given")
+        trial.expect(
+            trial.ctx.probe.pinned(pinned) is not False,
+            f"what it made of {original.nbytes} bytes is not page-locked",
+        )
+        trial.expect(
+            pinned.data_ptr() != original.data_ptr(), "what it returned is the original, and no copy"
+        )
+        twice = trial.call(pinned)
+        trial.expect(twice.data_ptr() == pinned.data_ptr(), "pinning what is pinned made another copy")
+        trial.expect(torch.equal(twice, kept), "pinning what is pinned changed it")
+
+
+@effect("host_memory_stats")
+def host_memory_stats(trial: Trial) -> None:
+    found = trial.call()
+    if trial.runtime is None or not (trial.has("pin_memory") and trial.ctx.claims("pinned_memory")):
+        return
+    pin = trial.ctx.raw_hook("pin_memory")
+    block = trial.tensor(4096)
+    _sound(trial, found := trial.call())
+    told = repr(found)
+    size = 3 * MIB + 4096
+    kept = pin(torch.zeros(size, dtype=torch.uint8))
+    now = trial.call()
+    _sound(trial, now)
+    if found.allocated is not None and now.allocated is not None:
+        rise = now.allocated - found.allocated
+        trial.expect(
+            size <= rise <= 2 * size + ROUNDING, f"a pinned block of {size} bytes raised allocated by {rise}"
+        )
+    else:
+        trial.expect(found.allocated is now.allocated, "allocated is known in one of two calls")
+    trial.equal(repr(found), told, "a record that was returned before another call")
+    del kept
+    after = trial.call()
+    _sound(trial, after)
+    trial.equal(after.allocated, found.allocated, "allocated, after the pinned block was freed,")
+    if after.reserved is not None and after.allocated is not None and now.reserved is not None:
+        trial.expect(
+            after.reserved >= after.allocated, f"allocated {after.allocated}, reserved {after.reserved}"
+        )
+    del block
+
+
+def _sound(trial: Trial, found: Any) -> None:
+    numbers = [one for one in (found.allocated, found.reserved) if one is not None]
+    for name in ("allocated", "reserved"):
+        value = getattr(found, name)
+        trial.expect(value is None or (type(value) is int and value >= 0), f"{name} is {value!r}")
+    if len(numbers) == 2:
+        trial.expect(numbers[0] <= numbers[1], f"allocated is {numbers[0]} and reserved is {numbers[1]}")
+    own = trial.own("host_memory_stats")
+    if not isinstance(own, dict):
+        return
+    page = granule(numbers)
+    for name, key in (("allocated", "active_bytes.current"), ("reserved", "allocated_bytes.current")):
+        value, truth = getattr(found, name), own.get(key)
+        if value is not None and truth is not None:
+            near = value == truth or abs(value - truth) < page
+            trial.expect(near, f"{name} is {value}, and torch itself counts {truth}")
+
+
+@effect("export_ipc")
+def export_ipc(trial: Trial) -> None:
+    if not trial.ctx.claims("ipc"):
+        return
+    wanted = torch.arange(3000, dtype=torch.int32).view(torch.uint8)
+    block = trial.tensor(wanted.nbytes)
+    block.copy_(wanted)
+    trial.finish()
+    handle = trial.call(block)
+    try:
+        packed = pickle.dumps(handle)
+        pickle.loads(packed)
+    except Exception as error:
+        trial.fail(f"the handle cannot be pickled: {type(error).__name__}: {error}")
+    trial.expect(torch.equal(block.cpu(), wanted), "it changed the tensor that it was given")
+
+
+@effect("is_bad_fork")
+def is_bad_fork(trial: Trial) -> None:
+    trial.expect(
+        trial.call() is False, "it is True in a process that did not use the device before it was forked"
+    )
+    block = trial.tensor(4096)
+    trial.expect(trial.call() is False, "it is True once the device is used")
+    del block

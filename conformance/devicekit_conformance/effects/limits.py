@@ -1,0 +1,149 @@
+"""Limits, private pools and the record of allocations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from devicekit_conformance.context import MIB
+from devicekit_conformance.effects import effect
+from devicekit_conformance.measures import BLOCK
+from devicekit_conformance.trial import Trial
+
+
+def _total(trial: Trial, index: int) -> int | None:
+    own = trial.own("mem_get_info", index)
+    if own is not None:
+        return int(own[1])
+    return getattr(trial.other("memory_info", index), "total", None) if trial.has("memory_info") else None
+
+
+@effect("set_memory_fraction")
+def set_memory_fraction(trial: Trial) -> None:
+    if not trial.ctx.claims("memory_fraction"):
+        return
+    total = _total(trial, trial.index)
+    if total is None:
+        return
+    trial.drop_cache()
+    try:
+        trial.call(trial.index, 0.5)
+        trial.expect(
+            _fits(trial, trial.index, total * 2 // 5), "with half allowed, two fifths could not be allocated"
+        )
+        trial.expect(
+            not _fits(trial, trial.index, total * 3 // 5), "with half allowed, three fifths were allocated"
+        )
+        for index in trial.others:
+            theirs = _total(trial, index)
+            fits = theirs is None or _fits(trial, index, theirs * 3 // 5)
+            trial.expect(fits, f"it limits device {index} as well")
+        trial.call(trial.index, 0.125)
+        trial.expect(
+            not _fits(trial, trial.index, total // 5), "with an eighth allowed, a fifth was allocated"
+        )
+    finally:
+        trial.call(trial.index, 1.0)
+    trial.expect(_fits(trial, trial.index, total * 3 // 5), "with all allowed again, three fifths do not fit")
+    for wrong in (-0.5, float("nan")):
+        try:
+            trial.ctx.raw_hook(trial.hook)(trial.index, wrong)
+        except Exception:
+            continue
+        trial.fail(f"it accepted {wrong}")
+
+
+def _fits(trial: Trial, index: int, size: int) -> bool:
+    try:
+        block = trial.tensor(size // MIB * MIB, index)
+    except Exception:
+        return False
+    finally:
+        trial.drop_cache()
+    del block
+    trial.drop_cache()
+    return True
+
+
+class _Deliberate(Exception):
+    pass
+
+
+@effect("memory_pool")
+def memory_pool(trial: Trial) -> None:
+    with trial.current(trial.index):
+        first, second = trial.call(trial.index), trial.call(trial.index)
+        trial.expect(first is not second, "two pools are one")
+        if not trial.ctx.claims("memory_pools") or not trial.ctx.claims("caching_allocator"):
+            return
+        size = BLOCK + MIB * 2
+        free_address = _address(trial, size)
+        if _address(trial, size) != free_address:
+            return  # this allocator hands nothing out again, so nothing can be told from addresses
+        with first.use():
+            inside = trial.tensor(size).fill_(8)
+        trial.expect(inside.data_ptr() != free_address, "memory of the common cache was served inside use()")
+        other = trial.tensor(size).fill_(9)
+        trial.expect(bool((inside == 8).all().item()), "a block from the pool was overwritten")
+        address = inside.data_ptr()
+        del inside, other
+        outside = [trial.tensor(size) for _ in range(2)]
+        trial.expect(
+            address not in [one.data_ptr() for one in outside], "memory of the pool was served outside"
+        )
+        with second.use():
+            strange = trial.tensor(size)
+        trial.expect(strange.data_ptr() != address, "memory of one pool was served by another")
+        with first.use():
+            again = trial.tensor(size)
+        trial.equal(again.data_ptr(), address, "the block that the pool hands out again")
+        del again, strange
+        try:
+            with first.use():
+                raise _Deliberate
+        except _Deliberate:
+            pass
+        after = trial.tensor(size)
+        trial.expect(after.data_ptr() != address, "after an exception inside use(), the pool still serves")
+        del outside, after
+        for one in (first, second):
+            release = getattr(one, "release", None)
+            if callable(release):
+                release()
+
+
+def _address(trial: Trial, size: int) -> int:
+    block = trial.tensor(size)
+    address = block.data_ptr()
+    del block
+    return address
+
+
+@effect("record_memory_history")
+def record_memory_history(trial: Trial) -> None:
+    if not trial.has("memory_snapshot") or trial.runtime is None:
+        trial.call(trial.index, False)
+        return
+    kept: list[object] = []
+    details: dict[int, list[int]] = {}
+    for enabled in (False, True, False):
+        trial.drop_cache()
+        trial.call(trial.index, enabled)
+        kept += [trial.tensor(BLOCK + 4096 * len(kept), index) for index in range(trial.count)]
+        for index in range(trial.count):
+            details.setdefault(index, []).append(_leaves(trial.other("memory_snapshot", index)))
+    for index, (off, on, again) in details.items():
+        grew, kept_on = on - off, again - on
+        if index == trial.index:  # some vendors record on every device at once
+            trial.expect(
+                grew > kept_on, "a snapshot tells no more of an allocation with recording on than with it off"
+            )
+    del kept
+
+
+def _leaves(value: Any) -> int:
+    """How many single facts a snapshot holds."""
+    if isinstance(value, dict):
+        return sum(map(_leaves, value.values()))
+    if isinstance(value, (list, tuple)):
+        return sum(map(_leaves, value))
+    return 1

@@ -1,0 +1,274 @@
+"""The allocator's numbers and limits, against torch's own count or against what was allocated."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from typing import Any
+
+from devicekit_conformance import frozen_contract
+from devicekit_conformance.context import MIB
+from devicekit_conformance.effects import effect
+from devicekit_conformance.measures import BLOCK, GIB, ROUNDING, granule, large_of
+from devicekit_conformance.trial import Trial
+
+_OWN_KEYS = {
+    "allocated": "allocated_bytes.all.current",
+    "requested": "requested_bytes.all.current",
+    "active": "active_bytes.all.current",
+    "reserved": "reserved_bytes.all.current",
+    "inactive_split": "inactive_split_bytes.all.current",
+    "peak_allocated": "allocated_bytes.all.peak",
+    "peak_active": "active_bytes.all.peak",
+    "peak_reserved": "reserved_bytes.all.peak",
+    "num_alloc_retries": "num_alloc_retries",
+    "num_ooms": "num_ooms",
+    "num_device_alloc": "num_device_alloc",
+    "num_device_free": "num_device_free",
+    "num_segments": "segment.all.current",
+}
+
+
+@effect("memory_stats")
+def memory_stats(trial: Trial) -> None:
+    if trial.ctx.probe.initialised() is False:
+        found = trial.call(trial.index)
+        given = [name for name in frozen_contract.STATS_FIELDS if getattr(found, name) is not None]
+        trial.expect(
+            not given, f"nothing is initialised, and {', '.join(given)} have numbers instead of None"
+        )
+    odd = BLOCK + 4097 * (trial.index + 1)
+    if trial.calls[0] <= 1:
+        trial.ctx.probe.exhaust(trial.index)
+        large = trial.tensor(large_of(trial))
+        del large
+        trial.own("empty_cache")
+    kept = trial.tensor(odd)
+    cached = trial.tensor(2 * odd)
+    del cached
+    first = trial.call(trial.index)
+    _compare(trial, first)
+    told = repr(first)
+    second_block = trial.tensor(odd)
+    second = trial.call(trial.index)
+    _compare(trial, second)
+    for name in ("allocated", "active", "requested"):
+        was, now = getattr(first, name), getattr(second, name)
+        if was is None or now is None:
+            trial.expect(was is now, f"{name} is {was}, and {now} a call later")
+            continue
+        most = odd if name == "requested" else odd + ROUNDING
+        trial.expect(odd <= now - was <= most, f"a block of {odd} bytes raised {name} by {now - was}")
+    trial.equal(repr(first), told, "a record that was returned before another call")
+    if isinstance(first.raw, dict):
+        first.raw.clear()
+        again = trial.call(trial.index)
+        trial.expect(again.raw or not second.raw, "emptying raw of one record emptied that of the next")
+    if trial.calls[0] < 12 and (trial.own("mem_get_info", trial.index) or (0, 0))[0] > 8 * GIB:
+        huge = trial.tensor(5 * GIB)
+        _compare(trial, trial.call(trial.index))
+        del huge
+        trial.own("empty_cache")
+        _compare(trial, trial.call(trial.index))
+    del kept, second_block
+
+
+def _compare(trial: Trial, found: Any) -> None:
+    """Every number of the record with torch's own, where torch counts."""
+    for small, big in (("requested", "allocated"), ("allocated", "active"), ("active", "reserved")):
+        low, high = getattr(found, small), getattr(found, big)
+        trial.expect(low is None or high is None or low <= high, f"{small} is {low} and {big} is {high}")
+    trial.equal(getattr(found.state, "value", found.state), "ok", "with memory in use, the state")
+    own = trial.own("memory_stats", trial.index)
+    if not isinstance(own, dict):
+        return
+    sizes = [value for name, value in _numbers(found) if not name.startswith("num_")]
+    page = granule(sizes)
+    for name, value in _numbers(found):
+        truth = own.get(_OWN_KEYS[name])
+        if truth is None:
+            continue
+        near = abs(value - truth) < page if not name.startswith("num_") else value == truth
+        trial.expect(
+            near or value == truth, f"{name} is {value}, and torch itself counts {truth}{_unit(value, truth)}"
+        )
+
+
+def _numbers(found: Any) -> list[tuple[str, int]]:
+    return [(name, value) for name in _OWN_KEYS if (value := getattr(found, name)) is not None]
+
+
+def _unit(value: int, truth: int) -> str:
+    for name, size in (("KiB", 1024), ("MiB", MIB), ("kB", 1000), ("MB", 1_000_000)):
+        if truth >= size and value == truth // size:
+            return f": that is {name}, not bytes"
+    return ": it has wrapped around 32 bits" if truth > 2**31 and value % 2**32 == truth % 2**32 else ""
+
+
+@effect("reset_peak_memory_stats")
+def reset_peak_memory_stats(trial: Trial) -> None:
+    if trial.ctx.probe.initialised() is False:
+        trial.call(trial.index)
+    size = large_of(trial)
+    for index in range(trial.count):
+        top = trial.tensor(size + 512 * index, index)
+        del top
+        trial.own("empty_cache")  # so that the peak of what is reserved is above what is
+        kept = trial.tensor(BLOCK, index)
+        del kept
+    before = {index: _peaks(trial, index) for index in range(trial.count)}
+    trial.call(trial.index)
+    for index in range(trial.count):
+        now = _peaks(trial, index)
+        for name, (value, peak) in now.items():
+            if index == trial.index:
+                near = value <= peak <= value + ROUNDING
+                trial.expect(near, f"right after it, {name} is {value} and its peak {peak}")
+            else:
+                trial.equal(peak, before[index][name][1], f"the peak of {name} on device {index}")
+
+
+def _peaks(trial: Trial, index: int) -> dict[str, tuple[int, int]]:
+    own = trial.own("memory_stats", index)
+    if isinstance(own, dict) and own:
+        names = ("allocated_bytes.all", "active_bytes.all", "reserved_bytes.all")
+        return {one: (own[f"{one}.current"], own[f"{one}.peak"]) for one in names if f"{one}.peak" in own}
+    if not trial.has("memory_stats"):
+        return {}
+    found = trial.other("memory_stats", index)
+    pairs = (
+        (name, getattr(found, name), getattr(found, f"peak_{name}")) for name in ("allocated", "reserved")
+    )
+    return {name: (value, peak) for name, value, peak in pairs if value is not None and peak is not None}
+
+
+@effect("memory_info")
+def memory_info(trial: Trial) -> None:
+    size = large_of(trial)
+    trial.own("empty_cache")
+    found = trial.call(trial.index)
+    told = repr(found)
+    _plausible(trial, found)
+    before, own_before = found.free, (trial.own("mem_get_info", trial.index) or (None,))[0]
+    block = trial.tensor(size)
+    if own_before is None:
+        block = block.fill_(1)
+    found_now = trial.call(trial.index)
+    _plausible(trial, found_now)
+    trial.equal(found_now.total, found.total, "total, with a block live,")
+    trial.equal(repr(found), told, "a record that was returned before another call")
+    own_now = (trial.own("mem_get_info", trial.index) or (None,))[0]
+    if own_before is not None and own_now is not None and own_before - own_now >= size // 2:
+        if before is None or found_now.free is None:
+            trial.expect(before is found_now.free, f"free is {before}, and {found_now.free} a call later")
+        else:
+            fall = before - found_now.free
+            trial.expect(
+                fall >= size // 2, f"{size} bytes were taken from the driver, and free fell by {fall}"
+            )
+    del block
+    if trial.calls[0] <= 4:
+        _is_what_can_be_allocated(trial)
+
+
+def _plausible(trial: Trial, found: Any) -> None:
+    for name in ("free", "total"):
+        value = getattr(found, name)
+        trial.expect(value is None or (type(value) is int and value >= 0), f"{name} is {value!r}")
+    known = found.free is not None or found.total is not None
+    trial.expect(not known or found.source in frozen_contract.INFO_SOURCES, f"source is {found.source!r}")
+    if found.free is not None and found.total is not None:
+        trial.expect(found.free <= found.total, f"free is {found.free} and total is {found.total}")
+    own = trial.own("mem_get_info", trial.index)
+    if own is None or found.source != "runtime":
+        return
+    slack = max(ROUNDING, own[1] // 50)
+    for name, value, truth in (("free", found.free, own[0]), ("total", found.total, own[1])):
+        near = value is None or abs(value - truth) <= slack
+        trial.expect(near, f"{name} is {value}, and torch's own mem_get_info says {truth}")
+
+
+def _is_what_can_be_allocated(trial: Trial) -> None:
+    """Sixteen parts of what is free fit, nearly, and no more."""
+    if trial.ctx.manifest.host or trial.ctx.claims("unified_memory"):
+        return  # a host promises more than it has
+    if trial.runtime is None and trial.has("empty_cache"):
+        trial.other("empty_cache")
+    trial.own("empty_cache")
+    free = trial.call(trial.index).free
+    if free is None or free < 64 * MIB:
+        return
+    part = free // 16 // MIB * MIB
+    kept: list[object] = []
+    try:
+        while len(kept) < 19:
+            kept.append(trial.tensor(part))
+    except Exception as error:
+        told = f"{len(kept)} of 16 parts of what is free could be allocated, then {type(error).__name__}"
+        trial.expect(len(kept) >= 12, told)
+    number = len(kept)
+    kept.clear()
+    trial.own("empty_cache")
+    trial.expect(number < 19, f"{number * part} bytes could be allocated, and free was {free}")
+
+
+@effect("process_memory")
+def process_memory(trial: Trial) -> None:
+    size, pid = large_of(trial), os.getpid()
+    trial.drop_cache()
+    kept = trial.tensor(BLOCK).fill_(1)
+    held_first, first = trial.ctx.probe.held(trial.index), _used(trial, trial.call(trial.index), pid)
+    block = trial.tensor(size).fill_(1) if trial.runtime is None else trial.tensor(size)
+    found = trial.call(trial.index)
+    held, second = trial.ctx.probe.held(trial.index), _used(trial, found, pid)
+    if isinstance(found, list):
+        told = repr(found)
+        found.append(None)
+        again = trial.call(trial.index)
+        trial.equal(repr(again), told, "after the list of the call before was changed, the list")
+    trial.expect(
+        (first is None) == (second is None), f"this process is listed with {first}, then with {second}"
+    )
+    if first is not None and second is not None and held is not None and held_first is not None:
+        rise, truth = second - first, held - held_first
+        told = f"what this process holds rose by {truth}, and what it is said to use by {rise}"
+        trial.expect(abs(rise - truth) <= 2 * ROUNDING, told)
+        told = f"this process holds {held}, and is said to use {second}"
+        trial.expect(held - ROUNDING <= second <= held + 2 * GIB, told)
+    del kept, block
+
+
+def _used(trial: Trial, found: Any, pid: int) -> int | None:
+    for one in found or ():
+        trial.expect(type(one).__name__ == "ProcessMemory", f"it lists {one!r}")
+        trial.expect(type(one.pid) is int and one.pid > 0, f"a pid is {one.pid!r}")
+        trial.expect(one.used is None or (type(one.used) is int and one.used >= 0), f"used is {one.used!r}")
+    return next((one.used for one in found or () if one.pid == pid), None)
+
+
+@effect("memory_snapshot")
+def memory_snapshot(trial: Trial) -> None:
+    if trial.ctx.probe.initialised() is False:
+        trial.expect(not trial.call(trial.index), "nothing is initialised, and there are segments")
+    kept = trial.tensor(BLOCK)
+    first = trial.call(trial.index)
+    told = pickle.dumps(first)
+    elsewhere = [trial.tensor(BLOCK + 4096, index) for index in trial.others]
+    same = trial.call(trial.index)
+    trial.expect(repr(same) == repr(first), "memory of another device changed it")
+    block = trial.tensor(large_of(trial))
+    second = trial.call(trial.index)
+    trial.expect((first is None) == (second is None), "it is None in one of two calls")
+    trial.expect(pickle.dumps(first) == told, "the list of an earlier call was changed by a later one")
+    if second is not None:
+        unseen = trial.runtime is not None and repr(second) == repr(first)
+        trial.expect(not unseen, "a new block did not change it")
+        sizes = [one.get("total_size") for one in second if isinstance(one, dict)]
+        held = trial.ctx.probe.held(trial.index)
+        if held is not None and sizes and all(isinstance(size, int) for size in sizes):
+            trial.equal(sum(sizes), held, "the size of all its segments")  # type: ignore[arg-type]
+        if isinstance(second, list):
+            count = len(second)
+            second.clear()
+            trial.equal(len(trial.call(trial.index)), count, "after the list before was emptied, its length")
+    del kept, elsewhere, block

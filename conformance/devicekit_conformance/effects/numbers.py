@@ -1,0 +1,83 @@
+"""Random numbers are the device's own: seeded, saved and restored exactly."""
+
+from __future__ import annotations
+
+import torch
+
+from devicekit_conformance.effects import effect
+from devicekit_conformance.trial import Trial
+
+# torch's own generator for the host tells seeds apart by 32 bits, so more is asked of nobody.
+_SEEDS = (1234, 1235, 0, 1, (1 << 16) + 1234, (1 << 31) + 1234)
+
+
+def _draw(trial: Trial, index: int | None = None, count: int = 16) -> list[float]:
+    return list(trial.ctx.probe.random(trial.index if index is None else index, count))
+
+
+@effect("manual_seed")
+def manual_seed(trial: Trial) -> None:
+    drawn: dict[int, list[float]] = {}
+    for seed in (*_SEEDS, *_SEEDS):
+        trial.call(trial.index, seed)
+        numbers = _draw(trial)
+        trial.expect(drawn.setdefault(seed, numbers) == numbers, f"two draws after the seed {seed} differ")
+    for seed in _SEEDS[1:]:
+        trial.expect(
+            drawn[seed] != drawn[_SEEDS[0]], f"the seeds {_SEEDS[0]} and {seed} give the same numbers"
+        )
+    trial.expect(drawn[0] != drawn[1], "the seeds 0 and 1 give the same numbers")
+    for index in trial.others:
+        trial.call(trial.index, 5)
+        first = _draw(trial, index)
+        trial.call(trial.index, 5)
+        trial.expect(_draw(trial, index) != first, f"it seeds device {index} as well")
+
+
+@effect("get_rng_state")
+def get_rng_state(trial: Trial) -> None:
+    _draw(trial, count=3)
+    state, again = trial.call(trial.index), trial.call(trial.index)
+    trial.expect(state.dtype == torch.uint8, f"its dtype is {state.dtype}")
+    trial.expect(state.device.type == "cpu", f"it is on {state.device}")
+    trial.expect(torch.equal(state, again), "two readings in a row differ")
+    own = trial.own("get_rng_state", trial.index)
+    if isinstance(own, torch.Tensor):
+        trial.expect(torch.equal(state, own.cpu()), "it is not what torch's own get_rng_state gives")
+    kept = state.clone()
+    first = _draw(trial)
+    later = trial.call(trial.index)
+    trial.expect(
+        torch.equal(state, kept), "a state that was returned before changed while numbers were drawn"
+    )
+    trial.expect(not torch.equal(later, kept), "it is the same after numbers were drawn")
+    later.zero_()
+    trial.call(trial.index)
+    if trial.has("set_rng_state") and trial.ctx.claims("rng_state"):
+        trial.other("set_rng_state", trial.index, kept.clone())
+        trial.equal(_draw(trial), first, "what is drawn after the state was restored")
+
+
+@effect("set_rng_state")
+def set_rng_state(trial: Trial) -> None:
+    if not (trial.has("get_rng_state") and trial.ctx.claims("rng_state")):
+        return
+
+    def state(index: int) -> torch.Tensor:
+        own = trial.own("get_rng_state", index)
+        found: torch.Tensor = own if isinstance(own, torch.Tensor) else trial.other("get_rng_state", index)
+        return found.clone()
+
+    for skipped in (5, 3):
+        _draw(trial, count=skipped)
+        saved = state(trial.index)
+        strange = {index: state(index) for index in trial.others}
+        wanted = _draw(trial)
+        for _ in range(2):
+            _draw(trial, count=7)
+            given = saved.clone()
+            trial.call(trial.index, given)
+            trial.expect(torch.equal(given, saved), "it changed the state that it was given")
+            trial.equal(_draw(trial), wanted, "what is drawn after the state was restored")
+        for index, before in strange.items():
+            trial.expect(torch.equal(state(index), before), f"it changed the state of device {index}")

@@ -1,0 +1,263 @@
+"""Waiting, streams and events, with more work pending than anybody has patience for."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from devicekit_conformance.effects import effect
+from devicekit_conformance.trial import Trial
+
+
+class _Deliberate(Exception):
+    pass
+
+
+class _DeliberateExit(BaseException):
+    pass
+
+
+@effect("synchronize")
+def synchronize(trial: Trial) -> None:
+    streams = [None, trial.new_stream(), trial.new_stream()]
+    for chosen in ([None], streams, streams[1:2]):
+        tokens = [trial.long_work(stream) for stream in chosen if stream is not None or chosen[0] is None]
+        trial.call(trial.index)
+        for token in tokens:
+            trial.expect(
+                token is None or token.done(), "work that was submitted before was pending when it returned"
+            )
+    with trial.on(streams[1]):
+        token = trial.long_work()
+        other = trial.long_work(streams[2]) if streams[2] is not None else None
+        trial.call(trial.index)
+        for one in (token, other):
+            trial.expect(
+                one is None or one.done(), "with another stream current, work was pending when it returned"
+            )
+
+
+@effect("current_stream")
+def current_stream(trial: Trial) -> None:
+    outer = trial.call(trial.index)
+    own = trial.own("current_stream", trial.index)
+    trial.expect(own is None or outer == own, f"it is {outer!r}, and torch's own is {own!r}")
+    side, inner = trial.new_stream(), trial.new_stream()
+    strange = [trial.new_stream(index) for index in trial.others[:1]]
+    if side is None:
+        return
+    with trial.on(side):
+        trial.equal(trial.call(trial.index), side, "with a stream current, the stream")
+        with trial.on(inner):
+            trial.equal(trial.call(trial.index), inner, "with a second stream current, the stream")
+        trial.equal(trial.call(trial.index), side, "after the second stream, the stream")
+    trial.equal(trial.call(trial.index), outer, "after these streams, the stream")
+    for stream in strange:
+        with trial.on(stream):
+            trial.equal(trial.call(trial.index), outer, "with a stream of another device current, the stream")
+
+
+@effect("create_stream")
+def create_stream(trial: Trial) -> None:
+    made = [trial.call(trial.index, priority) for priority in (0, 0, -1, 1, 100, -100)]
+    first, second = made[0], made[1]
+    trial.expect(first is not second and first != second, "two streams are one")
+    current = trial.own("current_stream", trial.index)
+    trial.expect(current is None or first != current, "it is the current stream, and not a new one")
+    for name in ("query", "synchronize", "wait_event", "wait_stream"):
+        trial.expect(hasattr(first, name), f"{type(first).__name__} has no {name}")
+    for stream in made:
+        _is_on(trial, stream)
+    _is_done_when_its_work_is(trial, first)
+    _waits(trial, first, second)
+
+
+def _is_on(trial: Trial, stream: Any) -> None:
+    place = getattr(stream, "device_index", None)
+    if not isinstance(place, int):
+        place = getattr(getattr(stream, "device", None), "index", None)
+    trial.expect(place is None or place == trial.index, f"the stream is on device {place}")
+
+
+def _is_done_when_its_work_is(trial: Trial, stream: Any) -> None:
+    for _ in range(2):
+        trial.finish()
+        trial.expect(stream.query() is True, "a stream without work says that it is not done")
+        token = trial.long_work(stream)
+        if token is None:
+            return
+        pending = not token.done()
+        said = stream.query()
+        trial.expect(said is not True or token.done(), "query() was True while work was pending")
+        if pending and not said:
+            trial.expect(not token.done(), "query() waited for the work")
+        returned = stream.synchronize()
+        trial.expect(returned is None, f"the stream's synchronize() returned {returned!r}")
+        trial.expect(token.done(), "the stream's synchronize() returned while work was pending")
+        trial.expect(stream.query() is True, "query() is not True after synchronize()")
+
+
+def _waits(trial: Trial, stream: Any, source: Any) -> None:
+    token = trial.long_work(source)
+    stream.wait_stream(source)
+    mark = trial.work(stream)
+    stream.synchronize()
+    _after(trial, token, mark, "wait_stream()")
+    event = _new_event(trial)
+    if event is None:
+        return
+    token = trial.long_work(source)
+    event.record(source)
+    stream.wait_event(event)
+    mark = trial.work(stream)
+    stream.synchronize()
+    _after(trial, token, mark, "wait_event()")
+
+
+def _after(trial: Trial, token: Any, mark: Any, what: str) -> None:
+    if token is not None and mark is not None and mark.done():
+        trial.expect(token.done(), f"work after {what} was done before what it waited for")
+
+
+def _new_event(trial: Trial) -> Any:
+    kind = getattr(trial.runtime, "Event", None)
+    if kind is not None:
+        try:
+            return kind()
+        except Exception:
+            return None
+    return trial.other("create_event", trial.index, False) if trial.has("create_event") else None
+
+
+@effect("use_stream")
+def use_stream(trial: Trial) -> None:
+    outer, inner = trial.new_stream(), trial.new_stream()
+    if outer is None:
+        return
+
+    def current() -> Any:
+        own = trial.own("current_stream", trial.index)
+        return trial.other("current_stream", trial.index) if own is None else own
+
+    device, before = trial.ctx.probe.current_index(), current()
+    for kind in (None, _Deliberate, _DeliberateExit, KeyboardInterrupt, GeneratorExit):
+        try:
+            with trial.call(outer):
+                trial.expect(current() == outer, "inside the block, another stream is current")
+                token = trial.work()
+                with trial.call(inner):
+                    trial.expect(current() == inner, "inside a second block, another stream is current")
+                trial.expect(
+                    current() == outer, "after a block within a block, the first's stream is not current"
+                )
+                with trial.call(outer):
+                    pass
+                trial.expect(current() == outer, "after the same stream twice, it is not current")
+                if kind is not None:
+                    raise kind
+        except BaseException as error:
+            if kind is None or type(error) is not kind:
+                raise
+        else:
+            trial.expect(kind is None, f"the block swallowed {kind.__name__}" if kind else "")
+        how = f"after {kind.__name__} in the block" if kind else "after the block"
+        trial.expect(current() == before, f"{how}, the previous stream is not current again")
+        now = trial.ctx.probe.current_index()
+        trial.expect(now == device, f"{how}, device {now} is current instead of {device}")
+        if token is not None and hasattr(outer, "synchronize"):
+            outer.synchronize()
+            trial.expect(token.done(), "work that was submitted inside the block was not on the stream")
+
+
+@effect("create_event")
+def create_event(trial: Trial) -> None:
+    with trial.current(trial.index):
+        event, other = trial.call(trial.index, False), trial.call(trial.index, False)
+        trial.expect(event is not other, "two events are one")
+        for name in ("record", "query", "synchronize", "wait"):
+            trial.expect(hasattr(event, name), f"{type(event).__name__} has no {name}")
+        side, waiting = trial.new_stream(), trial.new_stream()
+        _marks(trial, trial.call(trial.index, False), None)
+        if side is not None:
+            _marks(trial, trial.call(trial.index, False), side)
+            with trial.on(side):
+                _marks(trial, trial.call(trial.index, False), None)
+            _orders(trial, trial.call(trial.index, False), side, waiting)
+        _measures(trial)
+
+
+def _marks(trial: Trial, event: Any, stream: Any) -> None:
+    """Recorded behind work, the event is reached when the work is."""
+    trial.finish()
+    for _ in range(2):
+        token = trial.long_work(stream)
+        event.record(*(() if stream is None else (stream,)))
+        if token is None:
+            return
+        said = event.query()
+        trial.expect(said is not True or token.done(), "query() was True while the marked work was pending")
+        if said is not True:
+            trial.expect(not token.done(), "query() waited for the mark")
+        event.synchronize()
+        trial.expect(token.done(), "the event's synchronize() returned while the marked work was pending")
+        trial.expect(event.query() is True, "query() is not True after synchronize()")
+
+
+def _orders(trial: Trial, event: Any, source: Any, waiting: Any) -> None:
+    """Work of another stream comes after the mark, and the host does not wait."""
+    if waiting is None:
+        return
+    for given in (True, False):
+        trial.finish()
+        token = trial.long_work(source)
+        event.record(source)
+        pending = token is not None and not token.done()
+        if given:
+            event.wait(waiting)
+        else:
+            with trial.on(waiting):
+                event.wait()
+        if pending:
+            trial.expect(token is None or not token.done(), "the event's wait() blocked the host")
+        mark = trial.work(waiting)
+        waiting.synchronize()
+        _after(trial, token, mark, "the event's wait()")
+    trial.finish()
+    token = trial.long_work(source)
+    quick = trial.work(waiting)
+    event.record(waiting)
+    event.synchronize()
+    early = token is not None and not token.done()
+    trial.finish()
+    del early, quick
+
+
+def _measures(trial: Trial) -> None:
+    """The time between two marks is that of the work between them, in milliseconds."""
+    clock = getattr(trial.ctx.probe, "now", time.perf_counter)
+    ratios = []
+    for repeat in (1, 8):
+        start, end = trial.call(trial.index, True), trial.call(trial.index, True)
+        if not hasattr(start, "elapsed_time"):
+            trial.fail(f"a timed {type(start).__name__} has no elapsed_time")
+        trial.finish()
+        began = clock()
+        start.record()
+        tokens = [trial.work() for _ in range(repeat)]
+        if tokens[0] is None:
+            return
+        last = tokens[-1]
+        pending = last is not None and not last.done()
+        end.record()
+        end.synchronize()
+        lasted = (clock() - began) * 1e3
+        elapsed = start.elapsed_time(end)
+        trial.expect(type(elapsed) is float, f"elapsed_time() is {elapsed!r}, no float")
+        trial.expect(elapsed >= 0, f"elapsed_time() is {elapsed}")
+        if pending and lasted > 0.5 and trial.runtime is not None:
+            told = f"elapsed_time() is {elapsed:g}, and it took {lasted:g} ms"
+            trial.expect(lasted / 30 <= elapsed <= 1.6 * lasted + 1, told)
+            ratios.append((elapsed, lasted))
+    if len(ratios) == 2 and ratios[1][1] > 4 * ratios[0][1]:
+        told = f"elapsed_time() is {ratios[0][0]:g} for work and {ratios[1][0]:g} for eight times as much"
+        trial.expect(ratios[1][0] > 1.5 * ratios[0][0], told)

@@ -1,0 +1,137 @@
+"""What is there, and what it is."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+
+from devicekit_conformance.effects import effect
+from devicekit_conformance.trial import Trial
+
+
+@effect("is_available")
+def is_available(trial: Trial) -> None:
+    found = trial.call()
+    own = trial.own("is_available")
+    trial.expect(own is None or found is bool(own), f"it is {found}, and torch's own says {own}")
+    if trial.count:
+        trial.expect(found is True, "it is False, and there are devices")
+
+
+@effect("device_count")
+def device_count(trial: Trial) -> None:
+    found = trial.call()
+    own = trial.own("device_count")
+    trial.expect(own is None or found == own, f"it is {found}, and torch's own says {own}")
+    trial.equal(found, trial.ctx.device_count, "the number of devices")
+
+
+@effect("current_index")
+def current_index(trial: Trial) -> None:
+    with trial.current(trial.index):
+        wanted = trial.index if trial.ctx.probe.current_index() is not None else 0
+        trial.equal(trial.call(), wanted, f"with device {wanted} current, it")
+    seen = trial.ctx.probe.current_index()
+    found = trial.call()
+    trial.expect(seen is None or found == seen, f"it is {found}, and torch's current device is {seen}")
+
+
+@effect("set_index")
+def set_index(trial: Trial) -> None:
+    before = trial.ctx.probe.current_index()
+    trial.call(trial.index)
+    now = trial.ctx.probe.current_index()
+    trial.expect(now is None or now == trial.index, f"torch's current device is {now} after it")
+    if now is not None and trial.runtime is not None:
+        where = torch.empty(16, device=trial.ctx.manifest.device_type).device.index
+        trial.equal(where, trial.index, "the device of a new tensor without an index")
+    if before is not None:
+        trial.select(before)
+
+
+@effect("device_properties")
+def device_properties(trial: Trial) -> None:
+    found = trial.call(trial.index)
+    trial.equal(trial.call(trial.index), found, "the second answer")
+    for name, kind in (("name", str), ("total_memory", int), ("uuid", str), ("architecture", str),
+                       ("compute_units", int), ("unified_memory", bool), ("driver", str)):  # fmt: skip
+        value = getattr(found, name)
+        trial.expect(value is None or type(value) is kind, f"{name} is {value!r}")
+        trial.expect(value is None or kind is bool or bool(value), f"{name} is {value!r}: unknown is None")
+        trial.expect(kind is not int or value is None or value > 0, f"{name} is {value!r}")
+    own = trial.own("get_device_properties", trial.index)
+    for name in ("name", "total_memory", "uuid"):
+        value, truth = getattr(found, name), getattr(own, name, None)
+        if value is not None and truth is not None:
+            trial.expect(_alike(value, truth), f"{name} is {value!r}, and torch's own says {truth!s}")
+    integrated = getattr(own, "is_integrated", None)
+    if integrated is not None and found.unified_memory is not None:
+        trial.equal(found.unified_memory, bool(integrated), "unified_memory")
+    units = getattr(own, "multi_processor_count", None)
+    if units and found.compute_units:
+        trial.equal(found.compute_units, units, "compute_units")
+    for index in trial.others if trial.runtime is not None else ():
+        theirs: Any = trial.ctx.raw_hook(trial.hook)(index)
+        same = found.uuid is not None and theirs.uuid == found.uuid
+        trial.expect(not same, f"device {index} has the same uuid, {found.uuid}")
+    info = trial.own("mem_get_info", trial.index)
+    if info is not None and found.total_memory is not None:
+        near = 0.8 * found.total_memory <= info[1] <= 1.25 * found.total_memory
+        trial.expect(
+            near, f"total_memory is {found.total_memory}, and torch's own mem_get_info says {info[1]}"
+        )
+
+
+def _alike(value: object, truth: object) -> bool:
+    if isinstance(value, int):
+        return value == truth
+    plain = [re.sub(r"[^0-9a-z]", "", str(one).lower()) for one in (value, truth)]
+    return plain[0] in plain[1] or plain[1] in plain[0]
+
+
+@effect("collective_backend")
+def collective_backend(trial: Trial) -> None:
+    told = trial.ctx.manifest.collective_backend
+    found = trial.call()
+    trial.expect(bool(found), "it is empty")
+    trial.expect(told is None or found == told, f"it is {found!r}, and the manifest says {told!r}")
+    trial.equal(trial.call(), found, "the second answer")
+
+
+@effect("visible_devices_variable")
+def visible_devices_variable(trial: Trial) -> None:
+    trial.equal(trial.call(), trial.ctx.manifest.visible_devices_variable, "the variable")
+
+
+@effect("copies_overlap")
+def copies_overlap(trial: Trial) -> None:
+    found = trial.call(trial.index)
+    trial.equal(trial.call(trial.index), found, "the second answer")
+    trial.equal(found, trial.ctx.claims("async_copies"), "the answer, by the claim async_copies,")
+    seen = _overlap_seen(trial)
+    if seen is not None:
+        trial.equal(found, seen, "whether a copy was seen to run beside work")
+
+
+def _overlap_seen(trial: Trial) -> bool | None:
+    """Whether a copy from pinned memory can be pending; ``None`` where that cannot be seen."""
+    now = getattr(trial.ctx.probe, "now", None)
+    if now is None or trial.runtime is None or not trial.has("pin_memory"):
+        return None
+    token = trial.work()
+    pending = token is not None and not token.done()
+    trial.finish()
+    return pending
+
+
+@effect("profiler_activity")
+def profiler_activity(trial: Trial) -> None:
+    found = trial.call()
+    trial.equal(trial.call(), found, "the second answer")
+    if found is None or trial.runtime is None:
+        return
+    supported = torch.profiler.supported_activities()  # type: ignore[no-untyped-call]  # torch does not type it
+    known = found in supported or trial.ctx.manifest.device_type not in ("cpu", "cuda")
+    trial.expect(known, f"it is {found}, which this torch does not have")

@@ -1,0 +1,117 @@
+"""What is emptied is given back, and what is in use stays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from devicekit_conformance.context import MIB
+from devicekit_conformance.effects import effect
+from devicekit_conformance.live import Live
+from devicekit_conformance.measures import BLOCK, ROUNDING
+from devicekit_conformance.trial import Trial
+
+
+@effect("empty_cache")
+def empty_cache(trial: Trial) -> None:
+    probe = trial.ctx.probe
+    if probe.initialised() is False:
+        trial.call()
+        trial.call()
+        trial.expect(probe.initialised() is not True, "it initialised a device that nobody uses")
+    trial.own("empty_cache")
+    start = {index: probe.held(index) for index in range(trial.count)}
+    live = Live(trial)
+    held = {index: probe.held(index) for index in range(trial.count)}
+    _cache(trial, live)
+    tokens = [
+        (index, token)
+        for index in range(trial.count)
+        for stream in (None, *live.streams[index])
+        if (token := trial.long_work(stream, index)) is not None
+    ]
+    trial.call()
+    for index, token in tokens:
+        trial.expect(token.done(), f"work on device {index} was pending when it returned: it synchronises")
+    live.check("after it")
+    if trial.ctx.claims("caching_allocator"):
+        for index in range(trial.count):
+            left, most = probe.held(index), held[index]
+            if left is not None and most is not None:
+                trial.expect(
+                    left <= most + _slack(trial),
+                    f"device {index} still holds {left - most} bytes that nobody uses, on some stream",
+                )
+        trial.own("empty_cache")
+    over = [trial.tensor(2 * MIB, index).fill_(1) for index in range(trial.count) for _ in range(3)]
+    live.check("after it and new allocations")
+    del over
+    live.drop()
+    trial.call()
+    for index, before in start.items():
+        left = probe.held(index)
+        if trial.ctx.claims("caching_allocator") and left is not None and before is not None:
+            trial.expect(
+                left <= before + _slack(trial),
+                f"with nothing in use, device {index} holds {left} bytes after it, and {before} before use",
+            )
+
+
+def _slack(trial: Trial) -> int:
+    return 0 if trial.runtime is not None else ROUNDING
+
+
+def _cache(trial: Trial, live: Live) -> None:
+    """Leave freed blocks of every size in the cache of every device and stream."""
+    for index in range(trial.count):
+        for stream in (None, *live.streams[index]):
+            with trial.current(index), trial.on(stream):
+                blocks = [trial.tensor(size, index) for size in (4096, MIB * 3, BLOCK, BLOCK, 5 * BLOCK)]
+                blocks.append(trial.tensor(8 * BLOCK, index))
+            trial.finish()
+            del blocks
+
+
+@effect("empty_host_cache")
+def empty_host_cache(trial: Trial) -> None:
+    if trial.runtime is None or not (trial.has("pin_memory") and trial.ctx.claims("pinned_memory")):
+        trial.call()
+        trial.call()
+        return
+    pin: Any = trial.ctx.raw_hook("pin_memory")
+    live: list[torch.Tensor] = [pin(torch.full((MIB + extra,), 7, dtype=torch.uint8)) for extra in (0, 5000)]
+    gone = [pin(torch.zeros(MIB << number, dtype=torch.uint8)) for number in (0, 0, 0, 1, 1, 2)]
+    before = _reserved(trial)
+    del gone
+    trial.call()
+    after = _reserved(trial)
+    trial.expect(all(bool((one == 7).all()) for one in live), "pinned memory in use holds other data")
+    if before is None or after is None:
+        return
+    trial.expect(
+        after < before, f"{before} bytes of pinned memory were held, most of them unused, and {after} are"
+    )
+    used = sum(one.untyped_storage().nbytes() for one in live)
+    trial.expect(
+        after <= 2 * used + MIB, f"{used} bytes of pinned memory are in use, and {after} are held after it"
+    )
+    del live
+
+
+def _reserved(trial: Trial) -> int | None:
+    own = trial.own("host_memory_stats")
+    if isinstance(own, dict) and "allocated_bytes.current" in own:
+        return int(own["allocated_bytes.current"])
+    if trial.has("host_memory_stats"):
+        found: Any = getattr(trial.other("host_memory_stats"), "reserved", None)
+        return found if isinstance(found, int) else None
+    return None
+
+
+@effect("collect_ipc")
+def collect_ipc(trial: Trial) -> None:
+    live = Live(trial)
+    trial.call()
+    trial.call()
+    live.check("after it")

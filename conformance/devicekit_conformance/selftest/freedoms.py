@@ -1,0 +1,250 @@
+"""Honest backends that are unusual, by the freedoms that the contract leaves: alone, in pairs, and with less.
+
+``devicekit_conformance.selftest.freedoms:NAME`` has one freedom, ``A__B`` has two, and ``without_HOOK`` lacks a
+hook. None may be refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from devicekit.contract import CAPABILITIES, AllocatorState, MemoryStats
+from devicekit.contract.hooks import HOOKS, hookimpl
+from devicekit.contract.spec import HookKind
+from devicekit.testing import GIB, MIB, SimConfig, Simulator, active, sim_backend
+from devicekit_conformance.selftest.building import FIELDS, Body, Call, faulty
+from devicekit_conformance.selftest.honest import Honest, machine
+
+__all__ = ["FREEDOMS", "Freedom", "honest_names"]
+
+_PAGE = 64 * MIB
+
+
+@dataclass(frozen=True)
+class Freedom:
+    """One way to be unusual: another machine, other answers, or hooks left out."""
+
+    says: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    bodies: Mapping[str, Body] = field(default_factory=dict)
+    without: frozenset[str] = frozenset()
+    denied: frozenset[str] = frozenset()  # capabilities
+    arrange: Callable[[], object] = lambda: None
+
+
+def _up(value: int | None) -> int | None:
+    return None if value is None else -(-value // _PAGE) * _PAGE
+
+
+def _in_pages(call: Call) -> object:
+    found = call.forward()
+    names = [name for name in FIELDS["memory_stats"] if not name.startswith("num_")]
+    return dataclasses.replace(found, **{name: _up(getattr(found, name)) for name in names})
+
+
+def _coarse_peaks(call: Call) -> object:
+    found = call.forward()
+    names = [name for name in FIELDS["memory_stats"] if name.startswith("peak_")]
+    return dataclasses.replace(found, **{name: _up(getattr(found, name)) for name in names})
+
+
+def _replaced(**values: object) -> Body:
+    return lambda call: dataclasses.replace(call.forward(), **values)
+
+
+def _slow(call: Call) -> object:
+    time.sleep(0.05)
+    return call.forward()
+
+
+def _others(call: Call) -> object:
+    """Somebody else takes and gives memory back between calls."""
+    held = call.memory.get("other")
+    if held is not None:
+        held.release()
+        call.memory["other"] = None
+    elif call.number % 2:
+        call.memory["other"] = machine().other_process(64 * MIB)
+    return call.forward()
+
+
+def _first_time(call: Call) -> object:
+    if not call.memory:
+        import sqlite3
+
+        call.memory["library"] = sqlite3  # whatever a vendor's library is
+    return call.forward()
+
+
+def _survive() -> None:
+    def forked() -> None:
+        machine()._owner = os.getpid()
+
+    os.register_at_fork(after_in_child=forked)
+
+
+def _pages(size: int) -> dict[str, int]:
+    names = ("rounding", "small_limit", "small_segment", "large_limit", "large_segment", "segment_rounding")
+    return dict.fromkeys(names, size)
+
+
+FREEDOMS: Mapping[str, Freedom] = {
+    "pages_of_64_mib": Freedom("The driver hands out 64 MiB at least.", config=_pages(_PAGE)),
+    "pages_of_2_mib": Freedom("The driver hands out 2 MiB at least.", config=_pages(2 * MIB)),
+    "counts_in_pages": Freedom("Sizes are counted in 64 MiB.", bodies={"memory_stats": _in_pages}),
+    "coarse_peaks": Freedom("Peaks are known to 64 MiB.", bodies={"memory_stats": _coarse_peaks}),
+    "unknown_total": Freedom(
+        "Nobody says how much there is.",
+        bodies={"memory_info": _replaced(total=None), "device_properties": _replaced(total_memory=None)},
+        denied=frozenset({"driver_memory"}),
+    ),
+    "unknown_free": Freedom(
+        "The driver says nothing.",
+        bodies={"memory_info": _replaced(free=None, total=None, source=None)},
+        denied=frozenset({"driver_memory"}),
+    ),
+    "unknown_counters": Freedom(
+        "Only what is allocated and reserved is counted.",
+        bodies={
+            "memory_stats": _replaced(
+                **{name: None for name in FIELDS["memory_stats"] if name not in ("allocated", "reserved")},
+                raw={},
+            )
+        },
+        without=frozenset({"reset_peak_memory_stats"}),
+        denied=frozenset({"peak_memory"}),
+    ),
+    "no_statistics": Freedom(
+        "The allocator does not count.",
+        bodies={"memory_stats": lambda call: MemoryStats(AllocatorState.UNSUPPORTED)},
+        without=frozenset({"reset_peak_memory_stats"}),
+        denied=frozenset({"peak_memory", "caching_allocator"}),
+    ),
+    "no_cache": Freedom("Memory goes back when it is freed.", config={"caching": False}),
+    "synchronous": Freedom("Nothing is ever pending.", config={"blocking_launches": True}),
+    "slow_hooks": Freedom("Each hook takes 50 ms.", bodies=dict.fromkeys(HOOKS, _slow)),
+    "slow_driver": Freedom(
+        "Taking memory from the driver is slow.",
+        config={"driver_alloc_seconds": 5e-3, "driver_free_seconds": 3e-3},
+    ),
+    "unified": Freedom("Host and devices share one memory.", config={"unified_memory": True}),
+    "shared_with_others": Freedom(
+        "Other processes take memory and give it back.",
+        config={"unified_memory": True},
+        bodies={"memory_info": _others},
+    ),
+    "one_device": Freedom("There is one device.", config={"device_count": 1}),
+    "eight_devices": Freedom("There are eight devices.", config={"device_count": 8}),
+    "small": Freedom("The device has 1 GiB.", config={"capacity": GIB}),
+    "survives_fork": Freedom("The device works in forked children.", arrange=_survive),
+    "events_without_streams": Freedom(
+        "There are events and one stream.",
+        without=frozenset({"current_stream", "create_stream", "use_stream"}),
+        denied=frozenset({"streams"}),
+    ),
+    "streams_without_events": Freedom(
+        "There are streams and no events.", without=frozenset({"create_event"}), denied=frozenset({"events"})
+    ),
+    "tuples": Freedom(
+        "Lists are tuples.",
+        bodies={
+            "process_memory": lambda call: tuple(call.forward()),
+            "memory_snapshot": lambda call: None if (found := call.forward()) is None else tuple(found),
+        },
+    ),
+    "sees_nothing": Freedom(
+        "Neither processes nor segments can be seen.",
+        bodies={"process_memory": lambda call: None, "memory_snapshot": lambda call: None},
+    ),
+    "lazy": Freedom("A library is loaded by the first call.", bodies=dict.fromkeys(HOOKS, _first_time)),
+    "required_only": Freedom(
+        "Only what is required is implemented.",
+        without=frozenset(n for n, spec in HOOKS.items() if spec.kind is not HookKind.REQUIRED)
+        - {"memory_info"},
+    ),
+}
+
+
+def honest_names(pairs: bool = True) -> tuple[str, ...]:
+    """Every derived honest backend."""
+    single = list(FREEDOMS)
+    double = [
+        f"{one}__{other}" for one, other in itertools.combinations(single, 2) if _can_be_one(one, other)
+    ]
+    optional = [f"without_{name}" for name, spec in HOOKS.items() if spec.kind is not HookKind.REQUIRED]
+    return (*single, *optional, *(double if pairs else ()))
+
+
+def _can_be_one(one: str, other: str) -> bool:
+    first, second = FREEDOMS[one], FREEDOMS[other]
+    apart = not (first.config.keys() & second.config.keys()) and not (
+        first.bodies.keys() & second.bodies.keys()
+    )
+    return apart and not (first.without & second.bodies.keys()) and not (second.without & first.bodies.keys())
+
+
+def _build(names: list[str]) -> type[Honest]:
+    chosen = [
+        Freedom("", without=frozenset({name.removeprefix("without_")}))
+        if name.startswith("without_")
+        else FREEDOMS[name]
+        for name in names
+    ]
+    config: dict[str, Any] = {"capacity": 16 * GIB, "fill_uninitialized": False}
+    for one in chosen:
+        config.update(one.config)
+        one.arrange()
+    active.replace(Simulator(SimConfig(**config)))
+    without = frozenset().union(*(one.without for one in chosen))
+    denied = frozenset().union(*(one.denied for one in chosen))
+    bodies = {name: body for one in chosen for name, body in one.bodies.items() if name not in without}
+    manifest = sim_backend.manifest()
+    founded = {
+        name
+        for name in manifest.capabilities
+        if not without & set(CAPABILITIES[name].hooks) and name not in denied
+    }
+    manifest = dataclasses.replace(manifest, capabilities=frozenset(founded), noop=manifest.noop - without)
+    made = faulty(bodies, manifest=manifest)
+    return _hiding(made, without) if without else made
+
+
+def _hiding(made: type[Honest], without: frozenset[str]) -> type[Any]:
+    """A class of its own that has the others' hooks only."""
+
+    def forwarding(name: str) -> Callable[..., object]:
+        inherited = getattr(made, name)
+
+        def method(self: Any, *arguments: Any) -> object:
+            return inherited(self._inner, *arguments)
+
+        method.__name__ = name
+        method.__signature__ = _signature(name)  # type: ignore[attr-defined]  # what inspect reads
+        return hookimpl(method)
+
+    def construct(self: Any) -> None:
+        self._inner = made()
+
+    namespace: dict[str, object] = {name: forwarding(name) for name in HOOKS if name not in without}
+    namespace.update(__init__=construct, manifest=made.manifest)
+    return type("Unusual", (), namespace)
+
+
+def _signature(name: str) -> Any:
+    import inspect
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return inspect.Signature([inspect.Parameter(one, kind) for one in ("self", *HOOKS[name].parameters)])
+
+
+def __getattr__(name: str) -> type[Any]:
+    parts = name.split("__")
+    if name.startswith("__") or not all(part in FREEDOMS or part.startswith("without_") for part in parts):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _build(parts)

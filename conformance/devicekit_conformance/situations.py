@@ -1,0 +1,361 @@
+"""The situations in which every hook is called. What holds of one call is asked of every call."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from devicekit_conformance import frozen_contract
+from devicekit_conformance.calling import arguments_for
+from devicekit_conformance.context import Failure, NotApplicable, NotRun
+from devicekit_conformance.effects import effect_of
+from devicekit_conformance.surroundings import Surroundings
+from devicekit_conformance.trial import Trial
+
+__all__ = ["again", "beside", "first", "forked", "leaking", "on_every_device", "reentered"]
+
+_DEVICES = 3  # at most so many are tried
+_THREAD_LIMIT = 20.0  # seconds
+_KEPT_BY_DRIVERS = frozenset({"memory_pool", "create_graph"})
+_MOVES_MEMORY = frozenset(
+    {"empty_cache", "collect_ipc", "memory_pool", "create_graph", "export_ipc", "import_ipc"}
+)
+_PLACES = 60  # of the calls that a hook makes, at most so many are interrupted
+
+
+def _in(trial: Trial, situation: str, **changes: Any) -> Trial:
+    return dataclasses.replace(trial, situation=situation, **changes)
+
+
+def first(trial: Trial) -> None:
+    """The first call that this process makes."""
+    spec = frozen_contract.hook(trial.hook)
+    if (
+        spec.initialises is False
+        and trial.ctx.probe.initialised() is False
+        and spec.parameters in ((), ("index",))
+    ):
+        trial.call(*((trial.index,) if spec.parameters else ()))
+        made = trial.ctx.probe.initialised()
+        trial.expect(made is not True, "it initialised the device, which it must not")
+    effect_of(trial.hook)(_in(trial, ""))
+    if trial.told is not None:
+        found = repr(trial.call())
+        trial.expect(found == trial.told, f"it is {found} in a forked child, and {trial.told} in its parent")
+
+
+def again(trial: Trial) -> None:
+    """Later calls, in other threads, with another stream current, and after what went wrong."""
+    run = effect_of(trial.hook)
+    for number in range(4):
+        run(_in(trial, f"in round {number + 1}"))
+    for number in (1, 2):
+        _in_thread(run, _in(trial, f"in thread {number + 1} of the process"))
+    stream = trial.new_stream()
+    if stream is not None:
+        with trial.current(trial.index), trial.on(stream):
+            run(_in(trial, "with another stream current"))
+    _fail_once(trial)
+    run(_in(trial, "after a call that raised"))
+    trial.ctx.probe.exhaust(trial.index)
+    trial.own("empty_cache")
+    run(_in(trial, "after the device ran out of memory"))
+    arguments = arguments_for(trial)
+    if arguments is not None:
+        _repeat(trial, arguments, 110, 2.0)
+    run(_in(trial, "after a hundred calls"))
+
+
+def _in_thread(run: Callable[[Trial], None], trial: Trial) -> None:
+    raised: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            run(trial)
+        except BaseException as error:
+            raised.append(error)
+
+    # Surroundings know the threads that there are: this one must not come between two looks.
+    thread = threading.Thread(target=target, daemon=True)
+    thread.start()
+    thread.join(_THREAD_LIMIT)
+    if thread.is_alive():
+        trial.fail(f"did not return within {_THREAD_LIMIT:g} s")
+    if raised:
+        raise raised[0]
+
+
+def _repeat(trial: Trial, arguments: tuple[Any, ...], calls: int, seconds: float) -> int:
+    """Call the hook so many times, or for so long; returns how many times it was."""
+    function = trial.ctx.raw_hook(trial.hook)
+    ends = time.monotonic() + seconds
+    done = 0
+    while done < calls and (done < 4 or time.monotonic() < ends):
+        try:
+            function(*arguments)
+        except (NotRun, NotApplicable):
+            raise
+        except Exception as error:
+            trial.fail(f"call {done + 1} in a row raised {type(error).__name__}: {str(error)[:200]}")
+        done += 1
+    return done
+
+
+def _wrong_arguments(trial: Trial) -> tuple[Any, ...] | None:
+    """Arguments that the hook should refuse; ``None`` where there are none."""
+    spec = frozen_contract.hook(trial.hook)
+    if not spec.parameters or trial.hook == "classify_error":
+        return None
+    if "index" in spec.parameters:
+        if not trial.ctx.manifest.indexed:
+            return None
+        arguments = arguments_for(trial)
+        place = spec.parameters.index("index")
+        return None if arguments is None else (*arguments[:place], trial.count + 3, *arguments[place + 1 :])
+    return tuple(object() for _ in spec.parameters)
+
+
+def _fail_once(trial: Trial, times: int = 3) -> int:
+    """Make the hook raise; returns how often it did. What it leaves behind then is a fault."""
+    arguments = _wrong_arguments(trial)
+    if arguments is None:
+        return 0
+    function, failed = trial.ctx.raw_hook(trial.hook), 0
+    around = Surroundings(trial.ctx, trial.hook, trial.index)
+    for _ in range(times):
+        try:
+            function(*arguments)
+        except Exception:
+            failed += 1
+    changed = around.changes()
+    if changed and failed:
+        _in(trial, "when it raises").fail("; ".join(changed[:3]))
+    return failed
+
+
+def on_every_device(trial: Trial) -> None:
+    """Every device, with every other one current; and devices that do not exist."""
+    run = effect_of(trial.hook)
+    chosen = sorted({*range(min(trial.count, _DEVICES - 1)), trial.count - 1})
+    for index in reversed(chosen):
+        for current in chosen:
+            with trial.current(current):
+                run(_in(trial, f"with device {current} current", index=index))
+    _in_thread(run, _in(trial, "in a second thread", index=chosen[-1]))
+    if not frozen_contract.hook(trial.hook).refuses:
+        return
+    for index in (trial.count, trial.count + 1000, -1, -7):
+        arguments = _wrong_arguments(_in(trial, "", index=0))
+        if arguments is None:
+            return
+        place = frozen_contract.hook(trial.hook).parameters.index("index")
+        try:
+            found = trial.ctx.raw_hook(trial.hook)(*arguments[:place], index, *arguments[place + 1 :])
+        except Exception:
+            continue
+        looks = frozen_contract.hook(trial.hook).missing is frozen_contract.Missing.ANSWER_UNKNOWN
+        if looks and (found is None or found in ([], ())):
+            continue  # it says nothing of it
+        trial.fail(f"there is no device {index}, and it returned {found!r:.80}")
+
+
+def beside(trial: Trial) -> None:
+    """Beside memory in use, freed memory that is cached, and pending work."""
+    from devicekit_conformance.live import Live
+    from devicekit_conformance.measures import BLOCK
+
+    arguments = arguments_for(trial)
+    if arguments is None:
+        return
+    spec = frozen_contract.hook(trial.hook)
+    live = Live(trial)
+    for _ in range(3 if frozen_contract.profile_of(trial.hook) == "memory" else 1):
+        for index in range(trial.count):
+            for stream in (None, *live.streams[index]):
+                with trial.current(index), trial.on(stream):
+                    cached = trial.tensor(2 * BLOCK, index)
+                    del cached
+        trial.finish()
+        before = _counts(trial)
+        tokens = [(index, trial.long_work(None, index)) for index in range(trial.count)]
+        pending = [(index, token) for index, token in tokens if token is not None and not token.done()]
+        found = trial.ctx.raw_hook(trial.hook)(*arguments)
+        if spec.only_looks:
+            for index, token in pending:
+                trial.expect(not token.done(), f"it waited for device {index}, and only looks")
+            for name, (was, now) in _differences(before, _counts(trial)).items():
+                trial.fail(f"it only looks, and {name} went from {was} to {now}")
+        elif trial.hook not in _MOVES_MEMORY:
+            for index in range(trial.count):
+                was, now = before[f"what device {index} holds"], trial.ctx.probe.held(index)
+                trial.expect(was == now, f"what device {index} holds went from {was} to {now}")
+        trial.finish()
+        live.check("after it")
+        del found
+    over = [trial.tensor(2 * BLOCK // 16, index).fill_(1) for index in range(trial.count)]
+    live.check("after it and new allocations")
+    del over
+
+
+def _counts(trial: Trial) -> dict[str, object]:
+    """What torch itself counts on every device."""
+    found: dict[str, object] = {}
+    for index in range(trial.count):
+        found[f"what device {index} holds"] = trial.ctx.probe.held(index)
+        own = trial.own("memory_stats", index)
+        if isinstance(own, dict):
+            found.update((f"{name} of device {index}", value) for name, value in own.items())
+    return found
+
+
+def _differences(before: dict[str, object], after: dict[str, object]) -> dict[str, tuple[object, object]]:
+    return {name: (value, after.get(name)) for name, value in before.items() if after.get(name) != value}
+
+
+def forked(trial: Trial) -> None:
+    """A child that is forked after the device was used."""
+    from devicekit_conformance.effects.forks import judge
+    from devicekit_conformance.trying import in_a_child
+
+    arguments = arguments_for(trial)
+    block = trial.filled(4096, 7)
+    told = None
+    if arguments is not None and not frozen_contract.hook(trial.hook).creates:
+        told = trial.ctx.raw_hook(trial.hook)(*arguments)
+    told_text = repr(told)
+    child = _in(trial, "in a child forked after the device was used", watched=False)
+    ended, said = in_a_child(trial.ctx, child, lambda one: judge(one, arguments, told_text), 10.0)
+    del block
+    if ended == "fail":
+        raise Failure(said if "forked" in said else f"{said}, in a child forked after the device was used")
+
+
+def leaking(trial: Trial) -> None:
+    """Many calls in a row, and many that raise."""
+    arguments = arguments_for(trial)
+    gc.freeze()  # what is there already need not be looked through each time
+    if (
+        arguments is not None
+        and trial.hook not in _KEPT_BY_DRIVERS
+        and (trial.runtime is not None or trial.hook != "create_stream")
+    ):
+        _repeat(trial, arguments, 30, 1.0)
+        _keeps_nothing(trial, "", lambda: _repeat(trial, arguments, 150, 1.5))
+    wrong = _wrong_arguments(trial)
+    if wrong is not None and _fail_once(trial, 10):
+        _keeps_nothing(trial, " that raise", lambda: _raise(trial, wrong, 150))
+
+
+def _raise(trial: Trial, arguments: tuple[Any, ...], calls: int) -> int:
+    function, failed, ends = trial.ctx.raw_hook(trial.hook), 0, time.monotonic() + 1.5
+    for _ in range(calls):
+        try:
+            function(*arguments)
+        except Exception:
+            failed += 1
+        if time.monotonic() > ends:
+            break
+    return max(failed, 1)
+
+
+def _keeps_nothing(trial: Trial, kind: str, run: Callable[[], int]) -> None:
+    """Fail where so many calls leave as many things behind, each time."""
+    grown: dict[str, int] = {}
+    calls = 1
+    for _ in range(3):
+        gc.collect()
+        before = _things(trial)
+        calls = run()
+        gc.collect()
+        after = _things(trial)
+        least = {name: calls // 2 if name == "objects" else max(3, calls // 4) for name in after}
+        now = {
+            name: after[name] - before[name] for name in after if after[name] - before[name] >= least[name]
+        }
+        grown = {name: count for name, count in now.items() if not grown or name in grown}
+        if not grown:
+            return
+    told = ", ".join(f"{count} {name}" for name, count in grown.items())
+    trial.fail(f"{calls} calls{kind} left {told} behind")
+
+
+def _things(trial: Trial) -> dict[str, int]:
+    found = {"objects": sys.getallocatedblocks(), "threads": len(sys._current_frames())}
+    if os.path.isdir("/proc/self/fd"):
+        found["open files"] = len(os.listdir("/proc/self/fd"))
+    for index in range(trial.count):
+        own = trial.own("memory_stats", index)
+        if isinstance(own, dict) and "allocation.all.current" in own:
+            found[f"blocks of device {index}"] = own["allocation.all.current"]
+    return found
+
+
+def reentered(trial: Trial) -> None:
+    """Called while it runs, as a finalizer may that the collector runs in its middle."""
+    arguments = arguments_for(trial)
+    if arguments is None:
+        return
+    function = trial.ctx.raw_hook(trial.hook)
+    function(*arguments)
+    for place in range(_PLACES):
+        raised: list[BaseException] = []
+
+        def call() -> None:
+            try:
+                function(*arguments)
+            except BaseException as error:
+                raised.append(error)  # noqa: B023  # called at once
+
+        reached = _interrupted(lambda: function(*arguments), call, place)
+        if raised:
+            trial.fail(f"called while it runs, it raised {type(raised[0]).__name__}: {str(raised[0])[:200]}")
+        if not reached:
+            return
+
+
+def _interrupted(run: Callable[[], object], call: Callable[[], None], place: int) -> bool:
+    """Run ``call`` out of one of the calls that the backend's own code makes inside ``run``."""
+    hook: list[FrameType] = []
+    left, done = place, False
+
+    def watch(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal left, done
+        if event == "call" and not hook:
+            if frame.f_code is not getattr(run, "__code__", None):
+                hook.append(frame)
+            return
+        caller = frame if event == "c_call" else frame.f_back
+        if (
+            event not in ("call", "c_call")
+            or not hook
+            or done
+            or caller is None
+            or not _is_its_own(caller, hook[0])
+        ):
+            return
+        if left == 0:
+            done = True
+            sys.setprofile(None)
+            call()
+        left -= 1
+
+    sys.setprofile(watch)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+    return done
+
+
+_NOT_ITS_OWN = ("/torch/", "/devicekit/", "/lib/python", "<frozen")
+
+
+def _is_its_own(frame: FrameType, hook: FrameType) -> bool:
+    return frame is hook or not any(part in frame.f_code.co_filename for part in _NOT_ITS_OWN)

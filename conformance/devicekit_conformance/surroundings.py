@@ -1,0 +1,119 @@
+"""What a call must leave alone, the process and every device: taken before it, taken after, and compared."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from devicekit_conformance import process_state
+
+if TYPE_CHECKING:
+    from devicekit_conformance.context import Context
+
+__all__ = ["Surroundings", "runtime"]
+
+_SHARING = frozenset(
+    {"export_ipc", "import_ipc"}
+)  # torch itself starts a manager of shared memory, and talks to it
+_SELECTING = frozenset({"set_index"})
+_OF_THE_HOST = (
+    "torch's host random state",
+    "torch.initial_seed()",
+)  # which the cpu's own seeds
+_SEEDING = frozenset({"manual_seed", "set_rng_state"})
+
+
+def runtime(ctx: Context) -> Any:
+    """torch's own module for the device, a road that no hook steers; ``None`` where there is none."""
+    return getattr(ctx.probe, "runtime", None)
+
+
+class Surroundings:
+    """The surroundings of one call of ``hook``, which may change what it is for on device ``index``."""
+
+    def __init__(self, ctx: Context, hook: str, index: int, thorough: bool = True) -> None:
+        self._ctx, self._hook, self._index, self._thorough = ctx, hook, index, thorough
+        self._process = self._take_process()
+        self._devices = self._take_devices()
+        self._descriptors = process_state.descriptors()
+
+    def changes(self) -> list[str]:
+        """What is different now, as parts of a sentence."""
+        told = process_state.changes(self._process, self._take_process())
+        devices = self._take_devices()
+        before = {
+            name: value for name, value in self._devices.items() if name in devices
+        }  # if it was initialised
+        told += process_state.changes(before, {name: devices[name] for name in before})
+        if self._hook in _SHARING:
+            return told
+        opened = process_state.descriptors()
+        told += [
+            f"{path} is left open" for number, path in opened.items() if self._descriptors.get(number) != path
+        ]
+        told += ["an open file was closed" for number in self._descriptors if number not in opened][:1]
+        return told
+
+    def _take_process(self) -> Mapping[str, object]:
+        found: dict[str, object] = {"what was written to its output": _written()}
+        found.update(process_state.system_state())
+        if self._hook not in _SHARING:
+            found["the processes that it started"] = sorted(process_state.children())
+        if self._thorough:
+            found.update(process_state.python_state())
+            found.update(process_state.torch_state())
+            if self._hook in _SEEDING and self._ctx.manifest.device_type == "cpu":
+                for name in _OF_THE_HOST:
+                    found.pop(name, None)
+            # As parts, for one of them is named.
+            found.update((f"the function {name}", value) for name, value in process_state.code().items())
+            folder = os.getcwd()
+            found["the files in the working directory"] = (
+                sorted(os.listdir(folder)) if "dk-" in folder else []
+            )
+        return found
+
+    def _take_devices(self) -> Mapping[str, object]:
+        probe, found = self._ctx.probe, dict[str, object]()
+        if self._hook not in _SELECTING:
+            found["the current device"] = probe.current_index()
+        module = runtime(self._ctx)
+        if module is None or probe.initialised() is not True:
+            return found
+        for index in range(count_of(self._ctx)):
+            found[f"the current stream of device {index}"] = _ask(lambda i=index: module.current_stream(i))  # type: ignore[misc]
+            if self._hook not in _SEEDING or index != self._index:
+                found[f"the random state of device {index}"] = _ask(
+                    lambda i=index: module.get_rng_state(i).numpy().tobytes()  # type: ignore[misc]
+                )
+        return found
+
+
+def count_of(ctx: Context) -> int:
+    """Devices by torch's own count, or by the backend's."""
+    counted = _ask(lambda: runtime(ctx).device_count())
+    return (
+        counted
+        if isinstance(counted, int) and not isinstance(counted, bool) and counted
+        else ctx.device_count
+    )
+
+
+def _ask(question: Callable[[], object]) -> object:
+    with contextlib.suppress(Exception):
+        return question()
+    return None
+
+
+def _written() -> int:
+    """Bytes that are in the files behind standard output and error."""
+    size = 0
+    for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+        with contextlib.suppress(Exception):
+            stream.flush()
+        with contextlib.suppress(OSError):
+            size += os.fstat(number).st_size
+    return size

@@ -1,0 +1,135 @@
+"""Tries hooks one at a time, each in a child process of its own in which nothing has happened yet."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import select
+import shutil
+import signal
+import time
+import traceback
+from collections.abc import Callable, Sequence
+
+from devicekit_conformance import process_state
+from devicekit_conformance.context import Context, Failure, NotApplicable, NotRun, fail
+from devicekit_conformance.effects import effect_of
+from devicekit_conformance.trial import Trial, in_folder_of_its_own
+
+__all__ = ["Script", "in_a_child", "try_each"]
+
+Script = Callable[[Trial], None]
+_SHOWN = 4
+
+
+def try_each(ctx: Context, hooks: Sequence[str], script: Script, limit: float = 25.0) -> None:
+    """Run ``script`` on every hook; fail with what failed, or raise `NotRun` where nothing could be decided."""
+    warm_up()
+    faults: list[str] = []
+    undecided: list[str] = []
+    for hook in hooks:
+        ctx.note(hook)
+        ended, said = in_a_child(ctx, Trial(ctx, hook, told=_told(ctx, hook)), script, limit)
+        if ended == "fail":
+            faults.append(said)
+        elif ended == "not-run":
+            undecided.append(f"{hook}: {said}")
+    if faults:
+        more = f" (and {len(faults) - _SHOWN} more hooks)" if len(faults) > _SHOWN else ""
+        fail("; ".join(faults[:_SHOWN]) + more)
+    if undecided and len(undecided) == len(hooks):
+        raise NotRun(undecided[0])
+
+
+def _told(ctx: Context, hook: str) -> str | None:
+    if hook not in ("collective_backend", "visible_devices_variable", "profiler_activity"):
+        return None
+    try:
+        return repr(ctx.raw_hook(hook)())
+    except Exception:
+        return None
+
+
+def warm_up() -> None:
+    """Import and remember here what every child would have to otherwise."""
+    effect_of("")
+    with contextlib.suppress(ImportError):
+        importlib.import_module(
+            "torch.distributed.tensor"
+        )  # torch does, when it first meets a tensor subclass
+    process_state.python_state()
+    process_state.torch_state()
+
+
+def in_a_child(ctx: Context, trial: Trial, script: Script, limit: float) -> tuple[str, str]:
+    """Run ``script`` in a forked child: how it ended (pass, fail, n/a or not-run), and what it said."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        _run(trial, script, writing)
+    os.close(writing)
+    received = _read(reading, limit)
+    os.close(reading)
+    if received is None:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        return "fail", f"{trial.hook}() did not return within {limit:g} s"
+    _, status = os.waitpid(child, 0)
+    try:
+        answer = json.loads(received)
+    except ValueError:
+        code = os.waitstatus_to_exitcode(status)
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        return "fail", f"{trial.hook}(): the process {how}"
+    shutil.rmtree(str(answer["folder"]), ignore_errors=True)
+    return str(answer["ended"]), str(answer["said"])
+
+
+def _read(reading: int, limit: float) -> bytes | None:
+    """All that comes through a pipe until it is closed; ``None`` when that takes too long."""
+    received, deadline = b"", time.monotonic() + limit
+    while True:
+        ready, _, _ = select.select([reading], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            return None
+        piece = os.read(reading, 65536)
+        if not piece or received.endswith(b"\n"):
+            return received
+        received += piece
+        if received.endswith(b"\n"):
+            return received
+
+
+def _run(trial: Trial, script: Script, writing: int) -> None:
+    ended, said, folder = "pass", "", ""
+    try:
+        folder = in_folder_of_its_own()
+        # A file whose length tells what was written, by whomever.
+        output = os.open(
+            os.path.join(os.path.dirname(folder), f"{os.path.basename(folder)}.txt"), _NEW, 0o600
+        )
+        os.unlink(os.path.join(os.path.dirname(folder), f"{os.path.basename(folder)}.txt"))
+        for number in (1, 2):
+            os.dup2(output, number)
+        os.close(output)
+        script(trial)
+    except Failure as failure:
+        ended, said = "fail", str(failure)
+    except NotApplicable as reason:
+        ended, said = "n/a", str(reason)
+    except NotRun as reason:
+        ended, said = "not-run", str(reason)
+    except BaseException as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{os.path.basename(place.filename)}:{place.lineno}"
+        ended, said = "fail", f"{trial.hook}(): {type(error).__name__}: {str(error)[:200]} at {where}"
+    said = said.encode("utf-8", "backslashreplace").decode()[:2000]
+    with contextlib.suppress(OSError):
+        os.write(writing, json.dumps({"ended": ended, "said": said, "folder": folder}).encode() + b"\n")
+    os._exit(0)
+
+
+_NEW = os.O_CREAT | os.O_RDWR | os.O_EXCL

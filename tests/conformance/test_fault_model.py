@@ -1,0 +1,69 @@
+"""The fault model covers the contract, and a sample of it, drawn anew each day of the year, is caught."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+
+import pytest
+
+from devicekit.contract import HOOKS
+
+_SAMPLE = 6  # derived faults that every run of the tests judges; `make kill-matrix` judges all
+_SCRIPT = """
+import json, sys
+from devicekit_conformance.selftest.model import PROBE, derived
+from devicekit_conformance.selftest.quick import judge
+from devicekit_conformance.trying import warm_up
+warm_up()
+found = {name: judge(derived()[name].address, PROBE, derived()[name].fault.hook) for name in sys.argv[1:]}
+print(json.dumps({name: [one.status, one.requirement, one.message] for name, one in found.items()}))
+"""
+_LIST = """
+import json
+from devicekit_conformance.selftest.model import derived
+found = {name: [one.operator.family, one.fault.hook, one.fault.breaks] for name, one in derived().items()}
+print(json.dumps(found))
+"""
+
+
+def _run(script: str, *arguments: str) -> dict[str, list[str]]:
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.fixture(scope="module")
+def model() -> dict[str, list[str]]:
+    """Family, hook and broken sentence of every derived fault, by name."""
+    return _run(_LIST)
+
+
+def test_every_hook_has_faults_of_several_families(model: dict[str, list[str]]) -> None:
+    assert len(model) > 1000
+    for hook in HOOKS:
+        families = {family for family, named, _ in model.values() if named == hook}
+        assert len(families) >= 4, (hook, families)
+
+
+def test_every_fault_says_what_it_breaks(model: dict[str, list[str]]) -> None:
+    assert not [name for name, (_, _, breaks) in model.items() if len(breaks) < 10]
+
+
+def test_a_sample_of_the_faults_is_caught_by_a_sentence(model: dict[str, list[str]]) -> None:
+    seed = int(time.strftime("%j"))
+    print(f"seed {seed}")
+    source = random.Random(seed)
+    families = sorted({family for family, _, _ in model.values()})
+    chosen = [
+        source.choice([name for name, (own, hook, _) in model.items() if own == family and hook])
+        for family in source.sample(families, _SAMPLE)
+    ]
+    found = _run(_SCRIPT, *chosen)
+    assert not {name: one for name, one in found.items() if one[0] != "fail" or len(one[2]) < 10}
