@@ -55,7 +55,7 @@ def others_broken(ctx: Context, device: Device, altered: str) -> list[str]:
     """Harmless hooks that no longer answer although only ``altered`` was changed."""
     faults: list[str] = []
     for name in sorted(ctx.implemented - {altered}):
-        if not HOOKS[name].harmless or name not in asking.ASK:
+        if name not in asking.ASK or not HOOKS[name].harmless:
             continue
         try:
             asking.ASK[name](device)

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from devicekit_conformance import frozen_contract
 from devicekit_conformance.trial import Trial
 
 __all__ = ["arguments_for"]
@@ -44,10 +45,17 @@ _BY_TYPE: Mapping[str, Callable[[Trial], Any]] = {
 
 def arguments_for(trial: Trial) -> tuple[Any, ...] | None:
     """Legal arguments of the hook on trial; ``None`` where none can be made here."""
-    from devicekit.contract.hooks import BackendSpec
+    from devicekit.contract.hooks import HOOKS, BackendSpec
 
+    spec = HOOKS[trial.hook]
+    if frozen_contract.is_newer(trial.hook) and spec.kind.value == "ordering" and spec.returns == "None":
+        return None  # it changes something, and only its own effect knows how to change it back
     made: list[Any] = []
-    for parameter in list(inspect.signature(getattr(BackendSpec, trial.hook)).parameters.values())[1:]:
+    declared = inspect.signature(getattr(BackendSpec, trial.hook)).parameters
+    for parameter in (declared[name] for name in trial.ctx.opened.parameters(trial.hook)):
+        if parameter.name in HOOKS[trial.hook].added:
+            made.append(None)  # what was appended asks for nothing when it is None
+            continue
         maker = _BY_NAME.get(parameter.name) or _BY_TYPE.get(str(parameter.annotation))
         if maker is None:
             return None

@@ -38,7 +38,7 @@ class FrozenHook:
     @property
     def refuses(self) -> bool:
         """Whether it must raise for a device that does not exist."""
-        return "index" in self.parameters and self.name not in _ANY_INDEX
+        return "index" in self.parameters and self.name in HOOKS and self.name not in _ANY_INDEX
 
     @property
     def creates(self) -> bool:
@@ -130,14 +130,28 @@ def hook(name: str) -> FrozenHook:
     from devicekit.contract.hooks import HOOKS as DECLARED
 
     spec = DECLARED[name]
-    plain = {"None": "NoneType"}
-    parts = [plain.get(part, part.rpartition(".")[2]) for part in spec.returns.split(" | ")]
-    known = all(part.isidentifier() for part in parts) and not spec.returns.endswith(
-        ("Stream", "Event", "Graph")
-    )
-    return FrozenHook(
-        name, Missing(spec.kind.value), spec.parameters, tuple(parts) if known else ("*", "NoneType")
-    )
+    return FrozenHook(name, Missing(spec.kind.value), spec.parameters, _types_of(spec.returns))
+
+
+def is_newer(name: str) -> bool:
+    """Whether the host's contract has a hook of that name that this copy does not."""
+    from devicekit.contract.hooks import HOOKS as DECLARED
+
+    return name in DECLARED and name not in HOOKS
+
+
+_OF_THE_VENDOR = frozenset(
+    {"object", "Stream", "Event", "DeviceGraph", "MemoryPool", "AbstractContextManager"}
+)
+
+
+def _types_of(annotation: str) -> tuple[str, ...]:
+    """The exact types that an annotation names, as far as they are nobody's own."""
+    parts = [part.partition("[")[0].rpartition(".")[2] for part in annotation.split(" | ")]
+    if not _OF_THE_VENDOR.isdisjoint(parts):
+        return ("*",) if "None" not in parts else ("?",)
+    names = {"None": ("NoneType",), "Sequence": ("list", "tuple"), "Mapping": ("dict", "mappingproxy")}
+    return tuple(name for part in parts for name in names.get(part, (part,)))
 
 
 def profile_of(name: str) -> str:
@@ -164,6 +178,17 @@ CAPABILITIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "unified_memory": ("device_properties",),
     }
 )
+
+
+def capability(name: str) -> tuple[str, ...] | None:
+    """The hooks that a capability rests on, by this copy or by the host's contract; ``None``: there is none."""
+    if name in CAPABILITIES:
+        return CAPABILITIES[name]
+    from devicekit.contract.capabilities import CAPABILITIES as DECLARED
+
+    found = DECLARED.get(name)
+    return None if found is None else found.hooks
+
 
 STATS_FIELDS = (
     "allocated",

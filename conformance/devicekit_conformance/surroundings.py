@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from devicekit_conformance import process_state
@@ -19,6 +20,7 @@ _SHARING = frozenset(
     {"export_ipc", "import_ipc"}
 )  # torch itself starts a manager of shared memory, and talks to it
 _SELECTING = frozenset({"set_index"})
+_STREAMING = frozenset({"set_current_stream"})
 _OF_THE_HOST = (
     "torch's host random state",
     "torch.initial_seed()",
@@ -84,10 +86,12 @@ class Surroundings:
         if module is None or probe.initialised() is not True:
             return found
         for index in range(count_of(self._ctx)):
-            found[f"the current stream of device {index}"] = _ask(lambda i=index: module.current_stream(i))  # type: ignore[misc]
+            if self._hook not in _STREAMING:
+                found[f"the current stream of device {index}"] = _ask(partial(module.current_stream, index))
             if self._hook not in _SEEDING or index != self._index:
-                found[f"the random state of device {index}"] = _ask(
-                    lambda i=index: module.get_rng_state(i).numpy().tobytes()  # type: ignore[misc]
+                state: Any = _ask(partial(module.get_rng_state, index))
+                found[f"the random state of device {index}"] = (
+                    None if state is None else state.numpy().tobytes()
                 )
         return found
 

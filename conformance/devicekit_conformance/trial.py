@@ -43,7 +43,7 @@ class Trial:
         thorough = self.watched and self.calls[0] <= _THOROUGH
         around = Surroundings(self.ctx, self.hook, self.index, thorough)
         try:
-            found = self.ctx.raw_hook(self.hook)(*arguments)
+            found = self.ctx.raw_hook(self.hook)(*self.fitted(self.hook, arguments))
         except (NotRun, NotApplicable):
             raise
         except Exception as error:
@@ -54,6 +54,11 @@ class Trial:
             if changed:
                 self.fail(f"{'; '.join(changed[:3])}")
         return found
+
+    def fitted(self, hook: str, arguments: tuple[object, ...]) -> tuple[object, ...]:
+        """Arguments for what the backend's own hook takes: what was appended asks for nothing when it is None."""
+        taken = len(self.ctx.opened.parameters(hook)) if self.ctx.has(hook) else len(arguments)
+        return (*arguments, *[None] * (taken - len(arguments)))[:taken]
 
     def _check_type(self, found: object) -> None:
         try:
@@ -97,7 +102,7 @@ class Trial:
     def other(self, name: str, *arguments: object) -> Any:
         """Another hook, as a tool. What it does is not judged here."""
         try:
-            return self.ctx.raw_hook(name)(*arguments)
+            return self.ctx.raw_hook(name)(*self.fitted(name, arguments))
         except (NotRun, NotApplicable):
             raise
         except Exception as error:

@@ -54,10 +54,10 @@ def every_declared_hook_is_implemented(ctx: Context) -> None:
     A backend that cannot do something leaves the hook out; then engines can ask first.
     """
     for name in sorted(ctx.implemented):
-        if not frozen_contract.HOOKS[name].harmless:
+        if not frozen_contract.hook(name).harmless:
             continue
         ctx.note(name)
-        arguments = (0,) if frozen_contract.HOOKS[name].parameters else ()
+        arguments = (0,) if frozen_contract.hook(name).parameters else ()
         try:
             ctx.raw_hook(name)(*arguments)
         except NotImplementedError as error:
@@ -70,7 +70,7 @@ def every_declared_hook_is_implemented(ctx: Context) -> None:
 def results_have_the_contracts_types(ctx: Context) -> None:
     """Every hook MUST return exactly a type that the contract names for it."""
     for name in sorted(ctx.implemented):
-        spec = frozen_contract.HOOKS[name]
+        spec = frozen_contract.hook(name)
         if spec.harmless:
             ctx.note(name)
             ctx.result(name, *((0,) if spec.parameters else ()))
@@ -138,7 +138,7 @@ def hooks_keep_the_current_device(ctx: Context) -> None:
         raise NotApplicable("torch has no current device for this type")
     other = 1 if before == 0 else 0
     for name in sorted(ctx.implemented):
-        spec = frozen_contract.HOOKS[name]
+        spec = frozen_contract.hook(name)
         if spec.harmless and spec.parameters:
             ctx.hook(name)(other)
             now = ctx.probe.current_index()

@@ -35,7 +35,7 @@ def _judge(ctx: Context, kind: type[BaseException], spared: frozenset[str]) -> N
     delivered = False
     what = "an error" if kind is _Broken else kind.__name__
     for name in sorted(ctx.implemented - spared):
-        spec = frozen_contract.HOOKS[name]
+        spec = frozen_contract.hook(name)
         if not spec.harmless:
             continue
         function = ctx.raw_hook(name)

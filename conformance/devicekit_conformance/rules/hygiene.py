@@ -22,7 +22,7 @@ _AFTER = ("DK-CORE-005",)
 def _harmless(ctx: Context) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Every hook that can be called with nothing but an index, and its arguments."""
     for name in sorted(ctx.implemented):
-        spec = frozen_contract.HOOKS[name]
+        spec = frozen_contract.hook(name)
         if spec.harmless:
             yield name, (0,) if spec.parameters else ()
 

@@ -42,9 +42,10 @@ def hooks_have_the_contracts_signatures(ctx: Context) -> None:
             continue
         function = getattr(ctx.plugin, name)
         decorated = hasattr(function, _MARK)
-        if decorated and name not in frozen_contract.HOOKS:
+        known = name in frozen_contract.HOOKS or frozen_contract.is_newer(name)
+        if decorated and not known:
             faults.append(f"{name} is decorated and is no hook")
-        elif not decorated and name in frozen_contract.HOOKS:
+        elif not decorated and known:
             faults.append(f"{name} is a hook and is not decorated")
         elif decorated:
             faults.extend(_signature_faults(name, function))
@@ -56,15 +57,23 @@ def hooks_have_the_contracts_signatures(ctx: Context) -> None:
 def _signature_faults(name: str, function: Callable[..., object]) -> list[str]:
     if not inspect.isroutine(function):
         return [f"{name} is no plain method"]
-    parameters = inspect.signature(function).parameters.values()
-    plain = all(
-        one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) and one.default is one.empty
-        for one in parameters
-    )
-    spec = frozen_contract.HOOKS[name]
-    if not plain or tuple(one.name for one in parameters) != spec.parameters:
+    spec = frozen_contract.hook(name)
+    parameters = list(inspect.signature(function).parameters.values())
+    plain = all(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) for one in parameters)
+    first = parameters[: len(spec.parameters)]  # what later contracts appended comes after these
+    plain = plain and all(one.default is one.empty for one in first)
+    own = tuple(one.name for one in parameters)
+    if not plain or own[: len(first)] != spec.parameters or own not in _declared(name):
         return [f"{name}{inspect.signature(function)} must be {spec.signature}"]
     return []
+
+
+def _declared(name: str) -> list[tuple[str, ...]]:
+    """The parameters that the hook has in this copy of the contract, and with all that was appended since."""
+    from devicekit.contract.hooks import HOOKS
+
+    ours, theirs = frozen_contract.hook(name).parameters, HOOKS[name].parameters
+    return [theirs[:count] for count in range(len(ours), len(theirs) + 1)]
 
 
 @requirement("DK-LOAD-003", profile="core", isolated=60.0, device=False)

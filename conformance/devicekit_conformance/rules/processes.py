@@ -105,7 +105,7 @@ def records_cross_processes(ctx: Context) -> None:
     """What observing hooks return MUST survive pickling, so that it can be sent to another process."""
     for name in ("device_properties", "memory_stats", "memory_info", "host_memory_stats"):
         if ctx.has(name):
-            found = ctx.hook(name)(*((0,) if frozen_contract.HOOKS[name].parameters else ()))
+            found = ctx.hook(name)(*((0,) if frozen_contract.hook(name).parameters else ()))
             try:
                 same = pickle.loads(pickle.dumps(found)) == found
             except Exception as error:

@@ -119,11 +119,11 @@ def _serve(
             if any(statuses.get(one) in _STOPPED for one in rule.after):
                 continue
             os.write(writing, json.dumps({"trying": rule.id}).encode() + b"\n")
-            answer = examine(rule, context)
-            statuses[rule.id] = str(answer["status"])
-            answer["message"] = str(answer["message"])[:400]
+            status, message, *_ = examine(rule, context)
+            statuses[rule.id] = status
+            answer = {"id": rule.id, "status": status, "message": message[:400]}
             os.write(writing, json.dumps(answer).encode() + b"\n")
-            if answer["status"] in _STOPPED:
+            if status in _STOPPED:
                 break
     finally:
         os._exit(0)
