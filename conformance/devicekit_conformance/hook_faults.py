@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from devicekit_conformance.frozen_contract import CAPABILITIES, HOOKS
+from devicekit_conformance.frozen_contract import HOOKS, capability
 
 if TYPE_CHECKING:
     from devicekit.contract.manifest import Manifest
@@ -56,7 +56,7 @@ def replacing(plugin: object, implemented: frozenset[str], hook: str, body: Call
 
 def manifest_for(manifest: Manifest, hooks: frozenset[str]) -> Manifest:
     """An honest manifest, under a new name, for a backend that has just these hooks."""
-    founded = {name for name in manifest.capabilities if set(CAPABILITIES.get(name, ())) <= hooks}
+    founded = {name for name in manifest.capabilities if set(capability(name) or ()) <= hooks}
     return dataclasses.replace(
         manifest,
         name=f"{manifest.name}_variant_{next(_serial)}",

@@ -48,19 +48,21 @@ def create_graph(trial: Trial) -> None:
             return
         _fails_cleanly(trial, other)
         source = trial.filled(4096, 1)
-        target, second = trial.filled(4096, 0), trial.filled(4096, 0)
+        target, second, count = (trial.filled(4096, 0) for _ in range(3))
         trial.finish()
         with graph.capture():
             target.copy_(source)
             second.copy_(target)
             second.add_(1)
+            count.add_(1)
         trial.finish()
         idle = torch.equal(target.cpu(), torch.zeros_like(target.cpu()))
         trial.expect(idle, "captured work ran during capture()")
-        for value in (2, 5, 9):
+        for times, value in enumerate((2, 5, 9), 1):
             source.fill_(value)
             graph.replay()
             trial.finish()
+            trial.expect(bool((count == times).all().item()), "replay() ran what was captured more than once")
             trial.expect(
                 bool((target == value).all().item()), f"replay() did not run with {value} in its source"
             )
