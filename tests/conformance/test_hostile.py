@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +18,9 @@ from devicekit_conformance.report import make_report
 from devicekit_conformance.session import Session
 from devicekit_conformance.target import Target
 from tests.conformance.hostile import Case, every_case, sample
+from tests.seeds import drawn_seed
 
-_SEED = int(os.environ.get("HOSTILE_SEED", random.SystemRandom().randrange(1 << 32)))
+_SEED = drawn_seed("HOSTILE_SEED")
 CASES = every_case() if os.environ.get("HOSTILE") == "all" else sample(_SEED, 15)
 JUDGED = (
     "DK-LOAD-001",

@@ -12,8 +12,9 @@ from devicekit.device import Device
 from devicekit.registry import Candidate, OpenedBackend
 from devicekit.registry.validation import check_hooks
 from tests.plugins.support import CASES, Bench, Make, manifest_of
+from tests.seeds import drawn_seed
 
-SEED = random.randrange(1 << 32)
+SEED = drawn_seed("BENDING_SEED")
 REQUIRED = [name for name, spec in HOOKS.items() if spec.kind is HookKind.REQUIRED]
 VITAL = {"device_count", "synchronize"}  # what the required hooks rest on
 HARMLESS = [

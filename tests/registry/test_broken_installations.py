@@ -16,8 +16,9 @@ from devicekit.contract.errors import BrokenDistribution, ConfigurationError, De
 from devicekit.contract.manifest import Manifest
 from devicekit.contract.manifest_file import MOST_BYTES
 from devicekit.registry.selection import select
+from tests.seeds import drawn_seed
 
-SEED = random.randrange(1 << 32)
+SEED = drawn_seed("BROKEN_SEED")
 DRAWS = 60
 HEAD = '[backend]\nname = "acme"\ndevice_type = "cpu"\ncontract = ">=1.0,<2"\nindexed = false\n'
 
