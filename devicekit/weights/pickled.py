@@ -11,7 +11,6 @@ from __future__ import annotations
 import builtins
 import io
 import pickle
-import pickletools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import torch
 
 from devicekit.scheduling.errors import InvalidOperation
 from devicekit.weights.bucket import BucketEntry, FlatBucket, parse_dtype
+from devicekit.weights.pickle_shape import require_small
 from devicekit.weights.shared_storage import Opener, SharedStorage, SharedTensor
 
 Payload = Mapping[str, torch.Tensor] | FlatBucket
@@ -73,17 +73,17 @@ _OPCODES = frozenset(
 )
 
 
+_LONGEST_TEXT = 2000  # characters of a sender's error
+
+
 def _parse(content: bytes) -> object:
     try:
-        for opcode, argument, _ in pickletools.genops(content):
-            if opcode.name not in _OPCODES:
-                raise PickleRefused(f"This pickle is refused: it uses {opcode.name}, which no tensor needs.")
-            # Without this, one opcode makes the reader reserve gigabytes.
-            if opcode.name.endswith("BINPUT") and int(argument or 0) > len(content):
-                raise PickleRefused("This pickle is refused: it numbers more objects than it can hold.")
+        require_small(content, _OPCODES)
         return _Reader(io.BytesIO(content)).load()
-    except InvalidOperation:
+    except PickleRefused:
         raise
+    except InvalidOperation as error:
+        raise PickleRefused(str(error)) from error
     except Exception as error:  # whatever a broken or hostile pickle comes to
         raise PickleRefused(f"This pickle cannot be read: {type(error).__name__}: {error}.") from error
 
@@ -98,10 +98,16 @@ class _Reader(pickle.Unpickler):
         if known is None and _OPENER.fullmatch(f"{module}.{name}"):
             return f"{module}.{name}"
         if known is None and module == "builtins" and name in _ERRORS:
-            return _Rebuild(lambda *arguments: SentFailure(f"{name}: {', '.join(map(str, arguments))}"))
+            return _Rebuild(lambda *arguments: SentFailure(_told(name, arguments)))
         if known is None:
             raise PickleRefused(f"This pickle is refused: it asks for {module}.{name}.")
         return known
+
+
+def _told(name: str, arguments: tuple[object, ...]) -> str:
+    """An error of the sender's, of which not more is told than anybody reads."""
+    texts = [one[:_LONGEST_TEXT] if isinstance(one, str) else type(one).__name__ for one in arguments[:8]]
+    return f"{name}: {', '.join(texts)}"[:_LONGEST_TEXT]
 
 
 @dataclass(frozen=True, slots=True)
