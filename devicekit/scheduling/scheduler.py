@@ -211,8 +211,19 @@ class Scheduler:
         Everything before the plan happens while paused as well. Never raises for a request's or an operator's
         mistake.
         """
-        with self._device.current_where_possible():  # the caller's thread may be on another
+        current = self._device.current_where_possible()  # the caller's thread may be on another
+        try:
+            current.__enter__()
+        except Exception:  # a pass will meet with it and say so to those whom it concerns
+            _log.exception("the device could not be made the thread's current one")
             return self._step()
+        try:
+            return self._step()
+        finally:
+            try:
+                current.__exit__(None, None, None)
+            except Exception:
+                _log.exception("the thread's former device could not be made its current one again")
 
     def _step(self) -> Step:
         state, requests = self.state, self.state.requests

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+import torch
 
-from devicekit.scheduling.messages import Flush, Operation, Pause, PauseMode, Refusal, Reply
+from devicekit.device import Device
+from devicekit.scheduling.messages import Flush, FlushReply, Operation, Pause, PauseMode, Refusal, Reply
+from devicekit.scheduling.request import FinishKind
 from devicekit.scheduling.state import Participant
 from tests.hash_runner import expected
 from tests.scheduling.rig import Rig
@@ -115,3 +118,25 @@ def test_what_waits_for_an_answer_can_be_seen(rig: Rig) -> None:
     rig.run()
     rig.step()
     assert rig.scheduler.control.pending == ()
+
+
+@pytest.mark.parametrize("fails", ["__enter__", "__exit__"])
+def test_a_device_that_cannot_be_made_current_does_not_end_the_loop(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    class Switch:
+        def __enter__(self) -> None:
+            self._at("__enter__")
+
+        def __exit__(self, *error: object) -> None:
+            self._at("__exit__")
+
+        def _at(self, name: str) -> None:
+            if name == fails:
+                raise torch.OutOfMemoryError("no more")
+
+    monkeypatch.setattr(Device, "current_where_possible", lambda device: Switch())
+    request = rig.add([1, 2, 3], 4)
+    rig.run()
+    assert rig.finishes[request].kind is FinishKind.LENGTH
+    assert rig.do(Flush("f"), FlushReply).success
