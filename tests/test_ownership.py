@@ -39,6 +39,7 @@ FOREIGN = {
     "__context__",
     "__traceback__",
     "_is_in_bad_fork",  # of a torch device module
+    "current_device",
     "device",  # of an argparse namespace
 }
 
