@@ -91,7 +91,9 @@ def classify_error(trial: Trial) -> None:
     for number, error in enumerate(innocent()):
         if number % 25 and not thorough:
             continue
+        arguments = error.args
         kind = trial.call(error) if number < 3 else _quick(trial, error)
+        trial.expect(error.args == arguments, "it changed the error that it was given")
         trial.expect(kind is None, f"it takes {_told(error)} for {getattr(kind, 'value', kind)}")
         outer = RuntimeError("the step failed")
         outer.__cause__ = error
@@ -132,14 +134,15 @@ def _provoked(trial: Trial) -> Iterator[tuple[str, BaseException]]:
 
 
 def _recognises(trial: Trial, wanted: str, error: BaseException) -> None:
-    error = error.with_traceback(None)
+    error, arguments = error.with_traceback(None), error.args
     for name, given in _wrapped(error):
         kind = _quick(trial, given)
         value = getattr(kind, "value", None)
         trial.equal(value, wanted, f"what {_told(error)}{name} is taken for")
     deep = next(given for name, given in _wrapped(error) if "deep" in name)
     _quick(trial, deep)
-    trial.expect(deep.__cause__ is not None, "it changed the error that it was given")
+    same = deep.__cause__ is not None and error.args == arguments
+    trial.expect(same, "it changed the error that it was given")
 
 
 def _wrapped(error: BaseException) -> Iterator[tuple[str, BaseException]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from devicekit_conformance.effects import effect
+from devicekit_conformance.measures import BLOCK
 from devicekit_conformance.trial import Trial
 
 
@@ -77,6 +78,27 @@ def create_graph(trial: Trial) -> None:
             trial.expect(bool((target == 11).all().item()), "replay() on another stream did not run")
         graph.reset()
         other.reset()
+    _gives_memory_back(trial)
+
+
+def _gives_memory_back(trial: Trial) -> None:
+    """After reset(), what a capture allocated goes back when the cache is emptied."""
+    if trial.runtime is None or not callable(getattr(trial.runtime, "empty_cache", None)):
+        return
+    with trial.current(trial.index):
+        trial.drop_cache()
+        before = trial.ctx.probe.held(trial.index)
+        graph, source = trial.call(trial.index), trial.filled(4 * BLOCK, 1)
+        with graph.capture():
+            result = source + 1
+        trial.finish()
+        graph.reset()
+        del result, source
+        trial.drop_cache()
+        after = trial.ctx.probe.held(trial.index)
+        told = f"the device held {before} bytes before a graph was captured, and {after} after its reset()"
+        trial.expect(before is None or after is None or after <= before, told)
+        del graph
 
 
 def _fails_cleanly(trial: Trial, graph: object) -> None:

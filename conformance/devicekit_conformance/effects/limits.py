@@ -102,6 +102,8 @@ def memory_pool(trial: Trial) -> None:
                 raise _Deliberate
         except _Deliberate:
             pass
+        else:
+            trial.fail("use() swallowed an exception")
         after = trial.tensor(size)
         trial.expect(after.data_ptr() != address, "after an exception inside use(), the pool still serves")
         del outside, after

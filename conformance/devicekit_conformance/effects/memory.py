@@ -37,6 +37,8 @@ def memory_stats(trial: Trial) -> None:
         trial.expect(
             not given, f"nothing is initialised, and {', '.join(given)} have numbers instead of None"
         )
+        state = getattr(found.state, "value", found.state)
+        trial.expect(state != "ok", "nothing is initialised, and the state is 'ok'")
     odd = BLOCK + 4097 * (trial.index + 1)
     if trial.calls[0] <= 1:
         trial.ctx.probe.exhaust(trial.index)
@@ -110,6 +112,9 @@ def reset_peak_memory_stats(trial: Trial) -> None:
     if trial.ctx.probe.initialised() is False:
         trial.call(trial.index)
     size = large_of(trial)
+    if trial.calls[0] <= 1:
+        trial.ctx.probe.exhaust(trial.index)  # so that there is something to forget
+        trial.own("empty_cache")
     for index in range(trial.count):
         top = trial.tensor(size + 512 * index, index)
         del top
@@ -117,7 +122,9 @@ def reset_peak_memory_stats(trial: Trial) -> None:
         kept = trial.tensor(BLOCK, index)
         del kept
     before = {index: _peaks(trial, index) for index in range(trial.count)}
+    counters = _counters(trial)
     trial.call(trial.index)
+    trial.equal(_counters(trial), counters, "what is counted since the start")
     for index in range(trial.count):
         now = _peaks(trial, index)
         for name, (value, peak) in now.items():
@@ -126,6 +133,12 @@ def reset_peak_memory_stats(trial: Trial) -> None:
                 trial.expect(near, f"right after it, {name} is {value} and its peak {peak}")
             else:
                 trial.equal(peak, before[index][name][1], f"the peak of {name} on device {index}")
+
+
+def _counters(trial: Trial) -> list[object]:
+    own = trial.own("memory_stats", trial.index)
+    names = ("num_ooms", "num_alloc_retries", "num_device_alloc", "num_device_free")
+    return [own.get(name) if isinstance(own, dict) else None for name in names]
 
 
 def _peaks(trial: Trial, index: int) -> dict[str, tuple[int, int]]:
@@ -214,7 +227,8 @@ def _is_what_can_be_allocated(trial: Trial) -> None:
 
 @effect("process_memory")
 def process_memory(trial: Trial) -> None:
-    size, pid = large_of(trial), os.getpid()
+    roomy = (trial.own("mem_get_info", trial.index) or (0, 0))[0] > 8 * GIB and trial.calls[0] < 6
+    size, pid = 5 * GIB if roomy else large_of(trial), os.getpid()
     trial.drop_cache()
     kept = trial.tensor(BLOCK).fill_(1)
     held_first, first = trial.ctx.probe.held(trial.index), _used(trial, trial.call(trial.index), pid)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from devicekit_conformance.context import MIB
 from devicekit_conformance.effects import effect
 from devicekit_conformance.trial import Trial
 
@@ -30,12 +31,14 @@ def device_count(trial: Trial) -> None:
 
 @effect("current_index")
 def current_index(trial: Trial) -> None:
+    kept = [trial.tensor(MIB, index) for index in trial.others[:1]]  # what is used is not what is current
     with trial.current(trial.index):
         wanted = trial.index if trial.ctx.probe.current_index() is not None else 0
         trial.equal(trial.call(), wanted, f"with device {wanted} current, it")
     seen = trial.ctx.probe.current_index()
     found = trial.call()
     trial.expect(seen is None or found == seen, f"it is {found}, and torch's current device is {seen}")
+    del kept
 
 
 @effect("set_index")

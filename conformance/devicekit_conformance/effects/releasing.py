@@ -31,7 +31,9 @@ def empty_cache(trial: Trial) -> None:
         for stream in (None, *live.streams[index])
         if (token := trial.long_work(stream, index)) is not None
     ]
+    peaks = _peaks(trial)
     trial.call()
+    trial.equal(_peaks(trial), peaks, "the peak of what was allocated, on each device,")
     for index, token in tokens:
         trial.expect(token.done(), f"work on device {index} was pending when it returned: it synchronises")
     live.check("after it")
@@ -56,6 +58,11 @@ def empty_cache(trial: Trial) -> None:
                 left <= before + _slack(trial),
                 f"with nothing in use, device {index} holds {left} bytes after it, and {before} before use",
             )
+
+
+def _peaks(trial: Trial) -> list[object]:
+    counted = [trial.own("memory_stats", index) for index in range(trial.count)]
+    return [one.get("allocated_bytes.all.peak") if isinstance(one, dict) else None for one in counted]
 
 
 def _slack(trial: Trial) -> int:
