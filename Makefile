@@ -7,7 +7,7 @@ SETUP := $(VENV)/.ready
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml plugins/hosts/*/pyproject.toml conformance/pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: hosts help run fleet test lint types architecture bench soak hostile operators kill-matrix matrix clients docs clean
+.PHONY: hosts help run fleet test lint types architecture bench soak hostile operators kill-matrix matrix clients device docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,10 @@ matrix: $(SETUP) ## run the suite from wheels on every supported pluggy and pyte
 
 clients: $(SETUP) ## real client programs against a real server; needs a package index and npm
 	@$(BIN)/python -m tests.clients --markdown docs/results/clients.md
+
+CERTIFY = -m devicekit.devtools.certify --plugins plugins --plugins conformance
+device: ## put the device of this machine to the test, from the checkout, installing nothing; DEVICE_PYTHON, DEVICE_ARGS
+	@PYTHONPATH=. $(or $(DEVICE_PYTHON),$(shell command -v python3)) $(CERTIFY) $(DEVICE_ARGS)
 
 docs: $(SETUP) ## write the pages that are generated from the code
 	@$(BIN)/python -m tools.reference

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from devicekit.commands.demo_model import write_model
+from devicekit.devtools.reference import write_model
 from devicekit.runners.errors import UnsupportedModel
 
 _ARCHITECTURES: Mapping[str, Mapping[str, object]] = MappingProxyType(

@@ -13,13 +13,11 @@ from pathlib import Path
 import torch
 
 from devicekit.commands.choice import choice_text
-from devicekit.commands.demo_model import write_model
-from devicekit.commands.noise import noisy_copy
-from devicekit.commands.oracle import Comparison, Oracle
 from devicekit.commands.text import human_bytes
 from devicekit.commands.timeline import Event, PlainTimeline, Timeline
 from devicekit.contract.errors import ConfigurationError
 from devicekit.device import device_of
+from devicekit.devtools.reference import Comparison, Oracle, noisy_copy, write_model
 from devicekit.engine import Engine, EngineConfig, Generation
 from devicekit.registry.request import parse_request
 from devicekit.registry.selection import select

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as error:
         raise ConfigurationError(f"{options.folder} cannot be made: {error.strerror}.") from error
 
-    from devicekit.commands.demo_model import write_model
+    from devicekit.devtools.reference import write_model
 
     for seed, one in enumerate(folders, start=1):
         write_model(one, seed=seed, chat_template=_CHAT_TEMPLATE)

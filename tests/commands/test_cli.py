@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from devicekit.cli import main
-from devicekit.commands import oracle
+from devicekit.devtools import reference
 
 
 class Done(NamedTuple):
@@ -138,8 +138,8 @@ def test_the_demo_takes_a_model_of_ones_own(devicekit: Command, checkpoints: tup
 
 
 def test_the_demo_fails_when_tokens_differ(devicekit: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = oracle.Oracle.tokens
-    monkeypatch.setattr(oracle.Oracle, "tokens", lambda *args: [token + 1 for token in expected(*args)])
+    expected = reference.Oracle.tokens
+    monkeypatch.setattr(reference.Oracle, "tokens", lambda *args: [token + 1 for token in expected(*args)])
     done = devicekit("demo", "--device", "cpu")
     assert done.status == 1
     assert "differs from token 0 on" in done.out

@@ -1,4 +1,4 @@
-"""The small model of ``devicekit demo``, made on the spot: a real checkpoint, and nothing is downloaded."""
+"""A small model, made on the spot: a real checkpoint, and nothing is downloaded."""
 
 from __future__ import annotations
 

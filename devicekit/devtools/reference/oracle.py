@@ -40,7 +40,7 @@ class Oracle:
                 self._models[version] = model.to(device).eval()
         self._device = device
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def tokens(self, prompt: Sequence[int], generation: Generation, limit: int) -> list[int]:
         """The greedy output for a prompt, changing models at the tokens where the engine changed weights.
 

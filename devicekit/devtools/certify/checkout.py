@@ -1,0 +1,68 @@
+"""Makes distributions of a checkout visible without installing them: ``--plugins DIR``.
+
+A backend is found by its entry point, which is a file of an installed distribution. For every project below the
+folder a metadata folder with name, version and entry points is written, as an installer would write it, into a
+folder that goes to the front of ``PYTHONPATH`` with the projects' own.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+from devicekit.contract.errors import ConfigurationError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_Table = Mapping[str, object]
+
+
+def search_path(folders: Sequence[Path], metadata: Path) -> list[Path]:
+    """Folders for the front of ``PYTHONPATH``.
+
+    Args:
+        folders: each a project (it holds a ``pyproject.toml``) or a folder of projects.
+        metadata: where the metadata folders are written.
+
+    Raises:
+        ConfigurationError: a folder holds no project, or one that cannot be read.
+    """
+    found: list[Path] = []
+    for folder in folders:
+        projects = [folder, *sorted(folder.glob("*/"))] if folder.is_dir() else []
+        projects = [one.resolve() for one in projects if (one / "pyproject.toml").is_file()]
+        if not projects:
+            raise ConfigurationError(
+                f"There is no project in {folder}: neither it nor a folder in it has a pyproject.toml."
+            )
+        for project in projects:
+            _describe(project, metadata)
+        found += projects
+    return [metadata, *found] if found else []
+
+
+def _describe(project: Path, metadata: Path) -> None:
+    file = project / "pyproject.toml"
+    try:
+        table = cast("_Table", tomllib.loads(file.read_text(encoding="utf-8"))["project"])
+        name, version = str(table["name"]), str(table.get("version", "0"))
+    except (OSError, KeyError, ValueError) as error:
+        raise ConfigurationError(f"{file} cannot be read: {error!r}") from error
+    target = metadata / f"{name.replace('-', '_')}-{version}.dist-info"
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", "utf-8")
+    (target / "entry_points.txt").write_text(_entry_points(table), "utf-8")
+
+
+def _entry_points(table: _Table) -> str:
+    groups = dict(cast("Mapping[str, _Table]", table.get("entry-points", {})))
+    groups.pop("pytest11", None)  # a plugin of pytest's is none of ours to switch on
+    lines: list[str] = []
+    for group, entries in groups.items():
+        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in entries.items()), ""]
+    return "\n".join(lines)
