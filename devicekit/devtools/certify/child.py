@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import importlib.util
 import json
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -21,6 +22,8 @@ def main(request: Path) -> None:
     asked = json.loads(request.read_text(encoding="utf-8"))
     part = next((one for one in PARTS if one.name == asked["part"]), None)
     part = part or Part(asked["part"], "", asked["seconds"], module=asked["module"])
+    # Whoever was started in the background of a shell is born deaf to it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     faulthandler.enable()
     faulthandler.dump_traceback_later(max(1.0, asked["seconds"] - _EARLIER))
     findings = Findings(part.name, Path(asked["outcome"]))
