@@ -71,6 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.filename is None:  # no file or folder that somebody named
+            raise
+        print(f"devicekit {given[0]}: {error.strerror}: {error.filename}", file=sys.stderr)
+        return 1
 
 
 def _find(name: str) -> Callable[[Sequence[str]], int] | None:

@@ -56,9 +56,22 @@ def _parser() -> argparse.ArgumentParser:
         epilog="rules: " + "; ".join(f"{rule.id} {rule.title}" for rule in RULES.values()),
     )
     parser.add_argument("paths", type=Path, nargs="+", help="Python files, or folders of them")
-    parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="as in 'plugins/*'")
-    parser.add_argument("--accepted", type=Path, metavar="FILE", help="findings that do not count")
-    parser.add_argument("--accept", type=Path, metavar="FILE", help="write all findings of now to FILE")
+    parser.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="leave out such paths, as in 'plugins/*'; repeat for several; default: none",
+    )
+    parser.add_argument(
+        "--accepted", type=Path, metavar="FILE", help="findings that do not count; default: none"
+    )
+    parser.add_argument(
+        "--accept",
+        type=Path,
+        metavar="FILE",
+        help="write all findings of now to FILE, and end; default: list them",
+    )
     parser.add_argument(
         "--format",
         choices=("text", "json", "sarif", "github", "pre-commit"),

@@ -28,15 +28,15 @@ def main(arguments: Sequence[str]) -> int:
     record.add_argument("runs", type=Path, nargs="+", help=f"runs; {ENOUGH_RUNS} or more where times count")
     record.add_argument("-o", "--output", type=Path, required=True, help="the baseline to write")
     against = verbs.add_parser("compare", help="compare a run; exit status 1 if a metric exceeds its limit")
-    against.add_argument("baseline", type=Path)
-    against.add_argument("run", type=Path)
+    against.add_argument("baseline", type=Path, help="the baseline, as record wrote it")
+    against.add_argument("run", type=Path, help="the run to judge, as Run.write() wrote it")
     example = "step=0.3+20ms,DecodingStage=0.9+250ms"
-    against.add_argument("--tolerances", default="", help=f"such as {example}; also in {VARIABLE}")
+    against.add_argument("--tolerances", default="", help=f"such as {example}; default: what {VARIABLE} says")
     against.add_argument(
         "--tolerances-file",
         type=Path,
         metavar="FILE",
-        help=f"TOML, table [tolerances]; also in {FILE_VARIABLE}",
+        help=f"TOML, table [tolerances]; default: what {FILE_VARIABLE} names",
     )
     against.add_argument("--json", action="store_true", help="the report as JSON")
     options = parser.parse_args(arguments)

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from devicekit.commands.arguments import seconds
 from devicekit.commands.doctor_text import as_text, without_home
 from devicekit.devtools.doctor.diagnosis import diagnose
 
@@ -17,9 +18,15 @@ def main(arguments: Sequence[str]) -> int:
         "where `import torch` fails. Exit status 1 if something serious is wrong.",
     )
     parser.add_argument("--json", action="store_true", help="JSON instead of text")
-    parser.add_argument("--conformance", type=Path, metavar="REPORT", help="show this report's tier, too")
     parser.add_argument(
-        "--timeout", type=float, default=120.0, metavar="SECONDS", help="for each examination"
+        "--conformance", type=Path, metavar="REPORT", help="show this report's tier, too; default: none"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=seconds,
+        default=120.0,
+        metavar="SECONDS",
+        help="seconds that each examination may take; default: %(default)g",
     )
     parser.add_argument("--redact", action="store_true", help="write ~ for the home folder")
     options = parser.parse_args(arguments)

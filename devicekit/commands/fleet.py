@@ -111,9 +111,9 @@ def _parser() -> argparse.ArgumentParser:
         help="an engine that belongs to the fleet, once for each; default: those that the file names",
     )
     parser.add_argument(
-        "--admin-api-key", help="key of the engines; rather DEVICEKIT_ADMIN_API_KEY, or a file"
+        "--admin-api-key", help="key of the engines; rather given in a file; default: DEVICEKIT_ADMIN_API_KEY"
     )
-    parser.add_argument("--admin-api-key-file", type=Path, help="a file that holds the key")
+    parser.add_argument("--admin-api-key-file", type=Path, help="a file that holds the key; default: none")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     verbs.add_parser("status", help="every engine side by side, as JSON")
     verbs.add_parser("adopt", help="take what all engines serve as the fleet's weights")

@@ -27,7 +27,11 @@ def main(arguments: Sequence[str]) -> int:
         description="Show which backend is chosen and why, its devices, hooks and memory.",
     )
     parser.add_argument("--device", help="backend, or backend:index; default: DEVICEKIT_BACKEND, or the best")
-    parser.add_argument("--plan", metavar="MODEL", help="also show how a KV pool for this model is sized")
+    parser.add_argument(
+        "--plan",
+        metavar="MODEL",
+        help="also show how a KV pool for the model in this directory is sized; default: not",
+    )
     parser.add_argument(
         "--all", action="store_true", help="say of each backend why it was not chosen; default: in one line"
     )

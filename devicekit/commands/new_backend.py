@@ -19,7 +19,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("-o", "--output", type=Path, help="the folder to write; default: devicekit-NAME")
     starts = parser.add_mutually_exclusive_group()
     starts.add_argument(
-        "--over", metavar="torch.NAME", help="stand on the vendor's module, which looks like torch.cuda"
+        "--over",
+        metavar="torch.NAME",
+        help="stand on the vendor's module, which looks like torch.cuda; default: --simulated",
     )
     starts.add_argument(
         "--plain", action="store_true", help="required hooks to write, the others to copy from"

@@ -142,9 +142,22 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--model", required=True, metavar="DIR", help="model directory, weights in safetensors")
     add("--device", help="backend, or backend:index; default: the best of this machine")
-    add("--host", default="127.0.0.1", help="default: %(default)s, reachable from this machine only")
-    add("--port", type=int, default=30000, help="default: %(default)s; 0: any that is free")
-    add("--served-model-name", metavar="NAME", help="default: the name of the model directory")
+    add(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; default: %(default)s, reachable from this machine only",
+    )
+    add(
+        "--port",
+        type=int,
+        default=30000,
+        help="TCP port to listen on; 0: any that is free; default: %(default)s",
+    )
+    add(
+        "--served-model-name",
+        metavar="NAME",
+        help="the model's name in OpenAI's endpoints; default: the name of its directory",
+    )
     add("--chat-template", metavar="FILE", help="Jinja template; default: the tokenizer's own")
     add(
         "--log-level",
@@ -156,28 +169,30 @@ def _parser() -> argparse.ArgumentParser:
     add("--access-log", action="store_true", help="a line for every request too; default: none")
     access = parser.add_argument_group("access")
     add = access.add_argument
-    add("--api-key", metavar="KEY", help="demanded from everybody; or DEVICEKIT_API_KEY, or --api-key-file")
-    add("--api-key-file", metavar="FILE", help="file that holds it")
+    add("--api-key", metavar="KEY", help="demanded from everybody; default: DEVICEKIT_API_KEY, or none")
+    add("--api-key-file", metavar="FILE", help="file that holds the API key; default: none")
     add(
         "--admin-api-key",
         metavar="KEY",
-        help="demanded by control endpoints; or DEVICEKIT_ADMIN_API_KEY, or --admin-api-key-file",
+        help="demanded by control endpoints; default: DEVICEKIT_ADMIN_API_KEY, or none",
     )
-    add("--admin-api-key-file", metavar="FILE", help="file that holds it")
+    add("--admin-api-key-file", metavar="FILE", help="file that holds the admin key; default: none")
     add(
         "--allowed-host",
         metavar="NAME",
         action="append",
         default=[],
         help="name that this server is reached by, if others than its address and those of its own network; "
-        "repeat for several; '*': any",
+        "repeat for several; '*': any; default: none",
     )
     add(
         "--allowed-origin",
         metavar="ORIGIN",
         action="append",
         default=[],
-        help="web page that may call this server, as https://name; repeat for several; '*': any, for generation",
+        help="web page that may call this server, as https://name; repeat for "
+        "several; '*': any, for generation; "
+        "default: none",
     )
     add(
         "--allowed-weights-root",
@@ -192,7 +207,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="read pickled tensors in host memory that trainers on this machine share; runs nothing in them",
     )
-    add("--max-concurrent-requests", type=int, default=1024, help="beyond it: 429; default: %(default)s")
+    add(
+        "--max-concurrent-requests",
+        type=int,
+        default=1024,
+        help="sequences in flight; beyond it: 429; default: %(default)s",
+    )
     add(
         "--drain-seconds",
         type=float,
@@ -207,16 +227,42 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="that a connection is kept between two requests; default: %(default)g",
     )
-    add("--max-body-bytes", type=int, default=64 << 20, help="beyond it: 413; default: %(default)s")
+    add(
+        "--max-body-bytes",
+        type=int,
+        default=64 << 20,
+        help="size of a request, in bytes; beyond it: 413; default: %(default)s",
+    )
     _add_answers(parser)
     sizes = parser.add_argument_group("sizes")
     add = sizes.add_argument
-    add("--page-size", type=int, default=16, metavar="TOKENS", help="default: %(default)s")
-    add("--max-running-requests", type=int, default=32, help="default: %(default)s")
-    add("--max-batch-tokens", type=int, default=512, help="per forward pass; default: %(default)s")
-    add("--memory-fraction", type=float, default=0.9, help="for KV, of what is free; default: %(default)s")
-    add("--kv-tokens", type=int, help="size of the KV pool; default: what fits")
-    add("--host-kv-tokens", type=int, default=0, help="second level of the prefix cache, in host memory")
+    add(
+        "--page-size",
+        type=int,
+        default=16,
+        metavar="TOKENS",
+        help="tokens that share a page of KV; default: %(default)s",
+    )
+    add(
+        "--max-running-requests",
+        type=int,
+        default=32,
+        help="requests that are computed at a time; default: %(default)s",
+    )
+    add("--max-batch-tokens", type=int, default=512, help="tokens of a forward pass; default: %(default)s")
+    add(
+        "--memory-fraction",
+        type=float,
+        default=0.9,
+        help="share of what is free, 0 to 1, for KV; default: %(default)s",
+    )
+    add("--kv-tokens", type=int, help="size of the KV pool, in tokens; default: what fits")
+    add(
+        "--host-kv-tokens",
+        type=int,
+        default=0,
+        help="second level of the prefix cache in host memory, in tokens; default: %(default)s",
+    )
     add(
         "--state-snapshots",
         type=int,
@@ -225,11 +271,22 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--window-kv-tokens",
         type=int,
-        help="pool of layers with a window, where others have none; default: one of its own if memory is short",
+        help="pool of layers with a window, where others have none, in tokens; "
+        "default: one of its own if memory is "
+        "short",
     )
-    add("--conservativeness", type=float, default=1.0, help="lower admits more at once; default: %(default)s")
-    add("--policy", default="fcfs", help="fcfs, priority or longest_prefix; default: %(default)s")
-    add("--disable-prefix-caching", action="store_true")
+    add(
+        "--conservativeness",
+        type=float,
+        default=1.0,
+        help="lower admits more requests at once, at the price of retractions; default: %(default)s",
+    )
+    add(
+        "--policy",
+        default="fcfs",
+        help="who is admitted first: fcfs, priority or longest_prefix; default: %(default)s",
+    )
+    add("--disable-prefix-caching", action="store_true", help="compute every prompt anew; default: reuse")
     add(
         "--await-fleet",
         action="store_true",
@@ -245,13 +302,15 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
         "--logprobs-mode",
         default="sampled",
         choices=("sampled", "raw"),
-        help="log-probabilities of the distribution that tokens are drawn from, or of the model's own",
+        help="log-probabilities of the distribution that tokens are drawn from, or of the model's own; "
+        "default: %(default)s",
     )
     add(
         "--sampling-defaults",
         default="model",
         choices=("model", "openai"),
-        help="of OpenAI's endpoints: what generation_config.json says, or temperature 1 and no limits",
+        help="of OpenAI's endpoints: what generation_config.json says, or temperature 1 and no limits; "
+        "default: %(default)s",
     )
     add(
         "--random-seed",
@@ -280,14 +339,14 @@ def _add_ranks(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=300.0,
         metavar="SECONDS",
-        help="that one rank may be behind another before it is given up; default: %(default)g",
+        help="seconds that one rank may be behind another before it is given up; default: %(default)g",
     )
     add(
         "--rank-heartbeat",
         type=float,
         default=0.5,
         metavar="SECONDS",
-        help="between signs of life: a process that ended is named after four; default: %(default)g",
+        help="seconds between signs of life: a process that ended is named after four; default: %(default)g",
     )
 
 

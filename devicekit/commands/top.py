@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from devicekit.commands.arguments import seconds
 from devicekit.commands.text import human_bytes
 from devicekit.contract.errors import ConfigurationError
 from devicekit.device import Device, get_device
@@ -24,13 +25,20 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--device", help="backend, or backend:index; default: DEVICEKIT_BACKEND, or the best")
     parser.add_argument(
-        "--follow", type=Path, metavar="FILE", help="a recording, of an engine that is running"
+        "--follow",
+        type=Path,
+        metavar="FILE",
+        help="a recording of an engine that is running; default: the device itself",
     )
-    parser.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="default: 1")
+    parser.add_argument(
+        "--interval",
+        type=seconds,
+        default=1.0,
+        metavar="SECONDS",
+        help="seconds between looks; default: %(default)g",
+    )
     parser.add_argument("--once", action="store_true", help="print one picture and end")
     options = parser.parse_args(arguments)
-    if not options.interval > 0:
-        parser.error("--interval must be a positive number of seconds")
     if options.follow is not None:
         tail = _Tail(options.follow)
         return _show(tail.read, lambda: (), options.interval, options.once)
@@ -83,7 +91,7 @@ class _Tail:
                 file.seek(self._place)
                 *lines, self._rest = (self._rest + file.read()).split("\n")
                 self._place = file.tell()
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"The recording {self._path} cannot be read: {error}") from error
         if self._timeline is None:
             self._timeline = Timeline.parse(lines, str(self._path))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import torch
 
@@ -99,20 +100,27 @@ def read_log(path: str | Path) -> Iterator[LogLine]:
     Raises:
         ConfigurationError: the file is no allocation log.
     """
-    with Path(path).open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file) if Path(path).suffix == ".csv" else map(json.loads, file)
-        for count, row in enumerate(rows, 1):
-            try:
-                yield LogLine(
-                    float(row["seconds"]),
-                    Action(row["action"]),
-                    int(row["number"]),
-                    int(row["bytes"]),
-                    str(row["operator"]),
-                    int(row["thread"]),
-                )
-            except (KeyError, TypeError, ValueError) as error:
-                raise ConfigurationError(f"Entry {count} of {path} is not of an allocation log.") from error
+    count = 0
+    try:
+        with Path(path).open(encoding="utf-8", newline="") as file:
+            rows = csv.DictReader(file) if Path(path).suffix == ".csv" else map(json.loads, file)
+            for row in rows:
+                line = _line(row)
+                count += 1
+                yield line
+    except (KeyError, TypeError, ValueError, csv.Error) as error:  # what is no text, too
+        raise ConfigurationError(f"Entry {count + 1} of {path} is not of an allocation log.") from error
+
+
+def _line(row: Mapping[str, Any]) -> LogLine:
+    return LogLine(
+        float(row["seconds"]),
+        Action(row["action"]),
+        int(row["number"]),
+        int(row["bytes"]),
+        str(row["operator"]),
+        int(row["thread"]),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ class Timeline:
         """
         try:
             lines = Path(path).read_text(encoding="utf-8").split("\n")
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"The recording {path} cannot be read: {error}") from error
         # Whatever follows the last line end is still being written.
         return cls.parse(lines[:-1], str(path))

@@ -43,7 +43,7 @@ def bind(settings: ServerSettings) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((settings.host, settings.port))
-    except OSError as error:
+    except (OSError, TypeError, ValueError) as error:  # a name that cannot be encoded is one of the latter
         listener.close()
         raise ConfigurationError(f"Cannot listen on {settings.host} port {settings.port}: {error}") from error
     return listener
