@@ -93,7 +93,8 @@ def ask(folder: Path, program: str, package: str, url: str) -> dict[str, str]:
         timeout=600,
         check=False,
     )
-    found = {one["check"]: one["wrong"] for one in map(json.loads, filter(None, done.stdout.splitlines()))}
+    told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"check"')]
+    found = {one["check"]: one["wrong"] for one in told}
     if done.returncode:
         found["runs to its end"] = done.stderr.strip().splitlines()[-1][:200] if done.stderr else "it did not"
     return found
