@@ -76,6 +76,8 @@ def unregister_host_memory(trial: Trial) -> None:
 
 @effect("set_allocator_setting")
 def set_allocator_setting(trial: Trial) -> None:
+    if trial.runtime is None:
+        return
     try:
         trial.ctx.raw_hook(trial.hook)("no_such_setting", "1")
     except ValueError:
