@@ -47,12 +47,9 @@ class FrozenHook:
 
     @property
     def initialises(self) -> bool:
-        """Whether it may initialise a device that nothing has used."""
-        return self.missing is Missing.RAISE or self.name in (
-            "device_properties",
-            "memory_info",
-            "synchronize",
-        )
+        """Whether it may initialise a device that nothing has used. Newer hooks say so in their own words."""
+        named = self.name in ("device_properties", "memory_info", "synchronize")
+        return named or self.missing is Missing.RAISE or is_newer(self.name)
 
     @property
     def only_looks(self) -> bool:
