@@ -7,7 +7,7 @@ SETUP := $(VENV)/.ready
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml plugins/hosts/*/pyproject.toml conformance/pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: hosts help run fleet test lint types architecture bench soak hostile operators kill-matrix matrix clients device docs clean
+.PHONY: hosts help run fleet test lint types architecture bench soak hostile operators kill-matrix matrix clients device tested dist docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,12 @@ clients: $(SETUP) ## real client programs against a real server; needs a package
 CERTIFY = -m devicekit.devtools.certify --plugins plugins --plugins conformance
 device: ## put the device of this machine to the test, from the checkout, installing nothing; DEVICE_PYTHON, DEVICE_ARGS
 	@PYTHONPATH=. $(or $(DEVICE_PYTHON),$(shell command -v python3)) $(CERTIFY) $(DEVICE_ARGS)
+
+tested: $(SETUP) ## write what was tested on what, from the records in docs/results
+	@$(BIN)/python -m tools.tested
+
+dist: $(SETUP) ## build wheels and sdists of every distribution into dist/, and check them; RELEASE=v1.2.3 for a release
+	@$(BIN)/python -m tools.dist $(if $(RELEASE),--release "$(RELEASE)")
 
 docs: $(SETUP) ## write the pages that are generated from the code
 	@$(BIN)/python -m tools.reference
