@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             simulate=options.simulate,
             seconds=options.seconds,
             patience=options.patience,
-            skip=frozenset(options.skip) | (frozenset(names) - set(options.only or names)),
+            skip=frozenset(options.skip) | (frozenset(names[1:]) - set(options.only or names)),
             path=search_path(options.plugins, scratch / "metadata"),
             scratch=scratch,
         )
@@ -95,7 +95,11 @@ def _parser() -> argparse.ArgumentParser:
         "known to this run; may be repeated",
     )
     parser.add_argument(
-        "--only", action="append", default=[], metavar="PART", help="run this one; may be repeated"
+        "--only",
+        action="append",
+        default=[],
+        metavar="PART",
+        help="run this one, and info, which names the device; may be repeated",
     )
     parser.add_argument(
         "--skip", action="append", default=[], metavar="PART", help="leave this one out; may be repeated"

@@ -55,7 +55,10 @@ def _describe(project: Path, metadata: Path) -> None:
         raise ConfigurationError(f"{file} cannot be read: {error!r}") from error
     target = metadata / f"{name.replace('-', '_')}-{version}.dist-info"
     target.mkdir(parents=True, exist_ok=True)
-    (target / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", "utf-8")
+    needed = cast("Sequence[str]", table.get("dependencies", ()))
+    headers = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+    headers += [f"Requires-Dist: {one}" for one in needed]
+    (target / "METADATA").write_text("\n".join(headers) + "\n", "utf-8")
     (target / "entry_points.txt").write_text(_entry_points(table), "utf-8")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -97,7 +98,7 @@ def test_projects_of_a_folder_are_found_as_if_installed(tmp_path, monkeypatch):
     project = tmp_path / "work" / "acme"
     (project / "acme_backend").mkdir(parents=True)
     (project / "pyproject.toml").write_text(
-        '[project]\nname = "devicekit-acme"\nversion = "3.1"\n'
+        '[project]\nname = "devicekit-acme"\nversion = "3.1"\ndependencies = ["devicekit>=0.1"]\n'
         '[project.entry-points."devicekit.backends"]\nacme = "acme_backend:Backend"\n'
     )
     (project / "acme_backend" / "__init__.py").touch()
@@ -108,6 +109,7 @@ def test_projects_of_a_folder_are_found_as_if_installed(tmp_path, monkeypatch):
         monkeypatch.syspath_prepend(str(folder))
     (found,) = [one for one in discover() if one.name == "acme"]
     assert (found.distribution, found.version, found.error) == ("devicekit-acme", "3.1", None)
+    assert metadata.requires("devicekit-acme") == ["devicekit>=0.1"]
 
 
 def test_a_folder_without_a_project_is_refused(tmp_path):
