@@ -94,7 +94,7 @@ class Driver:
         for s, chunk in parts:
             s.done += chunk
         for s, token in zip(finishing, output.tokens, strict=True):
-            s.tokens.append(int(token))
+            s.tokens.append(int(token) if token >= 0 else -1 - int(token))  # from logits that are no numbers
         return output
 
     def batch(self, parts: list[tuple[Sequence_, int]], top_logprobs: int | None = None) -> ForwardBatch:

@@ -83,7 +83,9 @@ def test_a_poisoned_request_does_not_reach_its_neighbours(example, driver):
         drive.pool.value(layer).view(-1, 16, 2, 32)[pages] = float("inf")
     drive.step([(poisoned, 1), (victim, 5)])
     for _ in range(11):
-        drive.step([(victim, 1), (poisoned, 1)])
+        output = drive.step([(victim, 1), (poisoned, 1)])
+        assert output.invalid
+        assert [token < 0 for token in output.tokens.tolist()] == [False, True]
     assert victim.generated == clean[0]
 
 
