@@ -136,16 +136,26 @@ class PrefixCache(PrefixTree):
         node = self._climb(match.node, excess)
         return Match(page_ids.first(match.pages, pages), pages * self.page_size, node)
 
+    @property
+    def version(self) -> tuple[int, int]:
+        """Another value after every change of what is cached: pages that ever came in, and that ever went."""
+        gone = self._evicted + self._forgotten
+        return self.total + gone, gone
+
     def peek(self, tokens: Int32Data, namespace: Hashable = None) -> int:
-        """How many leading tokens are cached. Changes and counts nothing."""
-        key = tokens if type(tokens) is bytes else _as_bytes(tokens)
+        """How many leading tokens are cached. Changes and counts nothing.
+
+        Costs what is found, not how many tokens there are: no more of them are copied than a page at a time.
+        """
+        view = _as_view(tokens)
         node: Node = self._roots.get(namespace, self._nowhere)
         page, at = self._page_bytes, 0
-        while (child := node.children.get(key[at : at + page])) is not None:
-            if not key.startswith(child.key, at):
-                return at // page_ids.WIDTH + common_pages(child.key, key, at, page) * self.page_size
+        while (child := node.children.get(bytes(view[at : at + page]))) is not None:
+            size = len(child.key)
+            if view[at : at + size] != child.key:
+                return at // page_ids.WIDTH + common_pages(child.key, view, at, page) * self.page_size
             node = child
-            at += len(child.key)
+            at += size
         return at // page_ids.WIDTH
 
     def insert(
@@ -335,6 +345,15 @@ def _as_bytes(data: Int32Data) -> bytes:
     if data.dtype != np.int32:
         raise TypeError(f"tokens and page ids are int32, got {data.dtype}")
     return data.tobytes()
+
+
+def _as_view(data: Int32Data) -> memoryview:
+    """The bytes of tokens, where they are."""
+    if isinstance(data, bytes):
+        return memoryview(data)
+    if data.dtype != np.int32 or not data.flags.c_contiguous or not data.size:
+        return memoryview(_as_bytes(data))
+    return data.data.cast("B")
 
 
 def _where_different(mine: bytes, cached: bytes) -> bytes:

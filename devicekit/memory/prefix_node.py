@@ -69,7 +69,7 @@ class Root(Node):
         self.locks = 1
 
 
-def common_pages(edge: bytes, key: bytes, at: int, page_bytes: int) -> int:
+def common_pages(edge: bytes, key: bytes | memoryview, at: int, page_bytes: int) -> int:
     """How many whole pages of `edge` equal `key` from byte `at` on."""
     count = min(len(edge), len(key) - at) // page_ids.WIDTH
     differs = page_ids.as_array(edge, count) != np.frombuffer(key, np.int32, count, at)

@@ -64,6 +64,8 @@ class Planner:
 
     def _admit_waiting(self, plan: Plan, budget: int) -> None:
         requests = self._requests
+        if not self._kv.may_start:
+            return
         requests.waiting.arrange()
         remaining = requests.running.remaining_tokens
         for begun in requests.prefilling:

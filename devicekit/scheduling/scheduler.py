@@ -106,7 +106,9 @@ class Scheduler:
             kv,
             RunningBatch(table, kv.decode_pages, limits.page_size, limits.max_batch_tokens),
             WaitingQueue(
-                limits.policy, lambda request: kv.cached_tokens(request, requests.namespace(request))
+                limits.policy,
+                lambda request: kv.cached_tokens(request, requests.namespace(request)),
+                lambda: (kv.cache_version, requests.weights_epoch),
             ),
             deadlines,
             model,

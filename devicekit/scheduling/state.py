@@ -113,7 +113,11 @@ class SchedulerState:
     # -- What takes several parts -----------------------------------------------------------------------------
 
     def blockers(self) -> tuple[Blocker, ...]:
-        """Every reason for not being idle. Waiting requests hold no KV: they count only if they may start."""
+        """Every reason for not being idle."""
+        return tuple(Blocker(name, count) for name, count in self.work() if count)
+
+    def work(self) -> list[tuple[str, int]]:
+        """What is in flight, by name. Waiting requests hold no KV: they count only if they may start."""
         requests, gate = self.requests, self.gate
         counts = [
             ("running", len(requests.running)),
@@ -121,7 +125,7 @@ class SchedulerState:
             ("waiting", len(requests.waiting) if gate.may_run and gate.admitting else 0),
         ]
         counts += [(part.name, self.participants.pending(part)) for part in self.participants]
-        return tuple(Blocker(name, count) for name, count in counts if count)
+        return counts
 
     def fail_all(self, message: str) -> None:
         """The device or a rank is gone for good: every request ends, and no other is taken on."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from devicekit.contract.errors import DeviceError
@@ -78,13 +78,13 @@ class History:
         """Oldest first, one a second as long as the engine's thread is alive."""
         return self._samples
 
-    def sample(self, snapshot: Snapshot) -> None:
-        """Take a sample if a second has passed. Called in the engine's thread."""
+    def sample(self, look: Callable[[], Snapshot]) -> None:
+        """Take a sample if a second has passed: only then does it look. Called in the engine's thread."""
         now = time.monotonic()
         if now < self._next_sample:
             return
         self._next_sample = now + 1.0
-        stats = self._statistics()
+        snapshot, stats = look(), self._statistics()
         taken = Sample(
             time.time(),
             snapshot.running + snapshot.prefilling,

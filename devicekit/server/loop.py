@@ -25,7 +25,7 @@ from devicekit.scheduling.request import Request
 from devicekit.scheduling.resting import idle_seconds
 from devicekit.server.errors import EngineStopped
 from devicekit.server.outputs import Outputs
-from devicekit.server.snapshot import Snapshot, take_snapshot
+from devicekit.server.snapshot import Observation, Snapshot
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -67,7 +67,7 @@ class EngineLoop:
     ) -> None:
         self._scheduler = scheduler
         self._on_outputs, self._on_reply, self._on_tick = on_outputs, on_reply, on_tick
-        self.snapshot: Snapshot = take_snapshot(scheduler, 0, 0)
+        self._observation = Observation(scheduler)
         self.failure: str | None = None  # why nothing runs any more
         self._outputs: dict[str, Outputs | None] = {}  # by request id, until it ends; None: abandoned
         self._since: dict[str, float] = {}  # when each of those came; in that order
@@ -100,6 +100,11 @@ class EngineLoop:
         if self._events is not None and not (stopping and self.failure):
             await self._events.run_in_executor(None, self._thread.join, _PATIENCE)
         self._fail("The server is stopping.")
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """How the scheduler was after its last step. Made for whoever looks; from any thread."""
+        return self._observation.snapshot
 
     @property
     def alive(self) -> bool:
@@ -145,8 +150,8 @@ class EngineLoop:
             EngineStopped: nothing runs any more.
         """
         self._require_running()
-        if self.snapshot.failure:
-            raise EngineStopped(self.snapshot.failure)
+        if failure := self._observation.failure:
+            raise EngineStopped(failure)
         ids: set[str] = set()
         for request in requests:
             if request.id in self._outputs or request.id in ids:
@@ -271,7 +276,7 @@ class EngineLoop:
             step = self._scheduler.step()
             steps += 1
             computed += step.ran
-            self.snapshot = take_snapshot(self._scheduler, steps, computed)
+            self._observation.note(steps, computed)
             self._on_tick()
             self._step_began = None
             self._heard = time.monotonic()

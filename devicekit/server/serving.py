@@ -58,7 +58,7 @@ class Serving:
             engine.scheduler,
             on_outputs=self._on_outputs,
             on_reply=self._on_reply,
-            on_tick=lambda: self.history.sample(self.loop.snapshot),
+            on_tick=lambda: self.history.sample(lambda: self.loop.snapshot),
         )
         self.inventory = Inventory(self.loop)
         self.metrics.watch(self.loop, engine.scheduler.state.releases, engine.config.page_size)

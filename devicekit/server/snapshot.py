@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
 
+from devicekit.scheduling.audit import PoolAudit
 from devicekit.scheduling.interface import EngineScheduler
 from devicekit.scheduling.messages import Blocker
-from devicekit.scheduling.state import SchedulerState
+from devicekit.scheduling.requests import CacheFigures
 from devicekit.weights.occupation import HOLD as RELEASED
 from devicekit.weights.occupation import MemoryTag
 from devicekit.weights.store import HOLD as UNTRUSTED
@@ -14,7 +18,7 @@ from devicekit.weights.store import HOLD as UNTRUSTED
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Taken after every step, paused or not."""
+    """How things stood after a step, paused or not."""
 
     running: int
     prefilling: int
@@ -54,35 +58,113 @@ class Snapshot:
         return self.pages_total - self.pages_free - self.pages_cached
 
 
-def take_snapshot(scheduler: EngineScheduler, steps: int, computed_tokens: int) -> Snapshot:
-    """Look at a scheduler, from its own thread."""
-    state = scheduler.state
-    pages, prefix = state.kv.pages, state.kv.prefix
+class _Noted(NamedTuple):
+    """Everything in a snapshot that changes, bare: none of it is changed by the steps that follow."""
+
+    steps: int
+    computed: int
+    running: int
+    prefilling: int
+    waiting: int
+    work: list[tuple[str, int]]
+    pages: int
+    in_use: int
+    cached: int
+    prompt_tokens: int
+    cached_tokens: int
+    invalid_logits: int
+    epoch: int
+    paused: bool
+    holds: Mapping[str, str]
+    failure: str
+    weight_version: str
+    unbalanced: PoolAudit | None
+
+
+class Observation:
+    """What readers on other threads see of a scheduler: as it was after its last step, or at the beginning.
+
+    A step costs a note of bare numbers. It becomes a `Snapshot` when somebody looks, on their thread.
+    """
+
+    def __init__(self, scheduler: EngineScheduler) -> None:
+        self._state = scheduler.state
+        self._noted: _Noted
+        self.note(0, 0)
+        self._shown = (self._noted, _snapshot(self._noted))
+
+    def note(self, steps: int, computed_tokens: int) -> None:
+        """Look at the scheduler, from its own thread."""
+        state = self._state
+        requests, gate, kv = state.requests, state.gate, state.kv
+        figures, prefix = requests.cache_figures, kv.prefix
+        self._noted = _Noted(
+            steps,
+            computed_tokens,
+            len(requests.running.requests),
+            len(requests.prefilling),
+            len(requests.waiting),
+            state.work(),
+            kv.pages.num_pages,
+            kv.pages.in_use,
+            0 if prefix is None else prefix.evictable,
+            figures.prompt_tokens,
+            figures.cached_tokens,
+            requests.invalid_logits,
+            gate.epoch,
+            gate.paused,
+            _NO_HOLDS if not gate.holds else dict(gate.holds),
+            gate.failure,
+            requests.weight_version,
+            kv.unbalanced,
+        )
+
+    @property
+    def failure(self) -> str:
+        """As `Snapshot.failure`, for those who want nothing else."""
+        return self._noted.failure
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """How the scheduler was after its last step; the same object until there is another. From any thread."""
+        noted = self._noted
+        known, shown = self._shown
+        if known is not noted:
+            shown = _snapshot(noted)
+            self._shown = (noted, shown)
+        return shown
+
+
+_NO_HOLDS: Mapping[str, str] = MappingProxyType({})
+
+
+def _snapshot(noted: _Noted) -> Snapshot:
+    figures = CacheFigures(noted.prompt_tokens, noted.cached_tokens)
     return Snapshot(
-        running=len(state.running),
-        prefilling=len(state.prefilling),
-        waiting=len(state.waiting),
-        paused=state.paused,
-        holds=tuple(state.gate.holds.values()),
-        epoch=state.epoch,
-        failure=state.failure,
-        weight_version=state.weight_version,
-        pages_total=pages.num_pages,
-        pages_free=pages.num_pages - pages.in_use,
-        pages_cached=prefix.evictable if prefix is not None else 0,
-        blockers=state.blockers(),
-        steps=steps,
-        computed_tokens=computed_tokens,
-        no_weights=_no_weights(state),
-        cache_hit_rate=state.requests.cache_figures.hit_rate,
-        invalid_logits=state.invalid_logits,
-        unbalanced="" if state.unbalanced is None else str(state.unbalanced),
+        running=noted.running,
+        prefilling=noted.prefilling,
+        waiting=noted.waiting,
+        paused=noted.paused,
+        holds=tuple(noted.holds.values()),
+        epoch=noted.epoch,
+        failure=noted.failure,
+        weight_version=noted.weight_version,
+        pages_total=noted.pages,
+        pages_free=noted.pages - noted.in_use,
+        pages_cached=noted.cached,
+        blockers=tuple(Blocker(name, count) for name, count in noted.work if count),
+        steps=noted.steps,
+        computed_tokens=noted.computed,
+        no_weights=_no_weights(noted.holds),
+        cache_hit_rate=figures.hit_rate,
+        invalid_logits=noted.invalid_logits,
+        unbalanced="" if noted.unbalanced is None else str(noted.unbalanced),
     )
 
 
-def _no_weights(state: SchedulerState) -> str:
+def _no_weights(holds: Mapping[str, str]) -> str:
     """Why requests would wait for weights, which may never come."""
-    if UNTRUSTED in state.gate.holds:
-        return state.gate.holds[UNTRUSTED]
-    released = state.gate.holds.get(RELEASED, "")
+    if UNTRUSTED in holds:
+        return holds[UNTRUSTED]
+    released = holds.get(RELEASED, "")
     return released if MemoryTag.WEIGHTS.value in released else ""

@@ -99,6 +99,20 @@ class KVCacheManager:
     def pages_for(self, tokens: int) -> int:
         return -(-tokens // self.page_size)
 
+    @property
+    def may_start(self) -> bool:
+        """Whether there is anything left for another request: it takes a row, and a page of its own at least."""
+        if not self.table.available:
+            return False
+        if not (self.pages.available or (self.prefix is not None and self.prefix.evictable)):
+            return False
+        return all(layer.may_start for layer in self.layers)
+
+    @property
+    def cache_version(self) -> Hashable:
+        """Another value after every change of what is cached. Costs nothing to ask."""
+        return None if self.prefix is None else self.prefix.version
+
     def cached_tokens(self, request: Request, namespace: Hashable) -> int:
         """Leading tokens of a waiting request that are cached. Counts as no use of them."""
         return 0 if self.prefix is None else self.prefix.peek(request.tokens[: request.reusable], namespace)

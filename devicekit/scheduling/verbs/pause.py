@@ -101,7 +101,8 @@ def abort(state: SchedulerState, operation: Abort) -> AbortReply:
         prefix = operation.prefix
         chosen = [request for request in state.requests.values() if request.id.startswith(prefix)]
     elif operation.request_id:
-        chosen = [request for request in state.requests.values() if request.id == operation.request_id]
+        named = state.requests.get(operation.request_id)
+        chosen = [] if named is None else [named]
     else:
         raise InvalidOperation("An abort needs a request id, a prefix that is not empty, or all.")
     count = abort_requests(state, chosen, "Aborted.")
