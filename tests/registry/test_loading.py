@@ -153,7 +153,7 @@ def test_a_contract_that_is_not_served_names_both_versions_and_the_command(site,
     with pytest.raises(IncompatibleBackend) as caught:
         devicekit.select("acme")
     message = str(caught.value)
-    assert "this devicekit serves 1.0" in message
+    assert "this devicekit serves 1.1" in message
     for specifier in contract.split(","):
         assert specifier in message
     assert message.endswith(remedy)

@@ -236,7 +236,6 @@ def test_others_are_served_while_a_long_prompt_is_understood(server: Server, pat
         {"max_length": 1, "truncation": True},
         {"tools": "x"},
         {"documents": [1]},
-        {"continue_final_message": True},
         {"messages": []},
         {"self": 1},
     ],

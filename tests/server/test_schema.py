@@ -30,8 +30,8 @@ _SHORT = {"timeout": 0.05, "max_tokens": 2, "max_completion_tokens": 2}
 
 
 def _ways(operation: schemathesis.APIOperation) -> list[GenerationMode]:
-    """What takes no arguments cannot be called wrongly."""
-    takes_some = operation.body or any(True for _ in operation.iter_parameters())
+    """What takes no arguments cannot be called wrongly, nor what takes any text as a part of its path."""
+    takes_some = operation.body or any(one.location != "path" for one in operation.iter_parameters())
     return [*GenerationMode] if takes_some else [GenerationMode.POSITIVE]
 
 
@@ -62,7 +62,7 @@ def test_no_request_is_a_fault_of_the_server(
 
 def test_every_operation_of_the_server_is_tried() -> None:
     tried = {(operation.method.upper(), operation.path) for operation in _OPERATIONS}
-    served = {(method, route.path) for one in ENDPOINTS for route in one.routes() for method in one.methods}
+    served = {(method, route.path.replace(":path", "")) for one in ENDPOINTS for route in one.routes() for method in one.methods}
     assert served - tried == set()
     assert {("POST", "/generate"), ("POST", "/update_weights_from_ipc"), ("GET", "/")} <= served
 

@@ -51,7 +51,7 @@ def _peer(ground: Ground, path: Path, asked: Sequence[list[int]], new: int) -> f
     if batched is None:
         return None
     config = copy.deepcopy(model.generation_config)
-    config.max_new_tokens, config.do_sample, config.eos_token_id = new, False, -1
+    config.update(max_new_tokens=new, do_sample=False, eos_token_id=-1)
     batched(inputs=list(asked[:2]), generation_config=config, progress_bar=False)
     started = time.perf_counter()
     results = batched(inputs=list(asked), generation_config=config, progress_bar=False)
