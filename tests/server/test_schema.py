@@ -62,7 +62,12 @@ def test_no_request_is_a_fault_of_the_server(
 
 def test_every_operation_of_the_server_is_tried() -> None:
     tried = {(operation.method.upper(), operation.path) for operation in _OPERATIONS}
-    served = {(method, route.path.replace(":path", "")) for one in ENDPOINTS for route in one.routes() for method in one.methods}
+    served = {
+        (method, route.path.replace(":path", ""))
+        for one in ENDPOINTS
+        for route in one.routes()
+        for method in one.methods
+    }
     assert served - tried == set()
     assert {("POST", "/generate"), ("POST", "/update_weights_from_ipc"), ("GET", "/")} <= served
 
