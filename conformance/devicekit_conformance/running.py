@@ -36,11 +36,11 @@ def run(session: Session, console: Console, where: Path | None) -> Report:
     Raises:
         UsageError: the report cannot be written.
     """
-    if where is not None:
-        write_report(make_report(session, facts=False, interrupted=True), where)
     interrupted = False
     with _terminated_is_interrupted():
         try:
+            if where is not None:
+                write_report(make_report(session, facts=False, interrupted=True), where)
             _judge_all(session, console, where)
         except KeyboardInterrupt:
             interrupted = True
