@@ -27,7 +27,7 @@ SHORT = {"max_new_tokens": 4, "temperature": 0, "ignore_eos": True}
 def _process(models: Models, *options: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
     command = [sys.executable, "-m", "devicekit.cli", "serve", "--model", str(models.a), "--device", "cpu"]
     with subprocess.Popen(
-        [*command, "--port", "0", "--kv-tokens", "200000", *options],
+        [*command, "--port", "0", "--kv-tokens", "200000", "--log-level", "warning", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
