@@ -59,7 +59,7 @@ def test_deselecting_a_requirement_makes_the_run_incomplete(run_pytest: RunPytes
         ((), "Say which backend to judge"),
         (("--backend", "acme"), "No backend 'acme' is installed"),
         (("--backend", "cpu", "--profile", "speed"), "no profile speed"),
-        (("--backend", "cpu", "-n", "2"), "drop -n"),
+        (("--backend", "cpu", "-n", "2"), "without -n"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_4(
