@@ -51,6 +51,8 @@ VARIABLES_OF_OTHERS: Mapping[str, str] = MappingProxyType(
         "LOCAL_RANK": "torchrun: which of those on this machine this is",
         "MASTER_ADDR": "torchrun: where the processes meet",
         "MASTER_PORT": "torchrun: where the processes meet",
+        "PYTHONPATH": "Python: where modules of child processes are found",
+        "XDG_CACHE_HOME": "the desktop: where caches of a user are kept",
         "TORCH_DEVICE_BACKEND_AUTOLOAD": "torch: whether importing it loads vendors' extensions",
     }
 )

@@ -175,6 +175,7 @@ def test_the_status_shows_requests_with_their_age_failures_and_folded_repetition
             assert status["requests"][0]["seconds"] > 0
         assert (status["operations"][0]["operation"], status["operations"][0]["times"]) == ("Continue", 3)
         assert status["failures"] == []
+        server.eventually(lambda: server.load()["num_running_reqs"] == 0)
 
         def fail(batch: object) -> None:
             raise RuntimeError("a bug")
