@@ -20,7 +20,18 @@ import torch.distributed as dist
 from devicekit.cli import main
 from devicekit.runners.transformers_runner import TransformersRunner
 
-OPTIONS = ["--device", "cpu", "--kv-tokens", "2048", "--rank-timeout", "30", "--rank-heartbeat", "0.1"]
+OPTIONS = [
+    "--device",
+    "cpu",
+    "--kv-tokens",
+    "2048",
+    "--rank-timeout",
+    "30",
+    "--rank-heartbeat",
+    "0.1",
+    "--log-level",
+    "warning",
+]
 BOUND = 10.0  # seconds, a third of the timeout: what is noticed later was not noticed by itself
 
 
