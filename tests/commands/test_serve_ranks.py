@@ -50,7 +50,8 @@ def test_under_torchrun_two_ranks_serve_what_one_does_and_stop_when_told(
 ) -> None:
     first, second = checkpoints
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    serve = ["-m", "devicekit", "serve", "--model", str(first), "--port", "0", *OPTIONS]
+    roots = ["--allowed-weights-root", str(first.parent)]
+    serve = ["-m", "devicekit", "serve", "--model", str(first), "--port", "0", *OPTIONS, *roots]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with (
         subprocess.Popen(
