@@ -28,6 +28,7 @@ _MOVES_MEMORY = frozenset(
     {"empty_cache", "collect_ipc", "memory_pool", "create_graph", "export_ipc", "import_ipc"}
 )
 _PLACES = 60  # of the calls that a hook makes, at most so many are interrupted
+_WINDOWS = 8  # so many rounds of calls must all leave something behind before it is a leak
 
 
 def _in(trial: Trial, situation: str, **changes: Any) -> Trial:
@@ -266,10 +267,10 @@ def _raise(trial: Trial, arguments: tuple[Any, ...], calls: int) -> int:
 
 
 def _keeps_nothing(trial: Trial, kind: str, run: Callable[[], int]) -> None:
-    """Fail where so many calls leave as many things behind, each time."""
+    """Fail where so many calls leave as many things behind, each time: a cache that fills comes to an end."""
     grown: dict[str, int] = {}
     calls = 1
-    for _ in range(3):
+    for _ in range(_WINDOWS):
         gc.collect()
         before = _things(trial)
         calls = run()

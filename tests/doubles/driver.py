@@ -23,17 +23,12 @@ class Card:
     padding: int = 0  # bytes the vendor adds to each request
     fraction: float = 1.0
     live: dict[int, tuple[int, int]] = field(default_factory=dict)  # handle -> requested, rounded
+    handles: int = 0  # given out so far
+    requested: int = 0
+    allocated: int = 0
     reserved: int = 0
     peaks: dict[str, int] = field(default_factory=dict)
     counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
-
-    @property
-    def requested(self) -> int:
-        return sum(one[0] for one in self.live.values())
-
-    @property
-    def allocated(self) -> int:
-        return sum(one[1] for one in self.live.values())
 
     @property
     def free(self) -> int:
@@ -50,13 +45,17 @@ class Card:
             return None
         self.reserved += segments * SEGMENT
         self.counters["num_device_alloc"] += segments
-        handle = 1 + max(self.live, default=0)
-        self.live[handle] = (size, rounded)
+        self.handles += 1
+        self.live[self.handles] = (size, rounded)
+        self.requested += size
+        self.allocated += rounded
         self._note_peaks()
-        return handle
+        return self.handles
 
     def give_back(self, handle: int) -> None:
-        del self.live[handle]
+        size, rounded = self.live.pop(handle)
+        self.requested -= size
+        self.allocated -= rounded
 
     def flush(self) -> None:
         kept = -(-self.allocated // SEGMENT) * SEGMENT
@@ -91,6 +90,25 @@ class Queue:
     capturing: bool = False
 
 
+class CurrentQueues:
+    """The calling thread's stream of each card: the default one until the thread chooses another."""
+
+    def __init__(self, defaults: list[Queue]) -> None:
+        self._defaults = defaults
+        self._chosen: dict[tuple[int, int], Queue] = {}  # by thread and card
+
+    def __getitem__(self, index: int) -> Queue:
+        return self._chosen.get((threading.get_ident(), index), self._defaults[index])
+
+    def __setitem__(self, index: int, queue: Queue) -> None:
+        self._chosen.pop((threading.get_ident(), index), None)
+        if queue is not self._defaults[index]:
+            self._chosen[threading.get_ident(), index] = queue
+
+    def __iter__(self) -> Iterator[Queue]:
+        return (self[index] for index in range(len(self._defaults)))
+
+
 class Driver:
     """The state behind one double. Tests set it and look at it."""
 
@@ -103,10 +121,11 @@ class Driver:
         self._chosen: dict[int, int] = {}  # by thread; those that chose none, or device 0, are left out
         self.has_context = True  # the calling thread has chosen a device
         self.now = 0.0  # milliseconds
-        self.current_queues = [Queue(index) for index in range(cards)]
-        self.queues = list(self.current_queues)
+        self.queues = [Queue(index) for index in range(cards)]
+        self.current_queues = CurrentQueues(list(self.queues))
         self.seeds: dict[int, int] = {}
         self.pinned = {"allocated_bytes.current": 0, "active_bytes.current": 0}
+        self.registered: dict[int, int] = {}  # host memory in place: bytes, by address
         self.ipc_waiting = 0
         self.history: object = "never set"
         self.pool_in_use: object = None

@@ -56,6 +56,7 @@ def _become(name: str) -> None:
     patch = _Forever()
     install(patch, double)
     patch.setattr(torch.Tensor, "pin_memory", _pinned)
+    patch.setattr(torch.Tensor, "is_pinned", lambda tensor: _is_pinned(tensor, driver))
     if name in _COLLECTIVES:
         patch.setattr(dist.Backend, "backend_list", [*dist.Backend.backend_list, _COLLECTIVES[name]])
     os.register_at_fork(after_in_child=lambda: _forked(driver))
@@ -141,7 +142,11 @@ class DoubleProbe:
         return self._driver.cards[index].reserved
 
     def pinned(self, tensor: torch.Tensor) -> bool | None:
-        return getattr(tensor, _PINNED, False)
+        return _is_pinned(tensor, self._driver)
+
+
+def _is_pinned(tensor: torch.Tensor, driver: Driver) -> bool:
+    return getattr(tensor, _PINNED, False) or tensor.data_ptr() in driver.registered
 
 
 def _pinned(tensor: Any) -> torch.Tensor:

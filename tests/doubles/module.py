@@ -27,7 +27,6 @@ class DeviceModule:
         self.traps = traps
         self.capture_stream: object = None  # the module-wide default of the vendor's graph context
         self.stream_type: type = object
-        self.registered: dict[int, int] = {}  # host memory, by address
 
     # -- State ------------------------------------------------------------------------------------------------
 
@@ -128,7 +127,9 @@ class DeviceModule:
         return 41 + self._index(device)
 
     def power_draw(self, device: object = None) -> int:
-        return 0 if "power is not told" in self.traps else 98_500
+        if "power is not told" in self.traps:
+            return 0
+        return 98 if self.flavour.name == "rocm" else 98_500  # watts there, milliwatts elsewhere
 
     def utilization(self, device: object = None) -> int:
         if "management library does not answer" in self.traps:
@@ -143,13 +144,13 @@ class DeviceModule:
         return SimpleNamespace(cudaHostRegister=self._register, cudaHostUnregister=self._unregister)
 
     def _register(self, address: int, nbytes: int, flags: int) -> int:
-        if address in self.registered:
+        if address in self.driver.registered:
             return 712  # already registered
-        self.registered[address] = nbytes
+        self.driver.registered[address] = nbytes
         return 0
 
     def _unregister(self, address: int) -> int:
-        return 0 if self.registered.pop(address, None) is not None else 713
+        return 0 if self.driver.registered.pop(address, None) is not None else 713
 
     def use_mem_pool(self, pool: object, device: object = None) -> AbstractContextManager[None]:
         self._index(device)
