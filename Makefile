@@ -7,7 +7,7 @@ SETUP := $(VENV)/.ready
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml plugins/hosts/*/pyproject.toml conformance/pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: hosts help run fleet test lint types architecture bench soak hostile operators kill-matrix matrix clients device tested dist docs clean
+.PHONY: hosts help run fleet test thorough lint types architecture bench soak hostile operators kill-matrix matrix clients device tested dist docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ fleet: $(SETUP) ## steer two engines on this machine as one: update, restart, ro
 
 test: $(SETUP) lint types architecture ## everything that must hold: lint, types, architecture, tests (on two cores)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+thorough: $(SETUP) ## the tests that take minutes each, of which `make test` runs samples or none
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m thorough
 
 lint: $(SETUP) ## style and likely mistakes
 	@$(BIN)/ruff check --quiet .
