@@ -49,8 +49,8 @@ def _run(
         made = func(*inner_args, **inner_kwargs)
         return made if target is None else wrap(cls, made, target)
     if traits.is_view:
-        return _finish_view(cls, func(*inner_args, **inner_kwargs), args, device)
-    if traits.waits:
+        return _view(cls, func, args, inner_args, inner_kwargs, device)
+    if traits.waits and not (traits.host_indices and _numbers_only(inner_args[1])):
         device.wait_for_host()
 
     def run() -> object:
@@ -60,6 +60,12 @@ def _run(
 
     out = device.run_kernel(traits.name, run, _only_written(traits, inner_args, inner_kwargs))
     return _finish(cls, out, args, kwargs, device, traits)
+
+
+def _numbers_only(indices: object) -> bool:
+    """Whether no index is a mask, whose values alone say how many elements there are."""
+    masks = (torch.bool, torch.uint8)
+    return all(one is None or one.dtype not in masks for one in cast("list[torch.Tensor | None]", indices))
 
 
 def _only_written(traits: OperatorTraits, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
@@ -145,11 +151,20 @@ def _run_random(
         torch.set_rng_state(host)
 
 
-def _finish_view(cls: type[DeviceTensor], out: object, args: Sequence[object], device: SimDevice) -> object:
-    made = wrap(cls, out, device)
+def _view(
+    cls: type[DeviceTensor],
+    func: torch._ops.OpOverload,
+    args: Sequence[object],
+    inner_args: Sequence[object],
+    inner_kwargs: Mapping[str, object],
+    device: SimDevice,
+) -> object:
     base = next(arg for arg in args if isinstance(arg, DeviceTensor))
-    for view in made if isinstance(made, tuple | list) else (made,):
-        torch._functionalize_unsafe_set(view, base)
+    # A view of a tensor that was made outside inference mode is none of that mode's either: they share a version.
+    with torch.inference_mode(base.is_inference()):
+        made = wrap(cls, func(*inner_args, **inner_kwargs), device)
+        for view in made if isinstance(made, tuple | list) else (made,):
+            torch._functionalize_unsafe_set(view, base)
     return made
 
 

@@ -39,23 +39,21 @@ def traits_of(func: torch._ops.OpOverload) -> OperatorTraits:
     schema = func._schema
     arguments = schema.arguments
     returned: list[tuple[int, str] | None] = []
-    is_view = False
     for result in schema.returns:
         written = None
         if result.alias_info is not None:
             names = result.alias_info.before_set
             for position, argument in enumerate(arguments):
-                if argument.alias_info is not None and argument.alias_info.before_set & names:
-                    if result.alias_info.is_write:
-                        written = (position, argument.name)
-                    else:
-                        is_view = True
+                if argument.alias_info is None or not argument.alias_info.before_set & names:
+                    continue
+                if result.alias_info.is_write:
+                    written = (position, argument.name)
         returned.append(written)
     tags = func.tags
     waits = torch.Tag.data_dependent_output in tags or torch.Tag.dynamic_output_shape in tags
     return OperatorTraits(
         name=schema.name,
-        is_view=is_view,
+        is_view=func.is_view,  # also of operators that return a list of views
         returned=tuple(returned),
         takes_generator=any(argument.name == "generator" for argument in arguments),
         is_random=torch.Tag.nondeterministic_seeded in tags,

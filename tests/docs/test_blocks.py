@@ -32,7 +32,7 @@ def blocks(*languages: str) -> list[Block]:
 
 
 def test_every_block_says_what_it_is() -> None:
-    known = {"python", "bash", "console", "toml", "yaml", "json", "text"}
+    known = {"python", "bash", "console", "toml", "yaml", "json", "text", "diff"}
     assert [str(block) for page in PAGES for block in blocks_of(page) if block.language not in known] == []
     assert all(
         (CHECKOUT / test).exists() for page, test in RUN_ELSEWHERE.items() if (CHECKOUT / page).exists()
@@ -93,6 +93,12 @@ def _run_as_only_rank(block: Block, folder: Path) -> None:
     assert done.returncode == 0, f"{block}: {done.stderr}"
 
 
+@pytest.mark.parametrize("block", blocks("diff"), ids=str)
+def test_diffs_are_parts_of_the_examples(block: Block) -> None:
+    whole = [path.read_text() for path in (CHECKOUT / "examples").glob("*/*.diff")]
+    assert any(block.text in one for one in whole), f"{block} is in no diff of examples/"
+
+
 # -- commands ---------------------------------------------------------------
 
 
@@ -125,6 +131,8 @@ def _problem(words: list[str], block: Block) -> str | None:
             return _refused(arguments[arguments.index("devicekit") + 1 :])
         case ["pip", "install" | "wheel", *arguments]:
             return _not_installable(arguments)
+        case ["cp", "-r", source, _]:
+            return None if (CHECKOUT / source).exists() else "no such file"
         case ["make", target]:
             return None if target in _MAKE_TARGETS else "no such target"
         case ["python", "-m", module, *_]:

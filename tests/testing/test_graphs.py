@@ -55,6 +55,18 @@ def test_a_replay_is_work_in_the_stream(machine: Simulator, graph: SimGraph) -> 
     assert not torch.sim.current_stream().query()
 
 
+def test_indexing_by_numbers_is_captured_and_by_a_mask_is_not(graph: SimGraph) -> None:
+    source, places = torch.arange(4.0, device="sim"), torch.zeros(2, dtype=torch.int64, device="sim")
+    with graph.capture():
+        taken = source[places]
+    places += 3
+    graph.replay()
+    assert taken.tolist() == [3.0, 3.0]
+    mask = torch.ones(4, dtype=torch.bool, device="sim")
+    with pytest.raises(CaptureError), graph.capture():
+        source[mask]
+
+
 def test_copies_to_pinned_memory_are_captured(graph: SimGraph) -> None:
     source, result = torch.ones(2).pin_memory(), torch.zeros(2).pin_memory()
     static = torch.zeros(2, device="sim")

@@ -116,6 +116,17 @@ def test_attention_can_be_trained_through() -> None:
     assert torch.allclose(x.grad.cpu(), twin.grad, atol=1e-6)
 
 
+def test_in_inference_mode_tensors_from_outside_can_be_viewed_and_written_through() -> None:
+    x = torch.zeros(2, 3, device="sim")
+    with torch.inference_mode():
+        first, second = x
+        first.fill_(1)
+        x.view(-1)[3:].fill_(2)
+        assert second.tolist() == [2.0, 2.0, 2.0]
+    assert x.tolist() == [[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]]
+    assert not x[0].is_inference()
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_tensors_move_in_every_mode(mode: Callable[[], object]) -> None:
     with mode():  # type: ignore[attr-defined]  # both are context managers
