@@ -7,11 +7,12 @@ from typing import cast
 import torch
 
 from devicekit.testing import active
+from devicekit.testing.graphs import Written
 from devicekit.testing.poison import fill_with_poison
 from devicekit.testing.transfer import device_to_device, device_to_host, host_to_device
 from devicekit.testing.wrapper import DeviceTensor
 
-__all__ = ["copy_", "to_copy"]
+__all__ = ["copy_", "to_copy", "write"]
 
 
 def copy_(destination: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
@@ -27,9 +28,19 @@ def copy_(destination: torch.Tensor, source: torch.Tensor, non_blocking: bool = 
     elif (target := destination._device()) is not origin:
         device_to_device(target, origin, destination._inner, source._inner)
     else:
-        inner, other = destination._inner, source._inner
-        origin.run_kernel("aten::copy_", lambda: inner.copy_(other), inner)
+        write(destination, source._inner)
     return destination
+
+
+def write(destination: DeviceTensor, values: torch.Tensor) -> None:
+    """Let one kernel write `values`, bytes of that device or known to the kernel, into `destination`."""
+    device, inner = destination._device(), destination._inner
+    graph = device.capturing
+    if graph is None:
+        device.run_kernel("aten::copy_", lambda: inner.copy_(values))
+        return
+    writes = [] if destination._is_of(graph) else [inner]
+    graph.note(lambda: inner.copy_(values), writes=writes, result=Written(inner))
 
 
 def to_copy(

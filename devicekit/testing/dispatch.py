@@ -10,6 +10,8 @@ import torch
 from devicekit.testing import active
 from devicekit.testing.copies import copy_, to_copy
 from devicekit.testing.errors import WrongDevice
+from devicekit.testing.graphs import Written
+from devicekit.testing.imagining import imagined
 from devicekit.testing.operators import OperatorTraits, traits_of
 from devicekit.testing.sim_device import SimDevice
 from devicekit.testing.wrapper import DeviceTensor, wrap
@@ -50,7 +52,9 @@ def _run(
         return made if target is None else wrap(cls, made, target)
     if traits.is_view:
         return _view(cls, func, args, inner_args, inner_kwargs, device)
-    if traits.waits and not (traits.host_indices and _numbers_only(inner_args[1])):
+    if traits.reshapes:
+        return _reshape(cls, func, args, kwargs, inner_args, inner_kwargs, device)
+    if traits.waits or (traits.takes_masks and _counts_hits(args, device)):
         device.wait_for_host()
 
     def run() -> object:
@@ -58,27 +62,76 @@ def _run(
             return _run_random(func, traits, inner_args, inner_kwargs, device)
         return func(*inner_args, **inner_kwargs)
 
-    out = device.run_kernel(traits.name, run, _only_written(traits, inner_args, inner_kwargs))
+    graph = device.capturing
+    if graph is None:
+        out = device.run_kernel(traits.name, run)
+    else:
+        out = graph.note(
+            run,
+            writes=_written_before(traits, args, kwargs, device),
+            result=_only_written(traits, inner_args, inner_kwargs),
+            imagine=lambda: imagined(func, inner_args, inner_kwargs),
+        )
     return _finish(cls, out, args, kwargs, device, traits)
 
 
-def _numbers_only(indices: object) -> bool:
-    """Whether no index is a mask, whose values alone say how many elements there are."""
-    masks = (torch.bool, torch.uint8)
-    return all(one is None or one.dtype not in masks for one in cast("list[torch.Tensor | None]", indices))
+def _reshape(
+    cls: type[DeviceTensor],
+    func: torch._ops.OpOverload,
+    args: Sequence[object],
+    kwargs: dict[str, object],
+    inner_args: list[object],
+    inner_kwargs: dict[str, object],
+    device: SimDevice,
+) -> object:
+    """Run an operator that changes how its first argument lies in memory: the host's work, and no kernel."""
+    outer = cast(DeviceTensor, args[0])
+    # On a tensor of its own over the same bytes: captured work still sees the old shape.
+    inner_args[0] = outer._inner = torch.ops.aten.alias(outer._inner)
+    out = func(*inner_args, **inner_kwargs)
+    return _finish(cls, out, args, kwargs, device, traits_of(func))
 
 
-def _only_written(traits: OperatorTraits, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
+def _counts_hits(args: Sequence[object], device: SimDevice) -> bool:
+    """True where the host has to learn how many elements a mask selects. Raises CaptureError for a host index."""
+    indices = [index for index in cast("Sequence[object]", args[1]) if isinstance(index, torch.Tensor)]
+    if any(not isinstance(index, DeviceTensor) for index in indices):
+        device.refuse_capture("an index on the host")
+    if not any(index.dtype in (torch.bool, torch.uint8) for index in indices):
+        return False
+    value = args[2] if len(args) > 2 else None
+    # One number fills what a mask selects, however much that is.
+    return not isinstance(value, torch.Tensor) or value.numel() != 1
+
+
+def _only_written(
+    traits: OperatorTraits, args: Sequence[object], kwargs: Mapping[str, object]
+) -> Written | None:
     """The result of an operator that returns nothing but arguments it wrote to; None for any other."""
-    results: list[object] = []
-    for written in traits.returned:
-        if written is None:
-            return None
-        position, name = written
-        results.append(args[position] if position < len(args) else kwargs[name])
-    if not results:
+    if None in traits.returned:
         return None
-    return results[0] if len(results) == 1 else tuple(results)
+    results = [_argument(at, args, kwargs) for at in traits.returned if at is not None]
+    if not results:
+        return Written(None)
+    return Written(results[0] if len(results) == 1 else tuple(results))
+
+
+def _written_before(
+    traits: OperatorTraits, args: Sequence[object], kwargs: Mapping[str, object], device: SimDevice
+) -> list[torch.Tensor]:
+    """The inner tensors that an operator writes to and that were there before the capture began."""
+    values = [_argument(at, args, kwargs) for at in traits.written]
+    tensors = [item for value in values for item in (value if isinstance(value, tuple | list) else (value,))]
+    return [
+        tensor._inner
+        for tensor in tensors
+        if isinstance(tensor, DeviceTensor) and not tensor._is_of(device.capturing)
+    ]
+
+
+def _argument(at: tuple[int, str], args: Sequence[object], kwargs: Mapping[str, object]) -> object:
+    position, name = at
+    return args[position] if position < len(args) else kwargs.get(name)
 
 
 class _Unwrapper:
@@ -186,8 +239,7 @@ def _finish(
         if written is None:
             finished.append(wrap(cls, result, device))
             continue
-        position, name = written
-        outer = args[position] if position < len(args) else kwargs[name]
+        outer = _argument(written, args, kwargs)
         if isinstance(outer, DeviceTensor):
             _refresh(outer, device)
         finished.append(outer)
@@ -199,8 +251,8 @@ def _refresh(outer: DeviceTensor, device: SimDevice) -> None:
     inner = outer._inner
     if inner.shape == outer.shape and inner.stride() == outer.stride():
         return
-    fresh = type(outer)(inner, device)
-    outer.data = fresh
+    with torch.inference_mode(outer.is_inference()):
+        outer.data = type(outer)(inner, device)
 
 
 def _is_pinned(tensor: DeviceTensor, device: object = None) -> bool:

@@ -1,14 +1,17 @@
 """Graph capture: work is noted instead of run, and runs again, on the same bytes, at each replay.
 
-While a thread captures, nothing of what it submits to that device runs or takes time. Tensors that captured work
-creates hold unspecified bytes until the first replay. Waiting, reading a value back, emptying the cache and copies
-that the host waits for are errors then, as they are on hardware.
+While a thread captures, what it submits to that device takes no time and writes to nothing that was there before.
+Tensors that captured work creates hold unspecified bytes until the first replay. Nothing can read them, but they
+are what the work would have made, so that indices computed in a capture can be used in it. Waiting, reading a value
+back, masks that select, indices on the host, emptying the cache and copies that the host waits for are errors then,
+as on hardware.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +21,14 @@ from devicekit.testing.errors import CaptureError
 if TYPE_CHECKING:
     from devicekit.testing.sim_device import SimDevice
 
-__all__ = ["SimGraph", "SimGraphPool"]
+__all__ = ["SimGraph", "SimGraphPool", "Written"]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What an operator returns that makes no tensor: arguments of its own, or nothing."""
+
+    result: object
 
 
 class SimGraphPool:
@@ -68,6 +78,7 @@ class SimGraph:
         self.reset()
         self._pool = self._shared.enter()
         before = device.use_pool(self._pool)
+        random = device.generator.get_state()
         device.capturing = self
         try:
             yield
@@ -77,6 +88,7 @@ class SimGraph:
             raise
         finally:
             device.capturing = None
+            device.generator.set_state(random)
             device.use_pool(before)
 
     def replay(self) -> None:
@@ -84,7 +96,8 @@ class SimGraph:
         if self._pool is None:
             raise CaptureError("this graph holds no captured work")
         self._device.launch("graph", kernels=max(len(self._steps), 1))
-        with torch.no_grad():
+        # Tensors that a capture made in inference mode can be written to only there.
+        with torch.inference_mode():
             for run, captured in self._steps:
                 _write_back(run(), captured)
 
@@ -95,15 +108,58 @@ class SimGraph:
             self._shared.leave()
             self._pool = None
 
-    def note(self, run: Callable[[], object], written: object) -> object:
-        """Take in one operation; `written` is what it returns when it only writes to its arguments, else None."""
-        if written is not None:
-            self._steps.append((run, None))
-            return written
-        # It has to run once, for only its result says what shape later work sees.
-        result = run()
-        self._steps.append((run, result))
-        return result
+    def note(
+        self,
+        run: Callable[[], object],
+        *,
+        writes: Sequence[torch.Tensor],
+        result: Written | None,
+        imagine: Callable[[], object] | None = None,
+    ) -> object:
+        """Take in one operation, and return what later work may see of it.
+
+        `writes` are the tensors from before this capture that it writes to; `result` is what it returns, if it
+        makes no tensor; `imagine` makes a result of the same shape where it cannot run on the bytes of now.
+        """
+        if writes and result is not None:
+            return self._take(run, result.result)
+        try:
+            with _unchanged(writes):
+                out = run()
+        except (IndexError, RuntimeError):
+            # Perhaps for what a buffer holds that is only filled before a replay: hardware does not look yet.
+            if imagine is None:
+                raise
+            try:
+                out = imagine()
+            except Exception:
+                out = None
+            if out is None:
+                raise
+            out = out if result is None else result.result
+        if result is not None:
+            return self._take(run, out)
+        self._steps.append((run, out))
+        return out
+
+    def note_later(self, run: Callable[[], object]) -> None:
+        """Take in an operation that has no effect before a replay."""
+        self._steps.append((run, None))
+
+    def _take(self, run: Callable[[], object], out: object) -> object:
+        self._steps.append((run, None))
+        return out
+
+
+@contextmanager
+def _unchanged(tensors: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Give `tensors` back the bytes that they hold now."""
+    saved = [(tensor, tensor.clone()) for tensor in tensors]
+    try:
+        yield
+    finally:
+        for tensor, before in saved:
+            tensor.copy_(before)
 
 
 def _write_back(fresh: object, captured: object) -> None:

@@ -15,7 +15,7 @@ from devicekit.testing import accelerator, active
 from devicekit.testing.active import DEVICE_TYPE
 from devicekit.testing.clock import MockClock
 from devicekit.testing.config import SimConfig
-from devicekit.testing.copies import copy_
+from devicekit.testing.copies import copy_, write
 from devicekit.testing.errors import CannotEnable
 from devicekit.testing.module import SimModule
 from devicekit.testing.simulator import Simulator
@@ -175,6 +175,27 @@ def _read_scalar(tensor: torch.Tensor) -> bool | int | float | complex:
     return tensor.cpu().item()
 
 
+def _triangle(find: Callable[..., torch.Tensor]) -> Callable[..., DeviceTensor]:
+    # torch has one of these for each device type, and none for those of backends in Python.
+    def indices(
+        row: int,
+        col: int,
+        offset: int = 0,
+        *,
+        dtype: torch.dtype | None = None,
+        layout: torch.layout | None = None,
+        device: torch.device | None = None,
+        pin_memory: bool | None = None,
+    ) -> DeviceTensor:
+        _refuse_pinned(pin_memory)
+        found = find(row, col, offset, dtype=torch.int64 if dtype is None else dtype, device="cpu")
+        made = _empty(list(found.shape), dtype=found.dtype, device=device)
+        write(made, found)
+        return made
+
+    return indices
+
+
 def _attention(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -238,6 +259,8 @@ _KERNELS: tuple[tuple[str, str, Callable[..., object]], ...] = (
     ("empty_strided", "PrivateUse1", _empty_strided),
     ("_copy_from", "PrivateUse1", _copy_from),
     ("_local_scalar_dense", "PrivateUse1", _read_scalar),
+    ("tril_indices", "PrivateUse1", _triangle(torch.tril_indices)),
+    ("triu_indices", "PrivateUse1", _triangle(torch.triu_indices)),
     ("scaled_dot_product_attention", "AutogradPrivateUse1", _attention),
     ("is_pinned", "CPU", _is_pinned),
     ("_pin_memory", "CPU", _pin_memory),

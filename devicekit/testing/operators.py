@@ -26,9 +26,15 @@ class OperatorTraits:
     is_view: bool
     # For each result: position and name of the argument that it is, or None for a new tensor.
     returned: tuple[tuple[int, str] | None, ...]
+    # Positions and names of the arguments that it writes to.
+    written: tuple[tuple[int, str], ...]
+    # It changes how its first argument lies in memory, as resize_ does.
+    reshapes: bool
     takes_generator: bool
     is_random: bool
     waits: bool
+    # Its second argument lists indices, which may be masks.
+    takes_masks: bool
     host_indices: bool
     # Made of other operators, which torch usually takes apart before it gets here, but not in inference mode.
     composite: bool
@@ -50,14 +56,22 @@ def traits_of(func: torch._ops.OpOverload) -> OperatorTraits:
                     written = (position, argument.name)
         returned.append(written)
     tags = func.tags
+    masks = schema.name in HOST_INDEXED
     waits = torch.Tag.data_dependent_output in tags or torch.Tag.dynamic_output_shape in tags
     return OperatorTraits(
         name=schema.name,
         is_view=func.is_view,  # also of operators that return a list of views
         returned=tuple(returned),
+        written=tuple(
+            (position, argument.name)
+            for position, argument in enumerate(arguments)
+            if argument.alias_info is not None and argument.alias_info.is_write
+        ),
+        reshapes=torch.Tag.inplace_view in tags,
         takes_generator=any(argument.name == "generator" for argument in arguments),
         is_random=torch.Tag.nondeterministic_seeded in tags,
-        waits=waits or schema.name in READ_BACK,
-        host_indices=schema.name in HOST_INDEXED,
+        waits=(waits and not masks) or schema.name in READ_BACK,
+        takes_masks=masks,
+        host_indices=masks,
         composite=schema.name not in WHOLE and func._can_decompose(),
     )

@@ -42,13 +42,15 @@ class Lease:
     Without a block it stands for memory that another process allocated.
     """
 
-    __slots__ = ("__weakref__", "block", "copies", "device", "nbytes", "stream_id", "users")
+    __slots__ = ("__weakref__", "block", "copies", "device", "graph", "nbytes", "stream_id", "users")
 
     def __init__(self, device: SimDevice, block: Block | None, stream_id: int, nbytes: int) -> None:
         self.device = device
         self.block = block
         self.nbytes = nbytes
         self.stream_id = stream_id
+        #: The graph in whose capture the bytes were allocated.
+        self.graph = device.capturing
         self.users: set[SimStream] = set()
         self.copies: list[AsyncCopy] = []
 
@@ -197,14 +199,8 @@ class SimDevice:
         self.drain()
         self.allocator.retire()
 
-    def run_kernel(self, name: str, run: Callable[[], object], written: object = None) -> object:
-        """Queue one kernel on this thread's current stream and apply its effect; or note it, while capturing.
-
-        `written` is what `run` returns when all it does is to write to its arguments, else None.
-        """
-        graph = self.capturing
-        if graph is not None:
-            return graph.note(run, written)
+    def run_kernel(self, name: str, run: Callable[[], object]) -> object:
+        """Queue one kernel on this thread's current stream and apply its effect."""
         self.launch(name)
         return run()
 

@@ -29,7 +29,7 @@ def host_to_device(
     seconds = device.machine.config.copy_seconds(destination.nbytes)
     if non_blocking and device.machine.pinned.is_pinned(source):
         if device.capturing is not None:
-            device.capturing.note(lambda: _copy(destination, source), destination)
+            device.capturing.note_later(lambda: _copy(destination, source))
             return
         stream.submit("copy to device", seconds, lambda: _copy(destination, source))
         return
@@ -56,7 +56,7 @@ def device_to_host(
     seconds = device.machine.config.copy_seconds(source.nbytes)
     if non_blocking and device.machine.pinned.is_pinned(destination):
         if device.capturing is not None:
-            device.capturing.note(lambda: _copy(destination, source), destination)
+            device.capturing.note_later(lambda: _copy(destination, source))
             return
         staged: list[torch.Tensor] = []
         copy = AsyncCopy(source, stream)

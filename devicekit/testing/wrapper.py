@@ -10,6 +10,7 @@ import torch
 
 from devicekit.testing import active
 from devicekit.testing.errors import StaleTensor
+from devicekit.testing.graphs import SimGraph
 from devicekit.testing.poison import fill_with_poison
 from devicekit.testing.sim_device import Lease, SimDevice
 
@@ -54,6 +55,10 @@ class DeviceTensor(torch.Tensor):
             raise RuntimeError(f"the data of a tensor on {self.device} can only be that of another there")
         torch.Tensor.data.__set__(self, fresh)  # type: ignore[attr-defined]  # a C descriptor
         self._inner, self._lease = fresh._inner, fresh._lease
+
+    def _is_of(self, graph: SimGraph | None) -> bool:
+        """True when the capture of `graph` made these bytes, or there are none."""
+        return self._lease is None or self._lease.graph is graph
 
     def _device(self) -> SimDevice:
         machine, index, lease = active.simulator(), self.device.index, self._lease
