@@ -1,10 +1,10 @@
 """Graph capture: work is noted instead of run, and runs again, on the same bytes, at each replay.
 
-While a thread captures, what it submits to that device takes no time and writes to nothing that was there before.
-Tensors that captured work creates hold unspecified bytes until the first replay. Nothing can read them, but they
-are what the work would have made, so that indices computed in a capture can be used in it. Waiting, reading a value
-back, masks that select, indices on the host, emptying the cache and copies that the host waits for are errors then,
-as on hardware.
+While a thread captures, what it submits to that device takes no time and writes to nothing that was there
+before. Tensors that captured work creates hold unspecified bytes until the first replay. Nothing can read them,
+but they are what the work would have made, so that indices computed in a capture can be used in it. Waiting,
+reading a value back, masks that select, indices on the host, emptying the cache and copies that the host waits for
+are errors then, as on hardware.
 """
 
 from __future__ import annotations
