@@ -17,7 +17,12 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
 PAGES = sorted(
-    [CHECKOUT / "README.md", CHECKOUT / "conformance/README.md", *(CHECKOUT / "docs").glob("*.md")]
+    [
+        CHECKOUT / "README.md",
+        CHECKOUT / "conformance/README.md",
+        *(CHECKOUT / "docs").glob("*.md"),
+        *(CHECKOUT / "docs/tutorials").glob("*.md"),
+    ]
 )
 _MARK = re.compile(r"<!-- (?:(needs): ([^>]+)|(continues)) -->")
 
