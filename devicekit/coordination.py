@@ -7,6 +7,7 @@ Everything that may differ between ranks asks one `Coordinator`. A single proces
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, TypeVar
 
 _T = TypeVar("_T")
@@ -57,6 +58,10 @@ class Coordinator(Protocol):
         """What any rank names, with the ranks that do behind it unless all do; ``own`` once a rank is lost."""
         ...
 
+    def exchanging(self) -> AbstractContextManager[None]:
+        """A block in which ranks exchange tensors, and nobody may fail alone: RankLost on all, for good."""
+        ...
+
 
 class SingleRank:
     """One process."""
@@ -85,6 +90,9 @@ class SingleRank:
 
     def names(self, own: Sequence[str]) -> tuple[str, ...]:
         return tuple(own)
+
+    def exchanging(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 def run_on_all_ranks(coordinator: Coordinator, act: Callable[[], _T]) -> _T:

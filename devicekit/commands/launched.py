@@ -29,6 +29,29 @@ def is_rank() -> bool:
     return all(name in os.environ for name in _VARIABLES) and os.environ["WORLD_SIZE"] != "1"
 
 
+def require_ranks(tensor_parallel: int | None, *, copies: bool) -> None:
+    """Raise ConfigurationError unless what several ranks are to do was said, and there are as many as it takes."""
+    size = int(os.environ["WORLD_SIZE"]) if is_rank() else 1
+    if tensor_parallel is not None and tensor_parallel < 1:
+        raise ConfigurationError(f"--tensor-parallel is a number of ranks, 1 or more, not {tensor_parallel}.")
+    if tensor_parallel is not None and copies:
+        raise ConfigurationError(
+            "--copies gives every rank the whole model, and --tensor-parallel a part of it: choose one."
+        )
+    if tensor_parallel is not None and tensor_parallel != size:
+        raise ConfigurationError(
+            f"--tensor-parallel {tensor_parallel} takes as many ranks, and there {'is' if size == 1 else 'are'} "
+            f"{size}: torchrun --nproc-per-node {tensor_parallel} -m devicekit serve ..."
+        )
+    if size > 1 and tensor_parallel is None and not copies:
+        raise ConfigurationError(
+            f"There are {size} ranks, and nothing says what for. --tensor-parallel {size} splits the model among "
+            "them. Several engines that each serve requests of their own are no ranks: start them one by one, and "
+            "steer them by devicekit fleet (docs/fleet.md). --copies has every rank hold the whole model and "
+            "compute the same, which saves neither memory nor time."
+        )
+
+
 def run_as_rank(command: str, act: Callable[[RankGroup], int], *, timeout: float, heartbeat: float) -> int:
     """Join the other ranks and act with them; the exit status. Errors are told with the rank that they are of.
 

@@ -43,6 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     from devicekit.commands import launched
 
+    launched.require_ranks(options.tensor_parallel, copies=options.copies)
     if not launched.is_rank():
         return _serve(options, None)
     return launched.run_as_rank(
@@ -130,6 +131,9 @@ def _config(options: argparse.Namespace) -> EngineConfig:
         state_snapshots=options.state_snapshots,
         conservativeness=options.conservativeness,
         random_seed=options.random_seed,
+        tensor_parallel=options.tensor_parallel,
+        expert_parallel=options.expert_parallel,
+        split_partly=options.split_partly,
         invalid_logits=options.invalid_logits,
         refuse_nonfinite_weights=options.refuse_nonfinite_weights,
     )
@@ -332,8 +336,27 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_ranks(parser: argparse.ArgumentParser) -> None:
-    several = parser.add_argument_group("several ranks", "torchrun --nproc-per-node N -m devicekit serve ...")
+    several = parser.add_argument_group(
+        "several ranks", "torchrun --nproc-per-node N -m devicekit serve --tensor-parallel N ..."
+    )
     add = several.add_argument
+    add(
+        "--tensor-parallel",
+        type=int,
+        metavar="N",
+        help="split the model among N ranks, by the plan that transformers has for it; default: one rank",
+    )
+    add(
+        "--expert-parallel",
+        action="store_true",
+        help="give each of them whole experts, instead of a part of every expert",
+    )
+    add(
+        "--split-partly",
+        action="store_true",
+        help="split also a model whose plan leaves its attention whole; default: refuse",
+    )
+    add("--copies", action="store_true", help="have every rank hold and compute the whole model")
     add(
         "--rank-timeout",
         type=float,

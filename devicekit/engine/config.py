@@ -41,6 +41,10 @@ class EngineConfig:
         False  # neither open nor take in weights that hold NaN or infinite values
     )
     await_fleet: bool = False  # generate nothing until `JoinFleet` has found the weights to be the fleet's
+    tensor_parallel: int | None = None  # ranks that hold one model together; None: each a copy of its own
+    expert_parallel: bool = False  # they hold whole experts, instead of a part of each
+    # Split also a model whose plan leaves its attention whole: every rank has all keys and values then.
+    split_partly: bool = False
     checked: bool = False  # account for every page, row and state slot after every step: raises, and costs
 
     @property
@@ -49,6 +53,23 @@ class EngineConfig:
         if not self.prefix_caching:
             return 0
         return self.max_running if self.state_snapshots is None else self.state_snapshots
+
+    def require_ranks(self, size: int) -> None:
+        """Raise ConfigurationError unless this many ranks can hold the model as was asked."""
+        wanted = self.tensor_parallel
+        if wanted is None:
+            if self.expert_parallel or self.split_partly:
+                raise ConfigurationError(
+                    "expert_parallel and split_partly say how ranks share a model: give tensor_parallel too"
+                )
+            return
+        if wanted < 1:
+            raise ConfigurationError(f"tensor_parallel must be at least 1, not {wanted}")
+        if wanted != size:
+            raise ConfigurationError(
+                f"tensor_parallel is {wanted}, and this engine has {size} {'rank' if size == 1 else 'ranks'}: "
+                f"start as many, as with torchrun --nproc-per-node {wanted}"
+            )
 
 
 def plan_pool(

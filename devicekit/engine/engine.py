@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from devicekit.clock import Clock, SystemClock
+from devicekit.contract.errors import ConfigurationError
 from devicekit.coordination import SingleRank, run_on_all_ranks
 from devicekit.device import Device, available_memory, get_device
 from devicekit.engine.config import EngineConfig, plan_pool
@@ -27,6 +28,7 @@ from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.drafted import DraftedRunner
 from devicekit.runners.errors import InvalidModelDirectory, MissingTokenizer
 from devicekit.runners.model_pools import build_pools
+from devicekit.runners.sharding import Split
 from devicekit.runners.transformers_runner import TransformersRunner
 from devicekit.scheduling.batch import Runner
 from devicekit.scheduling.errors import InvalidOperation, InvalidRequest
@@ -88,9 +90,8 @@ class Engine(EngineVerbs):
             states=runner.states,
             companions=() if draft is None else (draft.layout,),
         )
-        if config.refuse_nonfinite_weights and (bad := nonfinite(runner.named_weights())):
-            path = str(runner.directory.path)
-            raise InvalidModelDirectory(f"{path}: {'; '.join(bad[:5])}", path=path)
+        if config.refuse_nonfinite_weights:
+            run_on_all_ranks(ranks or SingleRank(), lambda: _refuse_nonfinite(runner))
         self.tokenizer = _tokenizer(runner.directory)
         self.pools = build_pools(
             device, self.plan, runner, draft, snapshots=config.snapshots, checked=config.checked
@@ -105,7 +106,7 @@ class Engine(EngineVerbs):
         store = WeightStore(
             self.scheduler.state,
             device,
-            Model(runner, runner.weight_aliases()),
+            Model(runner, runner.weight_aliases(), runner.sharding),
             refuse_nonfinite=config.refuse_nonfinite_weights,
         )
         self.weights: WeightControl = install(
@@ -142,13 +143,15 @@ class Engine(EngineVerbs):
         Args:
             device: as for `devicekit.get_device`.
             dtype: of weights and KV; default: what the model's config says.
-            ranks: serve together with other processes. Rank 0's engine is used like any other; on the others,
-                only ``engine.scheduler`` takes part, by `LockstepScheduler.follow`. ``clock`` is the group's.
+            ranks: serve together with other processes, each with a copy of the model, or with a part of it where
+                ``config.tensor_parallel`` says so. Rank 0's engine is used like any other; on the others, only
+                ``engine.scheduler`` takes part, by `LockstepScheduler.follow`. ``clock`` is the group's.
             draft: directory of a draft model, which sees every pass and has its keys and values on the same pages
                 (see `DraftedRunner`). Nothing is speculated: what it does with that is up to you.
 
         Raises:
-            ConfigurationError: the draft cannot follow the model, or a setting cannot be had with it.
+            ConfigurationError: the draft cannot follow the model, or a setting cannot be had with it; or there are
+                not as many ranks as are to hold the model together.
             SelectionError, ContractError, InvalidDevice: there is no such device.
             ModelError: the directory cannot be served.
             NotEnoughMemory: not even one short request would fit beside the weights.
@@ -156,13 +159,21 @@ class Engine(EngineVerbs):
             RankLost: a rank did not come.
         """
 
+        chosen = config or EngineConfig()
+        chosen.require_ranks(1 if ranks is None else ranks.size)
+        split = _split(chosen, ranks)
+
         def load() -> tuple[Device, TransformersRunner, TransformersRunner | None]:
             handle = get_device(device)
+            if split is not None:
+                _require_splittable(handle, draft)
             second = None if draft is None else TransformersRunner.load(draft, handle, dtype=dtype)
-            return handle, TransformersRunner.load(path, handle, dtype=dtype), second
+            return handle, TransformersRunner.load(path, handle, dtype=dtype, split=split), second
 
         handle, runner, second = run_on_all_ranks(ranks or SingleRank(), load)
-        return cls(runner, handle, config or EngineConfig(), clock=clock, ranks=ranks, draft=second)
+        if split is not None and ranks is not None:
+            runner.exchange(ranks.open_channel(str(handle.collective_backend())))
+        return cls(runner, handle, chosen, clock=clock, ranks=ranks, draft=second)
 
     def _schedule(
         self, served: Runner, releases: ReleasePoints | None, ranks: RankGroup | None
@@ -389,6 +400,29 @@ class Engine(EngineVerbs):
     def _refuse_while_paused(self) -> None:
         if self.scheduler.state.paused:
             raise InvalidOperation("Generation is paused: continue_generation() first, or submit() and wait.")
+
+
+def _split(config: EngineConfig, ranks: RankGroup | None) -> Split | None:
+    """Which part of the model this rank is to hold; ``None``: all of it."""
+    if ranks is None or config.tensor_parallel in (None, 1):
+        return None
+    return Split(ranks.size, ranks.rank, experts=config.expert_parallel, partly=config.split_partly)
+
+
+def _require_splittable(device: Device, draft: str | Path | None) -> None:
+    if draft is not None:
+        raise ConfigurationError("a draft model cannot follow one that ranks hold together (tensor_parallel)")
+    if device.collective_backend() is None:
+        raise ConfigurationError(
+            f"tensor_parallel needs a library by which devices exchange tensors, and backend "
+            f"{device.backend.label} names none (collective_backend)"
+        )
+
+
+def _refuse_nonfinite(runner: TransformersRunner) -> None:
+    if bad := nonfinite(runner.named_weights()):
+        path = str(runner.directory.path)
+        raise InvalidModelDirectory(f"{path}: {'; '.join(bad[:5])}", path=path)
 
 
 def _tokenizer(directory: ModelDirectory) -> PreTrainedTokenizerBase | None:

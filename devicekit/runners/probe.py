@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +18,9 @@ from devicekit.runners.attention import ATTENTION_NAME, AttentionCall, attending
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.errors import UnsupportedModel, one_line
 from devicekit.runners.reload import own_tensors
+from devicekit.runners.sharding import Sharding, Share, Split
 from devicekit.runners.state_layers import RECURRENT, TESTED_TRANSFORMERS, LayerStates, Mixer, install, mixing
+from devicekit.runners.tensor_parallel import split_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,7 @@ class ModelSketch:
     layout: KVLayout
     weight_bytes: int
     states: StateLayout | None = None  # None: nothing but keys and values
+    share: Share | None = None  # None: the whole model
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +40,16 @@ class ModelLayout:
     kv: KVLayout
     attention_layers: tuple[int, ...]  # the model's numbers of the KV layout's layers
     states: StateLayout | None  # None: no layer is recurrent
+    query_heads: int
 
 
-def sketch_model(directory: ModelDirectory, *, dtype: torch.dtype | None = None) -> ModelSketch:
-    """Build the model without memory and probe it; raises UnsupportedModel as loading would."""
+def sketch_model(
+    directory: ModelDirectory, *, dtype: torch.dtype | None = None, split: Split | None = None
+) -> ModelSketch:
+    """Build the model, or one rank's part of it, without memory and probe it.
+
+    Raises UnsupportedModel as loading would.
+    """
     register()
     wanted = dtype or directory.config.get_text_config().dtype or torch.float32
     # Grouped products of experts know only bfloat16 on the meta device; shapes are all that is asked of it.
@@ -47,13 +57,54 @@ def sketch_model(directory: ModelDirectory, *, dtype: torch.dtype | None = None)
         model = hf.AutoModelForCausalLM.from_config(
             copy.deepcopy(directory.config), attn_implementation=ATTENTION_NAME, dtype=torch.bfloat16
         ).eval()
+    sharding = None if split is None else split_model(model, split, path=directory.path)
     layout = probe_layout(model, path=directory.path)
+    share = (
+        None
+        if sharding is None
+        else measure_share(model, sharding, layout, path=directory.path, dtype=wanted)
+    )
     size = sum(weight.numel() for weight in own_tensors(model).values()) * wanted.itemsize
     states = layout.states
     if states is not None:
         kept = [replace(one, dtype=wanted) if one.dtype == model.dtype else one for one in states.tensors]
         states = StateLayout(tuple(kept))
-    return ModelSketch(replace(layout.kv, dtype=wanted), size, states)
+    return ModelSketch(replace(layout.kv, dtype=wanted), size, states, share)
+
+
+def measure_share(
+    model: hf.PreTrainedModel,
+    sharding: Sharding,
+    layout: ModelLayout,
+    *,
+    path: Path,
+    dtype: torch.dtype | None = None,
+) -> Share:
+    """What a rank holds of a model that was split, in ``dtype`` or in the model's own.
+
+    Raises UnsupportedModel where attention is whole on every rank, and that was not asked for.
+    """
+    split, text = sharding.split, model.config.get_text_config()
+    own = own_tensors(model)
+    heads = int(text.num_attention_heads)
+    share = Share(
+        ranks=split.ranks,
+        held=sum(tensor.numel() * (dtype or tensor.dtype).itemsize for tensor in own.values()),
+        all=sum(
+            math.prod(sharding.whole_shape(name, tensor.shape)) * (dtype or tensor.dtype).itemsize
+            for name, tensor in own.items()
+        ),
+        query_heads=(layout.query_heads, heads),
+        kv_heads=(layout.kv.num_kv_heads, int(getattr(text, "num_key_value_heads", None) or heads)),
+    )
+    if layout.query_heads == heads and split.ranks > 1 and not (split.partly or split.experts):
+        raise _refusal(
+            model,
+            path,
+            f"has a plan that leaves its attention whole: {share}. If that will do, say so: split_partly in the "
+            "engine's config, --split-partly on the command line",
+        )
+    return share
 
 
 def probe_layout(model: hf.PreTrainedModel, *, path: Path) -> ModelLayout:
@@ -98,7 +149,7 @@ def probe_layout(model: hf.PreTrainedModel, *, path: Path) -> ModelLayout:
         windows=tuple(call.window for call in probe.calls),
     )
     states = StateLayout(tuple(probe.states)) if probe.states else None
-    return ModelLayout(kv, tuple(call.layer for call in probe.calls), states)
+    return ModelLayout(kv, tuple(call.layer for call in probe.calls), states, first.query.shape[1])
 
 
 class _Probe:

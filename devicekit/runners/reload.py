@@ -12,6 +12,7 @@ from devicekit.runners import huggingface as hf
 from devicekit.runners.attention import ATTENTION_NAME
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.errors import CheckpointMismatch, InvalidModelDirectory, UnsupportedModel, one_line
+from devicekit.runners.sharding import Sharding
 from devicekit.runners.weight_files import StoredTensor
 
 # What a config says about its file, its defaults or its tokenizer, and not about the shape of the computation.
@@ -129,11 +130,12 @@ def stage_update(
     *,
     dtype: torch.dtype | None,
     settle: Callable[[], None],
+    sharding: Sharding,
 ) -> StagedModel:
     """Read the weights of ``directory`` and compare everything with ``model``, which is left as it is.
 
-    ``stored`` is what the checkpoint that the model came from held. Raises CheckpointMismatch or
-    InvalidModelDirectory.
+    Of what was read only what this rank holds is kept. ``stored`` is what the checkpoint that the model came from
+    held. Raises CheckpointMismatch or InvalidModelDirectory.
     """
     _require(directory, _config_differences(model.config, directory.config))
     _require(
@@ -141,7 +143,10 @@ def stage_update(
     )
     candidate = load_model(directory, dtype=dtype)
     old, new = own_tensors(model), candidate.state_dict()
-    _require(directory, _tensor_differences(old, new) or _tie_differences(model, new))
+    problems = _tensor_differences(old, new, sharding) or _tie_differences(model, new)
+    _require(directory, problems)
+    if sharding.cuts:
+        new = {name: sharding.shard(name, new[name]).clone() for name in old}
     return StagedModel(old, new, settle)
 
 
@@ -208,11 +213,15 @@ def _stored_differences(
     return problems
 
 
-def _tensor_differences(old: dict[str, torch.Tensor], new: dict[str, torch.Tensor]) -> list[str]:
+def _tensor_differences(
+    old: dict[str, torch.Tensor], new: dict[str, torch.Tensor], sharding: Sharding
+) -> list[str]:
     return [
         f"{name} cannot take the place of the one that is loaded"
         for name, tensor in old.items()
-        if name not in new or new[name].shape != tensor.shape or new[name].dtype != tensor.dtype
+        if name not in new
+        or tuple(new[name].shape) != sharding.whole_shape(name, tensor.shape)
+        or new[name].dtype != tensor.dtype
     ]
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from devicekit.runners import attention, sampling
 from devicekit.runners import huggingface as hf
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.plan import AttentionPlan, to_device, window_slots
-from devicekit.runners.probe import probe_layout
+from devicekit.runners.probe import measure_share, probe_layout, sketch_model
 from devicekit.runners.reload import (
     StagedModel,
     UpdateRecord,
@@ -25,7 +25,9 @@ from devicekit.runners.reload import (
     own_tensors,
     stage_update,
 )
+from devicekit.runners.sharding import Exchange, Sharding, Share, Split
 from devicekit.runners.state_layers import PackedStates, mixing
+from devicekit.runners.tensor_parallel import split_model
 from devicekit.scheduling.batch import ForwardBatch, Int32, Int64, Logprobs, ModelLimits, StepOutput
 
 if TYPE_CHECKING:
@@ -33,8 +35,19 @@ if TYPE_CHECKING:
     from devicekit.memory.state import StateLayout, StatePool
 
 
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """A batch on the device."""
+
+    tokens: torch.Tensor
+    positions: torch.Tensor
+    wanted: torch.Tensor  # whose logits are asked for
+    plan: AttentionPlan
+    paged: attention.PagedAttention
+
+
 class TransformersRunner:
-    """A model on a device.
+    """A model on a device, or one rank's part of it.
 
     ``bind`` a KV pool of its ``layout``, and where it has ``states`` a state pool of those, before the first
     ``step``.
@@ -47,12 +60,21 @@ class TransformersRunner:
         device: Device,
         *,
         dtype: torch.dtype | None = None,
+        sharding: Sharding | None = None,
     ) -> None:
-        """``model`` must have been read from ``directory`` by ``load_model`` and moved to ``device``."""
+        """``model`` must have been read from ``directory`` by ``load_model`` and moved to ``device``.
+
+        Args:
+            sharding: what this rank holds of it, if not everything.
+        """
         self.directory = directory
         self.model = model
         self.device = device
+        self.sharding = sharding
         layout = probe_layout(model, path=directory.path)
+        self.share: Share | None = None
+        if sharding is not None:
+            self.share = measure_share(model, sharding, layout, path=directory.path)
         self.layout: KVLayout = layout.kv
         self.states: StateLayout | None = layout.states
         self._limits = replace(
@@ -68,16 +90,40 @@ class TransformersRunner:
 
     @classmethod
     def load(
-        cls, path: str | Path, device: Device, *, dtype: torch.dtype | None = None
+        cls,
+        path: str | Path,
+        device: Device,
+        *,
+        dtype: torch.dtype | None = None,
+        split: Split | None = None,
     ) -> TransformersRunner:
         """Read a local model directory onto ``device``, in ``dtype`` or as the config says.
+
+        Args:
+            split: keep one rank's part of it, and have it `exchange` before the first step.
 
         Raises InvalidModelDirectory or UnsupportedModel, before any weight is read where that is possible.
         """
         attention.register()
         directory = ModelDirectory.open(path)
-        model = load_model(directory, dtype=dtype).to(device.torch_device)
-        return cls(directory, model, device, dtype=dtype)
+        sharding = None
+        if split is not None:
+            sketch_model(directory, dtype=dtype, split=split)  # whether it can be, before anything is read
+        model = load_model(directory, dtype=dtype)
+        if split is not None:
+            sharding = split_model(model, split, path=directory.path)
+        return cls(directory, model.to(device.torch_device), device, dtype=dtype, sharding=sharding)
+
+    @property
+    def is_split(self) -> bool:
+        """Whether other ranks hold the rest of the model."""
+        return self.sharding is not None
+
+    def exchange(self, exchange: Exchange) -> None:
+        """Reach the other ranks by this from now on."""
+        if self.sharding is None:
+            raise ValueError("this model is whole, and has nothing to exchange")
+        self.sharding.exchange = exchange
 
     @property
     def limits(self) -> ModelLimits:
@@ -96,17 +142,45 @@ class TransformersRunner:
 
     def step(self, batch: ForwardBatch) -> StepOutput:
         """Write the batch's keys and values into the pool and return the wanted tokens."""
-        if self._pool is None:
-            raise RuntimeError("bind a KV pool before the first step")
+        pool = self._bound()
         # Not inference mode: its tensors carry no version counter, which backends written in Python trip over.
         with torch.no_grad():
             if self._state_pool is None:
-                return self._answer(batch, self._pool)
+                return self._answer(batch, self._inputs(batch, pool))
             states = PackedStates(self._state_pool, batch, self.device.torch_device)
             with mixing(states):
-                output = self._answer(batch, self._pool)
+                output = self._answer(batch, self._inputs(batch, pool))
             states.commit()
             return output
+
+    def prepare(self, batch: ForwardBatch) -> Callable[[], StepOutput]:
+        """As `SplitRunner.prepare`: uploads, plans attention, and sees whether there is memory for the rest."""
+        pool = self._bound()
+        with torch.no_grad():
+            inputs = self._inputs(batch, pool)
+            for window in set(self.layout.windows or (None,)):
+                inputs.plan.segments(window)
+                inputs.plan.reaches(window)
+            self._foresee(batch)
+
+        def run() -> StepOutput:
+            with torch.no_grad():
+                return self._answer(batch, inputs)
+
+        return run
+
+    def _bound(self) -> KVPool:
+        if self._pool is None:
+            raise RuntimeError("bind a KV pool before the first step")
+        return self._pool
+
+    def _foresee(self, batch: ForwardBatch) -> None:
+        """Take as much memory at once as the pass may need bit by bit, and let go of it."""
+        text = self.model.config.get_text_config()
+        width = 4 * text.hidden_size + 3 * (getattr(text, "intermediate_size", None) or 4 * text.hidden_size)
+        asked = len(batch.logits_indices) + (0 if batch.scored is None else len(batch.scored.at))
+        size = len(batch.input_ids) * width * self.layout.dtype.itemsize + 3 * 4 * asked * text.vocab_size
+        torch.empty(size, dtype=torch.uint8, device=self.device.torch_device)
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every parameter and persistent buffer once, by the model's own names; tied tensors under their first.
@@ -141,10 +215,17 @@ class TransformersRunner:
         def settle() -> None:
             self.directory = directory
 
-        return stage_update(self.model, self._stored, directory, dtype=self._dtype, settle=settle)
+        return stage_update(
+            self.model,
+            self._stored,
+            directory,
+            dtype=self._dtype,
+            settle=settle,
+            sharding=self.sharding or Sharding(Split(1)),
+        )
 
-    def _answer(self, batch: ForwardBatch, pool: KVPool) -> StepOutput:
-        logits = self._forward(batch, pool)
+    def _answer(self, batch: ForwardBatch, inputs: _Inputs) -> StepOutput:
+        logits = self._forward(inputs)
         scored = None
         if batch.scored is not None:
             logits, prompts = logits[: len(batch.logits_indices)], logits[len(batch.logits_indices) :]
@@ -163,8 +244,7 @@ class TransformersRunner:
         invalid = bool(len(answer)) and int(answer.min()) < 0
         return StepOutput(answer, logprobs, scored, invalid)
 
-    def _forward(self, batch: ForwardBatch, pool: KVPool) -> torch.Tensor:
-        """Logits of the wanted positions and of the scored ones behind them: [L + S, vocabulary], float32."""
+    def _inputs(self, batch: ForwardBatch, pool: KVPool) -> _Inputs:
         device = self.device.torch_device
         asked: Int32 | Int64 = batch.logits_indices
         if batch.scored is not None:
@@ -177,12 +257,16 @@ class TransformersRunner:
         paged = attention.PagedAttention(
             pool, plan, slots[0], self._pool_layers, slots[1] if len(slots) > 1 else None
         )
-        with attention.attending(paged):
+        return _Inputs(tokens, positions, wanted, plan, paged)
+
+    def _forward(self, inputs: _Inputs) -> torch.Tensor:
+        """Logits of the wanted positions and of the scored ones behind them: [L + S, vocabulary], float32."""
+        with attention.attending(inputs.paged):
             output = self.model(
-                input_ids=tokens.unsqueeze(0),
-                position_ids=positions.unsqueeze(0),
+                input_ids=inputs.tokens.unsqueeze(0),
+                position_ids=inputs.positions.unsqueeze(0),
                 use_cache=False,
-                logits_to_keep=wanted,
+                logits_to_keep=inputs.wanted,
             )
         logits: torch.Tensor = output.logits[0]
         return logits.float()

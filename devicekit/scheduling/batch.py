@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -200,4 +200,19 @@ class Runner(Protocol):
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every parameter and persistent buffer, by the name the checkpoint uses."""
+        ...
+
+
+@runtime_checkable
+class SplitRunner(Protocol):
+    """A runner that may hold a part of a model, and then exchanges tensors with others in the middle of a step."""
+
+    @property
+    def is_split(self) -> bool: ...
+
+    def prepare(self, batch: ForwardBatch) -> Callable[[], StepOutput]:
+        """Everything of `Runner.step` that can be foreseen to fail, and what does the rest.
+
+        The rest exchanges tensors with other ranks: all of them begin it, or none does.
+        """
         ...

@@ -22,6 +22,8 @@ def started(engine: Engine) -> None:
         device.index,
         device.backend.label,
     )
+    if engine.runner.share is not None:
+        _log.info("Split among ranks: %s", engine.runner.share)
     available = "unknown" if plan.available_bytes is None else str(plan.available_bytes)
     _log.info(
         "KV pool: %d pages of %d tokens, %d bytes; available before: %s bytes; up to %d requests at once",

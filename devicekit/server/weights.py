@@ -97,7 +97,7 @@ async def update_from_tensor(
         raise BadRequest(
             "This engine has one rank: send one payload in serialized_named_tensors."
             if ranks == 1
-            else f"Each of the {ranks} ranks of this engine has the whole model: send one payload in "
+            else f"Each of the {ranks} ranks of this engine takes whole weights: send one payload in "
             "serialized_named_tensors, or the same one for each."
         )
     content = await serving.compute(len(payloads[0]), lambda: _decode(payloads[0]))

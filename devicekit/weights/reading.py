@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import torch
+
 from devicekit.coordination import run_on_all_ranks
 from devicekit.scheduling.errors import InvalidOperation
+from devicekit.scheduling.messages import Selector
 from devicekit.scheduling.verbs.pause import abort_requests
 from devicekit.weights.checksum import digest_all
 from devicekit.weights.operations import (
@@ -28,21 +33,20 @@ def get_weights(store: WeightStore, operation: GetWeights) -> WeightsReply:
     store.require_mapped()
     if operation.max_rows is not None and operation.max_rows < 0:
         raise InvalidOperation(f"max_rows must be 0 or more, not {operation.max_rows}.")
-    known = store.tensors(operation.selector)
-    found: list[Weight] = []
+    known, models = store.tensors(operation.selector), store.selected(operation.selector)
+    wanted: list[tuple[str, Selector, str]] = []
     for name in operation.names:
-        keys = [
-            (kind, model.aliases.get(name, name))
-            for kind, model in store.selected(operation.selector).items()
-        ]
-        matches = [known[key] for key in keys if key in known]
+        keys = [(kind, model.aliases.get(name, name)) for kind, model in models.items()]
+        matches = [key for key in keys if key in known]
         if not matches:
             raise InvalidOperation(f"There is no weight {name!r}.")
-        for tensor in matches:
-            part = tensor.detach()
-            if operation.max_rows is not None and part.dim():
-                part = part[: operation.max_rows]
-            found.append(Weight(name, tensor.dtype, tuple(tensor.shape), part.to("cpu", copy=True)))
+        wanted += [(name, *key) for key in matches]
+    found: list[Weight] = []
+    with store.state.coordinator.exchanging():
+        for name, kind, own in wanted:
+            whole = models[kind].whole(own, known[kind, own].detach())
+            rows = whole if operation.max_rows is None or not whole.dim() else whole[: operation.max_rows]
+            found.append(Weight(name, whole.dtype, tuple(whole.shape), rows.to("cpu", copy=True)))
     return WeightsReply(operation.id, True, weights=tuple(found))
 
 
@@ -53,14 +57,19 @@ def checksum(store: WeightStore, operation: ChecksumWeights) -> ChecksumReply:
         Conflict: the memory of the weights is released.
     """
     store.require_mapped()
-    kinds = store.selected(operation.selector)
+    kinds, ranks = store.selected(operation.selector), store.state.coordinator
     weights = store.tensors(operation.selector).items()
-    total, each = run_on_all_ranks(
-        store.state.coordinator,
-        lambda: digest_all(
-            (name if len(kinds) == 1 else f"{kind.value}:{name}", tensor) for (kind, name), tensor in weights
-        ),
-    )
+
+    def wholes() -> Iterator[tuple[str, torch.Tensor]]:
+        for (kind, name), tensor in weights:
+            shown = name if len(kinds) == 1 else f"{kind.value}:{name}"
+            yield shown, kinds[kind].whole(name, tensor)
+
+    if any(model.parts is not None for model in kinds.values()):
+        with ranks.exchanging():
+            total, each = digest_all(wholes())
+    else:
+        total, each = run_on_all_ranks(ranks, lambda: digest_all(wholes()))
     return ChecksumReply(
         operation.id,
         True,

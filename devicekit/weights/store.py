@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -30,12 +30,44 @@ class WeightSource(Protocol):
         ...
 
 
+class Parts(Protocol):
+    """What this rank holds of weights that several ranks hold together."""
+
+    def whole_shape(self, name: str, part: Sequence[int]) -> tuple[int, ...]:
+        """Of the weight whose part has the shape ``part`` here."""
+        ...
+
+    def shard(self, name: str, whole: torch.Tensor) -> torch.Tensor:
+        """This rank's part; a view where it can be one."""
+        ...
+
+    def whole(self, name: str, part: torch.Tensor) -> torch.Tensor:
+        """The weight whose part is here. Every rank asks for the same, within `Coordinator.exchanging`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One model's weights. ``aliases`` are further names, of tensors that ``source`` gives under another."""
+    """One model's weights. ``aliases`` are further names, of tensors that ``source`` gives under another.
+
+    With ``parts``, ``source`` has this rank's part of each. Whoever brings or asks for weights knows wholes only.
+    """
 
     source: WeightSource
     aliases: Mapping[str, str] = field(default_factory=dict)
+    parts: Parts | None = None
+
+    def whole_shape(self, name: str, part: torch.Tensor) -> tuple[int, ...]:
+        """As `Parts.whole_shape`."""
+        return tuple(part.shape) if self.parts is None else self.parts.whole_shape(name, part.shape)
+
+    def shard(self, name: str, whole: torch.Tensor) -> torch.Tensor:
+        """As `Parts.shard`."""
+        return whole if self.parts is None else self.parts.shard(name, whole)
+
+    def whole(self, name: str, part: torch.Tensor) -> torch.Tensor:
+        """As `Parts.whole`."""
+        return part if self.parts is None else self.parts.whole(name, part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,13 +214,17 @@ class WeightStore:
         """
         self.require_mapped()
         with torch.no_grad():
-            staged = [
-                _Write(one.key, one.old, one.new.to(one.old.device, one.old.dtype))
-                for one in self._match(given, selector)
-            ]
+            found = self._match(given, selector)
+            self.check_finite((one.key[1], one.new) for one in found)
+            staged = [_Write(one.key, one.old, self._own_part(one)) for one in found]
             _refuse_contradictions(staged)
-            self.check_finite((one.key[1], one.new) for one in staged)
         return StagedTensors(staged, on_close)
+
+    def _own_part(self, one: _Write) -> torch.Tensor:
+        """Of what was given, this rank's part, where the weight is and in its type."""
+        kind, name = one.key
+        part = self.models[kind].shard(name, one.new)
+        return part.to(one.old.device, one.old.dtype)
 
     def check_finite(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Raise `InvalidOperation` for values that are NaN or infinite, if those are to be refused."""
@@ -207,7 +243,7 @@ class WeightStore:
             if not matches:
                 problems.append(f"{name} is unknown")
             for key, old in matches:
-                if reason := _misfit(old, new):
+                if reason := _misfit(models[key[0]].whole_shape(key[1], old), old.dtype, new):
                     problems.append(f"{name} {reason}")
                 found.append(_Write(key, old, new))
         if not found and not problems:
@@ -254,11 +290,11 @@ def nonfinite(tensors: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
         ]
 
 
-def _misfit(old: torch.Tensor, new: torch.Tensor) -> str | None:
-    if new.shape != old.shape:
-        return f"has shape {list(new.shape)}, not {list(old.shape)}"
-    if new.dtype != old.dtype and not (new.is_floating_point() and old.is_floating_point()):
-        return f"is {new.dtype}, which does not convert to {old.dtype}"
+def _misfit(shape: tuple[int, ...], dtype: torch.dtype, new: torch.Tensor) -> str | None:
+    if tuple(new.shape) != shape:
+        return f"has shape {list(new.shape)}, not {list(shape)}"
+    if new.dtype != dtype and not (new.is_floating_point() and dtype.is_floating_point):
+        return f"is {new.dtype}, which does not convert to {dtype}"
     return None
 
 

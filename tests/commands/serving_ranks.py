@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
@@ -32,6 +33,7 @@ OPTIONS = [
     "--log-level",
     "warning",
 ]
+COPIES = [*OPTIONS, "--copies"]
 BOUND = 10.0  # seconds, a third of the timeout: what is noticed later was not noticed by itself
 
 
@@ -83,7 +85,14 @@ class Ranks:
         self.begun = self._context.Event()
         self.processes: list[BaseProcess] = []
 
-    def start(self, model: Path, *arguments: str, others: Path | None = None, faulty: bool = False) -> None:
+    def start(
+        self,
+        model: Path,
+        *arguments: str,
+        others: Path | None = None,
+        faulty: bool = False,
+        options: Sequence[str] = COPIES,
+    ) -> None:
         """Start both, rank 1 with the model ``others``, or with faults in reading one."""
         for rank in range(2):
             environment = {
@@ -95,7 +104,7 @@ class Ranks:
                 "TORCHELASTIC_USE_AGENT_STORE": "True",
             }
             path = str(others if rank and others is not None else model)
-            given = ["--model", path, "--port", "0", *OPTIONS, *arguments]
+            given = ["--model", path, "--port", "0", *options, *arguments]
             if rank:  # it must not listen: this machine has no such address
                 given += ["--host", "203.0.113.1"]
             process = self._context.Process(

@@ -21,8 +21,9 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from devicekit.cli import main
 from devicekit.engine import Engine
-from tests.commands.serving_ranks import BOUND, OPTIONS, Ranks, address
+from tests.commands.serving_ranks import BOUND, COPIES, OPTIONS, Ranks, address
 
 PROMPT = {"text": "Once upon", "sampling_params": {"max_new_tokens": 16, "temperature": 0}}
 LONG = {
@@ -51,7 +52,7 @@ def test_under_torchrun_two_ranks_serve_what_one_does_and_stop_when_told(
     first, second = checkpoints
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     roots = ["--allowed-weights-root", str(first.parent)]
-    serve = ["-m", "devicekit", "serve", "--model", str(first), "--port", "0", *OPTIONS, *roots]
+    serve = ["-m", "devicekit", "serve", "--model", str(first), "--port", "0", *COPIES, *roots]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with (
         subprocess.Popen(
@@ -212,3 +213,48 @@ def test_a_model_that_one_rank_does_not_have_is_named_with_that_rank(
     for rank in range(2):
         assert f"devicekit serve: rank {rank}: rank 1: " in ranks.said(rank)
         assert "no model directory" in ranks.said(rank)
+
+
+def test_ranks_that_hold_one_model_together_serve_what_one_does(
+    ranks: Ranks, checkpoints: tuple[Path, Path]
+) -> None:
+    first, second = checkpoints
+    roots = ["--allowed-weights-root", str(first.parent)]
+    ranks.start(first, "--tensor-parallel", "2", *roots, options=OPTIONS)
+    with client(ranks.url()) as http:
+        said = [http.post("/generate", json=PROMPT).json()["text"]]
+        update = http.post("/update_weights_from_disk", json={"model_path": str(second)})
+        assert update.json()["success"], update.text
+        said.append(http.post("/generate", json=PROMPT).json()["text"])
+        sums = http.post("/weights_checker").json()["ranks"]
+        assert sums[0]["checksum"] == sums[1]["checksum"]
+        assert http.get("/server_info").json()["ranks"] == 2
+    assert said == alone(first, second)
+    ranks.signal(0, signal.SIGTERM)
+    assert [ranks.status(0), ranks.status(1)] == [-signal.SIGTERM, 0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "devicekit fleet"),
+        (["--tensor-parallel", "4"], "takes as many ranks, and there are 2"),
+        (["--tensor-parallel", "2", "--copies"], "choose one"),
+        (["--copies", "--split-partly"], "give tensor_parallel too"),
+    ],
+)
+def test_ranks_that_were_not_told_what_for_are_refused(
+    ranks: Ranks, checkpoints: tuple[Path, Path], arguments: list[str], words: str
+) -> None:
+    ranks.start(checkpoints[0], *arguments, options=OPTIONS)
+    assert [ranks.status(0), ranks.status(1)] == [1, 1]
+    assert words in ranks.said(0)
+    assert words in ranks.said(1)
+
+
+def test_one_process_holds_no_part_of_a_model(
+    checkpoints: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, words in (("2", "there is 1: torchrun --nproc-per-node 2"), ("0", "1 or more, not 0")):
+        assert main(["serve", "--model", str(checkpoints[0]), "--tensor-parallel", number]) == 1
+        assert words in capsys.readouterr().err

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Protocol, cast
+from typing import cast
 from zlib import crc32
 
 import numpy as np
@@ -27,6 +27,7 @@ from devicekit.clock import Clock, SystemClock
 from devicekit.contract.errors import ConfigurationError
 from devicekit.scheduling.batch import Int32, Int64
 from devicekit.scheduling.errors import InvalidOperation, RankLost, RanksFailed
+from devicekit.scheduling.ranks.channel import Collectives, TensorChannel
 from devicekit.scheduling.ranks.roll_call import RollCall
 
 _KIND, _TIME, _DIGEST, _VALUES, _WIDTH = 0, 1, 2, 3, 6
@@ -43,6 +44,7 @@ class Question(enum.IntEnum):
     FIRST = 6
     TEXT = 7
     END = 8
+    PREPARED = 9
 
 
 class LockstepClock:
@@ -92,13 +94,15 @@ class RankGroup:
         self.in_step = False
         self.rank = dist.get_rank(group)
         self.size = dist.get_world_size(group)
-        store = _fresh(store or distributed_c10d._get_default_store(), group)
+        self._members = dist.get_process_group_ranks(group or dist.group.WORLD)
+        store = self._store = _fresh(store or distributed_c10d._get_default_store(), group)
         # Outside of torch's list of groups: when the last reference goes, connections close, and the others notice
         # at once that this rank has left.
         gloo = ProcessGroupGloo(PrefixStore("group", store), self.rank, self.size, timedelta(seconds=timeout))
-        self._group: _Collectives | None = cast("_Collectives", gloo)  # torch's stubs leave them out
+        self._group: Collectives | None = cast("Collectives", gloo)  # torch's stubs leave them out
         self._roll_call = RollCall(PrefixStore("roll", store), self.rank, self.size, heartbeat, timeout)
         self._table = _Table(self.size, _WIDTH)
+        self._channels: list[TensorChannel] = []
 
     # -- Questions --------------------------------------------------------------------------------------------
 
@@ -154,6 +158,51 @@ class RankGroup:
             tensor.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
         self._attempt(lambda group: group.broadcast(tensor, 0))
         return tensor.numpy().tobytes()
+
+    # -- Tensors ----------------------------------------------------------------------------------------------
+
+    def open_channel(self, backend: str) -> TensorChannel:
+        """Another way between these ranks, for tensors of a device. Every rank opens it at the same point.
+
+        It is closed with the group, and whatever goes wrong with it is the end of the group.
+
+        Args:
+            backend: as torch calls the library that carries them.
+
+        Raises:
+            ConfigurationError: torch has no such library.
+            RankLost: a rank did not come.
+        """
+        self.require_all()
+        timeout = timedelta(seconds=self.timeout)
+        if backend == "gloo":
+            where = PrefixStore(f"channel/{len(self._channels)}", self._store)
+            group: object = ProcessGroupGloo(where, self.rank, self.size, timeout)
+        else:
+            try:
+                group = dist.new_group(
+                    self._members, timeout=timeout, backend=backend, use_local_synchronization=True
+                )
+            except (RuntimeError, ValueError) as error:
+                message = f"The ranks cannot exchange tensors by {backend!r}: {error}"
+                raise ConfigurationError(message) from error
+        channel = TensorChannel(cast("Collectives", group), self.rank, self.leave)
+        self._channels.append(channel)
+        return channel
+
+    @contextmanager
+    def exchanging(self) -> Iterator[None]:
+        """A block in which ranks exchange tensors. One that fails there leaves the ranks: the others wait for it.
+
+        Raises:
+            RankLost: whatever was raised, on every rank.
+        """
+        try:
+            yield
+        except RankLost:
+            raise
+        except Exception as error:
+            raise self.leave(f"{type(error).__name__}: {error}") from error
 
     # -- `Coordinator` ----------------------------------------------------------------------------------------
 
@@ -246,7 +295,7 @@ class RankGroup:
             waited: seconds that it has waited for the others.
         """
         if self.lost is None:
-            self._group = None
+            self._hang_up()
             self.lost = self._roll_call.verdict(reason, mine=mine, waited=waited)
         return RankLost(str(self.lost), self.lost.ranks)
 
@@ -255,11 +304,17 @@ class RankGroup:
         if self.lost is None:
             with suppress(RankLost):  # nobody hangs up before all know that it is over
                 self.ask(Question.END)
-            self._group = None
+            self._hang_up()
             self._roll_call.stop()
             self.lost = RankLost("The ranks were told to stop.")
 
-    def _attempt(self, begin: Callable[[_Collectives], Work]) -> None:
+    def _hang_up(self) -> None:
+        """Whoever waits for this rank hears of it at once: in a question, or in the middle of a pass."""
+        self._group = None
+        for channel in self._channels:
+            channel.drop()
+
+    def _attempt(self, begin: Callable[[Collectives], Work]) -> None:
         if self._group is None:
             raise self.leave("")
         started = time.monotonic()
@@ -276,7 +331,7 @@ class RankGroup:
         """All see the same table, so all come to the same end."""
         said = everybody[:, (_KIND, _DIGEST)]
         odd = np.flatnonzero((said != said[0]).any(axis=1)).tolist()
-        self._group = None
+        self._hang_up()
         self._roll_call.stop()
         message = f"Rank {', '.join(map(str, odd))} went another way than rank 0: their states differ."
         self.lost = RankLost(message, tuple(odd))
@@ -288,12 +343,6 @@ def _fresh(store: Store, group: ProcessGroup | None) -> Store:
     ranks = "-".join(map(str, dist.get_process_group_ranks(group or dist.group.WORLD)))
     mine = PrefixStore(f"devicekit-ranks/{ranks}", store)
     return PrefixStore(str(mine.add(f"count/{dist.get_rank(group)}", 1)), mine)
-
-
-class _Collectives(Protocol):
-    def allgather(self, outputs: list[list[torch.Tensor]], inputs: list[torch.Tensor]) -> Work: ...
-
-    def broadcast(self, tensor: torch.Tensor, root: int) -> Work: ...
 
 
 class _Table:
