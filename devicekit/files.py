@@ -217,6 +217,8 @@ def read_regular(path: str | Path, limit: int) -> bytes:
         UnreadableFile: it is no regular file, larger than that, or cannot be read.
     """
     with open_regular(path) as descriptor:
+        if os.fstat(descriptor).st_size > limit:  # before any of it is read
+            raise UnreadableFile(f"{path} has more than the {limit} bytes that it may have.")
         parts: list[bytes] = []
         size = 0
         while True:

@@ -16,11 +16,6 @@ if TYPE_CHECKING:
     from devicekit.contract.manifest import Manifest
     from devicekit.registry.candidates import Candidate
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 MANIFEST_ATTRIBUTE = "manifest"
 SETTINGS_FILE = "conformance.toml"  # beside the manifest: what the suite needs to know of this backend
 
@@ -74,12 +69,15 @@ class Target:
         """
         folder = self._manifest_folder() if self.probe is None else None
         path = None if folder is None else folder / SETTINGS_FILE
-        if path is None or not path.is_file():
+        if path is None or not path.exists():
             return self
+        from devicekit.documents import read_toml
+        from devicekit.files import UnreadableFile
+
         try:
-            settings = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise UsageError(f"{path} cannot be read: {error}") from error
+            settings = dict(read_toml(path))
+        except UnreadableFile as error:
+            raise UsageError(str(error)) from error
         probe = settings.pop("probe", None)
         if settings or not isinstance(probe, str) or ":" not in probe:
             raise UsageError(f"{path} holds one key, probe, written 'package.module:attribute'.")

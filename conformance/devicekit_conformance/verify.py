@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from devicekit.documents import read_text
+from devicekit.files import UnreadableFile
 from devicekit_conformance import __version__
 from devicekit_conformance.outcomes import (
     EXIT_CODES,
@@ -78,11 +80,11 @@ def read_report(path: Path) -> dict[str, object]:
         UsageError: it is unreadable, not strict JSON, or no report.
     """
     try:
-        if path.stat().st_size > _MOST:
-            raise UsageError(f"{path} is larger than any report.")
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, _MOST)
         report = json.loads(text, object_pairs_hook=_once, parse_constant=_refused)
-    except (OSError, ValueError, RecursionError) as error:
+    except UnreadableFile as error:
+        raise UsageError(str(error)) from error
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
     if not isinstance(report, dict) or report.get("schema") != SCHEMA:
         raise UsageError(f"{path} is not a report of schema {SCHEMA}.")

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import datetime
 import difflib
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,12 +22,9 @@ from devicekit_conformance.outcomes import Result, Status
 from devicekit_conformance.rulebook import rulebook
 from devicekit_conformance.target import UsageError
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 _LONGEST = datetime.timedelta(days=400)  # a waiver is a promise to come back, not a way of living
+_SHOWN = 100  # characters of what was written, in a message
+_MOST_TOLD = 20  # faults in one message
 _KEYS = frozenset({"requirement", "reason", "link", "expires", "strict"})
 
 
@@ -60,12 +56,16 @@ class Waivers:
         Raises:
             UsageError: the file is unreadable or wrong; the text lists every fault.
         """
+        # devicekit is imported where it is needed, and by no process that only hands out work.
+        from devicekit.documents import read_toml
+        from devicekit.files import UnreadableFile
+
         try:
-            document = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f"The waiver file {path} cannot be read: {error}") from error
+            document = read_toml(path)
+        except UnreadableFile as error:
+            raise UsageError(f"The waiver file cannot be read: {error}") from error
         problems: list[str] = [
-            f"there is no table {key!r}, only [[waiver]]" for key in document if key != "waiver"
+            f"there is no table {key[:_SHOWN]!r}, only [[waiver]]" for key in document if key != "waiver"
         ]
         found: dict[str, Waiver] = {}
         entries = document.get("waiver", [])
@@ -78,6 +78,8 @@ class Waivers:
             problems.extend(f"waiver {number}: {fault}" for fault in faults)
             if waiver is not None:
                 found[waiver.requirement] = waiver
+        if len(problems) > _MOST_TOLD:
+            problems = [*problems[:_MOST_TOLD], f"and {len(problems) - _MOST_TOLD} more"]
         if problems:
             raise UsageError(
                 f"The waiver file {path} is wrong:\n" + "\n".join(f"  - {one}" for one in problems)
@@ -102,7 +104,7 @@ class Waivers:
 def _parse(entry: object, today: datetime.date) -> tuple[Waiver | None, list[str]]:
     if not isinstance(entry, dict):
         return None, ["is not a table"]
-    faults = [f"there is no key {key!r}" for key in sorted(entry.keys() - _KEYS)]
+    faults = [f"there is no key {key[:_SHOWN]!r}" for key in sorted(entry.keys() - _KEYS)]
     texts: dict[str, str] = {}
     for key in ("requirement", "reason", "link"):
         value = entry.get(key)
@@ -114,7 +116,7 @@ def _parse(entry: object, today: datetime.date) -> tuple[Waiver | None, list[str
     if not isinstance(expires, datetime.date) or isinstance(expires, datetime.datetime):
         faults.append("expires is required, a date such as 2027-03-31")
     elif expires < today:
-        faults.append(f"{texts.get('requirement', 'it')} expired on {expires}: fix it or renew it")
+        faults.append(f"{texts.get('requirement', 'it')[:_SHOWN]} expired on {expires}: fix it or renew it")
     elif expires - today > _LONGEST:
         faults.append(f"expires on {expires}, which is more than {_LONGEST.days} days away")
     strict = entry.get("strict", True)
@@ -133,9 +135,9 @@ def _rule_faults(id: str | None) -> list[str]:
         return []
     rule = rulebook().get(id)
     if rule is None:
-        near = difflib.get_close_matches(id, rulebook(), n=1)
+        near = difflib.get_close_matches(id[:_SHOWN], rulebook(), n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        return [f"there is no requirement {id!r}{hint}"]
+        return [f"there is no requirement {id[:_SHOWN]!r}{hint}"]
     if rule.unwaivable:
         return [f"{id} cannot be waived: {rule.sentence}"]
     return []

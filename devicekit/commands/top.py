@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -12,8 +13,11 @@ from devicekit.commands.arguments import seconds
 from devicekit.commands.text import human_bytes
 from devicekit.contract.errors import ConfigurationError
 from devicekit.device import Device, get_device
+from devicekit.files import UnreadableFile, open_regular
 from devicekit.observe.recorder import Recorder
 from devicekit.observe.timeline import Timeline
+
+_MOST_AT_ONCE = 64 << 20  # bytes
 
 Extra = Callable[[], Sequence[str]]
 
@@ -82,16 +86,20 @@ class _Tail:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._place = 0
-        self._rest = ""
+        self._rest = b""
         self._timeline: Timeline | None = None
 
     def read(self) -> Timeline:
         try:
-            with self._path.open(encoding="utf-8") as file:
-                file.seek(self._place)
-                *lines, self._rest = (self._rest + file.read()).split("\n")
-                self._place = file.tell()
-        except (OSError, UnicodeDecodeError) as error:
+            with open_regular(self._path) as descriptor:
+                # A recording far behind is caught up with over several looks.
+                added = os.pread(descriptor, _MOST_AT_ONCE, self._place)
+            self._place += len(added)
+            *complete, self._rest = (self._rest + added).split(b"\n")
+            lines = [line.decode() for line in complete]
+            if len(self._rest) > _MOST_AT_ONCE:
+                raise UnreadableFile("it has a line that no program wrote")
+        except (UnreadableFile, OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"The recording {self._path} cannot be read: {error}") from error
         if self._timeline is None:
             self._timeline = Timeline.parse(lines, str(self._path))

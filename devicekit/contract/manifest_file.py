@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
-import sys
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
 from devicekit.contract.errors import ManifestError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from devicekit.contract.toml_text import NestedTooDeeply, parse_toml
 
 MOST_BYTES = 1 << 16  # the longest manifest in use has a fiftieth of that
 
@@ -24,9 +21,12 @@ def read_manifest(path: Path) -> tuple[str, Mapping[str, object]]:
         ManifestError: the file is missing, no file, too large, no UTF-8, or no TOML that can be read.
     """
     try:
-        if not path.is_file() and path.exists():  # a pipe would never end
+        # A pipe would never end; and it may come in the place of the file after it was looked at.
+        if not path.is_file() and path.exists():
             raise ManifestError(f"The manifest {path} is not a file.")
-        with path.open("rb") as file:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ManifestError(f"The manifest {path} is not a file.")
             content = file.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:
         raise ManifestError(f"The manifest {path} cannot be read: {error}") from error
@@ -38,14 +38,12 @@ def read_manifest(path: Path) -> tuple[str, Mapping[str, object]]:
         line = content.count(b"\n", 0, error.start) + 1
         raise ManifestError(f"The manifest {path} is not UTF-8 (line {line}): {error}") from error
     try:
-        return text, tomllib.loads(text.replace("\r\n", "\n"))
-    except tomllib.TOMLDecodeError as error:
-        raise ManifestError(f"The manifest {path} is not valid TOML: {error}") from error
-    except RecursionError as error:
+        return text, parse_toml(text)
+    except NestedTooDeeply as error:
         line = _deepest_line(text)
         raise ManifestError(f"The manifest {path} is nested too deeply (line {line}).") from error
-    except ValueError as error:  # a number of more digits than Python reads
-        raise ManifestError(f"The manifest {path} holds a value that cannot be read: {error}") from error
+    except ValueError as error:
+        raise ManifestError(f"The manifest {path} is not valid TOML: {error}") from error
 
 
 def line_of(text: str, key: str) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 import httpx
@@ -10,6 +11,7 @@ from devicekit.contract.errors import ConfigurationError
 from devicekit.fleet.endpoint import Answer, Unreachable
 
 _USUAL = 30.0  # seconds
+_LARGEST = 16 << 20  # bytes of an answer
 
 
 class HttpEndpoint:
@@ -39,13 +41,17 @@ class HttpEndpoint:
         limit = _USUAL if timeout is None else timeout
         try:
             if body is None:
-                response = await self._client.get(path, timeout=limit)
+                request = self._client.build_request("GET", path, timeout=limit)
             else:
-                response = await self._client.post(path, json=dict(body), timeout=limit)
-            document = response.json()
+                request = self._client.build_request("POST", path, json=dict(body), timeout=limit)
+            response = await self._client.send(request, stream=True)
+            try:
+                document = json.loads(await _content(response))
+            finally:
+                await response.aclose()
         except httpx.HTTPError as error:
             raise Unreachable(f"{type(error).__name__}: {error}".rstrip(": ")) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Unreachable(f"it answered {response.status_code} with what is no JSON") from error
         if not isinstance(document, dict):
             raise Unreachable(f"it answered {response.status_code} with JSON that is no object")
@@ -54,3 +60,12 @@ class HttpEndpoint:
     async def close(self) -> None:
         """End its connections."""
         await self._client.aclose()
+
+
+async def _content(response: httpx.Response) -> bytes:
+    content = bytearray()
+    async for part in response.aiter_bytes():
+        content += part
+        if len(content) > _LARGEST:
+            raise Unreachable(f"it answered {response.status_code} with more than {_LARGEST} bytes")
+    return bytes(content)

@@ -11,15 +11,19 @@ import fcntl
 import json
 import os
 import socket
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from devicekit.contract.errors import ConfigurationError
+from devicekit.documents import read_json
+from devicekit.files import UnreadableFile
 from devicekit.fleet.errors import FleetBusy
 
 _LARGEST = 16 << 20  # bytes
+_LONGEST_NAME = 500  # characters
 
 
 class Phase(str, enum.Enum):
@@ -95,14 +99,17 @@ def open_record(path: Path, members: Sequence[str] = ()) -> Iterator[RecordFile]
     """
     lock = path.with_name(f".{path.name}.lock")
     try:
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o600)
     except OSError as error:
         raise ConfigurationError(f"The fleet's file {path} cannot be used: {error}") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise ConfigurationError(f"The fleet's file {path} cannot be used: {lock} is no regular file.")
     with os.fdopen(handle, "r+") as holder:
         try:
             fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            who = holder.read().strip() or "another process"
+            who = holder.read(_LONGEST_NAME).strip() or "another process"
             raise FleetBusy(f"{who} steers the fleet of {path} now.") from error
         holder.truncate(0)
         holder.seek(0)
@@ -119,27 +126,52 @@ def open_record(path: Path, members: Sequence[str] = ()) -> Iterator[RecordFile]
 
 def _read(path: Path) -> FleetRecord:
     try:
-        if path.exists() and path.stat().st_size > _LARGEST:
-            raise ConfigurationError(f"{path} is too large to be a fleet's file.")
-        content = json.loads(path.read_text()) if path.exists() else {}
+        content = read_json(path, _LARGEST) if path.exists() else {}
         if not isinstance(content, dict):
             raise TypeError("it holds no JSON object")
         return _parse(content)
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ConfigurationError(f"{path} is no fleet's file: {type(error).__name__}: {error}") from error
+    except (UnreadableFile, ValueError, TypeError, KeyError) as error:
+        raise ConfigurationError(
+            f"{path} is no fleet's file: {type(error).__name__}: {str(error)[:300]}"
+        ) from error
 
 
 def _parse(content: dict[str, object]) -> FleetRecord:
-    served, update = content.get("served"), content.get("update")
-    members, held = content.get("members", []), content.get("held", [])
-    if not isinstance(members, list) or not isinstance(held, list):
-        raise TypeError("members and held are lists")
-    parsed = None
-    if isinstance(update, dict):
-        parsed = Update(**{**update, "phase": Phase(update["phase"])})
+    if unknown := content.keys() - {one.name for one in fields(FleetRecord)}:
+        raise TypeError(f"it has no {sorted(unknown)[0][:100]!r}")
     return FleetRecord(
-        members=tuple(str(one) for one in members),
-        served=Served(**served) if isinstance(served, dict) else None,
-        update=parsed,
-        held=tuple(str(one) for one in held),
+        members=_names(content.get("members", [])),
+        served=_served(content.get("served")),
+        update=_update(content.get("update")),
+        held=_names(content.get("held", [])),
     )
+
+
+def _names(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or any(not isinstance(one, str) for one in value):
+        raise TypeError("members and held are lists of names")
+    return tuple(value)
+
+
+def _served(value: object) -> Served | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict) or not isinstance(value.get("path", ""), (str, type(None))):
+        raise TypeError("served is a record of texts")
+    served = Served(**value)
+    if not isinstance(served.version, str) or not isinstance(served.checksum, str):
+        raise TypeError("version and checksum are texts")
+    return served
+
+
+def _update(value: object) -> Update | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise TypeError("update is a record")
+    update = Update(**{**value, "phase": Phase(value["phase"])})
+    if any(not isinstance(one, str) for one in (update.id, update.path, update.version)):
+        raise TypeError("id, path and version of an update are texts")
+    if not isinstance(update.flush_cache, bool):
+        raise TypeError("flush_cache is true or false")
+    return update

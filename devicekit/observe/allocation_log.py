@@ -10,15 +10,19 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from devicekit.contract.errors import ConfigurationError
 from devicekit.contract.records import ErrorKind
 from devicekit.device import Device
+from devicekit.documents import UnreadableDocument, finite_number, parse_json, read_lines
+from devicekit.files import UnreadableFile
 from devicekit.observe.allocations import Adaptor, Allocation, settle
 from devicekit.observe.memory_scope import memory_scope
+
+_MOST_BYTES = 1 << 62
 
 
 class Action(str, Enum):
@@ -102,25 +106,27 @@ def read_log(path: str | Path) -> Iterator[LogLine]:
     """
     count = 0
     try:
-        with Path(path).open(encoding="utf-8", newline="") as file:
-            rows = csv.DictReader(file) if Path(path).suffix == ".csv" else map(json.loads, file)
-            for row in rows:
-                line = _line(row)
-                count += 1
-                yield line
-    except (KeyError, TypeError, ValueError, csv.Error) as error:  # what is no text, too
+        file = read_lines(path)
+        in_csv = Path(path).suffix == ".csv"
+        for row in csv.DictReader(file) if in_csv else (parse_json(one, "it") for one in file):
+            line = _line(cast("Mapping[str, Any]", row), in_csv)
+            count += 1
+            yield line
+    except (UnreadableDocument, KeyError, TypeError, ValueError, csv.Error) as error:
         raise ConfigurationError(f"Entry {count + 1} of {path} is not of an allocation log.") from error
+    except UnreadableFile as error:
+        raise ConfigurationError(f"The allocation log cannot be read: {error}") from error
 
 
-def _line(row: Mapping[str, Any]) -> LogLine:
-    return LogLine(
-        float(row["seconds"]),
-        Action(row["action"]),
-        int(row["number"]),
-        int(row["bytes"]),
-        str(row["operator"]),
-        int(row["thread"]),
-    )
+def _line(row: Mapping[str, Any], in_csv: bool) -> LogLine:
+    seconds = finite_number(float(row["seconds"]) if in_csv else row["seconds"])
+    # CSV knows texts alone.
+    number, size, thread = (int(row[one]) if in_csv else row[one] for one in ("number", "bytes", "thread"))
+    if any(type(one) is not int for one in (number, size, thread)) or not 0 <= size <= _MOST_BYTES:
+        raise ValueError("numbers, sizes and threads are whole numbers")
+    if not isinstance(row["operator"], str):
+        raise TypeError("an operator is a text")
+    return LogLine(seconds, Action(row["action"]), number, size, row["operator"], thread)
 
 
 @dataclass(frozen=True, slots=True)

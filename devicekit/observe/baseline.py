@@ -77,11 +77,11 @@ class Baseline:
         document = read_document(path)
         try:
             runs = document["runs"]
-            if not isinstance(runs, int):
-                raise TypeError("runs must be a number")
+            if not isinstance(runs, int) or isinstance(runs, bool) or runs < 1:
+                raise TypeError("runs must be a number of 1 or more")
             return cls(metrics_from(document["metrics"]), provenance_from(document["provenance"]), runs)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ConfigurationError(f"{path} is no baseline: {error!r}") from error
+            raise ConfigurationError(f"{path} is no baseline: {repr(error)[:300]}") from error
 
 
 class Outcome(str, Enum):

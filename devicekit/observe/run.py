@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import cast
 
 from devicekit.contract.errors import ConfigurationError
 from devicekit.device import Device
+from devicekit.documents import finite_number, read_json
+from devicekit.files import UnreadableFile
 from devicekit.observe.stages import StageProfiler
 from devicekit.observe.tolerances import MetricKind
 
@@ -69,7 +70,7 @@ class Run:
         try:
             return cls(metrics_from(document["metrics"]), provenance_from(document["provenance"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ConfigurationError(f"{path} is not a run's metrics: {error!r}") from error
+            raise ConfigurationError(f"{path} is not a run's metrics: {repr(error)[:300]}") from error
 
 
 def provenance_of(device: Device, *, driver: str | None = None) -> Provenance:
@@ -134,23 +135,43 @@ def read_document(path: str | Path) -> Mapping[str, object]:
         ConfigurationError: the file cannot be read or holds something else.
     """
     try:
-        document: object = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}") from error
+        document = read_json(path)
+    except UnreadableFile as error:
+        raise ConfigurationError(str(error)) from error
     if not isinstance(document, dict):
         raise ConfigurationError(f"{path} holds no JSON object.")
     return document
 
 
 def metrics_from(document: object) -> Mapping[str, Metric]:
-    """Metrics by name, from their JSON form."""
-    entries = cast("Mapping[str, Mapping[str, str]]", document)
-    return {name: Metric(float(one["value"]), MetricKind(one["kind"])) for name, one in entries.items()}
+    """Metrics by name, from their JSON form.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no such form.
+    """
+    found: dict[str, Metric] = {}
+    for name, one in table_of(document).items():
+        entry = table_of(one)
+        found[name] = Metric(finite_number(entry["value"]), MetricKind(entry["kind"]))
+    return found
 
 
 def provenance_from(document: object) -> Provenance:
-    """A provenance, from its JSON form."""
-    return Provenance(**cast("Mapping[str, str]", document))  # type: ignore[arg-type]  # as `Run.write` wrote it
+    """A provenance, from its JSON form. Raises as `metrics_from`."""
+    told = dict(table_of(document))
+    versions = table_of(told["versions"])
+    if any(not isinstance(one, str) for one in (told["backend"], told["machine"], *versions.values())):
+        raise TypeError("backend, machine and versions are texts")
+    if any(not isinstance(told[name], (str, type(None))) for name in ("device", "driver")):
+        raise TypeError("device and driver are texts or null")
+    return Provenance(**told)  # type: ignore[arg-type]  # checked above
+
+
+def table_of(document: object) -> Mapping[str, object]:
+    """A JSON object; raises `TypeError` where it is none."""
+    if not isinstance(document, dict):
+        raise TypeError(f"{str(document)[:100]!r} is no JSON object")
+    return document
 
 
 def _flat(provenance: Provenance) -> Mapping[str, str | None]:

@@ -7,9 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from devicekit.contract.errors import ConfigurationError
+from devicekit.documents import UnreadableDocument, finite_number, parse_json, read_lines
+from devicekit.files import UnreadableFile
+
+_MOST_BYTES = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +80,10 @@ class Timeline:
             ConfigurationError: the file is no recording, or cannot be read.
         """
         try:
-            lines = Path(path).read_text(encoding="utf-8").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"The recording {path} cannot be read: {error}") from error
-        # Whatever follows the last line end is still being written.
-        return cls.parse(lines[:-1], str(path))
+            # Whatever follows the last line end is still being written.
+            return cls.parse((line for line in read_lines(path) if line.endswith("\n")), str(path))
+        except UnreadableFile as error:
+            raise ConfigurationError(f"The recording cannot be read: {error}") from error
 
     @classmethod
     def parse(cls, lines: Iterable[str], name: str = "the recording") -> Timeline:
@@ -91,11 +94,14 @@ class Timeline:
         """
         all_lines = iter(lines)
         try:
-            head = json.loads(next(all_lines))
+            first = next(all_lines, None)
+            if first is None:
+                raise ConfigurationError(f"{name} is no timeline: it is empty.")
+            head = parse_json(first, "it")
+            if not isinstance(head, dict) or not isinstance(head["timeline"], str):
+                raise TypeError("there is no name of a device")
             timeline = cls(head["timeline"])
-        except StopIteration:
-            raise ConfigurationError(f"{name} is no timeline: it is empty.") from None
-        except (ValueError, TypeError, KeyError) as error:
+        except (UnreadableDocument, TypeError, KeyError) as error:
             raise ConfigurationError(f"{name} is no timeline: {error!r} in its first line.") from error
         timeline.extend(all_lines, name)
         return timeline
@@ -108,13 +114,42 @@ class Timeline:
         """
         for line in lines:
             try:
-                entry = json.loads(line)
+                entry = parse_json(line, "a line")
+                if not isinstance(entry, dict):
+                    raise TypeError("it is no JSON object")
                 if "label" in entry:
-                    self.marks.append(Mark(**entry | {"kind": MarkKind(entry["kind"])}))
+                    self.marks.append(_mark(entry))
                 else:
-                    self.samples.append(Sample(**entry))
-            except (ValueError, TypeError, KeyError) as error:
-                raise ConfigurationError(f"{name} has a line that is not of a timeline: {line!r}") from error
+                    self.samples.append(_sample(entry))
+            except (UnreadableDocument, ValueError, TypeError, KeyError) as error:
+                raise ConfigurationError(
+                    f"{name} has a line that is not of a timeline: {line[:200]!r} ({str(error)[:200]})"
+                ) from error
+
+
+def _sample(entry: Mapping[str, Any]) -> Sample:
+    for name in ("allocated", "reserved", "free", "total"):
+        _require_bytes(entry.get(name))
+    return Sample(**{**entry, "at": finite_number(entry["at"])})
+
+
+def _mark(entry: Mapping[str, Any]) -> Mark:
+    if not isinstance(entry["label"], str):
+        raise TypeError("a label is a text")
+    _require_bytes(entry.get("released"))
+    seconds = entry.get("seconds")
+    typed = {
+        "at": finite_number(entry["at"]),
+        "kind": MarkKind(entry["kind"]),
+        "seconds": None if seconds is None else finite_number(seconds),
+    }
+    return Mark(**{**entry, **typed})
+
+
+def _require_bytes(value: object) -> None:
+    # What is released is a difference, and may be negative.
+    if value is not None and (type(value) is not int or abs(value) > _MOST_BYTES):
+        raise TypeError(f"{str(value)[:100]!r} is no number of bytes")
 
 
 def write_head(file: TextIO, timeline: Timeline) -> None:

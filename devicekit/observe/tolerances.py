@@ -9,7 +9,6 @@ rule of the kind. Code wins over the option, the option over the environment, th
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -18,11 +17,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from devicekit.contract.errors import ConfigurationError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from devicekit.documents import read_toml
+from devicekit.files import UnreadableFile
 
 VARIABLE = "DEVICEKIT_BASELINE_TOLERANCES"
 FILE_VARIABLE = "DEVICEKIT_BASELINE_TOLERANCES_FILE"
@@ -122,7 +118,8 @@ def parse_tolerances(text: str) -> Tolerances:
         except (KeyError, ValueError):
             kinds = ", ".join(kind.value for kind in MetricKind)
             raise ConfigurationError(
-                f"{entry!r} is no tolerance. Write kind=relative or kind=relative+absolute, as in step=0.3+20ms; "
+                f"{entry[:100]!r} is no tolerance. Write kind=relative or kind=relative+absolute, as in "
+                "step=0.3+20ms; "
                 f"kinds are {kinds}, units {', '.join(filter(None, _UNITS))}. A stage is written by its name, as "
                 "in DecodingStage=0.9+250ms, or as in stage:decode=0.9+250ms."
             ) from None
@@ -136,9 +133,9 @@ def read_tolerances(path: str | Path) -> Tolerances:
         ConfigurationError: the file cannot be read, or an entry is none.
     """
     try:
-        document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigurationError(f"{path} cannot be read as TOML: {error}") from error
+        document = read_toml(path)
+    except UnreadableFile as error:
+        raise ConfigurationError(str(error)) from error
     table = document.get("tolerances", {})
     if not isinstance(table, dict):
         raise ConfigurationError(f"{path}: [tolerances] is no table.")
@@ -147,7 +144,7 @@ def read_tolerances(path: str | Path) -> Tolerances:
         try:
             found |= parse_tolerances(f"{name}={value}")
         except ConfigurationError as error:
-            raise ConfigurationError(f"{path}: {error}") from None
+            raise ConfigurationError(f"{path}: {str(error)[:500]}") from None
     return found
 
 

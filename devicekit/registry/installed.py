@@ -15,9 +15,12 @@ from typing import TypeVar
 
 from packaging.utils import canonicalize_name
 
+from devicekit.files import Stamp, UnreadableFile
+
 _T = TypeVar("_T")
 _FILE = "entry_points.txt"
 _TARGET = re.compile(r"[^\W\d][\w.]*(?:\s*:\s*[^\W\d][\w.]*)?(?:\s*\[[^\]]*\])?")
+_LARGEST = 1 << 20  # bytes of a list of entry points
 _LONGEST = 300  # characters of anything a distribution says of itself, in a message
 
 
@@ -113,6 +116,12 @@ def _folder(distribution: metadata.Distribution) -> str:
 
 
 def _entries_of(distribution: metadata.Distribution, group: str) -> Iterator[Entry]:
+    if (own := getattr(distribution, "_path", None)) is not None and isinstance(own, Path):
+        try:
+            if Stamp.at(own / _FILE).size > _LARGEST:
+                return
+        except UnreadableFile:  # there is none, or a pipe that would never end
+            return
     try:
         text = distribution.read_text(_FILE) or ""
     except UnicodeDecodeError as error:

@@ -36,6 +36,9 @@ class ReleasePoint(str, enum.Enum):
     AVAILABLE_MEMORY = "available_memory"
 
 
+_SHOWN = 300  # characters of what was written, in a message
+
+
 class InvalidReleaseSetting(ConfigurationError):
     """A setting of a release point that cannot be honoured.
 
@@ -50,7 +53,7 @@ class InvalidReleaseSetting(ConfigurationError):
 
     def __str__(self) -> str:
         problem = super().__str__()
-        return f"{self.source}={self.value!r}: {problem}" if self.source else problem
+        return f"{self.source[:_SHOWN]}={self.value[:_SHOWN]!r}: {problem}" if self.source else problem
 
     def at(self, source: str, value: str) -> InvalidReleaseSetting:
         """The same problem, with where it stands."""
@@ -167,7 +170,7 @@ def _policy(kind: str, argument: str | None) -> ReleasePolicy:
     if kind == "when_reclaimable":
         return when_reclaimable(_size(argument or ""))
     raise InvalidReleaseSetting(
-        f"{kind!r} is no release policy; there are always, never, on_request:yes, on_request:no, "
+        f"{kind[:100]!r} is no release policy; there are always, never, on_request:yes, on_request:no, "
         "interval:SECONDS and when_reclaimable:SIZE."
     )
 

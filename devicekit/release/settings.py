@@ -14,18 +14,14 @@ file, and the file over the defaults.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from devicekit.contract.environment import check_environment
+from devicekit.documents import read_toml
+from devicekit.files import UnreadableFile
 from devicekit.release.policy import InvalidReleaseSetting, ReleasePoint, ReleasePolicy, parse_policy
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _PREFIX = "DEVICEKIT_RELEASE_"
 _FILE, _DRY_RUN = f"{_PREFIX}FILE", f"{_PREFIX}DRY_RUN"
@@ -72,13 +68,9 @@ def read_settings(
 def _from_file(path: Path, *, given: bool) -> ReleaseSettings:
     source = str(path) if given else _FILE
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidReleaseSetting(
-            f"Cannot read it: {error.strerror}.", source=source, value=str(path)
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidReleaseSetting(f"Not TOML: {error}.", source=source, value=str(path)) from error
+        document = read_toml(path)
+    except UnreadableFile as error:
+        raise InvalidReleaseSetting(str(error), source=source, value=str(path)) from error
     table = document.get("release", {})
     if not isinstance(table, dict):
         raise InvalidReleaseSetting("[release] is a table.", source=f"{path}: release", value=str(table))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from devicekit.runners.weight_files import StoredTensor, WeightFile, read_all
 from devicekit.scheduling.batch import ModelLimits
 
 _SINGLE = "model.safetensors"
+_MOST_COUNTED = 10_000
 _INDEX = "model.safetensors.index.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # What a layer may be if all that it leaves behind for the next token is keys and values. Beside those, a few
@@ -139,6 +141,10 @@ def _read_config(documents: Documents) -> hf.PreTrainedConfig:
         raise InvalidModelDirectory(
             f"{root}: config.json names its architectures in no list of texts", path=str(root)
         )
+    if (count := _count_of_no_model(document)) is not None:
+        raise InvalidModelDirectory(
+            f"{root}: config.json says {count}, more than any model has", path=str(root)
+        )
     if "model_type" not in document:
         raise InvalidModelDirectory(f"{root}: config.json names no model_type", path=str(root))
     try:
@@ -152,12 +158,23 @@ def _read_config(documents: Documents) -> hf.PreTrainedConfig:
     return config
 
 
+def _count_of_no_model(document: Mapping[str, object]) -> str | None:
+    """A number of layers or labels, of each of which transformers makes something before anything is checked."""
+    for name, value in document.items():
+        if isinstance(value, dict) and (found := _count_of_no_model(value)) is not None:
+            return found
+        counts = any(word in name for word in ("layer", "labels", "blocks"))
+        if counts and isinstance(value, (int, float)) and value > _MOST_COUNTED:
+            return f"{name[:100]} = {value:.6g}" if value < 1e300 else f"{name[:100]} of over 300 digits"
+    return None
+
+
 def _refuse_unserved(root: Path, config: hf.PreTrainedConfig) -> None:
     def refuse(reason: str) -> UnsupportedModel:
         return UnsupportedModel(f"{root}: {named} {reason}", path=str(root))
 
     architectures = getattr(config, "architectures", None) or []
-    named = ", ".join(architectures) or config.model_type
+    named = (", ".join(architectures) or config.model_type)[:300]
     causal = hf.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
     names = (causal,) if isinstance(causal, str) else tuple(causal or ())
     if config.is_encoder_decoder:
@@ -172,7 +189,7 @@ def _refuse_unserved(root: Path, config: hf.PreTrainedConfig) -> None:
     others = sorted(set(kinds) - _SERVED_LAYERS - recurrent)
     if others:
         raise refuse(
-            f"has layers of kind {', '.join(others)}, which are not served: only layers that keep keys and "
+            f"has layers of kind {', '.join(others)[:300]}, which are not served: only layers that keep keys and "
             f"values are, and the recurrent ones of {', '.join(sorted(RECURRENT))}"
         )
     if getattr(config, "quantization_config", None) is not None:
@@ -195,10 +212,11 @@ def _find_weights(documents: Documents) -> tuple[Path, ...]:
                 f"{root / _INDEX} names {astray[0]!r:.200}, not a file beside it", path=str(root)
             )
         files = tuple(root / name for name in sorted(set(index.values())))
-        absent = [file.name for file in files if not file.exists()]
+        absent = [file.name for file in files if not os.path.exists(file)]  # no name is too long for it
         if absent:
             raise InvalidModelDirectory(
-                f"{root}: weight files are missing: {', '.join(absent[:10])}", path=str(root)
+                f"{root}: weight files are missing: {', '.join(name[:100] for name in absent[:10])}",
+                path=str(root),
             )
         return files
     if (root / _SINGLE).exists():

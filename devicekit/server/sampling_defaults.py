@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 
+from devicekit.documents import finite_number, read_json
+from devicekit.files import UnreadableFile
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.scheduling.request import SamplingParams
 
@@ -18,17 +18,16 @@ def sampling_defaults(directory: ModelDirectory, source: str) -> SamplingParams:
     if source != "model" or not file.is_file():
         return SamplingParams()
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except (
-        OSError,
-        ValueError,
-    ):  # whoever opens the directory complains of it
+        document = read_json(file)
+    except UnreadableFile:  # whoever opens the directory complains of it
         return SamplingParams()
     if not isinstance(document, dict):
         return SamplingParams()
     found: dict[str, float | int] = {}
     for name in _RECOMMENDED:
-        value = document.get(name)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-            found[name] = max(0, int(value)) if name == "top_k" else float(value)
+        try:
+            value = finite_number(document.get(name))
+        except ValueError:  # the request's own checks say what a number may be
+            continue
+        found[name] = max(0, int(value)) if name == "top_k" else value
     return dataclasses.replace(SamplingParams(), **found)  # type: ignore[arg-type]  # names are those above

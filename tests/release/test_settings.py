@@ -94,7 +94,7 @@ def test_a_misspelt_variable_is_refused_with_the_right_spelling() -> None:
         ("[release]\nflush = true\n", "A policy is a string"),
         ("[release]\ndry_run = 'yes'\n", "Write true or false"),
         ("release = 1\n", "is a table"),
-        ("[release\n", "Not TOML"),
+        ("[release\n", "as TOML"),
     ],
 )
 def test_a_bad_file_is_refused_by_key(tmp_path: Path, text: str, complaint: str) -> None:

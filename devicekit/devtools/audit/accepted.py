@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from devicekit.contract.errors import ConfigurationError
 from devicekit.devtools.audit.findings import Finding
 from devicekit.devtools.audit.report import Unused
+from devicekit.documents import read_json
+from devicekit.files import UnreadableFile
 
 # A finding keeps its identity when lines move: its file, rule and the text of its line.
 Key = tuple[str, str, str]
@@ -35,13 +38,11 @@ class Accepted:
             ConfigurationError: the file cannot be read, or is none.
         """
         try:
-            entries = json.loads(path.read_text(encoding="utf-8"))["accepted"]
-            return cls(
-                Counter({(one["path"], one["rule"], one["source"]): int(one["count"]) for one in entries})
-            )
-        except OSError as error:
+            entries = cast("Any", read_json(path))["accepted"]
+            return cls(Counter(dict(map(_entry, entries))))
+        except UnreadableFile as error:
             raise ConfigurationError(f"The accepted findings cannot be read: {error}") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise ConfigurationError(f"{path} is no file of accepted findings: {error!r}") from error
 
     def write(self, path: Path) -> None:
@@ -69,6 +70,15 @@ class Accepted:
             if count > 0
         ]
         return new, known, gone
+
+
+def _entry(one: Mapping[str, object]) -> tuple[Key, int]:
+    path, rule, source, count = (one[name] for name in ("path", "rule", "source", "count"))
+    if not isinstance(path, str) or not isinstance(rule, str) or not isinstance(source, str):
+        raise TypeError("path, rule and source are texts")
+    if type(count) is not int:
+        raise TypeError("a count is a whole number")
+    return (path, rule, source), count
 
 
 def _key(finding: Finding) -> Key:

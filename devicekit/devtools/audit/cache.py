@@ -10,10 +10,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from devicekit.devtools.audit.findings import Finding
 from devicekit.devtools.audit.waivers import Waivers
+from devicekit.documents import read_json
+from devicekit.files import UnreadableFile
+
+_LONGEST = 64 << 20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +38,8 @@ class Cache:
         self._known: dict[str, list[Any]] = {}
         self._seen: dict[str, list[Any]] = {}
         if path is not None:
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-                stored = json.loads(path.read_text(encoding="utf-8"))
+            with contextlib.suppress(UnreadableFile, ValueError, KeyError, TypeError, AttributeError):
+                stored = cast("Any", read_json(path, _LONGEST))
                 if stored["stamp"] == self._stamp:
                     self._known = dict(stored["files"])
 

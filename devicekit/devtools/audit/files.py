@@ -14,6 +14,9 @@ from io import BytesIO
 from pathlib import Path
 
 from devicekit.contract.errors import ConfigurationError
+from devicekit.files import UnreadableFile, read_regular
+
+_LONGEST = 16 << 20  # bytes of one file of source
 
 _SKIPPED = frozenset({"__pycache__", "build", "dist", "node_modules", "site-packages", "venv"})
 
@@ -76,9 +79,9 @@ def read(path: Path) -> Source:
         Unreadable: it cannot be opened, or is not in the encoding that it declares.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path, _LONGEST)
         encoding, _ = tokenize.detect_encoding(BytesIO(data).readline)
         codecs.lookup(encoding)
         return Source(path, data.decode(encoding), encoding)
-    except (OSError, SyntaxError, UnicodeError, LookupError) as error:
-        raise Unreadable(str(error)) from error
+    except (UnreadableFile, SyntaxError, UnicodeError, LookupError) as error:
+        raise Unreadable(str(error)[:500]) from error

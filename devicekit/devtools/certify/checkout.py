@@ -7,19 +7,18 @@ folder that goes to the front of ``PYTHONPATH`` with the projects' own.
 
 from __future__ import annotations
 
-import sys
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
 
 from devicekit.contract.errors import ConfigurationError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from devicekit.documents import read_toml
+from devicekit.files import UnreadableFile
 
 _Table = Mapping[str, object]
+# As packages are named: the folder of the metadata is named so, too.
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
+_VERSION = re.compile(r"[A-Za-z0-9.!+_-]{1,100}")
 
 
 def search_path(folders: Sequence[Path], metadata: Path) -> list[Path]:
@@ -49,23 +48,34 @@ def search_path(folders: Sequence[Path], metadata: Path) -> list[Path]:
 def _describe(project: Path, metadata: Path) -> None:
     file = project / "pyproject.toml"
     try:
-        table = cast("_Table", tomllib.loads(file.read_text(encoding="utf-8"))["project"])
+        table = _table(read_toml(file)["project"])
         name, version = str(table["name"]), str(table.get("version", "0"))
-    except (OSError, KeyError, ValueError) as error:
-        raise ConfigurationError(f"{file} cannot be read: {error!r}") from error
+        if not _NAME.fullmatch(name) or not _VERSION.fullmatch(version):
+            raise ValueError("name or version is none")
+        needed = table.get("dependencies", [])
+        if not isinstance(needed, list):
+            raise TypeError("dependencies are a list")
+        points = _entry_points(table)
+    except (UnreadableFile, KeyError, ValueError, TypeError) as error:
+        raise ConfigurationError(f"{file} cannot be read: {str(error)[:500]}") from error
     target = metadata / f"{name.replace('-', '_')}-{version}.dist-info"
     target.mkdir(parents=True, exist_ok=True)
-    needed = cast("Sequence[str]", table.get("dependencies", ()))
     headers = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
     headers += [f"Requires-Dist: {one}" for one in needed]
     (target / "METADATA").write_text("\n".join(headers) + "\n", "utf-8")
-    (target / "entry_points.txt").write_text(_entry_points(table), "utf-8")
+    (target / "entry_points.txt").write_text(points, "utf-8")
 
 
 def _entry_points(table: _Table) -> str:
-    groups = dict(cast("Mapping[str, _Table]", table.get("entry-points", {})))
+    groups = dict(_table(table.get("entry-points", {})))
     groups.pop("pytest11", None)  # a plugin of pytest's is none of ours to switch on
     lines: list[str] = []
     for group, entries in groups.items():
-        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in entries.items()), ""]
+        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in _table(entries).items()), ""]
     return "\n".join(lines)
+
+
+def _table(value: object) -> _Table:
+    if not isinstance(value, dict):
+        raise TypeError(f"{str(value)[:100]!r} is no table")
+    return value

@@ -13,10 +13,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from devicekit.devtools.certify.part import Part
 from devicekit.devtools.certify.record import Outcome, Status
 from devicekit.devtools.certify.surroundings import without_paths
+from devicekit.documents import read_json
+from devicekit.files import UnreadableFile
 
 _GRACE = 5.0  # seconds between asking a part to end and ending it
 _LEAST = 5.0  # seconds; with less left a part is not begun
@@ -127,8 +130,8 @@ def _cpu_seconds() -> float:
 
 def _outcome(name: str, file: Path) -> Outcome:
     try:
-        return Outcome.from_data(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
+        return Outcome.from_data(cast("Any", read_json(file)))
+    except (UnreadableFile, ValueError, KeyError, TypeError):
         return Outcome(name)
 
 

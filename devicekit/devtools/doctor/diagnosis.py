@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from devicekit.contract.errors import ConfigurationError
 from devicekit.devtools.doctor import facts
 from devicekit.devtools.doctor.children import AUTOLOAD_SWITCH, examine
 from devicekit.devtools.doctor.hosts import hosts
+from devicekit.documents import read_json
+from devicekit.files import UnreadableFile
 from devicekit.registry.candidates import Candidate
 from devicekit.registry.discovery import discover
 from devicekit.registry.requirements import allowed_in_vain
@@ -20,6 +22,8 @@ from devicekit.registry.requirements import allowed_in_vain
 Facts = Mapping[str, object]
 
 _CONFORMANT = ("conformant", "conformant with waivers")  # verdicts of the conformance suite
+
+_LONGEST_REPORT = 64 << 20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ def diagnose(*, conformance: Path | None = None, timeout: float = 120.0) -> Diag
     Raises:
         ConfigurationError: the conformance report cannot be read.
     """
-    report = None if conformance is None else _tier(conformance)
+    report = None if conformance is None else read_tier(conformance)
     candidates = discover()
     with ThreadPoolExecutor() as pool:  # importing torch is most of the time, and each examination does
         choosing = pool.submit(examine, "choice", timeout=timeout)
@@ -131,9 +135,9 @@ def _examine_backend(candidate: Candidate, choice: Facts, autoload: bool, timeou
     return {**described, **examine("backend", candidate.name, autoload=autoload, timeout=timeout)}
 
 
-def _tier(path: Path) -> Facts:
+def read_tier(path: Path) -> Facts:
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = cast("Any", read_json(path, _LONGEST_REPORT))
         return {
             "backend": report["backend"].get("name", report["backend"].get("address")),
             "tier": report["tier"],
@@ -141,7 +145,7 @@ def _tier(path: Path) -> Facts:
             "suite": report["suite"]["version"],
             "finished": report["finished"],
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (UnreadableFile, KeyError, TypeError, AttributeError) as error:
         raise ConfigurationError(f"{path} is no conformance report: {error!r}") from error
 
 

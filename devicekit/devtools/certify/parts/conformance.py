@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-import json
 import signal
 import subprocess
 import sys
@@ -15,6 +14,10 @@ from typing import cast
 
 from devicekit.devtools.certify.ground import Ground
 from devicekit.devtools.certify.record import Findings, Skipped
+from devicekit.documents import read_json
+from devicekit.files import UnreadableFile
+
+_LARGEST = 64 << 20  # bytes of a report
 
 _SUITE = "devicekit_conformance"
 _CLOSING = 20.0  # seconds kept for ending the suite and reading its report
@@ -80,8 +83,8 @@ def _finish(process: subprocess.Popen[bytes], seconds: float) -> int | None:
 
 def _read(file: Path) -> Mapping[str, object]:
     try:
-        return cast("Mapping[str, object]", json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+        return cast("Mapping[str, object]", read_json(file, _LARGEST))
+    except UnreadableFile as error:
         raise RuntimeError(f"the suite left no report that can be read: {error}") from error
 
 

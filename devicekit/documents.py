@@ -1,0 +1,134 @@
+"""Small documents that others wrote: text, JSON and TOML, of which nothing is too large, too deep or waited for.
+
+What comes from here can be walked through and printed by functions that call themselves. Whether it says what it
+should is for its reader to find out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from devicekit.contract.toml_text import parse_toml
+from devicekit.files import UnreadableFile, open_regular, read_regular
+
+LONGEST = 16 << 20  # bytes; what is written by machines has its own bound where that is too little
+_LONGEST_TOML = 1 << 20  # bytes; people write these
+_LONGEST_LINE = 1 << 20  # characters
+_DEEPEST = 100  # lists and tables in one another
+
+
+class UnreadableDocument(UnreadableFile):
+    """A file is no text, no JSON or no TOML, or is nested deeper than anything of use."""
+
+
+def read_text(path: str | Path, limit: int = LONGEST) -> str:
+    """The text of a file in UTF-8, with its line ends as they are.
+
+    Raises:
+        UnreadableFile: it cannot be read, is no regular file, or has more than ``limit`` bytes.
+        UnreadableDocument: it is not UTF-8.
+    """
+    try:
+        return read_regular(path, limit).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UnreadableDocument(f"{path} cannot be read as UTF-8: {error}.") from error
+
+
+def read_lines(path: str | Path) -> Iterator[str]:
+    """The lines of a file in UTF-8 as long as there are any, each with its end: the last may have none yet.
+
+    Raises:
+        UnreadableFile: it cannot be read, or is no regular file.
+        UnreadableDocument: it is not UTF-8, or has a line that no program wrote.
+    """
+    with (
+        open_regular(path) as descriptor,
+        open(descriptor, encoding="utf-8", newline="", closefd=False) as file,
+    ):
+        try:
+            while line := file.readline(_LONGEST_LINE):
+                if len(line) == _LONGEST_LINE:
+                    raise UnreadableDocument(f"{path} has a line of more than {_LONGEST_LINE} characters.")
+                yield line
+        except (OSError, UnicodeDecodeError) as error:
+            raise UnreadableDocument(f"{path} cannot be read: {error}.") from error
+
+
+def read_json(path: str | Path, limit: int = LONGEST) -> object:
+    """What a file of JSON holds.
+
+    Raises:
+        UnreadableFile: it cannot be read, is no regular file, or has more than ``limit`` bytes.
+        UnreadableDocument: it is no JSON.
+    """
+    return parse_json(read_text(path, limit), str(path))
+
+
+def read_toml(path: str | Path) -> Mapping[str, object]:
+    """What a file of TOML holds.
+
+    Raises:
+        UnreadableFile: it cannot be read, is no regular file, or is larger than any that somebody wrote.
+        UnreadableDocument: it is no TOML.
+    """
+    text = read_text(path, _LONGEST_TOML)
+    try:
+        document = parse_toml(text)
+    except ValueError as error:
+        raise UnreadableDocument(f"{path} cannot be read as TOML: {error}.") from error
+    _require_shallow(document, str(path))
+    return document
+
+
+def parse_json(text: str, name: str) -> object:
+    """What a text in JSON holds.
+
+    Args:
+        name: of where it is from, for the error.
+
+    Raises:
+        UnreadableDocument: it is no JSON.
+    """
+    try:
+        document: object = json.loads(text)
+    except RecursionError as error:
+        raise UnreadableDocument(f"{name} is nested too deeply.") from error
+    except ValueError as error:  # also numbers of more digits than Python reads
+        raise UnreadableDocument(f"{name} cannot be read as JSON: {error}.") from error
+    _require_shallow(document, name)
+    return document
+
+
+def finite_number(value: object) -> float:
+    """A number that a document holds, as a float.
+
+    Raises:
+        ValueError: it is none, or none that can be reckoned with.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{str(value)[:100]!r} is no number")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"a number has to be finite, and not {number}")
+    return number
+
+
+def _require_shallow(document: object, name: str) -> None:
+    level: list[object] = [document]
+    for _ in range(_DEEPEST):
+        level = [inner for outer in level for inner in _inside(outer)]
+        if not level:
+            return
+    raise UnreadableDocument(f"{name} is nested deeper than {_DEEPEST} levels.")
+
+
+def _inside(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
