@@ -16,24 +16,21 @@ import pytest
 from devicekit.commands.keys import KEY_OPTIONS, key, split
 from devicekit.contract.errors import ConfigurationError
 from devicekit.server.settings import ServerSettings
+from tests.programs import Program
 
 SECRET = "kingfisher-4711"
 
 
 @contextmanager
-def _serving(model: Path, *options: str, **environ: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def _serving(model: Path, *options: str, **environ: str) -> Iterator[tuple[Program, str]]:
     command = [sys.executable, "-m", "devicekit.cli", "serve", "--model", str(model), "--device", "cpu"]
-    with subprocess.Popen(
+    with Program(
         [*command, "--port", "0", "--kv-tokens", "512", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
         env={**os.environ, **environ},
     ) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line.startswith("Serving on "), line + process.stdout.read()
-        yield process, line.removeprefix("Serving on ").strip()
+        yield process, process.address()
         process.send_signal(signal.SIGTERM)
         assert SECRET not in process.communicate(timeout=30)[0]
 

@@ -12,20 +12,18 @@ import pytest
 
 from devicekit.cli import main
 from examples.checkpoints import write_example_checkpoint
+from tests.programs import Program
 
 
 def test_it_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
     model = write_example_checkpoint(tmp_path / "model", seed=1)
     command = [sys.executable, "-m", "devicekit.cli", "serve", "--model", str(model), "--device", "cpu"]
-    with subprocess.Popen(
+    with Program(
         [*command, "--port", "0", "--kv-tokens", "512", "--policy", "longest_prefix"],
         stdout=subprocess.PIPE,
-        text=True,
     ) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line.startswith("Serving on http://127.0.0.1:")
-        url = line.removeprefix("Serving on ").strip()
+        url = process.address()
+        assert url.startswith("http://127.0.0.1:")
         document = {"text": "a", "sampling_params": {"max_new_tokens": 2}}
         assert httpx.post(f"{url}/generate", json=document, trust_env=False, timeout=30).status_code == 200
         assert (

@@ -21,7 +21,11 @@ def test_each_call_is_a_span_with_device_duration_and_bytes(sim: Device) -> None
         released = sim.empty_cache()
         sim.pin_memory(torch.zeros(256))
     hooks = [span.hook for span in tracer.spans]
-    assert hooks == ["synchronize", "memory_stats", "empty_cache", "memory_stats", "pin_memory"]
+    asked = ("synchronize", "empty_cache", "pin_memory")
+    assert [hook for hook in hooks if hook in asked] == list(asked)
+    emptied = hooks.index("empty_cache")
+    assert "memory_stats" in hooks[:emptied]
+    assert "memory_stats" in hooks[emptied:]
     spans = {span.hook: span for span in tracer.spans}
     assert (spans["synchronize"].backend, spans["synchronize"].index) == ("sim", 1)
     assert (spans["empty_cache"].index, spans["empty_cache"].bytes) == (None, 30 * MIB)

@@ -17,6 +17,7 @@ import pytest
 import requests
 from safetensors.torch import load_file, save
 
+from tests.programs import Program
 from tests.server.conftest import LONG, Models, Serve, Server
 
 _PAUSE = threading.Event().wait  # between two tries; a client's own patience, not a test's
@@ -173,7 +174,7 @@ def test_slime_broadcasts_weights_over_a_process_group(server: Server, models: M
     command = [sys.executable, "-c", TRAINER, str(port), str(file)]
     with (
         ThreadPoolExecutor(2) as pool,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as trainer,
+        Program(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as trainer,
     ):
         assert trainer.stdin is not None
         assert trainer.stdout is not None
@@ -389,7 +390,7 @@ def test_trainers_that_share_tensors_by_pickle_are_understood_if_allowed(
     slime.post("update_weights_from_disk", {"model_path": str(models.a)})
     assert _greedy(trusting) != expected
     command = [sys.executable, "-c", SHARING, str(models.b / "model.safetensors"), kind]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as trainer:
+    with Program(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as trainer:
         assert trainer.stdin is not None
         assert trainer.stdout is not None
         payload = trainer.stdout.readline().strip()

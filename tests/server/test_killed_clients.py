@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.programs import Program
 from tests.server.conftest import LONG, Models, Serve, Server
 
 # Sends requests one after the other over one connection, and prints what each was answered; the last is streamed.
@@ -56,7 +57,7 @@ class Client:
 @contextmanager
 def client(server: Server) -> Iterator[Client]:
     command = [sys.executable, "-c", CLIENT, server.url.removeprefix("http://")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with Program(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         yield Client(process)
         process.kill()
 

@@ -17,6 +17,7 @@ import pytest
 from devicekit.contract.errors import ConfigurationError
 from devicekit.server import protocol
 from devicekit.server.settings import ServerSettings
+from tests.programs import Program
 from tests.server.conftest import LONG, Models, Serve
 
 STREAM = {"text": "a", "sampling_params": LONG, "stream": True}
@@ -24,16 +25,14 @@ SHORT = {"max_new_tokens": 4, "temperature": 0, "ignore_eos": True}
 
 
 @contextmanager
-def _process(models: Models, *options: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+def _process(models: Models, *options: str) -> Iterator[tuple[Program, httpx.Client]]:
     command = [sys.executable, "-m", "devicekit.cli", "serve", "--model", str(models.a), "--device", "cpu"]
-    with subprocess.Popen(
+    with Program(
         [*command, "--port", "0", "--kv-tokens", "200000", "--log-level", "warning", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
     ) as process:
-        assert process.stdout is not None
-        url = process.stdout.readline().removeprefix("Serving on ").strip()
+        url = process.address()
         try:
             with httpx.Client(base_url=url, timeout=60, trust_env=False) as http:
                 yield process, http

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.programs import Program
 from tests.server.conftest import Models, Serve, Server
 
 # A trainer that shares every weight, tells the handles, and keeps them until it is told to end.
@@ -66,9 +67,9 @@ calling.join()
 
 
 @contextmanager
-def trainer(source: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def trainer(source: str, *arguments: str) -> Iterator[Program]:
     command = [sys.executable, "-c", source, *arguments]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with Program(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         yield process

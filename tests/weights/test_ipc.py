@@ -14,6 +14,7 @@ from devicekit.device import Device
 from devicekit.scheduling.messages import Refusal, UpdateReply
 from devicekit.weights.operations import UpdateWeightsFromIPC
 from tests.hash_runner import make_weights, salt_of
+from tests.programs import Program
 from tests.scheduling.rig import Rig
 
 NEW = make_weights(5)
@@ -31,9 +32,7 @@ sys.stdin.readline()
 
 
 def test_a_trainer_in_another_process_hands_over_handles(rig: Rig) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", TRAINER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as trainer:
+    with Program([sys.executable, "-c", TRAINER], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as trainer:
         assert trainer.stdout is not None
         handles = pickle.loads(bytes.fromhex(trainer.stdout.readline()))
         reply = rig.do(UpdateWeightsFromIPC("u", handles=handles), UpdateReply)

@@ -19,6 +19,7 @@ import torch.multiprocessing.reductions as reductions
 
 from devicekit.scheduling.errors import InvalidOperation
 from devicekit.weights.pickled import PickleRefused, read_pickled
+from tests.programs import Program
 
 
 def shared(value: object, protocol: int | None = None) -> bytes:
@@ -175,7 +176,7 @@ def test_strangers_that_hand_over_descriptors_are_told_to_share_by_name() -> Non
         "print(buffer.getvalue().hex(), flush=True)\nsys.stdin.readline()\n"
     )
     command = [sys.executable, "-c", code]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as stranger:
+    with Program(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as stranger:
         assert stranger.stdin is not None
         assert stranger.stdout is not None
         content = bytes.fromhex(stranger.stdout.readline())

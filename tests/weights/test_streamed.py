@@ -18,6 +18,7 @@ from devicekit.weights.operations import (
     UpdateWeightsFromStream,
 )
 from tests.hash_runner import expected, make_weights, salt_of
+from tests.programs import Program
 from tests.scheduling.rig import Rig
 
 NEW = make_weights(5)
@@ -61,9 +62,9 @@ ALL = "embed.weight layers.0.bias head.weight"
 
 
 @pytest.fixture(scope="module")
-def sender() -> Iterator[subprocess.Popen[str]]:
+def sender() -> Iterator[Program]:
     command = [sys.executable, "-c", SENDER]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with Program(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         yield process
 
 
@@ -172,7 +173,7 @@ def test_a_failure_in_the_middle_writes_no_more_and_is_partial(rig: Rig, stream:
 def test_a_sender_that_is_killed_is_noticed_at_once(rig: Rig, address: str) -> None:
     """The rig's clock stands still: nothing here is a timeout."""
     command = [sys.executable, "-c", SENDER]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with Program(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         reply, told = Streamer(process, address)(rig, "buffer embed.weight die")
         process.wait(60)
     assert (reply.success, reply.outcome) == (False, UpdateOutcome.PARTIAL)
