@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from devicekit_conformance.frozen_contract import HOOKS, capability
+from devicekit_conformance.frozen_contract import capability
 
 if TYPE_CHECKING:
     from devicekit.contract.manifest import Manifest
@@ -41,12 +41,15 @@ def without(plugin: object, implemented: frozenset[str], hooks: frozenset[str]) 
 
 def replacing(plugin: object, implemented: frozenset[str], hook: str, body: Callable[..., object]) -> Altered:
     """``plugin`` with one hook replaced, or added, by ``body``, which takes the hook's arguments."""
-    from devicekit.contract import hookimpl
+    from devicekit.contract import HOOKS, hookimpl
+
+    names = HOOKS[hook].parameters  # as this host declares it
+    if hook in implemented:  # the plugin may be for an older or for a newer contract
+        names = tuple(inspect.signature(getattr(plugin, hook)).parameters)
 
     def replacement(*arguments: object) -> object:
         return body(*arguments)
 
-    names = HOOKS[hook].parameters
     parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
     replacement.__name__ = hook
     replacement.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what inspect reads

@@ -45,7 +45,7 @@ def keep(connection: int, log: int, control: socket.socket, order: Mapping[str, 
     status = _watch(control, worker)
     left = [one for one in processes.descendants(os.getpid()) if one.pid != worker]
     processes.end_descendants(os.getpid())
-    own_session = [f"{one.name} ({one.pid})" for one in left if one.session != worker]
+    own_session = [f"{one.name} ({one.pid})" for one in left if one.session != worker and not one.of_torch]
     _tell(control, status=status, left=len(left), own_session=own_session[:5])
     os._exit(0)
 

@@ -14,10 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _SUBREAPER, _PARENT_DEATH = 36, 1  # prctl(2)
+_SHARES_MEMORY = "torch_shm_manag"  # torch starts one where memory is shared; the kernel keeps 15 characters
 _ROUNDS, _PAUSE = (
     200,
     0.01,
 )  # two seconds: what is killed takes its time to go, and a fork bomb forks meanwhile
+_OF_TORCH = frozenset(
+    {"torch_shm_manag"}
+)  # what torch starts, once, to share memory; 15 characters of its name
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,11 @@ class Process:
     parent: int
     session: int
     name: str
+
+    @property
+    def of_torch(self) -> bool:
+        """Whether torch itself started it: no backend can help that."""
+        return self.name == _SHARES_MEMORY
 
 
 def adopt_orphans() -> None:
@@ -59,7 +68,9 @@ def strays() -> list[Process]:
     if _children(own) == [] and _children(keeper) == [own]:
         return []  # nearly always, and found out cheaply
     session = os.getsid(0)
-    return [one for one in descendants(keeper) if one.pid != own and one.session != session]
+    return [
+        one for one in descendants(keeper) if one.pid != own and one.session != session and not one.of_torch
+    ]
 
 
 def _children(pid: int) -> list[int] | None:

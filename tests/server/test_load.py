@@ -65,7 +65,7 @@ def _client(url: str, seed: int, deadline: float) -> tuple[int, int]:
                 _leave(http, document)
                 continue
             answer = http.post("/generate", json={**document, "stream": kind == "stream"})
-            if answer.status_code == 429:
+            if answer.status_code in (429, 503):  # too many, or memory is released: asked to come again
                 continue
             assert answer.status_code == 200, answer.text
             found = list(events(answer)) if kind == "stream" else answer.json()
