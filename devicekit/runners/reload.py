@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ _BOOKKEEPING = frozenset(
         "use_cache",
     }
 )
+_loading = threading.RLock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,19 +169,24 @@ def aliases(model: hf.PreTrainedModel) -> dict[str, str]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hide transformers' progress bars and loading reports: what they say comes back as typed errors."""
-    bars, verbosity = (
-        hf.transformers_logging.is_progress_bar_enabled(),
-        hf.transformers_logging.get_verbosity(),
-    )
-    hf.transformers_logging.disable_progress_bar()
-    hf.transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        hf.transformers_logging.set_verbosity(verbosity)
-        if bars:
-            hf.transformers_logging.enable_progress_bar()
+    """Let transformers load something, without bars and reports: what they say comes back as typed errors.
+
+    While it loads, it changes torch's default dtype and methods of its own classes for the whole process, and puts
+    back what it found: of two at once, one would put back the other's. So one thread at a time.
+    """
+    with _loading:
+        bars, verbosity = (
+            hf.transformers_logging.is_progress_bar_enabled(),
+            hf.transformers_logging.get_verbosity(),
+        )
+        hf.transformers_logging.disable_progress_bar()
+        hf.transformers_logging.set_verbosity_error()
+        try:
+            yield
+        finally:
+            hf.transformers_logging.set_verbosity(verbosity)
+            if bars:
+                hf.transformers_logging.enable_progress_bar()
 
 
 def _config_differences(old: hf.PreTrainedConfig, new: hf.PreTrainedConfig) -> list[str]:
