@@ -12,7 +12,7 @@ PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml plugins/hosts/*/p
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(SETUP): $(PROJECTS) requirements-dev.txt constraints.txt
+$(SETUP): $(PROJECTS) requirements-dev.txt requirements-docs.txt constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (once; minutes on a new machine)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements-dev.txt
@@ -76,8 +76,13 @@ tested: $(SETUP) ## write what was tested on what, from the records in docs/resu
 dist: $(SETUP) ## build wheels and sdists of every distribution into dist/, and check them; RELEASE=v1.2.3 for a release
 	@$(BIN)/python -m tools.dist $(if $(RELEASE),--release "$(RELEASE)")
 
-docs: $(SETUP) ## write the pages that are generated from the code
+docs: $(SETUP) ## write the pages that are generated from the code, and build the site into site/, without a warning
 	@$(BIN)/python -m tools.reference
+	@$(BIN)/python -m devicekit.devtools.audit.page
+	@$(BIN)/python -m tools.backends
+	@$(BIN)/python -m tools.public_names
+	@$(BIN)/python -m sphinx -b html -q -W --keep-going -j 2 docs site
+	@echo "open site/index.html"
 
 hosts: ## test the adapters for other engines against the engines themselves (heavy; an environment of its own)
 	@test -x $(HOSTS)/bin/python || $(PYTHON) -m venv $(HOSTS)
@@ -85,4 +90,4 @@ hosts: ## test the adapters for other engines against the engines themselves (he
 	@$(HOSTS)/bin/python -m pytest tests/hosts
 
 clean: ## remove the virtual environment and every cache
-	rm -rf $(VENV) $(HOSTS) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
+	rm -rf $(VENV) $(HOSTS) site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist

@@ -43,10 +43,11 @@ class Record:
         label = self.device.get("backend", "")
         return label.split("'")[1] if label.count("'") >= 2 else label
 
-    def row(self) -> str:
-        """Its line of the table."""
+    @property
+    def cells(self) -> list[str]:
+        """Its line of the table: backend, device, driver, date, versions, parts, verdict, page."""
         packages = cast("Mapping[str, str | None]", self.surroundings["packages"])
-        cells = [
+        return [
             self.backend or "unknown",
             self.device.get("device", "unknown") + (" (*rehearsal*)" if self.rehearsal else ""),
             self.device.get("driver", "unknown"),
@@ -58,7 +59,6 @@ class Record:
             self._conformance(),
             f"[{self.name}]({self.name}.md)",
         ]
-        return f"| {' | '.join(cells)} |"
 
     def _parts(self) -> str:
         ended = [str(one["status"]) for one in self.outcomes]
@@ -83,7 +83,7 @@ def page(folder: Path, backends: Sequence[str]) -> str:
     """The page: a row for each record, and one for each backend without any on hardware."""
     found = records(folder)
     shown = {one.backend for one in found if not one.rehearsal}
-    lines = [one.row() for one in found]
+    lines = [f"| {' | '.join(one.cells)} |" for one in found]
     untested = [name for name in backends if name not in shown and name not in _HOSTS]
     lines += [f"| {name} | none | | | | | | | | {_UNTESTED} |" for name in untested]
     return _TOP + "\n".join(lines) + "\n"

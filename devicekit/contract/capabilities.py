@@ -81,3 +81,4 @@ CAPABILITIES: Mapping[str, Capability] = _table(
     ),
     Capability("unified_memory", "Device and host share one memory.", ("device_properties",)),
 )
+"""What a manifest may claim, by name."""

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import torch
 
 hookimpl = pluggy.HookimplMarker(PROJECT)
+"""Marks a backend's method as a hook."""
 
 _REQUIRED, _ORDERING = HookKind.REQUIRED, HookKind.ORDERING
 _RELEASING, _OBSERVING = HookKind.RELEASING, HookKind.OBSERVING

@@ -6,6 +6,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 CONTRACT_VERSION = Version("1.1")
+"""The contract that this devicekit speaks; see `negotiate` for the older ones that it serves."""
 
 # Newest first: within a major version every minor is served, for good.
 SERVED_CONTRACTS: tuple[Version, ...] = tuple(

@@ -149,9 +149,9 @@ class Recorder:
             self._add(Mark(before.at, MarkKind.VERB, label, released, after.at - before.at))
 
     def attach(self, source: VerbSource) -> None:
-        """Mark what ``source`` does by itself until the block ends, with a sample after each::
+        """Mark what ``source`` does by itself until the block ends, with a sample after each.
 
-        recorder.attach(engine.scheduler.control)
+        As in ``recorder.attach(engine.scheduler.control)``.
         """
         source.watch(self._done)
         self._attached.append(source)

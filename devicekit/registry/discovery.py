@@ -14,6 +14,7 @@ from devicekit.registry.candidates import Candidate, registered
 from devicekit.registry.installed import Entry, entries
 
 ENTRY_POINT_GROUP = "devicekit.backends"
+"""Where a backend's wheel names its class."""
 
 
 def discover() -> tuple[Candidate, ...]:

@@ -137,6 +137,7 @@ DEFAULT_POLICIES: Mapping[ReleasePoint, ReleasePolicy] = MappingProxyType(
         ReleasePoint.AVAILABLE_MEMORY: on_request(default=False),
     }
 )
+"""What holds at each point unless the user says otherwise."""
 
 
 def parse_policy(text: str) -> ReleasePolicy:

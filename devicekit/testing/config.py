@@ -12,8 +12,11 @@ __all__ = [
 ]
 
 KIB = 1 << 10
+"""Bytes: 2 to the 10th."""
 MIB = 1 << 20
+"""Bytes: 2 to the 20th."""
 GIB = 1 << 30
+"""Bytes: 2 to the 30th."""
 
 
 @dataclass(frozen=True, slots=True)

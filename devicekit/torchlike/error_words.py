@@ -32,6 +32,7 @@ CUDA_CODES: Mapping[int, ErrorKind] = {
     718: ErrorKind.DEVICE_LOST,  # invalid program counter
     719: ErrorKind.DEVICE_LOST,  # unspecified launch failure
 }
+"""What the error numbers mean that CUDA's runtime, and those in its manner, give."""
 
 _SENTENCES: Mapping[ErrorKind, str] = {
     ErrorKind.OUT_OF_MEMORY: "out of memory",

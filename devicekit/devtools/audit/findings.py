@@ -41,6 +41,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         )
     }
 )
+"""Every rule by its id."""
 
 Place = tuple[int, int]  # line from 1, column from 0 in characters
 Span = tuple[Place, Place]
