@@ -174,8 +174,10 @@ class SimModule:
         return memory.free, memory.total
 
     def memory_snapshot(self, device: DeviceLike = None) -> list[dict[str, object]]:
+        """The segments of `device`, else of all devices, each with the index of its own."""
         machine = self._visited("memory_snapshot", device)
-        return machine.device(device).allocator.snapshot()
+        devices = machine.devices if device is None else [machine.device(device)]
+        return [{"device": one.index, **segment} for one in devices for segment in one.allocator.snapshot()]
 
     def set_per_process_memory_fraction(self, fraction: float, device: DeviceLike = None) -> None:
         machine = self._visited("set_per_process_memory_fraction", device)

@@ -9,19 +9,20 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from devicekit.contract import CAPABILITIES, ErrorKind
 from devicekit.torchlike.backend import TorchModuleBackend
 
 _BYTES = 1 << 20
 
 
 def shown_by_effect(backend: TorchModuleBackend, capability: str) -> bool:
-    """Whether device 0 does what the capability says; True for a capability that is not tried here.
+    """Whether device 0 does what the capability says. May initialise the device.
 
-    Where no device is there, nothing is shown. May initialise the device.
+    Nothing is shown where no device is there, nor of a capability for which there is nothing to try here.
     """
     look = _LOOKS.get(capability)
-    if look is None:
-        return True
+    if look is None or any(getattr(backend, hook, None) is None for hook in CAPABILITIES[capability].hooks):
+        return False
     try:
         return bool(backend.is_available()) and look(backend)
     except Exception:  # whatever fails here would fail an engine
@@ -55,6 +56,18 @@ def _caches(backend: TorchModuleBackend) -> bool:
     return left is not None and left < kept.reserved
 
 
+def _tracks_peaks(backend: TorchModuleBackend) -> bool:
+    held = _tensor(backend)
+    del held
+    backend.synchronize(0)
+    stats = backend.memory_stats(0)
+    if stats.peak_allocated is None or stats.allocated is None or stats.peak_allocated <= stats.allocated:
+        return False
+    backend.reset_peak_memory_stats(0)
+    after = backend.memory_stats(0)
+    return after.peak_allocated == after.allocated
+
+
 def _knows_memory(backend: TorchModuleBackend) -> bool:
     info = backend.memory_info(0)
     return info.free is not None and info.total is not None and 0 <= info.free <= info.total
@@ -84,10 +97,58 @@ def _restores_random_state(backend: TorchModuleBackend) -> bool:
     return bool(torch.equal(first, again))
 
 
+def _replays(backend: TorchModuleBackend, pool: object | None = None) -> bool:
+    source, graph = _tensor(backend), backend.create_graph(0, pool)
+    target = torch.zeros_like(source)
+    backend.synchronize(0)
+    with graph.capture():
+        captures = backend.is_capturing(0)
+        target.copy_(source + 1)
+    source.fill_(3)
+    graph.replay()
+    backend.synchronize(0)
+    return captures and not backend.is_capturing(0) and bool((target.cpu() == 4).all())
+
+
+def _shares_pools(backend: TorchModuleBackend) -> bool:
+    pool = backend.graph_pool(0)
+    return _replays(backend, pool) and _replays(backend, pool)
+
+
+def _has_pools(backend: TorchModuleBackend) -> bool:
+    with backend.memory_pool(0).use():
+        held = _tensor(backend)
+    backend.synchronize(0)
+    return bool((held.cpu() == 1).all())
+
+
+def _pins(backend: TorchModuleBackend) -> bool:
+    plain = torch.ones(8)
+    return backend.pin_memory(plain).is_pinned() and not plain.is_pinned()
+
+
+def _limits(backend: TorchModuleBackend) -> bool:
+    backend.set_memory_fraction(0, 0.0)
+    try:
+        # Of what the allocator keeps it may still give.
+        torch.empty(64 * _BYTES, dtype=torch.uint8, device=backend.vendor.device_type)
+    except Exception as error:
+        return backend.classify_error(error) is ErrorKind.OUT_OF_MEMORY
+    finally:
+        backend.set_memory_fraction(0, 1.0)
+    return False
+
+
 _LOOKS: Mapping[str, Callable[[TorchModuleBackend], bool]] = {
     "caching_allocator": _caches,
+    "peak_memory": _tracks_peaks,
     "driver_memory": _knows_memory,
     "streams": _has_streams,
     "events": _has_events,
     "rng_state": _restores_random_state,
+    "graphs": _replays,
+    "shared_graph_pools": _shares_pools,
+    "memory_pools": _has_pools,
+    "pinned_memory": _pins,
+    "memory_fraction": _limits,
 }

@@ -7,7 +7,8 @@ Ascend's before 2.13 only through its module, with an internal assertion failing
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 
 import torch
@@ -41,8 +42,6 @@ _ARGUMENTS: Mapping[str, int] = {
     "get_rng_state": 1,
     "set_rng_state": 2,
 }
-# Streams and events come from the vendor or not at all: torch's own are inert where a backend has none, and
-# nothing tells the two apart.
 _CLASSES = ("Stream", "Event", "MemPool", "graph", "device")
 _MADE_WITH = {"Stream": 2, "Event": 1}  # arguments that the hooks give
 _MAINTAINED = frozenset(
@@ -50,8 +49,11 @@ _MAINTAINED = frozenset(
 )  # what every allocator behind torch.accelerator counts
 
 
-def facade(device_type: str, graph_class: str) -> ModuleType:
+def facade(device_type: str, graph_class: str, served: Collection[str] = ()) -> ModuleType:
     """The functions that hooks may use for ``torch.<device_type>``, and no others.
+
+    Args:
+        served: of what torch itself has for every device, what works for this one; see `served_by_torch`.
 
     Raises:
         ImportError: torch has no such module.
@@ -74,7 +76,7 @@ def facade(device_type: str, graph_class: str) -> ModuleType:
         found.current_device = lambda: value if isinstance(value := index(), int) else 0  # type: ignore[attr-defined]
     for name, function in _reshaped(own).items():
         setattr(found, name, function)
-    _add_missing(found, _from_accelerator(device_type))
+    _add_missing(found, {name: one for name, one in _of_torch(device_type).items() if name in served})
     _add_missing(found, _for_single_device(found, indexed))
     return found
 
@@ -141,27 +143,96 @@ def _flat(raw: Mapping[str, object]) -> dict[str, int]:
     return {key: value for key, value in raw.items() if type(value) is int}
 
 
-def _from_accelerator(device_type: str) -> dict[str, _Function]:
-    """What ``torch.accelerator`` really serves for this device, found out by asking each kind of thing once."""
+def served_by_torch(device_type: str) -> frozenset[str]:
+    """What ``torch.accelerator``, ``torch.Stream`` and ``torch.Event`` really do for this device.
+
+    Found out by asking each kind of thing once; may initialise the device.
+    """
     shared = torch.accelerator
     if not _is_current(device_type):
-        return {}
-    found: dict[str, _Function] = {"is_available": shared.is_available, "device_count": shared.device_count}
+        return frozenset()
+    found = {"is_available", "device_count"}
     if not shared.is_available():
-        return found
-    found |= {"current_device": shared.current_device_index, "set_device": shared.set_device_index}
+        return frozenset(found)
+    found |= {"current_device", "set_device"}
     if hasattr(shared, "device_index"):
-        found["device"] = shared.device_index
+        found.add("device")
     if _serves(shared.synchronize):
-        found["synchronize"] = shared.synchronize
+        found.add("synchronize")
     # One allocator stands behind all of these, or none.
     if hasattr(shared, "memory_stats") and _serves(lambda: shared.memory_stats(0)):
-        found["memory_stats"] = _accelerator_statistics
-        found["empty_cache"] = shared.empty_cache
-        found["reset_peak_memory_stats"] = shared.reset_peak_memory_stats
+        found |= {"memory_stats", "empty_cache", "reset_peak_memory_stats"}
         if hasattr(shared, "get_memory_info") and _serves(lambda: shared.get_memory_info(0)):
-            found["mem_get_info"] = shared.get_memory_info
-    return found
+            found.add("mem_get_info")
+    if _serves(lambda: _try_streams(device_type)):
+        found |= {"Stream", "stream", "current_stream", "set_stream"}
+    if _serves(lambda: _try_events(device_type)):
+        found.add("Event")
+    return frozenset(found)
+
+
+def _of_torch(device_type: str) -> dict[str, _Function]:
+    """What torch has for every device, in the form of a vendor's module."""
+    shared = torch.accelerator
+
+    def stream(index: int, priority: int = 0) -> torch.Stream:
+        return torch.Stream(device=torch.device(device_type, index), priority=priority)
+
+    def event(timing: bool = False) -> torch.Event:
+        return torch.Event(device=device_type, enable_timing=timing)
+
+    given: dict[str, object] = {
+        "is_available": shared.is_available,
+        "device_count": shared.device_count,
+        "current_device": getattr(shared, "current_device_index", None),
+        "set_device": getattr(shared, "set_device_index", None),
+        "device": getattr(shared, "device_index", None),
+        "synchronize": shared.synchronize,
+        "memory_stats": _accelerator_statistics,
+        "empty_cache": getattr(shared, "empty_cache", None),
+        "reset_peak_memory_stats": getattr(shared, "reset_peak_memory_stats", None),
+        "mem_get_info": getattr(shared, "get_memory_info", None),
+        "Stream": stream,
+        "stream": _stream_made_current,
+        "current_stream": getattr(shared, "current_stream", None),
+        "set_stream": getattr(shared, "set_stream", None),
+        "Event": event,
+    }
+    return {name: one for name, one in given.items() if callable(one)}
+
+
+@contextmanager
+def _stream_made_current(stream: torch.Stream) -> Iterator[None]:
+    """A block in which a torch.Stream is current. Afterwards the one before is, and the device before."""
+    shared, index = torch.accelerator, stream.device.index
+    before, device = shared.current_stream(index), shared.current_device_index()
+    shared.set_stream(stream)
+    try:
+        yield
+    finally:
+        shared.set_stream(before)
+        shared.set_device_index(device)
+
+
+def _try_streams(device_type: str) -> None:
+    """Raise RuntimeError unless a new torch.Stream is another one, and can be made current."""
+    shared = torch.accelerator
+    before = shared.current_stream(0)
+    side = torch.Stream(device=torch.device(device_type, 0))
+    with _stream_made_current(side):
+        inside = shared.current_stream(0)
+    if side == before or inside != side or shared.current_stream(0) != before:
+        raise RuntimeError("torch's own streams do nothing here")
+
+
+def _try_events(device_type: str) -> None:
+    """Raise RuntimeError unless a torch.Event is done once it was waited for, and knows its device then."""
+    event = torch.Event(device=device_type)
+    torch.ones(1, device=torch.device(device_type, 0))
+    event.record()
+    event.synchronize()
+    if event.query() is not True:
+        raise RuntimeError("torch's own events do nothing here")
 
 
 def _accelerator_statistics(index: int) -> dict[str, int]:
@@ -179,7 +250,11 @@ def _is_current(device_type: str) -> bool:
 def _serves(function: _Function) -> bool:
     try:
         function()
-    except RuntimeError:  # "not a DeviceAllocator", "doesn't support synchronizing all streams on device"
+    except (
+        RuntimeError,
+        AttributeError,
+        TypeError,
+    ):  # "not a DeviceAllocator", "doesn't support synchronizing"
         return False
     return True
 

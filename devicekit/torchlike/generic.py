@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import ModuleType
 
 import torch
 
-from devicekit.contract import DeviceProperties, hookimpl
+from devicekit.contract import CAPABILITIES, DeviceProperties, hookimpl
 from devicekit.torchlike import properties
 from devicekit.torchlike.backend import TorchModuleBackend
-from devicekit.torchlike.effects import pins
+from devicekit.torchlike.effects import pins, shown_by_effect
+from devicekit.torchlike.error_words import cuda_like_rules
 from devicekit.torchlike.errors import ErrorRules
-from devicekit.torchlike.facade import facade, statistics_source
+from devicekit.torchlike.facade import facade, served_by_torch, statistics_source
+from devicekit.torchlike.finding import Findings, found
 from devicekit.torchlike.needs import hide, needs
 from devicekit.torchlike.vendor import Vendor
 
@@ -28,14 +31,20 @@ class GenericBackend(TorchModuleBackend):
     """Hooks over whatever ``torch.<device_type>`` and ``torch.accelerator`` have.
 
     What cannot be established without knowing the vendor is absent: sharing between processes, overlapping copies,
-    and pinned memory where torch itself pins none for the device. Making one asks both modules once what they
-    serve, and may initialise the device.
+    and pinned memory where torch itself pins none for the device. Making one finds out what torch serves by trying
+    it: in a child of this process, or here if the device is in use already or does not tell.
+
+    Attributes:
+        findings: what was found out.
+
+    Args:
+        findings: what is known already; default: find out.
 
     Raises:
         ImportError: torch has no such module.
     """
 
-    def __init__(self, device_type: str) -> None:
+    def __init__(self, device_type: str, findings: Findings | None = None) -> None:
         label = device_type.upper()
         self.vendor = Vendor(
             device_type=device_type,
@@ -43,16 +52,11 @@ class GenericBackend(TorchModuleBackend):
             visible_devices_variable=_VISIBLE_DEVICES.get(device_type),
             profiler_activity=_ACTIVITIES.get(device_type, "PrivateUse1"),
             graph_class=f"{label}Graph",
-            errors=ErrorRules(
-                out_of_memory=rf"\b{label} (?:backend )?out of memory\b",
-                not_initialised=(
-                    rf"Cannot execute \w+\(\) without {label} backend"
-                    r"|Cannot re-initialize \w+ in forked subprocess"
-                ),
-            ),
+            errors=_rules(device_type, label),
         )
+        self.findings = found(device_type, lambda: _seen(device_type)) if findings is None else findings
         super().__init__()
-        if not pins(device_type):
+        if not self.findings.pins:
             hide(self, "pin_memory", "is_pinned")
         if device_type not in _ACTIVITIES and device_type != torch._C._get_privateuse1_backend_name():
             hide(self, "profiler_activity")
@@ -61,7 +65,7 @@ class GenericBackend(TorchModuleBackend):
         self._source = statistics_source(self.module)
 
     def _load(self) -> ModuleType:
-        return facade(self.vendor.device_type, self.vendor.graph_class)
+        return facade(self.vendor.device_type, self.vendor.graph_class, self.findings.served)
 
     def _is_built(self) -> bool:
         return bool(self.module.is_available())
@@ -75,11 +79,35 @@ class GenericBackend(TorchModuleBackend):
         return properties.device_properties(found, architecture=None, compute_units="multi_processor_count")
 
 
+def _seen(device_type: str) -> Findings:
+    """What the device does, tried in this process."""
+    known = Findings(served_by_torch(device_type), pins(device_type))
+    backend = GenericBackend(device_type, known)
+    shown = frozenset(name for name in CAPABILITIES if shown_by_effect(backend, name))
+    return replace(known, claims=shown)
+
+
 class _Fields:
     """A mapping of properties, as an object with fields."""
 
     def __init__(self, found: dict[str, object]) -> None:
         self.__dict__.update(found)
+
+
+def _rules(device_type: str, label: str) -> ErrorRules:
+    """What runtimes say of their failures, under the name of this device."""
+    like_cuda = cuda_like_rules(
+        label,
+        out_of_memory=rf"{label} backend out of memory",
+        not_initialised=(
+            rf"Cannot execute \w+\(\) without {label} backend|was initiali[sz]ed before this process was forked"
+        ),
+        device_lost=r"\w*DEVICE_LOST|[Dd]evice(?: \d+)? (?:is|was|has been) lost",
+        codes={},  # whose they would be nobody knows
+    )
+    return replace(
+        like_cuda, wrong_device=rf"{like_cuda.wrong_device}|\bno (?:such )?device {device_type}:\d"
+    )
 
 
 def _collective_backend(device_type: str) -> str | None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import devicekit
-from devicekit.contract import HOOKS, AllocatorState, Manifest
+from devicekit.contract import HOOKS, AllocatorState, ErrorKind, Manifest
 from devicekit.contract.errors import BackendUnavailable, DuplicateBackend, InvalidHooks
 from devicekit.device import generic
 from devicekit.registry.validation import implemented_hooks
@@ -144,6 +144,115 @@ def test_a_zero_that_nobody_counts_is_unknown(monkeypatch: pytest.MonkeyPatch) -
     assert GenericBackend("acme").memory_stats(0).num_ooms == 2
 
 
+class Queues:
+    """torch's own streams and events over a backend that has them; `inert`, over one that has none."""
+
+    def __init__(self, inert: bool) -> None:
+        self.inert = inert
+        self.current: dict[int, object] = {}
+        self.index = 0
+        self.synchronized = 0
+
+    def install(self, patch: pytest.MonkeyPatch, shared: Accelerator) -> None:
+        outer = self
+
+        class Stream:
+            made = 0
+
+            def __init__(self, device: torch.device, priority: int = 0) -> None:
+                Stream.made += 1
+                self.device, self.priority = device, priority
+                self.stream_id = 0 if outer.inert else Stream.made
+
+            def __eq__(self, other: object) -> bool:
+                return isinstance(other, Stream) and (self.device, self.stream_id) == (
+                    other.device,
+                    other.stream_id,
+                )
+
+            def __hash__(self) -> int:
+                return self.stream_id
+
+        class Event:
+            def __init__(self, device: object, enable_timing: bool = False) -> None:
+                self.timing, self.recorded = enable_timing, False
+
+            def record(self, stream: object = None) -> None:
+                self.recorded = True
+
+            def synchronize(self) -> None:
+                if outer.inert:
+                    raise RuntimeError("Backend doesn't support synchronizing events.")
+                outer.synchronized += 1
+
+            def query(self) -> bool:
+                return self.recorded
+
+        def current_stream(index: int) -> object:
+            return self.current.setdefault(index, Stream(torch.device("cpu", index)))
+
+        def set_stream(stream: Stream) -> None:
+            self.index = stream.device.index
+            self.current[self.index] = stream
+
+        def set_device_index(index: int) -> None:
+            self.index = index
+
+        patch.setattr(torch, "Stream", Stream)
+        patch.setattr(torch, "Event", Event)
+        real = torch.device
+        # torch has no such type: the streams say where they are by the host's.
+        patch.setattr(torch, "device", lambda kind, index=0: real("cpu", index))
+        for function in (current_stream, set_stream, set_device_index):
+            patch.setattr(torch.accelerator, function.__name__, function, raising=False)
+        patch.setattr(torch.accelerator, "current_device_index", lambda: self.index, raising=False)
+
+
+STREAM_HOOKS = {"create_stream", "use_stream", "current_stream", "set_current_stream", "create_event"}
+
+
+def test_torchs_own_streams_and_events_serve_where_they_do_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = _acme(monkeypatch, Accelerator("acme"))
+    queues = Queues(inert=False)
+    queues.install(monkeypatch, shared)
+    backend = GenericBackend("acme")
+    assert implemented_hooks(backend) >= STREAM_HOOKS
+    assert "streams" in backend.findings.claims
+    before, side = backend.current_stream(1), backend.create_stream(1, -1)
+    queues.index = 0
+    with backend.use_stream(side):
+        assert backend.current_stream(1) == side != before
+    assert (backend.current_stream(1), queues.index) == (before, 0)
+    backend.set_current_stream(side)
+    assert (backend.current_stream(1), queues.index) == (side, 0)
+
+
+def test_torchs_own_streams_and_events_that_do_nothing_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = _acme(monkeypatch, Accelerator("acme"))
+    Queues(inert=True).install(monkeypatch, shared)
+    backend = GenericBackend("acme")
+    assert not STREAM_HOOKS & implemented_hooks(backend)
+    assert not {"streams", "events"} & backend.findings.claims
+
+
+def test_a_device_that_is_not_in_use_is_tried_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = _acme(monkeypatch, Accelerator("acme"), is_initialized=lambda: False)
+    backend = GenericBackend("acme")
+    assert shared.calls == []
+    assert {"synchronize", "memory_stats"} <= backend.findings.served
+
+
+def test_a_device_whose_trial_ends_the_process_is_shown_to_do_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _acme(monkeypatch, Accelerator("acme"), is_initialized=lambda: False, synchronize=lambda device: None)
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda: os._exit(3))
+    backend = GenericBackend("acme")
+    assert not backend.findings.served
+    assert not backend.findings.claims
+    assert "synchronize" in implemented_hooks(backend)
+
+
 def test_an_allocator_that_is_none_is_found_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
     shared = _acme(monkeypatch, Accelerator("acme", fails={"memory_stats", "empty_cache"}))
     backend = GenericBackend("acme")
@@ -237,6 +346,10 @@ def test_out_of_memory_is_known_by_the_devices_name() -> None:
     error = RuntimeError("Cannot execute emptyCache() without MPS backend.")
     assert backend.classify_error(error).value == "not_initialised"
     assert backend.classify_error(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")) is None
+    lost = backend.classify_error(RuntimeError("vkQueueSubmit failed: VK_ERROR_DEVICE_LOST"))
+    assert lost is ErrorKind.DEVICE_LOST
+    assert backend.classify_error(RuntimeError("MPS error: out of memory")) is ErrorKind.OUT_OF_MEMORY
+    assert backend.classify_error(RuntimeError("the device list was lost in the post")) is None
 
 
 _ON_A_REAL_DEVICE_TYPE = """

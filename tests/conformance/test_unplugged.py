@@ -1,0 +1,56 @@
+"""A device without a plugin keeps the contract, with what was seen of it as its claims."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from devicekit_conformance.judge import Nursery
+from devicekit_conformance.outcomes import Status
+from devicekit_conformance.rulebook import rulebook
+from devicekit_conformance.session import Session
+from devicekit_conformance.target import Target
+
+PROFILES = ("core", "memory", "streams", "host", "processes")
+
+# A backend that is judged may start no process when it is imported, so what was found out is written down first.
+MODULE = """
+from devicekit.device import generic
+from devicekit.testing import GIB, SimConfig, enable
+from devicekit.torchlike.finding import Findings
+from devicekit.torchlike.generic import GenericBackend
+
+enable(SimConfig(capacity=16 * GIB, fill_uninitialized=False))
+"""
+FINDING = MODULE + 'print(GenericBackend("sim").findings)'
+JUDGED = MODULE + 'Sim = generic.backend_class("sim", {findings})'
+
+
+# What takes a process of its own, or goes through every hook, takes most of the time.
+QUICK = sorted(
+    id
+    for id, rule in rulebook().items()
+    if rule.profile in PROFILES and rule.isolated is None and "-EACH-" not in id
+)
+
+
+@pytest.mark.parametrize("only", [QUICK, pytest.param(None, marks=pytest.mark.thorough)])
+def test_a_device_without_a_plugin_is_faultless(
+    only: list[str] | None, nursery: Nursery, tmp_path: Path
+) -> None:
+    finding = [sys.executable, "-c", FINDING]
+    found = subprocess.run(finding, check=True, timeout=120, capture_output=True, text=True).stdout
+    path = tmp_path / "unplugged.py"
+    path.write_text(JUDGED.format(findings=found), encoding="utf-8")
+    target = Target(f"{path}:Sim", "devicekit_conformance.simulated:SimProbe")
+    session = Session(target, nursery, only=only, profiles=PROFILES)
+    try:
+        session.run()
+        results = session.results()
+        assert [one for one in results if one.status in (Status.FAIL, Status.BLOCKED, Status.ERROR)] == []
+        assert sum(one.status is Status.PASS for one in results) >= (25 if only else 100)
+    finally:
+        session.close()
