@@ -85,9 +85,7 @@ def _reshape(
     device: SimDevice,
 ) -> object:
     """Run an operator that changes how its first argument lies in memory: the host's work, and no kernel."""
-    outer = cast(DeviceTensor, args[0])
-    # On a tensor of its own over the same bytes: captured work still sees the old shape.
-    inner_args[0] = outer._inner = torch.ops.aten.alias(outer._inner)
+    inner_args[0] = cast(DeviceTensor, args[0])._alias()
     out = func(*inner_args, **inner_kwargs)
     return _finish(cls, out, args, kwargs, device, traits_of(func))
 

@@ -60,6 +60,11 @@ class DeviceTensor(torch.Tensor):
         """True when the capture of `graph` made these bytes, or there are none."""
         return self._lease is None or self._lease.graph is graph
 
+    def _alias(self) -> torch.Tensor:
+        """Go on with another inner tensor over the same bytes, and return it: captured work still sees the old."""
+        self._inner = torch.ops.aten.alias(self._inner)
+        return self._inner
+
     def _device(self) -> SimDevice:
         machine, index, lease = active.simulator(), self.device.index, self._lease
         if index >= len(machine.devices) or (lease is not None and lease.device.machine is not machine):
