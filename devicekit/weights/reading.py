@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 
 import torch
 
@@ -20,7 +21,7 @@ from devicekit.weights.operations import (
     Weight,
     WeightsReply,
 )
-from devicekit.weights.store import WeightStore
+from devicekit.weights.store import Model, WeightStore
 
 
 def get_weights(store: WeightStore, operation: GetWeights) -> WeightsReply:
@@ -42,7 +43,7 @@ def get_weights(store: WeightStore, operation: GetWeights) -> WeightsReply:
             raise InvalidOperation(f"There is no weight {name!r}.")
         wanted += [(name, *key) for key in matches]
     found: list[Weight] = []
-    with store.state.coordinator.exchanging():
+    with store.state.coordinator.exchanging() if _in_parts(models) else nullcontext():
         for name, kind, own in wanted:
             whole = models[kind].whole(own, known[kind, own].detach())
             rows = whole if operation.max_rows is None or not whole.dim() else whole[: operation.max_rows]
@@ -65,7 +66,7 @@ def checksum(store: WeightStore, operation: ChecksumWeights) -> ChecksumReply:
             shown = name if len(kinds) == 1 else f"{kind.value}:{name}"
             yield shown, kinds[kind].whole(name, tensor)
 
-    if any(model.parts is not None for model in kinds.values()):
+    if _in_parts(kinds):  # who fails by itself must not keep the others waiting for its part
         with ranks.exchanging():
             total, each = digest_all(wholes())
     else:
@@ -78,6 +79,10 @@ def checksum(store: WeightStore, operation: ChecksumWeights) -> ChecksumReply:
         ranks=tuple(store.state.coordinator.texts(total)),
         weight_version=store.state.weight_version,
     )
+
+
+def _in_parts(models: Mapping[Selector, Model]) -> bool:
+    return any(model.parts is not None for model in models.values())
 
 
 def total_checksum(store: WeightStore) -> str:

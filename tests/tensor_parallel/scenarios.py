@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
 from typing import cast
 
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save
+from torch.distributed import distributed_c10d
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
 from devicekit.engine import Engine, EngineConfig
+from devicekit.scheduling.messages import Flush, FlushReply, Reply, Selector
+from devicekit.scheduling.participants import Participant
 from devicekit.scheduling.ranks.group import RankGroup
 from devicekit.scheduling.ranks.scheduler import LockstepScheduler
+from devicekit.weights.bucket import FlatBucket
+from devicekit.weights.operations import (
+    ChecksumReply,
+    ChecksumWeights,
+    CommitWeights,
+    DestroyUpdateGroup,
+    GetWeights,
+    GroupReply,
+    InitUpdateGroup,
+    PreparedReply,
+    PrepareWeights,
+    UpdateWeightsFromDistributed,
+    UpdateWeightsFromIPC,
+    UpdateWeightsFromTensor,
+    WeightsReply,
+)
+from devicekit.weights.store import Loaded, PartlyWritten, StagedTensors
 
 PROMPTS = [list(range(3, 30)), [7, 7, 7], list(range(60, 20, -1))]
 KV_TOKENS = 512
@@ -30,11 +59,18 @@ def generate(engine: Engine, count: int = 12) -> list[list[int]]:
     return [list(one.tokens) for one in engine.generate(PROMPTS, max_new_tokens=count, temperature=0)]
 
 
-def together(path: str, script: Callable[[Engine], dict[str, object]], **config: object) -> Seen:
-    """Open an engine of all ranks, and have rank 0 use it."""
+def together(
+    path: str,
+    script: Callable[[Engine], dict[str, object]],
+    *,
+    prepare: Callable[[Engine], None] = lambda engine: None,
+    **config: object,
+) -> Seen:
+    """Open an engine of all ranks, prepare it on each, and have rank 0 use it."""
     ranks = RankGroup(timeout=20, heartbeat=0.1)
     chosen = EngineConfig(kv_tokens=KV_TOKENS, tensor_parallel=ranks.size, **config)  # type: ignore[arg-type]
     engine = Engine.open(path, "cpu", ranks=ranks, config=chosen)
+    prepare(engine)
     scheduler = cast("LockstepScheduler", engine.scheduler)
     seen = Seen(engine.weight_bytes, engine.plan.pool_bytes, engine.plan.num_pages, str(engine.runner.share))
     if ranks.rank:
@@ -56,3 +92,180 @@ def refused(path: str, config: dict[str, object]) -> str:
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return ""
+
+
+# -- Weights --------------------------------------------------------------------------------------------------
+
+
+def replace(path: str, second: str) -> Seen:
+    """`replacements` on all ranks."""
+    return together(path, lambda engine: replacements(engine, second))
+
+
+def replacements(engine: Engine, second: str) -> dict[str, object]:
+    """Bring weights in every way, look at them, give their memory away; all that one can see of it."""
+    seen: dict[str, object] = {}
+    names = [name for _, name in engine.weights.store.tensors(Selector.TARGET)]
+
+    def note(what: str, reply: Reply) -> None:
+        fields = ("outcome", "tensors", "weight_version", "regions", "untrusted")
+        seen[what] = [reply.success, *(getattr(reply, one) for one in fields[:3] if hasattr(reply, one))]
+        if not reply.success:
+            seen[f"{what}: why"] = reply.message
+        sums = engine.perform(ChecksumWeights(f"sum {what}"), ChecksumReply)
+        seen[f"{what}: sums"] = sums.total, dict(sums.tensors)
+        assert set(sums.ranks) <= {sums.total}
+        if not engine.weights.store.untrusted:
+            seen[f"{what}: tokens"] = generate(engine)
+
+    def wholes() -> dict[str, torch.Tensor]:
+        reply = engine.perform(GetWeights("get", tuple(names)), WeightsReply)
+        assert all(one.values.shape == one.shape for one in reply.weights)
+        return {one.name: one.values for one in reply.weights}
+
+    def update(what: str, **content: object) -> None:
+        note(what, engine.update_weights(UpdateWeightsFromTensor(what, **content)))  # type: ignore[arg-type]
+
+    first = wholes()
+    note("disk", engine.update_weights_from_disk(second, weight_version="second"))
+    other = wholes()
+    seen["differ"] = sorted(name for name in names if not torch.equal(first[name], other[name]))
+    some = dict(list(first.items())[::3])
+    update("some", tensors=some)
+    update("all", safetensors=save(first))
+    update("bucket", bucket=FlatBucket.pack(list(other.items())[::2]))
+    embedding = next(name for name in names if "embed" in name)
+    for reads in ({}, {"max_rows": 3}):
+        reply = engine.perform(GetWeights("rows", (embedding, names[3]), **reads), WeightsReply)
+        seen[f"read {reads}"] = [(one.shape, one.values.tolist()) for one in reply.weights]
+    seen["nobody"] = engine.perform(GetWeights("nobody", ("nobody",)), WeightsReply).message
+
+    wide = next(name for name in names if "k_proj.weight" in name)
+    update("misfits", tensors={wide: other[wide][:-1], "nobody": other[wide]})
+    update("kind", tensors={wide: other[wide].int()})
+    if aliases := engine.weights.store.models[Selector.TARGET].aliases:
+        [(alias, name)] = aliases.items()
+        update("one of two names", tensors={alias: first[name]})
+        update("two values", tensors={alias: first[name], name: other[name]})
+
+    note("prepare", engine.perform(PrepareWeights("p", update_id="u", path=second), PreparedReply))
+    note("commit", engine.update_weights(CommitWeights("c", update_id="u")))
+
+    note_memory = engine.release_memory("weights", backup_weights=True)
+    assert note_memory.success, note_memory
+    seen["released"] = engine.perform(GetWeights("gone", (names[0],)), WeightsReply).message
+    note("resumed", engine.resume_memory("weights"))
+    assert engine.release_memory("weights").success
+    lost = engine.resume_memory("weights")
+    seen["lost"] = lost.untrusted
+    update("written again", tensors=first)
+    seen["trusted"] = not engine.weights.store.untrusted
+    return seen
+
+
+def total(engine: Engine) -> str:
+    """The checksum of all weights, the same on every rank."""
+    sums = engine.perform(ChecksumWeights("sum"), ChecksumReply)
+    assert set(sums.ranks) <= {sums.total}
+    return sums.total
+
+
+def stored(path: str) -> dict[str, torch.Tensor]:
+    return load_file(Path(path) / "model.safetensors")
+
+
+def lent(path: str, second: str) -> Seen:
+    def script(engine: Engine) -> dict[str, object]:
+        weights = stored(second)
+        handles = {name: engine.device.export_ipc(one) for name, one in weights.items()}
+        reply = engine.update_weights(UpdateWeightsFromIPC("lent", handles=handles))
+        return {"lent": "" if reply.success else reply.message, "sum": total(engine)}
+
+    return together(path, script)
+
+
+def trained(path: str, second: str, port: int) -> Seen:
+    """Rank 0 of the trainer's group is `train`, in another process."""
+    weights = stored(second)
+    told = {
+        "names": tuple(weights),
+        "dtypes": tuple(str(one.dtype).removeprefix("torch.") for one in weights.values()),
+        "shapes": tuple(tuple(one.shape) for one in weights.values()),
+    }
+
+    def script(engine: Engine) -> dict[str, object]:
+        init = InitUpdateGroup("init", "127.0.0.1", port, world_size=3, timeout=20.0)
+        joined = engine.perform(init, GroupReply).message
+        reply = engine.update_weights(UpdateWeightsFromDistributed("u", **told))  # type: ignore[arg-type]
+        assert reply.success, reply
+        said: dict[str, object] = {"joined": joined, "sum": total(engine)}
+        assert engine.perform(DestroyUpdateGroup("bye"), GroupReply).success
+        return said
+
+    return together(path, script)
+
+
+def train(path: str, port: int) -> None:
+    """As trainers do: join as rank 0 of a group of its own name, then broadcast every weight, whole."""
+    timeout, name = timedelta(seconds=20), "weight_update_group"
+    store, _, _ = next(rendezvous(f"tcp://127.0.0.1:{port}", 0, 3, timeout=timeout))
+    group, _ = distributed_c10d._new_process_group_helper(
+        3,
+        0,
+        [],
+        dist.Backend("gloo"),
+        PrefixStore(name, store),
+        name,  # type: ignore[arg-type]
+        timeout=timeout,
+    )
+    distributed_c10d._world.pg_group_ranks[group] = {one: one for one in range(3)}
+    for tensor in stored(path).values():
+        group.broadcast(tensor, 0).wait()
+    dist.destroy_process_group(group)
+
+
+def half_written(path: str, second: str) -> Seen:
+    """Rank 1 fails after half of its weights, first with what it needs to take them back, and then without."""
+    write = StagedTensors.write
+    failing = dist.get_rank() == 1
+
+    def halfway(staged: StagedTensors) -> Loaded:
+        if not failing:
+            return write(staged)
+        half = staged._writes[: len(staged._writes) // 2]
+        write(StagedTensors(half))
+        raise PartlyWritten((one.key for one in half), OSError("no more"))
+
+    def script(engine: Engine) -> dict[str, object]:
+        update = UpdateWeightsFromTensor("half", tensors=stored(second))
+        said: dict[str, object] = {"why": engine.update_weights(update).message, "sum": total(engine)}
+        engine.perform(Flush("no more copies"), FlushReply)
+        said["why not"] = engine.update_weights(dataclasses.replace(update, id="half-2")).message
+        said["holds"] = list(engine.scheduler.state.gate.holds)
+        assert engine.update_weights_from_disk(second).success
+        said["mended"] = total(engine)
+        assert not engine.scheduler.state.gate.holds
+        return said
+
+    StagedTensors.write = halfway  # type: ignore[method-assign]
+    try:
+        return together(path, script, prepare=_forget_old_values_after_a_flush)
+    finally:
+        StagedTensors.write = write  # type: ignore[method-assign]
+
+
+def _forget_old_values_after_a_flush(engine: Engine) -> None:
+    def forget() -> None:
+        engine.weights.store.rollback_bytes = 0
+
+    engine.scheduler.register(Participant("old values", forget))
+
+
+def no_numbers(path: str) -> Seen:
+    def script(engine: Engine) -> dict[str, object]:
+        bad = stored(path)["model.layers.1.mlp.up_proj.weight"].clone()
+        bad[-1, -1] = float("nan")  # in the part of rank 1
+        update = UpdateWeightsFromTensor("bad", tensors={"model.layers.1.mlp.up_proj.weight": bad})
+        return {"why": engine.update_weights(update).message, "sum": total(engine)}
+
+    return together(path, script, refuse_nonfinite_weights=True)
