@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import cast
 
 import torch
@@ -17,6 +23,9 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from devicekit.engine import Engine, EngineConfig
+from devicekit.runners.sharding import Exchange
+from devicekit.scheduling.batch import ForwardBatch, StepOutput
+from devicekit.scheduling.errors import RankLost
 from devicekit.scheduling.messages import Flush, FlushReply, Reply, Selector
 from devicekit.scheduling.participants import Participant
 from devicekit.scheduling.ranks.group import RankGroup
@@ -41,6 +50,7 @@ from devicekit.weights.store import Loaded, PartlyWritten, StagedTensors
 
 PROMPTS = [list(range(3, 30)), [7, 7, 7], list(range(60, 20, -1))]
 KV_TOKENS = 512
+_NONE: Mapping[str, object] = MappingProxyType({})
 
 
 @dataclass
@@ -62,9 +72,9 @@ def generate(engine: Engine, count: int = 12) -> list[list[int]]:
 def together(
     path: str,
     script: Callable[[Engine], dict[str, object]],
+    config: Mapping[str, object] = _NONE,
     *,
     prepare: Callable[[Engine], None] = lambda engine: None,
-    **config: object,
 ) -> Seen:
     """Open an engine of all ranks, prepare it on each, and have rank 0 use it."""
     ranks = RankGroup(timeout=20, heartbeat=0.1)
@@ -82,13 +92,13 @@ def together(
 
 
 def tokens(path: str, config: dict[str, object]) -> Seen:
-    return together(path, lambda engine: {"tokens": generate(engine)}, **config)
+    return together(path, lambda engine: {"tokens": generate(engine)}, config)
 
 
 def refused(path: str, config: dict[str, object]) -> str:
     """What every rank is told of a model that they cannot hold together."""
     try:
-        together(path, lambda engine: {}, **config)
+        together(path, lambda engine: {}, config)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return ""
@@ -135,9 +145,9 @@ def replacements(engine: Engine, second: str) -> dict[str, object]:
     update("all", safetensors=save(first))
     update("bucket", bucket=FlatBucket.pack(list(other.items())[::2]))
     embedding = next(name for name in names if "embed" in name)
-    for reads in ({}, {"max_rows": 3}):
-        reply = engine.perform(GetWeights("rows", (embedding, names[3]), **reads), WeightsReply)
-        seen[f"read {reads}"] = [(one.shape, one.values.tolist()) for one in reply.weights]
+    for rows in (None, 3):
+        reply = engine.perform(GetWeights("rows", (embedding, names[3]), rows), WeightsReply)
+        seen[f"read {rows}"] = [(one.shape, one.values.tolist()) for one in reply.weights]
     seen["nobody"] = engine.perform(GetWeights("nobody", ("nobody",)), WeightsReply).message
 
     wide = next(name for name in names if "k_proj.weight" in name)
@@ -247,7 +257,7 @@ def half_written(path: str, second: str) -> Seen:
         assert not engine.scheduler.state.gate.holds
         return said
 
-    StagedTensors.write = halfway  # type: ignore[method-assign]
+    StagedTensors.write = halfway  # type: ignore[method-assign, assignment]
     try:
         return together(path, script, prepare=_forget_old_values_after_a_flush)
     finally:
@@ -268,4 +278,104 @@ def no_numbers(path: str) -> Seen:
         update = UpdateWeightsFromTensor("bad", tensors={"model.layers.1.mlp.up_proj.weight": bad})
         return {"why": engine.update_weights(update).message, "sum": total(engine)}
 
-    return together(path, script, refuse_nonfinite_weights=True)
+    return together(path, script, {"refuse_nonfinite_weights": True})
+
+
+# -- Failures -------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Faulty:
+    """What a rank exchanges by: at one of its calls, counted from 1, it does something else."""
+
+    exchange: Exchange
+    at: int
+    act: str
+    calls: int = 0
+
+    def sum(self, tensor: torch.Tensor) -> None:
+        self._count()
+        self.exchange.sum(tensor)
+
+    def gather(self, part: torch.Tensor, shapes: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+        self._count()
+        return self.exchange.gather(part, shapes)
+
+    def _count(self) -> None:
+        self.calls += 1
+        if self.calls != self.at:
+            return
+        if self.act == "raise":
+            raise ValueError("a cosmic ray")
+        if self.act == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.act == "stop":  # for longer than anybody waits
+            wake = f"import os, signal, time; time.sleep({3 * SHORT}); os.kill({os.getpid()}, signal.SIGCONT)"
+            subprocess.Popen([sys.executable, "-c", wake])
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+
+SHORT = 2.0  # seconds, the timeout of ranks of which one stands still
+
+
+@dataclass
+class Lost:
+    """How a rank came to its end."""
+
+    raised: str = ""
+    seconds: float = 0.0  # from the fault on
+    told: list[str] = field(default_factory=list)  # what the requests ended with
+    healthy: bool = True
+    lost: str = ""
+
+
+def broken(path: str, at: int, act: str, verb: bool, faulty: int = 1) -> Lost:
+    """A rank fails at an exchange of a pass, or of a verb that puts weights together."""
+    ranks = RankGroup(timeout=SHORT if act == "stop" else 20, heartbeat=0.1)
+    config = EngineConfig(kv_tokens=KV_TOKENS, tensor_parallel=ranks.size)
+    engine = Engine.open(path, "cpu", ranks=ranks, config=config)
+    assert engine.runner.sharding is not None
+    scheduler = cast("LockstepScheduler", engine.scheduler)
+    if ranks.rank == faulty:
+        engine.runner.sharding.exchange = Faulty(engine.runner.sharding.exchange, at, act)
+    end, started = Lost(), time.monotonic()
+    try:
+        if ranks.rank:
+            scheduler.follow()
+        elif verb:
+            end.told = [engine.perform(ChecksumWeights("sum"), ChecksumReply).message]
+            engine.step()
+        else:
+            end.told = [
+                one.finish.message for one in engine.generate(PROMPTS, max_new_tokens=4) if one.finish
+            ]
+    except RankLost as lost:
+        end.raised = str(lost)
+    end.seconds = time.monotonic() - started
+    end.healthy, end.lost = scheduler.state.healthy, str(ranks.lost)
+    return end
+
+
+def prepared(path: str, error: str) -> Seen:
+    """Rank 1 cannot prepare its second pass, once."""
+
+    def script(engine: Engine) -> dict[str, object]:
+        said: dict[str, object] = {"tokens": generate(engine), "again": generate(engine)}
+        return {**said, "healthy": engine.scheduler.state.healthy}
+
+    def prepare(engine: Engine) -> None:
+        if not dist.get_rank():
+            return
+        runner, passes = engine.runner, 0
+        unharmed = runner.prepare
+
+        def fail_once(batch: ForwardBatch) -> Callable[[], StepOutput]:
+            nonlocal passes
+            passes += 1
+            if passes == 2:
+                raise torch.OutOfMemoryError("no more") if error == "memory" else ValueError("a cosmic ray")
+            return unharmed(batch)
+
+        runner.prepare = fail_once  # type: ignore[method-assign]
+
+    return together(path, script, prepare=prepare)

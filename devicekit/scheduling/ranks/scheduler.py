@@ -215,13 +215,18 @@ class LockstepScheduler:
         try:
             with self.ranks.step():
                 self._begin_together()
-                if self.ranks.lost is not None:
-                    self.state.fail_all(str(self.ranks.lost))
-                return self.scheduler.step()
+                self._end_if_lost()
+                done = self.scheduler.step()
+                self._end_if_lost()
+                return done
         except BaseException as error:
             # This rank cannot say that its state is still the same as the others'.
             self.ranks.leave(f"{type(error).__name__}: {error}")
             raise
+
+    def _end_if_lost(self) -> None:
+        if self.ranks.lost is not None:
+            self.state.fail_all(str(self.ranks.lost))
 
     def _begin_together(self) -> None:
         """Take over rank 0's time and messages."""
