@@ -41,6 +41,7 @@ from devicekit.scheduling.messages import (
     UpdateReply,
     UpdateWeights,
     UpdateWeightsFromDisk,
+    Withdraw,
 )
 from devicekit.scheduling.request import (
     Finish,
@@ -53,6 +54,7 @@ from devicekit.scheduling.request import (
 from devicekit.scheduling.scheduler import Scheduler, Step
 
 __all__ = [
+    "Withdraw",
     "Abort",
     "AbortReply",
     "Blocker",

@@ -97,6 +97,16 @@ class Drain(Operation):
     timeout: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Withdraw(Operation):
+    """Nobody waits for another operation any more.
+
+    If it is still waiting itself, it is refused and changes nothing; one that has begun goes on to its end.
+    """
+
+    operation_id: str = ""
+
+
 class Selector(str, enum.Enum):
     """Which models an operation on weights concerns."""
 
@@ -146,6 +156,7 @@ class Refusal(str, enum.Enum):
     UNSUPPORTED = "unsupported"  # this engine has nothing that could do it
     BUSY = "busy"  # not idle: the reply's blockers say why
     TIMED_OUT = "timed_out"  # it was still not idle when the time was up
+    WITHDRAWN = "withdrawn"  # it was still waiting when whoever asked had gone
     CONFLICT = "conflict"  # not in the state that things are in
     FAILED = "failed"  # it was begun, and failed
 

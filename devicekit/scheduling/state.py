@@ -1,13 +1,14 @@
 """What the parts of a scheduler share: objects with one writer each, and what is asked of all of them together.
 
 `Requests` alone moves requests, `AdmissionGate` alone says what may run, `Deadlines` when time is up, and
-`Participants` what else is in flight. Verbs, planner and results act through their methods.
+`Participants` what else is in flight, `Withdrawals` what nobody waits for. Verbs, planner and results act through
+their methods.
 """
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
@@ -25,6 +26,7 @@ from devicekit.scheduling.request import Finish, FinishKind, Request
 from devicekit.scheduling.requests import Requests
 from devicekit.scheduling.running import RunningBatch
 from devicekit.scheduling.waiting import WaitingQueue
+from devicekit.scheduling.withdrawals import Withdrawals
 
 __all__ = ["Participant", "SchedulerState"]
 
@@ -42,6 +44,7 @@ class SchedulerState:
     releases: ReleasePoints
     clock: Clock
     coordinator: Coordinator
+    withdrawals: Withdrawals = field(default_factory=Withdrawals)
 
     # -- What is asked most -----------------------------------------------------------------------------------
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError, model_validator
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 MOST_OBJECTS = 8192
 """Objects that a list may have: they are models here, each of which takes a kilobyte."""
@@ -37,6 +37,7 @@ def _bounded(node: object, owner: object) -> object:
         found["fail_fast"] = True
         if kind == "list" and _holds_objects(found["items_schema"]):
             found.setdefault("max_length", MOST_OBJECTS)
+            return core_schema.no_info_wrap_validator_function(_each_once, cast("CoreSchema", found))
     elif kind == "dict":
         most = cast("int | None", found.pop("max_length", None))
         return core_schema.no_info_wrap_validator_function(_in_parts(most), cast("CoreSchema", found))
@@ -45,6 +46,38 @@ def _bounded(node: object, owner: object) -> object:
 
 def _holds_objects(schema: object) -> bool:
     return isinstance(schema, dict) and schema.get("type") in ("model", "definitions", "definition-ref")
+
+
+def _each_once(given: object, handler: Callable[[object], Any]) -> object:
+    """One model for all objects that are the same: an empty one takes two bytes, and its model a kilobyte."""
+    if not isinstance(given, list) or len(given) <= _AT_ONCE or len(given) > MOST_OBJECTS:
+        return handler(given)
+    places: dict[str, int] = {}  # of each object, by what it says
+    firsts: list[int] = []
+    chosen: list[int] = []
+    for index, one in enumerate(given):
+        try:
+            place = places.setdefault(repr(one), len(firsts))
+        except RecursionError:  # nested as deeply as the parser lets pass
+            return handler(given)
+        if place == len(firsts):
+            firsts.append(index)
+        chosen.append(place)
+    try:
+        found = handler([given[index] for index in firsts])
+    except ValidationError as error:
+        raise _moved(error, firsts) from None
+    return [found[place] for place in chosen]
+
+
+def _moved(error: ValidationError, places: list[int]) -> ValidationError:
+    """The same error, of the places that things had before."""
+    lines: list[InitErrorDetails] = []
+    for one in error.errors(include_url=False, include_context=False, include_input=False):
+        at, *inner = one["loc"]
+        location = (places[at] if isinstance(at, int) else at, *inner)
+        lines.append({"type": PydanticCustomError("refused", one["msg"]), "loc": location, "input": None})
+    return ValidationError.from_exception_data("list", lines)
 
 
 def _in_parts(most: int | None) -> Callable[[object, Callable[[object], Any]], object]:

@@ -120,7 +120,13 @@ async def abort(serving: Serving, arguments: AbortArguments, request: Request) -
 
 # Where no client of another engine expects 400 for everything. Not 408, which some clients answer by asking again.
 _STATUS: Mapping[Refusal | None, int] = MappingProxyType(
-    {Refusal.BUSY: 409, Refusal.TIMED_OUT: 409, Refusal.CONFLICT: 409, Refusal.UNSUPPORTED: 501}
+    {
+        Refusal.BUSY: 409,
+        Refusal.TIMED_OUT: 409,
+        Refusal.WITHDRAWN: 409,
+        Refusal.CONFLICT: 409,
+        Refusal.UNSUPPORTED: 501,
+    }
 )
 
 

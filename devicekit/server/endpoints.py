@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from devicekit.contract.errors import DeviceKitError
+from devicekit.server.absence import listening
 from devicekit.server.arguments import Arguments, Finite, Label
 from devicekit.server.bodies import Body, parse
 from devicekit.server.errors import BadRequest, Overloaded, error_response
@@ -77,7 +78,11 @@ class Endpoint(Generic[A]):
             self._let_in(serving, request)
             with serving.bodies.reading() as body:
                 arguments, ignored = await self._read(request, body)
-                response = await self.handler(serving, arguments, request)
+                if self.access is Access.CONTROL:
+                    with listening(request):
+                        response = await self.handler(serving, arguments, request)
+                else:
+                    response = await self.handler(serving, arguments, request)
         except DeviceKitError as error:
             return error_response(error, verb=self.access is Access.CONTROL)
         if ignored:

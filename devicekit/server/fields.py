@@ -67,9 +67,13 @@ def unknown_fields(arguments: BaseModel, place: str = "") -> Iterator[tuple[str,
         if isinstance(value, BaseModel):
             yield from unknown_fields(value, f"{place}{name}.")
         elif isinstance(value, list):
+            seen: set[int] = set()  # of objects that say the same there is one
             for at, one in enumerate(value):
                 if not isinstance(one, BaseModel):
                     break
+                if id(one) in seen:
+                    continue
+                seen.add(id(one))
                 yield from unknown_fields(one, f"{place}{name}.{at}.")
 
 

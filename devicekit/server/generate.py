@@ -7,7 +7,8 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -24,6 +25,7 @@ from devicekit.server.sampling import SamplingArguments
 from devicekit.server.serving import Serving
 
 _T = TypeVar("_T")
+_COUNT = "sampling_params has {items} items, and there are {prompts} prompts."
 TokenId = Annotated[int, Field(strict=True)]
 _TopLogprobs = Annotated[int, Field(ge=0)]
 _Ids = Annotated[list[TokenId], Field(max_length=1024)]
@@ -55,6 +57,18 @@ class GenerateArguments(Arguments):
     priority: int | None = None
     extra_key: Label | None = Field(default=None, description="share cached prefixes only with the same one")
     cache_salt: Label | None = Field(default=None, description="as extra_key")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_many_as_prompts(cls, given: object) -> object:
+        """Each of these becomes an object of a kilobyte: they are counted before."""
+        if isinstance(given, dict) and isinstance(params := given.get("sampling_params"), list):
+            prompts = given.get("text") or given.get("input_ids")
+            many = isinstance(prompts, list) and prompts and not isinstance(prompts[0], int)
+            count = len(prompts) if many and isinstance(prompts, list) else 1
+            if len(params) != count:
+                raise PydanticCustomError("count", _COUNT, {"items": len(params), "prompts": count})
+        return given
 
 
 async def generate(serving: Serving, arguments: GenerateArguments, request: Request) -> Response:

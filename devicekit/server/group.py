@@ -14,6 +14,7 @@ from starlette.requests import Request as HttpRequest
 from devicekit.engine import Generation
 from devicekit.scheduling.messages import Output
 from devicekit.scheduling.request import FinishKind, Request, SamplingParams, prompt_array
+from devicekit.server.absence import disconnect
 from devicekit.server.errors import BadRequest, ClientGone, HttpError
 from devicekit.server.serving import Serving
 
@@ -139,7 +140,7 @@ async def while_connected(request: HttpRequest, work: Callable[[], Awaitable[_T]
         ClientGone: it went away first, and the work was cancelled.
     """
     working = asyncio.ensure_future(work())
-    listening = asyncio.ensure_future(_disconnect(request))
+    listening = asyncio.ensure_future(disconnect(request))
     try:
         await asyncio.wait((working, listening), return_when=asyncio.FIRST_COMPLETED)
         if working.done():
@@ -148,8 +149,3 @@ async def while_connected(request: HttpRequest, work: Callable[[], Awaitable[_T]
     finally:
         listening.cancel()
         working.cancel()
-
-
-async def _disconnect(request: HttpRequest) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

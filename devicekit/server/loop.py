@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from devicekit.scheduling.errors import InvalidRequest
 from devicekit.scheduling.interface import EngineScheduler
-from devicekit.scheduling.messages import Abort, Operation, Output, Reply, Step
+from devicekit.scheduling.messages import Abort, Operation, Output, Reply, Step, Withdraw
 from devicekit.scheduling.request import Request
 from devicekit.scheduling.resting import idle_seconds
 from devicekit.server.errors import EngineStopped
@@ -165,10 +165,11 @@ class EngineLoop:
             self._since[request.id] = time.monotonic()
         return outputs
 
-    async def perform(self, operation: Operation) -> Reply:
+    async def perform(self, operation: Operation, gone: asyncio.Future[None] | None = None) -> Reply:
         """Have an operation carried out, and wait for its answer.
 
-        A caller that is cancelled leaves the operation running; its answer then reaches nobody.
+        A caller that is cancelled, or ``gone``, withdraws it: if it still waits itself, it changes nothing.
+        Otherwise it comes to its end.
 
         Raises:
             EngineStopped: nothing runs any more.
@@ -179,9 +180,20 @@ class EngineLoop:
         self._scheduler.post(operation)
         self._operations[operation.id] = pending
         try:
+            if gone is not None:
+                await asyncio.wait((waiter, gone), return_when=asyncio.FIRST_COMPLETED)
+                if not waiter.done():
+                    self._withdraw(operation)
             return await waiter
+        except asyncio.CancelledError:
+            self._withdraw(operation)
+            raise
         finally:
             pending.waiter = None
+
+    def _withdraw(self, operation: Operation) -> None:
+        if self.failure is None and operation.id in self._operations:
+            self._scheduler.post(Withdraw(f"withdraw {operation.id}", operation.id))
 
     async def look(self, at: Callable[[EngineScheduler], _T]) -> _T:
         """Have the engine's thread call ``at`` with the scheduler between two steps. It must change nothing.

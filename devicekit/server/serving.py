@@ -15,6 +15,7 @@ from devicekit.engine import Engine
 from devicekit.scheduling.messages import Operation, Output, Reply
 from devicekit.scheduling.request import Request
 from devicekit.server import journal
+from devicekit.server.absence import gone
 from devicekit.server.bodies import Bodies
 from devicekit.server.errors import BadRequest, TooManyRequests, Unavailable
 from devicekit.server.history import History
@@ -199,7 +200,7 @@ class Serving:
         pending = len(self.loop.pending)
         if pending >= self.settings.max_pending_operations:
             raise TooManyRequests(f"{pending} operations wait for an answer already.")
-        reply = await self.loop.perform(operation)
+        reply = await self.loop.perform(operation, gone())
         if isinstance(reply, kind):
             return reply
         return kind(**{field.name: getattr(reply, field.name) for field in dataclasses.fields(reply)})

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from devicekit.scheduling.errors import Conflict
-from devicekit.scheduling.messages import Refusal, Reply, UpdateOutcome, UpdateReply
+from devicekit.scheduling.messages import Refusal, Reply, UpdateOutcome, UpdateReply, describe
 from devicekit.scheduling.state import SchedulerState
 from devicekit.weights.operations import BeginWeightUpdate, EndWeightUpdate, SessionReply
 
@@ -77,6 +77,11 @@ class UpdateSession:
             if self._tally is not None:
                 raise Conflict("A weight update is in progress already: end it first.")
             if not state.gate.paused and state.requests.holding_kv:
+                if state.withdrawals.has(operation):
+                    message = f"Withdrawn while it waited for: {describe(state.blockers())}."
+                    return SessionReply(
+                        operation.id, False, message, state.blockers(), refusal=Refusal.WITHDRAWN
+                    )
                 return None
             self._tally = _Tally()
             self._hold.hold("a weight update is in progress")

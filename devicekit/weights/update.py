@@ -71,6 +71,15 @@ class Updater:
 
         def poll() -> Reply | None:
             if not _exclusive(state):
+                if state.withdrawals.has(operation):
+                    return UpdateReply(
+                        operation.id,
+                        False,
+                        f"Withdrawn while it waited for: {describe(state.blockers())}. No weight was changed.",
+                        state.blockers(),
+                        refusal=Refusal.WITHDRAWN,
+                        weight_version=state.weight_version,
+                    )
                 return None
             try:
                 staged = self.stage(load)

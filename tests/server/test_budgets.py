@@ -28,6 +28,7 @@ WORST: dict[str, Callable[[], object]] = {
     "empty lists": lambda: [[]] * (BYTES // 4),
     "lists of texts": lambda: [["a"]] * (BYTES // 7),
     "empty objects": lambda: [{}] * (BYTES // 4),
+    "objects that differ": lambda: [{"n": index} for index in range(BYTES // 10)],
     "a long text": lambda: "ab " * (BYTES // 3),
     "an object of texts": lambda: {f"x{index}": "y" for index in range(BYTES // 13)},
     "an object of numbers": lambda: {str(index): 1 for index in range(BYTES // 10)},
@@ -85,15 +86,6 @@ def _seconds(work: Callable[[], object], allowed: float) -> float:
     return least
 
 
-def _objects(value: object) -> int:
-    """Objects of a list, each of which may become a model, up to the number that is read."""
-    return (
-        min(MOST_OBJECTS, len(value))
-        if isinstance(value, list) and value and isinstance(value[0], dict)
-        else 0
-    )
-
-
 @pytest.mark.parametrize(
     "endpoint", [one for one in ENDPOINTS if one.arguments.model_fields], ids=lambda one: one.path
 )
@@ -109,14 +101,40 @@ def test_understanding_a_body_costs_a_small_multiple_of_it(endpoint: Endpoint) -
                     endpoint._understand(body, {})
 
             where = f"{name} in {str(document)[:80]}: {len(body)} bytes"
-            allowed = 0.02 + 5e-6 * len(body) + 20e-6 * _objects(value)
+            allowed = 0.02 + 5e-6 * len(body)
             seconds = _seconds(understand, allowed)
             assert seconds < allowed, f"{where}: {seconds:.3f} s"
             tracemalloc.start()
             understand()
             memory = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
-            assert memory < 2e5 + 60 * len(body) + 2000 * _objects(value), f"{where}: {memory / 1e6:.1f} MB"
+            assert memory < 2e5 + 60 * len(body), f"{where}: {memory / 1e6:.1f} MB"
+
+
+def test_parameters_of_each_prompt_cost_a_small_multiple_of_the_body() -> None:
+    [endpoint] = [one for one in ENDPOINTS if one.path == "/generate"]
+    counts = [{"top_k": index + 1} for index in range(MOST_OBJECTS)]
+    body = json.dumps({"input_ids": [[1]] * len(counts), "sampling_params": counts}).encode()
+    tracemalloc.start()
+    endpoint._understand(body, {})
+    memory = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert memory < 130 * len(body), f"{memory / len(body):.0f} bytes for each byte"
+
+
+@pytest.mark.parametrize("document", [{}, {"text": "a"}, {"text": ["a"]}, {"input_ids": [1, 2]}], ids=str)
+def test_parameters_of_prompts_that_are_not_there_are_counted_and_not_made(
+    document: dict[str, object],
+) -> None:
+    [endpoint] = [one for one in ENDPOINTS if one.path == "/generate"]
+    counts = [{"top_k": index + 1} for index in range(MOST_OBJECTS)]
+    body = json.dumps({**document, "sampling_params": counts}).encode()
+    tracemalloc.start()
+    with pytest.raises(BadRequest, match=f"{MOST_OBJECTS} items"):
+        endpoint._understand(body, {})
+    memory = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert memory < 50 * len(body), f"{memory / len(body):.0f} bytes for each byte"
 
 
 GENERATING = {"/generate": {"text": "a"}, "/v1/completions": {"prompt": "a"}, "/v1/chat/completions": {}}
@@ -133,8 +151,10 @@ def test_what_a_generation_endpoint_does_with_a_field_costs_a_small_multiple_of_
     for place in _documents(endpoint.arguments):
         for name, value in bodies.items():
             document = {**GENERATING[path], "max_tokens": 1, **place(value)}
-            if "sampling_params" not in document:
-                document["sampling_params"] = {"max_new_tokens": 1}
+            params = document.setdefault("sampling_params", {})
+            for one in params if isinstance(params, list) else [params]:
+                if isinstance(one, dict):
+                    one.setdefault("max_new_tokens", 1)
             body = json.dumps(document, ensure_ascii=False).encode()
             try:
                 endpoint._understand(body, {})

@@ -19,7 +19,17 @@ from typing import TypeVar
 
 from devicekit.contract.errors import DeviceKitError, UnsupportedHook
 from devicekit.scheduling.errors import Conflict, InvalidOperation, RankLost, describe_failures
-from devicekit.scheduling.messages import Abort, Continue, Drain, Flush, Operation, Pause, Refusal, Reply
+from devicekit.scheduling.messages import (
+    Abort,
+    Continue,
+    Drain,
+    Flush,
+    Operation,
+    Pause,
+    Refusal,
+    Reply,
+    Withdraw,
+)
 from devicekit.scheduling.state import SchedulerState
 from devicekit.scheduling.verbs.drain import drain
 from devicekit.scheduling.verbs.flush import FlushHandler
@@ -67,6 +77,7 @@ class Control:
         self.register(Continue, lambda operation: resume(state, operation))
         self.register(Abort, lambda operation: abort(state, operation))
         self.register(Drain, lambda operation: drain(state, operation), closes_admission=True)
+        self.register(Withdraw, self._withdraw)
         self.register(Transaction, TransactionHandler(state, self.begin))
 
     def register(
@@ -168,7 +179,14 @@ class Control:
         """Tell it no more."""
         self._listeners = tuple(one for one in self._listeners if one != listener)
 
+    def _withdraw(self, operation: Withdraw) -> Reply:
+        if all(one.operation.id != operation.operation_id for one in self._pending):
+            raise Conflict(f"No operation {operation.operation_id!r} waits for an answer.")
+        self._state.withdrawals.add(operation.operation_id)
+        return Reply(operation.id, True, "It is answered as soon as it may be.")
+
     def _reply(self, operation: Operation, reply: Reply, arrived: float) -> None:
+        self._state.withdrawals.forget(operation.id)
         seconds = self._state.clock.now() - arrived
         self._replies.append(dataclasses.replace(reply, seconds=seconds))
         for listener in self._listeners:

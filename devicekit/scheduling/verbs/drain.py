@@ -27,13 +27,15 @@ def drain(state: SchedulerState, operation: Drain) -> Callable[[], Reply | None]
             return DrainReply(operation.id, True, "Drained and paused.", waiting=waiting, epoch=state.epoch)
         # Paused in place, they can never end by themselves: say so at once rather than when the time is up.
         stuck = state.gate.paused and state.gate.continue_at is None
-        if stuck or (deadline is not None and state.clock.now() >= deadline):
+        withdrawn = state.withdrawals.has(operation)
+        if stuck or withdrawn or (deadline is not None and state.clock.now() >= deadline):
+            refusal = Refusal.CONFLICT if stuck else Refusal.WITHDRAWN if withdrawn else Refusal.TIMED_OUT
             return DrainReply(
                 operation.id,
                 False,
                 f"{remaining} requests still hold KV" + (", and generation is paused." if stuck else "."),
                 state.blockers(),
-                refusal=Refusal.CONFLICT if stuck else Refusal.TIMED_OUT,
+                refusal=refusal,
                 remaining=remaining,
                 waiting=waiting,
                 epoch=state.epoch,

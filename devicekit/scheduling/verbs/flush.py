@@ -67,10 +67,14 @@ class FlushHandler:
         if not blockers:
             self._flush_for_all()
             return waiter.reply
-        if self._state.clock.now() < waiter.deadline:
+        operation = waiter.operation
+        withdrawn = self._state.withdrawals.has(operation)
+        if self._state.clock.now() < waiter.deadline and not withdrawn:
             return None
         self._waiting.remove(waiter)
-        operation = waiter.operation
+        if withdrawn:
+            message = f"Withdrawn while it waited for: {describe(blockers)}."
+            return FlushReply(operation.id, False, message, blockers, refusal=Refusal.WITHDRAWN)
         message = f"Timed out after {operation.timeout:g} s waiting for: {describe(blockers)}."
         return FlushReply(operation.id, False, message, blockers, refusal=Refusal.TIMED_OUT)
 

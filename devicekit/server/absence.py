@@ -1,0 +1,35 @@
+"""Notices when a client goes away while its request is worked on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from starlette.requests import Request
+
+_gone: ContextVar[asyncio.Future[None] | None] = ContextVar("gone", default=None)
+
+
+async def disconnect(request: Request) -> None:
+    """Wait until the client is gone. The request's body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+@contextmanager
+def listening(request: Request) -> Iterator[None]:
+    """Listen, in this task, for the client to go; `gone` tells of it. The request's body must have been read."""
+    future = asyncio.ensure_future(disconnect(request))
+    token = _gone.set(future)
+    try:
+        yield
+    finally:
+        _gone.reset(token)
+        future.cancel()
+
+
+def gone() -> asyncio.Future[None] | None:
+    """Done when the client of the request that this task works on is gone; ``None``: nobody listens."""
+    return _gone.get()
