@@ -12,6 +12,7 @@ from typing import TextIO
 
 from devicekit_conformance.outcomes import Result, Status
 from devicekit_conformance.plain_text import plain
+from devicekit_conformance.report import notices_of
 from devicekit_conformance.rulebook import rulebook
 
 _COLOURS = {"good": "32", "bad": "31;1", "open": "33", "dim": "2"}
@@ -99,6 +100,9 @@ class Console:
             self._indented(f"first cause: {id}{cause['sentence']}")
             if cause["message"]:
                 self._indented(f"{cause['status']}: {plain(cause['message'], _REASON_LIMIT)}")
+
+        for notice in notices_of(report):
+            self._indented(f"to the plugin's author: {plain(notice, _REASON_LIMIT)}")
 
     def line(self, text: str) -> None:
         """Print one line, over the status line if there is one."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from devicekit_conformance.page_style import STYLE
-from devicekit_conformance.report import hook_matrix
+from devicekit_conformance.report import hook_matrix, notices_of
 from devicekit_conformance.rulebook import PROFILES
 
 _GOOD = ("conformant", "conformant with waivers")
@@ -159,8 +159,9 @@ def _provenance(report: Mapping[str, object], backend: Mapping[str, object]) -> 
     listed = "".join(
         f"<dt>{_text(key)}</dt><dd>{_text(value)}</dd>" for key, value in pairs if value is not None
     )
+    told = "".join(f"<p class='note'>To the plugin's author: {_text(one)}</p>" for one in notices_of(report))
     return (
-        f"<footer>\n<h2>Provenance</h2>\n<dl>{listed}</dl>\n"
+        f"<footer>\n<h2>Provenance</h2>\n<dl>{listed}</dl>\n{told}"
         "<p class='note'>Check this report with <code>devicekit conformance verify report.json</code>.</p>"
         "\n</footer>"
     )

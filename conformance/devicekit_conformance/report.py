@@ -68,6 +68,12 @@ def make_report(session: Session, *, facts: bool = True, interrupted: bool = Fal
     return report
 
 
+def notices_of(report: Mapping[str, object]) -> Sequence[str]:
+    """What the backend's author should know of the contract, whatever the verdict."""
+    backend = report.get("backend")
+    return _names(backend.get("notices")) if isinstance(backend, dict) else []
+
+
 def first_cause(results: Sequence[Result]) -> dict[str, str] | None:
     """What a reader must know first: the first binding failure, or else the first thing that was not decided."""
     for wanted in (

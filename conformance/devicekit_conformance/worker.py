@@ -208,6 +208,8 @@ def _facts(context: Context) -> str:
 
 
 def _describe(context: Context, facts: dict[str, object]) -> None:
+    from devicekit.registry.notices import notices
+
     candidate = context.candidate
     facts.update(name=candidate.name, distribution=candidate.distribution, version=candidate.version)
     manifest = context.manifest
@@ -219,6 +221,7 @@ def _describe(context: Context, facts: dict[str, object]) -> None:
         host=manifest.host,
     )
     facts["hooks"] = sorted(context.implemented)
+    facts["notices"] = list(notices(context.opened))
     facts["device_count"] = context.device_count
     if context.device_count and context.has("device_properties"):
         facts["device"] = getattr(context.hook("device_properties")(0), "name", None)

@@ -66,6 +66,8 @@ def _backend(one: Facts) -> Iterator[str]:
         yield f"  requires {required}: {installed or 'not installed'}"
     if newer := cast("Sequence[str]", one.get("newer", ())):
         yield f"  newer than this devicekit, and ignored: {', '.join(newer)}"
+    for notice in cast("Sequence[str]", one.get("notices", ())):
+        yield f"  to the plugin's author: {notice}"
     if signs := cast("Sequence[str]", one["hardware_signs"]):
         yield f"  signs of its hardware: {', '.join(signs)}"
     for index, device in enumerate(cast("Sequence[Facts]", one.get("devices", ()))):

@@ -14,6 +14,7 @@ from devicekit.contract.environment import VARIABLES, shown
 from devicekit.contract.hooks import HOOKS
 from devicekit.contract.versions import CONTRACT_VERSION
 from devicekit.device import Device, available_memory, device_of
+from devicekit.registry.notices import notices
 from devicekit.registry.opened import OpenedBackend
 from devicekit.registry.probing import probe
 from devicekit.registry.request import parse_request
@@ -75,6 +76,7 @@ def _document(selection: Selection, devices: list[Device]) -> Mapping[str, objec
         "capabilities": sorted(backend.capabilities),
         "withdrawn": {name: list(hooks) for name, hooks in backend.withdrawn.items()},
         "newer": list(backend.newer),
+        "notices": list(notices(backend)),
         "quirks": [quirk.name for quirk in quirks_of(backend)],
         "devices": [_device_document(device) for device in devices],
     }
@@ -119,6 +121,8 @@ def _print(selection: Selection, devices: list[Device], everything: bool) -> Non
         print(f"not {name}: the installed vendor software lacks what {', '.join(hooks)} rests on")
     if backend.newer:
         print(f"newer than this devicekit, and ignored: {', '.join(backend.newer)}")
+    for notice in notices(backend):
+        print(f"to the plugin's author: {notice}")
     for quirk in quirks_of(backend):
         print(f"quirk {quirk.name}: {quirk.sentence} {quirk.link}")
     set_here = {name: shown(name, os.environ[name]) for name in VARIABLES if name in os.environ}

@@ -51,6 +51,7 @@ def examine_backend(name: str) -> Finding:
 
 def _facts(selection: Selection) -> Finding:
     from devicekit.device import device_of
+    from devicekit.registry.notices import notices
     from devicekit.registry.selection import Verdict
 
     report = next(one for one in selection.candidates if one.verdict is Verdict.CHOSEN)
@@ -59,6 +60,7 @@ def _facts(selection: Selection) -> Finding:
         "reason": report.reason,
         "hooks": len(selection.backend.implemented),
         "newer": list(selection.backend.newer),
+        "notices": list(notices(selection.backend)),
         "devices": [
             {"name": device.properties().name, "total_memory": device.properties().total_memory}
             for device in devices
