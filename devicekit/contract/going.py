@@ -1,7 +1,7 @@
 """Names of the contract that are going away, and what to write instead.
 
-Nothing goes within a major version, so this list tells the authors of plugins early; a plugin that uses such a name
-keeps working until the major version that drops it.
+Nothing goes within a major version, so this list tells the authors of plugins early. A plugin that uses such a
+name keeps working until the major version that drops it.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ def _age(backend: OpenedBackend) -> Iterator[str]:
         # It cannot have been written for the newest, and is held to none of what that added.
         yield (
             f"The range of contracts ends at {backend.contract}, and this devicekit speaks {CONTRACT_VERSION}: "
-            f"the plugin works as one of {backend.contract}. Widen the range to <{CONTRACT_VERSION.major + 1} once "
-            "it was tried."
+            f"the plugin works as one of {backend.contract}. "
+            f"Widen the range to <{CONTRACT_VERSION.major + 1} once it was tried."
         )
     for name in sorted(backend.implemented):
         for argument, since in HOOKS[name].added.items():
