@@ -20,6 +20,13 @@ def _host_tensor(trial: Trial) -> object:
     return torch.arange(64, dtype=torch.uint8)
 
 
+def _shared_event(trial: Trial) -> object:
+    """An event that other processes can wait for; ``None`` where the backend makes none."""
+    if not trial.has("create_event") or len(trial.ctx.opened.parameters("create_event")) < 3:
+        return None
+    return trial.ctx.raw_hook("create_event")(trial.index, False, True)
+
+
 _BY_NAME: Mapping[str, Callable[[Trial], Any]] = {
     "index": lambda trial: trial.index,
     "priority": lambda trial: 0,
@@ -30,6 +37,7 @@ _BY_NAME: Mapping[str, Callable[[Trial], Any]] = {
     "error": lambda trial: _ERROR,
     "stream": lambda trial: trial.new_stream(),
     "tensor": lambda trial: trial.filled(4096, 7) if trial.hook == "export_ipc" else _host_tensor(trial),
+    "event": lambda trial: _shared_event(trial),
     "state": lambda trial: trial.other("get_rng_state", trial.index),
 }
 _BY_TYPE: Mapping[str, Callable[[Trial], Any]] = {

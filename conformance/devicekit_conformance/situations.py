@@ -27,6 +27,12 @@ _KEPT_BY_DRIVERS = frozenset({"memory_pool", "create_graph"})
 _MOVES_MEMORY = frozenset(
     {"empty_cache", "collect_ipc", "memory_pool", "create_graph", "export_ipc", "import_ipc"}
 )
+_FACTS = frozenset(
+    {
+        "allocator_settings", "can_access_peer", "collective_backend", "copies_overlap", "device_count",
+        "is_available", "priority_range", "profiler_activity", "visible_devices_variable",
+    }
+)  # fmt: skip
 _PLACES = 60  # of the calls that a hook makes, at most so many are interrupted
 _WINDOWS = 8  # so many rounds of calls must all leave something behind before it is a leak
 
@@ -35,11 +41,17 @@ def _in(trial: Trial, situation: str, **changes: Any) -> Trial:
     return dataclasses.replace(trial, situation=situation, **changes)
 
 
+def _releases(trial: Trial) -> bool:
+    return frozen_contract.hook(trial.hook).missing is frozen_contract.Missing.DO_NOTHING_AND_SAY_SO
+
+
 def first(trial: Trial) -> None:
     """The first call that this process makes."""
     spec = frozen_contract.hook(trial.hook)
     if (
         spec.initialises is False
+        and spec.missing
+        is not frozen_contract.Missing.DO_NOTHING_AND_SAY_SO  # its first call has to have something to do
         and trial.ctx.probe.initialised() is False
         and spec.parameters in ((), ("index",))
     ):
@@ -59,6 +71,10 @@ def again(trial: Trial) -> None:
         run(_in(trial, f"in round {number + 1}"))
     for number in (1, 2):
         _in_thread(run, _in(trial, f"in thread {number + 1} of the process"))
+    arguments = arguments_for(trial)
+    if arguments is not None:
+        told = _told(trial, arguments)
+        _in_thread(lambda one: _tells(one, arguments, told), _in(trial, "in another thread"))
     stream = trial.new_stream()
     if stream is not None:
         with trial.current(trial.index), trial.on(stream):
@@ -68,10 +84,26 @@ def again(trial: Trial) -> None:
     trial.ctx.probe.exhaust(trial.index)
     trial.own("empty_cache")
     run(_in(trial, "after the device ran out of memory"))
-    arguments = arguments_for(trial)
     if arguments is not None:
+        told = _told(trial, arguments)
         _repeat(trial, arguments, 110, 2.0)
+        _tells(_in(trial, "after a hundred calls"), arguments, told)
     run(_in(trial, "after a hundred calls"))
+
+
+def _told(trial: Trial, arguments: tuple[Any, ...]) -> str:
+    """As much of an answer as cannot change from one moment to the next; nothing of hooks that do something."""
+    if not frozen_contract.hook(trial.hook).only_looks:
+        return ""
+    found = trial.ctx.raw_hook(trial.hook)(*arguments)
+    if trial.hook in _FACTS:
+        return repr(found)
+    return "nothing" if found is None or found in ((), [], {}, "") else "something"
+
+
+def _tells(trial: Trial, arguments: tuple[Any, ...], before: str) -> None:
+    now = _told(trial, arguments)
+    trial.expect(now == before, f"it says {now:.100}, and said {before:.100} just before")
 
 
 def _in_thread(run: Callable[[Trial], None], trial: Trial) -> None:
@@ -304,7 +336,11 @@ def reentered(trial: Trial) -> None:
     if arguments is None:
         return
     function = trial.ctx.raw_hook(trial.hook)
+    unused = trial.ctx.probe.initialised() is False
     function(*arguments)
+    if unused and frozen_contract.hook(trial.hook).initialises is False:
+        made = trial.ctx.probe.initialised()
+        trial.expect(made is not True, "it initialised the device, which it must not")
     for place in range(_PLACES):
         raised: list[BaseException] = []
 

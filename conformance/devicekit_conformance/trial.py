@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -195,6 +196,11 @@ class Trial:
         entered = road(stream) if callable(road) else self.other("use_stream", stream)
         with entered:
             yield
+
+    def in_a_thread(self, look: Callable[[], Any]) -> Any:
+        """What ``look`` finds in another thread, or raises there."""
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(look).result()
 
 
 def _short(value: object) -> str:

@@ -52,6 +52,10 @@ def current_stream(trial: Trial) -> None:
             trial.equal(trial.call(trial.index), inner, "with a second stream current, the stream")
         trial.equal(trial.call(trial.index), side, "after the second stream, the stream")
     trial.equal(trial.call(trial.index), outer, "after these streams, the stream")
+    if trial.has("use_stream"):
+        with trial.other("use_stream", side):
+            elsewhere = trial.in_a_thread(lambda: trial.call(trial.index))
+        trial.expect(elsewhere != side, "what one thread made current is current in another")
     for stream in strange:
         with trial.on(stream):
             trial.equal(trial.call(trial.index), outer, "with a stream of another device current, the stream")
