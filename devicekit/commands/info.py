@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from devicekit.commands.choice import choice_text
 from devicekit.commands.text import human_bytes
@@ -21,6 +22,10 @@ from devicekit.registry.request import parse_request
 from devicekit.registry.selection import Selection, select
 from devicekit.torchlike.quirks import Quirk
 
+if TYPE_CHECKING:
+    from devicekit.runners.checkpoint import ModelDirectory
+    from devicekit.runners.probe import ModelSketch
+
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
@@ -32,6 +37,21 @@ def main(arguments: Sequence[str]) -> int:
         "--plan",
         metavar="MODEL",
         help="also show how a KV pool for the model in this directory is sized; default: not",
+    )
+    parser.add_argument(
+        "--tensor-parallel",
+        type=int,
+        default=1,
+        metavar="N",
+        help="with --plan: of each of N ranks that hold the model together; default: %(default)s",
+    )
+    parser.add_argument(
+        "--expert-parallel", action="store_true", help="with --tensor-parallel: whole experts on each rank"
+    )
+    parser.add_argument(
+        "--split-partly",
+        action="store_true",
+        help="with --tensor-parallel: also a model whose plan leaves its attention whole",
     )
     parser.add_argument(
         "--all", action="store_true", help="say of each backend why it was not chosen; default: in one line"
@@ -47,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     else:
         _print(selection, devices, options.all)
     if options.plan:
-        _print_plan(options.plan, devices[0])
+        _print_plan(options, devices[0])
     return 0
 
 
@@ -152,16 +172,41 @@ def _print_device(device: Device) -> None:
     )
 
 
-def _print_plan(path: str, device: Device) -> None:
+def _largest_part(directory: ModelDirectory, options: argparse.Namespace) -> ModelSketch:
+    """Of the rank that holds most, or the whole model where there is but one."""
+    from devicekit.contract.errors import ConfigurationError
+    from devicekit.runners.probe import sketch_model
+    from devicekit.runners.sharding import Split
+
+    ranks = options.tensor_parallel
+    if ranks < 1:
+        raise ConfigurationError(f"--tensor-parallel is a number of ranks, 1 or more, not {ranks}.")
+    if ranks == 1:
+        return sketch_model(directory)
+    # Where a vocabulary cannot be shared evenly, the first rank has more of it than the last.
+    return sketch_model(
+        directory, split=Split(ranks, 0, experts=options.expert_parallel, partly=options.split_partly)
+    )
+
+
+def _print_plan(options: argparse.Namespace, device: Device) -> None:
     from devicekit.engine import EngineConfig, plan_pool
     from devicekit.runners.checkpoint import ModelDirectory
-    from devicekit.runners.probe import sketch_model
 
+    path = options.plan
     directory = ModelDirectory.open(path)
-    sketch = sketch_model(directory)
+    sketch = _largest_part(directory, options)
     free = available_memory(device).bytes
     left = None if free is None else free - sketch.weight_bytes
     plan = plan_pool(sketch.layout, directory.limits, left, EngineConfig(), states=sketch.states)
+    if (share := sketch.share) is not None:
+        print(
+            f"\neach of {share.ranks} ranks that hold {path} together, on {device.name}:{device.index} or its like"
+        )
+        print(f"  weights       {human_bytes(share.held)} of {human_bytes(share.all)}")
+        print(f"  query heads   {share.query_heads[0]} of {share.query_heads[1]}")
+        print(f"  key heads     {share.kv_heads[0]} of {share.kv_heads[1]}")
+        print(f"  collectives   {device.collective_backend() or 'unknown: tensor parallel cannot be had'}")
     print(f"\nKV pool for {path} on {device.name}:{device.index}")
     print(
         f"  {human_bytes(free)} available - {human_bytes(sketch.weight_bytes)} of weights = {human_bytes(left)}"

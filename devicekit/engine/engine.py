@@ -172,7 +172,8 @@ class Engine(EngineVerbs):
 
         handle, runner, second = run_on_all_ranks(ranks or SingleRank(), load)
         if split is not None and ranks is not None:
-            runner.exchange(ranks.open_channel(str(handle.collective_backend())))
+            library, kind = str(handle.collective_backend()), handle.torch_device.type
+            runner.exchange(ranks.open_channel(library, kind))
         return cls(runner, handle, chosen, clock=clock, ranks=ranks, draft=second)
 
     def _schedule(
@@ -412,7 +413,7 @@ def _split(config: EngineConfig, ranks: RankGroup | None) -> Split | None:
 def _require_splittable(device: Device, draft: str | Path | None) -> None:
     if draft is not None:
         raise ConfigurationError("a draft model cannot follow one that ranks hold together (tensor_parallel)")
-    if device.collective_backend() is None:
+    if not device.collective_backend():
         raise ConfigurationError(
             f"tensor_parallel needs a library by which devices exchange tensors, and backend "
             f"{device.backend.label} names none (collective_backend)"

@@ -25,3 +25,21 @@ def test_the_pool_of_layers_with_a_window_is_shown_beside_the_others(
     assert status == 0
     assert "512 B a token x 16 tokens = 8.0 KiB a page" in shown  # of the layer that sees everything
     assert "with 192 pages of 8.0 KiB for layers with a window" in shown
+
+
+def test_what_each_of_several_ranks_would_hold_is_shown(
+    checkpoints: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["info", "--device", "cpu", "--plan", str(checkpoints[0]), "--tensor-parallel", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "each of 2 ranks that hold" in shown
+    assert "query heads   2 of 4" in shown
+    assert "key heads     1 of 2" in shown
+    assert "collectives   gloo" in shown
+    assert "256 B a token x 16 tokens" in shown  # half of what one process would have
+    path = write_example_checkpoint(tmp_path, seed=1, architecture="gpt_oss")
+    plan = ["info", "--device", "cpu", "--plan", str(path), "--tensor-parallel", "2"]
+    assert main(plan) == 1
+    assert "leaves its attention whole" in capsys.readouterr().err
+    assert main([*plan, "--expert-parallel"]) == 0
+    assert "query heads   4 of 4" in capsys.readouterr().out

@@ -19,9 +19,11 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save
 from torch.distributed import distributed_c10d
-from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.distributed_c10d import PrefixStore, ProcessGroupGloo, Store
 from torch.distributed.rendezvous import rendezvous
 
+from devicekit import register_backend, unregister_backend
+from devicekit.contract import Manifest, hookimpl
 from devicekit.engine import Engine, EngineConfig
 from devicekit.runners.sharding import Exchange
 from devicekit.scheduling.batch import ForwardBatch, StepOutput
@@ -47,6 +49,7 @@ from devicekit.weights.operations import (
     WeightsReply,
 )
 from devicekit.weights.store import Loaded, PartlyWritten, StagedTensors
+from devicekit_cpu.backend import Backend as CpuBackend
 
 PROMPTS = [list(range(3, 30)), [7, 7, 7], list(range(60, 20, -1))]
 KV_TOKENS = 512
@@ -75,11 +78,12 @@ def together(
     config: Mapping[str, object] = _NONE,
     *,
     prepare: Callable[[Engine], None] = lambda engine: None,
+    device: str = "cpu",
 ) -> Seen:
     """Open an engine of all ranks, prepare it on each, and have rank 0 use it."""
     ranks = RankGroup(timeout=20, heartbeat=0.1)
     chosen = EngineConfig(kv_tokens=KV_TOKENS, tensor_parallel=ranks.size, **config)  # type: ignore[arg-type]
-    engine = Engine.open(path, "cpu", ranks=ranks, config=chosen)
+    engine = Engine.open(path, device, ranks=ranks, config=chosen)
     prepare(engine)
     scheduler = cast("LockstepScheduler", engine.scheduler)
     seen = Seen(engine.weight_bytes, engine.plan.pool_bytes, engine.plan.num_pages, str(engine.runner.share))
@@ -329,11 +333,11 @@ class Lost:
     lost: str = ""
 
 
-def broken(path: str, at: int, act: str, verb: bool, faulty: int = 1) -> Lost:
+def broken(path: str, at: int, act: str, verb: bool = False, faulty: int = 1, device: str = "cpu") -> Lost:
     """A rank fails at an exchange of a pass, or of a verb that puts weights together."""
     ranks = RankGroup(timeout=SHORT if act == "stop" else 20, heartbeat=0.1)
     config = EngineConfig(kv_tokens=KV_TOKENS, tensor_parallel=ranks.size)
-    engine = Engine.open(path, "cpu", ranks=ranks, config=config)
+    engine = Engine.open(path, device, ranks=ranks, config=config)
     assert engine.runner.sharding is not None
     scheduler = cast("LockstepScheduler", engine.scheduler)
     if ranks.rank == faulty:
@@ -379,3 +383,67 @@ def prepared(path: str, error: str) -> Seen:
         runner.prepare = fail_once  # type: ignore[method-assign]
 
     return together(path, script, prepare=prepare)
+
+
+# -- Vendors --------------------------------------------------------------------------------------------------
+
+
+class Acme(CpuBackend):
+    """A vendor of which neither torch nor transformers knows anything."""
+
+    collectives = "accl"
+
+    @hookimpl
+    def collective_backend(self) -> str:
+        return self.collectives
+
+
+class Nothing(Acme):
+    collectives = ""
+
+
+def _register(backend: type[Acme]) -> None:
+    keys = {"name": "acme", "device_type": "cpu", "contract": ">=1.0,<2", "indexed": False}
+    register_backend(backend, Manifest.parse({"backend": keys}))
+
+
+def of_acme(path: str, installed: bool, names_any: bool = True) -> Seen | str:
+    """On a device whose plugin names its own library of collectives."""
+    _register(Acme if names_any else Nothing)
+    if installed:
+        _install_accl()
+    try:
+        return together(path, lambda engine: {"tokens": generate(engine)}, device="acme")
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        unregister_backend("acme")
+
+
+def broken_on_acme(path: str, at: int) -> Lost:
+    _register(Acme)
+    _install_accl()
+    try:
+        return broken(path, at, "raise", device="acme")
+    finally:
+        unregister_backend("acme")
+
+
+def _install_accl() -> None:
+    """As a vendor's package does when it is imported."""
+    if not hasattr(dist.Backend, "ACCL"):
+        dist.Backend.register_backend("accl", _make_accl, devices=["cpu"])
+
+
+def _make_accl(store: Store, rank: int, size: int, timeout: timedelta) -> ProcessGroupGloo:
+    return ProcessGroupGloo(store, rank, size, timeout)
+
+
+def with_a_draft(path: str) -> str:
+    ranks = RankGroup(timeout=20, heartbeat=0.1)
+    config = EngineConfig(kv_tokens=KV_TOKENS, tensor_parallel=ranks.size)
+    try:
+        Engine.open(path, "cpu", ranks=ranks, config=config, draft=path)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""

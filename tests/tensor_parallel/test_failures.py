@@ -83,3 +83,29 @@ def test_what_fails_before_a_pass_is_tried_again_or_told_and_nobody_is_lost(
     assert seen.said["tokens"] != tokens
     assert seen.said["again"] == tokens
     assert seen.said["healthy"]
+
+
+def test_a_vendor_that_only_its_plugin_knows_brings_its_own_collectives(
+    worlds: Worlds, written: Written
+) -> None:
+    path = written("llama")
+    missing = worlds(2).play(scenarios.of_acme, path, False)
+    assert "ConfigurationError: Tensors of cpu go from rank to rank by 'accl'" in str(missing[0])
+    nothing = worlds(2).play(scenarios.of_acme, path, False, False)
+    assert "backend 'acme'" in str(nothing[0])
+    assert "names none (collective_backend)" in str(nothing[0])
+    [seen, _] = worlds(2).play(scenarios.of_acme, path, True)
+    assert isinstance(seen, Seen)
+    whole = Engine.open(path, "cpu", config=EngineConfig(kv_tokens=KV_TOKENS))
+    assert seen.said["tokens"] == scenarios.generate(whole)
+    [first, second] = worlds(2).play(scenarios.broken_on_acme, path, 3)
+    assert isinstance(first, Lost)
+    assert isinstance(second, Lost)
+    assert max(first.seconds, second.seconds) < BOUND
+    assert first.lost == second.raised == GAVE_UP
+
+
+def test_a_draft_is_refused_by_name(worlds: Worlds, written: Written) -> None:
+    told = worlds(2).play(scenarios.with_a_draft, written("llama"))
+    assert told[0] == told[1]
+    assert "a draft model cannot follow one that ranks hold together" in str(told[0])

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Protocol
+from datetime import timedelta
+from typing import Protocol, cast
 
 import torch
-from torch.distributed import Work
+import torch.distributed as dist
+from torch.distributed import ProcessGroup, Work, distributed_c10d
+from torch.distributed.distributed_c10d import ProcessGroupGloo, Store
 
+from devicekit.contract.errors import ConfigurationError
 from devicekit.scheduling.errors import RankLost
 
 
@@ -29,6 +34,36 @@ class Collectives(Protocol):
     def broadcast(self, tensor: torch.Tensor, root: int) -> Work: ...
 
     def abort(self) -> None: ...
+
+
+def open_carrier(
+    backend: str, device_type: str, name: str, store: Store, rank: int, size: int, timeout: timedelta
+) -> Collectives:
+    """A process group of a library's own, which is in nobody else's hands. Every rank calls it.
+
+    Raises:
+        ConfigurationError: torch has no such library.
+    """
+    if backend == "gloo":
+        return cast("Collectives", ProcessGroupGloo(store, rank, size, timeout))
+    if not dist.is_backend_available(backend):
+        raise ConfigurationError(
+            f"Tensors of {device_type} go from rank to rank by {backend!r}, which this torch does not have: "
+            "import the vendor's package first."
+        )
+    # torch has no public function for a group with a store of its own, and gives all groups of the same ranks one
+    # name.
+    group, _ = distributed_c10d._new_process_group_helper(
+        size,
+        rank,
+        [],
+        dist.Backend(f"{device_type}:{backend}"),
+        store,
+        name,  # type: ignore[arg-type]  # older torch has no type of its own for it
+        timeout=timeout,
+    )
+    distributed_c10d._world.pg_group_ranks[group] = {one: one for one in range(size)}
+    return cast("Collectives", group)
 
 
 class TensorChannel:
@@ -64,9 +99,17 @@ class TensorChannel:
     def drop(self) -> None:
         """Close it. Whoever waits for this rank hears of it."""
         group, self._group = self._group, None
-        if group is not None:
-            with suppress(Exception):  # what is under way need not end
-                group.abort()
+        if group is None:
+            return
+        with suppress(Exception):  # not every library can
+            group.abort()
+        if isinstance(group, ProcessGroup):  # torch holds on to it too
+            with suppress(Exception):
+                dist.destroy_process_group(group)
+        # Some libraries wait for what is under way when the last reference goes, until its timeout: not here.
+        last = [group]
+        del group
+        threading.Thread(target=last.clear, daemon=True).start()
 
     def _attempt(self, begin: Callable[[Collectives], Work]) -> None:
         if self._group is None:

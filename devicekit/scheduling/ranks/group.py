@@ -27,7 +27,7 @@ from devicekit.clock import Clock, SystemClock
 from devicekit.contract.errors import ConfigurationError
 from devicekit.scheduling.batch import Int32, Int64
 from devicekit.scheduling.errors import InvalidOperation, RankLost, RanksFailed
-from devicekit.scheduling.ranks.channel import Collectives, TensorChannel
+from devicekit.scheduling.ranks.channel import Collectives, TensorChannel, open_carrier
 from devicekit.scheduling.ranks.roll_call import RollCall
 
 _KIND, _TIME, _DIGEST, _VALUES, _WIDTH = 0, 1, 2, 3, 6
@@ -94,8 +94,8 @@ class RankGroup:
         self.in_step = False
         self.rank = dist.get_rank(group)
         self.size = dist.get_world_size(group)
-        self._members = dist.get_process_group_ranks(group or dist.group.WORLD)
-        store = self._store = _fresh(store or distributed_c10d._get_default_store(), group)
+        self._label, store = _fresh(store or distributed_c10d._get_default_store(), group)
+        self._store = store
         # Outside of torch's list of groups: when the last reference goes, connections close, and the others notice
         # at once that this rank has left.
         gloo = ProcessGroupGloo(PrefixStore("group", store), self.rank, self.size, timedelta(seconds=timeout))
@@ -161,32 +161,24 @@ class RankGroup:
 
     # -- Tensors ----------------------------------------------------------------------------------------------
 
-    def open_channel(self, backend: str) -> TensorChannel:
+    def open_channel(self, backend: str, device_type: str) -> TensorChannel:
         """Another way between these ranks, for tensors of a device. Every rank opens it at the same point.
 
         It is closed with the group, and whatever goes wrong with it is the end of the group.
 
         Args:
             backend: as torch calls the library that carries them.
+            device_type: torch's, of the tensors.
 
         Raises:
             ConfigurationError: torch has no such library.
             RankLost: a rank did not come.
         """
         self.require_all()
-        timeout = timedelta(seconds=self.timeout)
-        if backend == "gloo":
-            where = PrefixStore(f"channel/{len(self._channels)}", self._store)
-            group: object = ProcessGroupGloo(where, self.rank, self.size, timeout)
-        else:
-            try:
-                group = dist.new_group(
-                    self._members, timeout=timeout, backend=backend, use_local_synchronization=True
-                )
-            except (RuntimeError, ValueError) as error:
-                message = f"The ranks cannot exchange tensors by {backend!r}: {error}"
-                raise ConfigurationError(message) from error
-        channel = TensorChannel(cast("Collectives", group), self.rank, self.leave)
+        name = f"{self._label}/channel/{len(self._channels)}"
+        where, timeout = PrefixStore(name, self._store), timedelta(seconds=self.timeout)
+        carrier = open_carrier(backend, device_type, name, where, self.rank, self.size, timeout)
+        channel = TensorChannel(carrier, self.rank, self.leave)
         self._channels.append(channel)
         return channel
 
@@ -338,11 +330,12 @@ class RankGroup:
         return RankLost(str(self.lost), self.lost.ranks)
 
 
-def _fresh(store: Store, group: ProcessGroup | None) -> Store:
-    """A part of the store for the next group of these ranks, which all of them have constructed equally often."""
+def _fresh(store: Store, group: ProcessGroup | None) -> tuple[str, Store]:
+    """A name, and a part of the store, for the next group of these ranks, which all have constructed as often."""
     ranks = "-".join(map(str, dist.get_process_group_ranks(group or dist.group.WORLD)))
     mine = PrefixStore(f"devicekit-ranks/{ranks}", store)
-    return PrefixStore(str(mine.add(f"count/{dist.get_rank(group)}", 1)), mine)
+    count = mine.add(f"count/{dist.get_rank(group)}", 1)
+    return f"devicekit-ranks/{ranks}/{count}", PrefixStore(str(count), mine)
 
 
 class _Table:
