@@ -65,11 +65,14 @@ class DeviceControls:
 
     def current_where_possible(self) -> AbstractContextManager[None]:
         """As `Device.current`, and nothing on a backend that has one device, or cannot switch devices."""
+        return self.current() if self.switches else nullcontext()
+
+    @property
+    def switches(self) -> bool:
+        """Whether a thread's current device may be another one, and can be changed to this."""
         backend = self.backend
-        switches = backend.manifest.indexed and backend.implemented.issuperset(_SWITCHING)
-        if not switches or backend.device_count == 1:
-            return nullcontext()
-        return self.current()
+        able = backend.manifest.indexed and backend.implemented.issuperset(_SWITCHING)
+        return able and backend.device_count != 1
 
     def current(self) -> AbstractContextManager[None]:
         """See `devicekit.Device.current`."""

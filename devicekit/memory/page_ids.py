@@ -44,6 +44,11 @@ def without_last(ids: bytes, number: int) -> PageIds:
     return PageIds(ids[: -number * WIDTH])
 
 
+def numbers(ids: bytes) -> list[int]:
+    """The ids as integers."""
+    return memoryview(ids).cast("i").tolist()
+
+
 def as_array(ids: bytes, number: int = -1) -> Int32:
     """The ids, or the first ``number`` of them, as an array that is to be read only."""
     return np.frombuffer(ids, np.int32, number)

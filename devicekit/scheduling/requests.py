@@ -112,7 +112,7 @@ class Requests(Mapping[str, Request]):
 
     def start(self, request: Request) -> None:
         """The first of those that wait has its row and its pages: its prompt is computed from now on."""
-        self.waiting.take_first()
+        self.waiting.remove(request)
         if request.total == len(request.prompt):
             request.cached_tokens = request.computed
         self._kv.table.token_rows.write_array(request.row, request.tokens)

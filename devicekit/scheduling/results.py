@@ -41,8 +41,10 @@ class ResultProcessor:
         tokens, invalid = result.tokens, _NONE
         if result.invalid:
             tokens, invalid = self._look_at_invalid(plan, result)
-        keep_output(requests.running.requests[:count], plan.chunks, result)
-        keep_prompt(plan.chunks, result)
+        if result.logprobs is not None:
+            keep_output(requests.running.requests[:count], plan.chunks, result)
+        if result.prompt_logprobs is not None:
+            keep_prompt(plan.chunks, result)
         finished = self._advance(tokens[:count]) if count else ()
         for request, finish in finished:
             if request.id not in invalid:
@@ -51,7 +53,7 @@ class ResultProcessor:
         for request, _, end in plan.chunks:
             request.computed = end
             if end == request.total:
-                if request.id not in invalid:
+                if not invalid or request.id not in invalid:
                     self._complete_prompt(request, tokens.item(wanted))
                 wanted += 1
         for request in invalid.values():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from devicekit.memory import page_ids
-from devicekit.memory.cells import ONE, ZERO
+from devicekit.memory.cells import FEW, ONE, ZERO, flat
 from devicekit.memory.pages import PagePool
 from devicekit.memory.rows import RequestTable
 from devicekit.scheduling.batch import Int32, Int64
@@ -37,6 +37,7 @@ class RunningBatch:
         self._pages_per_row = table.pages_per_row
         self._tokens_per_row = table.tokens_per_row
         self._table_pages = table.pages.reshape(-1)
+        self._page_table = flat(table.pages)
         self._table_tokens = table.tokens.reshape(-1)
         self.requests: list[Request] = []
         self.columns = Columns(table.num_rows, behind)
@@ -154,6 +155,9 @@ class RunningBatch:
         taken = self._pages.take(len(full))
         if taken is None:
             return False
+        if len(full) <= FEW:
+            self._give_few(full, taken)
+            return True
         view, pages = self.view, page_ids.as_array(taken)
         cells = view.page_cells[full]
         if self._table.subscribed:
@@ -163,6 +167,18 @@ class RunningBatch:
         view.slots[full] = pages * self._slots_per_page
         view.room[full] = self._page_size
         return True
+
+    def _give_few(self, full: Int64, taken: bytes) -> None:
+        """As `begin_step`, one by one."""
+        size, cells = self._page_size, self._cells
+        if self._table.subscribed:
+            self._table.mark_cells_dirty(self.view.page_cells[full])
+        for column, page in zip(full.tolist(), page_ids.numbers(taken), strict=True):
+            cell = cells.page_cell[column]
+            self._page_table[cell] = page
+            cells.page_cell[column] = cell + 1
+            cells.slot[column] = page * size
+            cells.room[column] = size
 
     @property
     def remaining_tokens(self) -> int:

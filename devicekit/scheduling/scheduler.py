@@ -88,6 +88,7 @@ class Scheduler:
         model = runner.limits
         self.limits = limits
         self._device = device
+        self._switches = device.switches
         self._checked = limits.checked
         pool_tokens = limits.num_pages * limits.page_size
         longest = min(model.max_positions, pool_tokens)
@@ -213,7 +214,9 @@ class Scheduler:
         Everything before the plan happens while paused as well. Never raises for a request's or an operator's
         mistake.
         """
-        current = self._device.current_where_possible()  # the caller's thread may be on another
+        if not self._switches:
+            return self._step()
+        current = self._device.current()  # the caller's thread may be on another
         try:
             current.__enter__()
         except Exception:  # a pass will meet with it and say so to those whom it concerns

@@ -152,6 +152,8 @@ class WaitingQueue:
 
     def _first(self) -> _Entry | None:
         entry, ranked = self._next(), self._ranked
+        if not ranked:
+            return entry
         while ranked and not self._waits(ranked[-1]):
             ranked.pop()
         if ranked and (entry is None or ranked[-1] < entry):
@@ -160,7 +162,10 @@ class WaitingQueue:
 
     def _next(self) -> _Entry | None:
         """The first of those outside the window."""
-        heap = self._heap
-        while heap and not self._waits(heap[0]):
+        heap, entries = self._heap, self._entries
+        while heap:
+            entry = heap[0]
+            if entries.get(entry[3]) is entry:
+                return entry
             heapq.heappop(heap)
-        return heap[0] if heap else None
+        return None
