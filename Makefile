@@ -7,7 +7,7 @@ SETUP := $(VENV)/.ready
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml plugins/hosts/*/pyproject.toml conformance/pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: hosts help run fleet test thorough lint types architecture bench soak hostile operators kill-matrix matrix clients device tested dist docs clean
+.PHONY: hosts pictures help run fleet test thorough lint types architecture bench soak hostile operators kill-matrix matrix clients device tested dist docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,13 +81,18 @@ docs: $(SETUP) ## write the pages that are generated from the code, and build th
 	@$(BIN)/python -m devicekit.devtools.audit.page
 	@$(BIN)/python -m tools.backends
 	@$(BIN)/python -m tools.public_names
+	@$(BIN)/python -m tools.host_calls
 	@$(BIN)/python -m sphinx -b html -q -W --keep-going -j 2 docs site
 	@echo "open site/index.html"
+
+pictures: $(SETUP) ## capture commands at two widths, and pages if chromium is there, into docs/pictures
+	@$(BIN)/python -m tools.pictures
 
 hosts: ## test the adapters for other engines against the engines themselves (heavy; an environment of its own)
 	@test -x $(HOSTS)/bin/python || $(PYTHON) -m venv $(HOSTS)
 	@$(HOSTS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements-hosts.txt
 	@$(HOSTS)/bin/python -m pytest tests/hosts
+	@$(HOSTS)/bin/python -m tools.host_calls --record
 
 clean: ## remove the virtual environment and every cache
 	rm -rf $(VENV) $(HOSTS) site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist

@@ -54,11 +54,12 @@ _FIRST_VERSION, _SECOND_VERSION = "v1", "v2"
 
 _FAILED = "\nThe served tokens are not the model's own. Please report this, with the output above."
 _NEXT = """
-Every token is the model's own, under both versions of its weights. Where to go next:
-  devicekit info                                  the device, its hooks and its memory
-  devicekit demo --model DIR                      the same with a model of yours
-  devicekit generate --model DIR --prompt TEXT    complete a prompt
-  devicekit conformance run --backend cpu         check a backend by effect"""
+Every token is the model's own, under both versions of its weights.
+Where to go next:
+  devicekit info                                the device, its hooks, its memory
+  devicekit demo --model DIR                    the same with a model of yours
+  devicekit generate --model DIR --prompt TEXT  complete a prompt
+  devicekit conformance run --backend cpu       check a backend by effect"""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -6,10 +6,13 @@ import time
 from types import TracebackType
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
 from devicekit.commands.timeline import Event
+
+_INDENT = 33  # columns in front of an outcome
 
 
 class RichTimeline:
@@ -46,7 +49,14 @@ class RichTimeline:
         line.append(event.outcome, style="default")
         self._console.print(line, soft_wrap=True)
         if event.details:
-            self._console.print(Text(f"{'':33}{event.details}", style="dim"), soft_wrap=True)
+            self._detail(Text(event.details, style="dim"))
+
+    def _detail(self, text: Text) -> None:
+        """Below the outcome: in as many lines as a terminal needs, and in one where nobody's width is known."""
+        if self._console.is_terminal:
+            self._console.print(Padding(text, (0, 0, 0, _INDENT)))
+        else:
+            self._console.print(Text(" " * _INDENT).append_text(text), soft_wrap=True)
 
     def progress(self, done: int, total: int, note: str) -> None:
         self._progress.update(self._task, completed=done, total=total, description=note, visible=True)

@@ -26,6 +26,10 @@ assert (accelerator.Stream is None) == (not device.supports("create_stream"))
 if accelerator.Stream is not None:
     with accelerator.stream(accelerator.Stream()):
         accelerator.FloatTensor([1.0])
+assert accelerator.is_current_stream_capturing() is False
+if (graph := accelerator.create_graph()) is not None:
+    with accelerator.capture_to_graph(graph):
+        assert accelerator.is_current_stream_capturing() is True
 try:
     print("allocated", accelerator.memory_allocated())
 except NotImplementedError as error:

@@ -158,6 +158,12 @@ class DevicekitAccelerator(DeepSpeedAccelerator):
             return None
         return lambda enable_timing=False, **_: self._at(None).create_event(timing=enable_timing)
 
+    def is_current_stream_capturing(self) -> bool:
+        """Whether the current stream captures a graph; false where none can be captured."""
+        if not self._opened.supports("create_graph"):
+            return False
+        return self._known(self._at(None).is_capturing(), "is_capturing")
+
     def create_graph(self) -> devicekit.DeviceGraph | None:
         """An empty graph; ``None`` where graphs cannot be captured, which DeepSpeed then does without."""
         return self._at(None).create_graph() if self._opened.supports("create_graph") else None
