@@ -80,7 +80,6 @@ docs: $(SETUP) ## write the pages that are generated from the code, and build th
 	@$(BIN)/python -m tools.reference
 	@$(BIN)/python -m devicekit.devtools.audit.page
 	@$(BIN)/python -m tools.backends
-	@$(BIN)/python -m tools.public_names
 	@$(BIN)/python -m tools.host_calls
 	@$(BIN)/python -m sphinx -b html -q -W --keep-going -j 2 docs site
 	@echo "open site/index.html"

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # tools/ is of the checkout, and not installed
+
 import devicekit
+from tools import public_names
+
+public_names.main()  # docs/reference, which follows the code
 
 project = "devicekit"
 author = "the devicekit authors"

@@ -1,6 +1,7 @@
 """``python -m tools.public_names``: writes docs/reference, a page for each room with every name it exports.
 
-The pages hold names only; what is said of each is its docstring, which the site's generator puts there.
+The pages hold names only; what is said of each is its docstring, which the site's generator puts there. They are
+written whenever the site is built, and are no part of the repository.
 """
 
 from __future__ import annotations
@@ -43,11 +44,14 @@ ROOMS = (
 def main() -> int:
     """Write every page; exit status 0."""
     FOLDER.mkdir(exist_ok=True)
+    made = pages()
     for old in FOLDER.glob("*.rst"):
-        old.unlink()
-    for name, text in pages().items():
-        (FOLDER / name).write_text(text, encoding="utf-8")
-    print(FOLDER)
+        if old.name not in made:
+            old.unlink()
+    for name, text in made.items():
+        path = FOLDER / name
+        if not path.exists() or path.read_text(encoding="utf-8") != text:  # an old date keeps the built page
+            path.write_text(text, encoding="utf-8")
     return 0
 
 
