@@ -17,8 +17,8 @@ PROFILES = ("core", "memory", "streams", "host", "processes", "hardware")
 # A double counts memory and keeps time; it computes nothing.
 CONTENTS = {"DK-CACHE-002", "DK-CACHE-009", "DK-OOM-005", "DK-STREAM-011", "DK-STREAM-012", "DK-STREAM-013"}
 SHARING = {"DK-PROC-009", "DK-PROC-011"}
-CAPTURED = {"DK-CONTROL-004"}
-VACUOUS = {"DK-CONTROL-005", "DK-PROC-008", "DK-PROC-012", "DK-PROC-013"}
+CAPTURED = {"DK-CONTROL-004", "DK-CONTROL-009"}
+VACUOUS = {"DK-CONTROL-005", "DK-PROC-008", "DK-PROC-012", "DK-PROC-013", "DK-PROC-015"}
 # What is asked of each hook beside work that runs, where the vendor lets one see that it does.
 BESIDE = {
     "cuda": {"DK-EACH-104"},

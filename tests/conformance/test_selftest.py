@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from devicekit.contract import HOOKS
+from devicekit_conformance.effects import EFFECTS, effect_of
 from devicekit_conformance.judge import Nursery
 from devicekit_conformance.outcomes import Status
 from devicekit_conformance.rulebook import rulebook
@@ -39,6 +41,42 @@ def test_every_requirement_has_a_faulty_backend_and_the_other_way_round() -> Non
     assert written - caught == ELSEWHERE
     assert caught <= rulebook().keys()
     assert all(one.fault.endswith(".") for one in catalogue())
+
+
+# Of these the effect is what a requirement sees, over more than one call of one hook.
+BY_REQUIREMENT = {
+    "supported_dtypes": "DK-CONTROL-005",
+    "can_access_peer": "DK-CONTROL-009",
+    "native_handle": "DK-CONTROL-003",
+    "priority_range": "DK-CONTROL-010",
+    "submit_work": "DK-CONTROL-011",
+    "graph_pool": "DK-CONTROL-004",
+    "allocator_settings": "DK-CONTROL-007",
+    "telemetry": "DK-CONTROL-008",
+    "import_ipc": "DK-PROC-011",
+    "export_event": "DK-PROC-015",
+    "import_event": "DK-PROC-015",
+}
+
+
+def test_every_hook_of_the_contract_is_judged_by_what_it_does() -> None:
+    effect_of("is_available")  # enters them all
+    assert BY_REQUIREMENT.keys() == HOOKS.keys() - EFFECTS.keys()
+    assert set(BY_REQUIREMENT.values()) <= rulebook().keys()
+
+
+def test_a_backend_that_shares_events_is_not_refused_for_it(nursery: Nursery) -> None:
+    target = Target(
+        "devicekit_conformance.selftest.control_faults:SharesEvents",
+        "devicekit_conformance.simulated:SimProbe",
+    )
+    session = Session(target, nursery, profiles=["core", "processes"], only=["DK-PROC-008", "DK-PROC-015"])
+    try:
+        session.run()
+        judged = {one.id: one.status for one in session.results()}
+        assert judged["DK-PROC-015"] is Status.PASS
+    finally:
+        session.close()
 
 
 def test_an_honest_machine_passes_clean(nursery: Nursery) -> None:

@@ -6,6 +6,7 @@ Each is judged where the backend has it. A plugin for contract 1.0 has none of i
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING, cast
 
 from devicekit_conformance.context import Context, Failure, NotApplicable, expect
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
     from devicekit.contract.handles import DeviceGraph, Stream
     from devicekit.contract.records import AllocatorSetting, Telemetry
+
+
+_PATIENCE = 10.0  # seconds
 
 
 def _needs(ctx: Context, *hooks: str) -> None:
@@ -204,3 +208,71 @@ def telemetry_only_looks(ctx: Context) -> None:
     ):
         value = getattr(found, name)
         expect(value is None or low <= value <= high, f"{name} is {value!r}: the unit is another")
+
+
+@requirement("DK-CONTROL-009", profile="core", hooks=["can_access_peer"], after=["DK-ORDER-001"], since="1.1")
+def peers_are_who_they_say(ctx: Context) -> None:
+    """can_access_peer() MUST be True of a device and itself, and of two devices what the runtime itself says.
+
+    Where it is True, what is copied from one device to the other arrives.
+    """
+    import torch
+
+    runtime = getattr(ctx.probe, "runtime", None)
+    own = getattr(runtime, "can_device_access_peer", None)
+    asked = ctx.hook("can_access_peer")
+    for index in range(ctx.device_count):
+        expect(asked(index, index) is True, f"device {index} is called out of its own reach")
+        for peer in set(range(ctx.device_count)) - {index}:
+            found = asked(index, peer)
+            expect(type(found) is bool, f"of {index} and {peer} it is {found!r}")
+            if callable(own):
+                expect(
+                    found == bool(own(index, peer)),
+                    f"of {index} and {peer} it is {found}, and torch says not",
+                )
+            if found:
+                there = ctx.probe.tensor(4096, peer).fill_(7)
+                here = ctx.probe.tensor(4096, index).copy_(there)
+                ctx.hook("synchronize")(index)
+                arrived = torch.equal(here.cpu(), torch.full((4096,), 7, dtype=torch.uint8))
+                expect(arrived, f"what {index} read of the memory of {peer} is something else")
+
+
+@requirement(
+    "DK-CONTROL-010", profile="streams", hooks=["priority_range"], after=["DK-STREAM-001"], since="1.1"
+)
+def priorities_run_downwards(ctx: Context) -> None:
+    """priority_range() MUST be the lowest and the highest priority, of which lower numbers run first, or None.
+
+    0, the default, is one of them, and a stream can be made with each; a stream that tells its priority has it.
+    """
+    found = ctx.hook("priority_range")(0)
+    if found is None:
+        return
+    pair = isinstance(found, tuple) and len(found) == 2 and all(type(one) is int for one in found)
+    expect(pair, f"it is {found!r}")
+    lowest, highest = cast("tuple[int, int]", found)
+    expect(highest <= 0 <= lowest, f"it is {found!r}: the lowest comes first, and 0 is within")
+    expect(ctx.hook("priority_range")(0) == found, "the second answer is another")
+    if ctx.has("create_stream"):
+        for priority in (lowest, highest):
+            told = getattr(ctx.hook("create_stream")(0, priority), "priority", priority)
+            expect(told == priority, f"a stream that was made with priority {priority} has {told}")
+
+
+@requirement("DK-CONTROL-011", profile="streams", hooks=["submit_work"], after=["DK-ORDER-001"], since="1.1")
+def sending_work_off_does_not_wait(ctx: Context) -> None:
+    """submit_work() MUST return while work runs. On a lazy device that work then ends though nobody waits."""
+    token = ctx.probe.submit(0, None)
+    if token is None or token.done():
+        raise NotApplicable("work cannot be seen to run on this device")
+    ctx.hook("submit_work")(0)
+    expect(not token.done(), "it returned when the work had ended")
+    if ctx.claims("lazy_execution"):
+        deadline = time.monotonic() + _PATIENCE
+        while not token.done() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        expect(token.done(), f"the work had not ended {_PATIENCE:g} s after it was sent off")
+    ctx.hook("synchronize")(0)
+    expect(token.done(), "the work had not ended once it was waited for")

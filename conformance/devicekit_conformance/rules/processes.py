@@ -11,12 +11,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
 
 from devicekit_conformance import frozen_contract
 from devicekit_conformance.context import Context, NotApplicable, NotRun, expect, fail
 from devicekit_conformance.measures import BLOCK
 from devicekit_conformance.outcomes import Level
 from devicekit_conformance.rulebook import requirement
+
+if TYPE_CHECKING:
+    from devicekit.contract.handles import Event
 
 _CHILD_LIMIT = 15.0  # seconds
 _EXIT_LIMIT = 60.0  # seconds, the import of torch included
@@ -226,6 +230,38 @@ def a_tensor_is_shared_with_another_process(ctx: Context) -> None:
             expect(seen[name] == value, f"{name} of the imported tensor is {seen[name]}, and {value} here")
         shared = torch.equal(block.cpu(), wanted + 1)
         expect(shared, "what another process wrote to the imported tensor is not seen here: it is a copy")
+
+
+@requirement(
+    "DK-PROC-015", profile="processes", capabilities=["event_sharing"], after=["DK-PROC-008"], since="1.1"
+)
+def an_event_is_shared_with_another_process(ctx: Context) -> None:
+    """An event that was exported MUST be done in another process as soon as it is done here, and no sooner.
+
+    Its handle can be pickled.
+    """
+    make = cast("Callable[..., Event]", ctx.raw_hook("create_event"))
+    ended, pending = (make(0, False, True) for _ in range(2))
+    ended.record()
+    ctx.hook("synchronize")(0)
+    token = ctx.probe.submit(0, None)
+    pending.record()
+    handles = []
+    for event in (ended, pending):
+        try:
+            handles.append(pickle.dumps(ctx.hook("export_event")(event)))
+        except Exception as error:
+            fail(f"the handle cannot be pickled: {type(error).__name__}: {error}")
+    done = _run_alone(ctx, "devicekit_conformance.wait_elsewhere", pickle.dumps(handles))
+    last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+    try:
+        told = json.loads(done.stdout.decode().strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        fail(f"import_event() did not give the events to another process {last}")
+    expect(told[0] is True, "an event that is done here is pending in another process")
+    if token is not None and not token.done():
+        expect(told[1] is False, "an event that is pending here is done in another process")
+    ctx.hook("synchronize")(0)
 
 
 @requirement("DK-PROC-010", Level.SHOULD, profile="processes", isolated=60.0, device=False)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
-from devicekit.contract import AllocatorSetting, DeviceGraph, Stream, Telemetry, hookimpl
+from devicekit.contract import AllocatorSetting, DeviceGraph, Event, Stream, Telemetry, hookimpl
 from devicekit.testing.graphs import SimGraph
-from devicekit.testing.streams import own
-from devicekit_conformance.selftest.honest import Honest, machine
+from devicekit.testing.streams import SimEvent, own
+from devicekit_conformance.selftest.honest import Honest, claiming, machine
 
 
 class SettingAStreamMovesTheDevice(Honest):
@@ -107,3 +110,81 @@ class TelemetryInMilliwatts(Honest):
     @hookimpl
     def telemetry(self, index: int) -> Telemetry:
         return Telemetry(41.0, 98_500.0, 37.0, 1_500_000_000)
+
+
+class AStrangerToItself(Honest):
+    """A device is said not to reach its own memory."""
+
+    caught_by = "DK-CONTROL-009"
+
+    @hookimpl
+    def can_access_peer(self, index: int, peer: int) -> bool:
+        return index != peer and super().can_access_peer(index, peer)
+
+
+class PrioritiesUpsideDown(Honest):
+    """priority_range() gives the highest priority first."""
+
+    caught_by = "DK-CONTROL-010"
+
+    @hookimpl
+    def priority_range(self, index: int) -> tuple[int, int] | None:
+        found = super().priority_range(index)
+        return None if found is None else (found[1], found[0])
+
+
+class SendingOffWaits(Honest):
+    """submit_work() waits for the work."""
+
+    caught_by = "DK-CONTROL-011"
+
+    @hookimpl
+    def submit_work(self, index: int) -> None:
+        self.synchronize(index)
+
+
+class SharesEvents(Honest):
+    """The simulated accelerator with events that other processes can see, by files that say which are done."""
+
+    manifest = claiming("event_sharing")
+
+    @hookimpl
+    def create_event(self, index: int, timing: bool, interprocess: bool = False) -> Event:
+        return _Shared() if interprocess else super().create_event(index, timing, False)
+
+    @hookimpl
+    def export_event(self, event: Event) -> object:
+        descriptor, path = tempfile.mkstemp()
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write("done" if event.query() else "pending")
+        return path
+
+    @hookimpl
+    def import_event(self, index: int, handle: object) -> Event:
+        path = Path(str(handle))
+        return _Told(path.read_text(encoding="utf-8") == "done")
+
+
+class _Shared(SimEvent):
+    """An event of which a handle can be made."""
+
+
+class _Told(SimEvent):
+    """Another process's event, as it was when its handle was made."""
+
+    def __init__(self, done: bool) -> None:
+        super().__init__()
+        self._told = done
+
+    def query(self) -> bool:
+        return self._told
+
+
+class EventsThatAreAlwaysDone(SharesEvents):
+    """An event of another process seems done while it is pending there."""
+
+    caught_by = "DK-PROC-015"
+
+    @hookimpl
+    def import_event(self, index: int, handle: object) -> Event:
+        return _Told(True)
