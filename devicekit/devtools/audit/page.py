@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from devicekit.devtools.audit.beside import MODULE, PRESENCE, SWITCHES
 from devicekit.devtools.audit.table import ANNOTATIONS, PROPERTIES, REPLACEMENTS, STATISTICS, Replacement
 
 PAGE = Path(__file__).parents[3] / "docs" / "replacements.md"
@@ -49,7 +50,15 @@ def render() -> str:
         )
         for what, becomes, names in parts
     ]
-    return _HEAD + "\n".join([*rows, *tables]) + "\n"
+    beside = [
+        "",
+        "| beside the module | instead |",
+        "| --- | --- |",
+        f"| the module itself, as in `torch.cuda` | {MODULE} |",
+        f"| `hasattr(torch, 'cuda')` | {PRESENCE} |",
+        *(f"| `{name}` | {advice} |" for name, advice in SWITCHES.items()),
+    ]
+    return _HEAD + "\n".join([*rows, *tables, *beside]) + "\n"
 
 
 def _row(one: Replacement) -> str:

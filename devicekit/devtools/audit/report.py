@@ -78,6 +78,13 @@ class AuditReport:
             so_far += count
             share = f"{100 * so_far / len(self.new):.0f} %"
             lines.append(f"{count:6} {fixed[key]:6} {share:>5}  {key[0]} {key[1]}: {advice[key]}")
+        calls = [one for one in self.new if one.rule == "DK001"]
+        if calls:
+            told = sum(bool(one.instead) for one in calls)
+            share = 100 * told / len(calls)
+            lines.append(
+                f"{told} of {len(calls)} uses of vendor modules ({share:.1f} %) have a replacement of their own"
+            )
         return "\n".join(lines)
 
     def as_github(self) -> str:

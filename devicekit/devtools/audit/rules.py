@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from devicekit.devtools.audit import words
+from devicekit.devtools.audit.beside import advice_of
 from devicekit.devtools.audit.findings import RULES, Edit, Finding, Rule
 from devicekit.devtools.audit.fixes import Editor
 from devicekit.devtools.audit.marks import Marks
@@ -340,8 +341,7 @@ class _Visitor(ast.NodeVisitor):
         elif words.ALLOCATOR.fullmatch(node.value):
             self._report(node, "DK008", repr(node.value))
         elif words.PATH.fullmatch(node.value):
-            row = replacement_of(node.value)
-            self._report(node, "DK001", repr(node.value), row.sentence if row is not None else "")
+            self._report(node, "DK001", repr(node.value), advice_of(node.value)[0])
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
         if _names_device(node):
@@ -371,8 +371,7 @@ class _Visitor(ast.NodeVisitor):
     def _check_module(self, node: ast.stmt, module: str) -> bool:
         rule = module_rule(module)
         if rule is not None:
-            row = replacement_of(module)
-            self._report(node, rule, module, "" if row is None else row.sentence)
+            self._report(node, rule, module, advice_of(module)[0] if rule == "DK001" else "")
         return rule is not None
 
     def _report_module(self, node: ast.expr, path: str) -> None:
@@ -385,8 +384,8 @@ class _Visitor(ast.NodeVisitor):
     def _report(
         self, node: ast.AST, rule: str, what: str, instead: str = "", *, changes: str = "", flag: str = ""
     ) -> None:
-        if not instead and rule == "DK001" and (row := replacement_of(what)) is not None:
-            instead, changes = row.sentence, row.changes
+        if not instead and rule == "DK001":
+            instead, changes = advice_of(what)
         line, column = getattr(node, "lineno", 1), getattr(node, "col_offset", 0)
         source = self._lines[line - 1].strip() if line <= len(self._lines) else ""
         found = Finding(self._file, line, column + 1, rule, what, source, instead, changes, flag=flag)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import devicekit
+from devicekit.devtools.audit import audit
 from devicekit.devtools.audit.page import PAGE, render
 from devicekit.devtools.audit.table import ANNOTATIONS, PROPERTIES, REPLACEMENTS, STATISTICS, replacement_of
 from devicekit.torchlike.statistics import KEYS
@@ -64,3 +65,36 @@ def test_fields_and_types_exist() -> None:
 
 def test_the_page_is_what_the_table_says() -> None:
     assert PAGE.read_text(encoding="utf-8") == render()
+
+
+@pytest.mark.parametrize(
+    ("source", "instead"),
+    [
+        ("torch.backends.cuda.matmul.allow_tf32 = True", "torch.set_float32_matmul_precision"),
+        ("torch.backends.cuda.enable_flash_sdp(False)", "torch.nn.attention.sdpa_kernel"),
+        (
+            "torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False",
+            "set it beside that vendor's",
+        ),
+        ("torch.backends.cudnn.benchmark = True", "set it beside that vendor's"),
+        ("torch.backends.cudnn.deterministic = True", "torch.use_deterministic_algorithms"),
+        ("torch.backends.mps.is_available()", "devicekit.accelerator_available()"),
+        ("module = torch.cuda", "torch.get_device_module"),
+        ("patch('torch.cuda')", "torch.get_device_module"),
+        ("hasattr(torch, 'xpu')", "devicekit.accelerator_available()"),
+        ("torch.cuda._device_count_nvml()", "devicekit.accelerator_count()"),
+    ],
+)
+def test_what_stands_beside_the_module_has_a_replacement_too(tmp_path, source: str, instead: str) -> None:
+    file = tmp_path / "engine.py"
+    file.write_text(f"import torch\nfrom unittest.mock import patch\n{source}\n", encoding="utf-8")
+    report = audit([file])
+    assert [one.rule for one in report.new] == ["DK001"]
+    assert instead in report.new[0].instead
+    assert "1 of 1 uses of vendor modules (100.0 %)" in report.as_statistics()
+
+
+def test_a_name_that_nobody_knows_counts_as_uncovered(tmp_path) -> None:
+    file = tmp_path / "engine.py"
+    file.write_text("import torch\ntorch.cuda.no_such_thing()\ntorch.cuda.synchronize()\n", encoding="utf-8")
+    assert "1 of 2 uses of vendor modules (50.0 %)" in audit([file]).as_statistics()
