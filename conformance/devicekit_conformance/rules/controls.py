@@ -210,7 +210,7 @@ def telemetry_only_looks(ctx: Context) -> None:
         expect(value is None or low <= value <= high, f"{name} is {value!r}: the unit is another")
 
 
-@requirement("DK-CONTROL-009", profile="core", hooks=["can_access_peer"], after=["DK-ORDER-001"], since="1.1")
+@requirement("DK-CONTROL-009", profile="core", after=["DK-ORDER-001"], since="1.1")
 def peers_are_who_they_say(ctx: Context) -> None:
     """can_access_peer() MUST be True of a device and itself, and of two devices what the runtime itself says.
 
@@ -218,6 +218,7 @@ def peers_are_who_they_say(ctx: Context) -> None:
     """
     import torch
 
+    _needs(ctx, "can_access_peer")
     runtime = getattr(ctx.probe, "runtime", None)
     own = getattr(runtime, "can_device_access_peer", None)
     asked = ctx.hook("can_access_peer")
@@ -239,14 +240,13 @@ def peers_are_who_they_say(ctx: Context) -> None:
                 expect(arrived, f"what {index} read of the memory of {peer} is something else")
 
 
-@requirement(
-    "DK-CONTROL-010", profile="streams", hooks=["priority_range"], after=["DK-STREAM-001"], since="1.1"
-)
+@requirement("DK-CONTROL-010", profile="streams", after=["DK-STREAM-001"], since="1.1")
 def priorities_run_downwards(ctx: Context) -> None:
     """priority_range() MUST be the lowest and the highest priority, of which lower numbers run first, or None.
 
     0, the default, is one of them, and a stream can be made with each; a stream that tells its priority has it.
     """
+    _needs(ctx, "priority_range")
     found = ctx.hook("priority_range")(0)
     if found is None:
         return
@@ -261,9 +261,10 @@ def priorities_run_downwards(ctx: Context) -> None:
             expect(told == priority, f"a stream that was made with priority {priority} has {told}")
 
 
-@requirement("DK-CONTROL-011", profile="streams", hooks=["submit_work"], after=["DK-ORDER-001"], since="1.1")
+@requirement("DK-CONTROL-011", profile="streams", after=["DK-ORDER-001"], since="1.1")
 def sending_work_off_does_not_wait(ctx: Context) -> None:
     """submit_work() MUST return while work runs. On a lazy device that work then ends though nobody waits."""
+    _needs(ctx, "submit_work")
     token = ctx.probe.submit(0, None)
     if token is None or token.done():
         raise NotApplicable("work cannot be seen to run on this device")

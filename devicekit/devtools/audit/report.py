@@ -81,9 +81,9 @@ class AuditReport:
         calls = [one for one in self.new if one.rule == "DK001"]
         if calls:
             told = sum(bool(one.instead) for one in calls)
-            share = 100 * told / len(calls)
+            covered = 100 * told / len(calls)
             lines.append(
-                f"{told} of {len(calls)} uses of vendor modules ({share:.1f} %) have a replacement of their own"
+                f"{told} of {len(calls)} uses of vendor modules ({covered:.1f} %) have a replacement of their own"
             )
         return "\n".join(lines)
 
