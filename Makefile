@@ -7,7 +7,7 @@ SETUP := $(VENV)/.ready
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml plugins/hosts/*/pyproject.toml conformance/pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: hosts pictures help run fleet test thorough lint types architecture bench soak hostile operators kill-matrix matrix clients device tested dist docs clean
+.PHONY: hosts pictures help run fleet test thorough lint types architecture bench soak hostile operators mutants kill-matrix matrix clients device tested dist docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ hostile: $(SETUP) ## judge every hostile backend in every phase
 
 operators: $(SETUP) ## trace what an engine sends to a device, and write the list that conformance judges by
 	@$(BIN)/python -m tools.sent_operators --write
+
+mutants: $(SETUP) ## change the code, and see whether the tests notice: COUNT (all) by SEED (0); writes docs/results/mutants.md
+	@$(BIN)/python -m tools.mutants $(if $(COUNT),--count $(COUNT)) --seed $(or $(SEED),0) --markdown docs/results/mutants.md
 
 kill-matrix: $(SETUP) ## run the conformance suite over every deliberately faulty backend
 	@$(BIN)/python -m devicekit_conformance.selftest --markdown conformance/WRITTEN_FAULTS.md

@@ -24,7 +24,9 @@ from devicekit.weights.operations import DestroyUpdateGroup, GroupReply, InitUpd
 
 _log = logging.getLogger(__name__)
 
+_LONGER = 2.0  # seconds
 _MOST_JOINING = 8  # groups, each on a thread of its own
+_LOOKING, _MOST_LOOKING = "devicekit-looking-for-a-group", 64
 
 # What can be no host is refused at once: torch would look for it until the time is up.
 _HOST = re.compile(r"[A-Za-z0-9_.:%\[\]-]{1,255}")
@@ -118,6 +120,10 @@ class UpdateGroups:
             )
         if len(self._joining) >= _MOST_JOINING:
             raise Conflict(f"{len(self._joining)} update groups are being joined already.")
+        if sum(one.name == _LOOKING for one in threading.enumerate()) >= _MOST_LOOKING:
+            raise Conflict(
+                "Too many of those that were to be joined have never answered: restart this engine."
+            )
         backend = operation.backend or self.device.collective_backend()
         if backend is None:
             raise InvalidOperation(
@@ -181,13 +187,24 @@ def _meet(address: str, rank: int, world_size: int, timeout: timedelta) -> tuple
 
     What is found at an address where no trainer is, and how soon, is not told: ports could be looked for so.
     """
-    deadline = time.monotonic() + timeout.total_seconds()
-    try:
-        store, rank, world_size = next(rendezvous(address, rank, world_size, timeout=timeout))
-        return store, rank, world_size
-    except Exception:
-        _log.warning("Nobody was met at %s.", address, exc_info=True)
-        time.sleep(max(0.0, deadline - time.monotonic()))
+    # A little longer than torch itself looks: a process that ends while a thread of torch's ends too is aborted.
+    limit = timeout.total_seconds() + _LONGER
+    deadline = time.monotonic() + limit
+    met: list[tuple[Store, int, int]] = []
+
+    def look() -> None:
+        try:
+            met.append(next(rendezvous(address, rank, world_size, timeout=timeout)))
+        except Exception:
+            _log.warning("Nobody was met at %s.", address, exc_info=True)
+
+    # torch waits for ever where a connection is taken and nothing is said.
+    looking = threading.Thread(target=look, name=_LOOKING, daemon=True)
+    looking.start()
+    looking.join(limit)
+    if met:
+        return met[0]
+    time.sleep(max(0.0, deadline - time.monotonic()))
     raise GroupFailed(f"nobody was met at {address} within {timeout.total_seconds():g} s")
 
 

@@ -6,12 +6,15 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
 from devicekit.scheduling.messages import Refusal, Reply, UpdateOutcome, UpdateReply
+from devicekit.testing.waiting import wait_until
 from devicekit.weights.operations import (
     DestroyUpdateGroup,
     GroupReply,
@@ -95,7 +98,6 @@ def trainer(code: str) -> Iterator[Trainer]:
 
 def until_answered(rig: Rig, identity: str, seconds: float = 30.0) -> Reply:
     """Step in real time: the other process takes some."""
-    from devicekit.testing.waiting import wait_until
 
     def answered() -> bool:
         rig.step()
@@ -192,6 +194,69 @@ def test_a_trainer_that_never_sends_is_given_up_in_the_end(rig: Rig) -> None:
         rig.step()
         assert "did not arrive in time" in rig.replies["u"].message
     assert rig.snapshot() == before
+
+
+@contextmanager
+def _closed() -> Iterator[int]:
+    yield free_port()
+
+
+@contextmanager
+def _silent() -> Iterator[int]:
+    """A port where connections are taken, and nothing is ever said."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening.getsockname()[1]
+
+
+@contextmanager
+def _talking(words: bytes) -> Iterator[int]:
+    """A port of another service: it says something at once, and hangs up."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listening.accept()
+                    with connection:
+                        connection.sendall(words)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join(10)
+
+
+PORTS = {
+    "closed": _closed,
+    "silent": _silent,
+    "hangs up": lambda: _talking(b""),
+    "talks": lambda: _talking(b"SSH-2.0-OpenSSH_9.6\r\n"),
+    "babbles": lambda: _talking(b"\0\1" * 4096),
+}
+
+
+def test_joining_cannot_be_used_to_look_for_ports(rig: Rig) -> None:
+    """Whatever is at an address, if anything is: the answer is the same, and comes when the time is up."""
+    answers: dict[str, str] = {}
+    with ExitStack() as open_ports:
+        ports = {kind: open_ports.enter_context(make()) for kind, make in PORTS.items()}
+        began = time.monotonic()
+        for kind, port in ports.items():
+            rig.post(InitUpdateGroup(kind, "127.0.0.1", port, 2, group_name=kind, timeout=2.0))
+        rig.post(InitUpdateGroup("no name", "no-such-host.invalid", 80, 2, group_name="no name", timeout=2.0))
+        for kind in (*ports, "no name"):
+            reply = until_answered(rig, kind)
+            assert isinstance(reply, GroupReply)
+            assert time.monotonic() - began >= 2.0, f"{kind}: told before the time was up"
+            assert reply.refusal is Refusal.FAILED
+            said = reply.message.replace(f"127.0.0.1:{ports.get(kind)}", "ADDRESS")
+            answers[kind] = said.replace("no-such-host.invalid:80", "ADDRESS").replace(repr(kind), "NAME")
+    assert len(set(answers.values())) == 1, answers
+    # With its port the silent one is gone, and so is who listened to it.
+    wait_until(lambda: all("looking" not in one.name for one in threading.enumerate()), 30.0)
 
 
 def test_a_master_that_is_not_there_is_said(rig: Rig) -> None:

@@ -1,0 +1,109 @@
+"""Mutants: what is changed, which tests are chosen, and that one that nobody notices is told."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from tools.mutants.covering import Coverage
+from tools.mutants.operators import mutants
+from tools.mutants.page import page
+
+SOURCE = '''
+"""Words."""
+from a import b
+
+LIMIT = 3
+
+
+class Pool:
+    def take(self, count: int = 1) -> list[int]:
+        """Take some."""
+        if count > self.free and not self.closed:
+            raise ValueError(f"only {self.free + 0} of {count}")
+        self.free -= count
+        self.note(count)
+        _log.info("taken %s", count)
+        return self.ids[:count]
+
+    def __repr__(self) -> str:
+        return f"{1 + 1}"
+'''
+
+
+def _made() -> set[tuple[str, str, str]]:
+    return {(one.operator, one.before, one.after) for one in mutants("pool.py", SOURCE)}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("comparison", "count > self.free", "count >= self.free"),
+        ("and/or", "count > self.free and (not self.closed)", "count > self.free or not self.closed"),
+        ("condition", "not self.closed", "self.closed"),
+        (
+            "condition",
+            "count > self.free and (not self.closed)",
+            "not (count > self.free and (not self.closed))",
+        ),
+        ("arithmetic", "self.free -= count", "self.free += count"),
+        ("removed", "self.free -= count", "pass"),
+        ("removed", "self.note(count)", "pass"),
+        ("returned", "return self.ids[:count]", "return None"),
+        ("constant", "3", "4"),
+        ("constant", "1", "2"),
+    ],
+    ids=lambda one: f"{one[1]} -> {one[2]}",
+)
+def test_each_operator_changes_its_places(change: tuple[str, str, str]) -> None:
+    assert change in _made()
+
+
+def test_words_for_people_and_imports_are_left_alone() -> None:
+    told = [one for one in mutants("pool.py", SOURCE) if "_log" in one.before or "+" in one.before]
+    assert told == []
+
+
+def test_a_mutant_differs_in_one_place_and_can_be_compiled() -> None:
+    found = mutants("pool.py", SOURCE)
+    assert len({one.text for one in found}) == len(found)
+    for one in found:
+        changed = ast.unparse(ast.parse(one.text))
+        assert changed != ast.unparse(ast.parse(SOURCE))
+        different = [a for a, b in zip(one.text.split("\n"), SOURCE.split("\n"), strict=True) if a != b]
+        assert len(different) == 1, one
+
+
+def test_a_mutant_knows_the_function_that_it_stands_in() -> None:
+    found = {one.before: one.function for one in mutants("pool.py", SOURCE)}
+    assert (
+        found["self.note(count)"]
+        == SOURCE.split("\n").index("    def take(self, count: int = 1) -> list[int]:") + 1
+    )
+    assert found["3"] is None
+
+
+def test_tests_are_chosen_by_what_they_call_the_fastest_first() -> None:
+    called: dict[str, list[list[object]]] = {
+        "slow": [["a.py", 3], ["b.py", 1]],
+        "fast": [["a.py", 3]],
+        "other": [["a.py", 9]],
+    }
+    coverage = Coverage(called, {"slow": 5.0, "fast": 1.0, "other": 0.5})
+    assert coverage.tests("a.py", 3, 60) == (["fast", "slow"], 6.0)
+    assert coverage.tests("a.py", 3, 2) == (["fast"], 1.0)
+    assert coverage.tests("a.py", 3, 0)[0] == ["fast"], "one at least"
+    assert coverage.tests("a.py", None, 60)[0] == ["other", "fast", "slow"]
+    assert coverage.tests("c.py", 3, 60) == ([], 0.0)
+
+
+def test_the_page_names_what_survived() -> None:
+    rows = [
+        {"area": "pools", "name": "a.py: constant: 1 -> 2", "line": 4, "outcome": outcome}
+        for outcome in ("killed", "hung", "survived", "killed")
+    ]
+    written = page(rows, 10, 7)
+    assert "| pools | 4 | 3 | 0 | 1 | 75.0 % |" in written
+    assert "line 4, survived: `a.py: constant: 1 -> 2`" in written
+    assert "10 mutants, of which 4 were judged: a sample (seed 7)" in written

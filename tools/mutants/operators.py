@@ -1,0 +1,195 @@
+"""What is changed: each operator makes from one place of a source the same source with a small fault in it."""
+
+from __future__ import annotations
+
+import ast
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One change."""
+
+    file: str  # below the root, as "devicekit/memory/pages.py"
+    line: int
+    function: (
+        int | None
+    )  # line where the innermost function begins; None: the change is at the module's level
+    operator: str
+    before: str
+    after: str
+    text: str  # the whole changed source
+
+    @property
+    def name(self) -> str:
+        """Says which one it is, whatever lines are above it."""
+        return f"{self.file}: {self.operator}: {self.before} -> {self.after}"
+
+
+_COMPARISONS: Mapping[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+}
+_ARITHMETIC: Mapping[type[ast.operator], type[ast.operator]] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.FloorDiv,
+    ast.FloorDiv: ast.Mult,
+    ast.Div: ast.Mult,
+    ast.Mod: ast.Mult,
+    ast.LShift: ast.RShift,
+    ast.RShift: ast.LShift,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+}
+_NOBODY_ASKS = ("_log", "warnings", "logging")  # what is only told to whoever reads logs
+_Found = Iterator[tuple[str, ast.AST, ast.AST]]
+
+
+def _comparison(node: ast.AST) -> _Found:
+    if isinstance(node, ast.Compare):
+        for at, one in enumerate(node.ops):
+            if (other := _COMPARISONS.get(type(one))) is not None:
+                changed = copy.deepcopy(node)
+                changed.ops[at] = other()
+                yield "comparison", node, changed
+
+
+def _and_or(node: ast.AST) -> _Found:
+    if isinstance(node, ast.BoolOp):
+        changed = copy.deepcopy(node)
+        changed.op = ast.Or() if isinstance(node.op, ast.And) else ast.And()
+        yield "and/or", node, changed
+
+
+def _arithmetic(node: ast.AST) -> _Found:
+    if isinstance(node, (ast.BinOp, ast.AugAssign)) and (other := _ARITHMETIC.get(type(node.op))) is not None:
+        changed = copy.deepcopy(node)
+        changed.op = other()
+        yield "arithmetic", node, changed
+
+
+def _constant(node: ast.AST) -> _Found:
+    if isinstance(node, ast.Constant) and isinstance(node.value, (bool, int)):
+        value = not node.value if isinstance(node.value, bool) else node.value + 1
+        yield "constant", node, ast.Constant(value)
+
+
+def _condition(node: ast.AST) -> _Found:
+    if isinstance(node, (ast.If, ast.While, ast.IfExp)):
+        yield "condition", node.test, ast.UnaryOp(ast.Not(), node.test)
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        yield "condition", node, node.operand
+
+
+def _returned(node: ast.AST) -> _Found:
+    if isinstance(node, ast.Return) and node.value is not None and not isinstance(node.value, ast.Constant):
+        yield "returned", node, ast.Return(ast.Constant(None))
+
+
+def _removed(node: ast.AST) -> _Found:
+    called = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+    written = isinstance(node, ast.Assign) and all(isinstance(one, ast.Attribute) for one in node.targets)
+    if called or written or isinstance(node, (ast.AugAssign, ast.Delete)):
+        yield "removed", node, ast.Pass()
+
+
+OPERATORS: tuple[Callable[[ast.AST], _Found], ...] = (
+    _comparison,
+    _and_or,
+    _arithmetic,
+    _constant,
+    _condition,
+    _returned,
+    _removed,
+)
+
+
+def mutants(file: str, text: str) -> list[Mutant]:
+    """Every mutant of a source."""
+    found: list[Mutant] = []
+    lines = text.splitlines(keepends=True)
+    for node, function in _places(ast.parse(text), None):
+        for operator in OPERATORS:
+            for name, place, changed in operator(node):
+                before, after = _written(place), _written(changed)
+                new = _replaced(lines, place, after)
+                if new is not None and before != after:
+                    found.append(
+                        Mutant(file, getattr(place, "lineno", 0), function, name, before, after, new)
+                    )
+    return found
+
+
+def _places(node: ast.AST, function: int | None) -> Iterator[tuple[ast.AST, int | None]]:
+    """Every node that does something, with the function that it stands in."""
+    for child in ast.iter_child_nodes(node):
+        if _says_nothing(child):
+            continue
+        inner = function
+        if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            if child.name in ("__repr__", "__str__"):
+                continue
+            # As code objects tell it: with the first decorator.
+            inner = min([child.lineno, *(one.lineno for one in child.decorator_list)])
+            for part in child.body:
+                if not _says_nothing(part):
+                    yield part, inner
+                    yield from _places(part, inner)
+            for default in (*child.args.defaults, *child.args.kw_defaults):
+                if default is not None:
+                    yield default, inner
+            continue
+        yield child, inner
+        if isinstance(child, ast.AnnAssign):
+            if child.value is not None:
+                yield child.value, inner
+                yield from _places(child.value, inner)
+        else:
+            yield from _places(child, inner)
+
+
+def _says_nothing(node: ast.AST) -> bool:
+    """Whether a node is words for people, types, or an import."""
+    if isinstance(node, (ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom, ast.Assert)):
+        return True
+    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        return True
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return True
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Call)
+        and ast.unparse(node.value.func).startswith(_NOBODY_ASKS)
+    )
+
+
+def _written(node: ast.AST) -> str:
+    return ast.unparse(ast.fix_missing_locations(copy.deepcopy(node)))
+
+
+def _replaced(lines: list[str], place: ast.AST, after: str) -> str | None:
+    start, end = getattr(place, "lineno", None), getattr(place, "end_lineno", None)
+    if start is None or end is None:
+        return None
+    first = lines[start - 1].encode()
+    last = lines[end - 1].encode()
+    head = b"".join(one.encode() for one in lines[: start - 1]) + first[: place.col_offset]  # type: ignore[attr-defined]
+    tail = last[place.end_col_offset :] + b"".join(one.encode() for one in lines[end:])  # type: ignore[attr-defined]
+    written = after if isinstance(place, ast.stmt) else f"({after})"
+    new: str = (head + written.encode() + tail).decode()
+    try:
+        compile(new, "mutant", "exec")
+    except (SyntaxError, ValueError):
+        return None
+    return new
