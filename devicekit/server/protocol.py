@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import resource
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -12,6 +14,28 @@ _MOST = 64 << 10  # bytes of a request's line and headers, give or take what is 
 _SECONDS = 30.0  # for these; and for a body, beside what its length takes
 _SLOWEST = 16 << 10  # bytes a second in which a body has to come
 _WRITE_SECONDS = 30.0  # in which a client has to take what waits to be sent to it, 64 kB
+_MOST_CONNECTIONS = 16_384
+_RESERVED = 640  # files: the engine's own, and connections that come at once
+_LOOKED_AT = 128  # connections, of which one is to go
+
+
+def raise_file_limit() -> None:
+    """Let this process have as many files open as it may, within reason: each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_CONNECTIONS + _RESERVED
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+
+
+def most_connections() -> int:
+    """Connections that there is room for at once, so that files remain for everything else."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (
+        _MOST_CONNECTIONS
+        if soft == resource.RLIM_INFINITY
+        else max(64, min(soft - _RESERVED, _MOST_CONNECTIONS))
+    )
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -20,12 +44,16 @@ class BoundedProtocol(HttpToolsProtocol):
     _before_body = True  # the line and headers of a request are on their way
     _size = 0
     _body_began = 0.0
+    _heard = 0.0  # when the client last sent something
     _timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
+        self._heard = self.loop.time()
         self._expect("the headers")
+        if len(self.connections) > most_connections():
+            self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._relax()
@@ -33,6 +61,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        self._heard = self.loop.time()
         super().data_received(data)
         if self._before_body:
             self._size += len(data)
@@ -80,6 +109,19 @@ class BoundedProtocol(HttpToolsProtocol):
         super().shutdown()
         if self.transport.is_closing():
             self._expect_reading()
+
+    def _make_room(self) -> None:
+        """End the connection that has been waited for longest, of some; this one where none is waited for."""
+        others = (one for one in self.connections if one is not self and isinstance(one, BoundedProtocol))
+        waited_for = [one for one in itertools.islice(others, _LOOKED_AT) if one._is_waited_for()]
+        longest = min(waited_for, key=lambda one: one._heard, default=self)
+        longest.transport.abort()
+
+    def _is_waited_for(self) -> bool:
+        """Whether it is the client's turn: to send something, to read, or to ask again."""
+        idle = self.cycle is None or self.cycle.response_complete
+        owing = self._timer is not None and not self._owes_an_answer()
+        return idle or owing or self._write_timer is not None
 
     def _expect_reading(self) -> None:
         """Have the client take what waits for it in time. A connection that is closed stays until it has."""

@@ -12,7 +12,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from devicekit.contract.errors import ConfigurationError
-from devicekit.server.protocol import BoundedProtocol
+from devicekit.server.protocol import BoundedProtocol, raise_file_limit
 from devicekit.server.serving import Serving
 from devicekit.server.settings import ServerSettings
 
@@ -22,6 +22,7 @@ _GRACE = 5  # seconds that open connections get at the very end, to take what wa
 
 def run(web: Server, listener: socket.socket) -> int:
     """Serve until interrupted; the exit status."""
+    raise_file_limit()
     listener.listen(_BACKLOG)  # those that come before the application is up wait for it
     web.run(sockets=[listener])
     if web.serving is not None and web.serving.loop.alive:
@@ -60,6 +61,7 @@ def server(app: Starlette, *, access_log: bool = False) -> Server:
         log_level="warning",
         access_log=access_log,
         lifespan="on",
+        backlog=512,
         proxy_headers=False,  # nothing here depends on who asks
         timeout_keep_alive=settings.keep_alive_seconds,  # type: ignore[arg-type]  # any number will do
         timeout_graceful_shutdown=_GRACE,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import resource
 import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -109,6 +111,37 @@ def test_a_client_that_does_not_go_on_is_let_go(
                 assert b"Waited 0.1 s for the headers." in found
         assert server.load()["num_total_reqs"] == 0
         assert server.generate()["output_ids"]
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [b"", b"GET /ping HTTP/1.1\r\nHo", POST[:-10], PING],
+    ids=["nothing", "half a header", "half a body", "idle"],
+)
+def test_connections_without_number_do_not_shut_out_others(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, begun: bytes
+) -> None:
+    most = 40
+    monkeypatch.setattr(protocol, "most_connections", lambda: most)
+    with serve() as server, ExitStack() as others:
+        running = others.enter_context(server.running(rid="one that is worked on"))
+        for number in range(4 * most):
+            others.enter_context(_connect(server)).sendall(begun)
+            if number % 20 == 0:
+                assert server.get("/health").status_code == 200
+        for _ in range(5):
+            assert server.get("/ping").status_code == 200
+            assert server.generate()["output_ids"]
+        assert server.load()["num_running_reqs"] == 1, "what is worked on is nobody's to end"
+        del running
+
+
+def test_a_process_may_have_room_for_as_many_connections_as_its_files_allow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for soft, room in ((1024, 384), (700, 64), (100_000, 16_384), (resource.RLIM_INFINITY, 16_384)):
+        monkeypatch.setattr(protocol.resource, "getrlimit", lambda what, soft=soft: (soft, soft))
+        assert protocol.most_connections() == room
 
 
 @pytest.mark.parametrize("begun", [b"GET /pi", POST[:-10]], ids=["headers", "body"])
