@@ -44,6 +44,8 @@ _ARGUMENTS: Mapping[str, int] = {
 }
 _CLASSES = ("Stream", "Event", "MemPool", "graph", "device")
 _MADE_WITH = {"Stream": 2, "Event": 1}  # arguments that the hooks give
+# What torch answers for whatever device is its accelerator.
+_UNTRIED = frozenset({"is_available", "device_count", "current_device", "set_device", "device"})
 _MAINTAINED = frozenset(
     {"allocated_bytes", "reserved_bytes"}
 )  # what every allocator behind torch.accelerator counts
@@ -76,7 +78,8 @@ def facade(device_type: str, graph_class: str, served: Collection[str] = ()) -> 
         found.current_device = lambda: value if isinstance(value := index(), int) else 0  # type: ignore[attr-defined]
     for name, function in _reshaped(own).items():
         setattr(found, name, function)
-    _add_missing(found, {name: one for name, one in _of_torch(device_type).items() if name in served})
+    known = {*served, *(_UNTRIED if _is_current(device_type) else ())}
+    _add_missing(found, {name: one for name, one in _of_torch(device_type).items() if name in known})
     _add_missing(found, _for_single_device(found, indexed))
     return found
 
@@ -151,12 +154,9 @@ def served_by_torch(device_type: str) -> frozenset[str]:
     shared = torch.accelerator
     if not _is_current(device_type):
         return frozenset()
-    found = {"is_available", "device_count"}
     if not shared.is_available():
-        return frozenset(found)
-    found |= {"current_device", "set_device"}
-    if hasattr(shared, "device_index"):
-        found.add("device")
+        return frozenset()
+    found: set[str] = set()
     if _serves(shared.synchronize):
         found.add("synchronize")
     # One allocator stands behind all of these, or none.

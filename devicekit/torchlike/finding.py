@@ -21,9 +21,9 @@ import torch
 _SECONDS = 60.0  # a cold driver answers within ten
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Findings:
-    """What a device does, by what was seen of it.
+    """What a device does, by what was seen of it. Its ``repr`` is Python, to be kept in a plugin.
 
     Attributes:
         served: functions and classes that torch itself serves for the device, by the names of a vendor's module.
@@ -34,6 +34,10 @@ class Findings:
     served: frozenset[str] = frozenset()
     pins: bool = False
     claims: frozenset[str] = frozenset()
+
+    def __repr__(self) -> str:
+        served, claims = (f"frozenset({sorted(one)})" for one in (self.served, self.claims))
+        return f"Findings(served={served}, pins={self.pins}, claims={claims})"
 
 
 NOTHING = Findings()

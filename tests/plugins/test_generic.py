@@ -16,7 +16,7 @@ from devicekit.contract import HOOKS, AllocatorState, ErrorKind, Manifest
 from devicekit.contract.errors import BackendUnavailable, DuplicateBackend, InvalidHooks
 from devicekit.device import generic
 from devicekit.registry.validation import implemented_hooks
-from devicekit.torchlike.generic import GenericBackend
+from devicekit.torchlike import Findings, GenericBackend
 from devicekit_cpu import Backend as HostBackend
 from tests.doubles.partial import Accelerator, Mps
 from tests.doubles.surface import Surface, strict_module
@@ -240,6 +240,19 @@ def test_a_device_that_is_not_in_use_is_tried_elsewhere(monkeypatch: pytest.Monk
     backend = GenericBackend("acme")
     assert shared.calls == []
     assert {"synchronize", "memory_stats"} <= backend.findings.served
+
+
+def test_findings_that_are_kept_are_not_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = _acme(monkeypatch, Accelerator("acme"))
+    found = GenericBackend("acme").findings
+    shared.calls.clear()
+    kept = eval(repr(found), {"Findings": Findings, "frozenset": frozenset})
+    backend = GenericBackend("acme", kept)
+    assert shared.calls == []
+    assert implemented_hooks(backend) == implemented_hooks(GenericBackend("acme"))
+    bare = implemented_hooks(GenericBackend("acme", Findings()))
+    assert {"current_index", "set_index", "device_count"} <= bare
+    assert not bare & {"synchronize", "memory_stats"}
 
 
 def test_a_device_whose_trial_ends_the_process_is_shown_to_do_nothing(
