@@ -20,7 +20,7 @@ from devicekit.runners.errors import (
     one_line,
 )
 from devicekit.runners.state_layers import RECURRENT
-from devicekit.runners.weight_files import StoredTensor, WeightFile, read_all
+from devicekit.runners.weight_files import Keep, StoredTensor, WeightFile, read_all
 from devicekit.scheduling.batch import ModelLimits
 
 _SINGLE = "model.safetensors"
@@ -77,13 +77,13 @@ class ModelDirectory:
         """Name, shape and dtype of every stored tensor, from the headers alone."""
         return {name: one for file in self._weights() for name, one in file.tensors.items()}
 
-    def read_weights(self) -> dict[str, torch.Tensor]:
-        """Every stored tensor, in memory that nobody else has.
+    def read_weights(self, keep: Keep | None = None) -> dict[str, torch.Tensor]:
+        """Every stored tensor, or what is wanted of it, in memory that nobody else has.
 
         Raises:
             InvalidModelDirectory: a file cannot be read, or anything that was read here has changed since.
         """
-        found = read_all(self._weights())
+        found = read_all(self._weights(), keep)
         self._documents.require_unchanged()
         return found
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from devicekit.runners import huggingface as hf
 from devicekit.runners.attention import ATTENTION_NAME, AttentionCall, attending, register
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.errors import UnsupportedModel, one_line
-from devicekit.runners.reload import own_tensors
+from devicekit.runners.reload import Whole, find_wholes, own_tensors
 from devicekit.runners.sharding import Sharding, Share, Split
 from devicekit.runners.state_layers import RECURRENT, TESTED_TRANSFORMERS, LayerStates, Mixer, install, mixing
 from devicekit.runners.tensor_parallel import split_model
@@ -31,6 +32,7 @@ class ModelSketch:
     weight_bytes: int
     states: StateLayout | None = None  # None: nothing but keys and values
     share: Share | None = None  # None: the whole model
+    wholes: Mapping[str, Whole] = field(default_factory=dict)  # what is cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +66,13 @@ def sketch_model(
         if sharding is None
         else measure_share(model, sharding, layout, path=directory.path, dtype=wanted)
     )
+    wholes = {} if sharding is None else find_wholes(model, sharding)
     size = sum(weight.numel() for weight in own_tensors(model).values()) * wanted.itemsize
     states = layout.states
     if states is not None:
         kept = [replace(one, dtype=wanted) if one.dtype == model.dtype else one for one in states.tensors]
         states = StateLayout(tuple(kept))
-    return ModelSketch(replace(layout.kv, dtype=wanted), size, states, share)
+    return ModelSketch(replace(layout.kv, dtype=wanted), size, states, share, wholes)
 
 
 def measure_share(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,8 +12,10 @@ import torch
 from devicekit.runners import huggingface as hf
 from devicekit.runners.attention import ATTENTION_NAME
 from devicekit.runners.checkpoint import ModelDirectory
+from devicekit.runners.cuts import Cut
 from devicekit.runners.errors import CheckpointMismatch, InvalidModelDirectory, UnsupportedModel, one_line
-from devicekit.runners.sharding import Sharding
+from devicekit.runners.sharding import Sharding, Split
+from devicekit.runners.tensor_parallel import Splitter, split_model
 from devicekit.runners.weight_files import StoredTensor
 
 # What a config says about its file, its defaults or its tokenizer, and not about the shape of the computation.
@@ -47,6 +49,52 @@ def load_model(directory: ModelDirectory, *, dtype: torch.dtype | None) -> hf.Pr
     Raises InvalidModelDirectory when weights are missing or have the wrong shape: transformers would fill
     them with random numbers.
     """
+    _require_layers(directory)
+    return _load(directory, directory.read_weights(), dtype, lambda kind: kind)
+
+
+def load_part(
+    directory: ModelDirectory, *, dtype: torch.dtype | None, split: Split, wholes: Mapping[str, Whole]
+) -> tuple[hf.PreTrainedModel, Sharding]:
+    """One rank's part of a model, as `load_model`. What is not this rank's is let go as it is read, where it can.
+
+    It can where the checkpoint stores what is cut under the model's own names, and not in pieces as that of some
+    mixtures.
+
+    Args:
+        wholes: shape and cut of each parameter that is cut.
+    """
+    stored = directory.stored_tensors()
+    if any(name in stored and stored[name].shape != one.shape for name, one in wholes.items()) or not all(
+        name in stored or one.tied_to in stored for name, one in wholes.items()
+    ):
+        model = load_model(directory, dtype=dtype)
+        return model, split_model(model, split, path=directory.path)
+
+    def keep(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        return wholes[name].cut.part(tensor, split.rank).clone() if name in wholes else tensor
+
+    _require_layers(directory)
+    splitters: list[Splitter] = []
+
+    def cut_when_built(kind: type[hf.PreTrainedModel]) -> type[hf.PreTrainedModel]:
+        """A class of the same name whose models are cut before they are given values."""
+
+        def build(model: hf.PreTrainedModel, *args: object, **kwargs: object) -> None:
+            kind.__init__(model, *args, **kwargs)
+            splitters.append(Splitter(model, split, directory.path))
+            splitters[-1].cut()
+
+        made: type[hf.PreTrainedModel] = type(
+            kind.__name__, (kind,), {"__init__": build, "__module__": kind.__module__}
+        )
+        return made
+
+    model = _load(directory, directory.read_weights(keep), dtype, cut_when_built)
+    return model, splitters[-1].install()
+
+
+def _require_layers(directory: ModelDirectory) -> None:
     layers = getattr(directory.config.get_text_config(), "num_hidden_layers", None)
     stored = len(directory.stored_tensors())
     if layers is not None and not 0 < layers <= stored:  # building so many would take for ever
@@ -54,11 +102,18 @@ def load_model(directory: ModelDirectory, *, dtype: torch.dtype | None) -> hf.Pr
             f"{directory.path}: the config has {layers} layers, and there are {stored} tensors",
             path=str(directory.path),
         )
-    weights = directory.read_weights()
+
+
+def _load(
+    directory: ModelDirectory,
+    weights: dict[str, torch.Tensor],
+    dtype: torch.dtype | None,
+    prepare: Callable[[type[hf.PreTrainedModel]], type[hf.PreTrainedModel]],
+) -> hf.PreTrainedModel:
     try:
         with quiet():
             kind, config = _model_class(directory.config)
-            model, info = kind.from_pretrained(
+            model, info = prepare(kind).from_pretrained(
                 None,
                 config=config,
                 state_dict=weights,
@@ -143,13 +198,33 @@ def stage_update(
     _require(
         directory, _stored_differences(stored, directory.stored_tensors(), set(model.all_tied_weights_keys))
     )
-    candidate = load_model(directory, dtype=dtype)
-    old, new = own_tensors(model), candidate.state_dict()
-    problems = _tensor_differences(old, new, sharding) or _tie_differences(model, new)
-    _require(directory, problems)
     if sharding.cuts:
-        new = {name: sharding.shard(name, new[name]).clone() for name in old}
+        wholes = find_wholes(model, sharding)
+        candidate, _ = load_part(directory, dtype=dtype, split=sharding.split, wholes=wholes)
+    else:
+        candidate = load_model(directory, dtype=dtype)
+    old, new = own_tensors(model), candidate.state_dict()
+    _require(directory, _tensor_differences(old, new) or _tie_differences(model, new))
     return StagedModel(old, new, settle)
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A parameter that is cut: what it is on all ranks together."""
+
+    shape: tuple[int, ...]
+    cut: Cut
+    tied_to: str  # the first of its names
+
+
+def find_wholes(model: hf.PreTrainedModel, sharding: Sharding) -> dict[str, Whole]:
+    """Every parameter that is cut, by every name of it. Of a model that may be without memory."""
+    first = aliases(model)
+    shapes = {
+        name: sharding.whole_shape(name, tensor.shape)
+        for name, tensor in model.named_parameters(remove_duplicate=False)
+    }
+    return {name: Whole(shapes[name], cut, first.get(name, name)) for name, cut in sharding.cuts.items()}
 
 
 def own_tensors(model: hf.PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -220,15 +295,11 @@ def _stored_differences(
     return problems
 
 
-def _tensor_differences(
-    old: dict[str, torch.Tensor], new: dict[str, torch.Tensor], sharding: Sharding
-) -> list[str]:
+def _tensor_differences(old: dict[str, torch.Tensor], new: dict[str, torch.Tensor]) -> list[str]:
     return [
         f"{name} cannot take the place of the one that is loaded"
         for name, tensor in old.items()
-        if name not in new
-        or tuple(new[name].shape) != sharding.whole_shape(name, tensor.shape)
-        or new[name].dtype != tensor.dtype
+        if name not in new or new[name].shape != tensor.shape or new[name].dtype != tensor.dtype
     ]
 
 

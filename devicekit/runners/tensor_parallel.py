@@ -40,7 +40,9 @@ _GATE_AND_UP = 2  # what lies one behind the other in a packed projection
 
 def split_model(model: hf.PreTrainedModel, split: Split, *, path: Path) -> Sharding:
     """Leave a model with one rank's part of its parameters; raises UnsupportedModel, and then it is of no use."""
-    return _Splitter(model, split, path).run()
+    splitter = Splitter(model, split, path)
+    splitter.cut()
+    return splitter.install()
 
 
 @dataclass(slots=True)
@@ -53,16 +55,19 @@ class _Rule:
     parameters: dict[str, str]  # by their names in the module
 
 
-class _Splitter:
+class Splitter:
+    """Splits one model: first its parameters are cut, and once they have values its modules learn to exchange."""
+
     def __init__(self, model: hf.PreTrainedModel, split: Split, path: Path) -> None:
         self._model = model
         self._split = split
         self._path = path
         self._text = model.config.get_text_config()
         self._sharding = Sharding(split)
+        self._to_install: list[_Rule] = []
 
-    def run(self) -> Sharding:
-        """Cut parameters, then have modules exchange what they compute."""
+    def cut(self) -> None:
+        """Put this rank's part in the place of each parameter. Raises UnsupportedModel."""
         if self._text.model_type in RECURRENT:
             raise self._refusal("has recurrent layers, which ranks cannot hold together here")
         rules = self._rules(self._plan())
@@ -83,7 +88,11 @@ class _Splitter:
                 setattr(rule.module, own, fresh[id(old)][0])
                 cuts[f"{rule.name}.{own}"] = cut
         self._sharding.cuts = cuts
-        for rule in rules:
+        self._to_install = rules
+
+    def install(self) -> Sharding:
+        """Have modules exchange what they compute. Raises UnsupportedModel."""
+        for rule in self._to_install:
             if rule.style is not None:
                 self._install(rule, rule.style)
         return self._sharding

@@ -22,12 +22,12 @@ from devicekit.runners.reload import (
     UpdateRecord,
     aliases,
     load_model,
+    load_part,
     own_tensors,
     stage_update,
 )
 from devicekit.runners.sharding import Exchange, Sharding, Share, Split
 from devicekit.runners.state_layers import PackedStates, mixing
-from devicekit.runners.tensor_parallel import split_model
 from devicekit.scheduling.batch import ForwardBatch, Int32, Int64, Logprobs, ModelLimits, StepOutput
 
 if TYPE_CHECKING:
@@ -106,12 +106,14 @@ class TransformersRunner:
         """
         attention.register()
         directory = ModelDirectory.open(path)
-        sharding = None
-        if split is not None:
-            sketch_model(directory, dtype=dtype, split=split)  # whether it can be, before anything is read
-        model = load_model(directory, dtype=dtype)
-        if split is not None:
-            sharding = split_model(model, split, path=directory.path)
+        if split is None:
+            return cls(
+                directory, load_model(directory, dtype=dtype).to(device.torch_device), device, dtype=dtype
+            )
+        sketch = sketch_model(
+            directory, dtype=dtype, split=split
+        )  # whether it can be, before anything is read
+        model, sharding = load_part(directory, dtype=dtype, split=split, wholes=sketch.wholes)
         return cls(directory, model.to(device.torch_device), device, dtype=dtype, sharding=sharding)
 
     @property

@@ -7,7 +7,7 @@ whoever cuts it short ends the process.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,10 @@ _DTYPES: Final = {
     "U32": torch.uint32,
     "U64": torch.uint64,
 }
+
+
+Keep = Callable[[str, torch.Tensor], torch.Tensor]
+"""What is wanted of a tensor; not a view of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +99,11 @@ class WeightFile:
         """Every tensor by its name."""
         return {place.name: place.stored for place in self.places}
 
-    def read(self) -> dict[str, torch.Tensor]:
+    def read(self, keep: Keep | None = None) -> dict[str, torch.Tensor]:
         """Every tensor, in memory that nobody else has.
+
+        Args:
+            keep: what is wanted of each, by name; the rest of it is let go before the next is read.
 
         Raises:
             InvalidModelDirectory: the file is not what it was when it was opened, or cannot be read.
@@ -108,13 +115,18 @@ class WeightFile:
                 tensor = torch.empty(place.stored.shape, dtype=_DTYPES[place.stored.dtype])
                 view = tensor.reshape(-1).view(torch.uint8).numpy().data
                 file.read_into(view, place.start)
-                found[place.name] = tensor
-                views.append((place, view))
+                if keep is None or file.needs_second_reading:
+                    found[place.name] = tensor
+                    views.append((place, view))
+                else:
+                    found[place.name] = keep(place.name, tensor)
             if file.needs_second_reading:
                 file.require_same(memoryview(self.header), 0)
                 for place, view in views:
                     file.require_same(view, place.start)
             file.require_unchanged()
+            if keep is not None and views:
+                found = {name: keep(name, tensor) for name, tensor in found.items()}
             return found
 
     def require_unchanged(self) -> None:
@@ -123,15 +135,15 @@ class WeightFile:
             pass
 
 
-def read_all(files: Sequence[WeightFile]) -> dict[str, torch.Tensor]:
-    """Every tensor of a checkpoint, all of one state of it.
+def read_all(files: Sequence[WeightFile], keep: Keep | None = None) -> dict[str, torch.Tensor]:
+    """Every tensor of a checkpoint, or what is wanted of it, all of one state of it.
 
     Raises:
         InvalidModelDirectory: a file changed before the last was read, or cannot be read.
     """
     found: dict[str, torch.Tensor] = {}
     for file in files:
-        found |= file.read()
+        found |= file.read(keep)
     for file in files:  # the first may have been replaced while the last was read
         file.require_unchanged()
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,6 +52,29 @@ def _on_disk(files: list[Path]) -> dict[str, torch.Tensor]:
         with safe_open(file, framework="pt") as opened:
             found |= {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
     return found
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_what_is_wanted_of_each_tensor_is_kept_and_the_rest_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh: bool
+) -> None:
+    files = _checkpoint(tmp_path, 3.0)
+    if not fresh:  # left alone for long enough that its times tell whether it changed
+        monkeypatch.setattr("devicekit.files._FRESH", 0.0)
+        monkeypatch.setattr("devicekit.files._in_memory", lambda device: False)
+    opened = [WeightFile.open(file) for file in files]
+    whole: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+
+    def first_row(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        alive.append(sum(one() is not None for one in whole))
+        whole.append(weakref.ref(tensor))
+        return tensor.reshape(-1)[:1].clone()
+
+    found = read_all(opened, first_row)
+    assert _same(found, {name: tensor.reshape(-1)[:1] for name, tensor in _on_disk(files).items()})
+    if not fresh:
+        assert max(alive) <= 1  # the one before, at most
 
 
 # -- Types ----------------------------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ from torch.distributed.distributed_c10d import ProcessGroupGloo, Store
 from devicekit.contract.errors import ConfigurationError
 from devicekit.scheduling.errors import RankLost
 
+_LET_GO = 1.0  # seconds for a library to end what is under way
+
 
 class Leave(Protocol):
     """`RankGroup.leave`."""
@@ -103,13 +105,17 @@ class TensorChannel:
             return
         with suppress(Exception):  # not every library can
             group.abort()
-        if isinstance(group, ProcessGroup):  # torch holds on to it too
-            with suppress(Exception):
-                dist.destroy_process_group(group)
-        # Some libraries wait for what is under way when the last reference goes, until its timeout: not here.
+        if not isinstance(group, ProcessGroup):
+            return  # the last reference goes here, and connections close
+        with suppress(Exception):  # torch holds on to it too
+            dist.destroy_process_group(group)
+        # Some libraries wait for what is under way when the last reference goes, until its timeout: not here. A
+        # thread that is still inside of torch when the interpreter ends takes the process down with it.
         last = [group]
         del group
-        threading.Thread(target=last.clear, daemon=True).start()
+        letting_go = threading.Thread(target=last.clear, daemon=True)
+        letting_go.start()
+        letting_go.join(_LET_GO)
 
     def _attempt(self, begin: Callable[[Collectives], Work]) -> None:
         if self._group is None:
