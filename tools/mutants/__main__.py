@@ -34,6 +34,7 @@ TESTS = (
         f"tests/server/test_{name}.py"
         for name in ("access", "origins", "budgets", "fields", "fuzz", "hostile")
     ),
+    *(f"tests/test_{name}.py" for name in ("engine", "generation", "logprobs", "oom")),
 )
 # Processes by the dozen, which cost minutes and are not followed.
 _LEFT_OUT = ("tests/scheduling/test_ranks*.py", "tests/registry/wheels*")

@@ -132,31 +132,30 @@ def mutants(file: str, text: str) -> list[Mutant]:
 
 
 def _places(node: ast.AST, function: int | None) -> Iterator[tuple[ast.AST, int | None]]:
-    """Every node that does something, with the function that it stands in."""
+    """Every node below one that does something, with the function that it stands in."""
     for child in ast.iter_child_nodes(node):
-        if _says_nothing(child):
-            continue
-        inner = function
-        if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            if child.name in ("__repr__", "__str__"):
-                continue
-            # As code objects tell it: with the first decorator.
-            inner = min([child.lineno, *(one.lineno for one in child.decorator_list)])
-            for part in child.body:
-                if not _says_nothing(part):
-                    yield part, inner
-                    yield from _places(part, inner)
-            for default in (*child.args.defaults, *child.args.kw_defaults):
-                if default is not None:
-                    yield default, inner
-            continue
-        yield child, inner
-        if isinstance(child, ast.AnnAssign):
-            if child.value is not None:
-                yield child.value, inner
-                yield from _places(child.value, inner)
-        else:
-            yield from _places(child, inner)
+        yield from _place(child, function)
+
+
+def _place(node: ast.AST, function: int | None) -> Iterator[tuple[ast.AST, int | None]]:
+    if _says_nothing(node):
+        return
+    parts: list[ast.AST]
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        if node.name in ("__repr__", "__str__"):
+            return
+        # As code objects tell it: with the first decorator.
+        function = min([node.lineno, *(one.lineno for one in node.decorator_list)])
+        parts = [*node.body, *node.args.defaults, *filter(None, node.args.kw_defaults)]
+    elif isinstance(node, ast.ClassDef):
+        parts = [*node.body]  # how a record is kept (slots, frozen) is for speed and for people
+    elif isinstance(node, ast.AnnAssign):
+        parts = [] if node.value is None else [node.value]
+    else:
+        yield node, function
+        parts = [*ast.iter_child_nodes(node)]
+    for part in parts:
+        yield from _place(part, function)
 
 
 def _says_nothing(node: ast.AST) -> bool:
@@ -166,6 +165,8 @@ def _says_nothing(node: ast.AST) -> bool:
     if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
         return True
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return True
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr) and ast.unparse(node.right) == "None":
         return True
     return (
         isinstance(node, ast.Expr)
