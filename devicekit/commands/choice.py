@@ -21,7 +21,7 @@ def choice_text(selection: Selection) -> str:
         f"  {title}: {', '.join(one.name for one in reports)}" for title, reports in folded.items() if reports
     ]
     if any(folded.values()):
-        lines[-1] += "  (devicekit info --all says why)"
+        lines[-1] += " (devicekit info --all says why)"
     return "\n".join([*lines, *(f"  note: {note}" for note in selection.notes)])
 
 

@@ -56,7 +56,7 @@ _FAILED = "\nThe served tokens are not the model's own. Please report this, with
 _NEXT = """
 Every token is the model's own, under both versions of its weights.
 Where to go next:
-  devicekit info                                the device, its hooks, its memory
+  devicekit info                                the device and its hooks
   devicekit demo --model DIR                    the same with a model of yours
   devicekit generate --model DIR --prompt TEXT  complete a prompt
   devicekit conformance run --backend cpu       check a backend by effect"""

@@ -60,11 +60,8 @@ def resume(state: SchedulerState, operation: Continue) -> PauseReply:
     # If that fails it is no reason to stay paused.
     release = state.releases.attempt(ReleasePoint.CONTINUE, operation.empty_cache)
     if release.emptied:
-        _log.info(
-            "emptied before generation continues: %s bytes reserved, %s before",
-            release.reserved_after,
-            release.reserved_before,
-        )
+        gave = "an unknown number of" if release.released is None else release.released
+        _log.info("emptied before generation continues, which gave back %s bytes", gave)
     seconds = None if gate.paused_at is None else state.clock.now() - gate.paused_at
     gate.resume()
     return PauseReply(
