@@ -34,6 +34,7 @@ autodoc_preserve_defaults = True
 autodoc_use_legacy_class_based = False
 napoleon_google_docstring = True
 napoleon_numpy_docstring = True
+napoleon_use_ivar = True  # attributes that a docstring lists are listed by the class as well
 python_maximum_signature_line_length = 80
 python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"

@@ -23,7 +23,7 @@ MARKDOWN = [path for path in SOURCES if path.suffix == ".md"]
 OUTSIDE = [CHECKOUT / "README.md", CHECKOUT / "CHANGELOG.md", CHECKOUT / "conformance/README.md"]
 _FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
-_ENTRY = re.compile(r"^   (?:[^<:\n]*<)?/?([\w./-]+?)>?$", re.MULTILINE)
+_ENTRY = re.compile(r"^   (?:[^<:\n]*<)?/?([\w./*-]+?)>?$", re.MULTILINE)
 
 
 def name_of(path: Path) -> str:
@@ -31,9 +31,12 @@ def name_of(path: Path) -> str:
 
 
 def entries(page: str) -> list[str]:
-    """The pages that a page's tables of contents name."""
+    """The pages that a page's tables of contents name; a pattern stands for those of a folder."""
     trees = page.split(".. toctree::")[1:]
-    return [found for tree in trees for found in _ENTRY.findall(tree)]
+    named = [found for tree in trees for found in _ENTRY.findall(tree)]
+    folders = [one for one in named if one.endswith("/*")]
+    listed = [name_of(path) for one in folders for path in DOCS.glob(f"{one}.md")]
+    return [one for one in named if one not in folders] + listed
 
 
 def anchors(path: Path) -> set[str]:
