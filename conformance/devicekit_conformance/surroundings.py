@@ -87,9 +87,11 @@ class Surroundings:
             return found
         for index in range(count_of(self._ctx)):
             if self._hook not in _STREAMING:
-                found[f"the current stream of device {index}"] = _ask(partial(module.current_stream, index))
+                found[f"the current stream of device {index}"] = _ask(
+                    partial(_of, module, "current_stream", index)
+                )
             if self._hook not in _SEEDING or index != self._index:
-                state: Any = _ask(partial(module.get_rng_state, index))
+                state: Any = _ask(partial(_of, module, "get_rng_state", index))
                 found[f"the random state of device {index}"] = (
                     None if state is None else state.numpy().tobytes()
                 )
@@ -110,6 +112,10 @@ def _ask(question: Callable[[], object]) -> object:
     with contextlib.suppress(Exception):
         return question()
     return None
+
+
+def _of(module: object, name: str, index: int) -> object:
+    return getattr(module, name)(index)  # a module may lack either
 
 
 def _written() -> int:

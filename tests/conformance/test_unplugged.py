@@ -54,3 +54,33 @@ def test_a_device_without_a_plugin_is_faultless(
         assert sum(one.status is Status.PASS for one in results) >= (25 if only else 100)
     finally:
         session.close()
+
+
+STREAMLESS = """
+import torch
+from devicekit_conformance.simulated import SimProbe
+
+
+class Partial:
+    def __getattr__(self, name):
+        if name in ("current_stream", "get_rng_state"):
+            raise AttributeError(name)
+        return getattr(torch.sim, name)
+
+
+class Probe(SimProbe):
+    runtime = Partial()
+"""
+
+
+def test_a_module_without_streams_is_not_held_against_its_backend(nursery: Nursery, tmp_path: Path) -> None:
+    path = tmp_path / "streamless.py"
+    path.write_text(STREAMLESS, encoding="utf-8")
+    target = Target("devicekit_conformance.simulated:discrete", f"{path}:Probe")
+    session = Session(target, nursery, only=["DK-EACH-501"], profiles=["processes"])
+    try:
+        session.run()
+        assert {one.id: one.message for one in session.results() if one.status is Status.FAIL} == {}
+        assert [one.status for one in session.results() if one.id == "DK-EACH-501"] == [Status.PASS]
+    finally:
+        session.close()
