@@ -67,11 +67,14 @@ def first(trial: Trial) -> None:
 def again(trial: Trial) -> None:
     """Later calls, in other threads, with another stream current, and after what went wrong."""
     run = effect_of(trial.hook)
+    arguments = arguments_for(trial)
     for number in range(4):
         run(_in(trial, f"in round {number + 1}"))
+        if arguments is not None:
+            told = _told(trial, arguments)
+            _tells(_in(trial, f"after round {number + 1}"), arguments, told)
     for number in (1, 2):
         _in_thread(run, _in(trial, f"in thread {number + 1} of the process"))
-    arguments = arguments_for(trial)
     if arguments is not None:
         told = _told(trial, arguments)
         _in_thread(lambda one: _tells(one, arguments, told), _in(trial, "in another thread"))
@@ -98,6 +101,9 @@ def _told(trial: Trial, arguments: tuple[Any, ...]) -> str:
     found = trial.ctx.raw_hook(trial.hook)(*arguments)
     if trial.hook in _FACTS:
         return repr(found)
+    if dataclasses.is_dataclass(found):
+        known = [one.name for one in dataclasses.fields(found) if getattr(found, one.name) is not None]
+        return f"{', '.join(known) or 'nothing'}"
     return "nothing" if found is None or found in ((), [], {}, "") else "something"
 
 

@@ -44,6 +44,9 @@ def current_index(trial: Trial) -> None:
 @effect("set_index")
 def set_index(trial: Trial) -> None:
     before = trial.ctx.probe.current_index()
+    if before is not None:
+        for other in trial.others[:1]:  # or it would have nothing to do
+            trial.select(other)
     trial.call(trial.index)
     now = trial.ctx.probe.current_index()
     trial.expect(now is None or now == trial.index, f"torch's current device is {now} after it")
