@@ -5,10 +5,12 @@ from __future__ import annotations
 import statistics
 import time
 
-from devicekit_conformance.context import Context, expect
+from devicekit_conformance.context import Context, NotRun, expect
 from devicekit_conformance.measures import stats
 from devicekit_conformance.outcomes import Level
 from devicekit_conformance.rulebook import requirement
+
+_BLOCKS, _FEWEST = 2000, 100  # live tensors: as many as there is room for
 
 
 @requirement("DK-STATE-012", Level.SHOULD, profile="memory", hooks=["memory_stats"], after=["DK-STATE-001"])
@@ -27,12 +29,19 @@ def reading_is_cheap(ctx: Context) -> None:
 def reading_costs_the_same_with_many_blocks(ctx: Context) -> None:
     """Reading memory_stats() SHOULD NOT take longer the more tensors are live."""
     few = _quickest_reading(ctx)
-    blocks = [ctx.probe.tensor(512, 0) for _ in range(2000)]
-    many = _quickest_reading(ctx)
+    blocks: list[object] = []
+    while len(blocks) < _BLOCKS:
+        try:
+            blocks.append(ctx.probe.tensor(512, 0))
+        except Exception as error:  # a device may give each block a page of many megabytes
+            if len(blocks) < _FEWEST:
+                raise NotRun(f"there is no room for {_FEWEST} blocks: {error}") from error
+            break
+    count, many = len(blocks), _quickest_reading(ctx)
     del blocks
     expect(
         many < 5 * few + 2e-4,
-        f"it takes {few * 1e6:.0f} us with few tensors live, {many * 1e6:.0f} us with 2000",
+        f"it takes {few * 1e6:.0f} us with few tensors live, {many * 1e6:.0f} us with {count}",
     )
 
 
