@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import socket
 import statistics
 import subprocess
@@ -13,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import TypedDict, cast
 
@@ -110,10 +110,17 @@ def _measure(path: str, port: int, rank: int, size: int) -> Measured:
     return {
         "weights": engine.weight_bytes,
         "keys": engine.plan.pool_bytes,
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak": _peak(),
         "cpu": statistics.median(cpu for cpu, _ in timed),
         "wall": statistics.median(wall for _, wall in timed),
     }
+
+
+def _peak() -> int:
+    """Most bytes of memory that this process had; getrusage would count those of the process that started it."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    [line] = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024
 
 
 def _lead(engine: Engine) -> list[tuple[float, float]]:

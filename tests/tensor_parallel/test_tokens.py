@@ -90,7 +90,7 @@ def test_what_ranks_cannot_hold_together_is_refused_by_name_on_all(
 @pytest.mark.parametrize("model", [name for name in MODELS if name not in (*PARTLY, "three key heads")])
 def test_four_ranks_say_what_one_does(worlds: Worlds, written: Written, model: str) -> None:
     seen, whole = compare(worlds, written(model), 4)
-    assert all(one.weight_bytes < whole.weight_bytes * 0.28 for one in seen)
+    assert all(one.weight_bytes < whole.weight_bytes * 0.285 for one in seen)
 
 
 @pytest.mark.thorough
