@@ -37,6 +37,10 @@ def read_manifest(path: Path) -> tuple[str, Mapping[str, object]]:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ManifestError(f"The manifest {path} is not UTF-8 (line {line}): {error}") from error
+    if text.startswith("\ufeff"):
+        raise ManifestError(
+            f"The manifest {path} begins with a byte order mark (line 1): save it as plain UTF-8."
+        )
     try:
         return text, parse_toml(text)
     except NestedTooDeeply as error:

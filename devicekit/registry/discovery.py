@@ -42,13 +42,16 @@ def _probe_order(candidate: Candidate) -> tuple[bool, int, str]:
 
 
 def _refuse(name: str, rival: Candidate, rivals: list[Candidate]) -> Candidate:
-    origins = " and ".join(sorted(other.label for other in rivals))
-    error = DuplicateBackend(
-        f"Two distributions claim the backend name {name!r}: {origins}. Uninstall one of them "
-        f"(pip uninstall {rival.distribution}).",
-        backend=name,
-    )
-    return replace(rival, error=error)
+    if len({other.distribution for other in rivals}) == 1:
+        said = (
+            f"{rival.distribution} lists the backend name {name!r} {len(rivals)} times among its entry points"
+        )
+        remedy = "Its author has to keep one of them."
+    else:
+        origins = " and ".join(sorted(other.label for other in rivals))
+        said = f"Two distributions claim the backend name {name!r}: {origins}"
+        remedy = f"Uninstall one of them (pip uninstall {rival.distribution})."
+    return replace(rival, error=DuplicateBackend(f"{said}. {remedy}", backend=name))
 
 
 def _installed() -> list[Candidate]:

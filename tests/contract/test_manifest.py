@@ -116,3 +116,10 @@ def test_a_manifest_in_code_takes_the_spelling_of_the_file() -> None:
     assert spelled == read
     with pytest.raises(ManifestError, match="synchronise"):
         Manifest("acme", "cpu", ">=1.0,<2", noop=["synchronise"])  # type: ignore[arg-type]
+
+
+def test_a_byte_order_mark_is_named(tmp_path) -> None:
+    path = tmp_path / "backend.toml"
+    path.write_bytes(b'\xef\xbb\xbf[backend]\nname = "acme"\n')
+    with pytest.raises(ManifestError, match=r"byte order mark \(line 1\): save it as plain UTF-8"):
+        Manifest.read(path)

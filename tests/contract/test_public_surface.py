@@ -58,5 +58,21 @@ def test_the_surface_for_vendors_is_the_one_that_was_decided() -> None:
     assert list(surface()) == SNAPSHOT.read_text(encoding="utf-8").splitlines()
 
 
+def test_every_field_of_every_record_is_described() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "stability.md").read_text(encoding="utf-8")
+    described: dict[str, set[str]] = {}
+    record = ""
+    for line in page.split("## Fields and their units")[1].splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) > 4 and "`" in cells[2]:
+            record = cells[1].strip("`") or record
+            described.setdefault(record, set()).update(re.findall(r"`(\w+)`", cells[2]))
+    module = importlib.import_module("devicekit.contract.records")
+    records = {name: one for name, one in vars(module).items() if dataclasses.is_dataclass(one)}
+    assert described == {
+        name: {field.name for field in dataclasses.fields(one)} for name, one in records.items()
+    }
+
+
 if __name__ == "__main__":
     SNAPSHOT.write_text("\n".join(surface()) + "\n", encoding="utf-8")

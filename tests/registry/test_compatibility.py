@@ -242,3 +242,13 @@ def test_an_added_name_is_never_within_a_misspelling_of_an_older_one():
 def test_an_added_capability_asks_nothing_of_an_older_plugin():
     for capability in CAPABILITIES.values():
         assert all(HOOKS[hook].since <= capability.since for hook in capability.hooks)
+
+
+def test_a_distribution_that_lists_a_name_twice_is_told_so(site) -> None:
+    name = site.install("twice")
+    (entry,) = site.path.glob("*.dist-info/entry_points.txt")
+    entry.write_text(entry.read_text() + "twice = devicekit_twice:Other\n")
+    with pytest.raises(
+        devicekit.contract.errors.DuplicateBackend, match=f"{name} lists the backend name 'twice' 2 times"
+    ):
+        devicekit.get_device("twice")
