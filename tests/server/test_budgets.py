@@ -233,6 +233,15 @@ def test_a_body_with_more_in_it_than_is_read_is_not_parsed(body: bytes) -> None:
         tracemalloc.stop()
 
 
+def test_a_body_with_as_much_in_it_as_is_read_is_parsed() -> None:
+    lists = b'{"a":[' + b"[]," * (MOST_CONTAINERS - 3) + b"[]]}"
+    assert lists.count(b"[") + lists.count(b"{") == MOST_CONTAINERS
+    assert len(parse(lists)["a"]) == MOST_CONTAINERS - 2  # type: ignore[arg-type]
+    values = b'{"a":[' + b"0," * (MOST_VALUES - 2) + b"0]}"
+    assert values.count(b",") + 2 == MOST_VALUES
+    assert len(parse(values)["a"]) == MOST_VALUES - 1  # type: ignore[arg-type]
+
+
 def test_commas_and_brackets_within_texts_are_no_values() -> None:
     text = '[{,"\\' * (MOST_CONTAINERS // 2)
     assert parse(json.dumps({"text": text, "n": 1}).encode()) == {"text": text, "n": 1}

@@ -101,7 +101,7 @@ def test_a_server_that_is_killed_within_a_verb_leaves_nothing_behind(
                 wait_until(lambda: bool(first.pending()), 60.0)
             os.kill(first.process.pid, signal.SIGKILL)
             with pytest.raises(httpx.TransportError):
-                [*lines]
+                list(lines)
             asking.join(60)
             assert said, "the client waits for ever"
         assert first.process.wait(60) == -signal.SIGKILL
