@@ -24,6 +24,8 @@ FOREIGN = {
     "grad",
     "name_or_path",  # of a transformers config
     "forward",  # of a torch module
+    "num_experts",  # of transformers' modules that hold experts
+    "_is_expert_parallel",
     "pre_tokenizer",
     "decoder",
     "chat_template",
