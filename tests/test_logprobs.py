@@ -7,6 +7,7 @@ import random
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,7 +17,7 @@ from devicekit.engine import Engine, EngineConfig
 from devicekit.runners.errors import InvalidModelDirectory
 from devicekit.scheduling import scoring
 from devicekit.scheduling.errors import InvalidRequest
-from devicekit.scheduling.request import FinishKind, SamplingParams
+from devicekit.scheduling.request import FinishKind, Request, SamplingParams
 from devicekit.weights.operations import UpdateWeightsFromTensor
 from examples.checkpoints import write_example_checkpoint
 
@@ -245,3 +246,20 @@ def test_weights_that_are_no_numbers_can_be_kept_out(path: Path, tmp_path: Path)
     (after,) = engine.generate([[1, 2, 3]], max_new_tokens=4, temperature=0)
     assert after.tokens == before.tokens
     assert engine.update_weights_from_disk(path).success
+
+
+def test_each_output_of_a_stream_has_the_scores_of_its_own_tokens(engine: Engine) -> None:
+    params = SamplingParams(max_new_tokens=6, temperature=0.0, ignore_eos=True, logprobs=1)
+    request = Request("streamed", np.array([1, 2, 3], np.int32), params, stream=True)
+    engine.scheduler.add(request)
+    tokens: list[int] = []
+    scored: list[int] = []
+    for _ in range(50):
+        for output in engine.scheduler.step().outputs:
+            assert len(output.logprobs) == len(output.tokens)
+            tokens += output.tokens
+            scored += [one.token for one in output.logprobs]
+        if len(tokens) == 6:
+            break
+    assert len(set(tokens)) > 1
+    assert scored == tokens

@@ -171,3 +171,17 @@ def test_what_is_cached_makes_room_for_a_request_and_no_more_than_it_has_to(new_
     assert second in rig.finishes
     assert kv.prefix is not None
     rig.check()
+
+
+def test_the_times_of_a_request_are_those_of_the_clock(rig: Rig) -> None:
+    rig.clock.time = 64.0
+    params = SamplingParams(max_new_tokens=3, temperature=0.0)
+    rig.scheduler.add(Request("r", np.array([1, 2, 3], np.int32), params))
+    ended = []
+    for _ in range(10):
+        rig.clock.sleep(2.0)
+        ended += [one for one in rig.scheduler.step().outputs if one.finish is not None]
+    [output] = ended
+    assert output.times is not None
+    assert (output.times.queued, output.times.first_token) == (2.0, 2.0)
+    assert output.times.total > 2.0

@@ -2,5 +2,10 @@
 
 from __future__ import annotations
 
-EQUIVALENT: dict[str, str] = {}
+EQUIVALENT: dict[str, str] = {
+    "devicekit/scheduling/stopping.py: comparison: len(output) < params.min_new_tokens -> "
+    "len(output) <= params.min_new_tokens": (
+        "where the two differ no token that ends an output can come: such tokens are masked until then"
+    ),
+}
 """By `Mutant.name`."""
