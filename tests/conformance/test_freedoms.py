@@ -7,7 +7,7 @@ import random
 import pytest
 
 from devicekit_conformance.judge import Nursery
-from devicekit_conformance.outcomes import Status
+from devicekit_conformance.outcomes import Level, Status
 from devicekit_conformance.selftest.freedoms import FREEDOMS, honest_names
 from devicekit_conformance.session import Session
 from devicekit_conformance.target import Target
@@ -35,7 +35,8 @@ def test_an_honest_backend_is_not_refused(name: str, nursery: Nursery) -> None:
     session = Session(target, nursery, profiles=profiles)
     try:
         session.run()
-        bad = [one for one in session.results() if one.status in (Status.FAIL, Status.ERROR, Status.BLOCKED)]
+        stopped = (Status.FAIL, Status.ERROR, Status.BLOCKED)
+        bad = [one for one in session.results() if one.status in stopped and one.level is not Level.SHOULD]
         assert not bad, "\n".join(f"{one.id} {one.status.value}: {one.message}" for one in bad)
     finally:
         session.close()

@@ -8,7 +8,9 @@ from devicekit_conformance.measures import BLOCK
 from devicekit_conformance.rulebook import requirement
 
 # Claims that a backend makes by what its hooks answer, not by having them.
-_BY_ANSWER = frozenset({"caching_allocator", "peak_memory", "async_copies", "unified_memory"})
+_BY_ANSWER = frozenset(
+    {"caching_allocator", "peak_memory", "async_copies", "unified_memory", "driver_memory"}
+)
 
 
 @requirement("DK-CAP-001", profile="core", device=False)
@@ -75,12 +77,15 @@ def claimed_peaks_are_known(ctx: Context) -> None:
     del block
 
 
-@requirement("DK-CAP-007", profile="memory", capabilities=["driver_memory"], after=["DK-ORDER-001"])
-def claimed_driver_memory_is_known(ctx: Context) -> None:
-    """A backend that claims driver_memory MUST know free and total."""
+@requirement("DK-CAP-007", profile="memory", hooks=["memory_info"], after=["DK-ORDER-001"])
+def driver_memory_is_claimed_where_it_is_known(ctx: Context) -> None:
+    """A backend MUST claim driver_memory if it knows free and total, and not otherwise."""
     found = ctx.hook("memory_info")(0)
     unknown = [name for name in ("free", "total") if getattr(found, name, None) is None]
-    expect(not unknown, f"{' and '.join(unknown)} is None")
+    if ctx.claims("driver_memory"):
+        expect(not unknown, f"it is claimed, and {' and '.join(unknown)} is None")
+    else:
+        expect(unknown, "it is not claimed, and memory_info() knows both")
 
 
 @requirement("DK-CAP-008", profile="core", device=False)

@@ -231,7 +231,8 @@ def _hiding(made: type[Honest], without: frozenset[str]) -> type[Any]:
     def construct(self: Any) -> None:
         self._inner = made()
 
-    namespace: dict[str, object] = {name: forwarding(name) for name in HOOKS if name not in without}
+    kept = [name for name in HOOKS if name not in without and hasattr(made, name)]
+    namespace: dict[str, object] = {name: forwarding(name) for name in kept}
     namespace.update(__init__=construct, manifest=made.manifest)
     return type("Unusual", (), namespace)
 
