@@ -85,7 +85,7 @@ def driver_memory_is_claimed_where_it_is_known(ctx: Context) -> None:
     if ctx.claims("driver_memory"):
         expect(not unknown, f"it is claimed, and {' and '.join(unknown)} is None")
     else:
-        expect(unknown, "it is not claimed, and memory_info() knows both")
+        expect(bool(unknown), "it is not claimed, and memory_info() knows both")
 
 
 @requirement("DK-CAP-008", profile="core", device=False)
