@@ -49,7 +49,7 @@ class FrozenHook:
     def initialises(self) -> bool:
         """Whether it may initialise a device that nothing has used. Newer hooks say so in their own words."""
         named = self.name in ("device_properties", "memory_info", "synchronize")
-        return named or self.missing is Missing.RAISE or is_newer(self.name)
+        return named or self.missing is Missing.RAISE or _may_initialise(self.name)
 
     @property
     def only_looks(self) -> bool:
@@ -135,6 +135,17 @@ def is_newer(name: str) -> bool:
     from devicekit.contract.hooks import HOOKS as DECLARED
 
     return name in DECLARED and name not in HOOKS
+
+
+def _may_initialise(name: str) -> bool:
+    from devicekit.contract.hooks import HOOKS as DECLARED
+
+    if not is_newer(name):
+        return False
+    works = Missing(DECLARED[name].kind.value) is Missing.RAISE
+    return (
+        "Initialises nothing" not in DECLARED[name].doc if works else "May initialise" in DECLARED[name].doc
+    )
 
 
 _OF_THE_VENDOR = frozenset(

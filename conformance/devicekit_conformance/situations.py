@@ -83,6 +83,7 @@ def again(trial: Trial) -> None:
         with trial.current(trial.index), trial.on(stream):
             run(_in(trial, "with another stream current"))
     _fail_once(trial)
+    _in_thread(run, _in(trial, "in another thread, after a call that raised"))
     run(_in(trial, "after a call that raised"))
     trial.ctx.probe.exhaust(trial.index)
     trial.own("empty_cache")
