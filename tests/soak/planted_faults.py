@@ -131,8 +131,8 @@ FAULTS: tuple[Fault, ...] = (
         "I3",
         "a flush with a deadline waits for ever",
         _FLUSH,
-        "        if self._state.clock.now() < waiter.deadline:\n",
-        "        if True:\n",
+        "        if self._state.clock.now() < waiter.deadline and not withdrawn:\n",
+        "        if not withdrawn:\n",
     ),
     Fault(
         "I3",
