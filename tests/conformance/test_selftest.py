@@ -79,6 +79,7 @@ def test_a_backend_that_shares_events_is_not_refused_for_it(nursery: Nursery) ->
         session.close()
 
 
+@pytest.mark.thorough  # in make test, a freedom that is drawn is
 def test_an_honest_machine_passes_clean(nursery: Nursery) -> None:
     target = Target("devicekit_conformance.simulated:uncached", "devicekit_conformance.simulated:SimProbe")
     session = Session(target, nursery, profiles=["memory", "streams", "host", "hardware"])
