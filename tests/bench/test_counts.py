@@ -1,4 +1,4 @@
-"""What the scheduler's own path costs, in calls: time is too noisy for a test, and a release must not cost more."""
+"""What the scheduler itself costs, in calls: time is too noisy for a test, and a release must not cost more."""
 
 from __future__ import annotations
 
