@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from devicekit.contract import CONTRACT_VERSION, HOOKS, Manifest, hookimpl
     from devicekit.contract.errors import DeviceKitError
-    from devicekit.contract.handles import DeviceGraph, Event, MemoryPool, Stream
+    from devicekit.contract.handles import DeviceGraph, Event, MemoryPool, Stream, TimingEvent
     from devicekit.contract.records import (
         AllocatorState,
         DeviceProperties,
@@ -69,6 +69,7 @@ __all__ = [
     "ReleaseResult",
     "Selection",
     "Stream",
+    "TimingEvent",
     "accelerator_available",
     "accelerator_count",
     "available_memory",
@@ -98,7 +99,7 @@ _HOMES = {
         "ProcessMemory",
         "ReleaseResult",
     ),
-    "devicekit.contract.handles": ("DeviceGraph", "Event", "MemoryPool", "Stream"),
+    "devicekit.contract.handles": ("DeviceGraph", "Event", "MemoryPool", "Stream", "TimingEvent"),
     "devicekit.device": (
         "AvailableMemory",
         "Device",

@@ -4,7 +4,7 @@ Imports pluggy and packaging only, so that a manifest can be read and an error r
 """
 
 from devicekit.contract.capabilities import CAPABILITIES, Capability
-from devicekit.contract.handles import DeviceGraph, Event, MemoryPool, Stream
+from devicekit.contract.handles import DeviceGraph, Event, MemoryPool, Stream, TimingEvent
 from devicekit.contract.hooks import HOOKS, BackendSpec, hookimpl
 from devicekit.contract.manifest import Manifest
 from devicekit.contract.records import (
@@ -44,6 +44,7 @@ __all__ = [
     "ProcessMemory",
     "ReleaseResult",
     "Stream",
+    "TimingEvent",
     "Telemetry",
     "hookimpl",
 ]

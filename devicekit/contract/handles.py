@@ -7,7 +7,7 @@ usually returns those unchanged.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 
 @runtime_checkable
@@ -25,6 +25,15 @@ class Event(Protocol):
 
     def wait(self, stream: Stream | None = None) -> None:
         """Make later work of ``stream`` wait for the mark. Does not block the calling thread."""
+
+
+@runtime_checkable
+class TimingEvent(Event, Protocol):
+    """An event that was made with ``timing``."""
+
+    def elapsed_time(self, end_event: Any, /) -> float:
+        """Milliseconds from this mark to that of ``end_event``, when both have been reached."""
+        ...
 
 
 @runtime_checkable

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, overload
 
 import torch
 
 from devicekit.contract.errors import UnsupportedHook
-from devicekit.contract.handles import DeviceGraph, Event, MemoryPool, Stream
+from devicekit.contract.handles import DeviceGraph, Event, MemoryPool, Stream, TimingEvent
 from devicekit.contract.hooks import HOOKS, BackendSpec
 from devicekit.contract.records import (
     AllocatorState,
@@ -103,6 +103,12 @@ class Device(DeviceControls):
     def use_stream(self, stream: Stream) -> AbstractContextManager[object]:
         """A context in which ``stream`` is current; the previous one is restored on every exit."""
         return self._hooks.use_stream(stream)
+
+    @overload
+    def create_event(self, *, timing: Literal[True], interprocess: bool = False) -> TimingEvent: ...
+
+    @overload
+    def create_event(self, *, timing: bool = False, interprocess: bool = False) -> Event: ...
 
     def create_event(self, *, timing: bool = False, interprocess: bool = False) -> Event:
         """A new event; with ``timing`` it has ``elapsed_time(end)`` in milliseconds.

@@ -25,7 +25,7 @@ from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Protocol, cast
 
-from devicekit.contract.handles import Event
+from devicekit.contract.handles import Event, TimingEvent
 from devicekit.contract.records import AllocatorState, MemoryStats
 from devicekit.device import Device
 from devicekit.observe.memory_scope import MemoryScope
@@ -163,7 +163,7 @@ class Stage:
         captured, or the device has not come that far yet. Does not wait.
         """
         if self._device_seconds is None and self._end is not None and self._end.query():
-            begin = cast("_Timed", self._begin)
+            begin = cast("TimingEvent", self._begin)
             self._device_seconds = begin.elapsed_time(self._end) / 1000
         return self._device_seconds
 
@@ -204,7 +204,3 @@ class Stage:
             self.failed = kind is not None
             profiler._path().pop()
             profiler._finish(self)
-
-
-class _Timed(Event, Protocol):
-    def elapsed_time(self, end: Event) -> float: ...
