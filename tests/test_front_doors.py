@@ -64,7 +64,7 @@ HEAVY = {
 PLUGINS = {f"devicekit_{name}" for name in ("cpu", "cuda", "musa", "npu", "rocm", "xpu", "conformance")}
 
 
-# What each statement loads, on top of what stands before: torch takes seconds, and is loaded once for those that may.
+# What each room loads on top of what stands before: torch takes seconds, and is loaded once for those that may.
 _SCRIPT = """
 import json, os, sys
 before, *doors = sys.argv[1:]
