@@ -21,7 +21,7 @@ from devicekit.engine import Engine, EngineConfig
 from devicekit.runners import attention
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.huggingface import AutoConfig, AutoModelForCausalLM
-from devicekit.runners.reload import load_model, quiet
+from devicekit.runners.loading import load_model, quiet
 from devicekit.runners.transformers_runner import TransformersRunner
 from devicekit.scheduling.batch import ForwardBatch, StepOutput
 from devicekit.scheduling.request import SamplingParams

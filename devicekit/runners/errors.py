@@ -13,6 +13,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from devicekit.contract.errors import DeviceKitError
 
 
@@ -46,6 +48,12 @@ class CheckpointMismatch(ModelError):
 
 class MissingDependency(ModelError):
     """A package that runners need is not installed."""
+
+
+def first_few(problems: Sequence[str]) -> str:
+    """Three of them, and how many more there are."""
+    shown = "; ".join(problems[:3])
+    return shown if len(problems) <= 3 else f"{shown}; and {len(problems) - 3} more"
 
 
 def one_line(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from devicekit.runners import huggingface as hf
 from devicekit.runners.attention import ATTENTION_NAME, AttentionCall, attending, register
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.errors import UnsupportedModel, one_line
-from devicekit.runners.reload import Whole, find_wholes, own_tensors
+from devicekit.runners.loading import Whole, find_wholes, own_tensors
 from devicekit.runners.sharding import Sharding, Share, Split
 from devicekit.runners.state_layers import RECURRENT, TESTED_TRANSFORMERS, LayerStates, Mixer, install, mixing
 from devicekit.runners.tensor_parallel import split_model

@@ -15,17 +15,10 @@ from devicekit.memory.mirror import TableMirror
 from devicekit.runners import attention, sampling
 from devicekit.runners import huggingface as hf
 from devicekit.runners.checkpoint import ModelDirectory
+from devicekit.runners.loading import aliases, load_model, load_part, own_tensors
 from devicekit.runners.plan import AttentionPlan, to_device, window_slots
 from devicekit.runners.probe import measure_share, probe_layout, sketch_model
-from devicekit.runners.reload import (
-    StagedModel,
-    UpdateRecord,
-    aliases,
-    load_model,
-    load_part,
-    own_tensors,
-    stage_update,
-)
+from devicekit.runners.reload import StagedModel, UpdateRecord, stage_update
 from devicekit.runners.sharding import Exchange, Sharding, Share, Split
 from devicekit.runners.state_layers import PackedStates, mixing
 from devicekit.scheduling.batch import ForwardBatch, Int32, Int64, Logprobs, ModelLimits, StepOutput

@@ -27,14 +27,14 @@ OPTIONS = [
     "--kv-tokens",
     "2048",
     "--rank-timeout",
-    "30",
+    "300",
     "--rank-heartbeat",
     "0.1",
     "--log-level",
     "warning",
 ]
 COPIES = [*OPTIONS, "--copies"]
-BOUND = 10.0  # seconds, a third of the timeout: what is noticed later was not noticed by itself
+BOUND = 100.0  # seconds, a third of the timeout: what is noticed later was not noticed by itself
 
 
 def address(line: str) -> str:

@@ -407,7 +407,7 @@ def test_a_full_disk_is_told(directory: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_config_with_absurd_numbers_is_an_error_of_ours(directory: Path, field: str, value: object) -> None:
     from devicekit.contract.errors import DeviceKitError
     from devicekit.runners import attention
-    from devicekit.runners.reload import load_model
+    from devicekit.runners.loading import load_model
 
     attention.register()
     config = json.loads((directory / "config.json").read_text())

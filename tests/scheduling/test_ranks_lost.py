@@ -11,7 +11,8 @@ from contextlib import suppress
 import pytest
 
 from devicekit.scheduling.messages import Flush
-from devicekit.scheduling.ranks.group import Question, RankGroup
+from devicekit.scheduling.ranks.group import RankGroup
+from devicekit.scheduling.ranks.table import Question
 from devicekit.weights.operations import UpdateWeightsFromTensor
 from tests.hash_runner import make_weights
 from tests.scheduling.processes import World, Worlds, new_world

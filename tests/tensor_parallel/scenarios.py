@@ -81,7 +81,7 @@ def together(
     device: str = "cpu",
 ) -> Seen:
     """Open an engine of all ranks, prepare it on each, and have rank 0 use it."""
-    ranks = RankGroup(timeout=20, heartbeat=0.1)
+    ranks = RankGroup(timeout=240, heartbeat=0.1)
     chosen = EngineConfig(kv_tokens=KV_TOKENS, tensor_parallel=ranks.size, **config)  # type: ignore[arg-type]
     engine = Engine.open(path, device, ranks=ranks, config=chosen)
     prepare(engine)
@@ -335,7 +335,7 @@ class Lost:
 
 def broken(path: str, at: int, act: str, verb: bool = False, faulty: int = 1, device: str = "cpu") -> Lost:
     """A rank fails at an exchange of a pass, or of a verb that puts weights together."""
-    ranks = RankGroup(timeout=SHORT if act == "stop" else 20, heartbeat=0.1)
+    ranks = RankGroup(timeout=SHORT if act == "stop" else 240, heartbeat=0.1)
     config = EngineConfig(kv_tokens=KV_TOKENS, tensor_parallel=ranks.size)
     engine = Engine.open(path, device, ranks=ranks, config=config)
     assert engine.runner.sharding is not None
@@ -440,7 +440,7 @@ def _make_accl(store: Store, rank: int, size: int, timeout: timedelta) -> Proces
 
 
 def with_a_draft(path: str) -> str:
-    ranks = RankGroup(timeout=20, heartbeat=0.1)
+    ranks = RankGroup(timeout=240, heartbeat=0.1)
     config = EngineConfig(kv_tokens=KV_TOKENS, tensor_parallel=ranks.size)
     try:
         Engine.open(path, "cpu", ranks=ranks, config=config, draft=path)

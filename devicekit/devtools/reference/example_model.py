@@ -9,7 +9,7 @@ from types import MappingProxyType
 import torch
 
 from devicekit.runners import huggingface as hf
-from devicekit.runners.reload import quiet
+from devicekit.runners.loading import quiet
 
 _END = "<|end|>"
 _VOCABULARY = 384

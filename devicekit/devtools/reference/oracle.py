@@ -10,7 +10,7 @@ import torch
 
 from devicekit.engine import Generation
 from devicekit.runners import huggingface as hf
-from devicekit.runners.reload import quiet
+from devicekit.runners.loading import quiet
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 import torch.distributed as dist
-from torch.distributed import ProcessGroup, Work, distributed_c10d
+from torch.distributed import ProcessGroup, distributed_c10d
 from torch.distributed.distributed_c10d import ProcessGroupGloo, Store
 
 from devicekit.contract.errors import ConfigurationError
-from devicekit.scheduling.errors import RankLost
+from devicekit.scheduling.ranks.line import Collectives, Leave, Line
 
 _LET_GO = 1.0  # seconds for a library to end what is under way
-
-
-class Leave(Protocol):
-    """`RankGroup.leave`."""
-
-    def __call__(self, reason: str, *, mine: bool = True, waited: float = 0.0) -> RankLost: ...
-
-
-class Collectives(Protocol):
-    """What is used of a process group; torch's stubs leave some of it out."""
-
-    def allreduce(self, tensors: list[torch.Tensor]) -> Work: ...
-
-    def allgather(self, outputs: list[list[torch.Tensor]], inputs: list[torch.Tensor]) -> Work: ...
-
-    def broadcast(self, tensor: torch.Tensor, root: int) -> Work: ...
-
-    def abort(self) -> None: ...
 
 
 def open_carrier(
@@ -76,13 +57,12 @@ class TensorChannel:
     """
 
     def __init__(self, group: Collectives, rank: int, leave: Leave) -> None:
-        self._group: Collectives | None = group
+        self._line = Line(group, leave)
         self._rank = rank
-        self._leave = leave
 
     def sum(self, tensor: torch.Tensor) -> None:
         """Add up everybody's contiguous tensor, in place. Raises RankLost."""
-        self._attempt(lambda group: group.allreduce([tensor]))
+        self._line.run(lambda group: group.allreduce([tensor]))
 
     def gather(self, part: torch.Tensor, shapes: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         """Everybody's contiguous tensor, whose shapes are known. Raises RankLost."""
@@ -91,16 +71,16 @@ class TensorChannel:
         ]
         if len({tuple(shape) for shape in shapes}) == 1:
             received = [torch.empty_like(part) for _ in shapes]
-            self._attempt(lambda group: group.allgather([received], [part]))
+            self._line.run(lambda group: group.allgather([received], [part]))
             return received
         for rank, one in enumerate(parts):  # libraries gather what is of one size
             if one.numel():
-                self._attempt(lambda group, one=one, rank=rank: group.broadcast(one, rank))  # type: ignore[misc]
+                self._line.run(lambda group, one=one, rank=rank: group.broadcast(one, rank))  # type: ignore[misc]
         return parts
 
     def drop(self) -> None:
         """Close it. Whoever waits for this rank hears of it."""
-        group, self._group = self._group, None
+        group = self._line.cut()
         if group is None:
             return
         with suppress(Exception):  # not every library can
@@ -116,16 +96,3 @@ class TensorChannel:
         letting_go = threading.Thread(target=last.clear, daemon=True)
         letting_go.start()
         letting_go.join(_LET_GO)
-
-    def _attempt(self, begin: Callable[[Collectives], Work]) -> None:
-        if self._group is None:
-            raise self._leave("")
-        started = time.monotonic()
-        try:
-            begin(self._group).wait()
-        except RuntimeError as error:
-            failure = str(error)
-        else:
-            return
-        # Outside the handler, whose traceback holds on to the group: connections close with its last reference.
-        raise self._leave(failure, mine=False, waited=time.monotonic() - started)

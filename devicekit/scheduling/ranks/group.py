@@ -8,43 +8,26 @@ later question fails at once, and nobody waits for anybody any more.
 
 from __future__ import annotations
 
-import enum
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import cast
 from zlib import crc32
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.distributed as dist
-from torch.distributed import ProcessGroup, Work, distributed_c10d
+from torch.distributed import ProcessGroup, distributed_c10d
 from torch.distributed.distributed_c10d import PrefixStore, ProcessGroupGloo, Store
 
 from devicekit.clock import Clock, SystemClock
 from devicekit.contract.errors import ConfigurationError
 from devicekit.scheduling.batch import Int32, Int64
 from devicekit.scheduling.errors import InvalidOperation, RankLost, RanksFailed
-from devicekit.scheduling.ranks.channel import Collectives, TensorChannel, open_carrier
+from devicekit.scheduling.ranks.channel import TensorChannel, open_carrier
+from devicekit.scheduling.ranks.line import Collectives, Line
 from devicekit.scheduling.ranks.roll_call import RollCall
-
-_KIND, _TIME, _DIGEST, _VALUES, _WIDTH = 0, 1, 2, 3, 6
-
-
-class Question(enum.IntEnum):
-    """What the ranks are speaking about. Two ranks that speak of different things have gone different ways."""
-
-    STEP = 1
-    PASS = 2
-    ANSWER = 3
-    LEAST = 4
-    READY = 5
-    FIRST = 6
-    TEXT = 7
-    END = 8
-    PREPARED = 9
+from devicekit.scheduling.ranks.table import Question, Table
 
 
 class LockstepClock:
@@ -99,16 +82,16 @@ class RankGroup:
         # Outside of torch's list of groups: when the last reference goes, connections close, and the others notice
         # at once that this rank has left.
         gloo = ProcessGroupGloo(PrefixStore("group", store), self.rank, self.size, timedelta(seconds=timeout))
-        self._group: Collectives | None = cast("Collectives", gloo)  # torch's stubs leave them out
+        self._line = Line(cast("Collectives", gloo), self.leave)  # torch's stubs leave them out
         self._roll_call = RollCall(PrefixStore("roll", store), self.rank, self.size, heartbeat, timeout)
-        self._table = _Table(self.size, _WIDTH)
+        self._table = Table(self.size)
         self._channels: list[TensorChannel] = []
 
     # -- Questions --------------------------------------------------------------------------------------------
 
     def widen(self, tokens: int) -> None:
         """Make room for this many tokens on the table. Every line is as wide: no message can meet another size."""
-        self._table = _Table(self.size, _WIDTH + tokens)
+        self._table = Table(self.size, tokens)
 
     def ask(self, question: Question, *values: int, digest: int = 0, tokens: Int32 | None = None) -> Int64:
         """Put numbers on the table and read everybody's.
@@ -125,18 +108,13 @@ class RankGroup:
             RankLost: a rank did not come, or came with another question or digest.
         """
         table = self._table
-        mine = table.mine
-        mine[_KIND], mine[_DIGEST] = question, digest
-        mine[_TIME : _TIME + 1].view(np.float64)[0] = self.clock.source.now()
-        mine[_VALUES : _VALUES + len(values)] = values
-        if tokens is not None:
-            mine[_WIDTH : _WIDTH + len(tokens)] = tokens
-        self._attempt(lambda group: group.allgather([table.outputs], [table.input]))
-        everybody = table.everybody
-        if (everybody[:, (_KIND, _DIGEST)] != everybody[0, (_KIND, _DIGEST)]).any():
-            raise self._diverged(everybody)
-        self.clock.time = float(everybody[0, _TIME : _TIME + 1].view(np.float64)[0])
-        return everybody[:, _VALUES:]
+        table.write(question, values, digest=digest, tokens=tokens, time=self.clock.source.now())
+        self._line.run(lambda group: group.allgather([table.outputs], [table.input]))
+        astray = table.astray()
+        if astray:
+            raise self._diverged(astray)
+        self.clock.time = table.first_time
+        return table.values
 
     def texts(self, text: str) -> list[str]:
         """Everybody's text, by rank. Raises RankLost."""
@@ -145,7 +123,7 @@ class RankGroup:
         padded = torch.zeros(max(*sizes, 1), dtype=torch.uint8)
         padded[: len(encoded)] = torch.tensor(list(encoded), dtype=torch.uint8)
         received = [torch.empty_like(padded) for _ in sizes]
-        self._attempt(lambda group: group.allgather([received], [padded]))
+        self._line.run(lambda group: group.allgather([received], [padded]))
         return [
             bytes(one[:size].tolist()).decode(errors="replace")
             for one, size in zip(received, sizes, strict=True)
@@ -156,7 +134,7 @@ class RankGroup:
         tensor = torch.empty(size, dtype=torch.uint8)
         if content is not None:
             tensor.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
-        self._attempt(lambda group: group.broadcast(tensor, 0))
+        self._line.run(lambda group: group.broadcast(tensor, 0))
         return tensor.numpy().tobytes()
 
     # -- Tensors ----------------------------------------------------------------------------------------------
@@ -302,31 +280,16 @@ class RankGroup:
 
     def _hang_up(self) -> None:
         """Whoever waits for this rank hears of it at once: in a question, or in the middle of a pass."""
-        self._group = None
+        self._line.cut()
         for channel in self._channels:
             channel.drop()
 
-    def _attempt(self, begin: Callable[[Collectives], Work]) -> None:
-        if self._group is None:
-            raise self.leave("")
-        started = time.monotonic()
-        try:
-            begin(self._group).wait()
-        except RuntimeError as error:
-            failure = str(error)
-        else:
-            return
-        # Outside the handler, whose traceback holds on to the group: connections close with its last reference.
-        raise self.leave(failure, mine=False, waited=time.monotonic() - started)
-
-    def _diverged(self, everybody: Int64) -> RankLost:
+    def _diverged(self, astray: list[int]) -> RankLost:
         """All see the same table, so all come to the same end."""
-        said = everybody[:, (_KIND, _DIGEST)]
-        odd = np.flatnonzero((said != said[0]).any(axis=1)).tolist()
         self._hang_up()
         self._roll_call.stop()
-        message = f"Rank {', '.join(map(str, odd))} went another way than rank 0: their states differ."
-        self.lost = RankLost(message, tuple(odd))
+        message = f"Rank {', '.join(map(str, astray))} went another way than rank 0: their states differ."
+        self.lost = RankLost(message, tuple(astray))
         return RankLost(str(self.lost), self.lost.ranks)
 
 
@@ -336,14 +299,3 @@ def _fresh(store: Store, group: ProcessGroup | None) -> tuple[str, Store]:
     mine = PrefixStore(f"devicekit-ranks/{ranks}", store)
     count = mine.add(f"count/{dist.get_rank(group)}", 1)
     return f"devicekit-ranks/{ranks}/{count}", PrefixStore(str(count), mine)
-
-
-class _Table:
-    """The buffers of a question: a line of mine, and a line of everybody's."""
-
-    def __init__(self, ranks: int, width: int) -> None:
-        self.input = torch.zeros(width, dtype=torch.int64)
-        everybody = torch.zeros((ranks, width), dtype=torch.int64)
-        self.outputs = list(everybody.unbind())
-        self.mine: npt.NDArray[np.int64] = self.input.numpy()
-        self.everybody: npt.NDArray[np.int64] = everybody.numpy()

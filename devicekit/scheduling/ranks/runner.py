@@ -11,7 +11,8 @@ import torch
 from devicekit.contract.records import ErrorKind
 from devicekit.scheduling.batch import ForwardBatch, Int64, ModelLimits, Runner, SplitRunner, StepOutput
 from devicekit.scheduling.errors import PassFailed, RankLost, describe_failures
-from devicekit.scheduling.ranks.group import Question, RankGroup
+from devicekit.scheduling.ranks.group import RankGroup
+from devicekit.scheduling.ranks.table import Question
 
 # From harmless to worst: the worst of any rank is the outcome of all.
 _OUTCOMES = (None, ErrorKind.OUT_OF_MEMORY, ErrorKind.WRONG_DEVICE, ErrorKind.DEVICE_LOST)

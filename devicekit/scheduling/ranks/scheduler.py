@@ -28,8 +28,9 @@ from devicekit.scheduling.errors import InvalidOperation, InvalidRequest, RankLo
 from devicekit.scheduling.limits import SchedulerLimits
 from devicekit.scheduling.messages import Blocker, Operation, Step
 from devicekit.scheduling.participants import Participant
-from devicekit.scheduling.ranks.group import Question, RankGroup
+from devicekit.scheduling.ranks.group import RankGroup
 from devicekit.scheduling.ranks.runner import RankedRunner
+from devicekit.scheduling.ranks.table import Question
 from devicekit.scheduling.request import Request
 from devicekit.scheduling.scheduler import Scheduler
 from devicekit.scheduling.state import SchedulerState

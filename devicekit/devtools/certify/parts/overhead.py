@@ -12,7 +12,7 @@ from devicekit.devtools.certify.record import Findings
 from devicekit.engine import Engine, EngineConfig
 from devicekit.runners import attention
 from devicekit.runners.checkpoint import ModelDirectory
-from devicekit.runners.reload import load_model
+from devicekit.runners.loading import load_model
 from devicekit.runners.transformers_runner import TransformersRunner
 from devicekit.scheduling.batch import ForwardBatch, StepOutput
 from devicekit.scheduling.request import SamplingParams

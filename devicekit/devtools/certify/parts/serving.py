@@ -11,7 +11,7 @@ from devicekit.device import Device
 from devicekit.devtools.reference import Oracle
 from devicekit.engine import Engine, EngineConfig, Generation
 from devicekit.runners import huggingface as hf
-from devicekit.runners.reload import quiet
+from devicekit.runners.loading import quiet
 
 VERSION = "v1"
 _TIE = 1e-3  # a lead of the best logit over the second that two ways to add up may turn round

@@ -11,7 +11,7 @@ from devicekit.devtools.certify.ground import Ground
 from devicekit.devtools.certify.parts.serving import open_engine, prompts
 from devicekit.devtools.certify.record import Findings
 from devicekit.runners import huggingface as hf
-from devicekit.runners.reload import quiet
+from devicekit.runners.loading import quiet
 
 
 def run(ground: Ground, findings: Findings) -> None:
