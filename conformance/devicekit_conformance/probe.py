@@ -11,7 +11,7 @@ import torch
 from devicekit_conformance.context import Failure
 from devicekit_conformance.probe_work import Worker
 
-_HOST_IMPOSSIBLE = 1 << 60  # bytes; more than any machine can map
+_IMPOSSIBLE = 1 << 60  # bytes; more than any machine can map
 _GIB = 1 << 30
 _MORE_THAN_ANY = 16 << 10  # GiB; no device has as much, and one that gives it has promised what it lacks
 
@@ -40,7 +40,10 @@ class Probe(Protocol):
         """Queue work that takes a while on a stream (default: the current one); ``None`` if it cannot."""
 
     def exhaust(self, index: int) -> BaseException:
-        """Ask for more memory than there is, and return what the runtime raised. Holds nothing afterwards."""
+        """Ask for more memory than there is, and return what the runtime raised. Holds nothing afterwards.
+
+        A device that promises more than it has, as a host does, is asked for what it cannot even promise.
+        """
 
     def random(self, index: int, count: int) -> Sequence[float]:
         """Numbers from the device's default generator."""
@@ -99,14 +102,15 @@ class TorchProbe:
 
     def exhaust(self, index: int) -> BaseException:
         kept: list[torch.Tensor] = []
-        size = _HOST_IMPOSSIBLE if self._type == "cpu" else _GIB
         try:
-            while len(kept) < _MORE_THAN_ANY:
-                kept.append(self.tensor(size, index))
+            if self._type != "cpu":
+                while len(kept) < _MORE_THAN_ANY:
+                    kept.append(self.tensor(_GIB, index))
+                kept.clear()  # it promises more than it has, as a host does
+            self.tensor(_IMPOSSIBLE, index)
         except Exception as error:  # whatever the runtime calls it is what the backend must recognise
             return error.with_traceback(None)
-        kept.clear()
-        raise Failure(f"the device gave {_MORE_THAN_ANY:,} GiB at once and never ran out of memory")
+        raise Failure(f"the device gave {_IMPOSSIBLE >> 30:,} GiB at once and never ran out of memory")
 
     def random(self, index: int, count: int) -> Sequence[float]:
         found: list[float] = torch.rand(count, device=self._device(index)).cpu().tolist()

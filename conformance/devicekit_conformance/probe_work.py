@@ -15,7 +15,8 @@ from typing import Protocol
 import torch
 
 _GOAL = 0.15  # seconds of work: longer than any call takes to return, short enough to be done often
-_SIZE, _MOST_STEPS = 1024, 4096
+_SMALLEST, _LARGEST = 128, 1024  # matrices for a processor, and for a fast device
+_FEWEST_STEPS, _MANY_STEPS, _MOST_STEPS = 4, 64, 4096  # larger matrices rather than many steps
 _UNSET = -1.0
 
 
@@ -46,7 +47,8 @@ class Worker:
         on: On,
     ) -> None:
         self._device, self._on = device, on
-        self._source = torch.full((_SIZE, _SIZE), 1.0 / _SIZE, device=device)
+        self._size = _SMALLEST
+        self._source = self._matrix(1.0 / self._size)
         self._step = self._fitting_step()
         self._steps = self._enough_steps()
         roads: list[Callable[[torch.Tensor], Pending]] = [self._copied_to_pinned, self._copied_to_host]
@@ -64,37 +66,42 @@ class Worker:
 
     def _run(self) -> torch.Tensor:
         """A chain in which each step needs the one before; the last writes 1, over what was not 1."""
-        result = torch.full((_SIZE, _SIZE), _UNSET, device=self._device)
+        result = self._matrix(_UNSET)
         value: torch.Tensor = self._source
         for _ in range(self._steps):
             value = self._step(value)
-        return result.copy_(value).mul_(_SIZE)
+        return result.copy_(value).mul_(self._size)
+
+    def _matrix(self, value: float) -> torch.Tensor:
+        return torch.full((self._size, self._size), value, device=self._device)
 
     def _fitting_step(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        source = self._source
         steps: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (
-            lambda value: value @ source,
-            lambda value: (value + source).mul_(0.5),
+            lambda value: value @ self._source,
+            lambda value: (value + self._source).mul_(0.5),
         )
         for step in steps:
             try:
-                if abs(float(step(source)[0, 0].cpu()) * _SIZE - 1.0) < 0.01:
+                if abs(float(step(self._source)[0, 0].cpu()) * self._size - 1.0) < 0.01:
                     return step
             except (RuntimeError, NotImplementedError):
                 continue  # a small device has few operators
         raise NotImplementedError("the device neither multiplies nor adds")
 
     def _enough_steps(self) -> int:
-        self._steps = 4
+        self._steps = _FEWEST_STEPS
         while self._steps < _MOST_STEPS:
             started = time.perf_counter()
             float(self._run()[0, 0].cpu())
             seconds = time.perf_counter() - started
             if seconds >= _GOAL:
                 break
-            self._steps = min(
-                _MOST_STEPS, max(self._steps + 1, int(self._steps * min(8.0, 1.3 * _GOAL / seconds)))
-            )
+            wanted = 1.3 * self._steps * _GOAL / seconds
+            if wanted > _MANY_STEPS and self._size < _LARGEST:
+                self._size, self._steps = 2 * self._size, _FEWEST_STEPS
+                self._source = self._matrix(1.0 / self._size)
+            else:
+                self._steps = min(_MOST_STEPS, max(self._steps + 1, min(8 * self._steps, int(wanted))))
         return self._steps
 
     def _seeing(self, roads: list[Callable[[torch.Tensor], Pending]]) -> Callable[[torch.Tensor], Pending]:

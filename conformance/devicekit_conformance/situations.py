@@ -231,8 +231,8 @@ def beside(trial: Trial) -> None:
                     cached = trial.tensor(2 * BLOCK, index)
                     del cached
         trial.finish()
-        before = _counts(trial)
         tokens = [(index, trial.long_work(None, index)) for index in range(trial.count)]
+        before = _counts(trial)  # with the memory that the work itself takes
         pending = [(index, token) for index, token in tokens if token is not None and not token.done()]
         found = trial.ctx.raw_hook(trial.hook)(*arguments)
         if spec.only_looks:

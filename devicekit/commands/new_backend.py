@@ -13,7 +13,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="devicekit new-backend",
         description="Write a package for a backend of your own: manifest, hooks with their types, conformance "
-        "test, waivers, CI workflow, README. Imports neither torch nor the vendor's software.",
+        "test, waivers, CI workflow, README. Imports neither torch nor the vendor's software, unless --try asks.",
     )
     parser.add_argument("name", help="what users will write: a lower-case identifier such as acme")
     parser.add_argument("-o", "--output", type=Path, help="the folder to write; default: devicekit-NAME")
@@ -31,10 +31,19 @@ def main(arguments: Sequence[str]) -> int:
         action="store_true",
         help="stand on the simulated accelerator: no hardware yet (default)",
     )
+    parser.add_argument(
+        "--try",
+        dest="tried",
+        metavar="PACKAGE",
+        help="with --over: import PACKAGE, which brings the module, try the device in another process, and claim "
+        "what was seen of it; default: nothing is tried",
+    )
     options = parser.parse_args(arguments)
+    if options.tried is not None and options.over is None:
+        parser.error("--try needs the module that the package brings: --over torch.NAME")
     folder = options.output or Path(f"devicekit-{options.name}")
     start = Start.PLAIN if options.plain else Start.SIMULATED
-    for path in new_backend(options.name, folder, start=start, over=options.over):
+    for path in new_backend(options.name, folder, start=start, over=options.over, tried=options.tried):
         print(f"  {path}")
     print(f"\nNow:  pip install -e {folder}[test] && devicekit info --device {options.name}")
     return 0

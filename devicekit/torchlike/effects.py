@@ -13,6 +13,11 @@ from devicekit.contract import CAPABILITIES, ErrorKind
 from devicekit.torchlike.backend import TorchModuleBackend
 
 _BYTES = 1 << 20
+_BLOCKS = (
+    _BYTES,
+    64 * _BYTES,
+    256 * _BYTES,
+)  # an allocator may keep small ones for good, and give large ones back
 
 
 def shown_by_effect(backend: TorchModuleBackend, capability: str) -> bool:
@@ -29,6 +34,14 @@ def shown_by_effect(backend: TorchModuleBackend, capability: str) -> bool:
         return False
 
 
+def shown_to_be_there(backend: TorchModuleBackend) -> bool:
+    """Whether a tensor can be made on device 0. Initialises it."""
+    try:
+        return bool(backend.is_available()) and _tensor(backend).numel() > 0
+    except Exception:  # hardware that is not there, or does not work
+        return False
+
+
 def pins(device_type: str) -> bool:
     """Whether torch page-locks host memory for the device."""
     try:
@@ -40,16 +53,20 @@ def pins(device_type: str) -> bool:
         return False
 
 
-def _tensor(backend: TorchModuleBackend) -> torch.Tensor:
-    return torch.ones(_BYTES, dtype=torch.uint8, device=backend.vendor.device_type)
+def _tensor(backend: TorchModuleBackend, size: int = _BYTES) -> torch.Tensor:
+    return torch.ones(size, dtype=torch.uint8, device=backend.vendor.device_type)
 
 
 def _caches(backend: TorchModuleBackend) -> bool:
-    held = _tensor(backend)
+    return any(_keeps_until_emptied(backend, size) for size in _BLOCKS)
+
+
+def _keeps_until_emptied(backend: TorchModuleBackend, size: int) -> bool:
+    held = _tensor(backend, size)
     backend.synchronize(0)
     del held
     kept = backend.memory_stats(0)
-    if kept.reserved is None or kept.allocated is None or kept.reserved - kept.allocated < _BYTES:
+    if kept.reserved is None or kept.allocated is None or kept.reserved - kept.allocated < size:
         return False
     backend.empty_cache()
     left = backend.memory_stats(0).reserved

@@ -7,9 +7,10 @@ Ascend's before 2.13 only through its module, with an internal assertion failing
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from types import ModuleType, SimpleNamespace
+from typing import cast
 
 import torch
 
@@ -42,6 +43,19 @@ _ARGUMENTS: Mapping[str, int] = {
     "get_rng_state": 1,
     "set_rng_state": 2,
 }
+# Where a function has its index. Asked for a device that is not there, none of these does harm.
+_INDEX_AT: Mapping[str, int] = {
+    "set_device": 0,
+    "device": 0,
+    "get_device_properties": 0,
+    "synchronize": 0,
+    "current_stream": 0,
+    "memory_stats": 0,
+    "mem_get_info": 0,
+    "reset_peak_memory_stats": 0,
+    "get_rng_state": 0,
+    "set_rng_state": 1,
+}
 _CLASSES = ("Stream", "Event", "MemPool", "graph", "device")
 _MADE_WITH = {"Stream": 2, "Event": 1}  # arguments that the hooks give
 # What torch answers for whatever device is its accelerator.
@@ -51,11 +65,14 @@ _MAINTAINED = frozenset(
 )  # what every allocator behind torch.accelerator counts
 
 
-def facade(device_type: str, graph_class: str, served: Collection[str] = ()) -> ModuleType:
+def facade(
+    device_type: str, graph_class: str, served: Collection[str] = (), lenient: Collection[str] = ()
+) -> ModuleType:
     """The functions that hooks may use for ``torch.<device_type>``, and no others.
 
     Args:
         served: of what torch itself has for every device, what works for this one; see `served_by_torch`.
+        lenient: what is to be held to devices that exist; see `lenient_functions`.
 
     Raises:
         ImportError: torch has no such module.
@@ -81,7 +98,52 @@ def facade(device_type: str, graph_class: str, served: Collection[str] = ()) -> 
     known = {*served, *(_UNTRIED if _is_current(device_type) else ())}
     _add_missing(found, {name: one for name, one in _of_torch(device_type).items() if name in known})
     _add_missing(found, _for_single_device(found, indexed))
+    for name in _INDEX_AT.keys() & set(lenient):
+        if hasattr(found, name):
+            setattr(
+                found, name, _strict(getattr(found, name), _INDEX_AT[name], device_type, found.device_count)
+            )
     return found
+
+
+def lenient_functions(module: ModuleType) -> frozenset[str]:
+    """What of a `facade` answers for a device that does not exist, as if for the current one.
+
+    Found out by asking; may initialise the device.
+    """
+    wrong = (-1, -7, module.device_count() + 5)
+    state = getattr(module, "get_rng_state", lambda index: None)(0)
+    given = {"set_rng_state": (state,)}
+    found = frozenset(
+        name
+        for name in _INDEX_AT
+        if hasattr(module, name)
+        and any(_answers(getattr(module, name), (*given.get(name, ()), index)) for index in wrong)
+    )
+    if hasattr(module, "set_device"):
+        module.set_device(0)
+    return found
+
+
+def _answers(function: _Function, given: Sequence[object]) -> bool:
+    try:
+        found = function(*given)
+        if hasattr(found, "__enter__"):  # a block in which the device is current
+            with cast("AbstractContextManager[object]", found):
+                pass
+    except Exception:  # as it should; of which type differs
+        return False
+    return True
+
+
+def _strict(function: _Function, at: int, device_type: str, count: Callable[[], int]) -> _Function:
+    def checked(*given: object) -> object:
+        index = given[at]
+        if not isinstance(index, int) or not 0 <= index < count():
+            raise RuntimeError(f"There is no device {device_type}:{index}.")
+        return function(*given)
+
+    return checked
 
 
 def _add_missing(found: ModuleType, spares: Mapping[str, _Function]) -> None:

@@ -6,19 +6,14 @@ that it is not in use yet is tried in a forked child, which ends with what it in
 
 from __future__ import annotations
 
-import json
 import os
-import select
-import signal
-import time
-import warnings
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import cast
 
 import torch
 
-_SECONDS = 60.0  # a cold driver answers within ten
+from devicekit.torchlike.child import ask_in_child
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -29,66 +24,51 @@ class Findings:
         served: functions and classes that torch itself serves for the device, by the names of a vendor's module.
         pins: whether torch page-locks host memory for the device.
         claims: capabilities that it was seen to have.
+        lenient: functions of the module that answer for a device that does not exist.
+        counting_initialises: whether to ask how many devices there are is to initialise them.
     """
 
     served: frozenset[str] = frozenset()
     pins: bool = False
     claims: frozenset[str] = frozenset()
+    lenient: frozenset[str] = frozenset()
+    counting_initialises: bool = False
 
     def __repr__(self) -> str:
-        served, claims = (f"frozenset({sorted(one)})" for one in (self.served, self.claims))
-        return f"Findings(served={served}, pins={self.pins}, claims={claims})"
+        # What is not remarkable is left out, so that what is kept can be read at a glance.
+        told = [(one.name, getattr(self, one.name)) for one in fields(self)]
+        shown = [f"{name}={_python(value)}" for name, value in told if value]
+        return f"Findings({', '.join(shown)})"
+
+
+def _python(value: object) -> str:
+    return f"frozenset({sorted(value)})" if isinstance(value, frozenset) else repr(value)
 
 
 NOTHING = Findings()
 
 
 def found(device_type: str, look: Callable[[], Findings]) -> Findings:
-    """What ``look`` finds, without initialising the device in this process where that can be avoided."""
+    """What ``look`` finds, without initialising the device in this process where that can be avoided.
+
+    Nothing, if a child was asked and failed or did not answer in time.
+    """
     initialised = getattr(getattr(torch, device_type, None), "is_initialized", None)
     if not hasattr(os, "fork") or not callable(initialised) or initialised():
         return look()
-    return _in_child(look)
-
-
-def _in_child(look: Callable[[], Findings]) -> Findings:
-    """What ``look`` finds in a forked child; nothing if the child fails, or does not answer in time."""
-    reading, writing = os.pipe()
-    with warnings.catch_warnings():
-        # Newer Pythons warn of every fork beside threads; this child only calls torch, and ends.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-    if child == 0:
-        with suppress(BaseException):
-            os.close(reading)
-            seen = look()
-            answer = {"served": sorted(seen.served), "pins": seen.pins, "claims": sorted(seen.claims)}
-            os.write(writing, json.dumps(answer).encode())
-        os._exit(0)
-    os.close(writing)
     try:
-        return _parsed(_read(reading, time.monotonic() + _SECONDS))
-    finally:
-        os.close(reading)
-        with suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
-        with suppress(ChildProcessError):  # the host may reap its children itself
-            os.waitpid(child, 0)
-
-
-def _read(reading: int, deadline: float) -> bytes:
-    found = b""
-    while (left := deadline - time.monotonic()) > 0 and select.select([reading], [], [], left)[0]:
-        part = os.read(reading, 1 << 16)
-        if not part:
-            break
-        found += part
-    return found
-
-
-def _parsed(answer: bytes) -> Findings:
-    try:
-        seen = json.loads(answer)
-    except ValueError:  # it failed before it could answer, or was cut short
+        seen = cast("dict[str, list[str] | bool]", ask_in_child(lambda: _plain(look())))
+    except RuntimeError:
         return NOTHING
-    return Findings(frozenset(seen["served"]), bool(seen["pins"]), frozenset(seen["claims"]))
+    return Findings(**{name: _set(value) for name, value in seen.items()})  # type: ignore[arg-type]  # as _plain wrote
+
+
+def _plain(findings: Findings) -> dict[str, object]:
+    return {
+        name: sorted(value) if isinstance(value, frozenset) else value
+        for name, value in asdict(findings).items()
+    }
+
+
+def _set(value: list[str] | bool) -> frozenset[str] | bool:
+    return frozenset(value) if isinstance(value, list) else value

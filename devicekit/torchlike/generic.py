@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import ModuleType
+from typing import cast
 
 import torch
 
 from devicekit.contract import CAPABILITIES, DeviceProperties, hookimpl
 from devicekit.torchlike import properties
 from devicekit.torchlike.backend import TorchModuleBackend
-from devicekit.torchlike.effects import pins, shown_by_effect
+from devicekit.torchlike.child import ask_in_child
+from devicekit.torchlike.effects import pins, shown_by_effect, shown_to_be_there
 from devicekit.torchlike.error_words import cuda_like_rules
 from devicekit.torchlike.errors import ErrorRules
-from devicekit.torchlike.facade import facade, served_by_torch, statistics_source
-from devicekit.torchlike.finding import Findings, found
+from devicekit.torchlike.facade import facade, lenient_functions, served_by_torch, statistics_source
+from devicekit.torchlike.finding import NOTHING, Findings, found
 from devicekit.torchlike.needs import hide, needs
 from devicekit.torchlike.vendor import Vendor
 
@@ -55,6 +57,7 @@ class GenericBackend(TorchModuleBackend):
             errors=_rules(device_type, label),
         )
         self.findings = found(device_type, lambda: _seen(device_type)) if findings is None else findings
+        self._counted = 0
         super().__init__()
         if not self.findings.pins:
             hide(self, "pin_memory", "is_pinned")
@@ -65,10 +68,22 @@ class GenericBackend(TorchModuleBackend):
         self._source = statistics_source(self.module)
 
     def _load(self) -> ModuleType:
-        return facade(self.vendor.device_type, self.vendor.graph_class, self.findings.served)
+        found = self.findings
+        return facade(self.vendor.device_type, self.vendor.graph_class, found.served, found.lenient)
 
     def _is_built(self) -> bool:
         return bool(self.module.is_available())
+
+    @hookimpl
+    @needs("device_count")
+    def device_count(self) -> int:
+        if not self.findings.counting_initialises:
+            return super().device_count()
+        if self._in_bad_fork():  # the module counts nothing there, and the devices are where they were
+            return self._counted
+        used = self._is_used()
+        self._counted = super().device_count() if used else cast("int", ask_in_child(super().device_count))
+        return self._counted
 
     @hookimpl
     @needs("get_device_properties")
@@ -81,10 +96,23 @@ class GenericBackend(TorchModuleBackend):
 
 def _seen(device_type: str) -> Findings:
     """What the device does, tried in this process."""
-    known = Findings(served_by_torch(device_type), pins(device_type))
+    initialises = _counting_initialises(GenericBackend(device_type, NOTHING))
+    known = Findings(served_by_torch(device_type), pins(device_type), counting_initialises=initialises)
     backend = GenericBackend(device_type, known)
     shown = frozenset(name for name in CAPABILITIES if shown_by_effect(backend, name))
-    return replace(known, claims=shown)
+    lenient = lenient_functions(backend.module) if shown_to_be_there(backend) else frozenset()
+    return replace(known, claims=shown, lenient=lenient)
+
+
+def _counting_initialises(backend: GenericBackend) -> bool:
+    """Whether a device that is not in use yet is initialised by being counted."""
+    asked = getattr(backend.module, "is_initialized", None)
+    if asked is None or asked() or backend.device_count is None:
+        return False
+    try:
+        return backend.device_count() > 0 and bool(asked())
+    except Exception:  # then nothing can be counted, here or in a child
+        return False
 
 
 class _Fields:
@@ -101,12 +129,13 @@ def _rules(device_type: str, label: str) -> ErrorRules:
         out_of_memory=rf"{label} backend out of memory",
         not_initialised=(
             rf"Cannot execute \w+\(\) without {label} backend|was initiali[sz]ed before this process was forked"
+            rf"|Cannot use (?i:{label}) in a forked subprocess"
         ),
         device_lost=r"\w*DEVICE_LOST|[Dd]evice(?: \d+)? (?:is|was|has been) lost",
         codes={},  # whose they would be nobody knows
     )
     return replace(
-        like_cuda, wrong_device=rf"{like_cuda.wrong_device}|\bno (?:such )?device {device_type}:\d"
+        like_cuda, wrong_device=rf"{like_cuda.wrong_device}|\bno (?:such )?device {device_type}:-?\d"
     )
 
 

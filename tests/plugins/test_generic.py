@@ -17,6 +17,7 @@ from devicekit.contract.errors import BackendUnavailable, DuplicateBackend, Inva
 from devicekit.device import generic
 from devicekit.registry.validation import implemented_hooks
 from devicekit.torchlike import Findings, GenericBackend
+from devicekit.torchlike.facade import lenient_functions
 from devicekit_cpu import Backend as HostBackend
 from tests.doubles.partial import Accelerator, Mps
 from tests.doubles.surface import Surface, strict_module
@@ -419,3 +420,100 @@ def test_functions_and_classes_of_another_shape_are_left_out() -> None:
     backend = GenericBackend("cpu")
     assert backend.current_index() == 0
     assert {"create_stream", "create_event"}.isdisjoint(implemented_hooks(backend))
+
+
+class Vendor:
+    """A module in the manner of many: to count initialises, and a device that is not there is taken for the current."""
+
+    def __init__(self) -> None:
+        self.initialised = False
+        self.peaks_reset: list[int] = []
+
+    def functions(self) -> dict[str, object]:
+        return {
+            "is_initialized": lambda: self.initialised,
+            "is_available": lambda: self.count() > 0,
+            "device_count": self.count,
+            "_is_in_bad_fork": lambda: False,
+            "current_device": lambda: 0,
+            "set_device": lambda device: None,
+            "synchronize": lambda device=None: None,
+            "memory_stats": self.memory_stats,
+            "reset_peak_memory_stats": self.peaks_reset.append,
+        }
+
+    def count(self) -> int:
+        self.initialised = True
+        return 2
+
+    def memory_stats(self, device: int) -> dict[str, int]:
+        if device > 1:
+            raise IndexError(f"no device {device}")
+        return {"allocated_bytes.all.current": 11}
+
+
+KEPT = Findings(lenient=frozenset(["set_device", "memory_stats", "of_the_future"]), counting_initialises=True)
+
+
+def test_counting_that_initialises_is_done_elsewhere_until_the_device_is_in_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    vendor = Vendor()
+    _acme(monkeypatch, Accelerator("acme"), **vendor.functions())
+    backend = GenericBackend("acme", KEPT)
+    assert backend.device_count() == 2
+    assert backend.is_available()
+    assert not vendor.initialised
+    assert GenericBackend("acme", Findings()).device_count() == 2
+    assert vendor.initialised
+    assert backend.device_count() == 2
+
+
+def test_a_forked_child_is_told_what_its_parent_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    vendor = Vendor()
+    _acme(monkeypatch, Accelerator("acme"), **vendor.functions())
+    backend = GenericBackend("acme", KEPT)
+    assert backend.device_count() == 2
+    monkeypatch.setattr(backend.module, "_is_in_bad_fork", lambda: True)
+    monkeypatch.setattr(backend.module, "device_count", lambda: 0)  # as a module says of a forked child
+    assert backend.device_count() == 2
+
+
+def test_counting_elsewhere_that_fails_says_what_was_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> int:
+        raise OSError("the driver is from another age")
+
+    functions = {**Vendor().functions(), "device_count": broken, "is_available": lambda: True}
+    _acme(monkeypatch, Accelerator("acme"), **functions)
+    with pytest.raises(RuntimeError, match="OSError: the driver is from another age"):
+        GenericBackend("acme", KEPT).device_count()
+
+
+@pytest.mark.parametrize("index", [-7, -1, 2])
+def test_a_device_that_is_not_there_is_refused_for_a_lenient_module(
+    monkeypatch: pytest.MonkeyPatch, index: int
+) -> None:
+    _acme(monkeypatch, Accelerator("acme"), **Vendor().functions())
+    backend = GenericBackend("acme", KEPT)
+    backend.device_count()
+    backend.module.device_count()  # in use from here on
+    assert backend.memory_stats(1).allocated == 11
+    for call in (backend.set_index, backend.memory_stats):
+        with pytest.raises(RuntimeError) as caught:
+            call(index)
+        assert backend.classify_error(caught.value) is ErrorKind.WRONG_DEVICE
+
+
+def test_what_a_module_lets_pass_is_found_by_asking(monkeypatch: pytest.MonkeyPatch) -> None:
+    vendor = Vendor()
+    _acme(monkeypatch, Accelerator("acme"), **vendor.functions())
+    module = GenericBackend("acme", Findings()).module
+    assert lenient_functions(module) == {"memory_stats", "reset_peak_memory_stats", "set_device", "synchronize"}
+
+
+def test_a_fork_is_told_from_a_context_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    _acme(monkeypatch, Accelerator("acme"))
+    backend = GenericBackend("acme", Findings())
+    said = "Cannot use Acme in a forked subprocess after the parent process initialised it. Use 'spawn'"
+    assert backend.classify_error(RuntimeError(said)) is ErrorKind.NOT_INITIALISED
+    assert backend.classify_error(RuntimeError(said.replace("Acme", "a file"))) is None

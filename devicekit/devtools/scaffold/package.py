@@ -16,6 +16,7 @@ from devicekit.contract.errors import ConfigurationError
 from devicekit.contract.hooks import HOOKS
 from devicekit.contract.versions import CONTRACT_VERSION
 from devicekit.devtools.scaffold.hooks_source import NOT_SIMULATED, backend_source, plain_source
+from devicekit.devtools.scaffold.trying import Seen, seen
 
 _FILES = {
     "pyproject.toml": "pyproject.toml",
@@ -31,7 +32,7 @@ _FILES = {
 # What the simulated accelerator claims. Written down, because writing files must not need it: on a machine whose
 # vendor has extended torch already there is no room for it.
 _SIMULATED = frozenset(CAPABILITIES) - {"event_sharing", "lazy_execution", "unified_memory"}
-# What an adapter over a module shows by its hooks alone; the suite shows the rest.
+# What an adapter over a module can show by its hooks, where nothing was tried.
 _OVER = frozenset(CAPABILITIES) - {"async_copies", "unified_memory", "peak_memory", "lazy_execution"}
 _IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]*")
 _MODULE = re.compile(r"torch\.([a-z_][a-z0-9_]*)")
@@ -46,22 +47,30 @@ class Start(enum.Enum):
 
 
 def new_backend(
-    name: str, folder: Path, *, start: Start = Start.SIMULATED, over: str | None = None
+    name: str,
+    folder: Path,
+    *,
+    start: Start = Start.SIMULATED,
+    over: str | None = None,
+    tried: str | None = None,
 ) -> tuple[Path, ...]:
     """Write a new backend's package into ``folder``, which is made.
 
-    It installs and the registry accepts it at once. Nothing of torch is imported.
+    It installs and the registry accepts it at once. Nothing of torch is imported in this process.
 
     Args:
         name: what users will write, as in ``get_device("acme:1")``: a lower-case identifier.
         start: what its hooks stand on.
         over: the vendor's module, as in ``"torch.acme"``; it implies ``Start.OVER_MODULE``.
+        tried: the package that brings the module. The device of this machine is tried in another process, and what
+            was seen is what the package claims.
 
     Returns:
         The files written.
 
     Raises:
-        ConfigurationError: ``name`` or ``over`` is no such name, or ``folder`` exists and is not empty.
+        ConfigurationError: ``name`` or ``over`` is no such name, ``folder`` exists and is not empty, or the device
+            cannot be tried.
     """
     if _IDENTIFIER.fullmatch(name) is None:
         raise ConfigurationError(
@@ -77,7 +86,14 @@ def new_backend(
     start = start if over is None else Start.OVER_MODULE
     if start is Start.OVER_MODULE and module is None:
         raise ConfigurationError("To start over a module, name it: over='torch.acme'.")
-    values = _values(name, start, module[1] if module is not None else name)
+    if tried is not None and module is None:
+        raise ConfigurationError("A package to try needs the module that it brings: over='torch.NAME'.")
+    effects = seen(module[1], tried) if tried is not None and module is not None else None
+    values = {
+        **_values(name, start, module[1] if module is not None else name),
+        **_claims(start, effects),
+        **_trial(module[1] if module is not None else name, tried, effects),
+    }
     texts = {path.format(name=name): _render(template, values) for path, template in _FILES.items()}
     if start is Start.OVER_MODULE:
         texts[f"devicekit_{name}/backend.py"] = _render("over_module.py", values)
@@ -96,7 +112,6 @@ def new_backend(
 def _values(name: str, start: Start, module: str) -> Mapping[str, str]:
     major, minor, *_ = __version__.split(".")
     simulated = start is Start.SIMULATED
-    claims = {Start.SIMULATED: _SIMULATED, Start.OVER_MODULE: _OVER}.get(start, frozenset())
     return {
         "name": name,
         "title": name.capitalize(),
@@ -110,9 +125,48 @@ def _values(name: str, start: Start, module: str) -> Mapping[str, str]:
         "contract": f">={CONTRACT_VERSION},<{CONTRACT_VERSION.major + 1}",
         "contract_version": str(CONTRACT_VERSION),
         "noop": json.dumps(["collect_ipc", "submit_work"] if simulated else []),
-        "capabilities": json.dumps(sorted(claims) if simulated else []),
-        "optional": json.dumps([] if simulated else sorted(claims)),
     }
+
+
+def _claims(start: Start, effects: Seen | None) -> Mapping[str, str]:
+    """What the manifest claims: what is known, or what the hooks that are present could mean."""
+    known = _SIMULATED if start is Start.SIMULATED else frozenset() if effects is None else effects.claims
+    could = _OVER if start is Start.OVER_MODULE and effects is None else frozenset()
+    return {
+        "capabilities": json.dumps(sorted(known)),
+        "optional": json.dumps(sorted(could)),
+        "claims_note": _BY_HOOKS if could else "",
+    }
+
+
+def _trial(module: str, package: str | None, effects: Seen | None) -> Mapping[str, str]:
+    """What `over_module.py` imports, and what it knows of the device."""
+    if effects is None:
+        return {
+            "vendor_import": f"# import torch_{module}  # if torch does not load the vendor's package by itself",
+            "findings_note": _UNTRIED.format(module=module),
+            "findings": "Findings()",
+        }
+    return {
+        "vendor_import": f"import {package}  # noqa: F401  # it brings torch.{module}",
+        "findings_note": _TRIED,
+        "findings": effects.source,
+    }
+
+
+_BY_HOOKS = (
+    "# These hold where their hooks are present, and nothing of them was seen yet: with the device at hand, let\n"
+    "# `devicekit new-backend --try PACKAGE` write what it does, or take out what the suite says is not so.\n"
+)
+_UNTRIED = (
+    "# What torch itself does for the device, where its module does not: torch.accelerator, torch.Stream, "
+    "torch.Event and\n# pinned memory. On your hardware "
+    'print(GenericBackend("{module}").findings) tries it all, and writes what goes here.'
+)
+_TRIED = (
+    "# What was seen of the device: what torch itself serves, what to claim, which functions answer for devices\n"
+    "# that are not there, and whether counting them initialises them. `devicekit new-backend --try` wrote it."
+)
 
 
 _STARTS = {
