@@ -508,7 +508,12 @@ def test_what_a_module_lets_pass_is_found_by_asking(monkeypatch: pytest.MonkeyPa
     vendor = Vendor()
     _acme(monkeypatch, Accelerator("acme"), **vendor.functions())
     module = GenericBackend("acme", Findings()).module
-    assert lenient_functions(module) == {"memory_stats", "reset_peak_memory_stats", "set_device", "synchronize"}
+    assert lenient_functions(module) == {
+        "memory_stats",
+        "reset_peak_memory_stats",
+        "set_device",
+        "synchronize",
+    }
 
 
 def test_a_fork_is_told_from_a_context_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

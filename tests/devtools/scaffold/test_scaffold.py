@@ -172,3 +172,72 @@ def test_the_module_is_written_as_torch_has_it(tmp_path: Path, over: str) -> Non
     with pytest.raises(ConfigurationError, match=r"torch\.NAME"):
         new_backend("acme", tmp_path / "new", over=over)
     assert list(tmp_path.iterdir()) == []
+
+
+VENDOR = """
+import sys
+from types import ModuleType
+
+import torch
+
+found = ModuleType("torch.acme")
+found.is_available = lambda: True
+found.device_count = lambda: 1
+found.synchronize = lambda device=None: None
+found.mem_get_info = lambda device=None: (3, 7)
+torch.acme = found
+"""
+
+
+def test_what_was_seen_of_a_device_is_what_its_package_claims(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torch_acme.py").write_text(VENDOR)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert (
+        main(
+            [
+                "new-backend",
+                "acme",
+                "-o",
+                str(tmp_path / "new"),
+                "--over",
+                "torch.acme",
+                "--try",
+                "torch_acme",
+            ]
+        )
+        == 0
+    )
+    package = tmp_path / "new" / "devicekit_acme"
+    manifest = Manifest.read(package / "backend.toml")
+    assert (manifest.capabilities, manifest.optional) == ({"driver_memory"}, set())
+    source = (package / "backend.py").read_text()
+    assert "\nimport torch_acme  #" in source
+    assert 'claims=frozenset(["driver_memory"])' in source
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(torch, "acme", None, raising=False)
+    space: dict[str, object] = {}
+    try:
+        exec(compile(source, "backend.py", "exec"), space)
+        plugin = space["Backend"]()  # type: ignore[operator]
+    finally:
+        sys.modules.pop("torch_acme", None)
+    check_hooks(plugin, Candidate("acme", "devicekit-acme", "1", "acme:Backend", manifest))
+    assert plugin.memory_info(0).total == 7
+
+
+@pytest.mark.parametrize(
+    ("package", "said"),
+    [
+        ("no_such_package_of_acme", "No module named"),
+        ("json", "no torch.acme"),
+        ("a; b", "written as in Python"),
+    ],
+)
+def test_a_device_that_cannot_be_tried_writes_nothing(tmp_path: Path, package: str, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        new_backend("acme", tmp_path / "new", over="torch.acme", tried=package)
+    with pytest.raises(ConfigurationError, match=r"torch\.NAME"):
+        new_backend("acme", tmp_path / "new", tried=package)
+    assert list(tmp_path.iterdir()) == []
