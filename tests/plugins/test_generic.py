@@ -423,7 +423,7 @@ def test_functions_and_classes_of_another_shape_are_left_out() -> None:
 
 
 class Vendor:
-    """A module in the manner of many: to count initialises, and a device that is not there is taken for the current."""
+    """A module in the manner of many: counting initialises, and a device that is not there is the current one."""
 
     def __init__(self) -> None:
         self.initialised = False
