@@ -7,7 +7,7 @@ SETUP := $(VENV)/.ready
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml plugins/hosts/*/pyproject.toml conformance/pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: hosts pictures help run fleet test thorough lint types architecture bench soak hostile operators mutants kill-matrix matrix clients device tested dist docs clean
+.PHONY: hosts pictures help run fleet test thorough lint types architecture bench soak hostile operators mutants kill-matrix matrix versions clients device tested dist stranger docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,11 @@ kill-matrix: $(SETUP) ## run the conformance suite over every deliberately fault
 matrix: $(SETUP) ## run the suite from wheels on every supported pluggy and pytest
 	@$(BIN)/python conformance/matrix.py --markdown docs/results/conformance-matrix.md
 
+UV = $(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.5'
+versions: $(SETUP) ## the suite on every claimed combination of versions; COLUMN, FORM=short; writes docs/results/versions.md
+	@$(UV)
+	@$(BIN)/python -m tools.versions $(if $(COLUMN),--column $(COLUMN)) --form $(or $(FORM),long)
+
 clients: $(SETUP) ## real client programs against a real server; needs a package index and npm
 	@$(BIN)/python -m tests.clients --markdown docs/results/clients.md
 
@@ -78,6 +83,10 @@ tested: $(SETUP) ## write what was tested on what, from the records in docs/resu
 
 dist: $(SETUP) ## build wheels and sdists of every distribution into dist/, and check them; RELEASE=v1.2.3 for a release
 	@$(BIN)/python -m tools.dist $(if $(RELEASE),--release "$(RELEASE)")
+
+stranger: dist ## install each extra of the built wheels alone, run every command, uninstall; check types from outside
+	@$(UV)
+	@$(BIN)/python -m tools.stranger --constraint constraints.txt $(if $(ONLY),--only $(ONLY))
 
 docs: $(SETUP) ## write the pages that are generated from the code, and build the site into site/, without a warning
 	@$(BIN)/python -m tools.reference
@@ -97,4 +106,4 @@ hosts: ## test the adapters for other engines against the engines themselves (he
 	@$(HOSTS)/bin/python -m tools.host_calls --record
 
 clean: ## remove the virtual environment and every cache
-	rm -rf $(VENV) $(HOSTS) site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
+	rm -rf $(VENV) $(HOSTS) .venv-versions site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist

@@ -36,6 +36,10 @@ _BUILT_IN: Mapping[str, tuple[str, str]] = MappingProxyType(
         "fleet": ("devicekit.commands.fleet", "steer several engines as one"),
     }
 )
+# What commands need that are not in every installation.
+_EXTRAS: Mapping[str, str] = MappingProxyType(
+    {"demo": "transformers", "example-model": "transformers", "generate": "transformers"}
+)
 # Commands of distributions that may not be installed, and what to install for them.
 _ELSEWHERE: Mapping[str, str] = MappingProxyType({"conformance": "devicekit[conformance]"})
 
@@ -52,17 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"devicekit {__version__}")
         return 0
     try:
-        run = _find(given[0])
-    except Exception:
-        # Most commands import torch. Where that fails, an error of its inside is no answer.
-        if (said := _torch_trouble()) is None:
+        run = _load(given[0])
+        return run if isinstance(run, int) else run(given[1:])
+    except ModuleNotFoundError as error:
+        if (said := _missing(given[0], error)) is None:
             raise
         print(f"devicekit {given[0]}: {said}", file=sys.stderr)
         return 1
-    if run is None:
-        return 2
-    try:
-        return run(given[1:])
     except DeviceKitError as error:
         print(f"devicekit {given[0]}: {error}", file=sys.stderr)
         return 1
@@ -76,6 +76,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"devicekit {given[0]}: {error.strerror}: {error.filename}", file=sys.stderr)
         return 1
+
+
+def _load(name: str) -> Callable[[Sequence[str]], int] | int:
+    """The command, or the exit status if there is none."""
+    try:
+        return _find(name) or 2
+    except Exception as error:
+        # Most commands import torch. Where that fails, an error of its inside is no answer.
+        if _missing(name, error) is not None or (said := _torch_trouble()) is None:
+            raise
+        print(f"devicekit {name}: {said}", file=sys.stderr)
+        return 1
+
+
+def _missing(command: str, error: Exception) -> str | None:
+    """What to install for a command of which a package is not here; ``None`` if that is not what is wrong."""
+    if not isinstance(error, ModuleNotFoundError) or command not in _EXTRAS:
+        return None
+    package = (error.name or "").partition(".")[0]
+    if package in ("", "devicekit", "torch"):  # a fault of ours, and what the doctor knows more about
+        return None
+    return f"{package} is not installed: pip install 'devicekit[{_EXTRAS[command]}]'"
 
 
 def _find(name: str) -> Callable[[Sequence[str]], int] | None:

@@ -144,3 +144,23 @@ def test_the_demo_fails_when_tokens_differ(devicekit: Command, monkeypatch: pyte
     assert done.status == 1
     assert "differs from token 0 on" in done.out
     assert "not the model's own" in done.out
+
+
+def test_a_command_whose_packages_are_missing_names_the_extra(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['numpy'] = None; from devicekit.cli import main; sys.exit(main(sys.argv[1:]))"
+    line = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        code,
+        "generate",
+        "--model",
+        str(tmp_path),
+        "--prompt",
+        "Pages",
+    ]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 1
+    [said] = done.stderr.splitlines()
+    assert said == "devicekit generate: numpy is not installed: pip install 'devicekit[transformers]'"

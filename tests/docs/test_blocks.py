@@ -12,13 +12,17 @@ import sys
 from pathlib import Path
 
 import pytest
-import tomllib
 import yaml
 
 from devicekit.cli import main
 from devicekit.contract import Manifest
 from tests.docs.blocks import CHECKOUT, PAGES, Block, blocks_of, commands_in, typed_in
 from tests.docs.parsing import parse
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 RUN_ELSEWHERE = {"flush.md": "tests/server/test_flush_page.py"}  # with an engine and a client of their own
 CHEAP = {"list", "example-model", "generate", "new-backend"}  # commands that are run, not only parsed
