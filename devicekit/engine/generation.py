@@ -81,8 +81,7 @@ class Generation:
             return "", ()
         matched = self.finish.matched if self.finish is not None and not self.keep_stop else None
         hidden = isinstance(matched, int) and bool(tokens) and tokens[-1] == matched
-        for token in tokens[:-1] if hidden else tokens:
-            maker.push(token)
+        maker.extend(tokens[:-1] if hidden else tokens, each=bool(output.logprobs))
         if self.done:
             maker.end(hide_last=hidden)
         text = maker.take()

@@ -2,7 +2,8 @@
 
 `request` and `messages` are what goes in and comes out, `batch` is what a runner is handed. `scheduler` is the
 loop. A step of it is `checking` and `waiting` (who comes in), `retraction` (room for those who run), `reservation`
-and `planning` (what the pass computes), and `results` with `stopping` (what became of it). `running` holds the
+and `planning` (what the pass computes), and `results` with `stopping` and `stop_watch` (what became of it), and
+`streaming` (who is told of it, as `token_columns`). `running` holds the
 decoding requests, as `columns` of flat arrays; beside them, `sampling` and `adjusting` hold what some want.
 `kv` is a request's hold on the pools, `state` what all of these share, `audit` whether every id is accounted for,
 and `resting` how long there is nothing to do.

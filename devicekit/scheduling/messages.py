@@ -6,11 +6,13 @@ All are plain values. Each operation carries an id and is answered exactly once,
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from devicekit.release import ReleaseEntry
 from devicekit.scheduling.request import Finish, Times, TokenLogprob, VersionSpan
+from devicekit.scheduling.token_columns import Stream, TokenColumns
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +251,37 @@ class Output(NamedTuple):  # a dataclass that is frozen takes five times as long
 class Step(NamedTuple):
     """What came out of one step."""
 
-    outputs: tuple[Output, ...]
+    told: tuple[
+        Output, ...
+    ]  # of requests that ended, and of streams of which there is more to say than tokens
     replies: tuple[Reply, ...]
     ran: int = 0  # tokens computed
+    columns: TokenColumns | None = None  # tokens of all other streams; None: of none
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """Everything that requests gained, as objects, which are made anew each time: one for each request."""
+        if self.columns is None:
+            return self.told
+        return (*_increments(self.columns), *self.told)
+
+
+def _increments(columns: TokenColumns) -> Iterator[Output]:
+    tokens, offsets, made = columns.tokens.tolist(), columns.offsets.tolist(), columns.output_tokens.tolist()
+    for at, stream in enumerate(columns.streams):
+        yield increment(stream, tuple(tokens[offsets[at] : offsets[at + 1]]), made[at])
+
+
+def increment(stream: Stream, tokens: tuple[int, ...], output_tokens: int) -> Output:
+    """What a stream that goes on has gained, as an object; ``output_tokens`` are all so far."""
+    return Output(
+        stream.id,
+        tokens,
+        None,
+        stream.prompt_tokens,
+        stream.cached_tokens,
+        output_tokens,
+        stream.retractions,
+        stream.spans,
+        invalid_logits=stream.invalid_logits,
+    )

@@ -16,9 +16,12 @@ from devicekit.scheduling.kv_cache.manager import KVCacheManager
 from devicekit.scheduling.messages import Output
 from devicekit.scheduling.request import Finish, FinishKind, Request, Times, TokenLogprob, VersionSpan
 from devicekit.scheduling.running import RunningBatch
+from devicekit.scheduling.stop_watch import StopWatch
 from devicekit.scheduling.stopping import StopConditions
+from devicekit.scheduling.streaming import Streams
+from devicekit.scheduling.token_columns import TokenColumns
 from devicekit.scheduling.waiting import WaitingQueue
-from devicekit.text import RequestText
+from devicekit.text import RequestText, Vocabulary
 
 
 @dataclass(slots=True)
@@ -55,6 +58,7 @@ class Requests(Mapping[str, Request]):
         deadlines: Deadlines,
         limits: ModelLimits,
         clock: Clock | None = None,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
         self._now = (clock or SystemClock()).now
         self._kv = kv
@@ -62,11 +66,13 @@ class Requests(Mapping[str, Request]):
         self._limits = limits
         self._all: dict[str, Request] = {}
         self._outputs: list[Output] = []  # since the last step
+        self._columns: TokenColumns | None = None  # of the last pass, not taken yet
         self.running = running
         self.waiting = waiting
         self.prefilling: list[Request] = []
-        self.special: dict[str, Request] = {}  # that run and have stop conditions of their own
-        self.streaming: dict[str, Request] = {}  # that run and report tokens as they come
+        self.watch = StopWatch(running, vocabulary, limits.vocab_size)  # that run and have stop conditions
+        self.streams = Streams(running)  # that run and report tokens as they come, and nothing else
+        self.streaming: dict[str, Request] = {}  # that run and report more than tokens as they come
         self.adjusted: dict[str, LogitAdjuster] = {}  # that hold KV and have wishes for their logits
         self.constrained: dict[str, Request] = {}  # that hold KV and whose output follows a grammar
         self.cache_figures = CacheFigures()
@@ -135,8 +141,10 @@ class Requests(Mapping[str, Request]):
         self.running.join(request)
         if request.needs_every_step:
             if StopConditions.is_special(request.params):
-                self.special[request.id] = request
-            if request.stream:
+                self.watch.join(request)
+            if Streams.takes(request):
+                self.streams.join(request)
+            elif request.stream:
                 self.streaming[request.id] = request
 
     def end_prompt(self, request: Request, finish: Finish) -> None:
@@ -152,7 +160,7 @@ class Requests(Mapping[str, Request]):
         if request.column < 0:
             self.finish(request, finish)
             return
-        self.running.vacate(request)
+        self._vacate(request)
         request.total -= 1
         self._close(request, finish)
 
@@ -166,7 +174,7 @@ class Requests(Mapping[str, Request]):
 
         Its column stays vacant: call ``running.close_up`` when all that end and join are through.
         """
-        self.running.vacate(request)
+        self._vacate(request)
         self._kv.publish(request)
         self._close(request, finish)
 
@@ -183,7 +191,7 @@ class Requests(Mapping[str, Request]):
     def _close(self, request: Request, finish: Finish) -> None:
         tokens = self._unreported(request)
         if request.text is not None:
-            finish = _end_text(request.text, finish)
+            finish = self._end_text(request, request.text, finish)
         self.cache_figures.prompt_tokens += len(request.prompt)
         self.cache_figures.cached_tokens += request.cached_tokens
         self._kv.free(request)
@@ -198,14 +206,22 @@ class Requests(Mapping[str, Request]):
     def _detach(self, request: Request) -> None:
         """Take a request out of where it is."""
         if request.column >= 0:
-            self.running.leave(request)
+            self._vacate(request)
+            self.running.close_up()
         elif request.row:
             self.prefilling.remove(request)
         else:
             self.waiting.remove(request)
 
+    def _vacate(self, request: Request) -> None:
+        """Take a request out of the running batch; its column is to be closed up."""
+        self.running.vacate(request)
+        if request.needs_every_step:
+            self.watch.leave(request)
+            self.streams.leave(request)
+
     def _unlist(self, request: Request) -> None:
-        for wanted in (self.special, self.streaming, self.adjusted, self.constrained):
+        for wanted in (self.streaming, self.adjusted, self.constrained):
             wanted.pop(request.id, None)
 
     # -- What is reported -------------------------------------------------------------------------------------
@@ -220,20 +236,33 @@ class Requests(Mapping[str, Request]):
         """Report tokens of a request that goes on."""
         self._outputs.append(self._output(request, tokens, None))
 
+    def report_streams(self) -> None:
+        """Report what a pass has given to requests that stream nothing but tokens."""
+        self._columns = self.streams.tell()
+
     @property
     def outputs(self) -> tuple[Output, ...]:
-        """What was reported and not taken yet."""
+        """What was reported one by one and not taken yet."""
         return tuple(self._outputs)
 
     def take_outputs(self) -> tuple[Output, ...]:
-        """What was reported since the last call."""
+        """What was reported one by one since the last call."""
         if not self._outputs:
             return ()
         outputs, self._outputs = tuple(self._outputs), []
         return outputs
 
+    def take_columns(self) -> TokenColumns | None:
+        """What streams gained since the last call."""
+        columns, self._columns = self._columns, None
+        return columns
+
     def _unreported(self, request: Request) -> tuple[int, ...]:
-        start = len(request.prompt) + request.reported
+        return self._output_tokens(request, request.reported)
+
+    def _output_tokens(self, request: Request, first: int) -> tuple[int, ...]:
+        """Output tokens from the ``first`` on."""
+        start = len(request.prompt) + first
         if request.row:
             return self._kv.table.token_rows.numbers(request.row, start, request.total)
         return tuple(request.tokens[start:].tolist())
@@ -293,6 +322,12 @@ class Requests(Mapping[str, Request]):
                 self.running.settle(request)
             self._close_span(request)
         self.weight_version = version
+        self.streams.changed()
+
+    def mark_invalid(self, request: Request) -> None:
+        """A token was drawn from logits that are no numbers, and the request goes on."""
+        request.invalid_logits += 1
+        self.streams.changed()
 
     def _close_span(self, request: Request) -> None:
         """Note which weights made the output tokens since the last note."""
@@ -309,10 +344,17 @@ class Requests(Mapping[str, Request]):
         else:
             request.spans = (*spans, VersionSpan(self.weight_version, known, end))
 
+    def bring_text(self, request: Request, text: RequestText, count: int) -> None:
+        """Add to a request's text what is missing of its first ``count`` tokens: none of them ends it."""
+        if text.pushed < count:
+            missing = self._output_tokens(request, text.pushed)[: count - text.pushed]
+            text.extend(missing, each=request.params.logprobs is not None)
 
-def _end_text(text: RequestText, finish: Finish) -> Finish:
-    """End a request's text. What is found only now, as nothing comes any more, has stopped it."""
-    stop = text.end(searched=finish.kind in (FinishKind.STOP, FinishKind.LENGTH))
-    if stop is None or finish.kind is not FinishKind.LENGTH:
-        return finish
-    return Finish(FinishKind.STOP, stop)
+    def _end_text(self, request: Request, text: RequestText, finish: Finish) -> Finish:
+        """End a request's text. What is found only now, as nothing comes any more, has stopped it."""
+        if not text.ended:
+            self.bring_text(request, text, request.num_output)
+        stop = text.end(searched=finish.kind in (FinishKind.STOP, FinishKind.LENGTH))
+        if stop is None or finish.kind is not FinishKind.LENGTH:
+            return finish
+        return Finish(FinishKind.STOP, stop)

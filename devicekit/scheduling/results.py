@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -39,16 +39,16 @@ class ResultProcessor:
         """Append the new tokens, end what is finished, and let completed prompts join the running batch."""
         requests, count = self._requests, plan.decoding
         tokens, invalid = result.tokens, _NONE
+        requests.streams.begin()
         if result.invalid:
             tokens, invalid = self._look_at_invalid(plan, result)
         if result.logprobs is not None:
             keep_output(requests.running.requests[:count], plan.chunks, result)
         if result.prompt_logprobs is not None:
             keep_prompt(plan.chunks, result)
-        finished = self._advance(tokens[:count]) if count else ()
+        finished = self._advance(tokens[:count], invalid) if count else ()
         for request, finish in finished:
-            if request.id not in invalid:
-                requests.complete(request, finish)
+            requests.complete(request, finish)
         wanted = count
         for request, _, end in plan.chunks:
             request.computed = end
@@ -59,39 +59,51 @@ class ResultProcessor:
         for request in invalid.values():
             requests.take_back(request, Finish(FinishKind.ERROR, message=_INVALID.format(request.num_output)))
         requests.running.close_up()
+        requests.report_streams()
         if requests.streaming:
             for request in requests.streaming.values():
                 self._stream(request)
 
-    def _advance(self, tokens: Int32) -> Iterable[tuple[Request, Finish]]:
-        """Append the running requests' tokens; return those that this ended, each once."""
+    def _advance(self, tokens: Int32, invalid: Mapping[str, Request]) -> Iterable[tuple[Request, Finish]]:
+        """Append the running requests' tokens; those that this ended, each once, but none of ``invalid``."""
         requests, running = self._requests, self._requests.running
         at_limit = running.end_step(tokens)
         ended = self._stops.ended(tokens)
-        if ended is None and not requests.special:
+        if ended is None and not (requests.watch or invalid):
             return [(request, _LONG_ENOUGH) for request in at_limit] if at_limit else ()
         found: dict[str, tuple[Request, Finish]] = {}
+        looks: dict[Request, None] = dict.fromkeys(requests.watch.hits(tokens))
         if ended is not None:
             for column in ended.tolist():
                 request = running.requests[column]
-                if request.id not in requests.special:
+                if request.needs_every_step:
+                    looks[request] = None
+                else:
                     found[request.id] = (request, Finish(FinishKind.STOP, int(tokens[column])))
-        for request in requests.special.values():
+        for request in looks:
+            if request.id in invalid:  # what is no token has no text
+                continue
+            token = tokens.item(request.column)
             running.settle(request)
-            output = self._known[request.row, len(request.prompt) : request.total]
-            if (finish := self._check(request, output)) is not None:
+            if (finish := self._check(request, token)) is not None:
                 found[request.id] = (request, finish)
         for request in at_limit:
             found.setdefault(request.id, (request, _LONG_ENOUGH))
-        return found.values()
+        return (
+            [one for identity, one in found.items() if identity not in invalid] if invalid else found.values()
+        )
 
-    def _check(self, request: Request, output: Int32) -> Finish | None:
-        """Whether the last token of ``output`` ends a request: a stop condition, or its grammar."""
-        finish = self._stops.check(request, output)
+    def _check(self, request: Request, token: int) -> Finish | None:
+        """Whether its newest token ends a request: a stop condition, or its grammar."""
+        if request.text is not None:
+            self._requests.bring_text(request, request.text, request.num_output - 1)
+        finish = self._stops.check(request, token)
+        if finish is None:
+            self._requests.watch.note(request)
         if finish is not None or request.matcher is None:
             return finish
         try:
-            return _COMPLETE if request.matcher.advance(int(output[-1])) else None
+            return _COMPLETE if request.matcher.advance(token) else None
         except GrammarRefused as error:
             return Finish(FinishKind.ERROR, message=str(error))
 
@@ -105,11 +117,9 @@ class ResultProcessor:
         tokens = np.where(tokens < 0, -1 - tokens, tokens)
         if self._marks:
             for request in found.values():
-                request.invalid_logits += 1
+                requests.mark_invalid(request)
             result.tokens = tokens
             return tokens, _NONE
-        for identity in found:  # what is no token has no text
-            requests.special.pop(identity, None)
         return tokens, found
 
     def _complete_prompt(self, request: Request, token: int) -> None:
@@ -117,9 +127,8 @@ class ResultProcessor:
             self._requests.end_prompt(request, _LONG_ENOUGH)
             return
         self._requests.join(request, token)
-        if request.id in self._requests.special:
-            output = self._known[request.row, len(request.prompt) : request.total]
-            finish = self._check(request, output)
+        if request.needs_every_step:
+            finish = self._check(request, token)
         else:
             finish = self._stops.end(token)
         if finish is None and request.total >= request.max_total_tokens:
@@ -130,7 +139,7 @@ class ResultProcessor:
     def _stream(self, request: Request) -> None:
         """Report new tokens, holding back those whose text may turn out to be the beginning of a stop string."""
         increment, text = self._requests.unreported(request), request.text
-        if text is not None:
+        if text is not None and text.holds:
             settled = text.settled(request.num_output) - request.reported
             increment = increment[: max(0, settled)]
         if increment or (text is not None and text.ready):

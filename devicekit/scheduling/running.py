@@ -44,6 +44,7 @@ class RunningBatch:
         self.sampling = SamplingColumns(table.num_rows)
         self._cells = self.columns.cells
         self._steps = 0  # so far
+        self.changes = 0  # grows with whoever joins or leaves: columns are where they were until then
         self._due: dict[int, list[Request]] = {}  # who reaches its limit, by the step that takes it there
         self._remaining = 0
         self._vacant: list[int] = []  # columns whose request has left
@@ -85,6 +86,7 @@ class RunningBatch:
         if request.needs_every_step:
             self.sampling.join(column, request)
         request.column = column
+        self.changes += 1
         if column == len(self.requests):
             self.requests.append(request)
         else:
@@ -109,6 +111,7 @@ class RunningBatch:
         if not self.sampling.idle:
             self.sampling.leave(column, request)
         request.column = -1
+        self.changes += 1
         self._vacant.append(column)
 
     def close_up(self) -> None:

@@ -62,6 +62,18 @@ class SamplingColumns:
         if not self._sampled and all(one.params.temperature == 0 for one in joining):
             return
         count = len(positions)
+        if not joining:
+            floats, drawn = self._floats[:, :count], positions.astype(np.int64)
+            drawn += 1
+            batch.sampling = SamplingArrays(
+                temperature=floats[_TEMPERATURE],
+                top_k=self._top_k[:count],
+                top_p=floats[_TOP_P],
+                min_p=floats[_MIN_P],
+                seed=self._seed[:count],
+                position=drawn,
+            )
+            return
         extra = np.array(
             [(one.params.temperature, one.params.top_p, one.params.min_p) for one in joining], np.float32
         ).reshape(-1, 3)

@@ -98,6 +98,7 @@ class Scheduler:
         self.check = RequestCheck(
             model, pool_tokens, detokenizer is not None, has_grammars=grammars is not None
         ).check
+        self._stops = StopConditions(model, detokenizer)
         table = RequestTable(
             limits.max_running, _row_width(longest, limits.page_size), longest + 1, checked=limits.checked
         )
@@ -114,6 +115,7 @@ class Scheduler:
             deadlines,
             model,
             clock,
+            self._stops.vocabulary,
         )
         self.state = SchedulerState(
             runner=runner,
@@ -131,7 +133,6 @@ class Scheduler:
         self._builder = BatchBuilder(self.state, limits.max_running, limits.max_batch_tokens)
         self._retraction = Retraction(self.state, self._ratio)
         self._recovery = OutOfMemoryRecovery(device, self.state.releases, coordinator=coordinator)
-        self._stops = StopConditions(model, detokenizer)
         self._results = ResultProcessor(requests, table.tokens, self._stops, limits.invalid_logits)
         self._inbox: deque[Request | Operation] = deque()
         self._woken = threading.Event()
@@ -246,7 +247,7 @@ class Scheduler:
         self.control.answer()
         if self._checked:
             self._check()
-        return Step(requests.take_outputs(), self.control.take_replies(), computed)
+        return Step(requests.take_outputs(), self.control.take_replies(), computed, requests.take_columns())
 
     def close(self) -> Step:
         """Take no further step. One process need not say so to anybody."""

@@ -167,7 +167,6 @@ _MOVED = {
     "ranks": "coordinator",
     "retire": "participants.retire",
     "retract": "requests.retract",
-    "special": "requests.special",
     "streaming": "requests.streaming",
     "unreported": "requests.unreported",
     "weights_changed": "requests.weights_changed",

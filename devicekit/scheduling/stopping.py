@@ -30,12 +30,12 @@ class StopConditions:
         self._only_end = eos.reshape(()) if len(eos) == 1 else None
         self._ends: npt.NDArray[np.bool_] = np.zeros(limits.vocab_size, np.bool_)
         self._ends[[token for token in limits.eos_token_ids if token < limits.vocab_size]] = True
-        self._vocabulary = None if detokenizer is None else vocabulary_of(detokenizer)
+        self.vocabulary = None if detokenizer is None else vocabulary_of(detokenizer)
 
     def begin(self, request: Request) -> None:
         """Begin the text of a request in which stop strings are to be found."""
-        if request.params.stop and self._vocabulary is not None:
-            request.text = RequestText(self._vocabulary, request.prompt.tolist(), request.params.text_options)
+        if request.params.stop and self.vocabulary is not None:
+            request.text = RequestText(self.vocabulary, request.prompt.tolist(), request.params.text_options)
 
     @staticmethod
     def is_special(params: SamplingParams) -> bool:
@@ -58,12 +58,14 @@ class StopConditions:
         """Whether a token is end-of-sequence."""
         return Finish(FinishKind.STOP, token) if token in self._model_ends else None
 
-    def check(self, request: Request, output: Int32) -> Finish | None:
-        """Whether the last token of ``output`` ends a request, every condition considered. Ask once per token."""
-        token = int(output[-1])
+    def check(self, request: Request, token: int) -> Finish | None:
+        """Whether its newest token ends a request, every condition considered. Ask once per token.
+
+        Its text, if it has one, has all tokens before that.
+        """
         params, text = request.params, request.text
-        early = len(output) < params.min_new_tokens
-        if not early and (token in params.stop_token_ids or (not params.ignore_eos and self._ends[token])):
+        ends = token in params.stop_token_ids or (token in self._model_ends and not params.ignore_eos)
+        if ends and request.num_output >= params.min_new_tokens:
             return Finish(FinishKind.STOP, self._end_text(text, token, params) or token)
         if text is not None and (stop := text.push(token)) is not None:
             return Finish(FinishKind.STOP, stop)

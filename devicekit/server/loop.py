@@ -20,9 +20,10 @@ from typing import Any, TypeVar
 
 from devicekit.scheduling.errors import InvalidRequest
 from devicekit.scheduling.interface import EngineScheduler
-from devicekit.scheduling.messages import Abort, Operation, Output, Reply, Step, Withdraw
+from devicekit.scheduling.messages import Abort, Operation, Reply, Step, Withdraw
 from devicekit.scheduling.request import Request
 from devicekit.scheduling.resting import idle_seconds
+from devicekit.scheduling.token_columns import TokenColumns
 from devicekit.server.errors import EngineStopped
 from devicekit.server.outputs import Outputs
 from devicekit.server.snapshot import Observation, Snapshot
@@ -52,7 +53,7 @@ class EngineLoop:
     """Runs one scheduler. Everything but the thread itself belongs to one asyncio event loop.
 
     Args:
-        on_outputs: called in the event loop with what a step gave out.
+        on_step: called in the event loop with what came out of a step.
         on_reply: called in the event loop with every operation and its answer.
         on_tick: called in the engine's thread after each step.
     """
@@ -61,12 +62,12 @@ class EngineLoop:
         self,
         scheduler: EngineScheduler,
         *,
-        on_outputs: Callable[[Sequence[Output]], None] = lambda outputs: None,
+        on_step: Callable[[Step], None] = lambda step: None,
         on_reply: Callable[[Operation, Reply], None] = lambda operation, reply: None,
         on_tick: Callable[[], None] = lambda: None,
     ) -> None:
         self._scheduler = scheduler
-        self._on_outputs, self._on_reply, self._on_tick = on_outputs, on_reply, on_tick
+        self._on_step, self._on_reply, self._on_tick = on_step, on_reply, on_tick
         self._observation = Observation(scheduler)
         self.failure: str | None = None  # why nothing runs any more
         self._outputs: dict[str, Outputs | None] = {}  # by request id, until it ends; None: abandoned
@@ -239,7 +240,9 @@ class EngineLoop:
             self._fail(f"Delivering results failed: {type(error).__name__}: {error}")
 
     def _route(self, step: Step) -> None:
-        for output in step.outputs:
+        if step.columns is not None:
+            self._route_columns(step.columns)
+        for output in step.told:
             outputs = self._outputs.get(output.id)
             if output.finish is not None:
                 self._outputs.pop(output.id, None)
@@ -253,7 +256,19 @@ class EngineLoop:
             self._on_reply(pending.operation, reply)
             if pending.waiter is not None and not pending.waiter.done():
                 pending.waiter.set_result(reply)
-        self._on_outputs(step.outputs)
+        self._on_step(step)
+
+    def _route_columns(self, columns: TokenColumns) -> None:
+        tokens, offsets, made = (
+            columns.tokens.tolist(),
+            columns.offsets.tolist(),
+            columns.output_tokens.tolist(),
+        )
+        waiting = self._outputs.get
+        for at, stream in enumerate(columns.streams):
+            outputs = waiting(stream.id)
+            if outputs is not None:
+                outputs.gain(stream, tokens[offsets[at] : offsets[at + 1]], made[at])
 
     def _fail(self, reason: str) -> None:
         self.failure = reason = self.failure or reason
@@ -294,7 +309,7 @@ class EngineLoop:
             self._heard = time.monotonic()
             while self._looks:
                 self._looks.popleft()()
-            if step.outputs or step.replies:
+            if step.told or step.columns is not None or step.replies:
                 self._tell(partial(self._deliver, step))
             elif not step.ran:
                 self._scheduler.wait(self._rest())

@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from devicekit.release import ReleasePoints
-from devicekit.scheduling.messages import Operation, Output, Reply, UpdateReply
+from devicekit.scheduling.messages import Operation, Reply, Step, UpdateReply
 from devicekit.scheduling.request import FinishKind
 from devicekit.server.inventory import PoolCount
 from devicekit.server.latency import Counts, Latency, SGLangNames
@@ -61,9 +61,12 @@ class Metrics:
         counted.register(_Pools(pools or {}))
         return generate_latest(self.registry) + generate_latest(counted)
 
-    def count(self, outputs: Sequence[Output]) -> None:
-        """Count what requests gave out."""
+    def count(self, step: Step) -> None:
+        """Count what requests gave out in a step."""
+        outputs = step.told
         made = sum(len(output.tokens) for output in outputs)
+        if step.columns is not None:
+            made += len(step.columns.tokens)
         counts = self.counts
         self._output.inc(made)
         counts.output_tokens += made

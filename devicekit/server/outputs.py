@@ -1,11 +1,25 @@
-"""The outputs of requests that were submitted together, as a coroutine reads them."""
+"""The outputs of requests that were submitted together, as a coroutine reads them.
+
+Here tokens that came as columns become objects: one for all that a stream has gained since somebody last looked.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
 
-from devicekit.scheduling.messages import Output
+from devicekit.scheduling.messages import Output, increment
+from devicekit.scheduling.token_columns import Stream
+
+
+@dataclass(slots=True)
+class _Gained:
+    """What a stream has gained and nobody has read."""
+
+    stream: Stream
+    tokens: list[int]
+    output_tokens: int  # so far, these included
 
 
 class Outputs:
@@ -19,7 +33,18 @@ class Outputs:
     def __init__(self, ids: Iterable[str], abandon: Callable[[str], None]) -> None:
         self._open = set(ids)
         self._abandon = abandon
-        self._queue: asyncio.Queue[Output | BaseException] = asyncio.Queue()
+        self._queue: asyncio.Queue[Output | _Gained | BaseException] = asyncio.Queue()
+        self._gained: dict[str, _Gained] = {}  # by id, of those that are in the queue
+
+    def gain(self, stream: Stream, tokens: list[int], output_tokens: int) -> None:
+        """Deliver tokens of a stream that goes on."""
+        gained = self._gained.get(stream.id)
+        if gained is None:
+            gained = self._gained[stream.id] = _Gained(stream, tokens, output_tokens)
+            self._queue.put_nowait(gained)
+        else:
+            gained.stream, gained.output_tokens = stream, output_tokens
+            gained.tokens += tokens
 
     def put(self, item: Output | BaseException) -> None:
         """Deliver an output, or the reason why there will be none."""
@@ -29,6 +54,10 @@ class Outputs:
         """Raises EngineStopped if the engine ends before the requests do."""
         while self._open:
             item = await self._queue.get()
+            if isinstance(item, _Gained):
+                del self._gained[item.stream.id]
+                yield increment(item.stream, tuple(item.tokens), item.output_tokens)
+                continue
             if isinstance(item, BaseException):
                 self._open.clear()
                 raise item

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from devicekit.engine import Engine
-from devicekit.scheduling.messages import Operation, Output, Reply
+from devicekit.scheduling.messages import Operation, Reply, Step
 from devicekit.scheduling.request import Request
 from devicekit.server import journal
 from devicekit.server.absence import gone
@@ -57,7 +57,7 @@ class Serving:
         self.metrics = Metrics(self.model_name, sglang=settings.sglang_metrics)
         self.loop = EngineLoop(
             engine.scheduler,
-            on_outputs=self._on_outputs,
+            on_step=self._on_step,
             on_reply=self._on_reply,
             on_tick=lambda: self.history.sample(lambda: self.loop.snapshot),
         )
@@ -205,9 +205,9 @@ class Serving:
             return reply
         return kind(**{field.name: getattr(reply, field.name) for field in dataclasses.fields(reply)})
 
-    def _on_outputs(self, outputs: Sequence[Output]) -> None:
-        self.metrics.count(outputs)
-        self.history.ended(outputs)
+    def _on_step(self, step: Step) -> None:
+        self.metrics.count(step)
+        self.history.ended(step.told)
 
     def _on_reply(self, operation: Operation, reply: Reply) -> None:
         self.metrics.answered(operation, reply)

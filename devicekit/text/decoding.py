@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 from devicekit.text.vocabulary import Vocabulary
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _CONTEXT = 4  # tokens that are decoded before a new one, for the sake of spaces between them
 _LONGEST = 3  # tokens that may make up an unfinished character where nothing is known of their bytes
+_VOCABULARIES = 8  # of which the bytes of tokens are kept
 _EACH_BYTE = "devicekit_each_byte"
 
 
@@ -26,6 +28,35 @@ def _replace_each(error: UnicodeError) -> tuple[str, int]:
 
 
 codecs.register_error(_EACH_BYTE, _replace_each)
+
+
+class _Pieces(dict[int, bytes]):
+    """The bytes that a byte-level token adds to the text, looked up when it comes up for the first time."""
+
+    _known: ClassVar[
+        dict[tuple[int, bool], _Pieces]
+    ] = {}  # of the vocabularies of late, which these keep alive
+
+    def __init__(self, vocabulary: Vocabulary, skip_special_tokens: bool) -> None:
+        super().__init__()
+        self._vocabulary = vocabulary
+        self._skip = skip_special_tokens
+
+    @classmethod
+    def of(cls, vocabulary: Vocabulary, skip_special_tokens: bool) -> _Pieces:
+        """The same ones for whoever asks, from any thread."""
+        key = (id(vocabulary), skip_special_tokens)
+        found = cls._known.get(key)
+        if found is None:
+            found = cls._known[key] = cls(vocabulary, skip_special_tokens)
+            for old in list(cls._known)[:-_VOCABULARIES]:
+                cls._known.pop(old, None)
+        return found
+
+    def __missing__(self, token: int) -> bytes:
+        hidden = self._vocabulary.is_hidden(token, self._skip)
+        piece = self[token] = b"" if hidden else self._vocabulary.raw_bytes(token) or b""
+        return piece
 
 
 class TokenDecoder:
@@ -52,6 +83,7 @@ class TokenDecoder:
         self._waiting: list[int] = []  # tokens that end in half a character
         self._stream: Callable[[int], str | None] | None = None
         self._byte_level = vocabulary.byte_level
+        self._pieces = _Pieces.of(vocabulary, skip_special_tokens)
         self._bytes = codecs.getincrementaldecoder("utf-8")("replace" if self._byte_level else _EACH_BYTE)
         self._shown = self._begin_in_prompt()
 
@@ -59,7 +91,7 @@ class TokenDecoder:
         """The text that a token adds. Half a character is kept until it is whole, or cannot become so."""
         vocabulary = self._vocabulary
         if self._byte_level:
-            return self._own(self._bytes.decode(self._raw(token)))
+            return self._own(self._bytes.decode(self._pieces[token]))
         if vocabulary.is_hidden(token, self._skip):
             return ""
         raw = vocabulary.raw_bytes(token)
@@ -80,7 +112,7 @@ class TokenDecoder:
     def all(self, tokens: Sequence[int]) -> str:
         """The text that many tokens add; the same as pushing each."""
         if self._byte_level:
-            return self._own(self._bytes.decode(b"".join(map(self._raw, tokens))))
+            return self._own(self._bytes.decode(b"".join(map(self._pieces.__getitem__, tokens))))
         return "".join(map(self.push, tokens))
 
     def _begin_in_prompt(self) -> int:
@@ -103,11 +135,6 @@ class TokenDecoder:
             begin += 1
         self._shown = 0
         return text[begin:]
-
-    def _raw(self, token: int) -> bytes:
-        if self._vocabulary.is_hidden(token, self._skip):
-            return b""
-        return self._vocabulary.raw_bytes(token) or b""
 
     def _ask(self, token: int) -> str:
         """The text that a token without bytes of its own adds, by the tokenizer's own decoder."""

@@ -53,6 +53,24 @@ class RequestText:
         self._ends.append(self._length)
         return self.stopped
 
+    def extend(self, tokens: Sequence[int], *, each: bool = False) -> str | None:
+        """Add many tokens; the stop string that is now found, if there is one.
+
+        Args:
+            each: `offsets` and `settled` will be asked of single ones among them. Otherwise they are decoded
+                together, which takes a fraction of the time.
+        """
+        if each or len(tokens) < 2:
+            for token in tokens:
+                self.push(token)
+            return self.stopped
+        early = 0 if self._matcher is None else max(0, self._options.min_tokens - 1 - len(self._ends))
+        for part in (tokens[:early], tokens[early:]):
+            if part:
+                self._grow(self._decoder.all(part), len(self._ends) + len(part))
+                self._ends += [self._length] * len(part)
+        return self.stopped
+
     def end(self, *, hide_last: bool = False, searched: bool = True) -> str | None:
         """No token comes any more.
 
@@ -74,6 +92,26 @@ class RequestText:
         return self.stopped
 
     # -- Reading ----------------------------------------------------------------------------------------------
+
+    @property
+    def pushed(self) -> int:
+        """Tokens that were added so far."""
+        return len(self._ends)
+
+    @property
+    def ended(self) -> bool:
+        """Whether no token comes any more."""
+        return self._ended
+
+    @property
+    def undecided(self) -> bool:
+        """Whether a stop string was found that the next token may yet make a longer one, or not."""
+        return self._matcher is not None and self._matcher.undecided
+
+    @property
+    def holds(self) -> bool:
+        """Whether anything is kept from `take`, for it may become a part of a stop string."""
+        return self._matcher is not None and self.stopped is None and self._matcher.held > 0
 
     @property
     def ready(self) -> bool:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import deque
 from functools import lru_cache
 
+_FEW = 16  # stop strings that are looked for one by one in long text
+
 
 class StopStrings:
     """Stop strings as an automaton. Build it with `compiled`, which keeps those of late."""
@@ -18,9 +20,13 @@ class StopStrings:
         self.strings = strings
         # Of each node: where a character leads to, how long its string is, the longest stop string that ends it.
         self.edges: list[dict[str, int]] = [{}]
+        self.owner = [""]  # a stop string that begins with the node's
         self.depth = [0]
         self.longest = [0]
         self.fail = [0]
+        self.reach = (
+            max(map(len, strings), default=1) - 1
+        )  # characters before one that can end a match with it
         for string in strings:
             self._insert(string)
         self._link()
@@ -47,6 +53,7 @@ class StopStrings:
             if known is None:
                 known = self.edges[node][character] = len(self.edges)
                 self.edges.append({})
+                self.owner.append(string)
                 self.depth.append(self.depth[node] + 1)
                 self.longest.append(0)
                 self.fail.append(0)
@@ -84,9 +91,16 @@ class StopMatcher:
             begin = min(begin, self._best[0])
         return self._seen - begin
 
+    @property
+    def undecided(self) -> bool:
+        """Whether there is a match, and it does not stand yet."""
+        return self._best is not None and self.found is None
+
     def feed(self, text: str) -> bool:
         """Look at more text; whether a match stands."""
         stops, node, at = self._stops, self._node, self._seen
+        if self._best is None and self._passes(text):
+            return False
         for character in text:
             node = stops.next(node, character)
             at += 1
@@ -97,6 +111,25 @@ class StopMatcher:
                 break
         self._node, self._seen = node, at
         return self.found is not None
+
+    def _passes(self, text: str) -> bool:
+        """Take in text that has no match in it, if that can be seen without looking at each character."""
+        stops, node = self._stops, self._node
+        if not node and stops.edges[0].keys().isdisjoint(text):
+            self._seen += len(text)
+            return True
+        if len(text) < 2 * stops.reach or len(stops.strings) > _FEW:
+            return False
+        text_and_held = stops.owner[node][: stops.depth[node]] + text
+        for stop in stops.strings:
+            if stop in text_and_held:
+                return False
+        node = 0
+        for character in text_and_held[-stops.reach :] if stops.reach else "":
+            node = stops.next(node, character)
+        self._node = node
+        self._seen += len(text)
+        return True
 
     def end(self) -> bool:
         """No text comes any more: a match that could have been longer stands as it is."""

@@ -50,6 +50,7 @@ class Make:
     quiet: (
         bool  # operators let requests be for a while: what is cached is used, and forgotten for want of room
     )
+    known_bytes: bool  # of every token: requests with stop strings are not looked at with each
     cut_short: bool  # at the end requests are aborted, and do not run to theirs
 
     @classmethod
@@ -88,6 +89,7 @@ class Make:
             releases=draw.number(0, len(_RELEASES) - 1),
             quiet=draw.number(0, 2) == 2 or ((host > 0 or recurrent) and draw.number(0, 1) == 1),
             cut_short=draw.number(0, 2) > 0,
+            known_bytes=draw.number(0, 1) > 0,
         )
 
     @property

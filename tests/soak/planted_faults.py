@@ -217,6 +217,13 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "I5",
+        "a stream's last token is lost",
+        "scheduling/streaming.py",
+        "request.num_output - self._untold",
+        "request.num_output",
+    ),
+    Fault(
+        "I5",
         "a stream leaves tokens out",
         _REQUESTS,
         "        request.reported += len(tokens)\n",

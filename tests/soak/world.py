@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -45,8 +45,25 @@ class Posted:
 class Detokenizer:
     """A letter a token."""
 
-    def decode(self, tokens: list[int]) -> str:
+    def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = True, spaces: bool = True) -> str:
         return "".join(chr(97 + token % 26) for token in tokens)
+
+
+class KnownBytes(Detokenizer):
+    """The same, and each token's bytes are known: a `Vocabulary`."""
+
+    byte_level = knows_bytes = True
+
+    def is_hidden(self, token: int, skip_special_tokens: bool) -> bool:
+        return False
+
+    def raw_bytes(self, token: int) -> bytes:
+        return bytes([97 + token % 26])
+
+    token_bytes = raw_bytes
+
+    def stream(self, context: Sequence[int], skip_special_tokens: bool) -> None:
+        return None
 
 
 class World:
@@ -91,7 +108,7 @@ class World:
             ),
             clock=self.clock,
             releases=self.releases,
-            detokenizer=Detokenizer(),
+            detokenizer=KnownBytes() if make.known_bytes else Detokenizer(),
             states=self.states,
         )
         self.state = self.runner.state = self.scheduler.state
