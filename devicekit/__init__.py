@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         empty_device_cache,
         get_device,
         make_current,
+        on_accelerator,
         use,
     )
     from devicekit.registry import Policy, Selection, discover, register_backend, select, unregister_backend
@@ -80,6 +81,7 @@ __all__ = [
     "get_device",
     "hookimpl",
     "make_current",
+    "on_accelerator",
     "register_backend",
     "select",
     "unregister_backend",
@@ -111,6 +113,7 @@ _HOMES = {
         "empty_device_cache",
         "get_device",
         "make_current",
+        "on_accelerator",
         "use",
     ),
     "devicekit.registry": (

@@ -11,6 +11,7 @@ from devicekit.device.current import (
     current_device,
     device_for,
     make_current,
+    on_accelerator,
 )
 from devicekit.device.handle import Device
 from devicekit.device.opening import device_of, get_device, use
@@ -27,5 +28,6 @@ __all__ = [
     "empty_device_cache",
     "get_device",
     "make_current",
+    "on_accelerator",
     "use",
 ]

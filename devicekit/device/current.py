@@ -91,3 +91,19 @@ def _current_of(device: Device) -> Device:
         return device
     index = device.current_index()
     return device if index == device.index else device_of(device.backend, index)
+
+
+def on_accelerator(what: torch.Tensor | torch.device | str) -> bool:
+    """Whether a tensor is on an accelerator, of whatever vendor. Opens nothing.
+
+    Args:
+        what: a tensor, or a device as torch writes it, with an index or without.
+
+    Returns:
+        False for the host's own memory, and for tensors without any ("meta").
+
+    Raises:
+        RuntimeError: torch knows no such device.
+    """
+    device = what.device if isinstance(what, torch.Tensor) else torch.device(what)
+    return device.type not in ("cpu", "meta")

@@ -60,6 +60,17 @@ def test_accelerators_are_counted_and_the_host_is_none(sim):
         assert devicekit.current_device().name == "cpu"
 
 
+@TWO
+def test_what_lies_on_an_accelerator_is_told_from_what_does_not(sim):
+    tensor = torch.zeros(1, device=sim.torch_device)
+    for what in (tensor, tensor.device, str(tensor.device), "cuda", "xpu:3"):
+        assert devicekit.on_accelerator(what)
+    for what in (tensor.cpu(), "cpu", torch.device("meta"), torch.zeros(1, device="meta")):
+        assert not devicekit.on_accelerator(what)
+    with pytest.raises(RuntimeError, match="nonsense"):
+        devicekit.on_accelerator("nonsense")
+
+
 def test_a_backend_whose_hardware_is_away_is_no_accelerator_and_a_broken_one_is_an_error(register):
     class Broken(Required):
         @hookimpl

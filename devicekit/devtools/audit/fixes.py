@@ -200,6 +200,51 @@ class Editor:
                 parts.append(self._span(value))
         self._keep(Edit(self._span(node), (*parts, ")"), place.runs, imports), node, place)
 
+    def tensor_question(self, node: ast.Attribute, place: Place) -> str:
+        """``tensor.is_cuda``; what to ask instead, if it is one."""
+        receiver = node.value
+        whose = receiver.attr if isinstance(receiver, ast.Attribute) else ast.unparse(receiver)
+        if node.attr.partition("_")[2] not in words.DEVICES or not isinstance(node.ctx, ast.Load):
+            return ""
+        # An object or a platform of the engine's own is asked by a word of its own.
+        if whose in ("self", "cls") or "platform" in whose or _is_class(receiver):
+            return ""
+        return "" if self._is_imported(receiver, place) else self._ask_tensor(node, receiver, place)
+
+    def device_question(self, node: ast.Compare, place: Place) -> str:
+        """``tensor.device.type == "cuda"``; what to ask instead, if it is one."""
+        asked = node.left
+        if len(node.ops) != 1 or not (isinstance(asked, ast.Attribute) and asked.attr == "type"):
+            return ""
+        whose = asked.value.attr if isinstance(asked.value, ast.Attribute) else ast.unparse(asked.value)
+        against, operator = node.comparators[0], node.ops[0]
+        if isinstance(operator, (ast.In, ast.NotIn)) and isinstance(against, (ast.Tuple, ast.List, ast.Set)):
+            named = against.elts
+        elif isinstance(operator, (ast.Eq, ast.NotEq)):
+            named = [against]
+        else:
+            return ""
+        types = [one.value for one in named if isinstance(one, ast.Constant)]
+        if (
+            len(types) != len(named)
+            or not words.DEVICES.issuperset(types)
+            or not _DEVICE_NAME.fullmatch(whose)
+        ):
+            return ""
+        return self._ask_tensor(
+            node, asked.value, place, negated=isinstance(operator, (ast.NotEq, ast.NotIn))
+        )
+
+    def _ask_tensor(self, node: ast.expr, whose: ast.expr, place: Place, *, negated: bool = False) -> str:
+        if not (place.frozen or place.compiled or place.annotation or isinstance(whose, _NEED_PARENTHESES)):
+            first = "not " if negated else ""
+            parts = (f"{first}devicekit.on_accelerator(", self._span(whose), ")")
+            # Whoever is asked for another place than the vendor's may mean what every other vendor is.
+            self._keep(Edit(self._span(node), parts, not negated, ("devicekit",)), node, place)
+            if node in self._edits:
+                self._guards.ask(node)
+        return "devicekit.on_accelerator(tensor or device)"
+
     def literal(self, node: ast.Constant, place: Place) -> None:
         """A device's name where a device is expected."""
         if not place.frozen and not place.compiled and _DEVICE_NAME.fullmatch(place.assigned):

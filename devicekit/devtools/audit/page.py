@@ -10,6 +10,7 @@ from devicekit.devtools.audit.table import ANNOTATIONS, PROPERTIES, REPLACEMENTS
 
 PAGE = Path(__file__).parents[3] / "docs" / "replacements.md"
 
+_QUESTION = "devicekit.on_accelerator(tensor), with `--fix` where all that it guards is written anew"
 _HEAD = """\
 # What replaces torch.cuda
 
@@ -56,6 +57,7 @@ def render() -> str:
         "| --- | --- |",
         f"| the module itself, as in `torch.cuda` | {MODULE} |",
         f"| `hasattr(torch, 'cuda')` | {PRESENCE} |",
+        f"| `tensor.is_cuda`, `tensor.device.type == 'cuda'` | {_QUESTION} |",
         *(f"| `{name}` | {advice} |" for name, advice in SWITCHES.items()),
     ]
     return _HEAD + "\n".join([*rows, *tables, *beside]) + "\n"

@@ -30,7 +30,7 @@ def rewrite(text: str, edits: Iterable[Edit], *, tidy: bool = True) -> tuple[str
     Args:
         text: a file's.
         edits: what to replace.
-        tidy: remove imports of vendor modules that nothing uses any more.
+        tidy: remove imports of torch and of vendor modules that nothing uses any more.
     """
     wanted = {edit.span: edit for edit in edits}
     if not wanted:
@@ -50,12 +50,20 @@ def rewrite(text: str, edits: Iterable[Edit], *, tidy: bool = True) -> tuple[str
         AddImportsVisitor.add_needed_import(context, source, member or None)
     changed = AddImportsVisitor(context).transform_module(changed)
     if tidy:
-        changed = _without_unused(changed)
+        changed = _without_unused(changed, _names_used(text))
     return (changed.code, editing.made) if _parses(changed.code) else (text, [])
 
 
-def _without_unused(module: libcst.Module) -> libcst.Module:
-    """Without the imports at its top that named a vendor's module for code that is gone."""
+def _names_used(text: str) -> set[str]:
+    return {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
+
+
+def _without_unused(module: libcst.Module, before: set[str]) -> libcst.Module:
+    """Without the imports at its top for code that is gone.
+
+    Args:
+        before: names that the file used: what it never used may be there for others.
+    """
     context = CodemodContext()
     for line in module.body:
         for statement in line.body if isinstance(line, libcst.SimpleStatementLine) else ():
@@ -71,7 +79,9 @@ def _without_unused(module: libcst.Module) -> libcst.Module:
             elif isinstance(statement, libcst.Import):
                 for alias in statement.names:
                     # "import torch.cuda" gives torch its name.
-                    if alias.evaluated_alias is not None and module_rule(alias.evaluated_name) == "DK001":
+                    named = alias.evaluated_alias is not None and module_rule(alias.evaluated_name) == "DK001"
+                    whole = alias.evaluated_name == "torch" and (alias.evaluated_alias or "torch") in before
+                    if named or whole:
                         RemoveImportsVisitor.remove_unused_import(
                             context, alias.evaluated_name, None, alias.evaluated_alias
                         )

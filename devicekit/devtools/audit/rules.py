@@ -17,7 +17,7 @@ from devicekit.devtools.audit.fixes import Editor
 from devicekit.devtools.audit.marks import Marks
 from devicekit.devtools.audit.names import Names, annotations_of, defaults_of
 from devicekit.devtools.audit.place import Place
-from devicekit.devtools.audit.table import replacement_of
+from devicekit.devtools.audit.table import ANY_VENDOR, replacement_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -245,7 +245,8 @@ class _Visitor(ast.NodeVisitor):
             self._editor.attribute(node, path, self._place)
             self._report(node, rule, path)
         elif words.is_question(node.attr):
-            self._report(node, "DK004", _short(node), flag=self._flag(node))
+            instead = self._editor.tensor_question(node, self._place)
+            self._report(node, "DK004", _short(node), instead, changes=ANY_VENDOR, flag=self._flag(node))
             self.visit(node.value)
         else:
             self.generic_visit(node)
@@ -270,7 +271,8 @@ class _Visitor(ast.NodeVisitor):
 
     def visit_Compare(self, node: ast.Compare) -> None:
         if any(map(_names_device, (node.left, *node.comparators))):
-            self._report(node, "DK004", _short(node))
+            instead = self._editor.device_question(node, self._place)
+            self._report(node, "DK004", _short(node), instead, changes=ANY_VENDOR)
         else:
             self.generic_visit(node)
 
@@ -310,7 +312,16 @@ class _Visitor(ast.NodeVisitor):
 
     def _visit_call(self, node: ast.Call) -> None:
         """A call that is no finding itself: what it is given may be."""
-        self.visit(node.func)
+        called = node.func
+        if (
+            isinstance(called, ast.Attribute)
+            and words.is_question(called.attr)
+            and self._path(called) is None
+        ):
+            self._report(called, "DK004", _short(called), flag=self._flag(called))
+            self.visit(called.value)
+        else:
+            self.visit(called)
         path = self._path(node.func) or ""
         for number, argument in enumerate(node.args):
             self._visit_in_role(argument, self._editor.role(path, number, None))
@@ -384,8 +395,8 @@ class _Visitor(ast.NodeVisitor):
     def _report(
         self, node: ast.AST, rule: str, what: str, instead: str = "", *, changes: str = "", flag: str = ""
     ) -> None:
-        if not instead and rule == "DK001":
-            instead, changes = advice_of(what)
+        if not instead:
+            instead, changes = advice_of(what) if rule == "DK001" else ("", "")
         line, column = getattr(node, "lineno", 1), getattr(node, "col_offset", 0)
         source = self._lines[line - 1].strip() if line <= len(self._lines) else ""
         found = Finding(self._file, line, column + 1, rule, what, source, instead, changes, flag=flag)

@@ -57,6 +57,9 @@ def _row(
     )
 
 
+ANY_VENDOR = "true for an accelerator of any vendor; what it guards must be ready for that"
+"""What changes where code asked for one vendor."""
+
 _UNKNOWN = "None where nobody counts, and before the first allocation, instead of 0"
 _STREAMS = "raises UnsupportedHook on a device without streams; ask device.supports() first"
 _KERNELS = (
@@ -72,7 +75,7 @@ _GRAPH = "graph = device.create_graph(pool=...), then: with graph.capture(): ...
 _ROWS = (
     # Presence and selection
     _row("is_available()", "devicekit.accelerator_available()",
-         changes="true for an accelerator of any vendor; what it guards must be ready for that"),
+         changes=ANY_VENDOR),
     _row("device_count()", "devicekit.accelerator_count()"),
     _row("current_device()", "device.index"),
     _row("set_device(device)", "devicekit.make_current(device)"),

@@ -24,7 +24,7 @@ def fixed(code: str, *, unsafe: bool = False, device_name: str | None = None) ->
 def inside(body: str) -> str:
     """Statements in a function of a file that has torch."""
     lines = "".join(f"    {line}\n" for line in body.split("\n"))
-    return f"import torch\n\ndef f(x, s, i, rank):\n{lines}"
+    return f"import torch\n\nZERO = torch.zeros(1)\n\ndef f(x, s, i, rank):\n{lines}"
 
 
 # One line of a function, and the line that takes its place ("@" stands for the current device).
@@ -135,6 +135,7 @@ UNTOUCHED = {
     "a guard over a vendor's": "if torch.cuda.is_available(): torch.cuda.nvtx.mark('x')",
     "an answer that is kept": "y = torch.cuda.is_available()",
     "a tensor's question": "if x.is_cuda: pass",
+    "a tensor's question that is kept": "y = x.is_cuda",
     "a comparison": "if x.device.type == 'cuda': pass",
     "mixed collectives": "torch.distributed.init_process_group('cpu:gloo,cuda:nccl')",
     "another's backend": "attention(backend='nccl')",
@@ -203,6 +204,51 @@ def test_a_guard_is_rewritten_with_all_that_it_guards(before: str, after: str) -
     )
 
 
+@pytest.mark.parametrize(
+    ("question", "instead"),
+    [
+        ("x.is_cuda", "devicekit.on_accelerator(x)"),
+        ("s.weight.is_npu", "devicekit.on_accelerator(s.weight)"),
+        ("x[0].is_xpu", "devicekit.on_accelerator(x[0])"),
+        ("x.device.type == 'cuda'", "devicekit.on_accelerator(x.device)"),
+        ("device.type == 'xpu'", "devicekit.on_accelerator(device)"),
+        ("s.device.type in ('cuda', 'xpu')", "devicekit.on_accelerator(s.device)"),
+    ],
+)
+def test_where_a_tensor_is_is_asked_of_any_vendor_if_what_follows_is_ready(
+    question: str, instead: str
+) -> None:
+    before = f"if {question}:\n    torch.cuda.synchronize()"
+    after = f"if {instead}:\n    {HERE}.synchronize()"
+    assert fixed(inside(before)).partition("rank):\n")[2] == inside(after).partition("rank):\n")[2]
+    kept = f"assert {question}\nkernel(x)"
+    assert fixed(inside(kept)) == inside(kept)
+    assert f"assert {instead}\n" in fixed(inside(kept), unsafe=True)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "current_platform.is_cuda()",
+        "s.platform.is_cuda",
+        "self.is_cuda",
+        "Platform.is_cuda",
+        "x.device.type in ('cuda', 'cpu')",
+        "s.type == 'cuda'",
+        "x.device.type == 'cuda:0'",
+    ],
+)
+def test_what_asks_for_something_else_stays(question: str) -> None:
+    text = fixed(inside(f"if {question}:\n    torch.cuda.synchronize()"), unsafe=True)
+    assert f"    if {question}:\n        {HERE}.synchronize()" in text
+
+
+def test_another_place_than_a_vendors_is_asked_for_only_by_choice() -> None:
+    before = inside("if x.device.type != 'cuda':\n    y = s.cuda()")
+    assert "if x.device.type != 'cuda':" in fixed(before)
+    assert "if not devicekit.on_accelerator(x.device):" in fixed(before, unsafe=True)
+
+
 def test_a_guard_over_something_that_stays_is_not_certain() -> None:
     text = fixed(inside("if torch.cuda.is_available():\n    x.cuda()\n    import pynvml"))
     assert "if torch.cuda.is_available():" in text
@@ -210,9 +256,10 @@ def test_a_guard_over_something_that_stays_is_not_certain() -> None:
 
 
 def test_below_another_current_device_the_current_one_is_asked_for() -> None:
-    code = "import torch\n\ndef f(device, i):\n    with torch.cuda.device(i):\n        torch.cuda.synchronize()\n"
+    code = "import torch\n\nA = torch\ndef f(device, i):\n    with torch.cuda.device(i):\n"
+    code += "        torch.cuda.synchronize()\n"
     lines = fixed(f"{code}    torch.cuda.synchronize()\n", device_name="device").splitlines()
-    assert lines[4:] == [
+    assert lines[5:] == [
         "    with devicekit.device_for(i).current():",
         f"        {HERE}.synchronize()",
         "    device.synchronize()",
@@ -283,7 +330,8 @@ def test_imports_that_nothing_uses_any_more_go_and_others_stay() -> None:
 
 def test_formatting_is_kept_to_the_last_blank() -> None:
     code = (
-        "import torch\r\n\r\ndef f( x ):\r\n\tx = ( x . a ( )\r\n\t\t.cuda()  # moved\r\n\t\t. b( ) ) ; y=1\r\n"
+        "import torch\r\n\r\nA=torch\r\n"
+        "def f( x ):\r\n\tx = ( x . a ( )\r\n\t\t.cuda()  # moved\r\n\t\t. b( ) ) ; y=1\r\n"
         "\ttorch.cuda.synchronize() # done\r\n\r\n\r\n#end"
     )
     text = fixed(code)
@@ -312,7 +360,7 @@ def test_files_are_written_in_their_encoding_with_their_mode_and_only_if_they_ch
     assert b"synchronize()  # \xe4" in latin.read_bytes()
     assert latin.stat().st_mode & 0o777 == 0o750
     assert (tmp_path / "link.py").is_symlink()
-    assert bom.read_bytes().startswith(b"\xef\xbb\xbfimport torch\nimport devicekit")
+    assert bom.read_bytes().startswith(b"\xef\xbb\xbfimport devicekit\n")
     assert sound.stat().st_mtime_ns == before.st_mtime_ns
     assert mend([tmp_path]).files == 0
     assert sorted(one.name for one in tmp_path.iterdir()) == ["bom.py", "latin.py", "link.py", "sound.py"]
@@ -356,3 +404,19 @@ def test_a_device_name_that_is_none_is_refused(tmp_path: Path, name: str) -> Non
 def test_every_new_line_of_the_pairs_is_code() -> None:
     for after in LINES.values():
         ast.parse(inside(after.replace("@", HERE)))
+
+
+def test_torch_is_imported_no_longer_than_it_is_used() -> None:
+    assert fixed("import torch\n\ndef f(): torch.cuda.synchronize()\n").startswith(
+        "import devicekit\n\ndef f"
+    )
+    assert "import torch as T" not in fixed("import torch as T\n\ndef f(): T.cuda.synchronize()\n")
+    for kept in (
+        "import torch\n\ndef f(): return torch.cuda.memory_allocated(), torch.zeros(1)\n",
+        "import torch\n\n__all__ = ['torch']\ndef f(): torch.cuda.synchronize()\n",
+        "import torch  # for others\nfrom torch.cuda import synchronize\ndef f(): synchronize()\n",
+        "import torch\nimport torch.nn\n\ndef f(): return torch.cuda.memory_allocated(), torch.nn.Module\n",
+    ):
+        text = fixed(kept)
+        assert "devicekit" in text
+        assert "import torch" in text
