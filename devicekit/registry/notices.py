@@ -16,7 +16,7 @@ def notices(backend: OpenedBackend) -> tuple[str, ...]:
 
     They are no warnings: an engine's users could do nothing about them.
     """
-    return (*_age(backend), *_departures(backend))
+    return (*_age(backend), *_departures(backend), *_of_its_base(backend))
 
 
 def _age(backend: OpenedBackend) -> Iterator[str]:
@@ -34,6 +34,16 @@ def _age(backend: OpenedBackend) -> Iterator[str]:
                     f"{name}() does not take {argument}, which contract {since} appended: who asks for it gets "
                     f"UnsupportedHook. Write {argument}=None as its last argument."
                 )
+
+
+def _of_its_base(backend: OpenedBackend) -> Iterator[str]:
+    """What the class that the plugin is made of has to say: ``to_the_author``, sentences."""
+    try:
+        told = getattr(backend.plugin, "to_the_author", ())
+    except Exception:  # a plugin's own __getattr__
+        return
+    if isinstance(told, tuple):
+        yield from (one for one in told if isinstance(one, str))
 
 
 def _departures(backend: OpenedBackend) -> Iterator[str]:

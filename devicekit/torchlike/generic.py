@@ -28,6 +28,11 @@ _VISIBLE_DEVICES = {
 }
 _ACTIVITIES = {"mtia": "MTIA", "hpu": "HPU"}
 
+_TRIED_EACH_TIME = (
+    "torch.{0} is tried in a forked child each time the plugin is made. Keep what is found: "
+    'print(GenericBackend("{0}").findings) shows what to give GenericBackend.__init__ as its second argument.'
+)
+
 
 class GenericBackend(TorchModuleBackend):
     """Hooks over whatever ``torch.<device_type>`` and ``torch.accelerator`` have.
@@ -38,6 +43,7 @@ class GenericBackend(TorchModuleBackend):
 
     Attributes:
         findings: what was found out.
+        to_the_author: what `devicekit info`, `devicekit doctor` and the suite tell the author of a subclass.
 
     Args:
         findings: what is known already; default: find out.
@@ -58,6 +64,8 @@ class GenericBackend(TorchModuleBackend):
         )
         self.findings = found(device_type, lambda: _seen(device_type)) if findings is None else findings
         self._counted = 0
+        if findings is None and type(self) is not GenericBackend:
+            self.to_the_author: tuple[str, ...] = (_TRIED_EACH_TIME.format(device_type),)
         super().__init__()
         if not self.findings.pins:
             hide(self, "pin_memory", "is_pinned")

@@ -522,3 +522,17 @@ def test_a_fork_is_told_from_a_context_that_is_missing(monkeypatch: pytest.Monke
     said = "Cannot use Acme in a forked subprocess after the parent process initialised it. Use 'spawn'"
     assert backend.classify_error(RuntimeError(said)) is ErrorKind.NOT_INITIALISED
     assert backend.classify_error(RuntimeError(said.replace("Acme", "a file"))) is None
+
+
+def test_the_author_of_a_plugin_that_is_tried_each_time_is_told_what_to_write(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Plugin(GenericBackend):
+        pass
+
+    _acme(monkeypatch, Accelerator("acme"))
+    older = Plugin("acme")
+    [told] = older.to_the_author
+    assert 'print(GenericBackend("acme").findings)' in told
+    assert not hasattr(Plugin("acme", older.findings), "to_the_author")
+    assert not hasattr(GenericBackend("acme"), "to_the_author")  # nobody wrote that one

@@ -40,6 +40,20 @@ def test_a_missing_appended_argument_is_named_with_what_to_write(register) -> No
     assert "pool=None" in notice
 
 
+def test_what_a_base_class_tells_is_passed_on_and_anything_else_is_not(register) -> None:
+    class Tells(New):
+        to_the_author = ("Keep what was found out.", 7)
+
+    class Raises(New):
+        def __getattr__(self, name: str) -> object:
+            if name == "to_the_author":
+                raise RuntimeError("nobody is home")
+            raise AttributeError(name)
+
+    assert notices(register(Tells).backend) == ("Keep what was found out.",)
+    assert notices(register(Raises, name="raises").backend) == ()
+
+
 def test_a_range_that_ends_before_this_contract_is_named(register) -> None:
     first, _ = notices(register(Old, contract=">=1.0,<1.1").backend)
     assert first.startswith("The range of contracts ends at 1.0, and this devicekit speaks ")
