@@ -50,6 +50,33 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="devicekit conformance", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="run|list|verify|rerun")
     run = commands.add_parser("run", help="judge a backend")
+    _add_what_to_judge(run)
+    _add_how_to_report(run)
+    again = commands.add_parser(
+        "rerun", help="repeat the run that a report tells of, and compare the results"
+    )
+    again.add_argument("report", type=Path, help="a report.json")
+    again.add_argument(
+        "--backend", metavar="ADDRESS", help="where the backend is now; default: as the report says"
+    )
+    _add_how_to_report(again)
+    rules = commands.add_parser("list", help="print the rule book")
+    rules.add_argument(
+        "--profile", action="append", choices=list(PROFILES), help="only this one; default: all"
+    )
+    rules.add_argument("--markdown", action="store_true", help="as a Markdown table")
+    check = commands.add_parser(
+        "verify",
+        help="check that a report is whole and consistent",
+        description="Finds accidents and careless edits: a cut, merged or altered report, a verdict that does not "
+        "follow from its results. It cannot find a forger, who can write the digest as well: for that there is "
+        "the attestation of the CI run, and rerun.",
+    )
+    check.add_argument("report", type=Path, help="a report.json")
+    return parser
+
+
+def _add_what_to_judge(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--backend",
         required=True,
@@ -83,44 +110,25 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--allow-incomplete", action="store_true", help="exit with 0 when nothing failed; default: with 6"
     )
-    again = commands.add_parser(
-        "rerun", help="repeat the run that a report tells of, and compare the results"
+
+
+def _add_how_to_report(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--report",
+        dest="where",
+        type=Path,
+        metavar="FOLDER|FILE",
+        help="write JSON, HTML, JUnit and a badge there; default: no report",
     )
-    again.add_argument("report", type=Path, help="a report.json")
-    again.add_argument(
-        "--backend", metavar="ADDRESS", help="where the backend is now; default: as the report says"
+    one.add_argument(
+        "--patience",
+        type=_positive,
+        default=1.0,
+        metavar="TIMES",
+        help="multiply every time limit, on top of what a busy machine gets; default: 1",
     )
-    for one in (run, again):
-        one.add_argument(
-            "--report",
-            dest="where",
-            type=Path,
-            metavar="FOLDER|FILE",
-            help="write JSON, HTML, JUnit and a badge there; default: no report",
-        )
-        one.add_argument(
-            "--patience",
-            type=_positive,
-            default=1.0,
-            metavar="TIMES",
-            help="multiply every time limit, on top of what a busy machine gets; default: 1",
-        )
-        one.add_argument("--quiet", action="store_true", help="print failures and the verdict only")
-        one.add_argument("-v", "--verbose", action="store_true", help="print every requirement, with its id")
-    rules = commands.add_parser("list", help="print the rule book")
-    rules.add_argument(
-        "--profile", action="append", choices=list(PROFILES), help="only this one; default: all"
-    )
-    rules.add_argument("--markdown", action="store_true", help="as a Markdown table")
-    check = commands.add_parser(
-        "verify",
-        help="check that a report is whole and consistent",
-        description="Finds accidents and careless edits: a cut, merged or altered report, a verdict that does not "
-        "follow from its results. It cannot find a forger, who can write the digest as well: for that there is "
-        "the attestation of the CI run, and rerun.",
-    )
-    check.add_argument("report", type=Path, help="a report.json")
-    return parser
+    one.add_argument("--quiet", action="store_true", help="print failures and the verdict only")
+    one.add_argument("-v", "--verbose", action="store_true", help="print every requirement, with its id")
 
 
 def _positive(text: str) -> float:
