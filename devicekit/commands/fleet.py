@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
+import logging
 import os
+import resource
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devicekit.commands import keys
+from devicekit.contract.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from devicekit.fleet import Fleet, FleetReply
+    from devicekit.fleet import Fleet, FleetReply, MemberSource
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -38,42 +42,75 @@ async def _steer(options: argparse.Namespace, key: str | None) -> int:
     from devicekit.fleet.http import HttpEndpoint
 
     named = [url.rstrip("/") for url in options.engine]
-    with open_record(options.file, named) as file:
-        endpoints = [HttpEndpoint(url, api_key=key) for url in file.record.members]
+    source = _source(options, key)
+    _raise_file_limit()
+
+    def connect(url: str) -> HttpEndpoint:
+        return HttpEndpoint(url, api_key=key)
+
+    with open_record(options.file, named, sourced=source is not None) as file:
+        fleet = Fleet(
+            [connect(url) for url in file.record.members],
+            file,
+            source=source,
+            connect=connect,
+            take_over=options.take_over,
+            keep_claims=options.verb == "serve",
+        )
         try:
-            fleet = Fleet(endpoints, file)
             if options.verb == "serve":
                 return await _serve(options, fleet, key)
             if options.verb == "status":
                 from devicekit.fleet.app import describe
 
+                await fleet.refresh()
                 print(json.dumps(describe(fleet, await fleet.look()), indent=1))
                 return 0
             return _tell(await _verbs(options)[options.verb](fleet))
         finally:
-            for one in endpoints:
-                await one.close()
+            await fleet.close()
+
+
+def _source(options: argparse.Namespace, key: str | None) -> MemberSource | None:
+    """Where the engines are told, if they are not named one by one."""
+    from devicekit.fleet import DnsMembers
+    from devicekit.fleet.gateway import GatewayMembers
+
+    given = [bool(options.engine), options.gateway is not None, options.dns is not None]
+    if sum(given) > 1:
+        raise ConfigurationError("Name engines by --engine, by --gateway or by --dns: one of the three.")
+    if options.gateway is not None:
+        own = keys.key("--api-key", None, options.gateway_api_key_file, {})
+        return GatewayMembers(options.gateway, api_key=own or key)
+    return None if options.dns is None else DnsMembers.parse(options.dns)
+
+
+def _raise_file_limit() -> None:
+    """A call to each of a thousand engines at a time takes more sockets than a process usually has."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _verbs(options: argparse.Namespace) -> dict[str, Callable[[Fleet], Awaitable[FleetReply]]]:
-    from devicekit.fleet import FleetReply, FleetUpdate, tend
+    from devicekit.fleet import FleetUpdate, tend
 
     async def update(fleet: Fleet) -> FleetReply:
-        made = FleetUpdate(fleet, take_back=options.take_back, timeout=options.timeout)
+        made = FleetUpdate(
+            fleet, take_back=options.take_back, timeout=options.timeout, at_once=options.at_once
+        )
         run = made.rolling if options.rolling else made.all_at_once
         return await run(options.model_path, options.weight_version, flush_cache=not options.keep_cache)
-
-    async def flush(fleet: Fleet) -> FleetReply:
-        path = f"/flush_cache?timeout={options.timeout:g}"
-        async with fleet.steering("flush"):
-            return FleetReply.over("flush", await fleet.send(path, {}, timeout=options.timeout + 60))
 
     return {
         "adopt": lambda fleet: fleet.adopt(),
         "update": update,
-        "resume": lambda fleet: FleetUpdate(fleet).resume(),
+        "resume": lambda fleet: FleetUpdate(fleet, take_back=options.take_back).resume(),
         "tend": lambda fleet: tend(fleet),
-        "flush": flush,
+        "flush": lambda fleet: fleet.verb(
+            f"/flush_cache?timeout={options.timeout:g}", {}, timeout=options.timeout + 60
+        ),
         "pause": lambda fleet: fleet.verb("/pause_generation", {"mode": options.mode}),
         "continue": lambda fleet: fleet.verb("/continue_generation", {}),
     }
@@ -83,6 +120,8 @@ def _tell(reply: FleetReply) -> int:
     for one in reply.outcomes:
         print(f"{'ok  ' if one.success else 'FAIL'}  {one.member}  {one.message}".rstrip())
     print(reply.message)
+    for note in reply.notes:
+        print(f"note: {note}")
     return 0 if reply.success else 1
 
 
@@ -91,8 +130,10 @@ async def _serve(options: argparse.Namespace, fleet: Fleet, key: str | None) -> 
 
     from devicekit.fleet.app import create_fleet_app
 
-    app = create_fleet_app(fleet, api_key=key)
+    app = create_fleet_app(fleet, api_key=key, tend_every=options.tend_every or None)
     config = uvicorn.Config(app, host=options.host, port=options.port, log_level="warning")
+    await fleet.refresh()
+    logging.basicConfig(format="%(levelname)s %(message)s")
     print(f"Steering {len(fleet.endpoints)} engines on http://{options.host}:{options.port}", flush=True)
     await uvicorn.Server(config).serve()
     return 0
@@ -111,6 +152,22 @@ def _parser() -> argparse.ArgumentParser:
         help="an engine that belongs to the fleet, once for each; default: those that the file names",
     )
     parser.add_argument(
+        "--gateway",
+        metavar="URL",
+        help="a gateway whose workers (/workers, /list_workers) are the fleet, asked before each verb",
+    )
+    parser.add_argument(
+        "--gateway-api-key-file", type=Path, help="a file that holds its key; default: the engines' key"
+    )
+    parser.add_argument(
+        "--dns",
+        metavar="NAME:PORT",
+        help="a name whose every address is an engine, as of a headless service; resolved before each verb",
+    )
+    parser.add_argument(
+        "--take-over", action="store_true", help="steer also engines that another fleet has claimed"
+    )
+    parser.add_argument(
         "--admin-api-key", help="key of the engines; rather given in a file; default: DEVICEKIT_ADMIN_API_KEY"
     )
     parser.add_argument("--admin-api-key-file", type=Path, help="a file that holds the key; default: none")
@@ -124,6 +181,13 @@ def _parser() -> argparse.ArgumentParser:
     update.add_argument("--weight-version", required=True, help="the name of the new weights")
     update.add_argument("--rolling", action="store_true", help="one engine after the other, drained first")
     update.add_argument(
+        "--at-once",
+        type=_count,
+        default=1,
+        metavar="ENGINES",
+        help="that a rolling update takes out of service at a time; default: %(default)s",
+    )
+    update.add_argument(
         "--take-back", action="store_true", help="if some cannot write, give all the old weights"
     )
     update.add_argument(
@@ -132,7 +196,8 @@ def _parser() -> argparse.ArgumentParser:
     update.add_argument(
         "--timeout", type=float, default=3600.0, help="seconds for an engine; default: %(default)g"
     )
-    verbs.add_parser("resume", help="finish an update that was cut short")
+    resume = verbs.add_parser("resume", help="finish an update that was cut short")
+    resume.add_argument("--take-back", action="store_true", help="give all the old weights again instead")
     verbs.add_parser("tend", help="bring the fleet's weights to engines that lack them")
     flush = verbs.add_parser("flush", help="forget every cached prefix on all")
     flush.add_argument(
@@ -149,4 +214,17 @@ def _parser() -> argparse.ArgumentParser:
     serve = verbs.add_parser("serve", help="the same verbs over HTTP")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s")
     serve.add_argument("--port", type=int, default=30900, help="port to listen on; default: %(default)s")
+    serve.add_argument(
+        "--tend-every",
+        type=float,
+        default=5.0,
+        metavar="SECONDS",
+        help="look after the engines so often; 0: only when asked to; default: %(default)g",
+    )
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= 100_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of engines")
+    return int(text)

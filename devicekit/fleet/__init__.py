@@ -5,12 +5,14 @@ knows which engines there must be, tells all of them the same, and says what bec
 remembers fits into one small file; everything else is asked of the engines, so that a fleet process may be killed
 at any moment.
 
+It claims the engines that it steers, so that no other fleet does meanwhile (`devicekit.weights.membership`).
 An engine that is started with ``--await-fleet`` generates nothing before the fleet has brought its weights.
 """
 
 from devicekit.fleet.endpoint import Answer, Endpoint, Unreachable
-from devicekit.fleet.errors import FleetBusy, FleetError, NoFleetWeights
+from devicekit.fleet.errors import FleetBusy, FleetError, NoFleetWeights, UnknownMembers
 from devicekit.fleet.fleet import Fleet
+from devicekit.fleet.members import DnsMembers, MemberSource
 from devicekit.fleet.outcomes import FleetReply, MemberOutcome, MemberView
 from devicekit.fleet.record import FleetRecord, Phase, RecordFile, Served, open_record
 from devicekit.fleet.tend import tend
@@ -18,6 +20,7 @@ from devicekit.fleet.update import FleetUpdate
 
 __all__ = [
     "Answer",
+    "DnsMembers",
     "Endpoint",
     "Fleet",
     "FleetBusy",
@@ -26,11 +29,13 @@ __all__ = [
     "FleetReply",
     "FleetUpdate",
     "MemberOutcome",
+    "MemberSource",
     "MemberView",
     "NoFleetWeights",
     "Phase",
     "RecordFile",
     "Served",
+    "UnknownMembers",
     "Unreachable",
     "open_record",
     "tend",

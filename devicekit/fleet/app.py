@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import hmac
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
+from urllib.parse import urlencode
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from starlette.applications import Starlette
@@ -17,8 +19,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from devicekit.contract.errors import DeviceKitError
-from devicekit.fleet.errors import FleetBusy
+from devicekit.fleet.agreement import notes
+from devicekit.fleet.errors import FleetBusy, UnknownMembers
 from devicekit.fleet.fleet import Fleet
+from devicekit.fleet.keeper import Keeper
 from devicekit.fleet.outcomes import FleetReply, MemberView
 from devicekit.fleet.tend import tend
 from devicekit.fleet.update import FleetUpdate
@@ -47,19 +51,31 @@ class _Refused(Exception):
 
 
 def create_fleet_app(
-    fleet: Fleet, *, api_key: str | None = None, on_close: Callable[[], Awaitable[None]] | None = None
+    fleet: Fleet,
+    *,
+    api_key: str | None = None,
+    tend_every: float | None = None,
+    on_close: Callable[[], Awaitable[None]] | None = None,
 ) -> Starlette:
     """An ASGI application over a fleet. With ``api_key`` everything but ``/health`` and ``/ready`` demands it.
 
     Args:
+        tend_every: resume an update that was cut short, and then look after the engines every so many seconds;
+            ``None``: only when asked to.
         on_close: awaited when the application ends.
     """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        yield
-        if on_close is not None:
-            await on_close()
+        keeping = None if tend_every is None else asyncio.ensure_future(Keeper(fleet, every=tend_every).run())
+        try:
+            yield
+        finally:
+            if keeping is not None:
+                keeping.cancel()
+                await asyncio.wait((keeping,))
+            if on_close is not None:
+                await on_close()
 
     guarded = _Guard(api_key)
     pages = _Pages(fleet)
@@ -70,9 +86,11 @@ def create_fleet_app(
         Route("/fleet/resume", guarded(pages.resume), methods=["POST"]),
         Route("/fleet/tend", guarded(pages.tend), methods=["POST"]),
         Route("/status", guarded(pages.status), methods=["GET"]),
+        Route("/list_workers", guarded(pages.workers), methods=["GET"]),
         Route("/metrics", guarded(pages.metrics), methods=["GET"]),
         Route("/health", _health, methods=["GET"]),
         Route("/ready", pages.ready, methods=["GET"]),
+        Route("/{path:path}", guarded(_unknown), methods=["GET", "POST", "PUT", "DELETE"]),
     ]
     return Starlette(routes=routes, lifespan=lifespan)
 
@@ -91,16 +109,26 @@ class _Guard:
             sent = request.headers.get("authorization", "").encode()
             if self._expected is not None and not hmac.compare_digest(sent, self._expected):
                 return _error(401, "This fleet asks for its key: Authorization: Bearer KEY.")
+            if self._from_a_page(request):
+                return _error(403, "No web page steers a fleet: this request came from a browser.")
             try:
                 return await page(request)
             except _Refused as error:
                 return _error(error.status, str(error))
             except FleetBusy as error:
                 return _error(409, str(error))
+            except UnknownMembers as error:
+                return _error(503, str(error))
             except DeviceKitError as error:
                 return _error(400, str(error))
 
         return guarded
+
+    @staticmethod
+    def _from_a_page(request: Request) -> bool:
+        site = request.headers.get("sec-fetch-site", "none")
+        acts = request.method != "GET" or "origin" in request.headers
+        return acts and ("origin" in request.headers or site not in ("none", "same-origin"))
 
 
 class _Pages:
@@ -109,22 +137,19 @@ class _Pages:
 
     async def verb(self, request: Request) -> Response:
         """Send the body to every engine as it came."""
-        body = await _body(request)
-        body = {**body, **dict(request.query_params)}
+        body = {**await _body(request), **dict(request.query_params)}
         timeout = _number(body.get("timeout"), "timeout")
         path = request.url.path
         wait = None if timeout is None else timeout + _PATIENCE
         if path == "/flush_cache":  # which reads its query, as its clients send it
-            query = "&".join(f"{name}={value}" for name, value in body.items())
-            async with self._fleet.steering("flush_cache"):
-                outcomes = await self._fleet.send(f"{path}?{query}" if query else path, {}, timeout=wait)
-            return _reply(FleetReply.over("flush_cache", outcomes))
+            query = urlencode({name: str(value) for name, value in body.items()})
+            path, body = (f"{path}?{query}" if query else path), {}
         return _reply(await self._fleet.verb(path, body, timeout=wait))
 
     async def update(self, request: Request) -> Response:
         """New weights for all: in two phases, or rolling where ``rolling`` is true."""
         body = await _body(request)
-        known = {"model_path", "weight_version", "flush_cache", "rolling", "take_back", "timeout"}
+        known = {"model_path", "weight_version", "flush_cache", "rolling", "take_back", "at_once", "timeout"}
         if unknown := sorted(set(body) - known):
             raise _Refused(
                 400, f"A fleet's update knows no {', '.join(unknown)}; it knows {', '.join(sorted(known))}."
@@ -141,9 +166,13 @@ class _Pages:
         if wrong := [name for name, value in flags.items() if not isinstance(value, bool)]:
             raise _Refused(400, f"{', '.join(wrong)}: true or false.")
         timeout = _number(body.get("timeout"), "timeout")
+        at_once = body.get("at_once", 1)
+        if not isinstance(at_once, int) or isinstance(at_once, bool) or not 0 < at_once <= 100_000:
+            raise _Refused(400, f"at_once is a number of engines, not {str(at_once)[:100]}.")
         update = FleetUpdate(
             self._fleet,
             take_back=bool(flags["take_back"]),
+            at_once=at_once,
             **({} if timeout is None else {"timeout": timeout}),
         )
         run = update.rolling if flags["rolling"] else update.all_at_once
@@ -154,8 +183,11 @@ class _Pages:
         return _reply(await self._fleet.adopt())
 
     async def resume(self, request: Request) -> Response:
-        """Finish an update that was cut short."""
-        return _reply(await FleetUpdate(self._fleet).resume())
+        """Finish an update that was cut short, or take it back."""
+        take_back = (await _body(request)).get("take_back", False)
+        if not isinstance(take_back, bool):
+            raise _Refused(400, "take_back: true or false.")
+        return _reply(await FleetUpdate(self._fleet, take_back=take_back).resume())
 
     async def tend(self, request: Request) -> Response:
         """Bring the fleet's weights to engines that lack them."""
@@ -163,10 +195,20 @@ class _Pages:
 
     async def status(self, request: Request) -> Response:
         """Every engine side by side."""
+        await self._fleet.refresh()
         return JSONResponse(describe(self._fleet, await self._fleet.look()))
+
+    async def workers(self, request: Request) -> Response:
+        """The engines' URLs, as gateways list them."""
+        await self._fleet.refresh()
+        return JSONResponse({"urls": [one.name for one in self._fleet.endpoints]})
 
     async def ready(self, request: Request) -> Response:
         """200 exactly if every engine serves the fleet's weights."""
+        try:
+            await self._fleet.refresh()
+        except UnknownMembers as error:
+            return _error(503, str(error))
         views = await self._fleet.look()
         served = self._fleet.file.record.served
         behind = [
@@ -190,8 +232,17 @@ def describe(fleet: Fleet, views: Sequence[MemberView]) -> dict[str, object]:
         "update": None if record.update is None else dataclasses.asdict(record.update),
         "held": list(record.held),
         "busy": fleet.busy,
+        "notes": list(notes(views)),
         "engines": [{**dataclasses.asdict(one), "serving": one.serving} for one in views],
     }
+
+
+async def _unknown(request: Request) -> Response:
+    return _error(
+        404,
+        f"A fleet has no {request.method} {request.url.path[:200]}. It steers, by {', '.join(VERBS)} and "
+        "/update_weights_from_disk, and carries no request of a client: send those to an engine or a gateway.",
+    )
 
 
 async def _health(request: Request) -> Response:

@@ -49,3 +49,7 @@ class Endpoint(Protocol):
             Unreachable: no answer came.
         """
         ...
+
+    async def close(self) -> None:
+        """End its connections."""
+        ...

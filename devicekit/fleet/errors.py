@@ -15,3 +15,7 @@ class FleetBusy(FleetError):
 
 class NoFleetWeights(FleetError):
     """It is not known which weights the fleet has: adopt what its engines serve, or update them."""
+
+
+class UnknownMembers(FleetError):
+    """Who belongs to the fleet cannot be found out: its gateway or its DNS does not say."""

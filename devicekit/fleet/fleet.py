@@ -1,103 +1,208 @@
-"""The fleet itself: a verb for all its engines, and what each of them made of it."""
+"""The fleet itself: who belongs to it, a verb for all its engines, and what each of them made of it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from devicekit.contract.errors import ConfigurationError
-from devicekit.fleet.endpoint import Endpoint, Unreachable
+from devicekit.fleet.agreement import problems
+from devicekit.fleet.endpoint import Answer, Endpoint, Unreachable
 from devicekit.fleet.errors import FleetBusy
+from devicekit.fleet.members import MemberSource
 from devicekit.fleet.outcomes import FleetReply, MemberOutcome, MemberView, summary
 from devicekit.fleet.record import RecordFile, Served
 
-_AT_ONCE = 64  # calls under way
-_COMMON = ("served_model_name", "page_size", "max_context_length", "vocab_size")  # to engines of one fleet
+_AT_ONCE = 512  # calls under way
+_LONG = 30.0  # seconds; a call that may take more is looked after meanwhile
+_SILENT = 3  # looks in a row without an answer, after which an engine is not waited for
+BACKGROUND = "tend, by itself"
+"""A verb that nobody asked for: whoever comes meanwhile waits for its end."""
+
+Connect = Callable[[str], Endpoint]
 
 
 class Fleet:
     """Engines, and the file that says what they must have.
 
-    One verb at a time changes anything: another one meanwhile raises `FleetBusy`.
+    One verb at a time changes anything: another one meanwhile raises `FleetBusy`. Before it does, it claims every
+    engine, so that no other fleet changes anything either.
     """
 
-    def __init__(self, endpoints: Sequence[Endpoint], file: RecordFile) -> None:
-        """``endpoints``: one for each member that the file names.
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        file: RecordFile,
+        *,
+        source: MemberSource | None = None,
+        connect: Connect | None = None,
+        take_over: bool = False,
+        keep_claims: bool = False,
+    ) -> None:
+        """
+        Args:
+            endpoints: one for each member that the file names.
+            source: says before each verb who belongs to the fleet; none: those that the file names.
+            connect: makes the endpoint of a member that the source names.
+            take_over: claim engines also from another fleet.
+            keep_claims: keep them between verbs, until `close`.
 
         Raises:
-            ConfigurationError: they are not the members of the file.
+            ConfigurationError: the endpoints are not the members of the file.
         """
         names = [one.name for one in endpoints]
-        if sorted(names) != sorted(file.record.members):
+        if source is None and sorted(names) != sorted(file.record.members):
             raise ConfigurationError(f"The fleet of {file.path} is {file.record.members}, not {names}.")
         self.endpoints = tuple(endpoints)
         self.file = file
+        self.take_over = take_over
+        self._source, self._connect = source, connect
+        self._keep = keep_claims
         self._limit = asyncio.Semaphore(_AT_ONCE)
         self._busy: str | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._leases: dict[str, str] = {}
+        self._label = f"The fleet of {file.path} (process {os.getpid()} on {socket.gethostname()})"
 
     @asynccontextmanager
-    async def steering(self, verb: str) -> AsyncIterator[None]:
-        """Be the only verb that changes anything.
+    async def steering(self, verb: str) -> AsyncIterator[Mapping[str, MemberOutcome]]:
+        """Be the only one that changes anything; each engine's answer to being claimed.
 
         Raises:
-            FleetBusy: another one does.
+            FleetBusy: another verb of this fleet is under way, or another fleet steers an engine.
+            UnknownMembers: who belongs to the fleet cannot be found out.
         """
+        while self._busy == BACKGROUND and verb != BACKGROUND:
+            await self._idle.wait()
         if self._busy is not None:
             raise FleetBusy(f"The fleet is busy: {self._busy} is under way.")
         self._busy = verb
+        self._idle.clear()
         try:
-            yield
+            await self._refresh(verb)
+            claims = {one.member: one for one in await self._claim_all()}
+            try:
+                yield claims
+            finally:
+                if not self._keep:
+                    await self.end_claims()
         finally:
             self._busy = None
+            self._idle.set()
 
     @property
     def busy(self) -> str | None:
         """The verb that is under way."""
         return self._busy
 
+    async def refresh(self) -> None:
+        """Ask the source who belongs to the fleet. While a verb is under way its engines stay the same.
+
+        Raises:
+            UnknownMembers: it does not say.
+        """
+        await self._refresh(None)
+
+    async def _refresh(self, verb: str | None) -> None:
+        if self._source is None or self._connect is None or self._busy != verb:
+            return
+        names = await self._source.members()
+        if self._busy != verb:
+            return
+        known = {one.name: one for one in self.endpoints}
+        self.endpoints = tuple(known.get(name) or self._connect(name) for name in names)
+        if names != self.file.record.members:
+            held = tuple(one for one in self.file.record.held if one in names)
+            self.file.save(members=names, held=held)
+        for name in [name for name in known if name not in names]:
+            if lease := self._leases.pop(name, None):
+                await self.call(known[name], "/end_fleet_claim", {"lease": lease})
+            await known[name].close()
+
+    async def close(self) -> None:
+        """Let others steer, and end the connections."""
+        await self.end_claims()
+        for one in self.endpoints:
+            await one.close()
+
+    # -- Claims -----------------------------------------------------------------------------------------------
+
+    async def claim(self, endpoint: Endpoint) -> MemberOutcome:
+        """Have this fleet alone steer an engine."""
+        body = {
+            "fleet": self.file.record.id,
+            "steered_by": self._label,
+            "take_over": self.take_over,
+        }
+        outcome = await self.call(endpoint, "/claim_for_fleet", body)
+        lease = outcome.document.get("lease")
+        if outcome.success and isinstance(lease, str) and lease:
+            self._leases[endpoint.name] = lease
+        elif outcome.success:
+            return MemberOutcome(endpoint.name, False, "answered a claim without a lease", outcome.status)
+        return outcome
+
+    async def _claim_all(self) -> list[MemberOutcome]:
+        # The first alone: of two fleets that come at once, one has it, and the other has nothing then.
+        ordered = sorted(self.endpoints, key=lambda one: one.name)
+        outcomes: list[MemberOutcome] = []
+        for first, rest in ((True, ordered[:1]), (False, ordered[1:])):
+            outcomes += await asyncio.gather(*(self.claim(one) for one in rest))
+            taken = [one for one in outcomes if one.status == 409]
+            if taken:
+                if not first:
+                    await self.end_claims()
+                raise FleetBusy(f"{taken[0].member}: {taken[0].message}")
+        found = {one.member: one for one in outcomes}
+        return [found[one.name] for one in self.endpoints]
+
+    async def end_claims(self) -> None:
+        """Let others steer."""
+        leases, self._leases = self._leases, {}
+        ending = (
+            self.call(one, "/end_fleet_claim", {"lease": leases[one.name]})
+            for one in self.endpoints
+            if one.name in leases
+        )
+        await asyncio.gather(*ending)
+
     # -- Asking -----------------------------------------------------------------------------------------------
 
     async def look(self) -> list[MemberView]:
         """What every engine says of itself. Changes nothing."""
-        return list(await asyncio.gather(*(self._look(one) for one in self.endpoints)))
+        return list(await asyncio.gather(*(self.view(one) for one in self.endpoints)))
 
-    async def _look(self, endpoint: Endpoint) -> MemberView:
-        outcome = await self.call(endpoint, "/server_info", None)
-        if not outcome.success:
-            return MemberView(endpoint.name, False, outcome.message)
-        seen = outcome.document
-        kind = tuple(
-            f"{name}={seen.get(name)}" for name in ("model_type", "architectures", "vocab_size", "page_size")
-        )
-        waits = seen.get("awaits_fleet")
-        return MemberView(
-            endpoint.name,
-            True,
-            instance=_text(seen.get("instance")),
-            weight_version=_text(seen.get("weight_version")),
-            status=_text(seen.get("status")),
-            awaits_fleet=waits if isinstance(waits, bool) else None,
-            prepared_update=_text(seen.get("prepared_update")),
-            model_path=_text(seen.get("model_path")),
-            kind=kind,
-        )
+    async def view(self, endpoint: Endpoint) -> MemberView:
+        """What one engine says of itself."""
+        return MemberView.of(await self.call(endpoint, "/server_info", None))
 
     async def confirm(
-        self, endpoints: Sequence[Endpoint], version: str
+        self,
+        endpoints: Sequence[Endpoint],
+        version: str,
+        *,
+        expected: str | None = None,
+        timeout: float | None = None,
     ) -> tuple[str | None, list[MemberOutcome]]:
         """Whether these engines have the same weights of this version: their checksum, and each one's word.
 
         Where checksums differ, those of the fewer are the wrong ones; as many on both sides: all are.
+
+        Args:
+            expected: the checksum that they must have, where it is known.
         """
-        outcomes = await self.send("/weights_checker", {"action": "checksum"}, endpoints)
-        sums = [str(one.document.get("per_engine_checksum")) if one.success else None for one in outcomes]
+        outcomes = await self.send("/weights_checker", {"action": "checksum"}, endpoints, timeout=timeout)
+        sums = [_text(one.document.get("per_engine_checksum")) if one.success else None for one in outcomes]
         known = [one for one in sums if one is not None]
         counts = sorted(((known.count(one), one) for one in set(known)), reverse=True)
         tie = len(counts) > 1 and counts[0][0] == counts[1][0]
-        common = None if not counts or tie else counts[0][1]
+        common = expected or (None if not counts or tie else counts[0][1])
         judged = [_judge(one, digest, common, version) for one, digest in zip(outcomes, sums, strict=True)]
-        return common, judged
+        return common if any(one.success for one in judged) else None, judged
 
     # -- Telling ----------------------------------------------------------------------------------------------
 
@@ -108,10 +213,15 @@ class Fleet:
         endpoints: Sequence[Endpoint] | None = None,
         *,
         timeout: float | None = None,
+        leased: bool = False,
     ) -> list[MemberOutcome]:
-        """The same to all, or to some; each one's outcome."""
+        """The same to all, or to some; each one's outcome. ``leased``: with the lease of each."""
         chosen = self.endpoints if endpoints is None else endpoints
-        return list(await asyncio.gather(*(self.call(one, path, body, timeout=timeout) for one in chosen)))
+        bodies = [
+            {**(body or {}), "lease": self._leases.get(one.name, "")} if leased else body for one in chosen
+        ]
+        calls = (self.call(one, path, own, timeout=timeout) for one, own in zip(chosen, bodies, strict=True))
+        return list(await asyncio.gather(*calls))
 
     async def call(
         self,
@@ -124,7 +234,10 @@ class Fleet:
         """One engine's outcome; that it did not answer is one too."""
         async with self._limit:
             try:
-                answer = await endpoint.call(path, body, timeout=timeout)
+                if timeout is None or timeout <= _LONG:
+                    answer = await endpoint.call(path, body, timeout=timeout)
+                else:
+                    answer = await _watched(endpoint, path, body, timeout)
             except Unreachable as error:
                 return MemberOutcome(endpoint.name, False, f"no answer ({error})")
         return MemberOutcome.of(endpoint.name, answer)
@@ -135,28 +248,30 @@ class Fleet:
         """A verb of the control plane, on every engine.
 
         Raises:
-            FleetBusy: another verb is under way.
+            FleetBusy: another verb is under way, or another fleet steers.
         """
-        async with self.steering(path.lstrip("/")):
-            return FleetReply.over(path.lstrip("/"), await self.send(path, body, timeout=timeout))
+        name = path.lstrip("/").partition("?")[0]
+        async with self.steering(name):
+            return FleetReply.over(name, await self.send(path, body, timeout=timeout))
 
     async def adopt(self) -> FleetReply:
         """Take what the engines serve as the fleet's weights: the same version and checksum on all.
 
         Raises:
-            FleetBusy: another verb is under way.
+            FleetBusy: another verb is under way, or another fleet steers.
         """
         async with self.steering("adopt"):
             views = await self.look()
-            versions = {one.weight_version for one in views if one.reachable}
-            silent = [MemberOutcome(one.member, False, one.message) for one in views if not one.reachable]
-            if silent or len(versions) != 1:
-                outcomes = silent or [
+            outcomes = problems(views)
+            versions = {one.weight_version for one in views}
+            if all(one.success for one in outcomes) and len(versions) != 1:
+                outcomes = [
                     MemberOutcome(one.member, False, f"serves {one.weight_version!r}") for one in views
                 ]
+            if not all(one.success for one in outcomes):
                 return FleetReply(False, summary("adopt", outcomes), tuple(outcomes))
             version = str(versions.pop())
-            checksum, outcomes = await self.confirm(self.endpoints, version)
+            checksum, outcomes = await self.confirm(self.endpoints, version, timeout=3600.0)
             done = checksum is not None and all(one.success for one in outcomes)
             if done and checksum is not None:
                 paths = {one.model_path for one in views}
@@ -167,16 +282,41 @@ class Fleet:
             )
 
 
+async def _watched(
+    endpoint: Endpoint, path: str, body: Mapping[str, object] | None, timeout: float
+) -> Answer:
+    """Wait long for an answer, but not for an engine that says nothing at all any more."""
+    asking = asyncio.ensure_future(endpoint.call(path, body, timeout=timeout))
+    silent = 0
+    try:
+        while silent < _SILENT:
+            done, _ = await asyncio.wait((asking,), timeout=_LONG / _SILENT)
+            if done:
+                return asking.result()
+            try:
+                await endpoint.call("/ping", timeout=_LONG / _SILENT)
+                silent = 0
+            except Unreachable:
+                silent += 1
+        raise Unreachable(f"it has not answered anything for {_LONG:g} s or more")
+    finally:
+        asking.cancel()
+
+
 def _judge(outcome: MemberOutcome, digest: str | None, common: str | None, version: str) -> MemberOutcome:
-    if digest is None:
+    if not outcome.success:
         return outcome
     said = outcome.document.get("weight_version")
     if said != version:
-        return MemberOutcome(outcome.member, False, f"has version {said!r}, not {version!r}", outcome.status)
-    if digest != common:
-        message = f"has other weights under the name {version!r}: checksum {digest}, not {common}"
-        return MemberOutcome(outcome.member, False, message, outcome.status)
-    return outcome
+        message = f"has version {said!r}, not {version!r}"
+    elif digest is None:
+        message = "gave no checksum of its weights"
+    elif digest != common:
+        known = "any other's" if common is None else common
+        message = f"has other weights under the name {version!r}: checksum {digest}, not {known}"
+    else:
+        return outcome
+    return MemberOutcome(outcome.member, False, message, outcome.status)
 
 
 def _text(value: object) -> str | None:

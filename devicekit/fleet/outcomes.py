@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from devicekit.fleet.endpoint import Answer
 
+_KIND = ("model_type", "architectures", "vocab_size", "max_context_length", "page_size")
+
 
 @dataclass(frozen=True, slots=True)
 class MemberOutcome:
@@ -38,6 +40,30 @@ class MemberView:
     prepared_update: str | None = None
     model_path: str | None = None  # where its weights came from
     kind: tuple[str, ...] = ()  # what engines of one fleet have in common
+    build: str | None = None  # version of devicekit
+    steered_by: str | None = None  # who has claimed it
+    waits_after_start: bool | None = None  # whether it serves nothing after a start until the fleet says so
+
+    @classmethod
+    def of(cls, outcome: MemberOutcome) -> MemberView:
+        """What the answer of ``/server_info`` says. What is not of the right type was not said."""
+        if not outcome.success:
+            return cls(outcome.member, False, outcome.message)
+        seen = outcome.document
+        return cls(
+            outcome.member,
+            True,
+            instance=_text(seen.get("instance")),
+            weight_version=_text(seen.get("weight_version")),
+            status=_text(seen.get("status")),
+            awaits_fleet=_flag(seen.get("awaits_fleet")),
+            prepared_update=_text(seen.get("prepared_update")),
+            model_path=_text(seen.get("model_path")),
+            kind=tuple(f"{name}={str(seen.get(name))[:200]}" for name in _KIND),
+            build=_text(seen.get("version")),
+            steered_by=_text(seen.get("steered_by")),
+            waits_after_start=_flag(seen.get("await_fleet")),
+        )
 
     @property
     def serving(self) -> bool:
@@ -55,6 +81,7 @@ class FleetReply:
     outcome: str = ""  # of updates: unchanged, updated, partial
     weight_version: str | None = None  # that the fleet has now; None: unknown, or several
     held: tuple[str, ...] = ()  # engines that are kept from generating
+    notes: tuple[str, ...] = ()  # what should be known besides
 
     @classmethod
     def over(cls, verb: str, outcomes: Sequence[MemberOutcome]) -> FleetReply:
@@ -71,3 +98,11 @@ def summary(verb: str, outcomes: Sequence[MemberOutcome]) -> str:
     first = "; ".join(f"{one.member}: {one.message}" for one in failed[:3])
     more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
     return f"{verb}: failed on {len(failed)} of {len(outcomes)} engines ({first}{more})."
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _flag(value: object) -> bool | None:
+    return value if isinstance(value, bool) else None

@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import stat
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -33,6 +34,7 @@ class Phase(str, enum.Enum):
     WRITING = "writing"  # some may have written: go on
     CONTINUING = "continuing"  # all have written: let them generate
     ROLLING = "rolling"  # one engine after the other: go on
+    ROLLING_BACK = "rolling_back"  # one engine after the other gets the weights of before: go on
     TAKING_BACK = "taking_back"  # some wrote and others cannot: back to the weights before
 
 
@@ -54,12 +56,16 @@ class Update:
     version: str
     phase: Phase
     flush_cache: bool = True
+    take_back: bool = False  # where some cannot write, give all the old weights
+    checksum: str = ""  # of the new weights, once an engine has confirmed them
+    waiting: tuple[str, ...] = ()  # engines that generated nothing before it began
 
 
 @dataclass(frozen=True, slots=True)
 class FleetRecord:
     """The content of the file."""
 
+    id: str = ""  # the fleet's identity, made with the file
     members: tuple[str, ...] = ()
     served: Served | None = None
     update: Update | None = None
@@ -87,11 +93,12 @@ class RecordFile:
 
 
 @contextmanager
-def open_record(path: Path, members: Sequence[str] = ()) -> Iterator[RecordFile]:
+def open_record(path: Path, members: Sequence[str] = (), *, sourced: bool = False) -> Iterator[RecordFile]:
     """Hold the file of a fleet; the file is made where there is none.
 
     Args:
         members: the engines that there must be; none: those that the file names.
+        sourced: another source says later who they are.
 
     Raises:
         FleetBusy: another process holds it; the message says which.
@@ -116,9 +123,16 @@ def open_record(path: Path, members: Sequence[str] = ()) -> Iterator[RecordFile]
         holder.write(f"Process {os.getpid()} on {socket.gethostname()}")
         holder.flush()
         file = RecordFile(path, _read(path))
+        if twice := sorted({one for one in members if members.count(one) > 1}):
+            raise ConfigurationError(
+                f"{', '.join(twice)} is named twice: each engine belongs to a fleet once."
+            )
         if members and tuple(members) != file.record.members:
-            file.save(members=tuple(members))
-        if not file.record.members:
+            held = tuple(one for one in file.record.held if one in members)
+            file.save(members=tuple(members), held=held)
+        if not path.exists():
+            file.save()  # so that its identity is kept
+        if not file.record.members and not sourced:
             raise ConfigurationError(f"{path} names no engine yet: name all that belong to the fleet.")
         yield file
         holder.truncate(0)
@@ -140,6 +154,7 @@ def _parse(content: dict[str, object]) -> FleetRecord:
     if unknown := content.keys() - {one.name for one in fields(FleetRecord)}:
         raise TypeError(f"it has no {sorted(unknown)[0][:100]!r}")
     return FleetRecord(
+        id=_identity(content.get("id", "")),
         members=_names(content.get("members", [])),
         served=_served(content.get("served")),
         update=_update(content.get("update")),
@@ -149,8 +164,14 @@ def _parse(content: dict[str, object]) -> FleetRecord:
 
 def _names(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or any(not isinstance(one, str) for one in value):
-        raise TypeError("members and held are lists of names")
+        raise TypeError("members, held and waiting are lists of names")
     return tuple(value)
+
+
+def _identity(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("id is a text")
+    return value or uuid.uuid4().hex
 
 
 def _served(value: object) -> Served | None:
@@ -169,9 +190,9 @@ def _update(value: object) -> Update | None:
         return None
     if not isinstance(value, dict):
         raise TypeError("update is a record")
-    update = Update(**{**value, "phase": Phase(value["phase"])})
-    if any(not isinstance(one, str) for one in (update.id, update.path, update.version)):
-        raise TypeError("id, path and version of an update are texts")
-    if not isinstance(update.flush_cache, bool):
-        raise TypeError("flush_cache is true or false")
+    update = Update(**{**value, "phase": Phase(value["phase"]), "waiting": _names(value.get("waiting", []))})
+    if any(not isinstance(one, str) for one in (update.id, update.path, update.version, update.checksum)):
+        raise TypeError("id, path, version and checksum of an update are texts")
+    if not isinstance(update.flush_cache, bool) or not isinstance(update.take_back, bool):
+        raise TypeError("flush_cache and take_back are true or false")
     return update

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Annotated
 
 from pydantic import Field
@@ -10,19 +11,52 @@ from starlette.responses import Response
 
 from devicekit.scheduling.messages import Selector, UpdateReply
 from devicekit.server.control import answer_by_kind
-from devicekit.server.endpoints import Arguments, Endpoint, Label
+from devicekit.server.endpoints import Arguments, Endpoint, Finite, Label
 from devicekit.server.keys import Access
 from devicekit.server.serving import Serving
 from devicekit.server.weights import UpdateArguments
 from devicekit.weights.operations import (
+    ClaimForFleet,
     CommitWeights,
     DiscardWeights,
+    EndClaim,
+    HoldForFleet,
+    HoldMode,
     JoinFleet,
     PreparedReply,
     PrepareWeights,
 )
 
 UpdateId = Annotated[Label, Field(min_length=1, description="the caller's name for the update")]
+_LEASE = Field(
+    "", description="that the claim was answered with; needed while a fleet has claimed the engine"
+)
+
+
+class ClaimArguments(Arguments):
+    """Body of ``/claim_for_fleet``."""
+
+    fleet: Annotated[Label, Field(min_length=1, description="the identity of the fleet")]
+    steered_by: Label = Field("", description="who that is, for people")
+    take_over: bool = Field(False, description="also from another fleet")
+
+
+class LeaseArguments(Arguments):
+    """Body of ``/end_fleet_claim``."""
+
+    lease: Annotated[Label, Field(min_length=1)]
+
+
+class HoldArguments(Arguments):
+    """Body of ``/hold_for_fleet``."""
+
+    mode: HoldMode = HoldMode.RETRACT
+    timeout: Finite | None = Field(
+        default=None,
+        ge=0,
+        description="seconds for what runs to end, with finish; default: as long as it takes",
+    )
+    lease: Label = _LEASE
 
 
 class PrepareArguments(Arguments):
@@ -31,18 +65,21 @@ class PrepareArguments(Arguments):
     update_id: UpdateId
     model_path: str
     selector: Selector = Selector.ALL
+    lease: Label = _LEASE
 
 
 class CommitArguments(UpdateArguments):
     """Body of ``/commit_weight_update``."""
 
     update_id: UpdateId
+    lease: Label = _LEASE
 
 
 class DiscardArguments(Arguments):
     """Body of ``/discard_weight_update``."""
 
     update_id: UpdateId
+    lease: Label = _LEASE
 
 
 class JoinArguments(Arguments):
@@ -52,18 +89,42 @@ class JoinArguments(Arguments):
     checksum: Label | None = Field(
         None, description="per_engine_checksum of /weights_checker; default: not compared"
     )
+    lease: Label = _LEASE
+
+
+async def claim(serving: Serving, arguments: ClaimArguments, request: Request) -> Response:
+    """Let one fleet alone steer this engine; its lease, and what the engine is."""
+    operation = ClaimForFleet(
+        serving.next_id(), arguments.fleet, arguments.steered_by, uuid.uuid4().hex, arguments.take_over
+    )
+    return _answer(await serving.perform(operation, PreparedReply), instance=serving.instance)
+
+
+async def end_claim(serving: Serving, arguments: LeaseArguments, request: Request) -> Response:
+    """Let others steer."""
+    return _answer(await serving.perform(EndClaim(serving.next_id(), arguments.lease), PreparedReply))
+
+
+async def hold(serving: Serving, arguments: HoldArguments, request: Request) -> Response:
+    """Generate nothing until this engine joins its fleet."""
+    operation = HoldForFleet(serving.next_id(), arguments.mode, arguments.timeout, arguments.lease)
+    return _answer(await serving.perform(operation, PreparedReply))
 
 
 async def prepare(serving: Serving, arguments: PrepareArguments, request: Request) -> Response:
     """Read a checkpoint of the server's disk and check that it fits; nothing is written."""
     path = serving.weights_roots.confine(arguments.model_path)
-    operation = PrepareWeights(serving.next_id(), arguments.update_id, str(path), arguments.selector)
+    operation = PrepareWeights(
+        serving.next_id(), arguments.update_id, str(path), arguments.selector, arguments.lease
+    )
     return _answer(await serving.perform(operation, PreparedReply))
 
 
 async def commit(serving: Serving, arguments: CommitArguments, request: Request) -> Response:
     """Write what was prepared."""
-    operation = CommitWeights(serving.next_id(), **arguments.common(), update_id=arguments.update_id)
+    operation = CommitWeights(
+        serving.next_id(), **arguments.common(), update_id=arguments.update_id, lease=arguments.lease
+    )
     reply = await serving.perform(operation, UpdateReply)
     return answer_by_kind(
         reply,
@@ -76,23 +137,53 @@ async def commit(serving: Serving, arguments: CommitArguments, request: Request)
 
 async def discard(serving: Serving, arguments: DiscardArguments, request: Request) -> Response:
     """Forget what was prepared."""
-    operation = DiscardWeights(serving.next_id(), arguments.update_id)
+    operation = DiscardWeights(serving.next_id(), arguments.update_id, arguments.lease)
     return _answer(await serving.perform(operation, PreparedReply))
 
 
 async def join(serving: Serving, arguments: JoinArguments, request: Request) -> Response:
     """Generate, if the weights are the fleet's."""
-    operation = JoinFleet(serving.next_id(), arguments.weight_version, arguments.checksum)
+    operation = JoinFleet(serving.next_id(), arguments.weight_version, arguments.checksum, arguments.lease)
     return _answer(await serving.perform(operation, PreparedReply))
 
 
-def _answer(reply: PreparedReply) -> Response:
+def _answer(reply: PreparedReply, **more: object) -> Response:
     return answer_by_kind(
-        reply, update_id=reply.update_id, tensors=reply.tensors, weight_version=reply.weight_version
+        reply,
+        update_id=reply.update_id,
+        tensors=reply.tensors,
+        weight_version=reply.weight_version,
+        lease=reply.lease,
+        awaits_fleet=reply.waiting,
+        **more,
     )
 
 
 ENDPOINTS = (
+    Endpoint(
+        "/claim_for_fleet",
+        claim,
+        ClaimArguments,
+        "Let one fleet alone steer this engine.",
+        access=Access.CONTROL,
+        tag="weights",
+    ),
+    Endpoint(
+        "/end_fleet_claim",
+        end_claim,
+        LeaseArguments,
+        "Let others steer.",
+        access=Access.CONTROL,
+        tag="weights",
+    ),
+    Endpoint(
+        "/hold_for_fleet",
+        hold,
+        HoldArguments,
+        "Generate nothing until this engine joins its fleet.",
+        access=Access.CONTROL,
+        tag="weights",
+    ),
     Endpoint(
         "/prepare_weight_update",
         prepare,

@@ -19,7 +19,7 @@ from devicekit.server.serving import Serving
 async def model_info(serving: Serving, arguments: Arguments, request: Request) -> Response:
     """The model."""
     engine = serving.engine
-    directory, config = engine.runner.directory, engine.runner.directory.config
+    directory = engine.runner.directory
     return JSONResponse(
         {
             "model_path": str(directory.path),
@@ -29,12 +29,19 @@ async def model_info(serving: Serving, arguments: Arguments, request: Request) -
             "preferred_sampling_params": None,
             "weight_version": serving.loop.snapshot.weight_version,
             "load_format": "safetensors",
-            "model_type": config.model_type,
-            "architectures": config.architectures,
-            "max_context_length": engine.runner.limits.max_positions,
-            "vocab_size": engine.runner.limits.vocab_size,
+            **_model_facts(serving),
         }
     )
+
+
+def _model_facts(serving: Serving) -> dict[str, object]:
+    config, limits = serving.engine.runner.directory.config, serving.engine.runner.limits
+    return {
+        "model_type": config.model_type,
+        "architectures": config.architectures,
+        "max_context_length": limits.max_positions,
+        "vocab_size": limits.vocab_size,
+    }
 
 
 async def server_info(serving: Serving, arguments: Arguments, request: Request) -> Response:
@@ -60,6 +67,8 @@ async def server_info(serving: Serving, arguments: Arguments, request: Request) 
             "weight_version": serving.loop.snapshot.weight_version,
             "prepared_update": engine.weights.prepared.update_id,
             "awaits_fleet": engine.weights.membership.waiting,
+            "steered_by": engine.weights.membership.steered_by,
+            **_model_facts(serving),
             "started": serving.started,
             "uptime": time.time() - serving.started,
             **dataclasses.asdict(engine.config),

@@ -11,8 +11,9 @@ from devicekit.weights import operations, reading
 from devicekit.weights.disk import DiskLoader, disk_handler
 from devicekit.weights.distributed import distributed_handler
 from devicekit.weights.groups import UpdateGroups
+from devicekit.weights.membership import Membership
 from devicekit.weights.occupation import MemoryTag, Occupation, Region
-from devicekit.weights.prepared import Membership, PreparedUpdates
+from devicekit.weights.prepared import PreparedUpdates
 from devicekit.weights.store import Model, WeightStore
 from devicekit.weights.streamed import stream_handler
 from devicekit.weights.tensors import ipc_handler, tensor_handler
@@ -64,7 +65,8 @@ def install(
     updater, known = Updater(store), dict(loaders or {})
     groups = UpdateGroups(store.device, rank, store.state.coordinator)
     occupation = Occupation(store, regions or {})
-    prepared, membership = PreparedUpdates(updater, known), Membership(store)
+    membership = Membership(store)
+    prepared = PreparedUpdates(updater, known, membership)
     # They wait for the running requests to end, so that no new ones may start.
     control.register(UpdateWeightsFromDisk, disk_handler(updater, known), closes_admission=True)
     control.register(operations.UpdateWeightsFromTensor, tensor_handler(updater), closes_admission=True)
@@ -76,6 +78,9 @@ def install(
     control.register(operations.CommitWeights, prepared.commit, closes_admission=True)
     control.register(operations.PrepareWeights, prepared.prepare)
     control.register(operations.DiscardWeights, prepared.discard)
+    control.register(operations.ClaimForFleet, membership.claim)
+    control.register(operations.EndClaim, membership.end_claim)
+    control.register(operations.HoldForFleet, membership.hold, closes_admission=True)
     control.register(operations.JoinFleet, membership.join)
     control.register(operations.InitUpdateGroup, groups.init)
     control.register(operations.DestroyUpdateGroup, groups.destroy)

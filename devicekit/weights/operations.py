@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -113,6 +114,7 @@ class PrepareWeights(Operation):
     update_id: str = ""  # the caller's name for it
     path: str = ""  # of a local model directory
     selector: Selector = Selector.ALL
+    lease: str = ""  # of the fleet's claim; with one, what was prepared under another name is forgotten
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,7 @@ class CommitWeights(UpdateWeights):
     """
 
     update_id: str = ""
+    lease: str = ""  # of the fleet's claim, where there is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,46 @@ class DiscardWeights(Operation):
     """Forget what was prepared; nothing was written. Also of what was never prepared."""
 
     update_id: str = ""
+    lease: str = ""  # of the fleet's claim, where there is one
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimForFleet(Operation):
+    """Let one fleet alone steer this engine until `EndClaim`.
+
+    The same fleet may claim again: its earlier leases end. Another fleet may not, unless it takes the engine over.
+    """
+
+    fleet: str = ""  # its identity
+    steered_by: str = ""  # who that is, for people
+    lease: str = ""  # the word that whatever follows must carry
+    take_over: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EndClaim(Operation):
+    """Let others steer. With a lease that is not the present one nothing changes."""
+
+    lease: str = ""
+
+
+class HoldMode(str, enum.Enum):
+    """What becomes of running requests when a fleet holds an engine."""
+
+    RETRACT = "retract"  # they wait, and are computed anew
+    IN_PLACE = "in_place"  # they stop where they are, and keep their keys and values
+    FINISH = "finish"  # they come to their end first
+
+
+@dataclass(frozen=True, slots=True)
+class HoldForFleet(Operation):
+    """Generate nothing until `JoinFleet`. It is no pause: to continue does not end it, and a pause outlives it."""
+
+    mode: HoldMode = HoldMode.RETRACT
+    timeout: float | None = (
+        None  # seconds for what runs to end, with `HoldMode.FINISH`; None: as long as it takes
+    )
+    lease: str = ""  # of the fleet's claim, where there is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,15 +184,18 @@ class JoinFleet(Operation):
 
     weight_version: str = ""
     checksum: str | None = None  # `ChecksumReply.total`, of the target model
+    lease: str = ""  # of the fleet's claim, where there is one
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedReply(Reply):
-    """The answer to `PrepareWeights`, `DiscardWeights` and `JoinFleet`."""
+    """The answer to all that a fleet asks of an engine, but `CommitWeights`."""
 
     update_id: str = ""
     tensors: int = 0
     weight_version: str = ""  # that is served
+    lease: str = ""  # of the claim that there is
+    waiting: bool | None = None  # whether it waits to join; None: not said
 
 
 @dataclass(frozen=True, slots=True)

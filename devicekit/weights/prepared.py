@@ -11,18 +11,15 @@ from dataclasses import dataclass, replace
 from devicekit.scheduling.errors import Conflict, InvalidOperation
 from devicekit.scheduling.messages import Reply, Selector, UpdateOutcome, UpdateReply
 from devicekit.weights.disk import DiskLoader, load_checkpoint
+from devicekit.weights.membership import Membership
 from devicekit.weights.operations import (
     CommitWeights,
     DiscardWeights,
-    JoinFleet,
     PreparedReply,
     PrepareWeights,
 )
-from devicekit.weights.reading import total_checksum
-from devicekit.weights.store import Staged, WeightStore
+from devicekit.weights.store import Staged
 from devicekit.weights.update import Updater
-
-HOLD = "fleet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +32,12 @@ class _Prepared:
 class PreparedUpdates:
     """The handlers of `PrepareWeights`, `CommitWeights` and `DiscardWeights`."""
 
-    def __init__(self, updater: Updater, loaders: Mapping[Selector, DiskLoader]) -> None:
+    def __init__(
+        self, updater: Updater, loaders: Mapping[Selector, DiskLoader], membership: Membership
+    ) -> None:
         self._updater = updater
         self._loaders = loaders
+        self._membership = membership
         self._prepared: _Prepared | None = None
         self._committed: UpdateReply | None = None  # the last one
         self._committed_id = ""
@@ -51,14 +51,19 @@ class PreparedUpdates:
         """Read the checkpoint and check it, between two forward passes.
 
         Raises:
-            Conflict: another update is prepared, or the memory of the weights is released.
+            Conflict: another fleet steers, the memory of the weights is released, or another update is prepared
+                and no lease was given.
             InvalidOperation: there is no path or no such model.
             ModelError: the checkpoint does not fit, or cannot be read.
         """
         if not operation.update_id or not operation.path:
             raise InvalidOperation("Preparing weights needs an update_id and the path of a model directory.")
+        self._membership.require(operation.lease)
         store, known = self._updater.store, self._prepared
         store.require_mapped()
+        if known is not None and operation.lease and known.update_id != operation.update_id:
+            self._forget(known)  # of a process that was killed: whoever has the lease goes on alone
+            known = None
         if known is None:
             load = load_checkpoint(store, self._loaders, operation.selector, operation.path)
             staged = self._updater.stage(load)
@@ -76,8 +81,9 @@ class PreparedUpdates:
         """Write what was prepared, as soon as any other update would be written.
 
         Raises:
-            Conflict: nothing is prepared under this name.
+            Conflict: nothing is prepared under this name, or another fleet steers.
         """
+        self._membership.require(operation.lease)
         if self._committed is not None and operation.update_id == self._committed_id:
             return replace(self._committed, id=operation.id, message="This update was committed before.")
         known = self._prepared
@@ -88,6 +94,9 @@ class PreparedUpdates:
         write = self._updater.begin(operation, lambda: known.staged)
 
         def poll() -> Reply | None:
+            self._membership.require(
+                operation.lease
+            )  # which may have gone to somebody else while this waited
             try:
                 reply = write()
             except Exception:
@@ -102,44 +111,23 @@ class PreparedUpdates:
         return poll
 
     def discard(self, operation: DiscardWeights) -> Reply:
-        """Forget what was prepared under this name."""
+        """Forget what was prepared under this name.
+
+        Raises:
+            Conflict: another fleet steers.
+        """
+        self._membership.require(operation.lease)
         known = self._prepared
         if known is not None and known.update_id == operation.update_id:
-            self._prepared = None
-            known.staged.close()
+            self._forget(known)
         return self._reply(operation.id, operation.update_id, "Nothing is prepared under this name any more.")
+
+    def _forget(self, known: _Prepared) -> None:
+        self._prepared = None
+        known.staged.close()
 
     def _reply(self, operation_id: str, update_id: str, message: str, tensors: int = 0) -> PreparedReply:
         version = self._updater.store.state.weight_version
         return PreparedReply(
             operation_id, True, message, update_id=update_id, tensors=tensors, weight_version=version
         )
-
-
-class Membership:
-    """Holds generation back until the engine has the weights of the fleet that it belongs to."""
-
-    def __init__(self, store: WeightStore) -> None:
-        self._store = store
-        self._hold = store.state.gate.token(HOLD)
-        self.waiting = False  # for the fleet's weights; to be read only
-
-    def wait_for_fleet(self) -> None:
-        """Generate nothing until `join`."""
-        self.waiting = True
-        self._hold.hold("it waits for the weights of its fleet: POST /join_fleet once it has them")
-
-    def join(self, operation: JoinFleet) -> Reply:
-        """Generate, if the weights are the fleet's.
-
-        Raises:
-            Conflict: they are not.
-        """
-        version = self._store.state.weight_version
-        if operation.weight_version != version:
-            raise Conflict(f"The fleet serves {operation.weight_version!r}, and this engine has {version!r}.")
-        if operation.checksum is not None and (mine := total_checksum(self._store)) != operation.checksum:
-            raise Conflict(f"The fleet's weights have the checksum {operation.checksum}, these have {mine}.")
-        self.waiting = False
-        self._hold.release()
-        return PreparedReply(operation.id, True, "Part of the fleet.", weight_version=version)

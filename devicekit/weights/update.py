@@ -188,7 +188,7 @@ class Updater:
 
 
 def _exclusive(state: SchedulerState) -> bool:
-    return state.gate.paused or not state.requests.holding_kv
+    return state.gate.paused or bool(state.gate.holds) or not state.requests.holding_kv
 
 
 def clean_up(state: SchedulerState, operation: UpdateWeights, done: UpdateReply) -> UpdateReply:

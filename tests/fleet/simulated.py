@@ -1,4 +1,8 @@
-"""Engines that answer a fleet's calls in memory, and a network that loses, delays, restarts and ends fleets."""
+"""Engines that answer a fleet's calls in memory, and a network that loses, delays, restarts and ends fleets.
+
+What an engine does when it is claimed, held, prepared, committed and joined is the product's own code; only the
+weights are a letter in place of tensors, and nothing is generated.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,29 @@ import asyncio
 import itertools
 import random
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from types import SimpleNamespace
+from typing import Any, TypeVar
 
 from devicekit.fleet import Answer, Unreachable
+from devicekit.scheduling.errors import SchedulingError
+from devicekit.scheduling.gate import AdmissionGate
+from devicekit.scheduling.messages import Refusal, Reply, Selector, UpdateOutcome, UpdateReply
+from devicekit.weights import (
+    ClaimForFleet,
+    CommitWeights,
+    DiscardWeights,
+    EndClaim,
+    HoldForFleet,
+    HoldMode,
+    JoinFleet,
+    PrepareWeights,
+)
+from devicekit.weights.membership import Membership
+from devicekit.weights.prepared import PreparedUpdates
 
+_T = TypeVar("_T")
 CHECKPOINTS = {"/old": "a", "/new": "b", "/newer": "c"}  # path: what its weights are
 
 
@@ -24,12 +46,80 @@ class World:
 
     rng: random.Random
     loss: float = 0.0  # chance that a call, or its answer, is lost
+    delay: float = 0.0  # chance that a call is given up, and arrives later
+    twice: float = 0.0  # chance that a call arrives once more, later
     restart: float = 0.0  # chance that an engine starts anew before a call
     kill_at: int | None = None  # the call at which the fleet process ends
     calls: int = 0
     serving: Counter[str] = field(default_factory=Counter)  # engines that generate, by what their weights are
     most_versions: int = 0  # that served at one moment
     instances: itertools.count[int] = field(default_factory=itertools.count)
+    late: list[tuple[int, Callable[[], object]]] = field(default_factory=list)  # what arrives at which call
+
+    def later(self, arrive: Callable[[], object]) -> None:
+        """Have something arrive up to some dozens of calls from now."""
+        self.late.append((self.calls + self.rng.randrange(1, 60), arrive))
+
+    def deliver(self) -> None:
+        """Let arrive what is due."""
+        due = [one for one in self.late if one[0] <= self.calls]
+        if due:
+            self.late = [one for one in self.late if one[0] > self.calls]
+            self.rng.shuffle(due)
+            for _, arrive in due:
+                arrive()
+
+
+class _Weights:
+    """What the product's handlers see of the weights: a store and an updater at once."""
+
+    refuse_nonfinite = False
+
+    def __init__(self, engine: SimEngine) -> None:
+        self._engine = engine
+        self.store = self
+        nothing = SimpleNamespace(holding_kv=0, retract=None)
+        self.state = SimpleNamespace(
+            gate=AdmissionGate(),
+            clock=SimpleNamespace(now=lambda: 0.0),
+            requests=nothing,
+            running=SimpleNamespace(requests=()),
+            prefilling=(),
+            blockers=tuple,
+            withdrawals=SimpleNamespace(has=lambda operation: False),
+            weight_version="v0",
+        )
+
+    def require_mapped(self) -> None:
+        """It always is."""
+
+    def selected(self, selector: Selector) -> dict[Selector, None]:
+        return {Selector.TARGET: None}
+
+    def tensors(self, selector: Selector) -> dict[tuple[Selector, str], None]:
+        return {(Selector.TARGET, "weight"): None}
+
+    def stage_from_disk(self, path: str) -> Any:
+        if path not in CHECKPOINTS:
+            raise FileNotFoundError(f"there is no {path}")
+        return SimpleNamespace(path=path, write=lambda: None)
+
+    def stage(self, load: Callable[[], Any]) -> Any:
+        return load()
+
+    def begin(self, operation: CommitWeights, load: Callable[[], Any]) -> Callable[[], Reply | None]:
+        def write() -> Reply | None:
+            [model] = load().models
+            weights = self._engine.lies or CHECKPOINTS[model.path]
+            self._engine.change(weights=weights, version=str(operation.weight_version), path=model.path)
+            return UpdateReply(
+                operation.id,
+                True,
+                outcome=UpdateOutcome.UPDATED,
+                weight_version=str(operation.weight_version),
+            )
+
+        return write
 
 
 class SimEngine:
@@ -40,16 +130,44 @@ class SimEngine:
         self.world = world
         self.down = False
         self.refuses: set[str] = set()  # paths that it answers with an error
+        self.ignores: set[str] = set()  # paths that it says to have done, and has not
         self.lies: str | None = None  # what its weights become in place of what it was told to load
+        self.dies_at: int | None = None  # the world's call at which it ends
+        self.comes_back = False  # at once, with its first weights
+        self.kind: dict[str, object] = {}  # of /server_info, where it is unlike the others
         self._start(waits)
 
     def _start(self, waits: bool) -> None:
         self.instance = f"instance {next(self.world.instances)}"
-        self.version, self.weights, self.path = "v0", "a", "/old"
-        self.paused, self.waits = False, waits
-        self.prepared: tuple[str, str] | None = None
-        self.committed: str | None = None
+        self.weights, self.path = "a", "/old"
+        self.paused = False
+        self._weights = _Weights(self)
+        real: Any = self._weights  # in place of a store and an updater
+        self.membership = Membership(real)
+        self._prepared = PreparedUpdates(real, {Selector.TARGET: real}, self.membership)
+        if waits:
+            self.membership.wait_for_fleet()
         self._note(+1)
+
+    @property
+    def version(self) -> str:
+        return str(self._weights.state.weight_version)
+
+    @version.setter
+    def version(self, version: str) -> None:
+        self._weights.state.weight_version = version
+
+    @property
+    def waits(self) -> bool:
+        return self.membership.waiting
+
+    @property
+    def prepared(self) -> str | None:
+        return self._prepared.update_id
+
+    @property
+    def serves(self) -> bool:
+        return not (self.paused or self.waits or self.down)
 
     def _note(self, sign: int) -> None:
         world = self.world
@@ -57,114 +175,126 @@ class SimEngine:
             world.serving[self.weights] += sign
             world.most_versions = max(world.most_versions, len(+world.serving))
 
-    @property
-    def serves(self) -> bool:
-        return not (self.paused or self.waits or self.down)
-
     def change(self, **values: object) -> None:
         """Set attributes, and keep the count of who serves what."""
-        self._note(-1)
-        for name, value in values.items():
-            setattr(self, name, value)
-        self._note(+1)
+
+        def work() -> None:
+            for name, value in values.items():
+                setattr(self, name, value)
+
+        self._counted(work)
+
+    def _counted(self, work: Callable[[], _T]) -> _T:
+        self.world.serving[self.weights] -= self.serves
+        try:
+            return work()
+        finally:
+            self._note(+1)
 
     def restart(self) -> None:
         self._note(-1)
         self.down = False
         self._start(waits=True)
 
+    async def close(self) -> None:
+        """There is no connection."""
+
     async def call(
         self, path: str, body: Mapping[str, object] | None = None, *, timeout: float | None = None
     ) -> Answer:
-        world = self.world
+        world, chance = self.world, self.world.rng.random
         world.calls += 1
         if world.kill_at is not None and world.calls >= world.kill_at:
             raise FleetKilled
         for _ in range(world.rng.randrange(3)):
             await asyncio.sleep(0)
-        if world.rng.random() < world.restart:
+        world.deliver()
+        if self.dies_at is not None and world.calls >= self.dies_at:
+            self.dies_at = None
+            self.change(down=True)
+            if self.comes_back:
+                self.restart()
+        if chance() < world.restart:
             self.restart()
-        if self.down or world.rng.random() < world.loss:
+        if self.down or chance() < world.loss:
             raise Unreachable("lost on the way")
-        answer = self._answer(path, dict(body or {}))
-        if world.rng.random() < world.loss:
+        if chance() < world.delay:
+            world.later(lambda: self.answer(path, dict(body or {})))
+            raise Unreachable("not answered in time")
+        answer = self.answer(path, dict(body or {}))
+        if chance() < world.twice:
+            world.later(lambda: self.answer(path, dict(body or {})))
+        if chance() < world.loss:
             raise Unreachable("the answer was lost")
         return answer
 
-    def _answer(self, path: str, body: dict[str, object]) -> Answer:
+    def answer(self, path: str, body: dict[str, object]) -> Answer:
+        """What the engine does when a call arrives."""
+        path = path.partition("?")[0]
         if path in self.refuses:
             return Answer(400, {"success": False, "message": f"{path} is refused here"})
-        return {
-            "/server_info": self._info,
-            "/pause_generation": self._pause,
-            "/drain": self._pause,
-            "/continue_generation": self._continue,
-            "/prepare_weight_update": self._prepare,
-            "/commit_weight_update": self._commit,
-            "/discard_weight_update": self._discard,
-            "/weights_checker": self._checksum,
-            "/join_fleet": self._join,
-            "/flush_cache": lambda body: Answer(200, {"success": True}),
-        }[path](body)
-
-    def _info(self, body: dict[str, object]) -> Answer:
-        return Answer(
-            200,
-            {
-                "instance": self.instance,
-                "weight_version": self.version,
-                "status": "paused" if self.paused or self.waits else "ok",
-                "awaits_fleet": self.waits,
-                "prepared_update": self.prepared and self.prepared[0],
-                "model_path": self.path,
-            },
-        )
-
-    def _pause(self, body: dict[str, object]) -> Answer:
-        self.change(paused=True)
-        return Answer(200, {"status": "ok"})
-
-    def _continue(self, body: dict[str, object]) -> Answer:
-        self.change(paused=False)
-        return Answer(200, {"status": "ok"})
-
-    def _prepare(self, body: dict[str, object]) -> Answer:
-        path, update = str(body["model_path"]), str(body["update_id"])
-        if path not in CHECKPOINTS:
-            return Answer(400, {"success": False, "message": f"there is no {path}"})
-        if self.prepared is not None and self.prepared != (update, path):
-            return Answer(409, {"success": False, "message": "another update is prepared"})
-        self.prepared = (update, path)
-        return Answer(200, {"success": True})
-
-    def _commit(self, body: dict[str, object]) -> Answer:
-        update = str(body["update_id"])
-        if update == self.committed:
+        if path in self.ignores:
             return Answer(200, {"success": True, "outcome": "updated"})
-        if self.prepared is None or self.prepared[0] != update:
-            return Answer(409, {"success": False, "outcome": "unchanged", "message": "nothing is prepared"})
-        path = self.prepared[1]
-        self.change(
-            weights=self.lies or CHECKPOINTS[path],
-            version=str(body["weight_version"]),
-            path=path,
-            prepared=None,
-        )
-        self.committed = update
-        return Answer(200, {"success": True, "outcome": "updated", "weight_version": self.version})
+        if path == "/server_info":
+            return Answer(200, self._info())
+        if path == "/weights_checker":
+            said = {"success": True, "per_engine_checksum": self.weights, "weight_version": self.version}
+            return Answer(200, said)
+        if path in ("/pause_generation", "/continue_generation", "/drain"):
+            self.change(paused=path != "/continue_generation")
+            return Answer(200, {"status": "ok"})
+        if path == "/flush_cache":
+            return Answer(200, {"success": True})
+        reply = self._perform(path, body)
+        document = {**asdict(reply), "success": reply.success, "message": reply.message}
+        return Answer(200 if reply.success else 409 if reply.refusal is Refusal.CONFLICT else 400, document)
 
-    def _discard(self, body: dict[str, object]) -> Answer:
-        if self.prepared is not None and self.prepared[0] == body["update_id"]:
-            self.prepared = None
-        return Answer(200, {"success": True})
+    def _info(self) -> dict[str, object]:
+        return {
+            "instance": self.instance,
+            "weight_version": self.version,
+            "status": "paused" if self.paused or self.waits else "ok",
+            "awaits_fleet": self.waits,
+            "await_fleet": True,
+            "steered_by": self.membership.steered_by,
+            "prepared_update": self.prepared,
+            "model_path": self.path,
+            **self.kind,
+        }
 
-    def _checksum(self, body: dict[str, object]) -> Answer:
-        return Answer(
-            200, {"success": True, "per_engine_checksum": self.weights, "weight_version": self.version}
-        )
+    def _perform(self, path: str, body: dict[str, object]) -> Reply:
+        def text(name: str) -> str:
+            return str(body.get(name, ""))
 
-    def _join(self, body: dict[str, object]) -> Answer:
-        if body["weight_version"] != self.version:
-            return Answer(409, {"success": False, "message": f"this engine has {self.version}"})
-        self.change(waits=False)
-        return Answer(200, {"success": True})
+        lease, update = text("lease"), text("update_id")
+        number = f"lease {self.instance} {next(self.world.instances)}"
+        handlers: dict[str, Callable[[], Reply | Callable[[], Reply | None]]] = {
+            "/claim_for_fleet": lambda: self.membership.claim(
+                ClaimForFleet("", text("fleet"), text("steered_by"), number, body.get("take_over") is True)
+            ),
+            "/end_fleet_claim": lambda: self.membership.end_claim(EndClaim("", lease)),
+            "/hold_for_fleet": lambda: self.membership.hold(
+                HoldForFleet("", HoldMode(text("mode")), None, lease)
+            ),
+            "/join_fleet": lambda: self.membership.join(JoinFleet("", text("weight_version"), lease=lease)),
+            "/prepare_weight_update": lambda: self._prepared.prepare(
+                PrepareWeights("", update, text("model_path"), lease=lease)
+            ),
+            "/commit_weight_update": lambda: self._prepared.commit(
+                CommitWeights("", weight_version=text("weight_version"), update_id=update, lease=lease)
+            ),
+            "/discard_weight_update": lambda: self._prepared.discard(DiscardWeights("", update, lease)),
+        }
+
+        def work() -> Reply:
+            done = handlers[path]()
+            reply = done if isinstance(done, Reply) else done()
+            assert reply is not None
+            return reply
+
+        try:
+            return work() if path == "/commit_weight_update" else self._counted(work)
+        except SchedulingError as error:
+            return Reply("", False, str(error), refusal=Refusal.CONFLICT)
+        except FileNotFoundError as error:
+            return Reply("", False, str(error), refusal=Refusal.FAILED)

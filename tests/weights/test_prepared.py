@@ -7,13 +7,17 @@ from pathlib import Path
 import pytest
 
 from devicekit.engine import Engine, EngineConfig
-from devicekit.scheduling.messages import Operation, PauseMode, Reply, UpdateOutcome, UpdateReply
+from devicekit.scheduling.messages import Continue, Operation, PauseMode, Reply, UpdateOutcome, UpdateReply
 from devicekit.scheduling.request import SamplingParams
 from devicekit.weights import (
     ChecksumReply,
     ChecksumWeights,
+    ClaimForFleet,
     CommitWeights,
     DiscardWeights,
+    EndClaim,
+    HoldForFleet,
+    HoldMode,
     JoinFleet,
     PreparedReply,
     PrepareWeights,
@@ -122,3 +126,68 @@ def test_a_member_generates_once_it_has_the_fleets_weights(checkpoints: tuple[Pa
     while not generation.done:
         engine.step()
     assert len(generation.tokens) == 4
+
+
+def test_only_the_holder_of_the_lease_steers(engine: Engine, checkpoints: tuple[Path, Path]) -> None:
+    new = str(checkpoints[1])
+    ask(engine, PrepareWeights("0", "of a killed process", new))
+    assert ask(engine, ClaimForFleet("1", "blue", "Blue", "one")).lease == "one"
+    for lease in ("", "other"):
+        refused = [
+            ask(engine, PrepareWeights("2", "u", new, lease=lease)),
+            ask(engine, DiscardWeights("3", "of a killed process", lease)),
+            ask(engine, HoldForFleet("4", lease=lease)),
+            ask(engine, JoinFleet("5", engine.weights.store.state.weight_version, lease=lease)),
+        ]
+        assert [("Blue" in one.message, one.success) for one in refused] == [(True, False)] * 4
+        assert not commit(engine, "of a killed process", lease=lease).success
+    assert "Blue" in ask(engine, ClaimForFleet("6", "red", "Red", "three")).message
+    assert ask(engine, ClaimForFleet("7", "blue", "Blue", "two")).success, "its own, claimed anew"
+    assert not ask(engine, PrepareWeights("8", "u", new, lease="one")).success, "said before that, and late"
+    assert ask(engine, EndClaim("9", "one")).success
+    assert engine.weights.membership.steered_by == "Blue", "an old lease ends nothing"
+    assert ask(engine, PrepareWeights("10", "u", new, lease="two")).success, "in place of what was prepared"
+    assert commit(engine, "u", lease="two").success
+    assert ask(engine, ClaimForFleet("11", "red", "Red", "three", take_over=True)).success
+    assert ask(engine, EndClaim("12", "three")).success
+    assert engine.weights.membership.steered_by is None
+    assert not ask(engine, PrepareWeights("13", "u", new, lease="two")).success
+
+
+@pytest.mark.parametrize("mode", HoldMode)
+def test_a_held_engine_generates_nothing_until_it_joins_and_a_pause_outlives_that(
+    engine: Engine, checkpoints: tuple[Path, Path], mode: HoldMode
+) -> None:
+    running = engine.submit(PROMPT, SamplingParams(max_new_tokens=12, ignore_eos=True, temperature=0))
+    for _ in range(4):
+        engine.step()
+    assert not running.done
+    assert ask(engine, HoldForFleet("1", mode, 60)).waiting
+    assert running.done is (mode is HoldMode.FINISH)
+    engine.pause(PauseMode.IN_PLACE)
+    ask(engine, PrepareWeights("2", "u", str(checkpoints[1])))
+    flush = mode is not HoldMode.IN_PLACE
+    assert commit(engine, "u", weight_version="v2", flush_cache=flush).success
+    refused = engine.perform(Continue("3"), Reply)
+    assert "fleet" in refused.message, "to continue does not end it"
+    assert ask(engine, JoinFleet("4", "v2")).success
+    for _ in range(20):
+        engine.step()
+    assert running.done is (mode is HoldMode.FINISH), "an operator's pause is there still"
+    engine.continue_generation()
+    while not running.done:
+        engine.step()
+    assert len(running.tokens) == 12
+    if mode is not HoldMode.FINISH:
+        assert running.spans[-1].version == "v2"
+
+
+def test_what_does_not_end_in_time_is_not_held(engine: Engine) -> None:
+    running = engine.submit(PROMPT, SamplingParams(max_new_tokens=400, ignore_eos=True, temperature=0))
+    engine.step()
+    refused = ask(engine, HoldForFleet("1", HoldMode.FINISH, 0))
+    assert not refused.success
+    assert "1 requests have not ended" in refused.message
+    assert not engine.weights.membership.waiting
+    engine.step()
+    assert not running.done
