@@ -128,11 +128,13 @@ def _tell(reply: FleetReply) -> int:
 async def _serve(options: argparse.Namespace, fleet: Fleet, key: str | None) -> int:
     import uvicorn
 
+    from devicekit.fleet import UnknownMembers
     from devicekit.fleet.app import create_fleet_app
 
-    app = create_fleet_app(fleet, api_key=key, tend_every=options.tend_every or None)
+    app = create_fleet_app(fleet, api_key=key, tend_every=options.tend_every or None, adopt=options.adopt)
     config = uvicorn.Config(app, host=options.host, port=options.port, log_level="warning")
-    await fleet.refresh()
+    with contextlib.suppress(UnknownMembers):  # who is asked for again and again
+        await fleet.refresh()
     logging.basicConfig(format="%(levelname)s %(message)s")
     print(f"Steering {len(fleet.endpoints)} engines on http://{options.host}:{options.port}", flush=True)
     await uvicorn.Server(config).serve()
@@ -214,6 +216,11 @@ def _parser() -> argparse.ArgumentParser:
     serve = verbs.add_parser("serve", help="the same verbs over HTTP")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s")
     serve.add_argument("--port", type=int, default=30900, help="port to listen on; default: %(default)s")
+    serve.add_argument(
+        "--adopt",
+        action="store_true",
+        help="where no weights are known yet, take what the first engines have as the fleet's",
+    )
     serve.add_argument(
         "--tend-every",
         type=float,

@@ -55,6 +55,7 @@ def create_fleet_app(
     *,
     api_key: str | None = None,
     tend_every: float | None = None,
+    adopt: bool = False,
     on_close: Callable[[], Awaitable[None]] | None = None,
 ) -> Starlette:
     """An ASGI application over a fleet. With ``api_key`` everything but ``/health`` and ``/ready`` demands it.
@@ -62,12 +63,17 @@ def create_fleet_app(
     Args:
         tend_every: resume an update that was cut short, and then look after the engines every so many seconds;
             ``None``: only when asked to.
+        adopt: take what the first engines have as the fleet's weights, where none are known.
         on_close: awaited when the application ends.
     """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        keeping = None if tend_every is None else asyncio.ensure_future(Keeper(fleet, every=tend_every).run())
+        keeping = (
+            None
+            if tend_every is None
+            else asyncio.ensure_future(Keeper(fleet, every=tend_every, adopt=adopt).run())
+        )
         try:
             yield
         finally:
