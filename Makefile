@@ -7,7 +7,7 @@ SETUP := $(VENV)/.ready
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml plugins/hosts/*/pyproject.toml conformance/pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: hosts pictures help run fleet test thorough lint types architecture bench soak hostile operators mutants kill-matrix matrix versions clients device tested dist stranger docs clean
+.PHONY: hosts pictures help run fleet fleet-ray test thorough lint types architecture bench soak hostile operators mutants kill-matrix matrix versions clients device tested dist stranger docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,10 @@ run: $(SETUP) ## serve a small model through one reinforcement-learning cycle
 
 fleet: $(SETUP) ## steer two engines on this machine as one: update, restart, rolling update
 	@$(BIN)/python -m examples.fleet
+
+fleet-ray: $(SETUP) ## the same on Ray Serve: two replicas, an update, one killed; installs ray
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'ray[serve]>=2.49'
+	@$(BIN)/python -m examples.fleet_ray
 
 test: $(SETUP) lint types architecture ## everything that must hold: lint, types, architecture, tests (on two cores)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
