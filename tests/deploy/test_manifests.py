@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from devicekit.commands import fleet, serve
 from devicekit.server.app import ENDPOINTS
+from tests.docs.parsing import parse
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
 NAMES = sorted(path.name for path in FOLDER.glob("*.yaml") if path.name != "kustomization.yaml")
@@ -73,9 +71,7 @@ def test_the_commands_take_their_arguments() -> None:
         for container in pod["spec"]["containers"]:
             program, command = container["command"]
             assert program == "devicekit"
-            parser: argparse.ArgumentParser = {"serve": serve._parser, "fleet": fleet._parser}[command]()
-            with contextlib.redirect_stderr(None):
-                options = parser.parse_args(container["args"])
+            options = parse([command, *container["args"]]).options
             [port] = container["ports"]
             assert port["containerPort"] == options.port
             assert options.host == "0.0.0.0", "loopback would be reached by nobody"
@@ -119,6 +115,6 @@ def test_the_fleet_finds_engines_that_are_not_ready_and_there_is_one() -> None:
 def test_an_engine_has_time_to_end_what_it_began() -> None:
     [engine] = [one["spec"] for one in pods() if one["metadata"]["labels"] == {"app": "engine"}]
     [container] = engine["containers"]
-    drain = serve._parser().parse_args(container["args"]).drain_seconds
+    drain = parse(["serve", *container["args"]]).options.drain_seconds
     waits = float(container["lifecycle"]["preStop"]["exec"]["command"][-1])
     assert waits + drain < engine["terminationGracePeriodSeconds"]
