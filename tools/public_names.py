@@ -34,6 +34,7 @@ ROOMS = (
     "devicekit.residency",
     "devicekit.observe",
     "devicekit.fleet",
+    "devicekit.ray_serve",
     "devicekit.server",
     "devicekit.torchlike",
     "devicekit.testing",

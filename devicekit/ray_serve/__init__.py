@@ -8,7 +8,19 @@ to the fleet, which tells all. A replica is ready for Ray only once it has the f
 ``serve.run(build(Arguments(model="/models/v1")))``.
 """
 
-from devicekit.ray_serve.application import build
-from devicekit.ray_serve.arguments import Arguments
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from devicekit.front_door import front_door
+
+if TYPE_CHECKING:
+    from devicekit.ray_serve.application import build
+    from devicekit.ray_serve.arguments import Arguments
 
 __all__ = ["Arguments", "build"]
+
+__getattr__, __dir__ = front_door(
+    __name__,
+    {"devicekit.ray_serve.application": ("build",), "devicekit.ray_serve.arguments": ("Arguments",)},
+)

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ray import serve
-
 from devicekit.ray_serve.arguments import Arguments
-from devicekit.ray_serve.replica import Replica, front_of_this_process
-from devicekit.ray_serve.steward import Steward
 
 
 def build(arguments: Arguments) -> Any:
@@ -16,6 +12,11 @@ def build(arguments: Arguments) -> Any:
 
     There is one steward at a time: while it is started anew, verbs wait for it, and requests are served.
     """
+    from ray import serve
+
+    from devicekit.ray_serve.replica import Replica, front_of_this_process
+    from devicekit.ray_serve.steward import Steward
+
     given = arguments.model_dump(mode="json")
     steward = serve.deployment(Steward, name="Fleet").options(
         num_replicas=1,
