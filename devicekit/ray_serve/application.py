@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from devicekit.ray_serve.arguments import Arguments
 
 
-def build(arguments: Arguments) -> Any:
-    """A Ray Serve application: ``serve.run(build(Arguments(model=…)))``.
+def build(arguments: Arguments | Mapping[str, object]) -> Any:
+    """A Ray Serve application: ``serve.run(build(Arguments(model=…)))``. Ray gives arguments as a mapping.
 
     There is one steward at a time: while it is started anew, verbs wait for it, and requests are served.
     """
@@ -17,6 +18,7 @@ def build(arguments: Arguments) -> Any:
     from devicekit.ray_serve.replica import Replica, front_of_this_process
     from devicekit.ray_serve.steward import Steward
 
+    arguments = Arguments.model_validate(arguments)
     given = arguments.model_dump(mode="json")
     steward = serve.deployment(Steward, name="Fleet").options(
         num_replicas=1,

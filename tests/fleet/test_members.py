@@ -31,8 +31,7 @@ def answering(*answers: bytes) -> Iterator[tuple[str, list[bytes]]]:
                         asked.append(connection.recv(65536))
                         connection.sendall(answer)
 
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
+        threading.Thread(target=serve, daemon=True).start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}", asked
 
 
@@ -138,6 +137,8 @@ def test_an_engine_that_answers_nonsense_has_not_answered(answer: bytes) -> None
 
 
 def test_an_engine_that_answers_a_byte_at_a_time_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = asyncio.Event()
+
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
@@ -145,6 +146,8 @@ def test_an_engine_that_answers_a_byte_at_a_time_is_not_waited_for(monkeypatch: 
                 writer.write(b" ")
                 await writer.drain()
                 await asyncio.sleep(0.02)
+        writer.close()
+        ended.set()
 
     async def run() -> None:
         server = await asyncio.start_server(drip, "127.0.0.1", 0)
@@ -154,6 +157,7 @@ def test_an_engine_that_answers_a_byte_at_a_time_is_not_waited_for(monkeypatch: 
                 await endpoint.call("/server_info", timeout=0.1)
         finally:
             await endpoint.close()
+            await ended.wait()
             server.close()
 
     monkeypatch.setattr("devicekit.fleet.http._GRACE", 0.1)
