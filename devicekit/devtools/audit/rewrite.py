@@ -50,7 +50,7 @@ def rewrite(text: str, edits: Iterable[Edit], *, tidy: bool = True) -> tuple[str
         AddImportsVisitor.add_needed_import(context, source, member or None)
     changed = AddImportsVisitor(context).transform_module(changed)
     if tidy:
-        changed = _without_unused(changed, _names_used(text))
+        changed = _without_unused(changed, _names_used(text) - _names_used(changed.code))
     return (changed.code, editing.made) if _parses(changed.code) else (text, [])
 
 
@@ -58,33 +58,31 @@ def _names_used(text: str) -> set[str]:
     return {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
 
 
-def _without_unused(module: libcst.Module, before: set[str]) -> libcst.Module:
+def _without_unused(module: libcst.Module, gone: set[str]) -> libcst.Module:
     """Without the imports at its top for code that is gone.
 
     Args:
-        before: names that the file used: what it never used may be there for others.
+        gone: names that the file used and does not any more: what it never used may be there for others.
     """
     context = CodemodContext()
     for line in module.body:
-        for statement in line.body if isinstance(line, libcst.SimpleStatementLine) else ():
+        for statement in line.body if gone and isinstance(line, libcst.SimpleStatementLine) else ():
             if isinstance(statement, libcst.ImportFrom):
                 source = get_absolute_module_for_import(None, statement) if not statement.relative else None
                 if source is None or isinstance(statement.names, libcst.ImportStar):
                     continue
                 for alias in statement.names:
-                    if module_rule(f"{source}.{alias.evaluated_name}") == "DK001":
+                    name, local = alias.evaluated_name, alias.evaluated_alias or alias.evaluated_name
+                    if local in gone and module_rule(f"{source}.{name}") == "DK001":
                         RemoveImportsVisitor.remove_unused_import(
-                            context, source, alias.evaluated_name, alias.evaluated_alias
+                            context, source, name, alias.evaluated_alias
                         )
             elif isinstance(statement, libcst.Import):
                 for alias in statement.names:
+                    name, local = alias.evaluated_name, alias.evaluated_alias or alias.evaluated_name
                     # "import torch.cuda" gives torch its name.
-                    named = alias.evaluated_alias is not None and module_rule(alias.evaluated_name) == "DK001"
-                    whole = alias.evaluated_name == "torch" and (alias.evaluated_alias or "torch") in before
-                    if named or whole:
-                        RemoveImportsVisitor.remove_unused_import(
-                            context, alias.evaluated_name, None, alias.evaluated_alias
-                        )
+                    if local in gone and (name == "torch" or module_rule(name) == "DK001"):
+                        RemoveImportsVisitor.remove_unused_import(context, name, None, alias.evaluated_alias)
     return RemoveImportsVisitor(context).transform_module(module) if context.scratch else module
 
 
