@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM
+
+from devicekit.devtools.reference import own_model
 
 
 def own_answers(path: Path, prompts: Iterable[list[int]], new_tokens: int) -> list[list[int]]:
     """The tokens that follow each prompt; none ends early."""
-    model = AutoModelForCausalLM.from_pretrained(path).eval()
+    model = own_model(path)
     model.generation_config.eos_token_id = None
     answers: list[list[int]] = []
     for prompt in prompts:

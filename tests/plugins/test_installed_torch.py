@@ -1,4 +1,4 @@
-"""The plugins over the torch that is installed here, built for no accelerator: nothing raises or lies."""
+"""The plugins over the torch that is installed here, where no accelerator is: nothing raises or lies."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ IN_TREE = ["cuda", "rocm", "xpu"]
 
 @pytest.fixture(params=IN_TREE)
 def backend(request: pytest.FixtureRequest) -> object:
-    if torch.version.cuda or torch.version.hip or getattr(torch.version, "xpu", None):
-        pytest.fail("These tests are for a torch without accelerators; see constraints.txt.")
+    if torch.accelerator.is_available():
+        pytest.skip("there is an accelerator here")
     return importlib.import_module(f"devicekit_{request.param}").Backend()
 
 
@@ -49,7 +49,7 @@ def test_everything_that_may_be_asked_without_a_device_answers(backend) -> None:
 
 
 def test_using_the_missing_device_is_known_as_not_initialised(backend) -> None:
-    with pytest.raises(AssertionError) as caught:
+    with pytest.raises((AssertionError, RuntimeError)) as caught:  # built without, built with
         backend.current_stream(0)
     assert backend.classify_error(caught.value).value == "not_initialised"
 

@@ -19,6 +19,7 @@ from devicekit.runners.errors import (
     UnsupportedModel,
 )
 from devicekit.runners.transformers_runner import TransformersRunner
+from tests.oracle import own_answers
 
 
 @pytest.fixture
@@ -166,12 +167,6 @@ _MOSHI = {
     ("model_type", "settings", "reason"),
     [
         ("bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4}, "position_ids"),
-        (
-            "codegen",
-            {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 8},
-            "2 layers and calls .* 0 times",
-        ),
-        ("gptj", {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 8}, "cannot be replaced"),
         ("moshi", _MOSHI, r"sliding window of layers \[0, 1\]"),
         ("mpt", {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64}, "packed tokens"),
         ("bert", {"num_hidden_layers": 2, "is_decoder": False}, "attends to later tokens"),
@@ -182,6 +177,26 @@ def test_models_whose_attention_cannot_be_paged_are_refused(tmp_path, device, mo
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(UnsupportedModel, match=reason):
         TransformersRunner.load(tmp_path, device)
+
+
+@pytest.mark.parametrize("model_type", ["codegen", "gptj"])
+def test_a_model_with_attention_of_its_own_is_refused_or_says_what_it_says_alone(
+    tmp_path, device, driver, model_type
+):
+    """Their attention can be replaced since transformers 5.24."""
+    settings = {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 8}
+    config = AutoConfig.for_model(model_type, vocab_size=64, bos_token_id=1, eos_token_id=2, **settings)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    said = None
+    try:
+        runner = TransformersRunner.load(tmp_path, device)
+    except UnsupportedModel as refused:
+        said = str(refused)
+    if said is not None:
+        assert "attention that can be replaced 0 times" in said or "attention that cannot be replaced" in said
+        return
+    prompts = [[3, 4, 5], [6] * 9, [7, 8]]
+    assert driver(runner).generate(prompts, 8) == own_answers(tmp_path, prompts, 8)
 
 
 def test_a_missing_tokenizer_is_found_when_text_is_asked_for(directory):

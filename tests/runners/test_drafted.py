@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 import devicekit
 from devicekit.contract.errors import ConfigurationError
 from devicekit.device import Device
+from devicekit.devtools.reference import own_model
 from devicekit.engine import Engine, EngineConfig
 from devicekit.registry import unregister_backend
 from devicekit.runners.drafted import DraftedRunner
@@ -82,7 +83,7 @@ def drafted(folder: Path, device: Device, target: str, draft: str, config: Engin
 
 
 def greedy(path: Path, prompt: list[int]) -> list[int]:
-    model = AutoModelForCausalLM.from_pretrained(path).eval()
+    model = own_model(path)
     model.generation_config.eos_token_id = None
     ids = torch.tensor([prompt])
     output = model.generate(
@@ -117,7 +118,7 @@ def test_both_say_what_they_would_say_alone(
     assert tier is None or (isinstance(tier, HostCacheManager) and tier.counters.loaded > 0)
     watched = engine.draft
     assert isinstance(watched, WatchedDraft)
-    model = AutoModelForCausalLM.from_pretrained(checkpoint(folder, draft, 2)).eval()
+    model = own_model(checkpoint(folder, draft, 2))
     for prompt, one in zip([*PROMPTS, *PROMPTS[2:0:-1]], generations, strict=True):
         assert one.tokens == greedy(checkpoint(folder, target), prompt)
         whole = [*prompt, *one.tokens[:-1]]

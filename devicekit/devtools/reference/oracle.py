@@ -13,6 +13,16 @@ from devicekit.runners import huggingface as hf
 from devicekit.runners.loading import quiet
 
 
+def own_model(path: Path, dtype: torch.dtype | None = None) -> hf.PreTrainedModel:
+    """A model as transformers runs it by itself, in ``dtype`` or in that of its weights."""
+    config = hf.AutoConfig.from_pretrained(path, local_files_only=True)
+    settings: dict[str, object] = {"dtype": dtype or "auto", "local_files_only": True}
+    # transformers 5.17 leaves the cap on scores out of its fused attention, and says nothing.
+    if getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None:
+        settings["attn_implementation"] = "eager"
+    return hf.AutoModelForCausalLM.from_pretrained(path, **settings).eval()
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """Served tokens beside reference tokens."""
@@ -36,8 +46,7 @@ class Oracle:
         self._models: dict[str, hf.PreTrainedModel] = {}
         with quiet():
             for version, path in versions:
-                model = hf.AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
-                self._models[version] = model.to(device).eval()
+                self._models[version] = own_model(path, dtype).to(device)
         self._device = device
 
     @torch.no_grad()

@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 
 from devicekit.device import Device
-from devicekit.devtools.reference import Oracle
+from devicekit.devtools.reference import Oracle, own_model
 from devicekit.engine import Engine, EngineConfig, Generation
-from devicekit.runners import huggingface as hf
 from devicekit.runners.loading import quiet
 
 VERSION = "v1"
@@ -50,8 +49,7 @@ class Ties:
 
     def __init__(self, path: Path) -> None:
         with quiet():
-            model = hf.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64, local_files_only=True)
-        self._model = model.eval()
+            self._model = own_model(path, torch.float64)
 
     @torch.no_grad()
     def unexplained(self, prompt: list[int], one: list[int], other: list[int]) -> str:
