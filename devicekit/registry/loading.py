@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from devicekit.contract.errors import (
     BackendLoadError,
@@ -75,6 +77,14 @@ def load_staged(candidate: Candidate) -> OpenedBackend:
     return outcome
 
 
+@contextmanager
+def _looking() -> Iterator[None]:
+    """Reading all attributes of a plugin is no use of them: Python 3.13 warns when a ``partial`` is read."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"functools\.partial will be", category=FutureWarning)
+        yield
+
+
 def _load(candidate: Candidate) -> OpenedBackend:
     manifest = candidate.manifest
     if manifest is None:
@@ -87,8 +97,9 @@ def _load(candidate: Candidate) -> OpenedBackend:
     try:
         plugin = _construct(candidate)
         try:
-            check_hooks(plugin, candidate)
-            return OpenedBackend(candidate, manifest, contracts[0], plugin)
+            with _looking():
+                check_hooks(plugin, candidate)
+                return OpenedBackend(candidate, manifest, contracts[0], plugin)
         except DeviceKitError as error:
             raise LoadFailure(Stage.HOOKS, error) from error
         except Exception as cause:  # an object whose __dir__ or attributes raise

@@ -181,6 +181,9 @@ def _why_not(model: hf.PreTrainedModel, probe: _Probe) -> str | None:
     absent = {"position_ids", "logits_to_keep"} - inspect.signature(model.forward).parameters.keys()
     if absent:
         return f"does not take {' and '.join(sorted(absent))}, which packed tokens need"
+    states = _unserved_states(model)
+    if states:  # not every release of transformers says so in the config
+        return f"is a hybrid: {', '.join(states)} keeps a recurrent state that is not served"
     attending_layers = [call.layer for call in calls]
     recurrent = {one.layer for one in probe.states}
     if not calls or attending_layers != sorted(set(range(layers)) - recurrent):
@@ -205,6 +208,14 @@ def _why_not(model: hf.PreTrainedModel, probe: _Probe) -> str | None:
     if silent:
         return f"does not tell attention the sliding window of layers {silent}"
     return None
+
+
+def _unserved_states(model: hf.PreTrainedModel) -> list[str]:
+    """Classes of its modules that take a cache of states, but for those that are served."""
+    served = {kind for _, kind in RECURRENT.values()}
+    kinds = {type(module) for module in model.modules()} - {type(model)}
+    takers = (kind for kind in kinds if "cache_params" in inspect.signature(kind.forward).parameters)
+    return sorted({kind.__name__ for kind in takers} - served)
 
 
 def _refusal(model: hf.PreTrainedModel, path: Path, reason: str) -> UnsupportedModel:

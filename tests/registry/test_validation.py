@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 
 import pytest
 
@@ -80,6 +81,15 @@ def test_a_callable_that_is_no_function_is_refused_because_pluggy_would_ignore_i
 
     devicekit.hookimpl(Partial.empty_cache)
     assert "is a partial, not a plain function or method" in problems_of(register, Partial)
+
+
+def test_a_callable_that_is_no_hook_is_the_plugins_own_affair(register):
+    class Helped(Required):
+        helper = functools.partial(print)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert register(Helped).memory_stats().allocated is None
 
 
 def test_a_hook_written_as_a_property_or_a_value_is_refused(register):

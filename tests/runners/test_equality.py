@@ -38,5 +38,5 @@ def test_greedy_tokens_equal_the_models_own(example, driver, architecture, page_
 def test_the_oracle_has_something_to_say(example):
     """Equality would prove little if every model repeated one token."""
     for architecture in EXAMPLE_ARCHITECTURES:
-        for answer in alone(example(architecture), 0):
-            assert len(set(answer)) > 3, architecture
+        said = {token for answer in alone(example(architecture), 0) for token in answer}
+        assert len(said) > 8, architecture
