@@ -38,7 +38,7 @@ class FrozenHook:
     @property
     def refuses(self) -> bool:
         """Whether it must raise for a device that does not exist."""
-        return "index" in self.parameters and self.name in HOOKS and self.name not in _ANY_INDEX
+        return "index" in self.parameters and self.name not in _ANY_INDEX
 
     @property
     def creates(self) -> bool:
@@ -64,8 +64,11 @@ class FrozenHook:
         return self.parameters in ((), ("index",)) and self.name not in _CREATING
 
 
-# These never raise, make what belongs to no device yet, or are of the whole process on some vendors.
-_ANY_INDEX = frozenset({"is_capturing", "copies_overlap", "create_event", "record_memory_history"})
+# These never raise, make what belongs to no device yet, or are of the whole process or alike on some vendors.
+_ANY_INDEX = frozenset({
+    "is_capturing", "copies_overlap", "create_event", "record_memory_history", "graph_pool", "priority_range",
+    "submit_work", "supported_dtypes",
+})  # fmt: skip
 _REQUIRED, _ORDERING = Missing.REFUSE_BACKEND, Missing.RAISE
 _RELEASING, _OBSERVING = Missing.DO_NOTHING_AND_SAY_SO, Missing.ANSWER_UNKNOWN
 _CREATING = frozenset({"set_index", "create_graph", "memory_pool"})

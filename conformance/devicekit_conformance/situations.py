@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import os
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -16,6 +18,7 @@ from devicekit_conformance import frozen_contract
 from devicekit_conformance.calling import arguments_for
 from devicekit_conformance.context import Failure, NotApplicable, NotRun
 from devicekit_conformance.effects import effect_of
+from devicekit_conformance.printing import printed
 from devicekit_conformance.surroundings import Surroundings
 from devicekit_conformance.trial import Trial
 
@@ -30,10 +33,15 @@ _MOVES_MEMORY = frozenset(
 _FACTS = frozenset(
     {
         "allocator_settings", "can_access_peer", "collective_backend", "copies_overlap", "device_count",
-        "is_available", "priority_range", "profiler_activity", "visible_devices_variable",
+        "device_properties", "is_available", "priority_range", "profiler_activity", "supported_dtypes",
+        "visible_devices_variable",
     }
 )  # fmt: skip
+_HUNDRED_LIMIT = 8.0  # seconds, for a hundred calls and ten of a slow hook on a busy machine
+_AT_ONCE = 40  # calls of each of the threads that call at once
 _PLACES = 60  # of the calls that a hook makes, at most so many are interrupted
+# A leak of one in so many calls is one; memory is counted in KiB, of which a call may leave one behind.
+_RARELY = {"objects": 5, "KiB of memory": 1}
 _WINDOWS = 8  # so many rounds of calls must all leave something behind before it is a leak
 
 
@@ -90,7 +98,11 @@ def again(trial: Trial) -> None:
     run(_in(trial, "after the device ran out of memory"))
     if arguments is not None:
         told = _told(trial, arguments)
-        _repeat(trial, arguments, 110, 2.0)
+        around = Surroundings(trial.ctx, trial.hook, trial.index)
+        _repeat(trial, arguments, 110, _HUNDRED_LIMIT)
+        changed = around.changes()
+        if changed:
+            _in(trial, "somewhere in a hundred calls").fail("; ".join(changed[:3]))
         _tells(_in(trial, "after a hundred calls"), arguments, told)
     run(_in(trial, "after a hundred calls"))
 
@@ -168,7 +180,7 @@ def _fail_once(trial: Trial, times: int = 3) -> int:
     if arguments is None:
         return 0
     function, failed = trial.ctx.raw_hook(trial.hook), 0
-    around = Surroundings(trial.ctx, trial.hook, trial.index)
+    around = Surroundings(trial.ctx, "", trial.index)
     for _ in range(times):
         try:
             function(*arguments)
@@ -189,6 +201,7 @@ def on_every_device(trial: Trial) -> None:
             with trial.current(current):
                 run(_in(trial, f"with device {current} current", index=index))
     _in_thread(run, _in(trial, "in a second thread", index=chosen[-1]))
+    _at_once(trial, chosen)
     if not frozen_contract.hook(trial.hook).refuses:
         return
     for index in (trial.count, trial.count + 1000, -1, -7):
@@ -204,6 +217,48 @@ def on_every_device(trial: Trial) -> None:
         if looks and (found is None or found in ([], ()) or _numberless(found)):
             continue  # it says nothing of it
         trial.fail(f"there is no device {index}, and it returned {found!r:.80}")
+
+
+def _at_once(trial: Trial, chosen: list[int]) -> None:
+    """Threads that ask for one device each, at the same time, are each told of their own."""
+    spec = frozen_contract.hook(trial.hook)
+    if len(chosen) < 2 or "index" not in spec.parameters or not spec.only_looks or trial.hook == "set_index":
+        return
+    place, arguments = spec.parameters.index("index"), arguments_for(_in(trial, "", index=0))
+    if arguments is None:
+        return
+    kept = [trial.tensor((index + 1) << 20, index) for index in chosen]
+    function, wrong = trial.ctx.raw_hook(trial.hook), list[str]()
+
+    def ask(index: int) -> object:
+        return printed(function(*arguments[:place], index, *arguments[place + 1 :]))
+
+    alone = {index: ask(index) for index in chosen}
+
+    def many(index: int) -> None:
+        others = [alone[one] for one in chosen if one != index and alone[one] != alone[index]]
+        try:
+            for _ in range(_AT_ONCE):
+                if ask(index) in others:
+                    wrong.append(f"it answered for another device than {index}")
+                    return
+        except Exception as error:
+            wrong.append(f"it raised {type(error).__name__}: {str(error)[:160]}")
+
+    threads = [threading.Thread(target=many, args=(index,), daemon=True) for index in chosen]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(_THREAD_LIMIT)
+    finally:
+        sys.setswitchinterval(interval)
+    at_once = _in(trial, f"while {len(chosen)} threads asked for a device each")
+    at_once.expect(not any(one.is_alive() for one in threads), f"did not return within {_THREAD_LIMIT:g} s")
+    at_once.expect(not wrong, wrong[0] if wrong else "")
+    del kept
 
 
 def _numberless(found: object) -> bool:
@@ -231,7 +286,11 @@ def beside(trial: Trial) -> None:
                     cached = trial.tensor(2 * BLOCK, index)
                     del cached
         trial.finish()
-        tokens = [(index, trial.long_work(None, index)) for index in range(trial.count)]
+        tokens = [
+            (index, trial.long_work(stream, index))
+            for index in range(trial.count)
+            for stream in (None, *live.streams[index])
+        ]
         before = _counts(trial)  # with the memory that the work itself takes
         pending = [(index, token) for index, token in tokens if token is not None and not token.done()]
         found = trial.ctx.raw_hook(trial.hook)(*arguments)
@@ -277,9 +336,8 @@ def forked(trial: Trial) -> None:
     told = None
     if arguments is not None and not frozen_contract.hook(trial.hook).creates:
         told = trial.ctx.raw_hook(trial.hook)(*arguments)
-    told_text = repr(told)
     child = _in(trial, "in a child forked after the device was used", watched=False)
-    ended, said = in_a_child(trial.ctx, child, lambda one: judge(one, arguments, told_text), 10.0)
+    ended, said = in_a_child(trial.ctx, child, lambda one: judge(one, arguments, told), 10.0)
     del block
     if ended == "fail":
         raise Failure(said if "forked" in said else f"{said}, in a child forked after the device was used")
@@ -296,9 +354,11 @@ def leaking(trial: Trial) -> None:
     ):
         _repeat(trial, arguments, 30, 1.0)
         _keeps_nothing(trial, "", lambda: _repeat(trial, arguments, 150, 1.5))
+    used = trial.tensor(4096)  # many a hook refuses nothing before the device is used
     wrong = _wrong_arguments(trial)
     if wrong is not None and _fail_once(trial, 10):
         _keeps_nothing(trial, " that raise", lambda: _raise(trial, wrong, 150))
+    del used
 
 
 def _raise(trial: Trial, arguments: tuple[Any, ...], calls: int) -> int:
@@ -323,7 +383,7 @@ def _keeps_nothing(trial: Trial, kind: str, run: Callable[[], int]) -> None:
         calls = run()
         gc.collect()
         after = _things(trial)
-        least = {name: calls // 2 if name == "objects" else max(3, calls // 4) for name in after}
+        least = {name: max(3, calls // _RARELY.get(name, 12)) for name in after}
         now = {
             name: after[name] - before[name] for name in after if after[name] - before[name] >= least[name]
         }
@@ -336,6 +396,9 @@ def _keeps_nothing(trial: Trial, kind: str, run: Callable[[], int]) -> None:
 
 def _things(trial: Trial) -> dict[str, int]:
     found = {"objects": sys.getallocatedblocks(), "threads": len(sys._current_frames())}
+    with contextlib.suppress(OSError, IndexError):
+        data = Path("/proc/self/statm").read_text(encoding="ascii").split()[5]
+        found["KiB of memory"] = int(data) * os.sysconf("SC_PAGE_SIZE") // 1024
     if os.path.isdir("/proc/self/fd"):
         found["open files"] = len(os.listdir("/proc/self/fd"))
     for index in range(trial.count):

@@ -34,7 +34,10 @@ def runtime(ctx: Context) -> Any:
 
 
 class Surroundings:
-    """The surroundings of one call of ``hook``, which may change what it is for on device ``index``."""
+    """The surroundings of one call of ``hook``, which may change what it is for on device ``index``.
+
+    A call that is refused may change nothing: give no ``hook`` then.
+    """
 
     def __init__(self, ctx: Context, hook: str, index: int, thorough: bool = True) -> None:
         self._ctx, self._hook, self._index, self._thorough = ctx, hook, index, thorough

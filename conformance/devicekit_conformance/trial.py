@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from devicekit_conformance import frozen_contract
 from devicekit_conformance.context import Context, Failure, NotApplicable, NotRun
+from devicekit_conformance.printing import printed
 from devicekit_conformance.surroundings import Surroundings, count_of, runtime
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Trial:
     watched: bool = True
     told: str | None = None  # what the process that loaded the backend was told, of what never changes
     calls: list[int] = field(default_factory=lambda: [0])
+    answers: list[object] = field(default_factory=list)  # of the last calls
 
     # -- The hook ---------------------------------------------------------------------------------------------
 
@@ -43,6 +45,7 @@ class Trial:
         self.calls[0] += 1
         thorough = self.watched and self.calls[0] <= _THOROUGH
         around = Surroundings(self.ctx, self.hook, self.index, thorough)
+        earlier = [(one, printed(one)) for one in self.answers]
         try:
             found = self.ctx.raw_hook(self.hook)(*self.fitted(self.hook, arguments))
         except (NotRun, NotApplicable):
@@ -50,6 +53,9 @@ class Trial:
         except Exception as error:
             self.fail(f"raised {type(error).__name__}: {str(error)[:200]}")
         self._check_type(found)
+        same = all(printed(one) == was for one, was in earlier)
+        self.expect(same, "it changed what an earlier call of it returned")
+        self.answers[:] = [*self.answers[-1:], found]
         if self.watched:
             changed = around.changes()
             if changed:

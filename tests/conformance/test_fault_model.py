@@ -13,6 +13,8 @@ import pytest
 from devicekit.contract import HOOKS
 
 _SAMPLE = 3  # derived faults that every run of the tests judges; `make kill-matrix` judges all
+# The simulated machine lives in one process, so that faults of its shared events are written by hand.
+_WRITTEN = {"export_event", "import_event"}
 _SCRIPT = """
 import json, sys
 from devicekit_conformance.selftest.model import PROBE, derived
@@ -47,7 +49,7 @@ def model() -> dict[str, list[str]]:
 
 def test_every_hook_has_faults_of_several_families(model: dict[str, list[str]]) -> None:
     assert len(model) > 1000
-    for hook in HOOKS:
+    for hook in HOOKS.keys() - _WRITTEN:
         families = {family for family, named, _ in model.values() if named == hook}
         assert len(families) >= 4, (hook, families)
 

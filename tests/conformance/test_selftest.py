@@ -43,16 +43,8 @@ def test_every_requirement_has_a_faulty_backend_and_the_other_way_round() -> Non
     assert all(one.fault.endswith(".") for one in catalogue())
 
 
-# Of these the effect is what a requirement sees, over more than one call of one hook.
+# Of these the effect is seen in another process only, and there is a requirement for it.
 BY_REQUIREMENT = {
-    "supported_dtypes": "DK-CONTROL-005",
-    "can_access_peer": "DK-CONTROL-009",
-    "native_handle": "DK-CONTROL-003",
-    "priority_range": "DK-CONTROL-010",
-    "submit_work": "DK-CONTROL-011",
-    "graph_pool": "DK-CONTROL-004",
-    "allocator_settings": "DK-CONTROL-007",
-    "telemetry": "DK-CONTROL-008",
     "import_ipc": "DK-PROC-011",
     "export_event": "DK-PROC-015",
     "import_event": "DK-PROC-015",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from devicekit_conformance import frozen_contract
@@ -16,8 +17,17 @@ _NEVER_RAISE = frozenset({
 })  # fmt: skip
 
 
-def judge(trial: Trial, arguments: tuple[Any, ...] | None, told_before: str) -> None:
-    """Fail where the hook invents, raises where it never may, or denies that the device is lost."""
+_FACTS = frozenset({
+    "collective_backend", "device_count", "is_available", "visible_devices_variable",
+})  # fmt: skip
+
+
+def judge(trial: Trial, arguments: tuple[Any, ...] | None, told: object) -> None:
+    """Fail where the hook invents, raises where it never may, or denies that the device is lost.
+
+    Args:
+        told: what the parent was told.
+    """
     works = _works(trial)
     function: Any = trial.ctx.raw_hook(trial.hook)
     try:
@@ -25,8 +35,9 @@ def judge(trial: Trial, arguments: tuple[Any, ...] | None, told_before: str) -> 
     except Exception as error:
         trial.expect(trial.hook not in _NEVER_RAISE, f"it raised {type(error).__name__}: {str(error)[:160]}")
         return
-    if trial.hook in ("is_available", "device_count", "collective_backend", "visible_devices_variable"):
-        trial.expect(repr(found) == told_before, f"it says {found!r}, and the parent was told {told_before}")
+    if trial.hook in _FACTS:
+        trial.expect(found == told, f"it says {found!r}, and the parent was told {told!r}")
+    _invents_nothing(trial, found, told)
     if trial.hook == "is_bad_fork":
         trial.expect(found is True or works, "it is False, and the device cannot be used")
     if works:
@@ -40,10 +51,24 @@ def judge(trial: Trial, arguments: tuple[Any, ...] | None, told_before: str) -> 
         trial.expect(
             found is None, "the device cannot be used, and there is a list of segments instead of None"
         )
-    if trial.hook == "memory_info":
-        trial.expect(found.total != 0, "the device cannot be used, and total is 0: unknown is None")
     if trial.hook == "classify_error":
         _names_the_fork(trial)
+
+
+def _invents_nothing(trial: Trial, found: object, told: object) -> None:
+    """What cannot be known is unknown: no 0 for a number that is none, and no empty list for a full one."""
+    spec = frozen_contract.hook(trial.hook)
+    if not spec.only_looks:
+        return
+    if dataclasses.is_dataclass(told) and type(found) is type(told):
+        for one in dataclasses.fields(told):
+            was, now = getattr(told, one.name), getattr(found, one.name)
+            empty = now is not None and not isinstance(now, bool | dict) and not now
+            trial.expect(not empty or not was, f"{one.name} is {now!r}, and the parent was told {was!r}")
+    elif isinstance(told, list | tuple | frozenset) and told:
+        trial.expect(
+            found is None or bool(found), f"it says {found!r}, and the parent was told of {len(told)}"
+        )
 
 
 def _works(trial: Trial) -> bool:

@@ -23,6 +23,8 @@ def is_capturing(trial: Trial) -> None:
         source, target = trial.filled(4096, 1), trial.filled(4096, 0)
         with graph.capture():
             trial.expect(trial.call(trial.index) is True, "it is not True inside capture()")
+            there = trial.in_a_thread(lambda: trial.ctx.raw_hook(trial.hook)(trial.index))
+            trial.expect(there is False, "it is True in a thread whose own stream does not capture")
             for index in trial.others:
                 said = trial.ctx.raw_hook(trial.hook)(index)
                 trial.expect(said is False, f"device {index} does not capture, and it says so of it")
@@ -68,6 +70,7 @@ def create_graph(trial: Trial) -> None:
                 bool((target == value).all().item()), f"replay() did not run with {value} in its source"
             )
             trial.expect(bool((second == value + 1).all().item()), "replay() ran a part of what was captured")
+        _keeps_its_memory(trial)
         side = trial.new_stream()
         if side is not None:
             source.fill_(11)
@@ -79,6 +82,25 @@ def create_graph(trial: Trial) -> None:
         graph.reset()
         other.reset()
     _gives_memory_back(trial)
+
+
+def _keeps_its_memory(trial: Trial) -> None:
+    """What a capture allocated is nobody else's while the graph lives."""
+    graph, source = trial.call(trial.index), trial.filled(4096, 1)
+    with graph.capture():
+        between = source + 2
+        result = between + 3
+    del between
+    others = [trial.filled(4096, 99) for _ in range(8)]
+    for value in (4, 7):
+        source.fill_(value)
+        graph.replay()
+        trial.finish()
+        right = bool((result == value + 5).all().item())
+        trial.expect(right, "replay() did not fill what was allocated in capture()")
+        whole = all(bool((one == 99).all().item()) for one in others)
+        trial.expect(whole, "replay() wrote to memory that was allocated after capture()")
+    graph.reset()
 
 
 def _gives_memory_back(trial: Trial) -> None:
@@ -118,3 +140,47 @@ def _fails_cleanly(trial: Trial, graph: object) -> None:
     block.fill_(3)
     trial.finish()
     trial.expect(bool((block == 3).all().item()), "after an exception inside capture(), work does not run")
+
+
+@effect("graph_pool")
+def graph_pool(trial: Trial) -> None:
+    with trial.current(trial.index):
+        pool, other = trial.call(trial.index), trial.call(trial.index)
+        trial.expect(pool is not other, "two pools are one")
+        if not (trial.ctx.claims("shared_graph_pools") and trial.has("create_graph")):
+            return
+        trial.drop_cache()
+        before = trial.ctx.probe.held(trial.index)
+        source = trial.filled(4096, 1)
+        graphs, targets = [], [trial.filled(4096, 0) for _ in range(3)]
+        for step, target in enumerate(targets, 1):
+            graph = trial.other("create_graph", trial.index, pool if step < 3 else other)
+            with graph.capture():
+                scratch = torch.empty(4 * BLOCK, dtype=torch.uint8, device=source.device)
+                scratch[:4096].copy_(source)
+                target.copy_(scratch[:4096] + step)
+            del scratch
+            graphs.append(graph)
+        for value in (5, 9):
+            source.fill_(value)
+            for step, (graph, target) in enumerate(zip(graphs, targets, strict=True), 1):
+                graph.replay()
+                trial.finish()
+                right = bool((target == value + step).all().item())
+                trial.expect(right, f"of graphs that share a pool, graph {step} replays something else")
+        while graphs:
+            graphs.pop(0).reset()
+            source.fill_(20)
+            for graph, target, step in zip(reversed(graphs), reversed(targets), (3, 2, 1), strict=False):
+                graph.replay()
+                trial.finish()
+                right = bool((target == 20 + step).all().item())
+                trial.expect(right, "a graph replays something else once another of its pool was dropped")
+        del source, targets, target, graph, pool, other
+        trial.drop_cache()
+        after = trial.ctx.probe.held(trial.index)
+        if trial.runtime is not None and before is not None and after is not None:
+            told = (
+                f"the device held {before} bytes before captures shared pools, and {after} after their last"
+            )
+            trial.expect(after <= before, told)

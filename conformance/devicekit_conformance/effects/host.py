@@ -24,6 +24,9 @@ def pin_memory(trial: Trial) -> None:
         torch.tensor(3.5),
         torch.zeros(2, 3, dtype=torch.bool),
         torch.full((3 * MIB,), 9, dtype=torch.uint8),
+        torch.linspace(0, 1, 33).to(torch.bfloat16),
+        torch.tensor([1 + 2j, 3 - 4j]),
+        torch.empty(0, 3),
     ):
         kept = original.clone()
         pinned = trial.call(original)
@@ -35,6 +38,8 @@ def pin_memory(trial: Trial) -> None:
         trial.expect(pinned.device.type == "cpu", f"what it returned is on {pinned.device}")
         trial.expect(torch.equal(pinned, kept), f"of a tensor {shape} it made one with other contents")
         trial.expect(torch.equal(original, kept), "it changed the tensor that it was given")
+        if not original.numel():
+            continue  # no memory to lock
         trial.expect(
             trial.ctx.probe.pinned(pinned) is not False,
             f"what it made of {original.nbytes} bytes is not page-locked",
@@ -122,3 +127,59 @@ def is_bad_fork(trial: Trial) -> None:
     block = trial.tensor(4096)
     trial.expect(trial.call() is False, "it is True once the device is used")
     del block
+
+
+@effect("is_pinned")
+def is_pinned(trial: Trial) -> None:
+    plain = torch.zeros(4096)
+    trial.expect(trial.call(plain) is False, "it is True for memory that nobody pinned")
+    trial.expect(trial.call(plain[100:]) is False, "it is True for a part of memory that nobody pinned")
+    if trial.has("pin_memory") and trial.ctx.claims("pinned_memory"):
+        for size in (16, 4096, 3 * MIB):
+            pinned: Any = trial.ctx.raw_hook("pin_memory")(torch.zeros(size))
+            trial.expect(trial.call(pinned) is True, "it is False for what pin_memory() returned")
+            part = trial.ctx.raw_hook(trial.hook)(pinned[size // 2 :])
+            trial.expect(part is True, "it is False for a part of what pin_memory() returned")
+            trial.expect(
+                trial.call(plain) is False, "it is True for plain memory, once other memory is pinned"
+            )
+
+
+@effect("register_host_memory")
+def register_host_memory(trial: Trial) -> None:
+    if not trial.has("unregister_host_memory"):
+        return
+    for size in (64, 4096, MIB):
+        tensor, plain = torch.arange(size), torch.arange(size)
+        address = tensor.data_ptr()
+        trial.call(tensor)
+        try:
+            for name, one in (("the memory", tensor), ("a part of the memory", tensor[size // 2 :])):
+                trial.expect(trial.ctx.probe.pinned(one) is not False, f"{name} is not page-locked after it")
+            trial.expect(trial.ctx.probe.pinned(plain) is not True, "other memory is page-locked after it")
+            trial.expect(tensor.data_ptr() == address, "it moved the tensor")
+            trial.expect(torch.equal(tensor, torch.arange(size)), "it changed the tensor")
+        finally:
+            trial.other("unregister_host_memory", tensor)
+
+
+@effect("unregister_host_memory")
+def unregister_host_memory(trial: Trial) -> None:
+    if not trial.has("register_host_memory"):
+        return
+    tensor, kept = torch.arange(4096), torch.arange(4096)
+    for one in (kept, tensor):
+        trial.other("register_host_memory", one)
+    trial.call(tensor)
+    trial.expect(trial.ctx.probe.pinned(tensor) is not True, "the memory is page-locked after it")
+    trial.expect(
+        trial.ctx.probe.pinned(kept) is not False, "other registered memory is not page-locked after it"
+    )
+    trial.expect(torch.equal(tensor, torch.arange(4096)), "it changed the tensor")
+    trial.other("register_host_memory", tensor)  # it can be done again
+    trial.expect(
+        trial.ctx.probe.pinned(tensor) is not False, "the memory cannot be page-locked again after it"
+    )
+    trial.call(tensor)
+    trial.call(kept)
+    trial.expect(trial.ctx.probe.pinned(kept) is not True, "the memory is page-locked after it")

@@ -37,6 +37,11 @@ def set_memory_fraction(trial: Trial) -> None:
             theirs = _total(trial, index)
             fits = theirs is None or _fits(trial, index, theirs * 3 // 5)
             trial.expect(fits, f"it limits device {index} as well")
+        for wrong in (-0.5, float("nan"), 1.5):
+            _accepts_not(trial, wrong)
+        trial.expect(
+            not _fits(trial, trial.index, total * 3 // 5), "a fraction that it refused changed the limit"
+        )
         trial.call(trial.index, 0.125)
         trial.expect(
             not _fits(trial, trial.index, total // 5), "with an eighth allowed, a fifth was allocated"
@@ -44,18 +49,23 @@ def set_memory_fraction(trial: Trial) -> None:
     finally:
         trial.call(trial.index, 1.0)
     trial.expect(_fits(trial, trial.index, total * 3 // 5), "with all allowed again, three fifths do not fit")
-    for wrong in (-0.5, float("nan")):
-        try:
-            trial.ctx.raw_hook(trial.hook)(trial.index, wrong)
-        except Exception:
-            continue
-        trial.fail(f"it accepted {wrong}")
+
+
+def _accepts_not(trial: Trial, wrong: float) -> None:
+    try:
+        trial.ctx.raw_hook(trial.hook)(trial.index, wrong)
+    except Exception:
+        return
+    trial.fail(f"it accepted {wrong}")
 
 
 def _fits(trial: Trial, index: int, size: int) -> bool:
     try:
         block = trial.tensor(size // MIB * MIB, index)
-    except Exception:
+    except Exception as error:
+        if trial.has("classify_error"):
+            kind = getattr(trial.other("classify_error", error), "value", None)
+            trial.equal(kind, "out_of_memory", "what an allocation beyond the limit is taken for")
         return False
     finally:
         trial.drop_cache()
@@ -154,3 +164,72 @@ def _leaves(value: Any) -> int:
     if isinstance(value, (list, tuple)):
         return sum(map(_leaves, value))
     return 1
+
+
+@effect("allocator_settings")
+def allocator_settings(trial: Trial) -> None:
+    found = trial.call()
+    if found is None:
+        return
+    for one in found:
+        trial.expect(type(one).__name__ == "AllocatorSetting", f"it lists {one!r}")
+        text = type(one.name) is str and one.name and type(one.value) is str
+        trial.expect(text, f"it lists {one!r}, whose name and value are to be text")
+        trial.expect(one.changeable in (True, False, None), f"changeable of {one.name} is {one.changeable!r}")
+    names = [one.name for one in found]
+    trial.expect(len(set(names)) == len(names), "it lists a setting twice")
+    told = repr(list(found))
+    if isinstance(found, list):
+        found.clear()  # what is returned is the caller's
+    trial.equal(repr(list(trial.call() or ())), told, "the second answer")
+
+
+@effect("set_allocator_setting")
+def set_allocator_setting(trial: Trial) -> None:
+    _refused(trial, "no_such_setting", "1", "does not exist")
+    if not trial.has("allocator_settings"):
+        return
+    before = _settings(trial)
+    for name, (value, changeable) in before.items():
+        if changeable is False:
+            _refused(trial, name, value, "cannot be changed")
+        if changeable is not True or not value.isdigit():
+            continue
+        wanted = _another(trial, name, value)
+        expected = {**before, name: (wanted, changeable)}
+        trial.equal(_settings(trial), expected, f"what the settings are once {name} was set to {wanted}")
+        trial.call(name, value)
+        trial.equal(_settings(trial), before, f"what the settings are once {name} was set back")
+
+
+def _settings(trial: Trial) -> dict[str, tuple[str, bool | None]]:
+    return {one.name: (one.value, one.changeable) for one in trial.other("allocator_settings") or ()}
+
+
+def _another(trial: Trial, name: str, value: str) -> str:
+    """Another value than the present one, or that one where the setting's own bounds allow no other."""
+    for other in (str(int(value) * 2), str(int(value) // 2), str(int(value) + 1)):
+        try:
+            trial.ctx.raw_hook(trial.hook)(name, other)
+        except ValueError:
+            continue
+        except Exception as error:
+            trial.fail(
+                f"{name} can be changed, and setting it to {other} raised {type(error).__name__}: {error}"
+            )
+        return other
+    trial.call(name, value)
+    return value
+
+
+def _refused(trial: Trial, name: str, value: str, why: str) -> None:
+    before = _settings(trial) if trial.has("allocator_settings") else {}
+    try:
+        trial.ctx.raw_hook(trial.hook)(name, value)
+    except ValueError:
+        now = _settings(trial) if trial.has("allocator_settings") else {}
+        trial.equal(now, before, f"what the settings are once {name} was refused")
+        return
+    except Exception as error:
+        trial.fail(f"a setting that {why} raised {type(error).__name__}, and not ValueError")
+    trial.fail(f"a setting that {why} was accepted")

@@ -268,7 +268,25 @@ def process_memory(trial: Trial) -> None:
         trial.expect(abs(rise - truth) <= 2 * ROUNDING, told)
         told = f"this process holds {held}, and is said to use {second}"
         trial.expect(held - ROUNDING <= second <= held + 2 * GIB, told)
+    _listed_everywhere(trial, pid)
     del kept, block
+
+
+def _listed_everywhere(trial: Trial, pid: int) -> None:
+    """Where it holds memory on several devices, this process is listed on all of them, or on none."""
+    kept = [trial.tensor(BLOCK * (1 + index), index).fill_(1) for index in range(min(trial.count, 3))]
+    listed = {index: _used(trial, trial.ctx.raw_hook(trial.hook)(index), pid) for index in range(len(kept))}
+    known = {index: used for index, used in listed.items() if used is not None}
+    absent = sorted(listed.keys() - known.keys())
+    trial.expect(
+        not known or not absent,
+        f"this process holds memory on devices {sorted(listed)}, and is not listed on {absent}",
+    )
+    for index, used in known.items():
+        held = trial.ctx.probe.held(index)
+        told = f"this process holds {held} on device {index}, and is said to use {used}"
+        trial.expect(held is None or held - ROUNDING <= used <= held + 2 * GIB, told)
+    del kept
 
 
 def _used(trial: Trial, found: Any, pid: int) -> int | None:
@@ -277,6 +295,18 @@ def _used(trial: Trial, found: Any, pid: int) -> int | None:
         trial.expect(type(one.pid) is int and one.pid > 0, f"a pid is {one.pid!r}")
         trial.expect(one.used is None or (type(one.used) is int and one.used >= 0), f"used is {one.used!r}")
     return next((one.used for one in found or () if one.pid == pid), None)
+
+
+def _adds_up(trial: Trial, segments: Any) -> None:
+    """Segments in torch's own form are of this device, and as large as their blocks."""
+    for one in segments:
+        if not isinstance(one, dict):
+            return
+        place, blocks = one.get("device"), one.get("blocks")
+        trial.expect(place in (None, trial.index), f"it lists a segment of device {place}")
+        sizes = [block.get("size") for block in blocks] if isinstance(blocks, list) else []
+        if sizes and all(type(size) is int for size in [*sizes, one.get("total_size")]):
+            trial.equal(sum(sizes), one["total_size"], "the size of a segment's blocks")
 
 
 @effect("memory_snapshot")
@@ -300,6 +330,7 @@ def memory_snapshot(trial: Trial) -> None:
         held = trial.ctx.probe.held(trial.index)
         if held is not None and sizes and all(isinstance(size, int) for size in sizes):
             trial.equal(sum(sizes), held, "the size of all its segments")  # type: ignore[arg-type]
+        _adds_up(trial, second)
         if isinstance(second, list):
             count = len(second)
             second.clear()

@@ -1,11 +1,14 @@
-"""What the hooks do that came after contract 1.0."""
+"""What the ordering hooks do that came after contract 1.0: streams set for good, their handles and priorities."""
 
 from __future__ import annotations
 
-import torch
+from typing import Any
 
 from devicekit_conformance.effects import effect
 from devicekit_conformance.trial import Trial
+
+# By these names torch's own streams of several vendors give the pointer that their libraries take.
+_POINTERS = ("cuda_stream", "npu_stream", "musa_stream", "sycl_queue")
 
 
 @effect("set_current_stream")
@@ -18,6 +21,11 @@ def set_current_stream(trial: Trial) -> None:
         trial.call(stream)
         found = trial.own("current_stream", trial.index)
         trial.expect(found == stream, f"the current stream is {found!r}, and {stream!r} was set")
+        elsewhere = trial.in_a_thread(lambda: trial.own("current_stream", trial.index))
+        trial.expect(elsewhere != stream, "what one thread set is current in another")
+        for index in trial.others:
+            theirs = trial.own("current_stream", index)
+            trial.expect(theirs != stream, f"a stream of device {trial.index} is current on device {index}")
         token = trial.work()
         stream.synchronize()
         trial.expect(token is None or token.done(), "work that was submitted after it is not on the stream")
@@ -29,59 +37,78 @@ def set_current_stream(trial: Trial) -> None:
 @effect("default_stream")
 def default_stream(trial: Trial) -> None:
     found = trial.call(trial.index)
+    fresh = trial.in_a_thread(lambda: trial.own("current_stream", trial.index))
+    trial.expect(fresh is None or found == fresh, f"it is {found!r}, and a new thread begins on {fresh!r}")
+    own = trial.own("default_stream", trial.index)
+    trial.expect(own is None or found == own, f"it is {found!r}, and torch's own is {own!r}")
     side = trial.new_stream()
     if side is None:
         return
     with trial.on(side):
         trial.expect(trial.call(trial.index) == found, "it is another one while a stream is current")
         trial.expect(found != side, "it is the current stream")
-    own = trial.own("default_stream", trial.index)
-    trial.expect(own is None or found == own, f"it is {found!r}, and torch's own is {own!r}")
 
 
-@effect("is_pinned")
-def is_pinned(trial: Trial) -> None:
-    plain = torch.zeros(4096)
-    trial.expect(trial.call(plain) is False, "it is True for memory that nobody pinned")
-    if trial.has("pin_memory") and trial.ctx.claims("pinned_memory"):
-        pinned = trial.ctx.raw_hook("pin_memory")(plain)
-        trial.expect(trial.call(pinned) is True, "it is False for what pin_memory() returned")
-
-
-@effect("register_host_memory")
-def register_host_memory(trial: Trial) -> None:
-    if not trial.has("unregister_host_memory"):
+@effect("native_handle")
+def native_handle(trial: Trial) -> None:
+    first, second = trial.new_stream(), trial.new_stream()
+    if first is None or second is None:
         return
-    tensor = torch.arange(4096)
-    address = tensor.data_ptr()
-    trial.call(tensor)
-    try:
-        trial.expect(trial.ctx.probe.pinned(tensor) is not False, "the memory is not page-locked after it")
-        trial.expect(tensor.data_ptr() == address, "it moved the tensor")
-        trial.expect(torch.equal(tensor, torch.arange(4096)), "it changed the tensor")
-    finally:
-        trial.other("unregister_host_memory", tensor)
+    found = trial.call(first)
+    trial.expect(type(found) is int, f"it is {found!r}, no int")
+    trial.expect(found != trial.call(second), "two streams have one handle")
+    with trial.on(second):
+        trial.equal(trial.call(first), found, "with another stream current, the handle of a stream")
+    there = trial.in_a_thread(lambda: trial.ctx.raw_hook(trial.hook)(first))
+    trial.equal(there, found, "in another thread, the handle of a stream")
+    for name in _POINTERS:
+        own = getattr(first, name, None)
+        if isinstance(own, int):
+            trial.equal(found, own, f"the handle, by torch's own {name},")
+    seen = {found: first}
+    for index in range(trial.count):
+        stream = trial.new_stream(index)
+        handle = trial.ctx.raw_hook(trial.hook)(stream)
+        trial.expect(handle not in seen, f"a stream of device {index} has the handle of another stream")
+        seen[handle] = stream
+    current = trial.own("current_stream", trial.index)
+    if current is not None:
+        handle = trial.ctx.raw_hook(trial.hook)(current)
+        trial.expect(handle not in seen, "the current stream has the handle of another one")
 
 
-@effect("unregister_host_memory")
-def unregister_host_memory(trial: Trial) -> None:
-    if not trial.has("register_host_memory"):
+@effect("priority_range")
+def priority_range(trial: Trial) -> None:
+    found = trial.call(trial.index)
+    trial.equal(trial.call(trial.index), found, "the second answer")
+    if found is None:
         return
-    tensor = torch.arange(4096)
-    trial.other("register_host_memory", tensor)
-    trial.call(tensor)
-    trial.expect(trial.ctx.probe.pinned(tensor) is not True, "the memory is page-locked after it")
-    trial.expect(torch.equal(tensor, torch.arange(4096)), "it changed the tensor")
+    pair = len(found) == 2 and all(type(one) is int for one in found)
+    trial.expect(pair, f"it is {found!r}, no two ints")
+    lowest, highest = found
+    trial.expect(
+        highest <= 0 <= lowest, f"it is {found!r}: the lowest comes first, and 0, the default, is within"
+    )
+    own = getattr(getattr(trial.runtime, "Stream", None), "priority_range", None)
+    if callable(own):
+        trial.equal(found, tuple(own()), "the range, by torch's own,")
+    if trial.has("create_stream"):
+        _clamped(trial, lowest, highest)
 
 
-@effect("set_allocator_setting")
-def set_allocator_setting(trial: Trial) -> None:
-    if trial.runtime is None:
-        return
-    try:
-        trial.ctx.raw_hook(trial.hook)("no_such_setting", "1")
-    except ValueError:
-        return
-    except Exception as error:
-        trial.fail(f"a setting that does not exist raised {type(error).__name__}, and not ValueError")
-    trial.fail("a setting that does not exist was accepted")
+def _clamped(trial: Trial, lowest: int, highest: int) -> None:
+    for asked, wanted in ((lowest, lowest), (highest, highest), (lowest + 3, lowest), (highest - 3, highest)):
+        stream: Any = trial.other("create_stream", trial.index, asked)
+        told = getattr(stream, "priority", None)
+        if type(told) is int:
+            trial.equal(told, wanted, f"the priority of a stream that was asked for with {asked}")
+
+
+@effect("submit_work")
+def submit_work(trial: Trial) -> None:
+    token = trial.long_work()
+    pending = token is not None and not token.done()
+    trial.call(trial.index)
+    trial.call(trial.index)
+    if token is not None and pending:
+        trial.expect(not token.done(), "it waited for the work")

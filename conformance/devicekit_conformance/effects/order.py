@@ -148,6 +148,8 @@ def use_stream(trial: Trial) -> None:
         try:
             with trial.call(outer):
                 trial.expect(current() == outer, "inside the block, another stream is current")
+                elsewhere = trial.in_a_thread(lambda: trial.own("current_stream", trial.index))
+                trial.expect(elsewhere != outer, "what one thread made current is current in another")
                 token = trial.work()
                 with trial.call(inner):
                     trial.expect(current() == inner, "inside a second block, another stream is current")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -67,6 +68,7 @@ def device_properties(trial: Trial) -> None:
         trial.expect(value is None or type(value) is kind, f"{name} is {value!r}")
         trial.expect(value is None or kind is bool or bool(value), f"{name} is {value!r}: unknown is None")
         trial.expect(kind is not int or value is None or value > 0, f"{name} is {value!r}")
+    _places(trial, found)
     own = trial.own("get_device_properties", trial.index)
     for name in ("name", "total_memory", "uuid"):
         value, truth = getattr(found, name), getattr(own, name, None)
@@ -80,14 +82,39 @@ def device_properties(trial: Trial) -> None:
         trial.equal(found.compute_units, units, "compute_units")
     for index in trial.others if trial.runtime is not None else ():
         theirs: Any = trial.ctx.raw_hook(trial.hook)(index)
-        same = found.uuid is not None and theirs.uuid == found.uuid
-        trial.expect(not same, f"device {index} has the same uuid, {found.uuid}")
+        for name in ("uuid", "physical_index"):  # parts of one card may share its address
+            value = getattr(found, name)
+            same = value is not None and getattr(theirs, name) == value
+            trial.expect(not same, f"device {index} has the same {name}, {value}")
     info = trial.own("mem_get_info", trial.index)
     if info is not None and found.total_memory is not None:
         near = 0.8 * found.total_memory <= info[1] <= 1.25 * found.total_memory
         trial.expect(
             near, f"total_memory is {found.total_memory}, and torch's own mem_get_info says {info[1]}"
         )
+
+
+_PCI = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
+_NODES = Path("/sys/devices/system/node")
+
+
+def _places(trial: Trial, found: Any) -> None:
+    """Where the device is, and what it can do, as far as the host can tell that it cannot be so."""
+    capability, address, node, place = (
+        getattr(found, name) for name in ("capability", "pci_address", "numa_node", "physical_index")
+    )
+    pair = type(capability) is tuple and [type(one) for one in capability] == [int, int]
+    trial.expect(capability is None or (pair and min(capability) >= 0), f"capability is {capability!r}")
+    own = trial.own("get_device_capability", trial.index)
+    if capability is not None and isinstance(own, tuple) and all(type(one) is int for one in own):
+        trial.equal(capability, own, "capability, by torch's own,")
+    written = type(address) is str and _PCI.fullmatch(address)
+    trial.expect(address is None or written, f"pci_address is {address!r}, not as 0000:3b:00.0")
+    for name, value in (("numa_node", node), ("physical_index", place)):
+        trial.expect(value is None or (type(value) is int and value >= 0), f"{name} is {value!r}")
+    there = node is None or not _NODES.is_dir() or (_NODES / f"node{node}").exists()
+    trial.expect(there, f"numa_node is {node}, and this machine has no such node")
+    trial.expect(place is None or place < 1024, f"physical_index is {place}")
 
 
 def _alike(value: object, truth: object) -> bool:

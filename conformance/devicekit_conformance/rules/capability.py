@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from devicekit_conformance import frozen_contract
 from devicekit_conformance.context import Context, NotApplicable, expect, fail
+from devicekit_conformance.doing_nothing import DoingNothing
+from devicekit_conformance.effects import effect_of
 from devicekit_conformance.measures import BLOCK
 from devicekit_conformance.rulebook import requirement
+from devicekit_conformance.trial import Trial
+from devicekit_conformance.trying import in_a_child
+
+_LIMIT = 40.0  # seconds, for one hook
 
 # Claims that a backend makes by what its hooks answer, not by having them.
 _BY_ANSWER = frozenset(
@@ -127,11 +135,14 @@ def host_statistics_are_ints(ctx: Context) -> None:
     expect(ordered, f"allocated is {allocated} and reserved is {reserved}")
 
 
-@requirement("DK-CAP-011", profile="core", after=["DK-CAP-008", "DK-ORDER-001"])
+@requirement("DK-CAP-011", profile="core", isolated=90.0, device=False, after=["DK-CAP-008", "DK-ORDER-001"])
 def a_noop_has_nothing_to_do(ctx: Context) -> None:
-    """A hook MUST be listed as noop only where it returns nothing and has nothing to do."""
+    """A hook MUST be listed as noop only where it returns nothing and has nothing to do.
+
+    It has something to do if its effect is seen, and is seen no more with a hook in its place that does nothing.
+    """
     for name in sorted(ctx.manifest.noop):
-        if ctx.has(name):
+        if ctx.has(name) and ctx.device_count:
             wrong = _has_to_do(ctx, name)
             expect(wrong is None, f"{name} is listed as noop, and {wrong}")
 
@@ -140,39 +151,10 @@ def _has_to_do(ctx: Context, hook: str) -> str | None:
     """What the hook is there to do on this device; ``None`` where there is nothing."""
     if frozen_contract.hook(hook).returns != ("NoneType",):
         return "it returns something"
-    if hook in ("manual_seed", "set_rng_state"):
-        return "the device has random numbers"
-    claim = _DOES.get(hook)
-    if claim is not None and ctx.claims(claim):
-        return f"{claim} is claimed"
-    if hook == "set_index" and ctx.device_count > 1:
-        return f"there are {ctx.device_count} devices to choose from"
-    if hook == "record_memory_history" and ctx.has("memory_snapshot"):
-        return "there are allocations to record, which memory_snapshot tells"
-    if hook == "empty_host_cache" and _keeps_pinned_memory(ctx):
-        return "pinned memory is kept after it was freed"
-    if hook == "synchronize":
-        token = ctx.probe.submit(0, None)
-        pending = token is not None and not token.done()
-        ctx.hook("synchronize")(0)
-        return "work can be pending" if pending else None
-    return None
-
-
-def _keeps_pinned_memory(ctx: Context) -> bool:
-    import torch
-
-    if not (ctx.has("pin_memory") and ctx.has("host_memory_stats")):
-        return False
-    pinned = ctx.hook("pin_memory")(torch.zeros(1 << 20, dtype=torch.uint8))
-    del pinned
-    found = ctx.hook("host_memory_stats")()
-    allocated, reserved = getattr(found, "allocated", None), getattr(found, "reserved", None)
-    return allocated is not None and reserved is not None and reserved > allocated
-
-
-_DOES = {
-    "empty_cache": "caching_allocator",
-    "reset_peak_memory_stats": "peak_memory",
-    "set_memory_fraction": "memory_fraction",
-}
+    run = effect_of(hook)
+    itself, _ = in_a_child(ctx, Trial(ctx, hook), run, _LIMIT)
+    if itself == "fail":
+        return None  # which other requirements tell
+    idle = cast("Context", DoingNothing(ctx, hook))
+    ended, said = in_a_child(ctx, Trial(idle, hook), run, _LIMIT)
+    return f"if nothing is done: {said}" if ended == "fail" else None

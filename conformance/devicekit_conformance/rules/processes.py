@@ -18,6 +18,7 @@ from devicekit_conformance.context import Context, NotApplicable, NotRun, expect
 from devicekit_conformance.measures import BLOCK
 from devicekit_conformance.outcomes import Level
 from devicekit_conformance.rulebook import requirement
+from devicekit_conformance.use_and_exit import facts
 
 if TYPE_CHECKING:
     from devicekit.contract.handles import Event
@@ -125,6 +126,15 @@ def a_used_device_lets_the_process_end(ctx: Context) -> None:
     done = _run_alone(ctx, "devicekit_conformance.use_and_exit")
     last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
     expect(done.returncode == 0, f"the process ended with status {done.returncode} {last}")
+    try:
+        there = json.loads(done.stdout.decode().strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        fail(f"the process did not say what it was told {last}")
+    here = json.loads(json.dumps(facts(ctx)))
+    for name, value in there.items():
+        expect(
+            here.get(name) == value, f"{name} is {value} in a process of its own, and {here.get(name)} here"
+        )
 
 
 def _run_alone(ctx: Context, module: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
@@ -202,15 +212,19 @@ def a_tensor_is_shared_with_another_process(ctx: Context) -> None:
     """
     import torch
 
-    wanted = torch.arange(3000, dtype=torch.int32).reshape(60, 50)
+    numbers = torch.arange(3000, dtype=torch.int32)
     blocks = []
     for index in range(min(ctx.device_count, 2)):
-        whole = ctx.probe.tensor(wanted.nbytes, index).view(torch.int32)
-        whole.copy_(wanted.reshape(-1))
+        whole = ctx.probe.tensor(numbers.nbytes, index).view(torch.int32)
+        whole.copy_(numbers)
         blocks.append(whole.reshape(60, 50))
+        floats = ctx.probe.tensor(2400, index).view(torch.float32)
+        floats.copy_(numbers[:600])
+        blocks += [floats[:200], floats[350:].reshape(10, 25), floats[300]]
         ctx.hook("synchronize")(index)
+    wanted = [block.cpu().clone() for block in blocks]
     handles = [pickle.dumps(ctx.hook("export_ipc")(block)) for block in blocks]
-    kept = [torch.equal(block.cpu(), wanted) for block in blocks]
+    kept = [torch.equal(block.cpu(), was) for block, was in zip(blocks, wanted, strict=True)]
     expect(all(kept), "export_ipc() changed the tensor that it was given")
     done = _run_alone(ctx, "devicekit_conformance.import_elsewhere", pickle.dumps(handles))
     last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
@@ -219,16 +233,16 @@ def a_tensor_is_shared_with_another_process(ctx: Context) -> None:
     except (ValueError, IndexError):
         fail(f"import_ipc() did not give the tensor to another process {last}")
     expect(len(told) == len(blocks), "import_ipc() returned no tensor")
-    for block, seen in zip(blocks, told, strict=True):
+    for block, was, seen in zip(blocks, wanted, told, strict=True):
         here = {
-            "the sum": int(wanted.sum()),
+            "the sum": int(was.to(torch.int64).sum()),
             "the shape": list(block.shape),
             "the type": str(block.dtype),
             "the device": block.device.index,
         }
         for name, value in here.items():
             expect(seen[name] == value, f"{name} of the imported tensor is {seen[name]}, and {value} here")
-        shared = torch.equal(block.cpu(), wanted + 1)
+        shared = torch.equal(block.cpu(), was + 1)
         expect(shared, "what another process wrote to the imported tensor is not seen here: it is a copy")
 
 

@@ -272,11 +272,13 @@ def capture_is_wrong() -> Iterator[Fault]:
 def a_pool_is_none() -> Iterator[Fault]:
     """A pool serves nothing, serves all that follows, or serves another device."""
     told = "MemoryPool.use: Serve allocations made inside the with block from this pool."
+    left: list[object] = []
 
     def kept(honest: Method) -> Method:
         class Keeping:
             def __init__(self, pool: Any) -> None:
                 self.inner = honest(pool)
+                left.append(self.inner)  # or it would end with this object
 
             def __enter__(self) -> None:
                 self.inner.__enter__()

@@ -13,8 +13,10 @@ from devicekit_conformance.selftest.honest import machine
 from devicekit_conformance.selftest.operators import Fault, operator, sentence
 
 # The simulated devices are alike in these: whichever is asked, the answer is the same.
-_ALIKE = frozenset({"copies_overlap", "create_event"})
-_NEVER_RAISE = frozenset({"is_capturing", "record_memory_history"})
+_ALIKE = frozenset(
+    {"can_access_peer", "copies_overlap", "create_event", "priority_range", "submit_work", "supported_dtypes"}
+)
+_NEVER_RAISE = frozenset({"is_capturing", "record_memory_history", "graph_pool"})
 
 
 def _placed(change: Callable[[int], int]) -> Iterator[Fault]:
