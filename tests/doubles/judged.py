@@ -146,7 +146,9 @@ class DoubleProbe:
 
 
 def _is_pinned(tensor: torch.Tensor, driver: Driver) -> bool:
-    return getattr(tensor, _PINNED, False) or tensor.data_ptr() in driver.registered
+    address = tensor.data_ptr()
+    registered = any(first <= address < first + size for first, size in driver.registered.items())
+    return registered or getattr(tensor, _PINNED, False) or getattr(tensor._base, _PINNED, False)
 
 
 def _pinned(tensor: Any) -> torch.Tensor:

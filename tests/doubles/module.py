@@ -127,16 +127,19 @@ class DeviceModule:
         return 41 + self._index(device)
 
     def power_draw(self, device: object = None) -> int:
+        self._index(device)
         if "power is not told" in self.traps:
             return 0
         return 98 if self.flavour.name == "rocm" else 98_500  # watts there, milliwatts elsewhere
 
     def utilization(self, device: object = None) -> int:
+        self._index(device)
         if "management library does not answer" in self.traps:
             raise ModuleNotFoundError("pynvml does not seem to be installed or it can't be imported.")
         return 37
 
     def clock_rate(self, device: object = None) -> int:
+        self._index(device)
         return 1980
 
     def cudart(self) -> object:

@@ -186,7 +186,8 @@ def allocator_settings(trial: Trial) -> None:
 
 @effect("set_allocator_setting")
 def set_allocator_setting(trial: Trial) -> None:
-    _refused(trial, "no_such_setting", "1", "does not exist")
+    if trial.runtime is not None:
+        _refused(trial, "no_such_setting", "1", "does not exist")
     if not trial.has("allocator_settings"):
         return
     before = _settings(trial)
