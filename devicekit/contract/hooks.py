@@ -2,7 +2,7 @@
 
 A vendor writes a class whose methods bear `hookimpl` and repeat these signatures exactly: the same argument names
 in the same order, no defaults, no keyword-only arguments. Indices are plain ints. Of a device that does not exist
-a hook raises, or says that it knows nothing.
+a hook raises, or says that it knows nothing; what is so on every device alike may be said of any index.
 
 Unless a hook says otherwise it must not print, change the current device or stream, read or write the environment,
 or initialise a device that was not initialised. It leaves the process as it found it: folders, limits, signals,
