@@ -19,10 +19,11 @@ from devicekit_conformance.calling import arguments_for
 from devicekit_conformance.context import Failure, NotApplicable, NotRun
 from devicekit_conformance.effects import effect_of
 from devicekit_conformance.printing import printed
+from devicekit_conformance.replaced import Replaced
 from devicekit_conformance.surroundings import Surroundings
 from devicekit_conformance.trial import Trial
 
-__all__ = ["again", "beside", "first", "forked", "leaking", "on_every_device", "reentered"]
+__all__ = ["again", "beside", "fact", "first", "forked", "leaking", "on_every_device", "reentered"]
 
 _DEVICES = 3  # at most so many are tried
 _THREAD_LIMIT = 20.0  # seconds
@@ -67,9 +68,20 @@ def first(trial: Trial) -> None:
         made = trial.ctx.probe.initialised()
         trial.expect(made is not True, "it initialised the device, which it must not")
     effect_of(trial.hook)(_in(trial, ""))
-    if trial.told is not None:
-        found = repr(trial.call())
-        trial.expect(found == trial.told, f"it is {found} in a forked child, and {trial.told} in its parent")
+    trial.facts.extend(fact(trial))
+
+
+def fact(trial: Trial) -> list[str]:
+    """What the hook says, where that is the same in every process; nothing of hooks whose answers may change."""
+    parameters = frozen_contract.hook(trial.hook).parameters
+    if trial.hook not in _FACTS or parameters not in ((), ("index",)):
+        return []
+    return [repr(_sorted(trial.call(*((trial.index,) if parameters else ()))))]
+
+
+def _sorted(answer: object) -> object:
+    """Sets print in any order."""
+    return sorted(answer, key=str) if isinstance(answer, frozenset) else answer
 
 
 def again(trial: Trial) -> None:
@@ -104,6 +116,8 @@ def again(trial: Trial) -> None:
         if changed:
             _in(trial, "somewhere in a hundred calls").fail("; ".join(changed[:3]))
         _tells(_in(trial, "after a hundred calls"), arguments, told)
+    else:
+        _repeat_effect(trial, run)
     run(_in(trial, "after a hundred calls"))
 
 
@@ -113,7 +127,7 @@ def _told(trial: Trial, arguments: tuple[Any, ...]) -> str:
         return ""
     found = trial.ctx.raw_hook(trial.hook)(*arguments)
     if trial.hook in _FACTS:
-        return repr(found)
+        return repr(_sorted(found))
     if dataclasses.is_dataclass(found):
         known = [one.name for one in dataclasses.fields(found) if getattr(found, one.name) is not None]
         return f"{', '.join(known) or 'nothing'}"
@@ -158,6 +172,14 @@ def _repeat(trial: Trial, arguments: tuple[Any, ...], calls: int, seconds: float
             trial.fail(f"call {done + 1} in a row raised {type(error).__name__}: {str(error)[:200]}")
         done += 1
     return done
+
+
+def _repeat_effect(trial: Trial, run: Callable[[Trial], None]) -> None:
+    """Call a hook so often that only its own effect can call."""
+    ends, first, last = time.monotonic() + _HUNDRED_LIMIT, trial.calls[0], -1
+    while last < trial.calls[0] < first + 110 and time.monotonic() < ends:
+        last = trial.calls[0]  # an effect may have nothing to call it for
+        run(_in(trial, "somewhere in a hundred calls", watched=False))
 
 
 def _wrong_arguments(trial: Trial) -> tuple[Any, ...] | None:
@@ -411,9 +433,12 @@ def _things(trial: Trial) -> dict[str, int]:
 def reentered(trial: Trial) -> None:
     """Called while it runs, as a finalizer may that the collector runs in its middle."""
     arguments = arguments_for(trial)
+    may_raise = arguments is None  # what changes something may refuse to do it twice
+    if arguments is None:
+        arguments = _seen_arguments(trial)
     if arguments is None:
         return
-    function = trial.ctx.raw_hook(trial.hook)
+    function: Callable[..., object] = _quiet(trial) if may_raise else trial.ctx.raw_hook(trial.hook)
     unused = trial.ctx.probe.initialised() is False
     function(*arguments)
     if unused and frozen_contract.hook(trial.hook).initialises is False:
@@ -433,6 +458,29 @@ def reentered(trial: Trial) -> None:
             trial.fail(f"called while it runs, it raised {type(raised[0]).__name__}: {str(raised[0])[:200]}")
         if not reached:
             return
+
+
+def _seen_arguments(trial: Trial) -> tuple[Any, ...] | None:
+    """What the hook's own effect calls it with; ``None`` where it does not."""
+    function, seen = trial.ctx.raw_hook(trial.hook), list[tuple[Any, ...]]()
+
+    def noting(*arguments: Any) -> object:
+        seen.append(arguments)
+        return function(*arguments)
+
+    effect_of(trial.hook)(_in(trial, "", ctx=Replaced(trial.ctx, trial.hook, noting), watched=False))
+    return seen[-1] if seen else None
+
+
+def _quiet(trial: Trial) -> Callable[..., object]:
+    """The hook, without what it raises."""
+    function = trial.ctx.raw_hook(trial.hook)
+
+    def call(*arguments: object) -> None:
+        with contextlib.suppress(Exception):
+            function(*arguments)
+
+    return call
 
 
 def _interrupted(run: Callable[[], object], call: Callable[[], None], place: int) -> bool:

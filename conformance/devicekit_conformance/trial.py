@@ -34,8 +34,8 @@ class Trial:
     index: int = 0
     situation: str = ""
     watched: bool = True
-    told: str | None = None  # what the process that loaded the backend was told, of what never changes
     calls: list[int] = field(default_factory=lambda: [0])
+    facts: list[str] = field(default_factory=list)  # that another process is asked for, too
     answers: list[object] = field(default_factory=list)  # of the last calls
 
     # -- The hook ---------------------------------------------------------------------------------------------

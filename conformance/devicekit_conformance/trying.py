@@ -11,7 +11,7 @@ import shutil
 import signal
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from devicekit_conformance import process_state
 from devicekit_conformance.context import Context, Failure, NotApplicable, NotRun, fail
@@ -29,13 +29,17 @@ def try_each(ctx: Context, hooks: Sequence[str], script: Script, limit: float = 
     warm_up()
     faults: list[str] = []
     undecided: list[str] = []
+    told: dict[str, list[str]] = {}
     for hook in hooks:
         ctx.note(hook)
-        ended, said = in_a_child(ctx, Trial(ctx, hook, told=_told(ctx, hook)), script, limit)
+        trial = Trial(ctx, hook)
+        ended, said = in_a_child(ctx, trial, script, limit)
+        told[hook] = trial.facts
         if ended == "fail":
             faults.append(said)
         elif ended == "not-run":
             undecided.append(f"{hook}: {said}")
+    faults += [] if faults else _told_otherwise(ctx, told)
     if faults:
         more = f" (and {len(faults) - _SHOWN} more hooks)" if len(faults) > _SHOWN else ""
         fail("; ".join(faults[:_SHOWN]) + more)
@@ -43,13 +47,21 @@ def try_each(ctx: Context, hooks: Sequence[str], script: Script, limit: float = 
         raise NotRun(undecided[0])
 
 
-def _told(ctx: Context, hook: str) -> str | None:
-    if hook not in ("collective_backend", "visible_devices_variable", "profiler_activity"):
-        return None
-    try:
-        return repr(ctx.raw_hook(hook)())
-    except Exception:
-        return None
+def _told_otherwise(ctx: Context, told: Mapping[str, list[str]]) -> list[str]:
+    """Where this process is told something else than its children; after them, for asking may use a device."""
+    from devicekit_conformance.situations import fact
+
+    faults = []
+    for hook, there in told.items():
+        try:
+            here = fact(Trial(ctx, hook, watched=False)) if there else []
+        except Failure as failure:
+            here = [str(failure)]
+        if here != there:
+            faults.append(
+                f"{hook}() says {there[0]:.100} in a forked child, and {here[0]:.100} in its parent"
+            )
+    return faults
 
 
 def warm_up() -> None:
@@ -85,6 +97,7 @@ def in_a_child(ctx: Context, trial: Trial, script: Script, limit: float) -> tupl
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
         return "fail", f"{trial.hook}(): the process {how}"
     shutil.rmtree(str(answer["folder"]), ignore_errors=True)
+    trial.facts[:] = answer["facts"]
     return str(answer["ended"]), str(answer["said"])
 
 
@@ -127,8 +140,9 @@ def _run(trial: Trial, script: Script, writing: int) -> None:
         where = f"{os.path.basename(place.filename)}:{place.lineno}"
         ended, said = "fail", f"{trial.hook}(): {type(error).__name__}: {str(error)[:200]} at {where}"
     said = said.encode("utf-8", "backslashreplace").decode()[:2000]
+    answer = {"ended": ended, "said": said, "folder": folder, "facts": trial.facts}
     with contextlib.suppress(OSError):
-        os.write(writing, json.dumps({"ended": ended, "said": said, "folder": folder}).encode() + b"\n")
+        os.write(writing, json.dumps(answer).encode() + b"\n")
     os._exit(0)
 
 

@@ -12,7 +12,7 @@ from devicekit_conformance.selftest.honest import machine
 from devicekit_conformance.selftest.operators import Fault, operator, sentence
 
 # Doing nothing, or answering nothing, is what the honest backend does here as well.
-SAME_WHEN_NEUTRAL = frozenset({"collect_ipc", "is_bad_fork", "visible_devices_variable"})
+SAME_WHEN_NEUTRAL = frozenset({"collect_ipc", "is_bad_fork", "submit_work", "visible_devices_variable"})
 
 
 def elsewhere() -> bool:
