@@ -24,6 +24,7 @@ def main(address: str, probe: str | None = None) -> None:
             told.append(
                 {
                     "the sum": int(tensor.cpu().to(torch.int64).sum()),
+                    "what comes first": tensor.cpu().reshape(-1)[:8].to(torch.int64).tolist(),
                     "the shape": list(tensor.shape),
                     "the type": str(tensor.dtype),
                     "the device": place,

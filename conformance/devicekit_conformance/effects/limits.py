@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from devicekit_conformance.context import MIB
+from devicekit_conformance.crossing import KINDS
 from devicekit_conformance.effects import effect
 from devicekit_conformance.measures import BLOCK
 from devicekit_conformance.trial import Trial
@@ -42,6 +43,7 @@ def set_memory_fraction(trial: Trial) -> None:
         trial.expect(
             not _fits(trial, trial.index, total * 3 // 5), "a fraction that it refused changed the limit"
         )
+        _nothing_is_allowed(trial, total)
         trial.call(trial.index, 0.125)
         trial.expect(
             not _fits(trial, trial.index, total // 5), "with an eighth allowed, a fifth was allocated"
@@ -49,6 +51,17 @@ def set_memory_fraction(trial: Trial) -> None:
     finally:
         trial.call(trial.index, 1.0)
     trial.expect(_fits(trial, trial.index, total * 3 // 5), "with all allowed again, three fifths do not fit")
+
+
+def _nothing_is_allowed(trial: Trial, total: int) -> None:
+    """0 is a limit like another, where it is one at all."""
+    try:
+        trial.ctx.raw_hook(trial.hook)(trial.index, 0.0)
+    except Exception:
+        return
+    trial.expect(
+        not _fits(trial, trial.index, total // 16), "with nothing allowed, a sixteenth was allocated"
+    )
 
 
 def _accepts_not(trial: Trial, wrong: float) -> None:
@@ -72,10 +85,6 @@ def _fits(trial: Trial, index: int, size: int) -> bool:
     del block
     trial.drop_cache()
     return True
-
-
-class _Deliberate(Exception):
-    pass
 
 
 @effect("memory_pool")
@@ -107,15 +116,19 @@ def memory_pool(trial: Trial) -> None:
             again = trial.tensor(size)
         trial.equal(again.data_ptr(), address, "the block that the pool hands out again")
         del again, strange
-        try:
-            with first.use():
-                raise _Deliberate
-        except _Deliberate:
-            pass
-        else:
-            trial.fail("use() swallowed an exception")
-        after = trial.tensor(size)
-        trial.expect(after.data_ptr() != address, "after an exception inside use(), the pool still serves")
+        for kind in KINDS:
+            try:
+                with first.use():
+                    raise kind
+            except BaseException as error:
+                if type(error) is not kind:
+                    raise
+            else:
+                trial.fail(f"use() swallowed {kind.__name__}")
+            after = trial.tensor(size)
+            served = after.data_ptr() == address
+            trial.expect(not served, f"after {kind.__name__} inside use(), the pool still serves")
+            outside.append(after)
         del outside, after
         for one in (first, second):
             release = getattr(one, "release", None)

@@ -22,6 +22,13 @@ def manual_seed(trial: Trial) -> None:
         trial.call(trial.index, seed)
         numbers = _draw(trial)
         trial.expect(drawn.setdefault(seed, numbers) == numbers, f"two draws after the seed {seed} differ")
+    for seed in (77, (1 << 32) + 77):  # where torch tells the seed, it is the whole of it
+        trial.call(trial.index, seed)
+        with trial.current(trial.index):
+            told = trial.own("initial_seed")
+        if told is not None and seed == 77 and told != seed:
+            break  # it is told of something else
+        trial.expect(told is None or told == seed, f"the seed is {told} after it was set to {seed}")
     for seed in _SEEDS[1:]:
         trial.expect(
             drawn[seed] != drawn[_SEEDS[0]], f"the seeds {_SEEDS[0]} and {seed} give the same numbers"

@@ -5,16 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from devicekit_conformance.crossing import KINDS, Elsewhere
 from devicekit_conformance.effects import effect
 from devicekit_conformance.trial import Trial
-
-
-class _Deliberate(Exception):
-    pass
-
-
-class _DeliberateExit(BaseException):
-    pass
 
 
 @effect("synchronize")
@@ -72,7 +65,8 @@ def create_stream(trial: Trial) -> None:
         trial.expect(hasattr(first, name), f"{type(first).__name__} has no {name}")
     for stream in made:
         _is_on(trial, stream)
-    _is_done_when_its_work_is(trial, first)
+    _is_done_when_its_work_is(trial, first, first)
+    _is_done_when_its_work_is(trial, first, Elsewhere(first))
     _waits(trial, first, second)
 
 
@@ -83,11 +77,12 @@ def _is_on(trial: Trial, stream: Any) -> None:
     trial.expect(place is None or place == trial.index, f"the stream is on device {place}")
 
 
-def _is_done_when_its_work_is(trial: Trial, stream: Any) -> None:
+def _is_done_when_its_work_is(trial: Trial, queue: Any, stream: Any) -> None:
+    """Work on ``queue`` is what ``stream``, the same one, waits for."""
     for _ in range(2):
         trial.finish()
         trial.expect(stream.query() is True, "a stream without work says that it is not done")
-        token = trial.long_work(stream)
+        token = trial.long_work(queue)
         if token is None:
             return
         pending = not token.done()
@@ -144,7 +139,7 @@ def use_stream(trial: Trial) -> None:
         return trial.other("current_stream", trial.index) if own is None else own
 
     device, before = trial.ctx.probe.current_index(), current()
-    for kind in (None, _Deliberate, _DeliberateExit, KeyboardInterrupt, GeneratorExit):
+    for kind in (None, *KINDS):
         try:
             with trial.call(outer):
                 trial.expect(current() == outer, "inside the block, another stream is current")
@@ -185,19 +180,22 @@ def create_event(trial: Trial) -> None:
         side, waiting = trial.new_stream(), trial.new_stream()
         _marks(trial, trial.call(trial.index, False), None)
         if side is not None:
-            _marks(trial, trial.call(trial.index, False), side)
+            marked = trial.call(trial.index, False)
+            _marks(trial, marked, side)
+            _marks(trial, marked, side, Elsewhere(marked))
             with trial.on(side):
                 _marks(trial, trial.call(trial.index, False), None)
             _orders(trial, trial.call(trial.index, False), side, waiting)
         _measures(trial)
 
 
-def _marks(trial: Trial, event: Any, stream: Any) -> None:
-    """Recorded behind work, the event is reached when the work is."""
+def _marks(trial: Trial, recorded: Any, stream: Any, event: Any = None) -> None:
+    """Recorded behind work, the event is reached when the work is; ``event`` is the same one, asked elsewhere."""
+    event = recorded if event is None else event
     trial.finish()
     for _ in range(2):
         token = trial.long_work(stream)
-        event.record(*(() if stream is None else (stream,)))
+        recorded.record(*(() if stream is None else (stream,)))
         if token is None:
             return
         said = event.query()
