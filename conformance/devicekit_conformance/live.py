@@ -35,11 +35,15 @@ class Live:
             block = self._trial.tensor(size, index)
             block.copy_(wanted)
             self._blocks.append((index, block, wanted))
-        floats = torch.linspace(-1.0, 1.0, 1024 + index)
-        whole = self._trial.tensor(floats.nbytes, index).view(torch.float32)
-        whole.copy_(floats)
-        self._blocks.append((index, whole, floats))
-        self._blocks.append((index, whole[100:200], floats[100:200]))
+            floats = torch.linspace(-1.0, 1.0, size // 4 + index)
+            whole = self._trial.tensor(floats.nbytes, index).view(torch.float32)
+            whole.copy_(floats)
+            self._blocks.append((index, whole, floats))
+            self._blocks.append((index, whole[100:200], floats[100:200]))
+
+    def blocks(self) -> list[torch.Tensor]:
+        """The blocks themselves."""
+        return [block for _, block, _ in self._blocks]
 
     def check(self, when: str) -> None:
         """Fail the trial where a block holds anything else."""

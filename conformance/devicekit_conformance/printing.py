@@ -15,6 +15,9 @@ def printed(answer: object) -> object:
         return [printed(getattr(answer, one.name)) for one in dataclasses.fields(answer)]
     if isinstance(answer, list | tuple | dict | frozenset | str | int | float | bool):
         return repr(answer)
+    if isinstance(answer, BaseException):
+        chain = (answer.__cause__, answer.__context__, answer.__traceback__)
+        return [*map(id, answer.args), *map(id, chain), *vars(answer)]
     if getattr(getattr(answer, "device", None), "type", "") == "cpu" and hasattr(answer, "untyped_storage"):
         small = answer.nbytes <= _MOST  # type: ignore[attr-defined]  # a tensor, and torch may not be imported
         return (tuple(answer.shape), answer.reshape(-1).tolist()) if small else None  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Trial"]
 
 _THOROUGH = 6  # calls whose whole surroundings are compared; later ones are watched more cheaply
+# Others may need what they are given for as long as what they made of it is there.
+_KEEPS_NOTHING = frozenset({"classify_error", "pin_memory", "is_pinned", "set_rng_state", "native_handle"})
 _FOREVER = 1e5  # seconds of work, where time is the probe's own
 
 
@@ -45,7 +48,8 @@ class Trial:
         self.calls[0] += 1
         thorough = self.watched and self.calls[0] <= _THOROUGH
         around = Surroundings(self.ctx, self.hook, self.index, thorough)
-        earlier = [(one, printed(one)) for one in self.answers]
+        earlier = [(one, printed(one)) for one in (*self.answers, *arguments)]
+        kept = [sys.getrefcount(one) for one in arguments]
         try:
             found = self.ctx.raw_hook(self.hook)(*self.fitted(self.hook, arguments))
         except (NotRun, NotApplicable):
@@ -54,7 +58,12 @@ class Trial:
             self.fail(f"raised {type(error).__name__}: {str(error)[:200]}")
         self._check_type(found)
         same = all(printed(one) == was for one, was in earlier)
-        self.expect(same, "it changed what an earlier call of it returned")
+        self.expect(same, "it changed what it was given, or what an earlier call of it returned")
+        if self.hook in _KEEPS_NOTHING:
+            own = [sys.getrefcount(one) - (one is found) for one in arguments]
+            self.expect(
+                all(now <= was for now, was in zip(own, kept, strict=True)), "it keeps what it was given"
+            )
         self.answers[:] = [*self.answers[-1:], found]
         if self.watched:
             changed = around.changes()

@@ -12,6 +12,7 @@ import pkgutil
 from collections.abc import Callable
 
 from devicekit_conformance import frozen_contract
+from devicekit_conformance.surroundings import Surroundings
 from devicekit_conformance.trial import Effect, Trial
 
 __all__ = ["EFFECTS", "effect", "effect_of"]
@@ -34,7 +35,20 @@ def effect_of(hook: str) -> Effect:
     if not EFFECTS:
         for module in pkgutil.iter_modules(__path__):
             importlib.import_module(f"{__name__}.{module.name}")
-    return EFFECTS.get(hook, _answers)
+    return _leaving_nothing(EFFECTS.get(hook, _answers))
+
+
+def _leaving_nothing(run: Effect) -> Effect:
+    """The effect, after which the current devices and streams are what they were: handles change none either."""
+
+    def watched(trial: Trial) -> None:
+        around = Surroundings(trial.ctx, trial.hook, trial.index, thorough=False)
+        run(trial)
+        changed = [one for one in around.changes() if one.startswith("the current")]
+        if changed and trial.watched:
+            trial.fail(f"{'; '.join(changed)} after what it returned was used")
+
+    return watched
 
 
 def _answers(trial: Trial) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
 from devicekit_conformance.effects import effect
+from devicekit_conformance.printing import printed
 from devicekit_conformance.trial import Trial
 
 
@@ -114,10 +116,14 @@ def classify_error(trial: Trial) -> None:
 
 def _quick(trial: Trial, error: BaseException) -> Any:
     """Without a look at the surroundings, of which there are enough."""
+    before, kept = printed(error), sys.getrefcount(error)
     try:
-        return trial.ctx.raw_hook(trial.hook)(error)
+        found = trial.ctx.raw_hook(trial.hook)(error)
     except BaseException as raised:
         trial.fail(f"raised {type(raised).__name__} for {_told(error)}")
+    trial.expect(printed(error) == before, f"it changed {_told(error)}, which it was given")
+    trial.expect(sys.getrefcount(error) <= kept, f"it keeps {_told(error)}, which it was given")
+    return found
 
 
 def _provoked(trial: Trial) -> Iterator[tuple[str, BaseException]]:
@@ -135,6 +141,10 @@ def _provoked(trial: Trial) -> Iterator[tuple[str, BaseException]]:
 
 def _recognises(trial: Trial, wanted: str, error: BaseException) -> None:
     error, arguments = error.with_traceback(None), error.args
+    if type(error) is torch.OutOfMemoryError:  # by type first, whatever the words
+        misleading = torch.OutOfMemoryError("lost: invalid device ordinal, the driver is not initialized")
+        value = getattr(_quick(trial, misleading), "value", None)
+        trial.equal(value, wanted, f"what {_told(misleading)} is taken for")
     for name, given in _wrapped(error):
         kind = _quick(trial, given)
         value = getattr(kind, "value", None)

@@ -185,6 +185,7 @@ def create_event(trial: Trial) -> None:
             _marks(trial, marked, side, Elsewhere(marked))
             with trial.on(side):
                 _marks(trial, trial.call(trial.index, False), None)
+                _marks(trial, marked, None)  # made before the stream was current
             _orders(trial, trial.call(trial.index, False), side, waiting)
         _measures(trial)
 

@@ -161,6 +161,9 @@ def _reserved(trial: Trial) -> int | None:
 @effect("collect_ipc")
 def collect_ipc(trial: Trial) -> None:
     live = Live(trial)
+    exports = trial.ctx.claims("ipc") and trial.has("export_ipc") and trial.runtime is not None
+    handles = [trial.other("export_ipc", block) for block in live.blocks()] if exports else []
     trial.call()
     trial.call()
     live.check("after it")
+    del handles
