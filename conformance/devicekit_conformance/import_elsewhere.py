@@ -18,6 +18,7 @@ def main(address: str, probe: str | None = None) -> None:
     context.device_count  # noqa: B018  # opens the backend, whose classes the handle may need
     told = []
     for handle in pickle.load(sys.stdin.buffer):
+        context.hook("import_ipc")(pickle.loads(handle))  # a handle is good for more than one time
         tensor = context.hook("import_ipc")(pickle.loads(handle))
         if isinstance(tensor, torch.Tensor):
             place = tensor.device.index

@@ -224,6 +224,9 @@ def on_every_device(trial: Trial) -> None:
                 run(_in(trial, f"with device {current} current", index=index))
     _in_thread(run, _in(trial, "in a second thread", index=chosen[-1]))
     _at_once(trial, chosen)
+    for current in chosen:
+        with trial.current(current):
+            _fail_once(_in(trial, f"with device {current} current"), 1)
     if not frozen_contract.hook(trial.hook).refuses:
         return
     for index in (trial.count, trial.count + 1000, -1, -7):
@@ -375,12 +378,25 @@ def leaking(trial: Trial) -> None:
         and (trial.runtime is not None or trial.hook != "create_stream")
     ):
         _repeat(trial, arguments, 30, 1.0)
-        _keeps_nothing(trial, "", lambda: _repeat(trial, arguments, 150, 1.5))
+        objects = tuple(one for one in arguments if not isinstance(one, int | float | str | None))
+        _keeps_nothing(trial, "", lambda: _repeat(trial, arguments, 150, 1.5), objects)
+    if arguments is None:
+        run = effect_of(trial.hook)
+        run(trial)
+        _keeps_nothing(trial, " with all that belongs to them", lambda: _use(trial, run), own_objects=True)
     used = trial.tensor(4096)  # many a hook refuses nothing before the device is used
     wrong = _wrong_arguments(trial)
     if wrong is not None and _fail_once(trial, 10):
         _keeps_nothing(trial, " that raise", lambda: _raise(trial, wrong, 150))
     del used
+
+
+def _use(trial: Trial, run: Callable[[Trial], None]) -> int:
+    """Run an effect some times; returns how many calls of the hook that were."""
+    before = trial.calls[0]
+    for _ in range(6):
+        run(_in(trial, "", watched=False))
+    return trial.calls[0] - before
 
 
 def _raise(trial: Trial, arguments: tuple[Any, ...], calls: int) -> int:
@@ -395,17 +411,19 @@ def _raise(trial: Trial, arguments: tuple[Any, ...], calls: int) -> int:
     return max(failed, 1)
 
 
-def _keeps_nothing(trial: Trial, kind: str, run: Callable[[], int]) -> None:
+def _keeps_nothing(trial: Trial, kind: str, run: Callable[[], int], given: tuple[object, ...] = ()) -> None:
     """Fail where so many calls leave as many things behind, each time: a cache that fills comes to an end."""
     grown: dict[str, int] = {}
     calls = 1
     for _ in range(_WINDOWS):
         gc.collect()
-        before = _things(trial)
+        before = _things(trial, given)
         calls = run()
         gc.collect()
-        after = _things(trial)
+        after = _things(trial, given)
         least = {name: max(3, calls // _RARELY.get(name, 12)) for name in after}
+        if own_objects:
+            least["objects"] = 3 * calls
         now = {
             name: after[name] - before[name] for name in after if after[name] - before[name] >= least[name]
         }
@@ -416,11 +434,12 @@ def _keeps_nothing(trial: Trial, kind: str, run: Callable[[], int]) -> None:
     trial.fail(f"{calls} calls{kind} left {told} behind")
 
 
-def _things(trial: Trial) -> dict[str, int]:
+def _things(trial: Trial, given: tuple[object, ...]) -> dict[str, int]:
     found = {"objects": sys.getallocatedblocks(), "threads": len(sys._current_frames())}
     with contextlib.suppress(OSError, IndexError):
         data = Path("/proc/self/statm").read_text(encoding="ascii").split()[5]
         found["KiB of memory"] = int(data) * os.sysconf("SC_PAGE_SIZE") // 1024
+    found["references to what it was given"] = sum(map(sys.getrefcount, given))
     if os.path.isdir("/proc/self/fd"):
         found["open files"] = len(os.listdir("/proc/self/fd"))
     for index in range(trial.count):

@@ -159,6 +159,7 @@ def graph_pool(trial: Trial) -> None:
         before = trial.ctx.probe.held(trial.index)
         source = trial.filled(4096, 1)
         graphs, targets = [], [trial.filled(4096, 0) for _ in range(3)]
+        taken: list[int | None] = []
         for step, target in enumerate(targets, 1):
             graph = trial.other("create_graph", trial.index, pool if step < 3 else other)
             with graph.capture():
@@ -167,6 +168,13 @@ def graph_pool(trial: Trial) -> None:
                 target.copy_(scratch[:4096] + step)
             del scratch
             graphs.append(graph)
+            taken.append(trial.ctx.probe.held(trial.index))
+        first, second = taken[:2]
+        if first is not None and second is not None and trial.ctx.claims("caching_allocator"):
+            shared = second - first < 4 * BLOCK
+            trial.expect(
+                shared, f"of two captures that share a pool, the second took {second - first} bytes more"
+            )
         for value in (5, 9):
             source.fill_(value)
             for step, (graph, target) in enumerate(zip(graphs, targets, strict=True), 1):

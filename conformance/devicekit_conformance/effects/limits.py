@@ -38,6 +38,7 @@ def set_memory_fraction(trial: Trial) -> None:
             theirs = _total(trial, index)
             fits = theirs is None or _fits(trial, index, theirs * 3 // 5)
             trial.expect(fits, f"it limits device {index} as well")
+        _counts_from_the_total(trial, total)
         for wrong in (-0.5, float("nan"), 1.5):
             _accepts_not(trial, wrong)
         trial.expect(
@@ -51,6 +52,22 @@ def set_memory_fraction(trial: Trial) -> None:
     finally:
         trial.call(trial.index, 1.0)
     trial.expect(_fits(trial, trial.index, total * 3 // 5), "with all allowed again, three fifths do not fit")
+
+
+def _counts_from_the_total(trial: Trial, total: int) -> None:
+    """The limit is a part of all that there is, whatever is in use when it is set."""
+    kept = trial.tensor(total // 4 // MIB * MIB)
+    trial.call(trial.index, 0.5)
+    trial.expect(
+        _fits(trial, trial.index, total // 6),
+        "with half allowed and a quarter in use, another sixth could not be allocated",
+    )
+    trial.expect(
+        not _fits(trial, trial.index, total // 3),
+        "with half allowed and a quarter in use, a third more was allocated",
+    )
+    del kept
+    trial.drop_cache()
 
 
 def _nothing_is_allowed(trial: Trial, total: int) -> None:
@@ -116,6 +133,10 @@ def memory_pool(trial: Trial) -> None:
             again = trial.tensor(size)
         trial.equal(again.data_ptr(), address, "the block that the pool hands out again")
         del again, strange
+        with first.use():
+            elsewhere = trial.in_a_thread(lambda: trial.tensor(size))
+        trial.expect(elsewhere.data_ptr() != address, "the pool served another thread, outside of the block")
+        del elsewhere
         for kind in KINDS:
             try:
                 with first.use():

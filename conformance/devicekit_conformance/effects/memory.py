@@ -70,6 +70,7 @@ def memory_stats(trial: Trial) -> None:
         first.raw.clear()
         again = trial.call(trial.index)
         trial.expect(again.raw or not second.raw, "emptying raw of one record emptied that of the next")
+    _waits_for_a_stream(trial)
     if trial.calls[0] < 12 and (trial.own("mem_get_info", trial.index) or (0, 0))[0] > 8 * GIB:
         huge = trial.tensor(5 * GIB)
         _compare(trial, trial.call(trial.index))
@@ -77,6 +78,23 @@ def memory_stats(trial: Trial) -> None:
         trial.own("empty_cache")
         _compare(trial, trial.call(trial.index))
     del kept, second_block
+
+
+def _waits_for_a_stream(trial: Trial) -> None:
+    """A block that was freed while a stream still uses it is active, and no longer allocated."""
+    side = trial.new_stream()
+    if side is None or trial.runtime is None:
+        return
+    block = trial.tensor(BLOCK)
+    try:
+        block.record_stream(side)
+    except (RuntimeError, NotImplementedError, TypeError):
+        return  # of a device whose streams torch does not know
+    token = trial.long_work(side)
+    del block
+    _compare(trial, trial.call(trial.index))
+    trial.finish()
+    del token
 
 
 def _compare(trial: Trial, found: Any) -> None:

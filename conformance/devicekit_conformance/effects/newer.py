@@ -17,7 +17,7 @@ def set_current_stream(trial: Trial) -> None:
     before = trial.own("current_stream", trial.index)
     if stream is None or before is None:
         return
-    with trial.on(before):  # which puts the current one back, whatever happens
+    try:
         trial.call(stream)
         found = trial.own("current_stream", trial.index)
         trial.expect(found == stream, f"the current stream is {found!r}, and {stream!r} was set")
@@ -32,6 +32,8 @@ def set_current_stream(trial: Trial) -> None:
         trial.call(before)
         found = trial.own("current_stream", trial.index)
         trial.expect(found == before, "the stream before it cannot be made current again")
+    finally:
+        trial.own("set_stream", before)
 
 
 @effect("default_stream")

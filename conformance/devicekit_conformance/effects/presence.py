@@ -36,10 +36,31 @@ def current_index(trial: Trial) -> None:
     with trial.current(trial.index):
         wanted = trial.index if trial.ctx.probe.current_index() is not None else 0
         trial.equal(trial.call(), wanted, f"with device {wanted} current, it")
+    _of_the_thread(trial)
     seen = trial.ctx.probe.current_index()
     found = trial.call()
     trial.expect(seen is None or found == seen, f"it is {found}, and torch's current device is {seen}")
     del kept
+
+
+def _of_the_thread(trial: Trial) -> None:
+    """A new thread has the device that threads begin with, whatever this one chose by the hook."""
+    before = trial.ctx.probe.current_index()
+    if before is None or not trial.others or not trial.has("set_index"):
+        return
+    for chosen in (*trial.others[:1], trial.index):
+        trial.other("set_index", chosen)
+        own, said, then = trial.in_a_thread(
+            lambda: (
+                trial.ctx.probe.current_index(),
+                trial.ctx.raw_hook("current_index")(),
+                trial.ctx.probe.current_index(),
+            )
+        )
+        trial.equal(
+            (said, then), (own, own), f"with device {chosen} chosen here, what a new thread is told and has"
+        )
+    trial.select(before)
 
 
 @effect("set_index")
@@ -49,6 +70,9 @@ def set_index(trial: Trial) -> None:
         for other in trial.others[:1]:  # or it would have nothing to do
             trial.select(other)
     trial.call(trial.index)
+    if trial.has("current_index"):
+        _of_the_thread(trial)
+        trial.call(trial.index)
     now = trial.ctx.probe.current_index()
     trial.expect(now is None or now == trial.index, f"torch's current device is {now} after it")
     if now is not None and trial.runtime is not None:

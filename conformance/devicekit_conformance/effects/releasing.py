@@ -132,8 +132,16 @@ def empty_host_cache(trial: Trial) -> None:
     gone = [pin(torch.zeros(MIB << number, dtype=torch.uint8)) for number in (0, 0, 0, 1, 1, 2)]
     before = _reserved(trial)
     del gone
+    registers = trial.has("register_host_memory") and trial.has("unregister_host_memory")
+    place = torch.arange(4096)
+    if registers:
+        trial.other("register_host_memory", place)
     trial.call()
     after = _reserved(trial)
+    locked = [trial.ctx.probe.pinned(one) is not False for one in (*live, *([place] if registers else []))]
+    trial.expect(all(locked), "pinned or registered memory in use is not page-locked any more")
+    if registers:
+        trial.other("unregister_host_memory", place)
     trial.expect(all(bool((one == 7).all()) for one in live), "pinned memory in use holds other data")
     if before is None or after is None:
         return
