@@ -411,8 +411,15 @@ def _raise(trial: Trial, arguments: tuple[Any, ...], calls: int) -> int:
     return max(failed, 1)
 
 
-def _keeps_nothing(trial: Trial, kind: str, run: Callable[[], int], given: tuple[object, ...] = ()) -> None:
-    """Fail where so many calls leave as many things behind, each time: a cache that fills comes to an end."""
+def _keeps_nothing(
+    trial: Trial, kind: str, run: Callable[[], int], given: tuple[object, ...] = (), own_objects: bool = False
+) -> None:
+    """Fail where so many calls leave as many things behind, each time: a cache that fills comes to an end.
+
+    Args:
+        given: what each call is given, which is not to be kept.
+        own_objects: whether what is run makes a few objects beside the hook's.
+    """
     grown: dict[str, int] = {}
     calls = 1
     for _ in range(_WINDOWS):
