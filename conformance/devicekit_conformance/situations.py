@@ -426,6 +426,8 @@ def _keeps_nothing(
         gc.collect()
         before = _things(trial, given)
         calls = run()
+        if not calls:
+            return
         gc.collect()
         after = _things(trial, given)
         least = {name: max(3, calls // _RARELY.get(name, 12)) for name in after}
