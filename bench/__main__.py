@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from bench import (
+    beside,
     chat_turns,
     decode,
     dispatch,
@@ -21,6 +22,7 @@ from bench import (
     releases,
     residency,
     scheduler,
+    serving_steps,
 )
 from bench.harness import Row
 from bench.report import as_curves, as_json, as_page, as_table, yardsticks
@@ -31,11 +33,13 @@ SUITES: dict[str, Callable[[], list[Row]]] = {
     "chat": chat_turns.run,
     "decode": decode.run,
     "scheduler": scheduler.run,
+    "serving": serving_steps.run,
     "engine": engine.run,
     "dispatch": dispatch.run,
     "releases": releases.run,
     "observe": observe.run,
     "residency": residency.run,
+    "peers": beside.run,
 }
 
 

@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.harness import Peer, Row, Timing, measure, timed_row
+from bench.harness import Row, Timing, measure, timed_row
 from bench.scheduler import steady
 from devicekit.device import Device, get_device
 
-_PEERS = {  # by page size and requests running: the best peer, and the target
-    (16, 64): (Peer("nano-vllm", 12.0), 3.0),
-    (16, 256): (Peer("nano-vllm", 46.9), 6.0),
-    (16, 1024): (Peer("nano-vllm", 183.0), 15.0),
-    (1, 64): (Peer("SGLang", 15.9), 5.0),
-    (1, 256): (Peer("SGLang", 25.9), 6.0),
-    (1, 1024): (Peer("SGLang", 94.0), 12.0),
-}
+_CASES = [(size, running) for size in (16, 1) for running in (64, 256, 1024)]
 
 
 def run() -> list[Row]:
     """Every case, page by page size."""
     device = get_device("cpu")
     rows: list[Row] = []
-    for (page_size, running), (peer, target) in _PEERS.items():
+    for page_size, running in _CASES:
         timing = _allocation(device, running, page_size)
         case = f"decode allocation, pages of {page_size}, {running:,} running"
         curve = f"decode allocation, pages of {page_size}, by requests running"
-        rows.append(timed_row(case, timing, peer=peer, target=target, curve=curve, at=running))
+        rows.append(timed_row(case, timing, curve=curve, at=running))
     return rows
 
 

@@ -1,9 +1,9 @@
-"""What every benchmark shares: timing in turns with a yardstick, and rows that compare between machines.
+"""What every benchmark shares: timing in turns with a yardstick or a peer, and rows of what came of it.
 
 Absolute times differ between machines, and on a busy one between minutes. The ratio to a simple operation that is
 timed in turns with the case holds. Each timed row is therefore also given as a multiple of a yardstick (the median
-of such ratios), and a peer's figure, which was measured elsewhere, as the multiple it had of the same yardstick
-there.
+of such ratios). What a peer takes is known only from a run in which it was timed in turns with ours: no figure of
+another program stands in this code.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ _STICK_SECONDS = 0.0005
 
 
 class Yardstick(Enum):
-    """A simple operation: its name, and its microseconds on the machine where the peers were measured."""
+    """A simple operation, by its name."""
 
-    CALL = ("method call", 0.03)
-    ADD = ("np.add of 1024 int64", 0.55)
-    LIST = ("list slice of 256", 0.56)
+    CALL = "method call"
+    ADD = "np.add of 1024 int64"
+    LIST = "list slice of 256"
 
-    def __init__(self, title: str, reference_us: float) -> None:
-        self.title = title
-        self.reference_us = reference_us
+    @property
+    def title(self) -> str:
+        """Its name."""
+        return self.value
 
     @property
     def here_us(self) -> float:
@@ -60,10 +61,11 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A peer's time for a case, on the machine where the peers were measured."""
+    """What another program took for the same case, timed in turns with ours."""
 
     name: str
     us: float
+    times: float  # the median of its time over ours, pair by pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +82,11 @@ class Row:
     yardstick: str | None = None
     multiple: float | None = None  # value in yardsticks
     peer: str | None = None
-    peer_multiple: float | None = None
+    peer_us: float | None = None
+    advantage: float | None = None  # how many times better than the peer; None without one
     target: float | None = None
     curve: str | None = None  # the curve that the case is a point of
     at: int | None = None  # and where on it
-
-    @property
-    def advantage(self) -> float | None:
-        """How many times better than the peer; None without one."""
-        if self.multiple is None or self.peer_multiple is None:
-            return None
-        return self.peer_multiple / self.multiple
 
     @property
     def met(self) -> bool | None:
@@ -150,7 +146,8 @@ def timed_row(
         yardstick=timing.yardstick.title,
         multiple=timing.multiple,
         peer=peer.name if peer else None,
-        peer_multiple=peer.us / timing.yardstick.reference_us if peer else None,
+        peer_us=peer.us if peer else None,
+        advantage=peer.times if peer else None,
         target=target,
         curve=curve,
         at=at,

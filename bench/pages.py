@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import numpy.typing as npt
 
-from bench.harness import Peer, Row, Timing, Yardstick, growth_row, measure, timed_row
+from bench.harness import Row, Timing, Yardstick, growth_row, measure, timed_row
 from devicekit.memory.pages import PageAllocator
 from devicekit.memory.rows import RequestTable
 
@@ -16,26 +16,7 @@ _SMALL, _LARGE = _POOLS[0], _POOLS[-1]
 _BATCHES = (1, 4, 16, 64, 256, 1024, 4096)
 _FLAT = 1.5  # times more that the largest pool may cost than the smallest
 
-_VLLM = "vLLM"
-_SGLANG = "SGLang"
-_IN_AND_OUT = {  # by batch and pool: the best peer, and the target
-    (1, _SMALL): (Peer(_VLLM, 0.50), 3.0),
-    (1, _LARGE): (Peer(_VLLM, 0.50), 3.0),
-    (16, _SMALL): (Peer(_VLLM, 2.6), 6.0),
-    (16, _LARGE): (Peer(_VLLM, 2.6), 6.0),
-    (256, _SMALL): (Peer(_SGLANG, 3.4), 7.0),
-    (256, _LARGE): (Peer(_SGLANG, 15.5), 30.0),
-    (4096, _SMALL): (Peer(_SGLANG, 3.6), 4.0),
-    (4096, _LARGE): (Peer(_SGLANG, 16.4), 15.0),
-}
-_EXPANDED = {  # by page size and pool: SGLang's microseconds for 16 pages; for 64 tokens a page, its least at all
-    (1, _SMALL): 3.3,
-    (1, _LARGE): 14.8,
-    (16, _SMALL): 12.0,
-    (16, _LARGE): 20.0,
-    (64, _SMALL): 11.0,
-    (64, _LARGE): 11.0,
-}
+_EXPANDED = [(page_size, size) for page_size in (1, 16, 64) for size in (_SMALL, _LARGE)]
 
 
 def run() -> list[Row]:
@@ -53,10 +34,9 @@ def _in_and_out() -> list[Row]:
             names = {name: getattr(pool, name) for name in ("take", "give", "take_one", "give_one")}
             timing = measure(statement, names | {"count": count}, Yardstick.LIST)
             times[count, size] = timing
-            peer, target = _IN_AND_OUT.get((count, size), (None, None))
             case = f"take+give {count:,} page{'s' if count > 1 else ''}, pool {size:,}"
             curve = "take+give 256 pages, by pages of the pool" if count == 256 else None
-            rows.append(timed_row(case, timing, peer=peer, target=target, curve=curve, at=size))
+            rows.append(timed_row(case, timing, curve=curve, at=size))
     for count in _BATCHES:
         case = f"take+give {count:,}: pool {_LARGE:,} against {_SMALL:,}"
         rows.append(growth_row(case, times[count, _SMALL], times[count, _LARGE], _FLAT))
@@ -66,12 +46,12 @@ def _in_and_out() -> list[Row]:
 def _expanded() -> list[Row]:
     rows: list[Row] = []
     times: dict[int, Timing] = {}
-    for (page_size, size), peer_us in _EXPANDED.items():
+    for page_size, size in _EXPANDED:
         pool, expand = used_pool(size), SlotExpander(page_size, most_pages=16)
         names = {"take": pool.take, "give": pool.give, "slots": expand.slots}
         timing = times[size] = measure("pages = take(16); slots(pages); give(pages)", names)
         case = f"take+give 16 pages of {page_size} as token slots, pool {size:,}"
-        rows.append(timed_row(case, timing, peer=Peer(_SGLANG, peer_us), target=2.5))
+        rows.append(timed_row(case, timing))
         if size == _LARGE:
             case = f"16 pages of {page_size} as slots: pool {_LARGE:,} against {_SMALL:,}"
             rows.append(growth_row(case, times[_SMALL], timing, _FLAT))
@@ -105,8 +85,8 @@ def _ids() -> list[Row]:
     cells = np.arange(1, 65) * table.pages_per_row
     mark = measure("mark(cells)", {"mark": table.mark_cells_dirty, "cells": cells})
     return [
-        timed_row("request row in and out", row, peer=Peer(_SGLANG, 7.2), target=15),
-        timed_row("state slot in and out", slot, peer=Peer(_SGLANG, 2.9), target=15),
+        timed_row("request row in and out", row),
+        timed_row("state slot in and out", slot),
         timed_row("mark 64 cells as changed", mark),
     ]
 
@@ -118,13 +98,8 @@ def _resets() -> list[Row]:
     for size in _POOLS:
         resets[size] = measure("reset()", {"reset": used_pool(size).reset})
         builds[size] = measure("PageAllocator(size)", {"PageAllocator": PageAllocator, "size": size})
-        peer, target = (Peer(_SGLANG, 288), 40.0) if size == _LARGE else (None, None)
         curve = "reset, by pages of the pool"
-        rows.append(
-            timed_row(
-                f"reset a pool of {size:,}", resets[size], peer=peer, target=target, curve=curve, at=size
-            )
-        )
+        rows.append(timed_row(f"reset a pool of {size:,}", resets[size], curve=curve, at=size))
         rows.append(timed_row(f"build a pool of {size:,}", builds[size]))
     for verb, times in (("reset", resets), ("build", builds)):
         case = f"{verb}: pool {_LARGE:,} against {_SMALL:,}"

@@ -8,16 +8,12 @@ import tracemalloc
 import numpy as np
 
 from bench.chat import PAGE_SIZE, chat_trace, footprint, replay
-from bench.harness import Peer, Row, Timing, cpu_seconds, growth_row, measure_by, timed_row
+from bench.harness import Row, Timing, cpu_seconds, growth_row, measure_by, timed_row
 from devicekit.memory.pages import PageAllocator
 from devicekit.memory.prefix import PrefixCache
 
 _SHARED, _OWN = 64, 16  # pages of a prompt that are shared, and its own
-_PEERS = {  # by leaves: microseconds of SGLang's match, nano-vllm's and SGLang's eviction
-    1_000: (5.7, 9.5, 36.0),
-    10_000: (6.4, 11.0, 99.0),
-    100_000: (5.7, 14.4, 870.0),
-}
+_LEAVES = (1_000, 10_000, 100_000)
 _FEW, _MANY = 1_000, 100_000
 # A hundredfold cache lies in slower memory: what a cost that does not follow its size may still grow by.
 _FLAT = 2.5
@@ -37,19 +33,16 @@ def _trees() -> list[Row]:
     rows: list[Row] = []
     matches: dict[int, Timing] = {}
     evictions: dict[int, Timing] = {}
-    for leaves, (sglang_match, nano_evict, sglang_evict) in _PEERS.items():
+    for leaves in _LEAVES:
         pool, cache, keys = _forest(leaves)
         match = matches[leaves] = _matching(cache, keys)
         evict = evictions[leaves] = _evicting(pool, cache)
-        cases = (
-            (f"match {_SHARED + _OWN} pages", match, Peer("SGLang Rust", sglang_match), 2.5),
-            (f"evict and take {_OWN} pages", evict, Peer("nano-vllm", nano_evict), 2.5),
-            (f"evict and take {_OWN} pages", evict, Peer("SGLang Rust", sglang_evict), 15.0),
-        )
-        for case, timing, peer, target in cases:
+        for case, timing in (
+            (f"match {_SHARED + _OWN} pages", match),
+            (f"evict and take {_OWN} pages", evict),
+        ):
             curve = f"{case}, by leaves of the cache"
-            name = f"{case}, {leaves:,} leaves"
-            rows.append(timed_row(name, timing, peer=peer, target=target, curve=curve, at=leaves))
+            rows.append(timed_row(f"{case}, {leaves:,} leaves", timing, curve=curve, at=leaves))
     for verb, times in (("match", matches), ("evict", evictions)):
         case = f"{verb}: {_MANY:,} leaves against {_FEW:,}"
         rows.append(growth_row(case, times[_FEW], times[_MANY], _FLAT))
@@ -86,9 +79,7 @@ def _flushes() -> list[Row]:
             return cpu_seconds(cache.reset)
 
         flushes.append(measure_by(once, samples=7))
-        peer, target = (Peer("SGLang radix", 194), 5.0) if tokens == 900_000 else (None, None)
-        case = f"flush {tokens:,} cached tokens"
-        rows.append(timed_row(case, flushes[-1], peer=peer, target=target))
+        rows.append(timed_row(f"flush {tokens:,} cached tokens", flushes[-1]))
     # Once per flush a cold cache: the spread is wide, so a target would be missed by chance.
     rows.append(growth_row("flush: 900,000 tokens against 90,000", flushes[0], flushes[1], None))
     return rows

@@ -13,7 +13,7 @@ from importlib.metadata import version
 
 from bench.harness import Row, Yardstick
 
-_HEADS = ("case", "value", "yardsticks", "peer", "its yardsticks", "better", "target", "met")
+_HEADS = ("case", "value", "yardsticks", "peer", "its value", "better", "target", "met")
 _BAR = 40  # characters
 _HEADER = """\
 # Benchmarks of the bookkeeping
@@ -25,7 +25,8 @@ python -m bench {suites}
 ```
 
 Times are medians of CPU time, with torch on one thread. Each is also given in yardsticks, simple operations timed
-in turns with it, because those compare between machines. Peers were measured elsewhere, in the same yardsticks.
+in turns with it, because those compare between machines. Peers are timed in turns with ours in the same process
+(`make bench-peers`; the suite `peers`); one that is not installed has no row.
 `>= 4x`: so many times better than the peer; `<= 1.5 x`: the value may be no more.
 
 Yardsticks here: {yardsticks}.
@@ -64,7 +65,7 @@ def as_json(rows: list[Row]) -> str:
         {
             **_machine(),
             "yardsticks_us": {stick.title: stick.here_us for stick in Yardstick},
-            "rows": [asdict(row) | {"advantage": row.advantage, "met": row.met} for row in rows],
+            "rows": [asdict(row) | {"met": row.met} for row in rows],
         },
         indent=2,
     )
@@ -113,14 +114,14 @@ def _curve(title: str, points: Mapping[int, Row]) -> str:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    limit = "<=" if row.peer_multiple is None else ">="
-    suffix = "x" if row.peer_multiple is not None else f" {row.unit}"
+    limit = "<=" if row.advantage is None else ">="
+    suffix = "x" if row.advantage is not None else f" {row.unit}"
     return (
         row.case,
         f"{row.value:.3g} {row.unit}" if row.value < 1000 else f"{row.value:.0f} {row.unit}",
         "" if row.multiple is None else f"{row.multiple:.3g}",
         row.peer or "",
-        "" if row.peer_multiple is None else f"{row.peer_multiple:.3g}",
+        "" if row.peer_us is None else f"{row.peer_us:.3g} us",
         "" if row.advantage is None else f"{row.advantage:.3g}x",
         "" if row.target is None else f"{limit} {row.target:g}{suffix}",
         {None: "", True: "yes", False: "NO"}[row.met],

@@ -14,7 +14,7 @@ from time import process_time
 import numpy as np
 import torch
 
-from bench.harness import Peer, Row, Timing, cpu_seconds, measure, measure_by, timed_row
+from bench.harness import Row, Timing, cpu_seconds, measure, measure_by, timed_row
 from devicekit.device import Device, get_device
 from devicekit.scheduling.batch import ForwardBatch, Int32, ModelLimits, StepOutput
 from devicekit.scheduling.request import Request, SamplingParams
@@ -25,12 +25,6 @@ _PROMPT = 64
 _STAY = 128  # decode steps of a request that comes and goes
 _GROUP = 16  # steps timed together: every group then holds the same number of arrivals
 _WARM, _GROUPS = 16, 48
-_STEADY = {  # by requests running: peers' microseconds, and the target against each
-    64: (("nano-vllm", 34.0, 4.0), ("SGLang", 216.0, 20.0), ("vLLM", 521.0, 50.0)),
-    256: (("nano-vllm", 134.0, 7.0), ("SGLang", 684.0, 20.0), ("vLLM", 1999.0, 50.0)),
-    1024: (("nano-vllm", 575.0, 15.0), ("SGLang", 2784.0, 20.0), ("vLLM", 8355.0, 50.0)),
-}
-_CHURN = {64: ("nano-vllm", 48.0, 2.0), 256: ("nano-vllm", 184.0, 3.0), 1024: ("nano-vllm", 812.0, 5.0)}
 _SPREAD = 256  # requests running where the spread of single steps is shown
 _SINGLE_STEPS = 3000
 _PERCENTILES = (50, 90, 99)
@@ -60,10 +54,8 @@ def _steady_rows(device: Device) -> list[Row]:
     rows: list[Row] = []
     for running in (16, 64, 256, 1024, 4096):
         timing = measure("step()", {"step": steady(device, running).step})
-        for name, us, target in _STEADY.get(running, (("", None, None),)):
-            peer = None if us is None else Peer(name, us)
-            case, curve = f"decode step, {running:,} running", "decode step, by requests running"
-            rows.append(timed_row(case, timing, peer=peer, target=target, curve=curve, at=running))
+        case, curve = f"decode step, {running:,} running", "decode step, by requests running"
+        rows.append(timed_row(case, timing, curve=curve, at=running))
     return rows
 
 
@@ -71,10 +63,8 @@ def _churn_rows(device: Device) -> list[Row]:
     rows: list[Row] = []
     for running in (64, 256, 1024, 4096):
         timing = measure_by(churn(device, running), samples=_GROUPS)
-        name, us, target = _CHURN.get(running, ("", None, None))
-        peer = None if us is None else Peer(name, us)
         case, curve = f"churn step, {running:,} running", "churn step, by requests running"
-        rows.append(timed_row(case, timing, peer=peer, target=target, curve=curve, at=running))
+        rows.append(timed_row(case, timing, curve=curve, at=running))
     return rows
 
 
