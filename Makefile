@@ -3,11 +3,12 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 HOSTS := .venv-hosts
+PEERS := .venv-peers
 SETUP := $(VENV)/.ready
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml plugins/hosts/*/pyproject.toml conformance/pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: hosts pictures help run fleet fleet-ray test thorough lint types architecture bench soak hostile operators mutants kill-matrix matrix versions clients device tested dist stranger docs clean
+.PHONY: hosts pictures help run fleet fleet-ray test thorough lint types architecture bench bench-peers soak hostile operators mutants kill-matrix matrix versions clients device tested dist stranger docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +48,14 @@ architecture: $(SETUP) ## dependencies point downwards only
 
 bench: $(SETUP) ## measure, each figure beside its yardstick, peer and target; writes docs/results/bench.md
 	@$(BIN)/python -m bench --markdown docs/results/bench.md
+
+bench-peers: ## time other engines in turns with ours, in an environment of their own (heavy); docs/results/bench-peers.md
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements-peers.txt
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-peers-alone.txt
+	@test -n "$$NANO_VLLM" || $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		"nano-vllm @ git+https://github.com/GeeeekExplorer/nano-vllm" || echo "nano-vllm could not be installed: not run"
+	@VLLM_PLUGINS= $(PEERS)/bin/python -m bench peers --markdown docs/results/bench-peers.md
 
 SECONDS ?= 3600
 soak: $(SETUP) ## random operators, faults, pools and clients, for SECONDS (3600) or STEPS, on WORKERS (1); JSON
@@ -110,4 +119,4 @@ hosts: ## test the adapters for other engines against the engines themselves (he
 	@$(HOSTS)/bin/python -m tools.host_calls --record
 
 clean: ## remove the virtual environment and every cache
-	rm -rf $(VENV) $(HOSTS) .venv-versions site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
+	rm -rf $(VENV) $(HOSTS) $(PEERS) .venv-versions site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -16,6 +16,7 @@ from bench.harness import Peer, Row, Timing, cpu_seconds, timed_row
 from bench.pages import used_pool
 from bench.peers import peers
 from bench.peers.peer import Case
+from bench.peers.peer import Peer as Engine
 from bench.serving_steps import cpu_step, scheduler_of, served
 
 _ROUNDS = 15
@@ -43,18 +44,18 @@ def run(told: TextIO | None = None) -> list[Row]:
         print(f"{name}: not run ({why})", file=out)
     rows: list[Row] = []
     for ours in CASES:
-        counterparts = {peer.name: peer.cases[ours.theirs] for peer in there if ours.theirs in peer.cases}
-        if not counterparts:
-            continue
-        print(f"{ours.case}: {ours.says}", file=out)
-        for size in ours.sizes:
-            rows += _beside(ours, size, counterparts)
+        counterparts = [peer for peer in there if ours.theirs in peer.cases]
+        if counterparts:
+            for size in ours.sizes:
+                rows += _beside(ours, size, counterparts)
     return rows
 
 
-def _beside(ours: Ours, size: int, counterparts: Mapping[str, Case]) -> list[Row]:
+def _beside(ours: Ours, size: int, counterparts: Sequence[Engine]) -> list[Row]:
     mine = ours.make(size)
-    theirs = {name: make(size) for name, make in counterparts.items()}
+    theirs = {peer.name: peer.cases[ours.theirs](size) for peer in counterparts}
+    stubs = "; ".join(f"made up of {peer.name} {peer.version}: {peer.stubbed}" for peer in counterparts)
+    says = f"{ours.case}: {ours.says}. ({stubs})"
     own: list[float] = []
     others: dict[str, list[float]] = {name: [] for name in theirs}
     for _ in range(_ROUNDS):
@@ -67,7 +68,7 @@ def _beside(ours: Ours, size: int, counterparts: Mapping[str, Case]) -> list[Row
         ratio = statistics.median(other / one for other, one in zip(times, own, strict=True))
         peer = Peer(name, statistics.median(times) * 1e6, ratio)
         case = f"{ours.case}, {size:,}"
-        rows.append(timed_row(case, timing, peer=peer, target=ours.targets.get((name, size))))
+        rows.append(timed_row(case, timing, peer=peer, target=ours.targets.get((name, size)), says=says))
     return rows
 
 

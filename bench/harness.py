@@ -87,6 +87,7 @@ class Row:
     target: float | None = None
     curve: str | None = None  # the curve that the case is a point of
     at: int | None = None  # and where on it
+    says: str | None = None  # what is in the figures, and what is not
 
     @property
     def met(self) -> bool | None:
@@ -137,6 +138,7 @@ def timed_row(
     target: float | None = None,
     curve: str | None = None,
     at: int | None = None,
+    says: str | None = None,
 ) -> Row:
     """A row for a time, set against the yardstick and the peer."""
     return Row(
@@ -151,6 +153,7 @@ def timed_row(
         target=target,
         curve=curve,
         at=at,
+        says=says,
     )
 
 

@@ -85,6 +85,8 @@ def as_page(suites: Mapping[str, list[Row]]) -> str:
     ]
     for name, found in suites.items():
         lines += ["", f"## {name}", "", "```", as_table(found), "```"]
+        if said := dict.fromkeys(row.says for row in found if row.says):
+            lines += ["", *(f"- {one}" for one in said)]
     curves = as_curves(rows)
     if curves:
         lines += ["", "## Growth", "", "Yardsticks; bars are logarithmic.", "", "```", curves, "```"]

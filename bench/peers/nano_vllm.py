@@ -144,10 +144,9 @@ def _pages(count: int) -> Callable[[], float]:
     from nanovllm.engine.block_manager import BlockManager  # type: ignore[import-not-found]
 
     manager = BlockManager(100_000, _BLOCK)
-    tokens = [5] * (_BLOCK * count)
+    one = _sequence([5] * (_BLOCK * count), 1)
 
     def once() -> None:
-        one = _sequence(tokens, 1)
         manager.allocate(one, 0)
         manager.deallocate(one)
 

