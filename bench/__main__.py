@@ -15,6 +15,7 @@ from bench import (
     chat_turns,
     decode,
     dispatch,
+    end_to_end,
     engine,
     observe,
     pages,
@@ -39,8 +40,10 @@ SUITES: dict[str, Callable[[], list[Row]]] = {
     "releases": releases.run,
     "observe": observe.run,
     "residency": residency.run,
+    "end_to_end": end_to_end.run,
     "peers": beside.run,
 }
+APART = ("end_to_end", "peers")  # take minutes, or an environment of their own: only when asked for
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"no suite {', '.join(unknown)}; there are {', '.join(SUITES)}")
     found: dict[str, list[Row]] = {}
     with _one_thread():
-        for name in chosen.suites or SUITES:
+        for name in chosen.suites or [one for one in SUITES if one not in APART]:
             found[name] = SUITES[name]()
             print(f"{name}\n\n{as_table(found[name])}\n", flush=True)
     rows = [row for suite in found.values() for row in suite]

@@ -54,8 +54,8 @@ def run(told: TextIO | None = None) -> list[Row]:
 def _beside(ours: Ours, size: int, counterparts: Sequence[Engine]) -> list[Row]:
     mine = ours.make(size)
     theirs = {peer.name: peer.cases[ours.theirs](size) for peer in counterparts}
-    stubs = "; ".join(f"made up of {peer.name} {peer.version}: {peer.stubbed}" for peer in counterparts)
-    says = f"{ours.case}: {ours.says}. ({stubs})"
+    stubs = [f"{peer.name} {peer.version}, made up: {peer.stubbed}." for peer in counterparts]
+    says = "\n".join((f"{ours.case}: {ours.says}.", *stubs))
     own: list[float] = []
     others: dict[str, list[float]] = {name: [] for name in theirs}
     for _ in range(_ROUNDS):

@@ -48,7 +48,7 @@ def run() -> list[Row]:
     """Every case, the smaller model first."""
     with tempfile.TemporaryDirectory() as folder:
         example = write_example_checkpoint(Path(folder) / "example", seed=1)
-        return [*_rows(example, None), *_rows(_write_model(Path(folder) / "small"), _SHARE)]
+        return [*_rows(example, None), *_rows(write_model(Path(folder) / "small"), _SHARE)]
 
 
 def _rows(path: Path, most: float | None) -> list[Row]:
@@ -69,7 +69,8 @@ def _rows(path: Path, most: float | None) -> list[Row]:
     return [*rows, Row(f"share of bookkeeping, {of}", median(shares), "%", target=most)]
 
 
-def _write_model(path: Path) -> Path:
+def write_model(path: Path) -> Path:
+    """A checkpoint of the larger model."""
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(1)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **_MODEL), dtype=torch.float32)

@@ -87,7 +87,7 @@ class Row:
     target: float | None = None
     curve: str | None = None  # the curve that the case is a point of
     at: int | None = None  # and where on it
-    says: str | None = None  # what is in the figures, and what is not
+    says: str | None = None  # what is in the figures and what is not, in lines
 
     @property
     def met(self) -> bool | None:

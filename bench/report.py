@@ -26,7 +26,7 @@ python -m bench {suites}
 
 Times are medians of CPU time, with torch on one thread. Each is also given in yardsticks, simple operations timed
 in turns with it, because those compare between machines. Peers are timed in turns with ours in the same process
-(`make bench-peers`; the suite `peers`); one that is not installed has no row.
+(`make bench-peers` writes [bench-peers](bench-peers.md)); one that is not installed has no row.
 `>= 4x`: so many times better than the peer; `<= 1.5 x`: the value may be no more.
 
 Yardsticks here: {yardsticks}.
@@ -85,7 +85,7 @@ def as_page(suites: Mapping[str, list[Row]]) -> str:
     ]
     for name, found in suites.items():
         lines += ["", f"## {name}", "", "```", as_table(found), "```"]
-        if said := dict.fromkeys(row.says for row in found if row.says):
+        if said := dict.fromkeys(line for row in found for line in (row.says or "").splitlines()):
             lines += ["", *(f"- {one}" for one in said)]
     curves = as_curves(rows)
     if curves:

@@ -226,9 +226,9 @@ class Requests(Mapping[str, Request]):
 
     # -- What is reported -------------------------------------------------------------------------------------
 
-    def unreported(self, request: Request) -> tuple[int, ...]:
-        """Output tokens that no `Output` has carried yet."""
-        if request.column >= 0:
+    def unreported(self, request: Request, *, settled: bool = False) -> tuple[int, ...]:
+        """Output tokens that no `Output` has carried yet; ``settled``: how many it has is written back already."""
+        if request.column >= 0 and not settled:
             self.running.settle(request)
         return self._unreported(request)
 

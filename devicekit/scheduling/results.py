@@ -138,7 +138,10 @@ class ResultProcessor:
 
     def _stream(self, request: Request) -> None:
         """Report new tokens, holding back those whose text may turn out to be the beginning of a stop string."""
-        increment, text = self._requests.unreported(request), request.text
+        text = request.text
+        increment = self._requests.unreported(
+            request, settled=text is not None
+        )  # it was looked at in this pass
         if text is not None and text.holds:
             settled = text.settled(request.num_output) - request.reported
             increment = increment[: max(0, settled)]

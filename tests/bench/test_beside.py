@@ -43,7 +43,7 @@ def test_each_case_is_timed_in_turns_with_every_peer_that_has_it(monkeypatch: py
     ]
     assert "four: not run (it is not here)" in told.getvalue()
     page = as_page({"peers": rows})
-    assert "made up of one 1.0: its model" in page
+    assert "one 1.0, made up: its model" in page
     assert "- missed: step, 64" in page
 
 
