@@ -129,6 +129,8 @@ class Target:
     def _exists(self, module: str) -> bool:
         if module.endswith(".py"):
             return Path(self.folder, module).is_file()
+        if not all(part.isidentifier() for part in module.split(".")):
+            return False
         top = module.partition(".")[0]
         return self._here(top) or _top_level_exists(top)
 

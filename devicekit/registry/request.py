@@ -27,5 +27,15 @@ def parse_request(text: str) -> tuple[str, int | None]:
 
 
 def requested_by_environment() -> str | None:
-    """``DEVICEKIT_BACKEND``, or ``None`` when it is unset or empty."""
-    return os.environ.get("DEVICEKIT_BACKEND") or None
+    """``DEVICEKIT_BACKEND``, or ``None`` when it is unset or empty.
+
+    Raises:
+        ConfigurationError: its value names no device; the text names the variable.
+    """
+    text = os.environ.get("DEVICEKIT_BACKEND") or None
+    if text is not None:
+        try:
+            parse_request(text)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"DEVICEKIT_BACKEND: {error}") from None
+    return text

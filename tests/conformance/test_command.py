@@ -104,6 +104,7 @@ def test_a_run_of_some_requirements_is_incomplete(command: Command, tmp_path: Pa
     [
         (["--backend", "acme"], "No backend 'acme' is installed"),
         (["--backend", "no_such_package:Backend"], "There is no module 'no_such_package'"),
+        (["--backend", "./file:Backend"], "There is no module './file'"),
         (["--backend", "cpu", "--only", "DK-NONE-001"], "no requirement DK-NONE-001"),
         (["--backend", "cpu", "--waivers", "absent.toml"], "There is no file absent.toml"),
         ([], "--backend"),

@@ -160,6 +160,15 @@ def test_the_environment_names_third_party_and_first_party_backends_alike(site, 
         assert devicekit.get_device().name == name
 
 
+@pytest.mark.parametrize("written", [":", "cpu:-1", "cpu:0:0", "cpu:one", " ", "\u00e9:1", "x" * 5000])
+def test_a_malformed_environment_is_told_by_the_variables_name(site, monkeypatch, written):
+    site.install("cpu", code=REQUIRED_CPU, host=True)
+    monkeypatch.setenv("DEVICEKIT_BACKEND", written)
+    for ask in (devicekit.select, devicekit.get_device):
+        with pytest.raises(ConfigurationError, match=r"^DEVICEKIT_BACKEND: A device is written"):
+            ask()
+
+
 REQUIRED_CPU = ABSENT.replace("False", "True").replace("return 0", "return 1")
 
 

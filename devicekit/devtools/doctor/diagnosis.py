@@ -177,12 +177,20 @@ def _setting_problems(candidates: Sequence[Candidate]) -> Iterator[Problem]:
         yield Problem(said, "Correct the name, or install its distribution.", serious=False)
 
 
+def _says(error: object, known: str | None) -> bool:
+    """Whether an error is what was told already."""
+    return known is not None and str(error).endswith(known)
+
+
 def _backend_problems(backends: Sequence[Facts], choice: Facts) -> Iterator[Problem]:
+    known = facts.wrong_setting()  # a problem of its own, of which every backend fails
     if not backends:
         yield Problem("No backend is installed.", "Try: pip install devicekit-cpu")
         return
     for one in backends:
         if one["ok"] is True or one["kind"] in ("BackendUnavailable", "LeftOut", "Absent"):
+            continue
+        if _says(one["error"], known):
             continue
         seen = bool(one["hardware_signs"]) or one["problem"] is not None
         yield Problem(
@@ -191,6 +199,8 @@ def _backend_problems(backends: Sequence[Facts], choice: Facts) -> Iterator[Prob
             serious=seen,
         )
     if choice["ok"] is not True:
+        if _says(choice["error"], known):
+            return
         yield Problem(f"No backend can be chosen: {choice['error']}", "See the backends above.")
         return
     chosen = next((one for one in backends if one["name"] == choice["backend"]), None)

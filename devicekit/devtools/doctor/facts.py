@@ -17,6 +17,7 @@ from devicekit.registry.candidates import Candidate
 from devicekit.registry.hardware import hardware_signs
 from devicekit.registry.installed import entries, installed_version, printable
 from devicekit.registry.probing import probe_timeout
+from devicekit.registry.request import requested_by_environment
 from devicekit.registry.requirements import is_allowed
 
 _PACKAGES = ("torch", "pluggy", "packaging", "numpy", "transformers", "safetensors", "rich")
@@ -54,6 +55,7 @@ def wrong_setting() -> str | None:
     try:
         check_environment(os.environ)
         probe_timeout()
+        requested_by_environment()
     except ConfigurationError as error:
         return str(error)
     return None

@@ -165,6 +165,13 @@ def test_a_misspelt_setting_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Did you mean DEVICEKIT_BACKEND" in str(wrong_setting())
 
 
+def test_a_wrong_setting_is_told_once_and_not_of_every_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEVICEKIT_BACKEND", "npu:one")
+    told = [problem.what for problem in diagnose().problems if "npu:one" in problem.what]
+    assert len(told) == 1
+    assert told[0].startswith("DEVICEKIT_BACKEND: A device is written")
+
+
 def test_the_doctor_itself_imports_neither_torch_nor_a_plugin() -> None:
     code = (
         "import sys; import devicekit.commands.doctor, devicekit.devtools.doctor; "
