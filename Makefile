@@ -8,7 +8,7 @@ SETUP := $(VENV)/.ready
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml plugins/hosts/*/pyproject.toml conformance/pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: hosts pictures help run fleet fleet-ray test thorough lint types architecture bench bench-peers soak hostile operators mutants kill-matrix matrix versions clients device tested dist stranger docs clean
+.PHONY: hosts pictures help run fleet fleet-ray test thorough lint types architecture bench bench-peers soak hostile operators mutants kill-matrix matrix versions clients architectures device tested dist stranger docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,6 +86,9 @@ versions: $(SETUP) ## the suite on every claimed combination of versions; COLUMN
 
 clients: $(SETUP) ## real client programs against a real server; needs a package index and npm
 	@$(BIN)/python -m tests.clients --markdown docs/results/clients.md
+
+architectures: $(SETUP) ## every architecture that transformers has: served with its own tokens, or refused; writes the table
+	@$(BIN)/python -m tests.architectures --markdown docs/results/architectures.md
 
 CERTIFY = -m devicekit.devtools.certify --plugins plugins --plugins conformance
 device: ## put the device of this machine to the test, from the checkout, installing nothing; DEVICE_PYTHON, DEVICE_ARGS

@@ -17,6 +17,9 @@ PADDING_SLOT = 0
 """First slot of page 0. It is zero when the pool is made and no request is ever given it."""
 
 
+_NOTHING = (0, 1, 1, 1)  # the shape of what models without keys and values leave behind
+
+
 @dataclass(frozen=True, slots=True)
 class KVLayout:
     """The shape of what one token leaves behind in every layer of a model."""
@@ -31,10 +34,16 @@ class KVLayout:
     ] = ()  # per layer, keys visible to a token, itself included; None or (): all
 
     def __post_init__(self) -> None:
-        if min(self.num_layers, self.num_kv_heads, self.key_dim, self.value_dim) < 1:
+        shape = (self.num_layers, self.num_kv_heads, self.key_dim, self.value_dim)
+        if min(shape) < 1 and shape != _NOTHING:
             raise ValueError(f"every dimension of a KV layout must be at least 1: {self}")
         if self.windows and len(self.windows) != self.num_layers:
             raise ValueError(f"{len(self.windows)} windows were given for {self.num_layers} layers")
+
+    @classmethod
+    def nothing(cls, dtype: torch.dtype) -> KVLayout:
+        """Of a model that keeps no keys and values at all: its pages are numbers, and take no memory."""
+        return cls(*_NOTHING, dtype)
 
     @property
     def window(self) -> int | None:

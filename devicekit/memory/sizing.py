@@ -95,7 +95,10 @@ def plan_kv(
                 needed_bytes=needed,
                 usable_bytes=max(usable, 0),
             )
-        fitting = (usable - table_bytes) // page_bytes - 1
+        # Pages that take no memory are as many as requests can ask for.
+        fitting = (
+            (usable - table_bytes) // page_bytes - 1 if page_bytes else table_bytes // _TABLE_ENTRY_BYTES
+        )
         wanted = fitting if wanted is None else min(wanted, fitting)
         unused = usable - table_bytes - (wanted + 1) * page_bytes
     if wanted is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -33,8 +33,23 @@ class AttentionCall:
     window: int | None  # keys visible to a query, itself included
     softcap: float | None
     sinks: torch.Tensor | None  # [heads], a logit per head that takes weight and gives nothing
-    bias: bool  # the model adds a bias to the scores
+    bias: bool  # the model adds a bias to the scores that is not known here
     causal: bool
+    chunked: bool = False  # the window does not slide: a token sees its own multiple of it
+    key_bias: KeyBias | None = None  # what is added to the scores, by head and position of the key
+    query_scale: QueryScale | None = None  # what queries are multiplied by, by their position
+
+
+class KeyBias(Protocol):
+    """A bias of attention scores that depends on the key's position alone, as that of ALiBi."""
+
+    def __call__(self, length: int, like: torch.Tensor) -> torch.Tensor:
+        """Of the first ``length`` positions, [heads, length], with the dtype and device of ``like``."""
+        ...
+
+
+QueryScale = Callable[[torch.Tensor], torch.Tensor]
+"""Factors of queries by their positions: [T] int64 in, [T] out."""
 
 
 class AttentionContext(Protocol):
@@ -54,9 +69,11 @@ class PagedAttention:
         plan: AttentionPlan,
         slots: torch.Tensor,
         layers: Mapping[int, int],
+        positions: torch.Tensor,
         window_slots: torch.Tensor | None = None,
     ) -> None:
         self._pool = pool
+        self._positions = positions  # [T] of the batch's tokens in their sequences
         self._plan = plan
         self._layers = layers  # the pool's number of each of the model's layers that attends
         self._slots = slots  # [T] where the batch's own keys and values go
@@ -69,19 +86,39 @@ class PagedAttention:
         layer = self._layers[call.layer]
         slots = self._slots if call.window is None else self._window_slots
         self._pool.write(layer, slots, call.key[0].transpose(0, 1), call.value[0].transpose(0, 1))
+        if call.query_scale is not None:
+            query = (query * call.query_scale(self._positions)[:, None, None]).to(query.dtype)
         output = query.new_empty(query.shape[0], query.shape[1], call.value.shape[-1])
-        for segments in self._plan.segments(call.window):
+        in_order = call.key_bias is not None
+        for segments in self._plan.segments(call.window, chunked=call.chunked, in_order=in_order):
             key, value = self._pool.read(layer, segments.key_slots)
             attended = _attend(
                 query[segments.tokens], key.to(query.dtype), value.to(query.dtype), segments, call
             )
             # Padded queries repeat the segment's last token, so they write what it writes.
             output.index_copy_(0, segments.tokens.reshape(-1), attended.flatten(0, 1))
-        if reaches := self._plan.reaches(call.window):
+        if reaches := self._plan.reaches(call.window, chunked=call.chunked, in_order=in_order):
             keys, values = self._pool.key(layer), self._pool.value(layer)
             for reach in reaches:
                 output[reach.token] = _attend_in_place(query[reach.token], keys, values, reach, call)
         return output.unsqueeze(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Special:
+    """What a module's call of attention does not say. `own_attention` leaves it at the module, as ``SPECIAL``."""
+
+    window: int | None = None  # of chunks
+    query_scale: QueryScale | None = None
+
+
+SPECIAL = "_devicekit_special"
+_NOTHING_SPECIAL = Special()
+
+
+def attend(call: AttentionCall) -> torch.Tensor:
+    """Attention of the pass that is being run: ``[1, T, heads, value_dim]``."""
+    return _context.get().attend(call)
 
 
 @contextmanager
@@ -105,12 +142,24 @@ def _attend(
     packed = query.view(groups, queries, kv_heads, shared, -1).permute(0, 2, 3, 1, 4).flatten(2, 3)
     key, value = key.transpose(1, 2), value.transpose(1, 2)
     mask = segments.mask(shared)
+    if call.key_bias is not None:
+        mask = _biased(mask, call.key_bias(key.shape[2], packed), kv_heads, packed.shape[2])
     if call.softcap is None and call.sinks is None:
         result = functional.scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=call.scale)
     else:
         result = _attend_by_hand(packed, key, value, mask, call)
     per_head = result.reshape(groups, kv_heads, shared, queries, -1)
     return per_head.permute(0, 3, 1, 2, 4).flatten(2, 3)
+
+
+def _biased(mask: torch.Tensor, bias: torch.Tensor, kv_heads: int, rows: int) -> torch.Tensor:
+    """A mask that adds ``bias`` ([heads, L]) where it lets see: [G, kv_heads, rows, L].
+
+    Segments of layers without a window begin at the first key, so that bias and keys are in one order.
+    """
+    by_row = bias.view(kv_heads, -1, 1, bias.shape[-1])
+    by_row = by_row.expand(-1, -1, rows // by_row.shape[1], -1).reshape(1, kv_heads, rows, -1)
+    return by_row.masked_fill(~mask, float("-inf"))
 
 
 def _attend_in_place(
@@ -181,19 +230,22 @@ def _from_transformers(
     is_causal: bool | None = None,
     **others: object,
 ) -> tuple[torch.Tensor, None]:
+    special = getattr(module, SPECIAL, _NOTHING_SPECIAL)
     call = AttentionCall(
         layer=int(module.layer_idx),  # type: ignore[arg-type]  # every decoder layer has one; modules are untyped
         query=query,
         key=key,
         value=value,
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
-        window=sliding_window,
+        window=sliding_window if special.window is None else special.window,
         softcap=softcap,
         sinks=s_aux,
         bias=attention_mask is not None or others.get("position_bias") is not None,
         causal=bool(getattr(module, "is_causal", True) if is_causal is None else is_causal),
+        chunked=special.window is not None,
+        query_scale=special.query_scale,
     )
-    return _context.get().attend(call), None
+    return attend(call), None
 
 
 def register() -> None:

@@ -19,7 +19,8 @@ from devicekit.runners.errors import (
     UnsupportedModel,
     one_line,
 )
-from devicekit.runners.state_layers import RECURRENT
+from devicekit.runners.own_attention import knows_no_end
+from devicekit.runners.state_layers import MEMORYLESS, RECURRENT
 from devicekit.runners.weight_files import Keep, StoredTensor, WeightFile, read_all
 from devicekit.scheduling.batch import ModelLimits
 
@@ -29,7 +30,15 @@ _INDEX = "model.safetensors.index.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # What a layer may be if all that it leaves behind for the next token is keys and values. Beside those, a few
 # models' recurrent layers are served.
-_SERVED_LAYERS = frozenset({"full_attention", "sliding_attention", "attention"})
+_SERVED_LAYERS = frozenset({"full_attention", "sliding_attention", "attention", *MEMORYLESS})
+
+
+TABLE = "docs/results/architectures.md"
+"""Where every architecture that transformers has stands with what becomes of it."""
+
+_LONGEST = ("max_position_embeddings", "max_seq_len", "seq_length")  # the first that a config has
+_WITHOUT_END = 131_072
+"""Tokens of the longest sequence where nothing in a model ends: states alone, or a bias in place of embeddings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +75,10 @@ class ModelDirectory:
     def limits(self) -> ModelLimits:
         """Vocabulary, longest sequence and end tokens; raises UnsupportedModel if no longest sequence is known."""
         text = self.config.get_text_config()
-        longest = getattr(text, "max_position_embeddings", None)
+        named = (getattr(text, name, None) for name in _LONGEST)
+        longest = next((value for value in named if isinstance(value, int)), None)
+        if longest is None and (not _attends(text) or knows_no_end(text.model_type)):
+            longest = _WITHOUT_END
         if longest is None:
             raise UnsupportedModel(
                 f"{self.path}: the config has no max_position_embeddings", path=str(self.path)
@@ -185,19 +197,26 @@ def _refuse_unserved(root: Path, config: hf.PreTrainedConfig) -> None:
     kinds = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ()
     if not kinds and getattr(text, "attention_chunk_size", None) is not None:
         kinds = ("chunked_attention",)
-    recurrent = {RECURRENT[text.model_type][0]} if text.model_type in RECURRENT else set()
-    others = sorted(set(kinds) - _SERVED_LAYERS - recurrent)
+    recurrent = RECURRENT[text.model_type].kinds if text.model_type in RECURRENT else frozenset()
+    chunked = {"chunked_attention"} if text.model_type == "llama4_text" else set()
+    others = sorted(set(kinds) - _SERVED_LAYERS - recurrent - chunked)
     if others:
         raise refuse(
             f"has layers of kind {', '.join(others)[:300]}, which are not served: only layers that keep keys and "
-            f"values are, and the recurrent ones of {', '.join(sorted(RECURRENT))}"
+            f"values are, and recurrent ones of the families that {TABLE} names"
         )
     if getattr(config, "quantization_config", None) is not None:
         raise refuse("is stored quantised, which this runner does not load")
-    if getattr(text, "num_attention_heads", None) is None:
+    if not _attends(text) and text.model_type not in RECURRENT:
         raise refuse(
-            "keeps a recurrent state instead of keys and values (Mamba, RWKV and the like); not served"
+            "names no attention heads in its config, and is none of the models without attention that are served: "
+            f"{', '.join(sorted(one for one in RECURRENT if 'mamba' in one))}"
         )
+
+
+def _attends(text: hf.PreTrainedConfig) -> bool:
+    """Whether a config is of a model with attention: heads of state-space models are called otherwise."""
+    return getattr(text, "num_attention_heads", None) is not None
 
 
 def _find_weights(documents: Documents) -> tuple[Path, ...]:

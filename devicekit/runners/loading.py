@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from devicekit.runners import huggingface as hf
+from devicekit.runners import own_attention
 from devicekit.runners.attention import ATTENTION_NAME
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.cuts import Cut
@@ -95,7 +96,7 @@ def _load(
                 config=config,
                 state_dict=weights,
                 dtype="auto" if dtype is None else dtype,
-                attn_implementation=ATTENTION_NAME,
+                attn_implementation=own_attention.loads_as(config),
                 local_files_only=True,
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # reported below, with everything else that is wrong

@@ -53,6 +53,23 @@ class _Runs:
         return _Runs(self.row[index], self.token[index], self.position[index], self.queries[index])
 
 
+@dataclass(frozen=True, slots=True)
+class _Sight:
+    """Which keys a token sees in some layers, and how it may read them."""
+
+    window: int | None
+    chunked: bool
+    in_order: bool
+
+    def first_keys(self, positions: Int64) -> Int64:
+        """The first key that a token at each position sees."""
+        if self.window is None:
+            return np.zeros_like(positions)
+        if self.chunked:
+            return positions // self.window * self.window
+        return np.maximum(positions - self.window + 1, 0)
+
+
 class AttentionPlan:
     """The segments of a batch, for each window that the model's layers use.
 
@@ -73,35 +90,50 @@ class AttentionPlan:
         self._batch = batch
         self._device = device
         self._pages = pages
-        self._segments: dict[int | None, list[Segments]] = {}
-        self._reaches: dict[int | None, list[Reach]] = {}
+        self._segments: dict[_Sight, list[Segments]] = {}
+        self._reaches: dict[_Sight, list[Reach]] = {}
 
-    def segments(self, window: int | None) -> list[Segments]:
-        """Segments that with `reaches` hold every token of the batch once, for layers with this window."""
-        window = self._effective(window)
-        if window not in self._segments:
-            runs = _cut(self._batch, window)
-            if self._in_place:
-                alone = np.isin(runs.token, [reach.token for reach in self.reaches(window)])
+    def segments(
+        self, window: int | None, *, chunked: bool = False, in_order: bool = False
+    ) -> list[Segments]:
+        """Segments that with `reaches` hold every token of the batch once, for layers with this window.
+
+        Args:
+            chunked: windows do not slide: a token sees what lies in the same multiple of ``window`` as itself.
+            in_order: no token may read its keys in place, which is in no particular order.
+        """
+        sight = _Sight(self._effective(window), chunked, in_order)
+        if sight not in self._segments:
+            runs = _cut(self._batch, sight.window)
+            in_place = self._in_place and not in_order
+            if in_place:
+                reaches = self.reaches(window, chunked=chunked)
+                alone = np.isin(runs.token, [reach.token for reach in reaches])
                 runs = runs.take(np.flatnonzero(~alone))
-            keys = _first_keys(runs, window)
+            keys = sight.first_keys(runs.position)
             counts = runs.position + runs.queries - keys
-            most = _CELLS_OF_COPY if self._in_place else 4 * MAX_CELLS
-            self._segments[window] = [
-                self._build(runs.take(group), keys[group], window)
+            most = _CELLS_OF_COPY if in_place else 4 * MAX_CELLS
+            self._segments[sight] = [
+                self._build(runs.take(group), keys[group], sight)
                 for group in _group(runs.queries, counts, most)
             ]
-        return self._segments[window]
+        return self._segments[sight]
 
-    def reaches(self, window: int | None) -> list[Reach]:
-        """The tokens that read their keys in place, in layers with this window."""
-        window = self._effective(window)
-        if window not in self._reaches:
+    def reaches(self, window: int | None, *, chunked: bool = False, in_order: bool = False) -> list[Reach]:
+        """The tokens that read their keys in place, in layers with this window; arguments as for `segments`."""
+        sight = _Sight(self._effective(window), chunked, in_order)
+        if sight not in self._reaches:
             batch = self._batch
-            pages = None if window is None else batch.window_pages
-            chosen = decoding(batch, window).tolist() if self._in_place else []
-            self._reaches[window] = [find_reach(batch, one, window, pages) for one in chosen]
-        return self._reaches[window]
+            pages = None if sight.window is None else batch.window_pages
+            chosen = (
+                decoding(batch, sight.window) if self._in_place and not in_order else np.zeros(0, np.int64)
+            )
+            firsts = sight.first_keys(batch.seq_lens[chosen].astype(np.int64) - 1)
+            self._reaches[sight] = [
+                find_reach(batch, one, first, pages)
+                for one, first in zip(chosen.tolist(), firsts.tolist(), strict=True)
+            ]
+        return self._reaches[sight]
 
     def _effective(self, window: int | None) -> int | None:
         if window is None or window < self._longest:
@@ -109,7 +141,8 @@ class AttentionPlan:
         # No window at all; but the keys are elsewhere if the layer has pages of its own.
         return None if self._batch.window_pages is None else self._longest
 
-    def _build(self, runs: _Runs, first_key: Int64, window: int | None) -> Segments:
+    def _build(self, runs: _Runs, first_key: Int64, sight: _Sight) -> Segments:
+        window = sight.window
         ends = runs.position + runs.queries
         offset = np.minimum(np.arange(runs.queries.max()), runs.queries[:, None] - 1)
         elsewhere = None if window is None else self._batch.window_pages
@@ -137,7 +170,9 @@ class AttentionPlan:
             page = self._pages.view(-1)[of_run * width + column.clamp_(max=width - 1)].long()
         slots = torch.where(key_positions < end, page * size + key_positions % size, PADDING_SLOT)
         visible = key_positions[:, None, :] <= positions[:, :, None]
-        if window is not None:
+        if window is not None and sight.chunked:
+            visible &= key_positions[:, None, :] // window == positions[:, :, None] // window
+        elif window is not None:
             visible &= key_positions[:, None, :] > positions[:, :, None] - window
         return Segments(tokens, slots, visible.unsqueeze(1))
 
@@ -183,12 +218,6 @@ def _cut(batch: ForwardBatch, window: int | None) -> _Runs:
         position=(lengths - queries)[owner] + skipped,
         queries=np.minimum(queries[owner] - skipped, per_run[owner]),
     )
-
-
-def _first_keys(runs: _Runs, window: int | None) -> Int64:
-    if window is None:
-        return np.zeros_like(runs.position)
-    return np.maximum(runs.position - window + 1, 0)
 
 
 def _group(queries: Int64, keys: Int64, most: int) -> list[Int64]:

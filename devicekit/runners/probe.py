@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,12 +16,22 @@ import torch
 from devicekit.memory.kv import KVLayout
 from devicekit.memory.state import StateLayout, StateTensor
 from devicekit.runners import huggingface as hf
-from devicekit.runners.attention import ATTENTION_NAME, AttentionCall, attending, register
+from devicekit.runners import own_attention, state_layers
+from devicekit.runners.attention import AttentionCall, attending, register
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.errors import UnsupportedModel, one_line
+from devicekit.runners.forward import PackedForward
 from devicekit.runners.loading import Whole, find_wholes, own_tensors
 from devicekit.runners.sharding import Sharding, Share, Split
-from devicekit.runners.state_layers import RECURRENT, TESTED_TRANSFORMERS, LayerStates, Mixer, install, mixing
+from devicekit.runners.state_layers import (
+    MEMORYLESS,
+    RECURRENT,
+    TESTED_TRANSFORMERS,
+    LayerStates,
+    Mixer,
+    mixing,
+    older_than,
+)
 from devicekit.runners.tensor_parallel import split_model
 
 
@@ -57,7 +68,9 @@ def sketch_model(
     # Grouped products of experts know only bfloat16 on the meta device; shapes are all that is asked of it.
     with torch.device("meta"):
         model = hf.AutoModelForCausalLM.from_config(
-            copy.deepcopy(directory.config), attn_implementation=ATTENTION_NAME, dtype=torch.bfloat16
+            copy.deepcopy(directory.config),
+            attn_implementation=own_attention.loads_as(directory.config),
+            dtype=torch.bfloat16,
         ).eval()
     sharding = None if split is None else split_model(model, split, path=directory.path)
     layout = probe_layout(model, path=directory.path)
@@ -117,31 +130,43 @@ def probe_layout(model: hf.PreTrainedModel, *, path: Path) -> ModelLayout:
     asks for something that pages of keys and values cannot answer.
     """
     model_type = model.config.get_text_config().model_type
+    if (kind := RECURRENT.get(model_type)) is not None and older_than(kind.since):
+        raise _refusal(
+            model, path, f"needs transformers {kind.since} or newer; this is {version('transformers')}"
+        )
     probe = _Probe()
-    token = torch.zeros((1, 1), dtype=torch.int64, device=model.device)
+    forward = PackedForward(model)
     try:
-        install(model, model_type)
-        with torch.no_grad(), attending(probe), mixing(probe):
-            model(
-                input_ids=token,
-                position_ids=token.clone(),
-                use_cache=False,
-                logits_to_keep=torch.zeros(1, dtype=torch.int64, device=model.device),
-            )
+        own_attention.install(model, model_type)
+        state_layers.install(model, model_type)
+        with torch.no_grad(), attending(probe), mixing(probe), _unknown_first(model):
+            # The first token of two that have nothing to do with each other.
+            both = torch.zeros(2, dtype=torch.int64, device=model.device)
+            logits = forward(both, both.clone(), both[1:] + 1)
     except NotImplementedError as error:
         raise _refusal(
             model, path, f"needs an operation that {model.device} does not have: {one_line(error)}"
         ) from error
-    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError, RuntimeError) as error:
+        if type(error) is RuntimeError and model.device.type != "meta":
+            raise  # it may be the device's, and then has a meaning of its own
         hint = (
             f"; this is transformers {version('transformers')}, tested are {TESTED_TRANSFORMERS}"
             if model_type in RECURRENT
             else ""
         )
         raise _refusal(model, path, f"does not run on packed tokens: {one_line(error)}{hint}") from error
-    reason = _why_not(model, probe)
+    reason = _why_not(model, probe, forward)
+    if reason is None and model.device.type != "meta" and bool(torch.isnan(logits).any()):
+        reason = (
+            "has tokens look at others in another way than by attention or states: those of another request would "
+            "change them"
+        )
     if reason is not None:
         raise _refusal(model, path, reason)
+    states = StateLayout(tuple(probe.states)) if probe.states else None
+    if not probe.calls:
+        return ModelLayout(KVLayout.nothing(model.dtype), (), states, 0)
     first = probe.calls[0]
     kv = KVLayout(
         num_layers=len(probe.calls),
@@ -151,8 +176,23 @@ def probe_layout(model: hf.PreTrainedModel, *, path: Path) -> ModelLayout:
         dtype=first.key.dtype,
         windows=tuple(call.window for call in probe.calls),
     )
-    states = StateLayout(tuple(probe.states)) if probe.states else None
     return ModelLayout(kv, tuple(call.layer for call in probe.calls), states, first.query.shape[1])
+
+
+@contextmanager
+def _unknown_first(model: hf.PreTrainedModel) -> Iterator[None]:
+    """The embedding of each pass's first token is not a number, and neither is what comes to depend on it."""
+
+    def spoil(module: torch.nn.Module, arguments: object, output: torch.Tensor) -> torch.Tensor:
+        spoilt = output.clone()
+        spoilt[:, 0] = float("nan")
+        return spoilt
+
+    hook = model.get_input_embeddings().register_forward_hook(spoil)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 class _Probe:
@@ -166,30 +206,34 @@ class _Probe:
         self.calls.append(call)
         return call.query.new_zeros(1, call.query.shape[2], call.query.shape[1], call.value.shape[-1])
 
-    def mix(self, layer: int, mixer: Mixer, hidden: torch.Tensor) -> torch.Tensor:
+    def mix(self, layer: int, mixer: Mixer, hidden: torch.Tensor, *, continues: bool) -> torch.Tensor:
         kept = LayerStates({})
-        output = mixer(hidden, kept)
+        output = mixer(hidden[:, -1:], kept)
         for name, state in kept.states.items():
             self.states.append(StateTensor(layer, name, tuple(state.shape[1:]), state.dtype))
-        return output
+        return output.new_zeros(*hidden.shape[:2], output.shape[-1])
 
 
-def _why_not(model: hf.PreTrainedModel, probe: _Probe) -> str | None:
+def _why_not(model: hf.PreTrainedModel, probe: _Probe, forward: PackedForward) -> str | None:
     calls = probe.calls
     config = model.config.get_text_config()
     layers = config.num_hidden_layers
-    absent = {"position_ids", "logits_to_keep"} - inspect.signature(model.forward).parameters.keys()
-    if absent:
+    needed = {"logits_to_keep"} | ({"position_ids"} if calls and forward.needs_positions else set())
+    if absent := needed - forward.parameters:
         return f"does not take {' and '.join(sorted(absent))}, which packed tokens need"
-    states = _unserved_states(model)
+    states = [] if config.model_type in RECURRENT else _unserved_states(model)
     if states:  # not every release of transformers says so in the config
         return f"is a hybrid: {', '.join(states)} keeps a recurrent state that is not served"
     attending_layers = [call.layer for call in calls]
     recurrent = {one.layer for one in probe.states}
-    if not calls or attending_layers != sorted(set(range(layers)) - recurrent):
+    kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or ()
+    memoryless = {at for at, kind in enumerate(kinds) if kind in MEMORYLESS}
+    if attending_layers != sorted(set(attending_layers)) or set(
+        attending_layers
+    ) | recurrent | memoryless != set(range(layers)):
         return (
-            f"has {layers - len(recurrent)} layers and calls attention that can be replaced {len(calls)} times; "
-            "once in every layer that is not recurrent, in order, is what paging needs"
+            f"has {layers - len(recurrent | memoryless)} layers that attend and calls attention that can be "
+            f"replaced {len(calls)} times; once in every such layer, in order, is what paging needs"
         )
     if any(call.bias for call in calls):
         return "adds a bias to its attention scores, which paged attention does not do"
@@ -204,7 +248,11 @@ def _why_not(model: hf.PreTrainedModel, probe: _Probe) -> str | None:
     everywhere = layers if getattr(config, "sliding_window", None) is not None else 0
     kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * everywhere
     windows = {call.layer: call.window for call in calls}
-    silent = [i for i, kind in enumerate(kinds) if kind == "sliding_attention" and windows.get(i) is None]
+    silent = [
+        i
+        for i, kind in enumerate(kinds)
+        if kind in ("sliding_attention", "chunked_attention") and windows.get(i) is None
+    ]
     if silent:
         return f"does not tell attention the sliding window of layers {silent}"
     return None
@@ -212,7 +260,7 @@ def _why_not(model: hf.PreTrainedModel, probe: _Probe) -> str | None:
 
 def _unserved_states(model: hf.PreTrainedModel) -> list[str]:
     """Classes of its modules that take a cache of states, but for those that are served."""
-    served = {kind for _, kind in RECURRENT.values()}
+    served = {kind.module for kind in RECURRENT.values()}
     kinds = {type(module) for module in model.modules()} - {type(model)}
     takers = (kind for kind in kinds if "cache_params" in inspect.signature(kind.forward).parameters)
     return sorted({kind.__name__ for kind in takers} - served)

@@ -36,10 +36,14 @@ def decoding(batch: ForwardBatch, window: int | None) -> Int64:
     return found
 
 
-def find_reach(batch: ForwardBatch, sequence: int, window: int | None, pages: Int32 | None) -> Reach:
-    """The keys of a decoding sequence. ``pages``: what stands for each page in layers with pages of their own."""
+def find_reach(batch: ForwardBatch, sequence: int, first: int, pages: Int32 | None) -> Reach:
+    """The keys of a decoding sequence.
+
+    Args:
+        first: position of the first key that it sees.
+        pages: what stands for each page in layers with pages of their own.
+    """
     size, end = batch.page_size, int(batch.seq_lens[sequence])
-    first = 0 if window is None else max(0, end - window)
     base = first // size
     column = batch.table.pages[batch.req_pool_indices[sequence], base : -(-end // size)]
     found = column.astype(np.int64) if pages is None else pages[column].astype(np.int64)

@@ -15,6 +15,7 @@ from devicekit.memory.mirror import TableMirror
 from devicekit.runners import attention, sampling
 from devicekit.runners import huggingface as hf
 from devicekit.runners.checkpoint import ModelDirectory
+from devicekit.runners.forward import PackedForward
 from devicekit.runners.loading import aliases, load_model, load_part, own_tensors
 from devicekit.runners.plan import AttentionPlan, to_device, window_slots
 from devicekit.runners.probe import measure_share, probe_layout, sketch_model
@@ -73,6 +74,7 @@ class TransformersRunner:
         self._limits = replace(
             directory.limits, window=layout.kv.window, partial_window=layout.kv.partial_window
         )
+        self._packed = PackedForward(model)
         self._pool_layers = {layer: at for at, layer in enumerate(layout.attention_layers)}
         self._stored = directory.stored_tensors()
         self._dtype = dtype
@@ -100,9 +102,12 @@ class TransformersRunner:
         attention.register()
         directory = ModelDirectory.open(path)
         if split is None:
-            return cls(
-                directory, load_model(directory, dtype=dtype).to(device.torch_device), device, dtype=dtype
-            )
+            model = load_model(directory, dtype=dtype).to(device.torch_device)
+            try:
+                return cls(directory, model, device, dtype=dtype)
+            except RuntimeError:
+                sketch_model(directory, dtype=dtype)  # says so if it is the model, whatever the device
+                raise
         sketch = sketch_model(
             directory, dtype=dtype, split=split
         )  # whether it can be, before anything is read
@@ -133,7 +138,9 @@ class TransformersRunner:
         self._pool = pool
         self._state_pool = states
         # Where a call costs as little as on the host; keys of another dtype are copied anyway.
-        self._in_place = pool.key(0).is_cpu and pool.layout.dtype == self.layout.dtype
+        self._in_place = (
+            bool(self._pool_layers) and pool.key(0).is_cpu and pool.layout.dtype == self.layout.dtype
+        )
 
     def step(self, batch: ForwardBatch) -> StepOutput:
         """Write the batch's keys and values into the pool and return the wanted tokens."""
@@ -250,21 +257,14 @@ class TransformersRunner:
         tokens, positions, wanted, *slots = to_device(arrays, device)
         plan = AttentionPlan(batch, device, self._pages(batch), in_place=self._in_place)
         paged = attention.PagedAttention(
-            pool, plan, slots[0], self._pool_layers, slots[1] if len(slots) > 1 else None
+            pool, plan, slots[0], self._pool_layers, positions, slots[1] if len(slots) > 1 else None
         )
         return _Inputs(tokens, positions, wanted, plan, paged)
 
     def _forward(self, inputs: _Inputs) -> torch.Tensor:
         """Logits of the wanted positions and of the scored ones behind them: [L + S, vocabulary], float32."""
         with attention.attending(inputs.paged):
-            output = self.model(
-                input_ids=inputs.tokens.unsqueeze(0),
-                position_ids=inputs.positions.unsqueeze(0),
-                use_cache=False,
-                logits_to_keep=inputs.wanted,
-            )
-        logits: torch.Tensor = output.logits[0]
-        return logits.float()
+            return self._packed(inputs.tokens, inputs.positions, inputs.wanted).float()
 
     def _pages(self, batch: ForwardBatch) -> torch.Tensor:
         """The request table on the device. Of a table that was seen before, only what changed is uploaded."""

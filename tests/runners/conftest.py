@@ -76,13 +76,17 @@ class Driver:
         return Sequence_(row, list(prompt), len(prompt), temperature=temperature, seed=seed)
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], new_tokens: int, **sampling: float
+        self, prompts: Sequence[Sequence[int]], new_tokens: int, *, whole: bool = False, **sampling: float
     ) -> list[list[int]]:
+        """``whole``: no prompt is cut into chunks."""
         running = [self.add(prompt, **sampling) for prompt in prompts]
         while waiting := [s for s in running if len(s.generated) < new_tokens]:
             size = self.rng.integers(1, len(waiting) + 1)
             chosen = [waiting[i] for i in self.rng.permutation(len(waiting))[:size]]
-            chunks = [int(self.rng.integers(1, len(s.tokens) - s.done + 1)) for s in chosen]
+            chunks = [
+                len(s.tokens) - s.done if whole else int(self.rng.integers(1, len(s.tokens) - s.done + 1))
+                for s in chosen
+            ]
             self.step(list(zip(chosen, chunks, strict=True)))
         return [s.generated for s in running]
 

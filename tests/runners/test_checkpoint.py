@@ -136,16 +136,10 @@ def test_weights_of_another_shape_are_not_made_up(directory, device):
         ("t5", {}, "encoder-decoder"),
         ("bert", {"architectures": ["BertForMaskedLM"]}, "not a causal language model"),
         ("vit", {}, "not a causal language model"),
-        ("mamba", {"architectures": ["MambaForCausalLM"]}, "linear_attention|recurrent state"),
-        ("bamba", {"attn_layer_indices": [1], "num_hidden_layers": 2}, "linear_attention|of kind mamba"),
-        ("rwkv", {}, "recurrent state"),
-        ("falcon_h1", {}, "hybrid"),
-        (
-            "lfm2_moe",
-            {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
-            "conv, which are not served",
-        ),
-        ("llama4_text", {"num_hidden_layers": 4}, "chunked_attention"),
+        ("minimax", {"num_hidden_layers": 2}, "linear_attention, which are not served"),
+        ("rwkv", {}, "none of the models without attention that are served"),
+        ("zaya", {"num_hidden_layers": 2}, "hybrid, which are not served"),
+        ("deepseek_v32", {"num_hidden_layers": 2}, "indexed_attention, which are not served"),
         ("llama", {"quantization_config": {"quant_method": "fp8"}}, "quantised"),
     ],
 )
@@ -158,6 +152,8 @@ def test_models_that_cannot_be_served_are_refused_before_loading(tmp_path, model
     assert "\n" not in str(refused.value)
 
 
+_SMALL = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+_GIT = {**_SMALL, "vision_config": {**_SMALL, "image_size": 32, "patch_size": 16}}
 _MOSHI = {
     "hidden_size": 32,
     "ffn_dim": 64,
@@ -170,9 +166,10 @@ _MOSHI = {
 @pytest.mark.parametrize(
     ("model_type", "settings", "reason"),
     [
-        ("bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4}, "position_ids"),
+        ("bart", {"d_model": 32, "decoder_layers": 2, "is_encoder_decoder": False}, "position_ids"),
+        ("openai-gpt", {"n_embd": 32, "n_layer": 2, "n_head": 4}, "2 layers .* calls .* 0 times"),
+        ("git", _GIT, "cannot be replaced"),
         ("moshi", _MOSHI, r"sliding window of layers \[0, 1\]|that cannot be replaced"),
-        ("mpt", {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64}, "packed tokens"),
         ("bert", {"num_hidden_layers": 2, "is_decoder": False}, "attends to later tokens"),
     ],
 )
