@@ -24,6 +24,10 @@ FOREIGN = {
     "grad",
     "name_or_path",  # of a transformers config
     "forward",  # of a torch module
+    "_attn",  # of transformers' modules and configs, from here on
+    "_attn_implementation",
+    "attn_temperature_tuning",
+    "layer_idx",
     "num_experts",  # of transformers' modules that hold experts
     "_is_expert_parallel",
     "pre_tokenizer",
