@@ -35,6 +35,7 @@ FOREIGN = {
     "chat_template",
     "serving",  # of Starlette's application state
     "openapi",
+    "should_exit",  # of uvicorn's server
     "asked_to_stop",  # of our own web server, a part of uvicorn's
     "maxstring",  # of reprlib
     "maxother",
