@@ -35,7 +35,8 @@ FOREIGN = {
     "chat_template",
     "serving",  # of Starlette's application state
     "openapi",
-    "should_exit",  # of uvicorn's server
+    "should_exit",  # of uvicorn's servers
+    "install_signal_handlers",
     "asked_to_stop",  # of our own web server, a part of uvicorn's
     "maxstring",  # of reprlib
     "maxother",
