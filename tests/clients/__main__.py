@@ -30,6 +30,7 @@ CLIENTS = {
     "openai (Node)": ("openai_node.mjs", "openai"),
     "litellm": ("litellm_client.py", "litellm"),
     "langchain-openai": ("langchain_client.py", "langchain-openai"),
+    "lm-eval": ("lm_eval_client.py", "lm-eval[api] transformers"),
 }
 
 
@@ -71,14 +72,14 @@ def environment(folder: Path, program: str, package: str) -> list[str]:
         if not (folder / "node_modules" / package).is_dir():
             subprocess.run(["npm", "install", "--silent", "--prefix", str(folder), package], check=True)
         return ["node"]
-    python = folder / f"venv-{package}" / "bin" / "python"
+    python = folder / f"venv-{program.partition('.')[0]}" / "bin" / "python"
     if not python.is_file():
         subprocess.run([sys.executable, "-m", "venv", str(python.parents[1])], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", package], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *package.split()], check=True)
     return [str(python)]
 
 
-def ask(folder: Path, program: str, package: str, url: str) -> dict[str, str]:
+def ask(folder: Path, program: str, package: str, url: str, model: Path) -> dict[str, str]:
     """The outcome of each check: empty if it held, and otherwise why not."""
     command = environment(folder, program, package)
     script = HERE / program
@@ -87,7 +88,7 @@ def ask(folder: Path, program: str, package: str, url: str) -> dict[str, str]:
         script.write_text((HERE / program).read_text())
     done = subprocess.run(
         [*command, str(script)],
-        env={**os.environ, "BASE_URL": url},
+        env={**os.environ, "BASE_URL": url, "MODEL": str(model)},
         capture_output=True,
         text=True,
         timeout=600,
@@ -110,7 +111,7 @@ def main() -> int:
     matrix: dict[str, dict[str, str]] = {}
     with tempfile.TemporaryDirectory() as temporary, serving(Path(temporary)) as url:
         for name in options.only or CLIENTS:
-            matrix[name] = ask(options.folder.resolve(), *CLIENTS[name], url)
+            matrix[name] = ask(options.folder.resolve(), *CLIENTS[name], url, Path(temporary) / "model")
             for check, wrong in matrix[name].items():
                 print(f"{name}: {check}: {wrong or 'ok'}")
     if options.markdown:

@@ -1,4 +1,4 @@
-"""lm-eval: one task that generates and one that asks for log-likelihoods, end to end, over a data set made here."""
+"""lm-eval: a task that generates and one that asks for log-likelihoods, end to end, over data made here."""
 
 import json
 import os
@@ -67,15 +67,10 @@ def log_likelihood():
             assert float(told[0]) < 0, sample
 
 
-for check in (generation, log_likelihood):
+for name, check in (("completion", generation), ("log probabilities", log_likelihood)):
     try:
         check()
         wrong = ""
     except Exception as error:
         wrong = f"{type(error).__name__}: {error}"[:200]
-    print(
-        json.dumps(
-            {"check": {"generation": "completion", "log_likelihood": "log probabilities"}[check.__name__], "wrong": wrong}
-        ),
-        flush=True,
-    )
+    print(json.dumps({"check": name, "wrong": wrong}), flush=True)
