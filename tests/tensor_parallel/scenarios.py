@@ -296,6 +296,7 @@ class Faulty:
     at: int
     act: str
     calls: int = 0
+    short: float = 2.0
 
     def sum(self, tensor: torch.Tensor) -> None:
         self._count()
@@ -311,10 +312,12 @@ class Faulty:
             return
         if self.act == "raise":
             raise ValueError("a cosmic ray")
+        if self.act == "memory":
+            raise torch.OutOfMemoryError("no room for an activation")
         if self.act == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.act == "stop":  # for longer than anybody waits
-            wake = f"import os, signal, time; time.sleep({3 * SHORT}); os.kill({os.getpid()}, signal.SIGCONT)"
+            wake = f"import os, signal, time; time.sleep({3 * self.short}); os.kill({os.getpid()}, signal.SIGCONT)"
             subprocess.Popen([sys.executable, "-c", wake])
             os.kill(os.getpid(), signal.SIGSTOP)
 
@@ -333,15 +336,23 @@ class Lost:
     lost: str = ""
 
 
-def broken(path: str, at: int, act: str, verb: bool = False, faulty: int = 1, device: str = "cpu") -> Lost:
+def broken(
+    path: str,
+    at: int,
+    act: str,
+    verb: bool = False,
+    faulty: int = 1,
+    device: str = "cpu",
+    short: float = SHORT,
+) -> Lost:
     """A rank fails at an exchange of a pass, or of a verb that puts weights together."""
-    ranks = RankGroup(timeout=SHORT if act == "stop" else 240, heartbeat=0.1)
+    ranks = RankGroup(timeout=short if act == "stop" else 240, heartbeat=0.1)
     config = EngineConfig(kv_tokens=KV_TOKENS, tensor_parallel=ranks.size)
     engine = Engine.open(path, device, ranks=ranks, config=config)
     assert engine.runner.sharding is not None
     scheduler = cast("LockstepScheduler", engine.scheduler)
     if ranks.rank == faulty:
-        engine.runner.sharding.exchange = Faulty(engine.runner.sharding.exchange, at, act)
+        engine.runner.sharding.exchange = Faulty(engine.runner.sharding.exchange, at, act, short=short)
     end, started = Lost(), time.monotonic()
     try:
         if ranks.rank:

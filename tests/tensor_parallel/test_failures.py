@@ -11,13 +11,24 @@ from tests.tensor_parallel.conftest import Written
 from tests.tensor_parallel.scenarios import KV_TOKENS, SHORT, Lost, Seen
 
 EXCHANGES = 6  # of a pass: the embedding, two in each of two layers, and the head
+LONGER = 20.0  # seconds, a timeout that a busy machine keeps to while the engine is opened
 BOUND = 60.0  # seconds, a quarter of the timeout: what ends later was not noticed by itself
 GAVE_UP = "Lost rank 1: it gave up: ValueError: a cosmic ray"
 ENDED = "Lost rank 1: its process has ended or stands still"
 
 
-def told(worlds: Worlds, path: str, at: int, act: str, *, verb: bool = False, expect: str = "") -> list[Lost]:
-    ends: list[Lost] = worlds(2).play(scenarios.broken, path, at, act, verb, expect=expect)  # type: ignore[assignment]
+def told(
+    worlds: Worlds,
+    path: str,
+    at: int,
+    act: str,
+    *,
+    verb: bool = False,
+    expect: str = "",
+    short: float = SHORT,
+) -> list[Lost]:
+    arguments = (path, at, act, verb, 1, "cpu", short)
+    ends: list[Lost] = worlds(2).play(scenarios.broken, *arguments, expect=expect)  # type: ignore[assignment]
     assert not any(one.healthy for one in ends)
     return ends
 
@@ -66,6 +77,45 @@ def test_a_rank_that_dies_in_a_pass_is_named(worlds: Worlds, written: Written, v
     [first] = told(worlds, written("llama"), 4, "die", verb=verb, expect="1")
     world.replace("1")
     assert first.seconds < BOUND
+    assert first.told
+    assert all(ENDED in message for message in first.told)
+
+
+NO_ROOM = "Lost rank 1: it gave up: OutOfMemoryError: no room for an activation"
+
+
+def _runs_out(worlds: Worlds, path: str, at: int) -> None:
+    first, second = told(worlds, path, at, "memory")
+    assert max(first.seconds, second.seconds) < BOUND
+    assert len(first.told) == 3
+    assert all(NO_ROOM in message for message in first.told)
+    assert first.lost == second.raised == NO_ROOM
+
+
+def test_a_rank_that_runs_out_of_memory_in_the_middle_of_a_pass_ends_it_for_all(
+    worlds: Worlds, written: Written
+) -> None:
+    _runs_out(worlds, written("llama"), 3)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("at", range(1, EXCHANGES + 2))
+@pytest.mark.parametrize("act", ["memory", "die", "stop"])
+def test_a_rank_may_run_out_of_memory_die_or_stand_still_at_any_exchange(
+    worlds: Worlds, written: Written, at: int, act: str
+) -> None:
+    if act == "memory":
+        _runs_out(worlds, written("llama"), at)
+        return
+    world = worlds(2)
+    if act == "die":
+        [first] = told(worlds, written("llama"), at, "die", expect="1")
+        world.replace("1")
+        assert first.seconds < BOUND
+    else:
+        first, second = told(worlds, written("llama"), at, "stop", short=LONGER)
+        assert LONGER <= first.seconds < LONGER + BOUND
+        assert second.raised
     assert first.told
     assert all(ENDED in message for message in first.told)
 
