@@ -8,7 +8,7 @@ SETUP := $(VENV)/.ready
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml plugins/hosts/*/pyproject.toml conformance/pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: hosts pictures help run fleet fleet-ray test thorough lint types architecture bench bench-peers soak hostile operators mutants kill-matrix matrix versions clients architectures device tested dist stranger docs clean
+.PHONY: hosts pictures help run fleet fleet-ray test thorough lint types architecture bench bench-peers soak hostile operators mutants kill-matrix matrix versions clients architectures device tested dist stranger workflows docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -103,6 +103,11 @@ dist: $(SETUP) ## build wheels and sdists of every distribution into dist/, and 
 stranger: dist ## install each extra of the built wheels alone, run every command, uninstall; check types from outside
 	@$(UV)
 	@$(BIN)/python -m tools.stranger --constraint constraints.txt $(if $(ONLY),--only $(ONLY))
+
+workflows: $(SETUP) ## hold the workflows to their schema and to what makes workflows unsafe
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check check-jsonschema zizmor
+	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(BIN)/zizmor --offline --quiet .github/workflows
 
 docs: $(SETUP) ## write the pages that are generated from the code, and build the site into site/, without a warning
 	@$(BIN)/python -m tools.reference

@@ -58,6 +58,7 @@ def test_what_did_not_pass_is_counted_and_named() -> None:
     assert "| 5 | **2** | 0 |" in row(text, "one")
     assert "`tests.test_b::test_broken`" in text
     assert "Not passed" not in page([ONE], [RAN])
+    assert "- one, short: in two parts" in page([ONE], [replace(RAN, note="in two parts")])
 
 
 def test_a_later_run_replaces_an_earlier_one_and_a_blocked_one_replaces_nothing(tmp_path: Path) -> None:

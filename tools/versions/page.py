@@ -26,7 +26,12 @@ def page(columns: Sequence[Column], runs: Sequence[Run]) -> str:
     """The page: every column, also those that never ran."""
     rows = [row for column in columns for row in _rows(column, runs)]
     wrong = [line for run in runs for line in _failures(run)]
-    return _TOP + "\n".join(rows) + "\n" + ("\n## Not passed\n\n" + "\n".join(wrong) + "\n" if wrong else "")
+    notes = [f"- {run.column}, {run.form}: {run.note}" for run in runs if run.note]
+    return _TOP + "\n".join(rows) + "\n" + _section("Notes", notes) + _section("Not passed", wrong)
+
+
+def _section(title: str, lines: Sequence[str]) -> str:
+    return f"\n## {title}\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 
 def _rows(column: Column, runs: Sequence[Run]) -> Iterator[str]:

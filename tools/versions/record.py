@@ -50,6 +50,7 @@ class Run:
     counts: Counts = field(default_factory=Counts)
     seconds: float = 0.0
     blocked: str | None = None  # why it could not be run here
+    note: str = ""  # what a reader should know of this run
 
     @property
     def red(self) -> bool:
