@@ -147,14 +147,14 @@ def _unknown(name: str) -> str:
 def _signature_problems(
     function: Callable[..., object], spec: HookSpec, contracts: tuple[Version, ...], beyond: bool
 ) -> list[str]:
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):
-        return [f"{spec.name} is not a plain function or method"]
     if not (inspect.isfunction(function) or inspect.ismethod(function)):
         return [
             f"{spec.name} is a {type(function).__name__}, not a plain function or method: pluggy ignores it"
         ]
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return [f"{spec.name} is not a plain function or method"]
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
     if any(parameter.kind not in named for parameter in parameters):
         return [f"{spec.name} uses * or **: its signature must be {spec.signature}"]

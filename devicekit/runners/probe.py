@@ -134,6 +134,10 @@ def probe_layout(model: hf.PreTrainedModel, *, path: Path) -> ModelLayout:
         raise _refusal(
             model, path, f"needs transformers {kind.since} or newer; this is {version('transformers')}"
         )
+    if model_type not in RECURRENT and (unserved := _unserved_states(model)):
+        # Not every release of transformers says so in the config.
+        listed = ", ".join(unserved)
+        raise _refusal(model, path, f"is a hybrid: {listed} keeps a recurrent state that is not served")
     probe = _Probe()
     forward = PackedForward(model)
     try:
@@ -221,9 +225,6 @@ def _why_not(model: hf.PreTrainedModel, probe: _Probe, forward: PackedForward) -
     needed = {"logits_to_keep"} | ({"position_ids"} if calls and forward.needs_positions else set())
     if absent := needed - forward.parameters:
         return f"does not take {' and '.join(sorted(absent))}, which packed tokens need"
-    states = [] if config.model_type in RECURRENT else _unserved_states(model)
-    if states:  # not every release of transformers says so in the config
-        return f"is a hybrid: {', '.join(states)} keeps a recurrent state that is not served"
     attending_layers = [call.layer for call in calls]
     recurrent = {one.layer for one in probe.states}
     kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or ()
