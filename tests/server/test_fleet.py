@@ -120,3 +120,38 @@ def test_what_is_no_url_of_an_engine_is_refused(
 ) -> None:
     assert main(["fleet", "--file", str(tmp_path / "f.json"), "--engine", url, "status"]) == 1
     assert "no URL of an engine" in capsys.readouterr().err
+
+
+def test_engines_of_other_keys_or_named_twice_are_no_fleet_and_nothing_is_changed(
+    serve: Serve, models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serve(**SMALL, admin_api_key="one") as first, serve(**SMALL, admin_api_key="other") as second:
+        pair, file = (first, second), tmp_path / "fleet.json"
+        key = ("--admin-api-key", "one")
+        update = ("update", "--model-path", str(models.b), "--weight-version", "v2")
+        assert fleet(file, pair, *key, *update) == 1
+        out = capsys.readouterr().out
+        assert "Nothing was changed" in out
+        assert f"FAIL  {second.url}  This endpoint needs the admin key" in out
+        for one in pair:
+            info = one.get("/server_info").json()
+            assert (info["prepared_update"], info["steered_by"], info["awaits_fleet"]) == (None, None, False)
+        assert fleet(file, (first, first), "status") == 1
+        assert "named twice" in capsys.readouterr().err
+
+
+def test_no_page_steers_a_fleet_and_requests_of_clients_are_told_where_to_go(
+    serve: Serve, tmp_path: Path
+) -> None:
+    with serve(**SMALL) as one, open_record(tmp_path / "fleet.json", [one.url]) as record:
+        members = Fleet([HttpEndpoint(one.url)], record)
+        with TestClient(create_fleet_app(members, on_close=members.close)) as http:
+            for headers in ({"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
+                assert http.post("/pause_generation", headers=headers).status_code == 403
+            assert one.get("/ready").status_code == 200
+            lost = http.post("/generate", json={"text": "x"})
+            assert lost.status_code == 404
+            assert "carries no request" in lost.json()["message"]
+            assert http.get("/list_workers").json() == {"urls": [one.url]}
+            body = {"model_path": "/m", "weight_version": "v2", "at_once": 0}
+            assert http.post("/update_weights_from_disk", json=body).status_code == 400
