@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.server.conftest import Serve, Server
@@ -76,3 +80,32 @@ def test_a_flush_begins_the_caches_figures_anew(serve: Serve) -> None:
         assert server.serving.engine.scheduler.state.requests.cache_figures.epochs == 1
         server.generate(ids)
         assert server.load()["cache_hit_rate"] == 0
+
+
+DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana" / "devicekit.json"
+
+
+def test_the_dashboard_asks_for_metrics_and_labels_that_there_are(serve: Serve) -> None:
+    with serve() as server:
+        server.generate(list(range(2, 60)))
+        assert server.post("/flush_cache").json()["success"]
+        server.generate(list(range(2, 60)), max_new_tokens=3)
+        server.get("/health")
+        text = server.get("/metrics").text
+    there: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(text):
+        there.setdefault(family.name, set())  # some have samples only when there is something to tell
+        for sample in family.samples:
+            there.setdefault(sample.name, set()).update(sample.labels)
+    sampled = "devicekit_weight_update_seconds_bucket"  # after the first update
+    there.setdefault(sampled, {"le", "source"})
+    dashboard = json.loads(DASHBOARD.read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    assert len(queries) > 20
+    for query in queries:
+        [name] = set(re.findall(r"devicekit_\w+", query))
+        assert name in there, query
+        grouped = {one.strip() for found in re.findall(r"by \(([^)]*)\)", query) for one in found.split(",")}
+        assert not there[name] or grouped <= there[name], (query, there[name])
+    for one in dashboard["templating"]["list"]:
+        assert set(re.findall(r"devicekit_\w+", one.get("definition", ""))) <= set(there)
