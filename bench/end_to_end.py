@@ -22,7 +22,7 @@ from devicekit.engine import Engine, EngineConfig
 from devicekit.runners.huggingface import AutoModelForCausalLM
 from devicekit.scheduling.request import SamplingParams
 
-_CASES = ((8, 32, 16), (8, 512, 16))  # requests, tokens of a prompt, tokens of an output
+_CASES = ((8, 32, 16), (8, 256, 16))  # requests, tokens of a prompt, tokens of an output
 _ROUNDS = 3
 _SAYS = (
     "Time is of all requests together, from their submission to the last token.\n"
