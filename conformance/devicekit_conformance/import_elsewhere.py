@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import sys
@@ -17,6 +18,8 @@ def main(address: str, probe: str | None = None) -> None:
     context = Context(Target(address, probe))
     context.device_count  # noqa: B018  # opens the backend, whose classes the handle may need
     told = []
+    with contextlib.suppress(Exception):
+        context.raw_hook("import_ipc")(object())  # after which the others are to be imported all the same
     for handle in pickle.load(sys.stdin.buffer):
         context.hook("import_ipc")(pickle.loads(handle))  # a handle is good for more than one time
         tensor = context.hook("import_ipc")(pickle.loads(handle))

@@ -328,6 +328,13 @@ def beside(trial: Trial) -> None:
             for index in range(trial.count):
                 was, now = before[f"what device {index} holds"], trial.ctx.probe.held(index)
                 trial.expect(was == now, f"what device {index} holds went from {was} to {now}")
+        after = {} if trial.hook == "reset_peak_memory_stats" else _counts(trial)
+        for name, was in before.items():
+            now = after.get(name) if ".peak of" in name else None
+            fell = isinstance(was, int) and isinstance(now, int) and now < was
+            trial.expect(
+                not fell, f"{name} fell from {was} to {now}, and only reset_peak_memory_stats() resets it"
+            )
         trial.finish()
         live.check("after it")
         del found

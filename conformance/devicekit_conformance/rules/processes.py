@@ -128,6 +128,7 @@ def a_used_device_lets_the_process_end(ctx: Context) -> None:
     done = _run_alone(ctx, "devicekit_conformance.use_and_exit")
     last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
     expect(done.returncode == 0, f"the process ended with status {done.returncode} {last}")
+    expect(b"Traceback" not in done.stderr, f"an exception was printed when the process ended {last}")
     try:
         there = json.loads(done.stdout.decode().strip().splitlines()[-1])
     except (ValueError, IndexError):
