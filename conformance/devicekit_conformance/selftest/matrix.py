@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     if arguments.markdown:
         seen = json.loads(FIRST_SIGHT.read_text(encoding="utf-8")) if FIRST_SIGHT.is_file() else {}
-        arguments.markdown.write_text(page(rows, len(derived()), seen), encoding="utf-8")
+        arguments.markdown.write_text(page(rows, len(derived()), seen, arguments.note), encoding="utf-8")
     caught = sum(row["status"] == "fail" for row in rows)
     spent = sum(row["seconds"] for row in rows)
     rate = 100 * caught / max(1, len(rows))
@@ -54,6 +54,7 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--merge", type=Path, nargs="+", metavar="FILE", help="results of shards, instead of a run"
     )
+    parser.add_argument("--note", default="", help="for the page: which part was judged, and how")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the page to commit")
     return parser.parse_args(argv)
 

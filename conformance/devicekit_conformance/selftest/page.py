@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -20,19 +21,35 @@ the held-out ones was measured before their survivors were looked at. That is *f
 """
 
 
-def page(rows: Sequence[Row], derived: int, first_sight: Mapping[str, str]) -> str:
+# What nobody can see from outside, or what the contract leaves open.
+_UNDECIDED = {
+    "a clock, a power or an index among all devices of the machine that is another, and plausible": "nobody else "
+    "counts it where torch has no function for it",
+    "an 8-bit float that is listed and not there": "torch has no plain product for it, and other roads are the "
+    "vendors' own",
+    "lazy execution that is claimed by a device that runs all at once": "work that ends though nobody sent it off "
+    "is what a lazy device may do",
+    "a replay on another stream than the current one": "the simulated machine computes when work is submitted, so "
+    "that only times tell streams apart, and captured work takes none",
+    "recording of allocations that begins on every device": "some vendors' recorders do that, which is allowed",
+}
+
+
+def page(rows: Sequence[Row], derived: int, first_sight: Mapping[str, str], note: str = "") -> str:
     """The page for the results of a run.
 
     Args:
         rows: one for each faulty backend that was judged.
         derived: how many there are in all.
         first_sight: what was measured, and the figure.
+        note: which part was judged, and how.
     """
     caught = sum(_caught(row) for row in rows)
     lines = [
         _HEAD,
         f"{derived} derived faults; {len(rows)} judged in this run, {caught} caught ({_rate(rows)}),",
         f"in {sum(row['seconds'] for row in rows):.0f} seconds of processor time.",
+        *textwrap.wrap(note, 115),
         "",
         "| first sight | caught |",
         "|---|---|",
@@ -49,6 +66,10 @@ def page(rows: Sequence[Row], derived: int, first_sight: Mapping[str, str]) -> s
             if not _caught(row)
         ),
     ]
+    if all(map(_caught, rows)):
+        lines.append("None.")
+    lines += ["", "## Not decided", "", "| fault | why |", "|---|---|"]
+    lines += [f"| {what} | {why} |" for what, why in _UNDECIDED.items()]
     return "\n".join(lines).rstrip() + "\n"
 
 
