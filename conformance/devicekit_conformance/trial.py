@@ -24,7 +24,7 @@ __all__ = ["Trial"]
 
 _THOROUGH = 6  # calls whose whole surroundings are compared; later ones are watched more cheaply
 # Others may need what they are given for as long as what they made of it is there.
-_KEEPS_NOTHING = frozenset({"classify_error", "pin_memory", "is_pinned", "set_rng_state", "native_handle"})
+_KEEPS_NOTHING = frozenset({"classify_error", "pin_memory", "is_pinned", "native_handle"})
 _FOREVER = 1e5  # seconds of work, where time is the probe's own
 
 
