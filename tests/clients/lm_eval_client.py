@@ -4,6 +4,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import lm_eval
 from lm_eval.tasks import TaskManager
@@ -32,7 +33,7 @@ metric_list: [{{metric: acc}}]
 """
 
 
-def run(kind: str, task: str) -> list[dict[str, object]]:
+def run(kind: str, task: str) -> list[dict[str, Any]]:
     """The samples of a task."""
     model = (
         f"model=small,base_url={os.environ['BASE_URL']}/v1/completions,tokenizer={os.environ['MODEL']},"
@@ -50,7 +51,7 @@ def run(kind: str, task: str) -> list[dict[str, object]]:
             log_samples=True,
             bootstrap_iters=0,
         )
-    samples: list[dict[str, object]] = found["samples"][task.split()[1]]
+    samples: list[dict[str, Any]] = found["samples"][task.split()[1]]
     assert len(samples) == len(QUESTIONS), samples
     return samples
 
