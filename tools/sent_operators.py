@@ -31,12 +31,18 @@ _NAMED = (torch.dtype, torch.layout, torch.memory_format)
 
 
 class _Noting(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's mode has no types
-    """Notes each operator with a tensor of the device among its arguments or results, once for each kind."""
+    """Notes each operator with a tensor of the device among its arguments or results, once for each kind.
+
+    What is sent while a model is opened tries things out on next to nothing: of a kind that is sent when requests
+    are served as well, that is what is kept.
+    """
 
     def __init__(self, device_type: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._type = device_type
         self.found: dict[str, Sent] = {}
+        self.serving = False
+        self._served: set[str] = set()
 
     def __torch_dispatch__(
         self,
@@ -50,8 +56,15 @@ class _Noting(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's mo
         result = func(*args, **keywords)
         leaves = tree.tree_leaves((args, keywords, result))
         if any(isinstance(one, torch.Tensor) and one.device.type == self._type for one in leaves):
-            self.found.setdefault(kind_of(written), written)
+            self._keep(written)
         return result
+
+    def _keep(self, written: Sent) -> None:
+        kind = kind_of(written)
+        if kind not in self.found or (self.serving and kind not in self._served):
+            self.found[kind] = written
+        if self.serving:
+            self._served.add(kind)
 
     def _note(
         self, func: torch._ops.OpOverload, args: tuple[object, ...], keywords: Mapping[str, object]
@@ -79,7 +92,7 @@ def trace(architectures: Iterable[str], dtypes: Sequence[torch.dtype] = DTYPES) 
                     _checkpoint(root, architecture, dtype)
                     try:
                         with noting:
-                            _serve(root, device)
+                            _serve(root, device, noting)
                     except DeviceKitError as error:  # the simulation lacks what some layers need
                         print(f"{architecture} in {dtype} was traced in part: {error}", file=sys.stderr)
         finally:
@@ -97,13 +110,15 @@ def _checkpoint(root: Path, architecture: str, dtype: torch.dtype) -> None:
         AutoModelForCausalLM.from_pretrained(root, dtype=dtype).save_pretrained(root)
 
 
-def _serve(root: Path, device: Device) -> None:
+def _serve(root: Path, device: Device, noting: _Noting) -> None:
     """What an engine does with a device: prompts of several lengths, and each way of choosing tokens."""
     from devicekit.engine import Engine, EngineConfig
     from devicekit.scheduling.request import SamplingParams
 
     config = EngineConfig(page_size=4, max_running=3, max_batch_tokens=32, kv_tokens=256)
+    noting.serving = False
     engine = Engine.open(root, device=device, config=config)
+    noting.serving = True
     base = SamplingParams(max_new_tokens=4, temperature=0.0)
     ways = [
         base,

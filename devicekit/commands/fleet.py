@@ -156,7 +156,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--gateway",
         metavar="URL",
-        help="a gateway whose workers (/workers, /list_workers) are the fleet, asked before each verb",
+        help="a gateway whose workers (/workers, /list_workers) are the fleet, asked before each verb; "
+        "default: none",
     )
     parser.add_argument(
         "--gateway-api-key-file", type=Path, help="a file that holds its key; default: the engines' key"
@@ -164,7 +165,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dns",
         metavar="NAME:PORT",
-        help="a name whose every address is an engine, as of a headless service; resolved before each verb",
+        help="a name whose every address is an engine, as of a headless service; resolved before each verb; "
+        "default: none",
     )
     parser.add_argument(
         "--take-over", action="store_true", help="steer also engines that another fleet has claimed"

@@ -147,6 +147,7 @@ def probe_layout(model: hf.PreTrainedModel, *, path: Path) -> ModelLayout:
             # The first token of two that have nothing to do with each other.
             both = torch.zeros(2, dtype=torch.int64, device=model.device)
             logits = forward(both, both.clone(), both[1:] + 1)
+            mixed = model.device.type != "meta" and bool(torch.isnan(logits).any())
     except NotImplementedError as error:
         raise _refusal(
             model, path, f"needs an operation that {model.device} does not have: {one_line(error)}"
@@ -161,7 +162,7 @@ def probe_layout(model: hf.PreTrainedModel, *, path: Path) -> ModelLayout:
         )
         raise _refusal(model, path, f"does not run on packed tokens: {one_line(error)}{hint}") from error
     reason = _why_not(model, probe, forward)
-    if reason is None and model.device.type != "meta" and bool(torch.isnan(logits).any()):
+    if reason is None and mixed and not _holds_nan(model):
         reason = (
             "has tokens look at others in another way than by attention or states: those of another request would "
             "change them"
@@ -181,6 +182,11 @@ def probe_layout(model: hf.PreTrainedModel, *, path: Path) -> ModelLayout:
         windows=tuple(call.window for call in probe.calls),
     )
     return ModelLayout(kv, tuple(call.layer for call in probe.calls), states, first.query.shape[1])
+
+
+def _holds_nan(model: hf.PreTrainedModel) -> bool:
+    """Whether its weights are no numbers to begin with: then nothing can be told by what comes out."""
+    return any(bool(torch.isnan(one.float()).any()) for one in model.parameters())
 
 
 @contextmanager

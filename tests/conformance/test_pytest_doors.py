@@ -84,8 +84,10 @@ def test_a_vendors_own_backend_option_and_ini_file_are_left_alone(
         "def test_theirs(request):\n    assert request.config.getoption('--backend') == 'theirs'\n"
     )
     assert run_pytest(folder=tmp_path)[0] == 0
-    code, said = run_pytest(*SUITE, "--devicekit-backend=cpu", "--devicekit-profile=streams", folder=tmp_path)
-    assert code == 0, said
+    chosen = ("--devicekit-backend=cpu", "--devicekit-profile=streams", "-k", "LOAD-001")
+    code, said = run_pytest(*SUITE, *chosen, folder=tmp_path)
+    assert code == 6, said  # judged, and not all of it
+    assert "1 passed" in said
 
 
 def test_a_vendors_class_has_a_test_for_each_requirement(
@@ -108,8 +110,10 @@ def test_a_vendors_class_keeps_to_the_chosen_profiles(run_pytest: RunPytest, tmp
         'class TestCpu(BackendConformance):\n    backend = "cpu"\n'
     )
     arguments = ("test_cpu.py", "-p", "no:cacheprovider", "-rs", "--devicekit-profile", "host")
-    code, said = run_pytest(*arguments, folder=tmp_path)
-    assert code == 0, said
+    code, said = run_pytest(
+        *arguments, "-k", "cap_010 or dk_driver or dk_engine or dk_hardware", folder=tmp_path
+    )
+    assert code == 6, said  # judged, and not all of it
     for other in ("memory", "engine", "hardware"):
         assert f"the profile {other} was not chosen" in said
 

@@ -161,6 +161,6 @@ def test_weights_follow_the_dtype_they_are_served_in(example, device):
 
 
 def test_an_unservable_directory_is_refused(example, device, second):
-    (second / "config.json").write_text(json.dumps({"model_type": "mamba"}))
+    (second / "config.json").write_text(json.dumps({"model_type": "rwkv"}))
     with pytest.raises(UnsupportedModel):
         TransformersRunner.load(example("llama"), device).update_from_disk(second)

@@ -384,7 +384,7 @@ FAULTS: tuple[Fault, ...] = (
         "weights",
         "weights are written while requests use them",
         "weights/update.py",
-        "    return state.gate.paused or not state.requests.holding_kv\n",
+        "    return state.gate.paused or bool(state.gate.holds) or not state.requests.holding_kv\n",
         "    return True\n",
     ),
     Fault(
