@@ -234,7 +234,7 @@ _OTHERS = {
     "conformance/devicekit_conformance/processes.py: path.read_text()": _KERNEL,
     "conformance/devicekit_conformance/report.py: path.read_bytes()": _OWN,
     "conformance/devicekit_conformance/rules/hygiene.py: statm.read_text()": _KERNEL,
-    "conformance/devicekit_conformance/situations.py: Path('/proc/self/statm').read_text()": _KERNEL,
+    "conformance/devicekit_conformance/leaks.py: Path('/proc/self/statm').read_text()": _KERNEL,
     "conformance/devicekit_conformance/selftest/catalogue.py: path.read_text()": _OWN,
     "conformance/devicekit_conformance/selftest/control_faults.py: path.read_text()": _SELF,
     "conformance/devicekit_conformance/wait_elsewhere.py: pickle.load(sys.stdin.buffer)": _SELF,

@@ -146,6 +146,31 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--file", type=Path, default=Path("fleet.json"), help="what the fleet remembers; default: %(default)s"
     )
+    _add_members(parser)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs.add_parser("status", help="every engine side by side, as JSON")
+    verbs.add_parser("adopt", help="take what all engines serve as the fleet's weights")
+    _add_update(verbs.add_parser("update", help="new weights for all, in two phases"))
+    resume = verbs.add_parser("resume", help="finish an update that was cut short")
+    resume.add_argument("--take-back", action="store_true", help="give all the old weights again instead")
+    verbs.add_parser("tend", help="bring the fleet's weights to engines that lack them")
+    flush = verbs.add_parser("flush", help="forget every cached prefix on all")
+    flush.add_argument(
+        "--timeout", type=float, default=0.0, help="seconds to wait for idle; default: %(default)g"
+    )
+    pause = verbs.add_parser("pause", help="start no forward pass on any")
+    pause.add_argument(
+        "--mode",
+        choices=("abort", "retract", "in_place"),
+        default="in_place",
+        help="of requests that run; default: %(default)s",
+    )
+    verbs.add_parser("continue", help="end a pause on all")
+    _add_serve(verbs.add_parser("serve", help="the same verbs over HTTP"))
+    return parser
+
+
+def _add_members(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine",
         action="append",
@@ -175,10 +200,9 @@ def _parser() -> argparse.ArgumentParser:
         "--admin-api-key", help="key of the engines; rather given in a file; default: DEVICEKIT_ADMIN_API_KEY"
     )
     parser.add_argument("--admin-api-key-file", type=Path, help="a file that holds the key; default: none")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    verbs.add_parser("status", help="every engine side by side, as JSON")
-    verbs.add_parser("adopt", help="take what all engines serve as the fleet's weights")
-    update = verbs.add_parser("update", help="new weights for all, in two phases")
+
+
+def _add_update(update: argparse.ArgumentParser) -> None:
     update.add_argument(
         "--model-path", required=True, help="a directory that every engine finds under this path"
     )
@@ -200,22 +224,9 @@ def _parser() -> argparse.ArgumentParser:
     update.add_argument(
         "--timeout", type=float, default=3600.0, help="seconds for an engine; default: %(default)g"
     )
-    resume = verbs.add_parser("resume", help="finish an update that was cut short")
-    resume.add_argument("--take-back", action="store_true", help="give all the old weights again instead")
-    verbs.add_parser("tend", help="bring the fleet's weights to engines that lack them")
-    flush = verbs.add_parser("flush", help="forget every cached prefix on all")
-    flush.add_argument(
-        "--timeout", type=float, default=0.0, help="seconds to wait for idle; default: %(default)g"
-    )
-    pause = verbs.add_parser("pause", help="start no forward pass on any")
-    pause.add_argument(
-        "--mode",
-        choices=("abort", "retract", "in_place"),
-        default="in_place",
-        help="of requests that run; default: %(default)s",
-    )
-    verbs.add_parser("continue", help="end a pause on all")
-    serve = verbs.add_parser("serve", help="the same verbs over HTTP")
+
+
+def _add_serve(serve: argparse.ArgumentParser) -> None:
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s")
     serve.add_argument("--port", type=int, default=30900, help="port to listen on; default: %(default)s")
     serve.add_argument(
@@ -230,7 +241,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="look after the engines so often; 0: only when asked to; default: %(default)g",
     )
-    return parser
 
 
 def _count(text: str) -> int:

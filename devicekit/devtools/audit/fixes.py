@@ -17,11 +17,12 @@ from devicekit.devtools.audit.findings import Edit, Span
 from devicekit.devtools.audit.guards import Guards
 from devicekit.devtools.audit.names import Names, Scope
 from devicekit.devtools.audit.place import Place
+from devicekit.devtools.audit.questions import device_asked, tensor_asked
+from devicekit.devtools.audit.syntax import is_class_name
 from devicekit.devtools.audit.table import ANNOTATIONS, PROPERTIES, STATISTICS, Replacement, replacement_of
 
 Part = str | Span
 _COMPILERS = re.compile(r"jit|compile|script|custom_op|register_fake|register_kernel|triton|numba|trace")
-_DEVICE_NAME = re.compile(r"(\w+_)?device(_type|_str|_name)?|map_location")
 # Functions whose argument at a position names a device.
 _TAKE_DEVICE = {
     "torch.device": 0, "torch.set_default_device": 0, "torch.autocast": 0, "torch.amp.autocast": 0,
@@ -159,7 +160,7 @@ class Editor:
         receiver = node.func.value
         imported = self._names.path(receiver, place.scope)
         named = imported is not None and (imported in words.PACKAGES or self._is_imported(receiver, place))
-        if place.frozen or place.compiled or named or _is_class(receiver):
+        if place.frozen or place.compiled or named or is_class_name(receiver):
             return
         given = dict(zip(("device", "non_blocking"), node.args, strict=False))
         given |= {one.arg: one.value for one in node.keywords if one.arg is not None}
@@ -202,40 +203,15 @@ class Editor:
 
     def tensor_question(self, node: ast.Attribute, place: Place) -> str:
         """``tensor.is_cuda``; what to ask instead, if it is one."""
-        receiver = node.value
-        whose = receiver.attr if isinstance(receiver, ast.Attribute) else ast.unparse(receiver)
-        if node.attr.partition("_")[2] not in words.DEVICES or not isinstance(node.ctx, ast.Load):
-            return ""
-        # An object or a platform of the engine's own is asked by a word of its own.
-        if whose in ("self", "cls") or "platform" in whose or _is_class(receiver):
-            return ""
-        return "" if self._is_imported(receiver, place) else self._ask_tensor(node, receiver, place)
+        asked = tensor_asked(node)
+        return "" if asked is None or self._is_imported(asked, place) else self._ask(node, asked, place)
 
     def device_question(self, node: ast.Compare, place: Place) -> str:
         """``tensor.device.type == "cuda"``; what to ask instead, if it is one."""
-        asked = node.left
-        if len(node.ops) != 1 or not (isinstance(asked, ast.Attribute) and asked.attr == "type"):
-            return ""
-        whose = asked.value.attr if isinstance(asked.value, ast.Attribute) else ast.unparse(asked.value)
-        against, operator = node.comparators[0], node.ops[0]
-        if isinstance(operator, (ast.In, ast.NotIn)) and isinstance(against, (ast.Tuple, ast.List, ast.Set)):
-            named = against.elts
-        elif isinstance(operator, (ast.Eq, ast.NotEq)):
-            named = [against]
-        else:
-            return ""
-        types = [one.value for one in named if isinstance(one, ast.Constant)]
-        if (
-            len(types) != len(named)
-            or not words.DEVICES.issuperset(types)
-            or not _DEVICE_NAME.fullmatch(whose)
-        ):
-            return ""
-        return self._ask_tensor(
-            node, asked.value, place, negated=isinstance(operator, (ast.NotEq, ast.NotIn))
-        )
+        asked = device_asked(node)
+        return "" if asked is None else self._ask(node, asked.device, place, negated=asked.negated)
 
-    def _ask_tensor(self, node: ast.expr, whose: ast.expr, place: Place, *, negated: bool = False) -> str:
+    def _ask(self, node: ast.expr, whose: ast.expr, place: Place, *, negated: bool = False) -> str:
         if not (place.frozen or place.compiled or place.annotation or isinstance(whose, _NEED_PARENTHESES)):
             first = "not " if negated else ""
             parts = (f"{first}devicekit.on_accelerator(", self._span(whose), ")")
@@ -247,13 +223,13 @@ class Editor:
 
     def literal(self, node: ast.Constant, place: Place) -> None:
         """A device's name where a device is expected."""
-        if not place.frozen and not place.compiled and _DEVICE_NAME.fullmatch(place.assigned):
+        if not place.frozen and not place.compiled and words.may_hold_device(place.assigned):
             text, imports = self._text_of(node.value, place, ".torch_device.type")  # type: ignore[arg-type]  # a string
             self._keep(Edit(self._span(node), (text,), place.runs, imports), node, place)
 
     def formatted(self, node: ast.JoinedStr, place: Place) -> None:
         """``f"cuda:{rank}"`` where a device is expected."""
-        if place.frozen or place.compiled or not _DEVICE_NAME.fullmatch(place.assigned):
+        if place.frozen or place.compiled or not words.may_hold_device(place.assigned):
             return
         if (made := self._formatted(node, place)) is not None:
             self._keep(Edit(self._span(node), (made[0],), place.runs, made[1]), node, place)
@@ -423,11 +399,6 @@ def _is_vendor(path: str) -> bool:
 
 def _is_none(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and node.value is None
-
-
-def _is_class(node: ast.expr) -> bool:
-    name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
-    return name[:1].isupper() and not name.isupper()
 
 
 def _patched(tree: ast.Module) -> set[str]:

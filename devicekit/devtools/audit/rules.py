@@ -17,6 +17,14 @@ from devicekit.devtools.audit.fixes import Editor
 from devicekit.devtools.audit.marks import Marks
 from devicekit.devtools.audit.names import Names, annotations_of, defaults_of
 from devicekit.devtools.audit.place import Place
+from devicekit.devtools.audit.syntax import (
+    arguments_of,
+    assigned_name,
+    is_main_block,
+    moves_tensor,
+    names_device,
+    short,
+)
 from devicekit.devtools.audit.table import ANY_VENDOR, replacement_of
 
 if TYPE_CHECKING:
@@ -166,13 +174,13 @@ class _Visitor(ast.NodeVisitor):
         self._visit_annotation(node.annotation)
         self.visit(node.target)
         if node.value is not None:
-            with self._at(assigned=_assigned([node.target])):
+            with self._at(assigned=assigned_name([node.target])):
                 self.visit(node.value)
 
     def visit_Assign(self, node: ast.Assign) -> None:
         for target in node.targets:
             self.visit(target)
-        with self._at(assigned=_assigned(node.targets)):
+        with self._at(assigned=assigned_name(node.targets)):
             self.visit(node.value)
 
     def visit_With(self, node: ast.With | ast.AsyncWith) -> None:
@@ -187,7 +195,7 @@ class _Visitor(ast.NodeVisitor):
 
     def visit_If(self, node: ast.If) -> None:
         self.visit(node.test)
-        with self._at(runs=self._place.runs or _is_main(node.test)):
+        with self._at(runs=self._place.runs or is_main_block(node.test)):
             self.visit_body(node.body)
         self.visit_body(node.orelse)
 
@@ -239,14 +247,14 @@ class _Visitor(ast.NodeVisitor):
     def visit_Attribute(self, node: ast.Attribute) -> None:
         if self._editor.attribute_of_call(node, self._place):
             self._report_module(node, self._names.path(node.value.func, self._place.scope) or "")  # type: ignore[attr-defined]  # a call
-            for argument in _arguments(node.value):
+            for argument in arguments_of(node.value):
                 self.visit(argument)
         elif (path := self._path(node)) is not None and (rule := module_rule(path)) is not None:
             self._editor.attribute(node, path, self._place)
             self._report(node, rule, path)
         elif words.is_question(node.attr):
             instead = self._editor.tensor_question(node, self._place)
-            self._report(node, "DK004", _short(node), instead, changes=ANY_VENDOR, flag=self._flag(node))
+            self._report(node, "DK004", short(node), instead, changes=ANY_VENDOR, flag=self._flag(node))
             self.visit(node.value)
         else:
             self.generic_visit(node)
@@ -264,49 +272,49 @@ class _Visitor(ast.NodeVisitor):
     def visit_Subscript(self, node: ast.Subscript) -> None:
         if self._editor.item_of_call(node, self._place):
             self._report_module(node, self._names.path(node.value.func, self._place.scope) or "")  # type: ignore[attr-defined]  # a call
-            for argument in _arguments(node.value):
+            for argument in arguments_of(node.value):
                 self.visit(argument)
         else:
             self.generic_visit(node)
 
     def visit_Compare(self, node: ast.Compare) -> None:
-        if any(map(_names_device, (node.left, *node.comparators))):
+        if any(map(names_device, (node.left, *node.comparators))):
             instead = self._editor.device_question(node, self._place)
-            self._report(node, "DK004", _short(node), instead, changes=ANY_VENDOR)
+            self._report(node, "DK004", short(node), instead, changes=ANY_VENDOR)
         else:
             self.generic_visit(node)
 
     def visit_match_case(self, node: ast.match_case) -> None:
         for part in ast.walk(node.pattern):
-            if isinstance(part, ast.MatchValue) and _names_device(part.value):
-                self._report(part, "DK004", f"case {_short(part.value)}")
+            if isinstance(part, ast.MatchValue) and names_device(part.value):
+                self._report(part, "DK004", f"case {short(part.value)}")
         if node.guard is not None:
             self.visit(node.guard)
         self.visit_body(node.body)
 
     def visit_Call(self, node: ast.Call) -> None:
         name = node.func.attr if isinstance(node.func, ast.Attribute) else None
-        arguments = _arguments(node)
-        literals = any(map(_names_device, arguments))
+        arguments = arguments_of(node)
+        literals = any(map(names_device, arguments))
         if (path := self._names.path(node, self._place.scope)) is not None and module_rule(path) is not None:
-            self._report(node, "DK001", _short(node))  # getattr(torch, "cuda") and the like
+            self._report(node, "DK001", short(node))  # getattr(torch, "cuda") and the like
         elif (path := self._path(node.func)) is not None and module_rule(path) == "DK001":
             self._editor.call(node, path, self._place)
             self._report_module(node, path)
             for argument in arguments:
                 self.visit(argument)
-        elif name in words.DEVICES and _moves(node):
+        elif name in words.DEVICES and moves_tensor(node):
             self._editor.move(node, self._place)
-            self._report(node, "DK003", _short(node))
+            self._report(node, "DK003", short(node))
             self.visit(node.func.value)  # type: ignore[attr-defined]  # it has a name, so it is an attribute
         elif name == "to" and literals:
             self._editor.literals(node, self._place)
-            self._report(node, "DK003", _short(node))
+            self._report(node, "DK003", short(node))
             self.visit(node.func.value)  # type: ignore[attr-defined]
         elif name in ("startswith", "endswith") and literals:
-            self._report(node, "DK004", _short(node))
+            self._report(node, "DK004", short(node))
         elif self._names.path(node.func, self._place.scope) in ("getattr", "hasattr") and literals:
-            self._report(node, "DK001", _short(node))
+            self._report(node, "DK001", short(node))
         else:
             self._visit_call(node)
 
@@ -318,7 +326,7 @@ class _Visitor(ast.NodeVisitor):
             and words.is_question(called.attr)
             and self._path(called) is None
         ):
-            self._report(called, "DK004", _short(called), flag=self._flag(called))
+            self._report(called, "DK004", short(called), flag=self._flag(called))
             self.visit(called.value)
         else:
             self.visit(called)
@@ -355,9 +363,9 @@ class _Visitor(ast.NodeVisitor):
             self._report(node, "DK001", repr(node.value), advice_of(node.value)[0])
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
-        if _names_device(node):
+        if names_device(node):
             self._editor.formatted(node, self._place)
-            self._report(node, "DK002", _short(node))
+            self._report(node, "DK002", short(node))
         for part in node.values:
             if isinstance(part, ast.FormattedValue):
                 with self._at(formatted=True):
@@ -417,60 +425,3 @@ def module_rule(path: str) -> str | None:
     if rest[0] == "version" and inner in words.VERSIONS:
         return "DK004"
     return "DK001" if rest[0] == "backends" and inner in words.BACKENDS else None
-
-
-def _assigned(targets: Sequence[ast.expr]) -> str:
-    """The last name of what a value is assigned to, where there is one target."""
-    if len(targets) != 1:
-        return ""
-    target = targets[0]
-    return (
-        target.id
-        if isinstance(target, ast.Name)
-        else target.attr
-        if isinstance(target, ast.Attribute)
-        else ""
-    )
-
-
-def _moves(node: ast.Call) -> bool:
-    """Whether a call of ``.cuda()`` moves a tensor or module: it is told where to, or nothing."""
-    known = {"device", "non_blocking", "memory_format", "async"}
-    return len(node.args) <= 2 and all(one.arg in known for one in node.keywords)
-
-
-def _is_main(node: ast.expr) -> bool:
-    return (
-        isinstance(node, ast.Compare)
-        and isinstance(node.left, ast.Name)
-        and node.left.id == "__name__"
-        and isinstance(node.ops[0], ast.Eq)
-    )
-
-
-def _arguments(node: ast.expr) -> list[ast.expr]:
-    assert isinstance(node, ast.Call)
-    return [*node.args, *(one.value for one in node.keywords)]
-
-
-def _names_device(node: ast.expr) -> bool:
-    if isinstance(node, ast.Constant):
-        return isinstance(node.value, str) and words.is_device(node.value)
-    if isinstance(node, ast.JoinedStr):
-        return (
-            bool(node.values) and isinstance(node.values[0], ast.Constant) and _names_device(node.values[0])
-        )
-    if isinstance(node, (ast.Tuple, ast.List, ast.Set)):
-        return any(map(_names_device, node.elts))
-    if isinstance(node, ast.Call) and _called(node.func) in ("torch.device", "device"):
-        return any(map(_names_device, node.args))
-    return False
-
-
-def _called(node: ast.expr) -> str:
-    return ast.unparse(node) if isinstance(node, (ast.Name, ast.Attribute)) else ""
-
-
-def _short(node: ast.AST) -> str:
-    text = " ".join(ast.unparse(node).split())
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -41,6 +41,7 @@ def telltale(text: str) -> re.Pattern[str] | None:
 
 
 _DEVICE_LITERAL = re.compile(rf"({_DEVICES})(:\d*)?")
+_HOLDS_DEVICE = re.compile(r"(\w+_)?device(_type|_str|_name)?|map_location")
 _QUESTION = re.compile(rf"_?(is|has|on|use|using)_({_DEVICES})(_available|_alike|_platform)?")
 _COLLECTIVE = re.compile(rf"(\w+:)?({'|'.join(sorted(COLLECTIVES))})")
 
@@ -48,6 +49,11 @@ _COLLECTIVE = re.compile(rf"(\w+:)?({'|'.join(sorted(COLLECTIVES))})")
 def is_device(text: str) -> bool:
     """Whether ``text`` names a vendor's device: "npu", "npu:1", or "npu:" as the start of an f-string."""
     return _DEVICE_LITERAL.fullmatch(text) is not None
+
+
+def may_hold_device(name: str) -> bool:
+    """Whether a name is one that devices are given to: ``device``, ``map_location``, ``draft_device_type``."""
+    return _HOLDS_DEVICE.fullmatch(name) is not None
 
 
 def is_question(name: str) -> bool:

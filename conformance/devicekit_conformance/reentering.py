@@ -1,0 +1,112 @@
+"""A hook that is called while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from devicekit_conformance import frozen_contract
+from devicekit_conformance.calling import arguments_for
+from devicekit_conformance.effects import effect_of
+from devicekit_conformance.repeated import within
+from devicekit_conformance.replaced import Replaced
+from devicekit_conformance.trial import Trial
+
+_PLACES = 60  # of the calls that a hook makes, at most so many are interrupted
+
+
+def reentered(trial: Trial) -> None:
+    """Called while it runs, as a finalizer may that the collector runs in its middle."""
+    arguments = arguments_for(trial)
+    may_raise = arguments is None  # what changes something may refuse to do it twice
+    if arguments is None:
+        arguments = _seen_arguments(trial)
+    if arguments is None:
+        return
+    function: Callable[..., object] = _quiet(trial) if may_raise else trial.ctx.raw_hook(trial.hook)
+    unused = trial.ctx.probe.initialised() is False
+    function(*arguments)
+    if unused and frozen_contract.hook(trial.hook).initialises is False:
+        made = trial.ctx.probe.initialised()
+        trial.expect(made is not True, "it initialised the device, which it must not")
+    for place in range(_PLACES):
+        raised: list[BaseException] = []
+
+        def call() -> None:
+            try:
+                function(*arguments)
+            except BaseException as error:
+                raised.append(error)  # noqa: B023  # called at once
+
+        reached = _interrupted(lambda: function(*arguments), call, place)
+        if raised:
+            trial.fail(f"called while it runs, it raised {type(raised[0]).__name__}: {str(raised[0])[:200]}")
+        if not reached:
+            return
+
+
+def _seen_arguments(trial: Trial) -> tuple[Any, ...] | None:
+    """What the hook's own effect calls it with; ``None`` where it does not."""
+    function, seen = trial.ctx.raw_hook(trial.hook), list[tuple[Any, ...]]()
+
+    def noting(*arguments: Any) -> object:
+        seen.append(arguments)
+        return function(*arguments)
+
+    effect_of(trial.hook)(within(trial, "", ctx=Replaced(trial.ctx, trial.hook, noting), watched=False))
+    return seen[-1] if seen else None
+
+
+def _quiet(trial: Trial) -> Callable[..., object]:
+    """The hook, without what it raises."""
+    function = trial.ctx.raw_hook(trial.hook)
+
+    def call(*arguments: object) -> None:
+        with contextlib.suppress(Exception):
+            function(*arguments)
+
+    return call
+
+
+def _interrupted(run: Callable[[], object], call: Callable[[], None], place: int) -> bool:
+    """Run ``call`` out of one of the calls that the backend's own code makes inside ``run``."""
+    hook: list[FrameType] = []
+    left, done = place, False
+
+    def watch(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal left, done
+        if event == "call" and not hook:
+            if frame.f_code is not getattr(run, "__code__", None):
+                hook.append(frame)
+            return
+        caller = frame if event == "c_call" else frame.f_back
+        if (
+            event not in ("call", "c_call")
+            or not hook
+            or done
+            or caller is None
+            or not _is_its_own(caller, hook[0])
+        ):
+            return
+        if left == 0:
+            done = True
+            sys.setprofile(None)
+            call()
+        left -= 1
+
+    sys.setprofile(watch)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+    return done
+
+
+_NOT_ITS_OWN = ("/torch/", "/devicekit/", "/lib/python", "<frozen")
+
+
+def _is_its_own(frame: FrameType, hook: FrameType) -> bool:
+    return frame is hook or not any(part in frame.f_code.co_filename for part in _NOT_ITS_OWN)

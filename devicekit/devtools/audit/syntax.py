@@ -1,0 +1,74 @@
+"""What a piece of syntax is, whatever its names stand for."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+
+from devicekit.devtools.audit import words
+
+
+def assigned_name(targets: Sequence[ast.expr]) -> str:
+    """The last name of what a value is assigned to, where there is one target."""
+    if len(targets) != 1:
+        return ""
+    target = targets[0]
+    return (
+        target.id
+        if isinstance(target, ast.Name)
+        else target.attr
+        if isinstance(target, ast.Attribute)
+        else ""
+    )
+
+
+def moves_tensor(node: ast.Call) -> bool:
+    """Whether a call of ``.cuda()`` moves a tensor or module: it is told where to, or nothing."""
+    known = {"device", "non_blocking", "memory_format", "async"}
+    return len(node.args) <= 2 and all(one.arg in known for one in node.keywords)
+
+
+def is_main_block(node: ast.expr) -> bool:
+    """Whether a test is that of ``if __name__ == "__main__"``."""
+    return (
+        isinstance(node, ast.Compare)
+        and isinstance(node.left, ast.Name)
+        and node.left.id == "__name__"
+        and isinstance(node.ops[0], ast.Eq)
+    )
+
+
+def arguments_of(node: ast.expr) -> list[ast.expr]:
+    """What a call is given, by position and by name."""
+    assert isinstance(node, ast.Call)
+    return [*node.args, *(one.value for one in node.keywords)]
+
+
+def names_device(node: ast.expr) -> bool:
+    """Whether an expression spells a vendor's device, or several of which one is."""
+    if isinstance(node, ast.Constant):
+        return isinstance(node.value, str) and words.is_device(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return bool(node.values) and isinstance(node.values[0], ast.Constant) and names_device(node.values[0])
+    if isinstance(node, (ast.Tuple, ast.List, ast.Set)):
+        return any(map(names_device, node.elts))
+    if isinstance(node, ast.Call) and called_name(node.func) in ("torch.device", "device"):
+        return any(map(names_device, node.args))
+    return False
+
+
+def called_name(node: ast.expr) -> str:
+    """A name or dotted path, as it is written; empty for anything else."""
+    return ast.unparse(node) if isinstance(node, (ast.Name, ast.Attribute)) else ""
+
+
+def short(node: ast.AST) -> str:
+    """Code on one line, cut to 60 characters."""
+    text = " ".join(ast.unparse(node).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def is_class_name(node: ast.expr) -> bool:
+    """Whether the last name of an expression is written as that of a class."""
+    name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+    return name[:1].isupper() and not name.isupper()
