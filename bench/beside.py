@@ -6,13 +6,12 @@ figure differs where the engines do, and each case says how.
 
 from __future__ import annotations
 
-import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-from bench.harness import Peer, Row, Timing, cpu_seconds, timed_row
+from bench.harness import Row, cpu_seconds, rows_beside
 from bench.pages import used_pool
 from bench.peers import peers
 from bench.peers.peer import Case
@@ -62,14 +61,8 @@ def _beside(ours: Ours, size: int, counterparts: Sequence[Engine]) -> list[Row]:
         own.append(mine())
         for name, once in theirs.items():
             others[name].append(once())
-    timing = Timing.of(statistics.median(own) * 1e6)
-    rows: list[Row] = []
-    for name, times in others.items():
-        ratio = statistics.median(other / one for other, one in zip(times, own, strict=True))
-        peer = Peer(name, statistics.median(times) * 1e6, ratio)
-        case = f"{ours.case}, {size:,}"
-        rows.append(timed_row(case, timing, peer=peer, target=ours.targets.get((name, size)), says=says))
-    return rows
+    targets = {name: target for (name, at), target in ours.targets.items() if at == size}
+    return rows_beside(f"{ours.case}, {size:,}", own, others, targets, says)
 
 
 def _steps(kind: str) -> Case:

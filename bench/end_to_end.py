@@ -8,7 +8,6 @@ tokens of all requests at once: no engine can do without it.
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 
 from bench.engine import write_model
-from bench.harness import Peer, Row, Timing, cpu_seconds, timed_row
+from bench.harness import Row, cpu_seconds, rows_beside
 from devicekit.engine import Engine, EngineConfig
 from devicekit.runners.huggingface import AutoModelForCausalLM
 from devicekit.scheduling.request import SamplingParams
@@ -65,16 +64,8 @@ def _beside(path: Path, model: Any, requests: int, prompt: int, output: int) -> 
                 seconds = cpu_seconds(work)
                 if turn:  # the first is for warming up
                     found[name].append(seconds)
-    own = found.pop("ours")
-    timing = Timing.of(statistics.median(own) * 1e6)
-    rows: list[Row] = []
-    for name, times in found.items():
-        ratio = statistics.median(other / one for other, one in zip(times, own, strict=True))
-        peer = Peer(name, statistics.median(times) * 1e6, ratio)
-        case = f"{requests} requests, {prompt} tokens in, {output} out"
-        target = _FLOOR if name == "bare forward" else None
-        rows.append(timed_row(case, timing, peer=peer, target=target, says=_SAYS))
-    return rows
+    case = f"{requests} requests, {prompt} tokens in, {output} out"
+    return rows_beside(case, found.pop("ours"), found, {"bare forward": _FLOOR}, _SAYS)
 
 
 def _engine(path: Path, requests: int, prompt: int, output: int) -> Engine:

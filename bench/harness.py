@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 import timeit
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -155,6 +155,29 @@ def timed_row(
         at=at,
         says=says,
     )
+
+
+def rows_beside(
+    case: str,
+    own: Sequence[float],
+    others: Mapping[str, Sequence[float]],
+    targets: Mapping[str, float],
+    says: str,
+) -> list[Row]:
+    """A row for each peer that was timed in turns with ours.
+
+    Args:
+        own: seconds, turn by turn.
+        others: seconds of each peer in the same turns.
+        targets: how many times better than a peer, for those that have one.
+    """
+    timing = Timing.of(statistics.median(own) * 1e6)
+    rows = []
+    for name, times in others.items():
+        ratio = statistics.median(other / one for other, one in zip(times, own, strict=True))
+        peer = Peer(name, statistics.median(times) * 1e6, ratio)
+        rows.append(timed_row(case, timing, peer=peer, target=targets.get(name), says=says))
+    return rows
 
 
 def growth_row(case: str, first: Timing, last: Timing, target: float | None) -> Row:
