@@ -322,7 +322,7 @@ class Faulty:
             os.kill(os.getpid(), signal.SIGSTOP)
 
 
-SHORT = 2.0  # seconds, the timeout of ranks of which one stands still
+SHORT = 4.0  # seconds, the timeout of ranks of which one stands still
 
 
 @dataclass
