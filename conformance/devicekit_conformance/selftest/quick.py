@@ -42,12 +42,8 @@ class Finding:
         return self.status == Status.FAIL.value
 
 
-def judge(address: str, probe: str, hook: str = "", everything: bool = False) -> Finding:
-    """Judge the backend at ``address``, whose fault concerns ``hook``.
-
-    Args:
-        everything: go on after a failure, as for a backend that should have none.
-    """
+def judge(address: str, probe: str, hook: str = "") -> Finding:
+    """Judge the backend at ``address``, whose fault concerns ``hook``."""
     before = _spent()
     target = Target(address, probe)
     rules = [rule for rule in rulebook().values() if not rule.fresh]
