@@ -33,7 +33,7 @@ test: $(SETUP) lint types architecture ## everything that must hold: lint, types
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 thorough: $(SETUP) ## the tests that take minutes each, of which `make test` runs samples or none
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m thorough
+	@DRAW=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m thorough
 
 lint: $(SETUP) ## style and likely mistakes
 	@$(BIN)/ruff check --quiet .

@@ -36,6 +36,7 @@ _FACTS = frozenset(
 )  # fmt: skip
 _HUNDRED_LIMIT = 8.0  # seconds, for a hundred calls and ten of a slow hook on a busy machine
 _AT_ONCE = 40  # calls of each of the threads that call at once
+_ALONE = 8  # calls that nothing disturbs, to see whether an answer moves by itself
 
 
 def _releases(trial: Trial) -> bool:
@@ -195,17 +196,21 @@ def _at_once(trial: Trial, chosen: list[int]) -> None:
     kept = [trial.tensor((index + 1) << 20, index) for index in chosen]
     function, wrong = trial.ctx.raw_hook(trial.hook), list[str]()
 
-    def ask(index: int) -> object:
-        return printed(function(*arguments[:place], index, *arguments[place + 1 :]))
+    def ask(index: int) -> str:
+        return repr(printed(function(*arguments[:place], index, *arguments[place + 1 :])))
 
-    alone = {index: ask(index) for index in chosen}
+    def asked_alone() -> dict[int, set[str]]:
+        """What each device answers, often enough to see what moves by itself: other processes take memory."""
+        return {index: {ask(index) for _ in range(_ALONE)} for index in chosen}
+
+    alone, strange = asked_alone(), list[tuple[int, str]]()
 
     def many(index: int) -> None:
-        others = [alone[one] for one in chosen if one != index and alone[one] != alone[index]]
+        others = set[str]().union(*(alone[one] for one in chosen)) - alone[index]
         try:
             for _ in range(_AT_ONCE):
-                if ask(index) in others:
-                    wrong.append(f"it answered for another device than {index}")
+                if (found := ask(index)) in others:
+                    strange.append((index, found))
                     return
         except Exception as error:
             wrong.append(f"it raised {type(error).__name__}: {str(error)[:160]}")
@@ -220,6 +225,12 @@ def _at_once(trial: Trial, chosen: list[int]) -> None:
             thread.join(_THREAD_LIMIT)
     finally:
         sys.setswitchinterval(interval)
+    afterwards = asked_alone() if strange else {}
+    wrong += [
+        f"it answered for another device than {index}"
+        for index, found in strange
+        if found not in afterwards[index] and len(alone[index]) == 1
+    ]
     at_once = within(trial, f"while {len(chosen)} threads asked for a device each")
     at_once.expect(not any(one.is_alive() for one in threads), f"did not return within {_THREAD_LIMIT:g} s")
     at_once.expect(not wrong, wrong[0] if wrong else "")

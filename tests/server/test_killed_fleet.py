@@ -24,9 +24,10 @@ import pytest
 
 from examples.checkpoints import write_example_checkpoint
 from examples.fleet import Engine
+from tests.seeds import drawn_seed
 from tests.server.conftest import Models, Serve, Server
 
-SEED = int(os.environ.get("FLEET_SEED", "0")) or random.randrange(1, 1 << 30)
+SEED = drawn_seed("FLEET_SEED")
 RUNS = int(os.environ.get("FLEET_RUNS", "12"))
 _PATIENCE = 300.0  # seconds, for anything at all on a busy machine
 
