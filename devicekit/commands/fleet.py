@@ -19,6 +19,7 @@ from devicekit.contract.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from devicekit.fleet import Fleet, FleetReply, MemberSource
+    from devicekit.fleet.http import HttpEndpoint
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -48,6 +49,10 @@ async def _steer(options: argparse.Namespace, key: str | None) -> int:
     def connect(url: str) -> HttpEndpoint:
         return HttpEndpoint(url, api_key=key)
 
+    if options.verb == "release-hold":
+        if not named:
+            raise ConfigurationError("Name the engines that are to be freed: --engine URL, once for each.")
+        return await _release_hold([connect(url) for url in named], options)
     with open_record(options.file, named, sourced=source is not None) as file:
         fleet = Fleet(
             [connect(url) for url in file.record.members],
@@ -116,6 +121,44 @@ def _verbs(options: argparse.Namespace) -> dict[str, Callable[[Fleet], Awaitable
     }
 
 
+_WARNING = """\
+They will generate with the weights that they have, whichever those are: nothing is compared, and behind one
+balancer different versions may be served then. The fleet that held them steers them no more until it claims
+them anew. Where its file still is, `devicekit fleet --file FILE resume` or `tend` does better: it brings its
+weights."""
+
+
+async def _release_hold(endpoints: Sequence[HttpEndpoint], options: argparse.Namespace) -> int:
+    """Show who has the engines; with ``--yes``, take them from there."""
+    from devicekit.fleet.unhold import held_by, held_view, release_hold
+
+    failed = False
+    try:
+        for one in endpoints:
+            view = await held_view(one)
+            who = held_by(view)
+            if not view.reachable:
+                print(f"FAIL  {one.name}  {view.message}")
+            elif not who:
+                print(f"ok    {one.name}  belongs to no fleet, and is not held by one")
+                continue
+            elif options.yes:
+                outcome = await release_hold(one, view)
+                print(f"{'ok  ' if outcome.success else 'FAIL'}  {one.name}  {outcome.message}")
+                failed = failed or not outcome.success
+                continue
+            else:
+                held = "held, and does not generate" if view.awaits_fleet else "claimed, and generates"
+                print(f"      {one.name}  has {view.weight_version!r}; {held}: {who}")
+            failed = True
+    finally:
+        for one in endpoints:
+            await one.close()
+    if not options.yes:
+        print(f"Nothing was changed. With --yes they belong to no fleet any more.\n{_WARNING}")
+    return int(failed)
+
+
 def _tell(reply: FleetReply) -> int:
     for one in reply.outcomes:
         print(f"{'ok  ' if one.success else 'FAIL'}  {one.member}  {one.message}".rstrip())
@@ -166,6 +209,10 @@ def _parser() -> argparse.ArgumentParser:
         help="of requests that run; default: %(default)s",
     )
     verbs.add_parser("continue", help="end a pause on all")
+    release = verbs.add_parser(
+        "release-hold", help="have engines whose fleet is gone serve what they have: a last resort"
+    )
+    release.add_argument("--yes", action="store_true", help="do it; without, show who has them")
     _add_serve(verbs.add_parser("serve", help="the same verbs over HTTP"))
     return parser
 

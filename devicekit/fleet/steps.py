@@ -29,9 +29,15 @@ class Steps:
         self._fleet = fleet
         self._timeout = timeout
 
-    async def prepare(self, endpoints: Sequence[Endpoint], update: Update) -> list[MemberOutcome]:
-        """Have them read and check the checkpoint. Nothing is written."""
-        body: dict[str, object] = {"update_id": update.id, "model_path": update.path}
+    async def prepare(
+        self, endpoints: Sequence[Endpoint], update: Update, peer: str | None = None
+    ) -> list[MemberOutcome]:
+        """Have them read and check the checkpoint, or the weights of a peer. Nothing is written."""
+        body: dict[str, object] = {"update_id": update.id}
+        if peer is None:
+            body["model_path"] = update.path
+        else:
+            body |= {"peer": peer, "weight_version": update.version, "checksum": update.checksum}
         return await self._say("/prepare_weight_update", body, endpoints, self._timeout)
 
     async def discard(self, endpoints: Sequence[Endpoint], update: Update) -> list[MemberOutcome]:
@@ -65,15 +71,16 @@ class Steps:
         found = {one.member: one for one in [*first, *later]}
         return [found[endpoint.name] for endpoint in endpoints]
 
-    async def commit_one(self, endpoint: Endpoint, update: Update) -> MemberOutcome:
+    async def commit_one(self, endpoint: Endpoint, update: Update, peer: str | None = None) -> MemberOutcome:
         """Claim, hold, prepare and commit: whatever the engine has forgotten of it, or never heard."""
         claimed = await self._fleet.claim(endpoint)
         if not claimed.success:
             return claimed
-        for step in (self.hold, self.prepare, self._commit):
-            [outcome] = await step([endpoint], update)
-            if not outcome.success:
-                return outcome
+        [outcome] = await self.hold([endpoint], update)
+        if outcome.success:
+            [outcome] = await self.prepare([endpoint], update, peer)
+        if outcome.success:
+            [outcome] = await self._commit([endpoint], update)
         return outcome
 
     async def confirm(
@@ -83,13 +90,21 @@ class Steps:
         return await self._fleet.confirm(endpoints, version, expected=expected, timeout=self._timeout)
 
     async def bring(
-        self, endpoint: Endpoint, update: Update, *, expected: str | None = None, finish: bool = True
+        self,
+        endpoint: Endpoint,
+        update: Update,
+        *,
+        expected: str | None = None,
+        finish: bool = True,
+        peer: str | None = None,
     ) -> Brought:
         """Give one engine these weights, and have it generate.
 
         Args:
             expected: the checksum that it must have in the end, where it is known.
             finish: let what runs there come to its end; otherwise the engine stops at once.
+            peer: the engine whose weights it reads, which must have the checksum of the update; default: it reads
+                the update's path.
         """
         fleet = self._fleet
         claimed = await fleet.claim(endpoint)
@@ -101,7 +116,7 @@ class Steps:
             if confirmed.success:
                 return Brought((await self.join([endpoint], update.version))[0], checksum)
             finish = False  # it has other weights than its name for them says
-        outcome = await self._exchange(endpoint, update, finish=finish and view.serving)
+        outcome = await self._exchange(endpoint, update, finish=finish and view.serving, peer=peer)
         if not outcome.success:
             return Brought(outcome, serving_old=finish and await self._serves_old(endpoint, view))
         checksum, [confirmed] = await self.confirm([endpoint], update.version, expected)
@@ -109,11 +124,13 @@ class Steps:
             return Brought(confirmed)
         return Brought((await self.join([endpoint], update.version))[0], checksum)
 
-    async def _exchange(self, endpoint: Endpoint, update: Update, *, finish: bool) -> MemberOutcome:
+    async def _exchange(
+        self, endpoint: Endpoint, update: Update, *, finish: bool, peer: str | None
+    ) -> MemberOutcome:
         """Read, then stop, then write; where it need not go on until then, stop first."""
         if not finish:
-            return await self.commit_one(endpoint, update)
-        [outcome] = await self.prepare([endpoint], update)
+            return await self.commit_one(endpoint, update, peer)
+        [outcome] = await self.prepare([endpoint], update, peer)
         if outcome.success:
             [outcome] = await self.hold([endpoint], update, finish=True)
         if not outcome.success:

@@ -1,18 +1,25 @@
-"""Bring the fleet's weights to engines that lack them: restarted, joined, or held after a failure."""
+"""Bring the fleet's weights to engines that lack them: restarted, joined, or held after a failure.
+
+From the path where they are, if it is known; where an engine cannot have them from there, from engines that do.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
+from dataclasses import replace
 
 from devicekit.fleet.agreement import notes
 from devicekit.fleet.endpoint import Endpoint
 from devicekit.fleet.errors import NoFleetWeights
 from devicekit.fleet.fleet import Fleet
 from devicekit.fleet.outcomes import FleetReply, MemberOutcome, MemberView, summary
+from devicekit.fleet.peers import Peers
 from devicekit.fleet.record import FleetRecord, Phase, Served, Update
 from devicekit.fleet.steps import Steps
 from devicekit.fleet.update import LONG
+
+_PEERS = 3  # that an engine asks for the weights, one after the other
 
 
 async def tend(fleet: Fleet, *, timeout: float = LONG, verb: str = "tend") -> FleetReply:
@@ -36,8 +43,9 @@ async def tend(fleet: Fleet, *, timeout: float = LONG, verb: str = "tend") -> Fl
             )
         steps = Steps(fleet, timeout=timeout)
         views = {one.member: one for one in await fleet.look()}
+        peers = Peers(one.member for one in views.values() if _has(record, one))
         tending = (
-            _tend(fleet, steps, endpoint, views[endpoint.name], served) for endpoint in fleet.endpoints
+            _tend(fleet, steps, endpoint, views[endpoint.name], served, peers) for endpoint in fleet.endpoints
         )
         outcomes = list(await asyncio.gather(*tending))
         failed = {one.member for one in outcomes if not one.success}
@@ -69,16 +77,47 @@ def needs_tending(record: FleetRecord, view: MemberView) -> bool:
     )
 
 
+def _has(record: FleetRecord, view: MemberView) -> bool:
+    """Whether an engine generates with the fleet's weights, as far as it says."""
+    return view.reachable and view.awaits_fleet is False and not needs_tending(record, view)
+
+
 async def _tend(
-    fleet: Fleet, steps: Steps, endpoint: Endpoint, view: MemberView, served: Served
+    fleet: Fleet, steps: Steps, endpoint: Endpoint, view: MemberView, served: Served, peers: Peers
 ) -> MemberOutcome:
     if not view.reachable:
         return MemberOutcome(view.member, False, view.message)
     if not needs_tending(fleet.file.record, view):
         return MemberOutcome(view.member, True, "has the fleet's weights")
-    update = Update(f"tend-{uuid.uuid4().hex}", served.path or "", served.version, Phase.ROLLING)
-    if view.weight_version != served.version and served.path is None:
-        await steps.hold([endpoint], update)
+    if view.weight_version == served.version or served.path is not None:
+        outcome = await _bring(steps, endpoint, served)
+    else:
+        [held] = await steps.hold([endpoint], _update(served))
         message = f"has {view.weight_version!r}, and where the fleet's {served.version!r} is, nobody said"
-        return MemberOutcome(view.member, False, f"{message}: it generates nothing")
-    return (await steps.bring(endpoint, update, expected=served.checksum, finish=False)).outcome
+        outcome = MemberOutcome(view.member, False, f"{message}: it generates nothing", held.status)
+    tried: set[str] = {endpoint.name}
+    # Who does not answer would not answer again: the next look finds it.
+    while not outcome.success and outcome.status is not None and len(tried) <= _PEERS:
+        async with peers.one(tried) as peer:
+            if peer is None:
+                break
+            tried.add(peer)
+            again = await _bring(steps, endpoint, served, peer)
+        if again.success:
+            outcome = replace(again, message=f"took the weights of {peer}")
+        else:
+            outcome = replace(again, message=f"{outcome.message}; from {peer}: {again.message}")
+    if outcome.success:
+        await peers.add(endpoint.name)
+    return outcome
+
+
+async def _bring(steps: Steps, endpoint: Endpoint, served: Served, peer: str | None = None) -> MemberOutcome:
+    brought = await steps.bring(endpoint, _update(served), expected=served.checksum, finish=False, peer=peer)
+    return brought.outcome
+
+
+def _update(served: Served) -> Update:
+    """Another each time: what was committed under a name is not committed again."""
+    identity = f"tend-{uuid.uuid4().hex}"
+    return Update(identity, served.path or "", served.version, Phase.ROLLING, checksum=served.checksum)

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from devicekit.scheduling.messages import Selector, UpdateReply
 from devicekit.server.control import answer_by_kind
 from devicekit.server.endpoints import Arguments, Endpoint, Finite, Label
+from devicekit.server.errors import BadRequest
 from devicekit.server.keys import Access
 from devicekit.server.serving import Serving
 from devicekit.server.weights import UpdateArguments
@@ -63,7 +64,18 @@ class PrepareArguments(Arguments):
     """Body of ``/prepare_weight_update``."""
 
     update_id: UpdateId
-    model_path: str
+    model_path: str | None = None
+    peer: Label | None = Field(
+        None,
+        description="in place of model_path: URL of an engine that has the weights and opens to this one's key",
+    )
+    weight_version: Label = Field("", description="that the peer must have")
+    checksum: Label = Field(
+        "", description="per_engine_checksum of /weights_checker, that the peer's must have"
+    )
+    patience: Finite = Field(
+        60.0, gt=0, le=3600, description="seconds in which the peer must send a mebibyte, or all that is left"
+    )
     selector: Selector = Selector.ALL
     lease: Label = _LEASE
 
@@ -112,10 +124,22 @@ async def hold(serving: Serving, arguments: HoldArguments, request: Request) -> 
 
 
 async def prepare(serving: Serving, arguments: PrepareArguments, request: Request) -> Response:
-    """Read a checkpoint of the server's disk and check that it fits; nothing is written."""
-    path = serving.weights_roots.confine(arguments.model_path)
+    """Read a checkpoint of the server's disk, or a peer's weights, and check that they fit; nothing is written."""
+    if (arguments.model_path is None) is (arguments.peer is None):
+        raise BadRequest("Send model_path or peer: one of the two.")
+    path = "" if arguments.model_path is None else str(serving.weights_roots.confine(arguments.model_path))
+    settings = serving.settings
     operation = PrepareWeights(
-        serving.next_id(), arguments.update_id, str(path), arguments.selector, arguments.lease
+        serving.next_id(),
+        arguments.update_id,
+        path,
+        arguments.selector,
+        arguments.lease,
+        peer=arguments.peer or "",
+        peer_key=None if arguments.peer is None else settings.admin_api_key or settings.api_key,
+        weight_version=arguments.weight_version,
+        checksum=arguments.checksum,
+        patience=arguments.patience,
     )
     return _answer(await serving.perform(operation, PreparedReply))
 
@@ -188,7 +212,7 @@ ENDPOINTS = (
         "/prepare_weight_update",
         prepare,
         PrepareArguments,
-        "Read a checkpoint and check that it fits, as the first phase of an update.",
+        "Read a checkpoint, or a peer's weights, and check that they fit, as the first phase of an update.",
         access=Access.CONTROL,
         tag="weights",
     ),

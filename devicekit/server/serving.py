@@ -69,6 +69,7 @@ class Serving:
         self.started = time.time()
         self.instance = uuid.uuid4().hex  # another after every start
         self.watch = Watch()
+        self.lent = 0  # answers under way that hold weights
         self.stopping = ""  # why no requests are taken any more; empty while they are
         self.probe: asyncio.Future[tuple[str, str, int]] | None = None  # of health, while it is under way
         self._ids = itertools.count(1)

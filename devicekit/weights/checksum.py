@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 
 import torch
@@ -27,10 +27,15 @@ def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
 def digest_all(tensors: Iterable[tuple[str, torch.Tensor]]) -> tuple[str, dict[str, str]]:
     """One digest over all, whatever their order, and one for each."""
     each = {name: tensor_digest(tensor) for name, tensor in tensors}
+    return total_digest(each), each
+
+
+def total_digest(each: Mapping[str, str]) -> str:
+    """The digest over all, of the digest of each."""
     total = blake2b(digest_size=16)
     for name in sorted(each):
         total.update(f"{name}={each[name]}\n".encode())
-    return total.hexdigest(), each
+    return total.hexdigest()
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:

@@ -105,16 +105,23 @@ class EndWeightUpdate(Operation):
 
 @dataclass(frozen=True, slots=True)
 class PrepareWeights(Operation):
-    """Read a checkpoint and check that it fits, between two forward passes. `CommitWeights` writes it.
+    """Read weights and check that they fit: a checkpoint's, between two forward passes, or another engine's.
 
-    The first phase of an update that several engines make as one. Preparing again under the same name changes
-    nothing where the path is the same.
+    `CommitWeights` writes them. The first phase of an update that several engines make as one. Preparing again
+    under the same name changes nothing where the path, or the peer, is the same.
+
+    With ``peer`` the target model's weights are read from an engine at that URL, on a thread of their own.
     """
 
     update_id: str = ""  # the caller's name for it
-    path: str = ""  # of a local model directory
+    path: str = ""  # of a local model directory; or else:
     selector: Selector = Selector.ALL
     lease: str = ""  # of the fleet's claim; with one, what was prepared under another name is forgotten
+    peer: str = ""  # URL of an engine that has the weights
+    peer_key: str | None = field(default=None, repr=False)  # that opens its control plane
+    weight_version: str = ""  # that the peer must have
+    checksum: str = ""  # `ChecksumReply.total` that its weights must have
+    patience: float = 60.0  # seconds in which a peer must send a mebibyte, or all that is left
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +274,7 @@ class WeightsReply(Reply):
     """The answer to `GetWeights`."""
 
     weights: tuple[Weight, ...] = ()
+    weight_version: str = ""  # that they are of
 
 
 @dataclass(frozen=True, slots=True)

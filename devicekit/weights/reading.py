@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -48,7 +49,19 @@ def get_weights(store: WeightStore, operation: GetWeights) -> WeightsReply:
             whole = models[kind].whole(own, known[kind, own].detach())
             rows = whole if operation.max_rows is None or not whole.dim() else whole[: operation.max_rows]
             found.append(Weight(name, whole.dtype, tuple(whole.shape), rows.to("cpu", copy=True)))
-    return WeightsReply(operation.id, True, weights=tuple(found))
+    return WeightsReply(operation.id, True, weights=tuple(found), weight_version=store.state.weight_version)
+
+
+def whole_bytes(store: WeightStore, names: Sequence[str], selector: Selector) -> int:
+    """Bytes of these weights, each whole; of a name that nobody knows, none."""
+    known, models = store.tensors(selector), store.selected(selector)
+    sizes = 0
+    for name in names:
+        for kind, model in models.items():
+            own = model.aliases.get(name, name)
+            if (tensor := known.get((kind, own))) is not None:
+                sizes += math.prod(model.whole_shape(own, tensor)) * tensor.itemsize
+    return sizes
 
 
 def checksum(store: WeightStore, operation: ChecksumWeights) -> ChecksumReply:

@@ -113,7 +113,7 @@ class _Write:
 
 
 class StagedTensors:
-    """Tensors on the device of the weights whose place they take, in their types."""
+    """Tensors in the types of the weights whose place they take, on their device or in host memory."""
 
     def __init__(self, writes: list[_Write], on_close: Callable[[], None] | None = None) -> None:
         self._writes = writes
@@ -219,6 +219,12 @@ class WeightStore:
             staged = [_Write(one.key, one.old, self._own_part(one)) for one in found]
             _refuse_contradictions(staged)
         return StagedTensors(staged, on_close)
+
+    def stage_parts(self, parts: Mapping[tuple[Selector, str], torch.Tensor]) -> StagedTensors:
+        """This rank's own parts, which fit: they stay where they are until they are written."""
+        self.require_mapped()
+        weights = self.tensors(Selector.ALL)
+        return StagedTensors([_Write(key, weights[key], part) for key, part in parts.items()])
 
     def _own_part(self, one: _Write) -> torch.Tensor:
         """Of what was given, this rank's part, where the weight is and in its type."""

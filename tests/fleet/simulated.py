@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from devicekit.fleet import Answer, Unreachable
-from devicekit.scheduling.errors import SchedulingError
+from devicekit.scheduling.errors import Conflict, SchedulingError
 from devicekit.scheduling.gate import AdmissionGate
 from devicekit.scheduling.messages import Refusal, Reply, Selector, UpdateOutcome, UpdateReply
 from devicekit.weights import (
@@ -55,6 +55,7 @@ class World:
     most_versions: int = 0  # that served at one moment
     instances: itertools.count[int] = field(default_factory=itertools.count)
     late: list[tuple[int, Callable[[], object]]] = field(default_factory=list)  # what arrives at which call
+    engines: dict[str, SimEngine] = field(default_factory=dict)  # by name, as peers find them
 
     def later(self, arrive: Callable[[], object]) -> None:
         """Have something arrive up to some dozens of calls from now."""
@@ -102,7 +103,26 @@ class _Weights:
     def stage_from_disk(self, path: str) -> Any:
         if path not in CHECKPOINTS:
             raise FileNotFoundError(f"there is no {path}")
-        return SimpleNamespace(path=path, write=lambda: None)
+        if path in self._engine.lacks:
+            raise FileNotFoundError(f"there is no {path} on this machine")
+        return SimpleNamespace(path=path, weights=CHECKPOINTS[path], write=lambda: None)
+
+    def fetch(self, operation: PrepareWeights) -> Any:
+        """As the product reads a peer: whatever it gives is compared before it can be written."""
+        peer = self._engine.world.engines[operation.peer]
+
+        def take() -> Any:
+            peer.asked += 1
+            if peer.down or "/read_weights" in peer.refuses:
+                raise Conflict(f"{operation.peer} gives no weights")
+            if peer.version != operation.weight_version:
+                raise Conflict(f"the weights there are {peer.version!r}")
+            if (peer.gives or peer.weights) != operation.checksum:
+                raise Conflict(f"{operation.peer} gave other weights")
+            model = SimpleNamespace(path=self._engine.path, weights=peer.weights, write=lambda: None)
+            return SimpleNamespace(models=[model], names=(), close=lambda: None)
+
+        return SimpleNamespace(take=take, cancel=lambda: None)
 
     def stage(self, load: Callable[[], Any]) -> Any:
         return load()
@@ -110,7 +130,7 @@ class _Weights:
     def begin(self, operation: CommitWeights, load: Callable[[], Any]) -> Callable[[], Reply | None]:
         def write() -> Reply | None:
             [model] = load().models
-            weights = self._engine.lies or CHECKPOINTS[model.path]
+            weights = self._engine.lies or model.weights
             self._engine.change(weights=weights, version=str(operation.weight_version), path=model.path)
             return UpdateReply(
                 operation.id,
@@ -131,6 +151,10 @@ class SimEngine:
         self.down = False
         self.refuses: set[str] = set()  # paths that it answers with an error
         self.ignores: set[str] = set()  # paths that it says to have done, and has not
+        self.lacks: set[str] = set()  # paths that its machine does not have
+        self.gives: str | None = None  # what it gives others in place of its weights
+        self.asked = 0  # times that others asked it for its weights
+        world.engines[name] = self
         self.lies: str | None = None  # what its weights become in place of what it was told to load
         self.dies_at: int | None = None  # the world's call at which it ends
         self.comes_back = False  # at once, with its first weights
@@ -144,7 +168,7 @@ class SimEngine:
         self._weights = _Weights(self)
         real: Any = self._weights  # in place of a store and an updater
         self.membership = Membership(real)
-        self._prepared = PreparedUpdates(real, {Selector.TARGET: real}, self.membership)
+        self._prepared = PreparedUpdates(real, {Selector.TARGET: real}, self.membership, self._weights.fetch)
         if waits:
             self.membership.wait_for_fleet()
         self._note(+1)
@@ -278,7 +302,15 @@ class SimEngine:
             ),
             "/join_fleet": lambda: self.membership.join(JoinFleet("", text("weight_version"), lease=lease)),
             "/prepare_weight_update": lambda: self._prepared.prepare(
-                PrepareWeights("", update, text("model_path"), lease=lease)
+                PrepareWeights(
+                    "",
+                    update,
+                    text("model_path"),
+                    lease=lease,
+                    peer=text("peer"),
+                    weight_version=text("weight_version"),
+                    checksum=text("checksum"),
+                )
             ),
             "/commit_weight_update": lambda: self._prepared.commit(
                 CommitWeights("", weight_version=text("weight_version"), update_id=update, lease=lease)

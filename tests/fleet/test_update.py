@@ -227,6 +227,84 @@ def test_tending_compares_what_an_engine_has_with_what_the_fleet_confirmed(tmp_p
     assert not members[0].serves
 
 
+def test_an_engine_whose_machine_lacks_the_path_takes_the_weights_of_another(tmp_path: Path) -> None:
+    world = quiet()
+    members = engines(3, world)
+    steer(tmp_path / "fleet", members, update())
+    members[0].restart()
+    members[0].lacks.add("/new")
+    (tended,) = steer(tmp_path / "fleet", members, tend)
+    assert tended.success
+    assert has(members, "b")
+    assert f"took the weights of {members[1].name}" in tended.outcomes[0].message
+    assert world.most_versions == 1
+
+
+def test_so_does_one_of_a_fleet_of_which_nobody_said_where_its_weights_are(tmp_path: Path) -> None:
+    members = engines(3, quiet())
+    for one in members:
+        one.change(weights="c", version="trained", path=None)
+    steer(tmp_path / "fleet", members, adopt)
+    members[2].restart()
+    (tended,) = steer(tmp_path / "fleet", members, tend)
+    assert tended.success, tended.message
+    assert has(members, "c")
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda one: setattr(one, "gives", "x"),
+        lambda one: one.refuses.add("/read_weights"),
+        lambda one: one.refuses.add("/weights_checker"),
+    ],
+    ids=["lies", "refuses", "other trouble"],
+)
+def test_where_a_peer_does_not_give_the_fleets_weights_another_is_asked(
+    tmp_path: Path, harm: Callable[[SimEngine], object]
+) -> None:
+    members = engines(3, quiet())
+    steer(tmp_path / "fleet", members, update())
+    members[0].restart()
+    members[0].lacks.add("/new")
+    harm(members[1])
+    (tended,) = steer(tmp_path / "fleet", members, tend)
+    assert tended.success, tended.message
+    assert has(members, "b")
+
+
+def test_an_engine_that_can_have_the_weights_nowhere_waits_and_says_why(tmp_path: Path) -> None:
+    world = quiet()
+    members = engines(6, world)
+    steer(tmp_path / "fleet", members, update())
+    members[0].restart()
+    members[0].lacks.add("/new")
+    for one in members[1:]:
+        one.gives = "x"
+    (tended,) = steer(tmp_path / "fleet", members, tend)
+    assert not tended.success
+    assert not members[0].serves
+    assert "no /new on this machine" in tended.outcomes[0].message
+    assert tended.outcomes[0].message.count("gave other weights") == 3, "three are asked, not all"
+    assert world.most_versions == 1
+    for one in members[1:]:
+        one.gives = None
+    assert steer(tmp_path / "fleet", members, tend)[0].success
+    assert has(members, "b")
+
+
+def test_many_engines_that_take_the_weights_of_others_give_them_on(tmp_path: Path) -> None:
+    members = engines(40, quiet())
+    steer(tmp_path / "fleet", members, update())
+    for one in members[1:]:
+        one.restart()
+        one.lacks.add("/new")
+    (tended,) = steer(tmp_path / "fleet", members, tend)
+    assert tended.success, tended.message
+    assert has(members, "b")
+    assert 0 < members[0].asked < 20, "not each of them asked the only one that had them at first"
+
+
 def test_engines_that_do_not_agree_cannot_be_adopted(tmp_path: Path) -> None:
     members = engines(2, quiet())
     members[1].change(weights="z")

@@ -155,3 +155,37 @@ def test_no_page_steers_a_fleet_and_requests_of_clients_are_told_where_to_go(
             assert http.get("/list_workers").json() == {"urls": [one.url]}
             body = {"model_path": "/m", "weight_version": "v2", "at_once": 0}
             assert http.post("/update_weights_from_disk", json=body).status_code == 400
+
+
+def test_engines_of_a_fleet_that_is_gone_are_freed_by_one_command_once_the_operator_says_so(
+    pair: tuple[Server, Server], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = pair
+    lease = first.post("/claim_for_fleet", {"fleet": "f", "steered_by": "the fleet that died"}).json()[
+        "lease"
+    ]
+    assert first.post("/hold_for_fleet", {"mode": "retract", "lease": lease}).status_code == 200
+    file = tmp_path / "fleet.json"
+    assert fleet(file, pair, "adopt") == 1
+    assert "the fleet that died" in capsys.readouterr().err
+    assert fleet(file, pair, "release-hold") == 1
+    shown = capsys.readouterr().out
+    assert f"{first.url}  has 'default'; held, and does not generate: the fleet that died" in shown
+    assert f"{second.url}  has 'default'; held" in shown
+    assert "nothing is compared" in shown
+    assert [one.get("/ready").status_code for one in pair] == [503, 503]
+    assert fleet(file, pair, "release-hold", "--yes") == 0, capsys.readouterr().out
+    assert "serves 'default'" in capsys.readouterr().out
+    assert [one.get("/ready").status_code for one in pair] == [200, 200]
+    assert all(one.get("/server_info").json()["steered_by"] is None for one in pair)
+    late = first.post("/hold_for_fleet", {"mode": "retract", "lease": lease})
+    assert late.status_code == 409, "what the dead fleet said, and arrives late"
+    assert fleet(file, pair, "release-hold", "--yes") == 0
+    assert "not held" in capsys.readouterr().out
+    other = tmp_path / "other.json"
+    assert main(["fleet", "--file", str(other), "release-hold", "--yes"]) == 1
+    assert "--engine URL" in capsys.readouterr().err
+    gone = ["fleet", "--file", str(other), "--engine", "http://127.0.0.1:9", "release-hold", "--yes"]
+    assert main(gone) == 1
+    assert "no answer" in capsys.readouterr().out
+    assert not other.exists(), "no fleet's file is needed, or made"

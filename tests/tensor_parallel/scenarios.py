@@ -238,6 +238,23 @@ def train(path: str, port: int) -> None:
     dist.destroy_process_group(group)
 
 
+def from_peer(path: str, peer: str, checksum: str) -> Seen:
+    def script(engine: Engine) -> dict[str, object]:
+        def prepare(wanted: str) -> PreparedReply:
+            operation = PrepareWeights(
+                f"p {wanted}", update_id="u", peer=peer, weight_version="second", checksum=wanted
+            )
+            return engine.perform(operation, PreparedReply)
+
+        before, why = total(engine), prepare("0").message
+        assert prepare(checksum).success
+        assert total(engine) == before
+        assert engine.update_weights(CommitWeights("c", update_id="u")).success
+        return {"why": why, "sum": total(engine)}
+
+    return together(path, script)
+
+
 def half_written(path: str, second: str) -> Seen:
     """Rank 1 fails after half of its weights, first with what it needs to take them back, and then without."""
     write = StagedTensors.write

@@ -8,6 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from devicekit.engine import Engine, EngineConfig
+from devicekit.server.app import create_app
+from devicekit.server.run import bind, server
+from devicekit.server.settings import ServerSettings
+from devicekit.weights import UpdateWeightVersion, VersionReply
 from tests.scheduling.processes import Worlds
 from tests.tensor_parallel import scenarios
 from tests.tensor_parallel.conftest import Written
@@ -54,6 +58,27 @@ def test_weights_that_a_trainer_broadcasts_are_cut_where_they_arrive(
         sent.result()
     assert seen[0].said["joined"] == "Joined 'weight_update_group'."
     assert seen[0].said["sum"] == checksum(second)
+
+
+def test_weights_of_a_peer_are_cut_where_they_arrive(worlds: Worlds, written: Written) -> None:
+    first, second = written("tied"), written("tied", 2)
+    peer = Engine.open(second, "cpu", config=EngineConfig(kv_tokens=KV_TOKENS))
+    assert peer.perform(UpdateWeightVersion("name", "second"), VersionReply).success
+    settings = ServerSettings(port=0, drain_seconds=0)
+    listener = bind(settings)
+    listener.listen()
+    running = server(create_app(peer, settings))
+    with ThreadPoolExecutor() as threads:
+        ending = threads.submit(running.run, sockets=[listener])
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        try:
+            [seen, _] = worlds(2).play(scenarios.from_peer, first, url, checksum(second))
+        finally:
+            running.should_exit = True
+            ending.result()
+    assert isinstance(seen, Seen)
+    assert "gave other weights under the name 'second'" in str(seen.said["why"])
+    assert seen.said["sum"] == checksum(second)
 
 
 def test_what_one_rank_cannot_write_is_taken_back_on_both(worlds: Worlds, written: Written) -> None:
