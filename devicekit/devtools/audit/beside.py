@@ -43,6 +43,7 @@ SWITCHES: Mapping[str, str] = MappingProxyType(
         },
         "torch.backends.mps.is_available": PRESENCE,
         "torch.backends.mps.is_built": PRESENCE,
+        "torch.profiler.ProfilerActivity": "torch.profiler.supported_activities(), what this torch can trace",
         "torch.backends.mps.get_name": "device.properties().name",
         "torch.backends.mps": PRESENCE,
         "torch.backends.cuda": _LIBRARY,

@@ -92,5 +92,6 @@ def check_name(named: str) -> None:
 
 
 def index_of(text: str) -> str | None:
-    """The index in a literal such as "npu:1"; empty without one; ``None`` if it is no vendor's device."""
-    return text.partition(":")[2] if words.is_device(text) else None
+    """The index in a literal such as "npu:1"; empty without one; ``None`` if it is no vendor's device, or all."""
+    index = text.partition(":")[2]
+    return index if words.is_device(text) and (index.isdecimal() or not index) else None

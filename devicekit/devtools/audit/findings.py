@@ -38,6 +38,11 @@ RULES: Mapping[str, Rule] = MappingProxyType(
                 "DK008", "vendor allocator variable", "PYTORCH_ALLOC_CONF, which torch reads on every device"
             ),
             Rule("DK009", "waiver names no rule", "a rule of this list"),
+            Rule(
+                "DK010",
+                "vendor environment variable",
+                "set it where the process is started, or in the backend's plugin, and waive it there",
+            ),
         )
     }
 )

@@ -18,7 +18,7 @@ from devicekit.devtools.audit.guards import Guards
 from devicekit.devtools.audit.names import Names, Scope
 from devicekit.devtools.audit.place import Place
 from devicekit.devtools.audit.questions import device_asked, tensor_asked
-from devicekit.devtools.audit.syntax import is_class_name
+from devicekit.devtools.audit.syntax import filled, is_class_name, names_device
 from devicekit.devtools.audit.table import ANNOTATIONS, PROPERTIES, STATISTICS, Replacement, replacement_of
 
 Part = str | Span
@@ -195,11 +195,35 @@ class Editor:
             elif isinstance(value, ast.JoinedStr) and (made := self._formatted(value, place)) is not None:
                 parts.append(made[0])
                 imports += made[1]
+            elif (text_of := filled(value)) is not None and names_device(text_of) and _plain(value):
+                text, named = self._text_of(str(text_of.value), place, ".torch_device.type")
+                parts += [text, *self._filling(value)]
+                imports += named
             elif isinstance(value, (ast.Starred, ast.Call, ast.JoinedStr, ast.Tuple, ast.List)):
                 return
             else:
                 parts.append(self._span(value))
         self._keep(Edit(self._span(node), (*parts, ")"), place.runs, imports), node, place)
+
+    def native_handle(self, node: ast.Attribute, place: Place) -> str:
+        """``stream.cuda_stream``; what to write instead, if names say that it is a stream's or an event's."""
+        whose = node.value
+        called = isinstance(whose, ast.Call)
+        name = ast.unparse(whose.func if isinstance(whose, ast.Call) else whose).rpartition(".")[2].lower()
+        if not isinstance(node.ctx, ast.Load) or not ("stream" in name or "event" in name):
+            return ""
+        if node.attr.endswith("event"):
+            return "the methods of the event; what a vendor's own kernels need stays with them, waived"
+        if not (place.frozen or place.compiled or isinstance(whose, _NEED_PARENTHESES)):
+            path = self._names.path(whose.func, place.scope) or "" if isinstance(whose, ast.Call) else ""
+            here, imports = self._chosen.here(place)
+            parts = (f"{here}.native_handle(", self._span(whose), ")")
+            self._keep(
+                Edit(self._span(node), parts, called and _is_vendor(path) and place.runs, imports),
+                node,
+                place,
+            )
+        return "device.native_handle(stream)"
 
     def tensor_question(self, node: ast.Attribute, place: Place) -> str:
         """``tensor.is_cuda``; what to ask instead, if it is one."""
@@ -332,8 +356,18 @@ class Editor:
 
     def _text_of(self, text: str, place: Place, plain: str) -> tuple[str, tuple[str, ...]]:
         here, imports = self._chosen.here(place)
-        index = index_of(text)
-        return (f'f"{{{here}.torch_device.type}}:{index}"' if index else f"{here}{plain}"), imports
+        _, colon, index = text.partition(":")
+        index = index.replace("{", "{{").replace("}", "}}")
+        return (f'f"{{{here}.torch_device.type}}:{index}"' if colon else f"{here}{plain}"), imports
+
+    def _filling(self, node: ast.AST) -> list[Part]:
+        """What follows the text of `filled`."""
+        if isinstance(node, ast.BinOp):
+            return [" + " if isinstance(node.op, ast.Add) else " % ", self._span(node.right)]
+        parts: list[Part] = [".format("]
+        for one in node.args if isinstance(node, ast.Call) else ():
+            parts += [", " if len(parts) > 1 else "", self._span(one)]
+        return [*parts, ")"]
 
     def _formatted(self, node: ast.JoinedStr, place: Place) -> tuple[str, tuple[str, ...]] | None:
         source = ast.get_source_segment(self._text, node) or ""
@@ -390,6 +424,11 @@ def _given(call: ast.Call, row: Replacement) -> dict[str, ast.expr] | None:
             return None
         given[keyword.arg] = keyword.value
     return given
+
+
+def _plain(node: ast.AST) -> bool:
+    """Whether what fills a text is given by position."""
+    return isinstance(node, ast.BinOp) or (isinstance(node, ast.Call) and not node.keywords)
 
 
 def _is_vendor(path: str) -> bool:

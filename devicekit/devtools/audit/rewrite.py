@@ -44,11 +44,7 @@ def rewrite(text: str, edits: Iterable[Edit], *, tidy: bool = True) -> tuple[str
     changed = wrapper.visit(editing)
     if not editing.made:
         return text, []
-    context = CodemodContext()
-    for name in sorted({name for edit in editing.made for name in edit.imports}):
-        source, _, member = name.partition(":")
-        AddImportsVisitor.add_needed_import(context, source, member or None)
-    changed = AddImportsVisitor(context).transform_module(changed)
+    changed = _importing(changed, {name for edit in editing.made for name in edit.imports})
     if tidy:
         changed = _without_unused(changed, _names_used(text) - _names_used(changed.code))
     return (changed.code, editing.made) if _parses(changed.code) else (text, [])
@@ -56,6 +52,27 @@ def rewrite(text: str, edits: Iterable[Edit], *, tidy: bool = True) -> tuple[str
 
 def _names_used(text: str) -> set[str]:
     return {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
+
+
+def _importing(module: libcst.Module, names: set[str]) -> libcst.Module:
+    """With imports of modules, and of module:name, at its top.
+
+    Only what stands above the last import there is looked at: the visitor takes longer than all the rest, and
+    would take an import inside of a function for one that everybody sees.
+    """
+    context = CodemodContext()
+    for name in sorted(names):
+        source, _, member = name.partition(":")
+        AddImportsVisitor.add_needed_import(context, source, member or None)
+    lines = [number for number, line in enumerate(module.body) if _imports(line)]
+    cut = max(lines[-1] + 1 if lines else 0, 1)
+    head = AddImportsVisitor(context).transform_module(module.with_changes(body=module.body[:cut]))
+    return module.with_changes(body=[*head.body, *module.body[cut:]], header=head.header)
+
+
+def _imports(line: libcst.BaseStatement | libcst.BaseSmallStatement) -> bool:
+    kinds = (libcst.Import, libcst.ImportFrom)
+    return isinstance(line, libcst.SimpleStatementLine) and any(isinstance(one, kinds) for one in line.body)
 
 
 def _without_unused(module: libcst.Module, gone: set[str]) -> libcst.Module:

@@ -20,10 +20,12 @@ from devicekit.devtools.audit.place import Place
 from devicekit.devtools.audit.syntax import (
     arguments_of,
     assigned_name,
+    filled,
     is_main_block,
     moves_tensor,
     names_device,
     short,
+    uses_environment,
 )
 from devicekit.devtools.audit.table import ANY_VENDOR, replacement_of
 
@@ -252,6 +254,9 @@ class _Visitor(ast.NodeVisitor):
         elif (path := self._path(node)) is not None and (rule := module_rule(path)) is not None:
             self._editor.attribute(node, path, self._place)
             self._report(node, rule, path)
+        elif words.is_handle(node.attr) and (instead := self._editor.native_handle(node, self._place)):
+            self._report(node, "DK001", short(node), instead)
+            self.visit(node.value)
         elif words.is_question(node.attr):
             instead = self._editor.tensor_question(node, self._place)
             self._report(node, "DK004", short(node), instead, changes=ANY_VENDOR, flag=self._flag(node))
@@ -270,6 +275,7 @@ class _Visitor(ast.NodeVisitor):
             self._report(node, "DK004", node.id, flag=self._flag(node))
 
     def visit_Subscript(self, node: ast.Subscript) -> None:
+        self._check_variable(node)
         if self._editor.item_of_call(node, self._place):
             self._report_module(node, self._names.path(node.value.func, self._place.scope) or "")  # type: ignore[attr-defined]  # a call
             for argument in arguments_of(node.value):
@@ -278,6 +284,7 @@ class _Visitor(ast.NodeVisitor):
             self.generic_visit(node)
 
     def visit_Compare(self, node: ast.Compare) -> None:
+        self._check_variable(node)
         if any(map(names_device, (node.left, *node.comparators))):
             instead = self._editor.device_question(node, self._place)
             self._report(node, "DK004", short(node), instead, changes=ANY_VENDOR)
@@ -292,7 +299,16 @@ class _Visitor(ast.NodeVisitor):
             self.visit(node.guard)
         self.visit_body(node.body)
 
+    def visit_BinOp(self, node: ast.BinOp) -> None:
+        if filled(node) is None:
+            self.generic_visit(node)
+            return
+        self.visit(node.left)
+        with self._at(assigned=""):
+            self.visit(node.right)
+
     def visit_Call(self, node: ast.Call) -> None:
+        self._check_variable(node)
         name = node.func.attr if isinstance(node.func, ast.Attribute) else None
         arguments = arguments_of(node)
         literals = any(map(names_device, arguments))
@@ -328,6 +344,8 @@ class _Visitor(ast.NodeVisitor):
         ):
             self._report(called, "DK004", short(called), flag=self._flag(called))
             self.visit(called.value)
+        elif (text := filled(node)) is not None:
+            self.visit(text)
         else:
             self.visit(called)
         path = self._path(node.func) or ""
@@ -339,11 +357,15 @@ class _Visitor(ast.NodeVisitor):
     def _visit_in_role(self, node: ast.expr, role: str) -> None:
         if role == self._place.assigned:
             self.visit(node)
-        elif isinstance(node, (ast.Constant, ast.JoinedStr, ast.IfExp, ast.BoolOp)) or self._place.assigned:
+        elif (
+            isinstance(node, (ast.Constant, ast.JoinedStr, ast.IfExp, ast.BoolOp))
+            or filled(node) is not None
+            or self._place.assigned
+        ):
             with self._at(assigned=role):
                 self.visit(node)
         else:
-            self.visit(node)  # only those three hand a role on
+            self.visit(node)  # only those hand a role on
 
     def visit_Constant(self, node: ast.Constant) -> None:
         if not isinstance(node.value, str):
@@ -370,6 +392,15 @@ class _Visitor(ast.NodeVisitor):
             if isinstance(part, ast.FormattedValue):
                 with self._at(formatted=True):
                     self.visit(part)
+
+    def _check_variable(self, node: ast.expr) -> None:
+        """Report a variable of one vendor's libraries; others have rules of their own."""
+        name = uses_environment(node)
+        if not isinstance(name, ast.Constant) or not isinstance(name.value, str):
+            return
+        other = words.VISIBLE.fullmatch(name.value) or words.ALLOCATOR.fullmatch(name.value)
+        if words.SETTING.fullmatch(name.value) and not other:
+            self._report(name, "DK010", repr(name.value))
 
     # -- Reporting --------------------------------------------------------------------------------------------
 
@@ -422,6 +453,8 @@ def module_rule(path: str) -> str | None:
     if rest[0] in words.DEVICES:
         return "DK001"
     inner = rest[1] if len(rest) > 1 else ""
+    if rest[:2] == ["profiler", "ProfilerActivity"]:
+        return "DK001" if len(rest) > 2 and rest[2].lower() in words.DEVICES else None
     if rest[0] == "version" and inner in words.VERSIONS:
         return "DK004"
     return "DK001" if rest[0] == "backends" and inner in words.BACKENDS else None

@@ -52,9 +52,38 @@ def names_device(node: ast.expr) -> bool:
         return bool(node.values) and isinstance(node.values[0], ast.Constant) and names_device(node.values[0])
     if isinstance(node, (ast.Tuple, ast.List, ast.Set)):
         return any(map(names_device, node.elts))
+    if (text := filled(node)) is not None:
+        return names_device(text)
     if isinstance(node, ast.Call) and called_name(node.func) in ("torch.device", "device"):
         return any(map(names_device, node.args))
     return False
+
+
+def filled(node: ast.AST) -> ast.Constant | None:
+    """The text in ``"cuda:{}".format(i)``, ``"cuda:%d" % i`` or ``"cuda:" + i``; ``None``: it is no such thing."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Mod, ast.Add)):
+        text = node.left
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "format":
+        text = node.func.value
+    else:
+        return None
+    return text if isinstance(text, ast.Constant) and isinstance(text.value, str) else None
+
+
+def uses_environment(node: ast.AST) -> ast.expr | None:
+    """The variable that code reads or writes in its environment, where that is plain to see."""
+    if isinstance(node, ast.Subscript):
+        return node.slice if called_name(node.value).endswith("environ") else None
+    if isinstance(node, ast.Compare):
+        asked = isinstance(node.ops[0], (ast.In, ast.NotIn)) and called_name(node.comparators[0]).endswith(
+            "environ"
+        )
+        return node.left if asked else None
+    if not isinstance(node, ast.Call) or not node.args:
+        return None
+    owner, _, name = called_name(node.func).rpartition(".")
+    through = owner.endswith("environ") and name in ("get", "setdefault", "pop")
+    return node.args[0] if through or name in ("getenv", "putenv", "unsetenv", "setenv", "delenv") else None
 
 
 def called_name(node: ast.expr) -> str:

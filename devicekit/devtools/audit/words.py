@@ -19,6 +19,13 @@ COLLECTIVES = frozenset({"nccl", "rccl", "hccl", "mccl", "xccl", "ccl", "cncl", 
 VISIBLE = re.compile(r"[A-Z_]*VISIBLE_(DEVICES|CARDS|MODULES)|ZE_AFFINITY_MASK")
 ALLOCATOR = re.compile(r"PYTORCH_(CUDA|HIP|NPU|MUSA|XPU|MLU|GCU)_ALLOC_CONF|PYTORCH_NO_CUDA_MEMORY_CACHING")
 # Parts of torch.backends and torch.version that speak of one vendor.
+_RUNTIMES = (
+    "CUDA", "CUDNN", "CUBLAS", "NVIDIA", "NCCL", "TORCH_CUDA", "TORCH_NCCL", "HIP", "HSA", "ROCM", "RCCL",
+    "MIOPEN", "ASCEND", "HCCL", "TORCH_NPU", "TORCH_HCCL", "NPU", "MUSA", "MCCL", "XPU", "SYCL", "ONEAPI", "ZE",
+    "CCL", "MLU", "CNCL", "HABANA", "HPU", "GCU", "XLA", "PJRT",
+)  # fmt: skip
+SETTING = re.compile(rf"({'|'.join(_RUNTIMES)})_[A-Z0-9_]+")
+"""A variable that one vendor's libraries read."""
 BACKENDS = frozenset({"cuda", "cudnn", "mps", "mkldnn", "xeon", "miopen"})
 VERSIONS = frozenset({"cuda", "hip", "xpu", "musa", "cann"})
 
@@ -28,7 +35,7 @@ PATH = re.compile(rf"torch\.({_DEVICES})(\.\w+)*")
 
 _TELLTALE = (
     *sorted(DEVICES), "cudnn", "mkldnn", "xeon", "miopen", "cann", *sorted(PACKAGES), *sorted(COLLECTIVES),
-    "visible_", "ze_affinity", "alloc_conf",
+    "visible_", "ze_affinity", "alloc_conf", "sycl", *(f"{one.lower()}_" for one in _RUNTIMES),
 )  # fmt: skip
 
 
@@ -40,15 +47,21 @@ def telltale(text: str) -> re.Pattern[str] | None:
     return re.compile(f"(?<![a-z])(?:{'|'.join(found)})", re.IGNORECASE) if found else None
 
 
-_DEVICE_LITERAL = re.compile(rf"({_DEVICES})(:\d*)?")
+_DEVICE_LITERAL = re.compile(rf"({_DEVICES})(:(\d*|\{{\w*\}}|%[dsi]))?")
+_HANDLE = re.compile(rf"({_DEVICES})_(stream|event)|sycl_(queue|event)")
 _HOLDS_DEVICE = re.compile(r"(\w+_)?device(_type|_str|_name)?|map_location")
-_QUESTION = re.compile(rf"_?(is|has|on|use|using)_({_DEVICES})(_available|_alike|_platform)?")
+_QUESTION = re.compile(rf"_?(is|has|on|use|using)_(torch_)?({_DEVICES})(_available|_alike|_platform)?")
 _COLLECTIVE = re.compile(rf"(\w+:)?({'|'.join(sorted(COLLECTIVES))})")
 
 
 def is_device(text: str) -> bool:
-    """Whether ``text`` names a vendor's device: "npu", "npu:1", or "npu:" as the start of an f-string."""
+    """Whether ``text`` names a vendor's device: "npu", "npu:1", "npu:{}", or "npu:" that something follows."""
     return _DEVICE_LITERAL.fullmatch(text) is not None
+
+
+def is_handle(name: str) -> bool:
+    """Whether a name is what a vendor's streams or events call their native handle: ``cuda_stream``."""
+    return _HANDLE.fullmatch(name) is not None
 
 
 def may_hold_device(name: str) -> bool:

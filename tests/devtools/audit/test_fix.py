@@ -70,6 +70,15 @@ LINES = {
     "y = x.to(f'cuda:{rank}')": "y = x.to(f'{@.torch_device.type}:{rank}')",
     "y = torch.zeros(2, device='cuda')": "y = torch.zeros(2, device=@.torch_device.type)",
     "y = torch.zeros(2, device='cuda:0')": 'y = torch.zeros(2, device=f"{@.torch_device.type}:0")',
+    "y = torch.zeros(2, device='cuda:{}'.format(rank))":
+        "y = torch.zeros(2, device=f\"{@.torch_device.type}:{{}}\".format(rank))",
+    "y = torch.device('cuda:%d' % rank)": "y = torch.device(f\"{@.torch_device.type}:%d\" % rank)",
+    "device = 'npu:' + str(rank)": "device = f\"{@.torch_device.type}:\" + str(rank)",
+    "y = x.to('cuda:{}'.format(rank), non_blocking=True)":
+        "y = x.to(f\"{@.torch_device.type}:{{}}\".format(rank), non_blocking=True)",
+    "y = torch.cuda.current_stream().cuda_stream": "y = @.native_handle(@.current_stream())",
+    "y = torch.npu.current_stream(i).npu_stream":
+        "y = @.native_handle(devicekit.device_for(i).current_stream())",
     "y = torch.device('cuda', i)": "y = torch.device(@.torch_device.type, i)",
     "device = f'cuda:{rank}'": "device = f'{@.torch_device.type}:{rank}'",
     "torch.set_default_device('cuda')": "torch.set_default_device(@.torch_device.type)",
@@ -326,6 +335,13 @@ def test_imports_that_nothing_uses_any_more_go_and_others_stay() -> None:
     assert "as tc" not in text
     assert "import cuda\n" not in text
     assert text.count("import devicekit") == 1
+
+
+def test_an_import_inside_of_a_function_is_nobody_elses() -> None:
+    code = "import torch\n\ndef g():\n    import devicekit\n\ndef f():\n    torch.cuda.synchronize()\n"
+    assert fixed(code).startswith("import devicekit\n\ndef g():\n    import devicekit\n")
+    bare = "def f():\n    import torch\n    torch.cuda.synchronize()\n"
+    assert fixed(bare).startswith("import devicekit\n")
 
 
 def test_formatting_is_kept_to_the_last_blank() -> None:
