@@ -3,43 +3,29 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from packaging.version import Version
 
 import devicekit
 from devicekit.contract import Manifest
-from devicekit.runners.errors import UnsupportedModel
-from devicekit.testing import CannotEnable, Simulator
-from devicekit.testing.install import OLDEST_TORCH
+from devicekit.testing import Simulator
+from tests.releases import left_out
 from tests.simulated import requested
-
-OLD_TORCH = Version(torch.__version__).release < OLDEST_TORCH.release
-_NEEDS_NEWER = re.compile(r"needs transformers [\d.]+ or newer")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """What an old release cannot do is refused by name, and a test that meets the refusal is left out."""
+    """What an old torch cannot do is refused by name, and a test that meets the refusal is left out."""
     report = yield
-    if report.failed and call.excinfo is not None and (reason := _too_old(call.excinfo.value)) is not None:
+    if report.failed and call.excinfo is not None and (reason := left_out(call.excinfo.value)) is not None:
         report.outcome = "skipped"
         report.longrepr = (str(item.path), 0, f"Skipped: {reason}")
     return report
-
-
-def _too_old(error: BaseException) -> str | None:
-    if OLD_TORCH and isinstance(error, CannotEnable):
-        return "the simulated accelerator needs a newer torch"
-    if isinstance(error, UnsupportedModel) and _NEEDS_NEWER.search(str(error)):
-        return "recurrent layers need a newer transformers"
-    return None
 
 
 torch.set_num_threads(1)  # the models are tiny: threads cost more than they bring

@@ -9,7 +9,6 @@ from devicekit.contract import CONTRACT_VERSION, HOOKS
 from devicekit.device import Device
 from devicekit.registry import Candidate, OpenedBackend
 from devicekit.registry.validation import check_hooks, implemented_hooks
-from devicekit.torchlike import allocator
 from tests.doubles.vendors import FLAVOURS
 from tests.plugins.support import ABSENT, CASES, VENDORS, Bench, Make, manifest_of
 
@@ -20,8 +19,10 @@ def test_each_vendor_is_exercised_on_both_ends_of_its_range() -> None:
 
 def test_the_hooks_left_out_are_those_the_vendor_cannot_serve(bench: Bench) -> None:
     left_out = ABSENT[bench.name, bench.double.flavour.surface.version]
-    if not allocator.readable():  # no double is made of torch itself, and older ones cannot tell
-        left_out = left_out | {"allocator_settings"}
+    # No double is made of torch itself: what its inside cannot tell or change, none of them can.
+    for hook, inside in (("allocator_settings", "get"), ("set_allocator_setting", "set")):
+        if not hasattr(torch._C, f"_accelerator_{inside}AllocatorSettings"):
+            left_out = left_out | {hook}
     assert set(HOOKS) - implemented_hooks(bench.backend) == left_out
 
 

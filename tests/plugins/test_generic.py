@@ -22,6 +22,7 @@ from devicekit_cpu import Backend as HostBackend
 from tests.doubles.partial import Accelerator, Mps
 from tests.doubles.surface import Surface, strict_module
 from tests.doubles.vendors import FLAVOURS, build
+from tests.releases import needs_simulator
 
 
 @pytest.fixture(autouse=True)
@@ -401,6 +402,7 @@ else:
 """
 
 
+@needs_simulator
 def test_a_real_device_type_without_a_plugin_is_served_with_real_tensors() -> None:
     """In a process of its own: torch has room for one such device type, and never gives it back."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -43,10 +43,14 @@ def test_everything_that_may_be_asked_without_a_device_answers(backend) -> None:
     ):
         if (function := getattr(backend, hook)) is not None:
             assert function(*arguments) is None
-    assert backend.is_capturing(0) is False
-    assert backend.memory_snapshot(0) == []
-    if backend.host_memory_stats is not None:
-        assert backend.host_memory_stats() == HostMemoryStats()
+    # The module of an old torch may lack some, which is asserted of its double.
+    for hook, arguments, empty in (
+        ("is_capturing", (0,), False),
+        ("memory_snapshot", (0,), []),
+        ("host_memory_stats", (), HostMemoryStats()),
+    ):
+        if (function := getattr(backend, hook)) is not None:
+            assert function(*arguments) == empty
 
 
 def test_using_the_missing_device_is_known_as_not_initialised(backend) -> None:

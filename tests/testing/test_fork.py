@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tests.releases import needs_simulator
+
 PRELUDE = """
 import os, sys, torch, devicekit
 from devicekit.testing import ForkedAfterUse
@@ -28,6 +30,7 @@ def use():
 """
 
 
+@needs_simulator
 def test_a_child_forked_after_first_use_reads_nothing_and_can_do_nothing(run: Callable[[str], str]) -> None:
     code = """
 torch.ones(4, device="sim")
@@ -47,5 +50,6 @@ print(device.is_bad_fork(), use())
     ]
 
 
+@needs_simulator
 def test_a_child_forked_before_first_use_can_use_the_device(run: Callable[[str], str]) -> None:
     assert run(PRELUDE + "torch.sim.device_count(); torch.sim.empty_cache(); in_child(use)") == "1.0"

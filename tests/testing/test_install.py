@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from devicekit.testing import CannotEnable, SimConfig, active, enable, install, is_enabled
+from tests.releases import needs_simulator
 
 Interpreter = Callable[[str], str]
 
@@ -40,6 +41,7 @@ def test_importing_enables_nothing_and_use_before_enabling_is_told_so(run: Inter
     assert "devicekit.testing.enable()" in message
 
 
+@needs_simulator
 def test_enabling_works_before_anything_else_and_initialises_nothing(run: Interpreter) -> None:
     out = run(
         """
@@ -54,6 +56,7 @@ def test_enabling_works_before_anything_else_and_initialises_nothing(run: Interp
     assert out.splitlines() == ["3 False torch.sim", "2.0"]
 
 
+@needs_simulator
 def test_a_process_in_which_another_backend_took_the_place_is_told_which(run: Interpreter) -> None:
     out = run(
         """
@@ -80,6 +83,7 @@ def test_an_old_torch_is_refused_with_both_versions(monkeypatch: pytest.MonkeyPa
         active.replace(before)
 
 
+@needs_simulator
 def test_the_process_ends_cleanly_with_tensors_and_work_left_over(run: Interpreter) -> None:
     out = run(
         """

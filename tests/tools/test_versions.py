@@ -21,7 +21,7 @@ else:
 JUNIT = """<testsuites><testsuite>
 <testcase classname="tests.test_a" name="test_good"/>
 <testcase classname="tests.test_a" name="test_bad"><failure message="no">no</failure></testcase>
-<testcase classname="tests.test_a" name="test_left_out"><skipped/></testcase>
+<testcase classname="tests.test_a" name="test_left_out"><skipped message="it is old"/></testcase>
 <testcase classname="tests.test_b" name="test_broken"><error/></testcase>
 </testsuite></testsuites>"""
 ONE = Column("one", "3.12", "because")
@@ -40,6 +40,7 @@ def test_counts_are_those_of_the_report(tmp_path: Path) -> None:
     counts = Counts.of(tmp_path / "junit.xml")
     assert (counts.passed, counts.failed, counts.errors, counts.skipped) == (1, 1, 1, 1)
     assert counts.failures == ("tests.test_a::test_bad", "tests.test_b::test_broken")
+    assert counts.left_out == {"it is old": {"tests.test_a": 1}}
 
 
 def test_a_column_that_never_ran_says_so_and_why() -> None:
@@ -59,6 +60,12 @@ def test_what_did_not_pass_is_counted_and_named() -> None:
     assert "`tests.test_b::test_broken`" in text
     assert "Not passed" not in page([ONE], [RAN])
     assert "- one, short: in two parts" in page([ONE], [replace(RAN, note="in two parts")])
+
+
+def test_what_was_left_out_is_counted_by_reason_and_file() -> None:
+    some = replace(RAN, counts=Counts(5, skipped=3, left_out={"it is old": {"tests.b": 1, "tests.a": 2}}))
+    assert "- one, short, 3 because it is old: tests.a 2, tests.b 1" in page([ONE], [some])
+    assert "Left out" not in page([ONE], [RAN])
 
 
 def test_a_later_run_replaces_an_earlier_one_and_a_blocked_one_replaces_nothing(tmp_path: Path) -> None:

@@ -44,13 +44,10 @@ def _column(name: str, python: str, why: str, *, lowest: bool = False, **pins: s
 COLUMNS = (
     _column("oldest", "3.10", "every lower bound of every distribution", lowest=True),
     _column(
-        "torch-2.9", "3.11", "a torch before the simulated accelerator", torch="2.9.1", transformers="5.10.4"
+        "torch-2.9", "3.11", "a torch before the simulated accelerator", torch="2.9.1", transformers="5.23.0"
     ),
     _column("device", "3.12", "what machines with accelerators have", torch="2.11.0", transformers="5.17.0"),
-    _column("transformers-5.0", "3.11", "the oldest transformers", torch="2.13.0", transformers="5.0.0"),
-    _column(
-        "transformers-5.17", "3.11", "lists of states in the cache", torch="2.13.0", transformers="5.17.0"
-    ),
+    _column("transformers-5.17", "3.11", "the oldest transformers", torch="2.13.0", transformers="5.17.0"),
     _column(
         "development", "3.11", "what development uses", torch="2.13.0", transformers="5.23.0", numpy="2.4.6"
     ),

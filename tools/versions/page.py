@@ -27,7 +27,15 @@ def page(columns: Sequence[Column], runs: Sequence[Run]) -> str:
     rows = [row for column in columns for row in _rows(column, runs)]
     wrong = [line for run in runs for line in _failures(run)]
     notes = [f"- {run.column}, {run.form}: {run.note}" for run in runs if run.note]
-    return _TOP + "\n".join(rows) + "\n" + _section("Notes", notes) + _section("Not passed", wrong)
+    left_out = [line for run in runs for line in _left_out(run)]
+    return (
+        _TOP
+        + "\n".join(rows)
+        + "\n"
+        + _section("Left out", left_out)
+        + _section("Notes", notes)
+        + _section("Not passed", wrong)
+    )
 
 
 def _section(title: str, lines: Sequence[str]) -> str:
@@ -67,3 +75,9 @@ def _line(column: Column, cells: Sequence[str]) -> str:
 
 def _failures(run: Run) -> Iterator[str]:
     yield from (f"- {run.column}, {run.form}: `{name}`" for name in run.counts.failures)
+
+
+def _left_out(run: Run) -> Iterator[str]:
+    for reason, files in sorted(run.counts.left_out.items()):
+        listed = ", ".join(f"{file} {count}" for file, count in sorted(files.items()))
+        yield f"- {run.column}, {run.form}, {sum(files.values())} because {reason}: {listed}"

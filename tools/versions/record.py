@@ -20,21 +20,27 @@ class Counts:
     errors: int = 0
     skipped: int = 0
     failures: Sequence[str] = ()
+    left_out: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # by reason and file
 
     @classmethod
     def of(cls, junit: Path) -> Counts:
         """Read pytest's own report."""
         passed = failed = errors = skipped = 0
         names: list[str] = []
+        left_out: dict[str, dict[str, int]] = {}
         for case in ElementTree.parse(junit).iter("testcase"):  # written by pytest a moment ago
             ends = {child.tag for child in case}
+            for child in case.iter("skipped"):
+                files = left_out.setdefault(child.get("message", "no reason"), {})
+                file = str(case.get("classname"))
+                files[file] = files.get(file, 0) + 1
             if ends & {"failure", "error"}:
                 names.append(f"{case.get('classname')}::{case.get('name')}")
             failed += "failure" in ends
             errors += "error" in ends
             skipped += "skipped" in ends
             passed += not ends & {"failure", "error", "skipped"}
-        return cls(passed, failed, errors, skipped, tuple(names))
+        return cls(passed, failed, errors, skipped, tuple(names), left_out)
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,7 @@ def _test(python: Path, paths: Sequence[str], workers: int) -> Counts:
         return first
     again = _pytest(python, ["--last-failed", "--last-failed-no-failures", "none", *paths])
     passed = first.passed + first.failed + first.errors - again.failed - again.errors
-    return Counts(passed, again.failed, again.errors, first.skipped, again.failures)
+    return Counts(passed, again.failed, again.errors, first.skipped, again.failures, first.left_out)
 
 
 def _pytest(python: Path, arguments: Sequence[str]) -> Counts:
