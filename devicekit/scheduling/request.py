@@ -149,6 +149,7 @@ class Finish(NamedTuple):
     kind: FinishKind
     matched: int | str | None = None  # the token or text that stopped it
     message: str = ""  # abort and error: what happened
+    refused: bool = False  # error: what was asked for cannot be done; the engine is sound
 
 
 class VersionSpan(NamedTuple):

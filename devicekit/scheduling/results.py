@@ -100,12 +100,15 @@ class ResultProcessor:
         finish = self._stops.check(request, token)
         if finish is None:
             self._requests.watch.note(request)
-        if finish is not None or request.matcher is None:
+        if request.matcher is None:
             return finish
         try:
-            return _COMPLETE if request.matcher.advance(token) else None
+            if finish is None:
+                return _COMPLETE if request.matcher.advance(token) else None
+            request.matcher.require()  # an end token is also what is left where nothing can follow
         except GrammarRefused as error:
-            return Finish(FinishKind.ERROR, message=str(error))
+            return Finish(FinishKind.ERROR, message=str(error), refused=True)
+        return finish
 
     def _look_at_invalid(self, plan: Plan, result: StepOutput) -> tuple[Int32, dict[str, Request]]:
         """The tokens as they are, and the requests that end because theirs is none; marked ones go on."""

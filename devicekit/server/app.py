@@ -31,8 +31,11 @@ from devicekit.server import (
     weight_sharing,
     weights,
 )
+from devicekit.server.endpoints import GENERATION
 from devicekit.server.errors import on_fault, on_http_exception
+from devicekit.server.fields import meanings
 from devicekit.server.request_ids import HEADER, RequestIds
+from devicekit.server.sampling import SamplingArguments
 from devicekit.server.serving import Serving
 from devicekit.server.settings import ServerSettings
 
@@ -87,4 +90,10 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> Starle
     )
     app.state.serving = serving
     app.state.openapi = openapi.describe(ENDPOINTS)
+    app.state.meanings = meanings(
+        {
+            "sampling_params": SamplingArguments,
+            **{one.path: one.arguments for one in ENDPOINTS if one.tag == GENERATION},
+        }
+    )
     return app

@@ -33,6 +33,8 @@ def _bounded(node: object, owner: object) -> object:
         return node  # models within were seen to when they were made
     found = {key: value if key in _NO_SCHEMAS else _bounded(value, owner) for key, value in node.items()}
     kind = found.get("type")
+    if kind in ("int", "float") and not found.get("strict"):
+        return core_schema.no_info_before_validator_function(_no_truth, cast("CoreSchema", found))
     if kind in ("list", "set", "frozenset", "tuple") and "items_schema" in found:
         found["fail_fast"] = True
         if kind == "list" and _holds_objects(found["items_schema"]):
@@ -42,6 +44,13 @@ def _bounded(node: object, owner: object) -> object:
         most = cast("int | None", found.pop("max_length", None))
         return core_schema.no_info_wrap_validator_function(_in_parts(most), cast("CoreSchema", found))
     return found
+
+
+def _no_truth(given: object) -> object:
+    """Python takes true for 1; whoever sends it to be counted with has mixed up two fields."""
+    if isinstance(given, bool):
+        raise PydanticCustomError("number", "Input should be a number, not a truth value")
+    return given
 
 
 def _holds_objects(schema: object) -> bool:

@@ -62,9 +62,14 @@ class Body:
         Raises:
             BodyTooLarge: it is longer than this server reads.
             Overloaded: there is no room for it beside the others.
-            NotJson: it says that it is something else.
+            NotJson: it says that it is something else, or packed.
             ClientGone: the client went away.
         """
+        coded = ", ".join(request.headers.getlist("content-encoding"))
+        if coded.strip().lower() not in ("", "identity"):
+            raise NotJson(
+                f"This server reads bodies as they are, and this one says that it is {coded[:100]}."
+            )
         announced = request.headers.get("content-length", "")
         if announced.isdecimal() and len(announced) < 20 and int(announced) > self._most:
             raise BodyTooLarge(f"The body has {announced} bytes; this server reads {self._most}.")

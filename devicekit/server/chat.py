@@ -19,7 +19,7 @@ from devicekit.server.answers import respond
 from devicekit.server.endpoints import Arguments, Endpoint
 from devicekit.server.errors import BadRequest
 from devicekit.server.events import EventStream
-from devicekit.server.group import GenerationFailed, Group, SequenceSpec, several, values_of
+from devicekit.server.group import Group, SequenceSpec, failure, several, values_of
 from devicekit.server.keys import Access
 from devicekit.server.logprob_format import Named, alternatives, named
 from devicekit.server.meta_info import MetaInfo
@@ -196,8 +196,8 @@ async def _chunks(group: Group, form: _Form, arguments: ChatArguments) -> AsyncI
     for index in range(len(group.generations)):
         yield with_usage(form.chunk(index, {"role": "assistant", "content": ""}))
     async for index, text, output in group.updates():
-        if output.finish is not None and openai.failed(output.finish):
-            raise GenerationFailed(output.finish.message)
+        if (error := failure(output.finish)) is not None:
+            raise error
         generation = group.generations[index]
         for delta in form.deltas(index, text, done=output.finish is not None):
             logprobs = () if "tool_calls" in delta else output.logprobs

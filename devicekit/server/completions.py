@@ -18,7 +18,7 @@ from devicekit.server.answers import respond
 from devicekit.server.endpoints import Endpoint
 from devicekit.server.errors import BadRequest
 from devicekit.server.events import EventStream
-from devicekit.server.group import GenerationFailed, Group, SequenceSpec, several, values_of
+from devicekit.server.group import Group, SequenceSpec, failure, several, values_of
 from devicekit.server.keys import Access
 from devicekit.server.logprob_format import alternatives, finite, token_name
 from devicekit.server.meta_info import MetaInfo
@@ -108,8 +108,8 @@ async def _chunks(
 ) -> AsyncIterator[Mapping[str, object]]:
     begun: set[int] = set()
     async for index, text, output in group.updates():
-        if output.finish is not None and openai.failed(output.finish):
-            raise GenerationFailed(output.finish.message)
+        if (error := failure(output.finish)) is not None:
+            raise error
         generation = group.generations[index]
         choice = form.part(index, generation, text, output.logprobs, first=index not in begun)
         begun.add(index)

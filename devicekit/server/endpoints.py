@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Generic, TypeVar
 
 from pydantic import ValidationError
@@ -19,7 +20,7 @@ from devicekit.server.absence import listening
 from devicekit.server.arguments import Arguments, Finite, Label
 from devicekit.server.bodies import Body, parse
 from devicekit.server.errors import BadRequest, Overloaded, error_response
-from devicekit.server.fields import REFUSED, asks_for_something, unknown_fields
+from devicekit.server.fields import refused, unknown_fields
 from devicekit.server.keys import Access
 from devicekit.server.serving import Serving
 
@@ -32,6 +33,7 @@ _LONG = 32 << 10  # bytes of a body
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,60}")  # of an argument that nobody knows, and that a header may carry
 _ARGUMENT = re.compile(r"[a-z0-9_]+")
 _MOST_UNKNOWN = 1000  # fields that are looked at
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 _SIMPLE_TYPES = frozenset({"str", "int", "float", "bool"})
 
 A = TypeVar("A", bound=Arguments)
@@ -106,12 +108,16 @@ class Endpoint(Generic[A]):
         content = await body.read(request)
         asking = request.method == "GET" and not content
         query = dict(request.query_params) if self.in_query or asking else {}
+        elsewhere = request.app.state.meanings if self.tag == GENERATION else _NOTHING
         if len(content) <= _LONG:
-            return self._understand(content, query)
+            return self._understand(content, query, elsewhere)
         # Away from the event loop, where it would hold up everybody else.
-        return await asyncio.get_running_loop().run_in_executor(None, self._understand, content, query)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(None, self._understand, content, query, elsewhere)
 
-    def _understand(self, body: bytes, query: dict[str, str]) -> tuple[A, str]:
+    def _understand(
+        self, body: bytes, query: dict[str, str], elsewhere: Mapping[str, str] = _NOTHING
+    ) -> tuple[A, str]:
         """The arguments, and the names of what was given besides, which means nothing here."""
         given = {**parse(body), **query}
         try:
@@ -119,11 +125,8 @@ class Endpoint(Generic[A]):
         except ValidationError as error:
             raise BadRequest(_describe(error)) from error
         unknown = [*itertools.islice(unknown_fields(arguments), _MOST_UNKNOWN)]
-        refused = [
-            place for place, name, value in unknown if name in REFUSED and asks_for_something(name, value)
-        ]
-        if refused:
-            raise BadRequest(f"This engine does not support {', '.join(refused)}.")
+        if places := refused(unknown, elsewhere):
+            raise BadRequest(f"This engine does not support {', '.join(places)} here.")
         return arguments, ", ".join(place for place, _, _ in unknown[:20] if _NAME.fullmatch(place))
 
 

@@ -7,7 +7,8 @@ field is let pass as well, and named in a header of the answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 from pydantic import BaseModel
@@ -16,21 +17,36 @@ REFUSED: frozenset[str] = frozenset(
     # Other inputs than text and tokens.
     {"input_embeds", "prompt_embeds", "image_data", "video_data", "audio_data", "audio", "documents"}
     | {"modalities", "mm_processor_kwargs", "media_io_kwargs", "web_search_options", "prediction"}
+    | {"positional_embed_overrides", "multi_item_delimiter_indices"}
     # Other ways to draw or to stop.
     | {"stop_regex", "bad_words", "allowed_token_ids", "logits_processors", "custom_logit_processor"}
     | {"custom_params", "use_beam_search", "beam_width", "num_beams", "length_penalty", "early_stopping"}
     | {"suffix", "typical_p", "top_a", "tfs", "epsilon_cutoff", "eta_cutoff", "no_repeat_ngram_size"}
     | {"mirostat", "mirostat_mode", "dry_multiplier", "xtc_probability", "smoothing_factor", "dynatemp_range"}
     | {"min_tokens_to_keep", "truncate_prompt_tokens", "thinking_token_budget", "vllm_xargs"}
+    | {"max_thinking_tokens", "require_reasoning", "repetition_detection", "watermark", "watermarking"}
     # Other constraints on the output.
-    | {"structural_tag", "guided_whitespace_pattern", "guided_decoding_backend"}
+    | {"structural_tag", "guided_whitespace_pattern", "guided_decoding_backend", "whitespace_pattern"}
+    | {"disable_any_whitespace", "disable_additional_properties", "ebnf_full_assistant"}
     # Other answers.
     | {"return_hidden_states", "return_routed_experts", "return_pooled_hidden_states", "prompt_logprobs"}
     | {"return_tokens_as_token_ids", "return_attention", "functions", "function_call", "verbosity"}
+    | {"return_sampling_mask", "sampling_logprobs_mode", "logprob_token_ids", "return_flat_raw_top_logprobs"}
+    | {"return_flat_raw_output_top_logprobs", "return_indexer_topk", "return_bytes", "return_entropy"}
+    | {"return_prompt_token_ids", "return_prompt_text", "return_cached_tokens_details"}
+    | {
+        "return_spec_tokens_details",
+        "return_input_ids_in_sglext",
+        "return_output_ids_in_sglext",
+        "background",
+    }
     # Other models and states, and other engines' ways to share them.
-    | {"lora_path", "lora_name", "lora_request", "session_params", "session_id", "previous_response_id"}
-    | {"bootstrap_host", "bootstrap_port", "bootstrap_room", "kv_transfer_params", "data_parallel_rank"}
-    | {"chat_template", "template"}
+    | {"lora_path", "lora_name", "lora_id", "lora_request", "session_params", "session_id"}
+    | {"previous_response_id", "bootstrap_host", "bootstrap_port", "bootstrap_room", "bootstrap_pair_key"}
+    | {"kv_transfer_params", "ec_transfer_params", "data_parallel_rank", "token_indices_to_pool"}
+    | {"chat_template", "template", "thinking", "task"}
+    # Other things to be done than an update of weights, or a check of them, does here.
+    | {"keep_pause", "manifest", "skip_tensor_list"}
 )
 NEUTRAL: Mapping[str, tuple[object, ...]] = MappingProxyType(
     {
@@ -53,8 +69,61 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = MappingProxyType(
         "function_call": ("none",),
         "guided_decoding_backend": ("auto",),
         "verbosity": ("medium",),
+        "sampling_logprobs_mode": ("selected",),
+        "thinking": ({"type": "disabled"},),
+        # Of those that another endpoint knows.
+        "n": (1,),
+        "best_of": (1,),
+        "top_p": (1,),
+        "top_k": (-1, 0),
+        "min_p": (0,),
+        "min_tokens": (0,),
+        "min_new_tokens": (0,),
+        "presence_penalty": (0,),
+        "frequency_penalty": (0,),
+        "repetition_penalty": (1,),
+        "top_logprobs": (0,),
+        "top_logprobs_num": (0,),
+        "logprob_start_len": (-1,),
+        "skip_special_tokens": (True,),
+        "spaces_between_special_tokens": (True,),
+        "add_special_tokens": (True,),
+        "add_generation_prompt": (True,),
+        "parallel_tool_calls": (True,),
+        "tool_choice": ("none", "auto"),
+        "logprobs_mode": ("sampled",),
     }
 )
+_HARMLESS = frozenset({"model", "rid", "request_id", "priority", "stream_options", "reasoning_effort"})
+_HOLDERS = re.compile(r"(sampling_params\.([0-9]+\.)?)?[a-z_]+")  # where such fields stand
+
+
+def refused(fields: Iterable[tuple[str, str, object]], elsewhere: Mapping[str, str]) -> list[str]:
+    """What to say of each unknown field that would change the answer.
+
+    Args:
+        fields: as `unknown_fields` gives them.
+        elsewhere: fields that mean something in other places, and which (`meanings`).
+    """
+    found = []
+    for place, name, value in fields:
+        foreign = name in elsewhere and _HOLDERS.fullmatch(place)
+        if (name in REFUSED or foreign) and asks_for_something(name, value):
+            found.append(f"{place} (a field of {elsewhere[name]})" if foreign else place)
+    return found
+
+
+def meanings(models: Mapping[str, type[BaseModel]]) -> dict[str, str]:
+    """Fields that change an answer, and what they are fields of.
+
+    A client that sends one of them where it has no meaning took one endpoint's form for another's.
+    """
+    found: dict[str, str] = {}
+    for owner, model in models.items():
+        for name, field in model.model_fields.items():
+            if name not in _HARMLESS:
+                found.setdefault(field.alias or name, owner)
+    return found
 
 
 def unknown_fields(arguments: BaseModel, place: str = "") -> Iterator[tuple[str, str, object]]:

@@ -13,12 +13,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from devicekit.engine import Generation
-from devicekit.scheduling.request import FinishKind
 from devicekit.server.answers import respond
 from devicekit.server.endpoints import Arguments, Endpoint, Label
 from devicekit.server.errors import BadRequest
 from devicekit.server.events import EventStream
-from devicekit.server.group import GenerationFailed, Group, SequenceSpec, several, values_of
+from devicekit.server.group import Group, SequenceSpec, failure, namespace_of, several, values_of
 from devicekit.server.keys import Access
 from devicekit.server.meta_info import MetaInfo
 from devicekit.server.sampling import SamplingArguments
@@ -56,7 +55,7 @@ class GenerateArguments(Arguments):
     stream: bool | None = None
     priority: int | None = None
     extra_key: Label | None = Field(default=None, description="share cached prefixes only with the same one")
-    cache_salt: Label | None = Field(default=None, description="as extra_key")
+    cache_salt: Label | None = Field(default=None, description="and with the same one of these")
 
     @model_validator(mode="before")
     @classmethod
@@ -147,7 +146,7 @@ def _sequences(
             tokens,
             params,
             priority=arguments.priority or 0,
-            namespace=arguments.extra_key or arguments.cache_salt,
+            namespace=namespace_of(arguments.extra_key, arguments.cache_salt),
             **given,
         )
         found += several(one, chosen.n or 1)
@@ -183,8 +182,8 @@ async def _chunks(group: Group, form: _Form, many: bool) -> AsyncIterator[Mappin
     """One document per increment, each with everything so far."""
     async for index, _, output in group.updates():
         generation = group.generations[index]
-        if output.finish is not None and output.finish.kind is FinishKind.ERROR:
-            raise GenerationFailed(output.finish.message)
+        if (error := failure(output.finish)) is not None:
+            raise error
         answer = form.answer(index, generation)
         yield {**answer, "index": index} if many else answer
 

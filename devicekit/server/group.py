@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from starlette.requests import Request as HttpRequest
 
 from devicekit.engine import Generation
 from devicekit.scheduling.messages import Output
-from devicekit.scheduling.request import FinishKind, Request, SamplingParams, prompt_array
+from devicekit.scheduling.request import Finish, FinishKind, Request, SamplingParams, prompt_array
 from devicekit.server.absence import disconnect
 from devicekit.server.errors import BadRequest, ClientGone, HttpError
 from devicekit.server.serving import Serving
@@ -27,6 +28,13 @@ class GenerationFailed(HttpError):
     status = 500
 
 
+def failure(finish: Finish | None) -> HttpError | None:
+    """What is told of a sequence that ended in an error; ``None`` of any other."""
+    if finish is None or finish.kind is not FinishKind.ERROR:
+        return None
+    return BadRequest(finish.message) if finish.refused else GenerationFailed(finish.message)
+
+
 @dataclass(frozen=True, slots=True)
 class SequenceSpec:
     """One sequence to complete."""
@@ -37,6 +45,12 @@ class SequenceSpec:
     priority: int = 0
     namespace: str | None = None  # within which cached prefixes are shared
     group: str | None = None  # of sequences with one prompt, which is then computed once
+
+
+def namespace_of(extra_key: str | None, cache_salt: str | None) -> str | None:
+    """Within what a request shares cached prefixes: with those that send the same key and the same salt."""
+    given = [one for one in (extra_key, cache_salt) if one]
+    return json.dumps(given) if given else None
 
 
 class Group:
@@ -90,7 +104,7 @@ class Group:
         """Wait for all of them, for as long as the client does.
 
         Raises:
-            GenerationFailed: the engine could not serve one of them.
+            GenerationFailed, BadRequest: the engine could not serve one of them, as it was asked.
             ClientGone: the client went away; everything was aborted.
         """
         try:
@@ -98,8 +112,8 @@ class Group:
         finally:
             self.close()
         for generation in self.generations:
-            if generation.finish is not None and generation.finish.kind is FinishKind.ERROR:
-                raise GenerationFailed(generation.finish.message)
+            if (error := failure(generation.finish)) is not None:
+                raise error
         return self.generations
 
     async def _drain(self) -> None:

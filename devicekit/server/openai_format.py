@@ -10,10 +10,10 @@ from pydantic import Field
 
 from devicekit.engine import Generation
 from devicekit.runners.errors import MissingTokenizer
-from devicekit.scheduling.request import Finish, FinishKind, SamplingParams
+from devicekit.scheduling.request import Finish, SamplingParams
 from devicekit.server.endpoints import Arguments, Finite, Label
 from devicekit.server.generate import LogprobsMode
-from devicekit.server.group import SequenceSpec
+from devicekit.server.group import SequenceSpec, namespace_of
 from devicekit.server.sampling import MAX_SEQUENCES, LogitBias, SamplingArguments, Seed, StopTexts, TokenIds
 from devicekit.server.serving import Serving
 from devicekit.server.structured import GrammarArguments, ResponseFormat, only, response_grammar
@@ -71,7 +71,7 @@ class OpenAIArguments(GrammarArguments):
     return_token_ids: bool | None = Field(default=None, description="answer with token ids too")
     return_meta_info: bool | None = Field(default=None, description="answer with /generate's meta_info too")
     extra_key: Label | None = Field(default=None, description="share cached prefixes only with the same one")
-    cache_salt: Label | None = Field(default=None, description="as extra_key")
+    cache_salt: Label | None = Field(default=None, description="and with the same one of these")
 
     def sampling(
         self, serving: Serving, max_tokens: int | None, logprobs: int | None, more: Sequence[Grammar] = ()
@@ -105,7 +105,7 @@ class OpenAIArguments(GrammarArguments):
             tokens,
             params,
             priority=self.priority or 0,
-            namespace=self.extra_key or self.cache_salt,
+            namespace=namespace_of(self.extra_key, self.cache_salt),
             **({"id": f"{rid}{suffix}"} if rid else {}),
         )
 
@@ -149,8 +149,3 @@ def usage(generations: Sequence[Generation], prompts: int) -> dict[str, object]:
         "total_tokens": prompt + output,
         "prompt_tokens_details": {"cached_tokens": cached},
     }
-
-
-def failed(finish: Finish | None) -> bool:
-    """Whether the engine could not serve a sequence."""
-    return finish is not None and finish.kind is FinishKind.ERROR

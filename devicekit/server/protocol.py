@@ -9,6 +9,7 @@ import resource
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from devicekit.server.errors import error_body
+from devicekit.server.offers import OfferlessParser
 
 _MOST = 64 << 10  # bytes of a request's line and headers, give or take what is read at once
 _SECONDS = 30.0  # for these; and for a body, beside what its length takes
@@ -50,6 +51,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
+        self.parser = OfferlessParser(self)  # type: ignore[assignment]  # what uvicorn asks of one it answers
         self._heard = self.loop.time()
         self._expect("the headers")
         if len(self.connections) > most_connections():
@@ -137,7 +139,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._write_timer = None
 
     def _unsupported_upgrade_warning(self) -> None:
-        """There are no web sockets here, and none are missing: uvicorn would advise to install some."""
+        """There are no tunnels here, and no web sockets: uvicorn would advise to install some."""
 
     def _expect(self, what: str, since: float | None = None) -> None:
         self._relax()

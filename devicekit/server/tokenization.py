@@ -17,6 +17,7 @@ from devicekit.server.openai_format import need_tokenizer
 from devicekit.server.serving import Serving
 from devicekit.server.tools import Tool, ToolUse
 
+_SHOWN = 5
 _TokenId = Annotated[int, Field(strict=True, ge=0)]
 
 
@@ -79,6 +80,9 @@ async def detokenize(serving: Serving, arguments: DetokenizeArguments, request: 
     vocabulary = need_tokenizer(serving)
     nested = [one for one in arguments.tokens if isinstance(one, list)]
     flat = [one for one in arguments.tokens if isinstance(one, int)]
+    known = serving.engine.runner.limits.vocab_size
+    if strangers := [one for part in nested or [flat] for one in part if one >= known][:_SHOWN]:
+        raise BadRequest(f"tokens {strangers} are outside the vocabulary of {known}.")
     skip = arguments.skip_special_tokens
     text = await serving.compute(
         len(flat) + sum(map(len, nested)),

@@ -7,6 +7,8 @@ same one again; `GrammarCompiler.flush` forgets them all.
 from __future__ import annotations
 
 import enum
+import re
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 _KEPT = 256  # compiled grammars
 _ERROR_LENGTH = 500  # characters of a reason that may repeat the whole grammar
+_ESCAPES = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|.)", re.DOTALL)
 # A model may put spaces and line ends into its JSON, but not for ever.
 _JSON_OPTIONS = {"whitespace_flexible": True, "whitespace_pattern": r"[ \t\r\n]{0,12}"}
 
@@ -54,20 +57,32 @@ class GrammarMatcher:
         self._matcher = matcher
 
     def fill(self, mask: npt.NDArray[np.int32]) -> None:
-        """Set the bits ([1, vocabulary / 32]) of the tokens that may come next."""
+        """Set the bits ([1, vocabulary / 32]) of the tokens that may come next: end tokens where none can."""
         from llguidance import numpy as masks
 
         masks.fill_next_token_bitmask(self._matcher, mask, 0)
+
+    def require(self) -> None:
+        """Pass where the output may go on, or may end here.
+
+        Raises:
+            GrammarRefused: nothing can follow and it is not fulfilled, or it is too much to follow.
+        """
+        if self._matcher.is_error():
+            raise GrammarRefused(
+                f"The output cannot follow its grammar any further: {_reason(self._matcher)}."
+            )
 
     def advance(self, token: int) -> bool:
         """Take the next token; whether nothing may follow it any more.
 
         Raises:
-            GrammarRefused: this token must not come here, or the grammar has become too much to follow.
+            GrammarRefused: this token must not come here, or as `require`.
         """
-        if not self._matcher.consume_token(token):
-            reason = self._matcher.get_error() or f"token {token} does not follow it"
-            raise GrammarRefused(f"The output left its grammar: {reason[:_ERROR_LENGTH]}")
+        taken = self._matcher.consume_token(token)
+        self.require()
+        if not taken:
+            raise GrammarRefused(f"The output left its grammar: token {token} does not follow.")
         return bool(self._matcher.is_stopped())
 
 
@@ -135,8 +150,11 @@ class GrammarCompiler:
         except Exception as error:  # what a grammar's text can be wrong in is the library's to say
             raise GrammarRefused(_refusal(grammar, str(error))) from error
         matcher = llguidance.LLMatcher(self._tokens(llguidance), source, log_level=0)
-        if matcher.is_error():
-            raise GrammarRefused(_refusal(grammar, matcher.get_error()))
+        beginning = matcher.deep_copy()
+        if not matcher.is_error():  # some that are sound have no first token
+            GrammarMatcher(beginning).fill(np.zeros((1, self.mask_width), np.int32))
+        if beginning.is_error():
+            raise GrammarRefused(_refusal(grammar, _reason(beginning)))
         return matcher
 
     def _tokens(self, library: Any) -> llguidance.LLTokenizer:
@@ -164,9 +182,25 @@ def _translate(library: Any, grammar: Grammar) -> str:
 
         text = grammar.source
         if "::=" in text:
-            text = gbnf_to_lark(text)
+            text = gbnf_to_lark(_ESCAPES.sub(_spelled, text))
         source = library.LLMatcher.grammar_from_lark(text)
     return source
+
+
+def _spelled(escape: re.Match[str]) -> str:
+    """A character for its number, which the library writes wrongly. Any other escape as it is."""
+    number = int(escape[1] or escape[2] or "110000", 16)
+    if number > sys.maxunicode or 0xD800 <= number < 0xE000:
+        return escape[0]
+    return chr(number) if number > 0x7F else f"\\x{number:02x}"
+
+
+def _reason(matcher: llguidance.LLMatcher) -> str:
+    """Why a matcher goes no further, in a line. The library adds its whole state."""
+    reason = str(matcher.get_error()).partition("\n<state>")[0].strip()
+    if reason == "NoExtensionBias":
+        reason = "no token of this model can come next"
+    return reason[:_ERROR_LENGTH].rstrip(".")
 
 
 def _refusal(grammar: Grammar, reason: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -11,11 +12,12 @@ import typing
 from collections.abc import Iterator
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from devicekit.server.app import ENDPOINTS
 from devicekit.server.endpoints import Endpoint
-from devicekit.server.fields import NEUTRAL, REFUSED
+from devicekit.server.fields import NEUTRAL, REFUSED, meanings
+from devicekit.server.sampling import SamplingArguments
 from tests.server.conftest import Serve, Server
 
 MESSAGES = [{"role": "user", "content": "Pages"}]
@@ -24,7 +26,11 @@ GENERATING = {
     "/v1/completions": {"prompt": "Pages"},
     "/v1/chat/completions": {"messages": MESSAGES},
 }
-SHORT = {"max_tokens": 4, "max_new_tokens": 4, "temperature": 0}
+
+
+def brief(path: str) -> dict[str, object]:
+    """What makes an output one token long."""
+    return {"sampling_params": {"max_new_tokens": 1}} if path == "/generate" else {"max_tokens": 1}
 
 
 def models(kind: object) -> Iterator[type[BaseModel]]:
@@ -52,6 +58,24 @@ def test_an_optional_field_may_be_null(endpoint: Endpoint) -> None:
         assert model.model_validate({**required, **optional}) == plain
 
 
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda one: one.path)
+def test_a_truth_value_is_no_number(endpoint: Endpoint) -> None:
+    for model in {*models(endpoint.arguments)}:
+        required = {
+            field.alias or name: _example(field.annotation)
+            for name, field in model.model_fields.items()
+            if field.is_required()
+        }
+        for name, field in model.model_fields.items():
+            for shape in (lambda value: value, lambda value: [value], lambda value: {"0": value}):
+                given = {**required, field.alias or name: shape(True)}
+                with contextlib.suppress(ValidationError):
+                    found = getattr(model.model_validate(given), name)
+                    inner = next(iter(found.values())) if isinstance(found, dict) and found else found
+                    inner = inner[0] if isinstance(inner, list) and inner else inner
+                    assert inner is True or isinstance(inner, BaseModel), (model, name, found)
+
+
 def _example(kind: object) -> object:
     if isinstance(kind, type) and issubclass(kind, BaseModel) and not isinstance(kind, types.GenericAlias):
         return {
@@ -71,15 +95,37 @@ def _example(kind: object) -> object:
 def test_what_would_change_the_answer_is_refused_by_its_name(shared: Server, path: str) -> None:
     values = itertools.cycle(("x", 0.5, {"a": 1}, ["a"]))
     for name, value in zip(sorted(REFUSED), values, strict=False):
-        answer = shared.post(path, {**GENERATING[path], **SHORT, name: value})
+        answer = shared.post(path, {**GENERATING[path], **brief(path), name: value})
         assert answer.status_code == 400, (name, value)
         assert name in answer.json()["error"]["message"]
     for empty in (None, False, [], {}, ""):
         nothing = dict.fromkeys(REFUSED, empty)
-        answer = shared.post(path, {**GENERATING[path], "max_tokens": 1, **nothing})
+        answer = shared.post(path, {**GENERATING[path], **brief(path), **nothing})
         assert answer.status_code == 200, (empty, answer.text)
     neutral = {name: value for name, (value, *_) in NEUTRAL.items()}
-    assert shared.post(path, {**GENERATING[path], "max_tokens": 1, **neutral}).status_code == 200
+    answer = shared.post(path, {**GENERATING[path], **brief(path), **neutral})
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("path", GENERATING)
+def test_a_field_of_another_endpoint_is_honoured_or_refused_and_never_passed_over(
+    shared: Server, path: str
+) -> None:
+    """Whatever the model says, a field that another endpoint knows is not among the ignored ones."""
+    models = {one.path: one.arguments for one in ENDPOINTS if one.path in GENERATING}
+    models["sampling_params"] = SamplingArguments
+    found = meanings(models)
+    assert {"temperature", "max_tokens", "n", "stop", "logprobs", "echo", "text", "seed"} <= found.keys()
+    for name in sorted(found.keys() - models[path].model_fields.keys()):
+        answer = shared.post(path, {**GENERATING[path], **brief(path), name: 7})
+        assert answer.status_code == 400, name
+        assert f"{name} (a field of" in answer.json()["error"]["message"]
+    if path == "/generate":
+        for name in sorted(found.keys() - SamplingArguments.model_fields.keys()):
+            params = {"max_new_tokens": 1, name: 7}
+            for given in (params, [params]):
+                answer = shared.post(path, {"text": ["a"], "sampling_params": given})
+                assert answer.status_code == 400, name
 
 
 def test_it_is_refused_wherever_it_stands_and_anything_else_is_named(shared: Server) -> None:
@@ -117,7 +163,7 @@ def test_explicit_nulls_and_an_empty_stop_mean_nothing(shared: Server, path: str
 
 def test_a_request_keeps_its_name(shared: Server) -> None:
     for path, document in GENERATING.items():
-        answer = shared.post(path, {**document, "max_tokens": 1}, headers={"X-Request-Id": "mine-7"})
+        answer = shared.post(path, {**document, **brief(path)}, headers={"X-Request-Id": "mine-7"})
         assert answer.headers["X-Request-Id"] == "mine-7"
     assert shared.get("/nowhere").headers["X-Request-Id"]
     first, second = (shared.get("/v1/models").headers["X-Request-Id"] for _ in range(2))
@@ -153,6 +199,12 @@ def test_texts_become_tokens_and_tokens_texts(shared: Server) -> None:
     assert shared.post("/detokenize", {"tokens": found["tokens"]}).json()["text"] == "Pages of keys"
     assert shared.post("/v1/detokenize", {"tokens": many["tokens"]}).json()["text"] == ["a", "bc"]
     assert shared.post("/tokenize", {}).status_code == 400
+    known = shared.serving.engine.runner.limits.vocab_size
+    for strange in (known, 2**32, 2**64, 10**30):
+        for tokens in ([1, strange], [[1], [strange]]):
+            refused = shared.post("/detokenize", {"tokens": tokens})
+            assert refused.status_code == 400, tokens
+            assert str(strange) in refused.json()["error"]["message"]
 
 
 # -- Log-probabilities on the wire ----------------------------------------------------------------------------
@@ -330,6 +382,6 @@ def test_without_weights_requests_are_answered_with_a_reason(serve: Serve) -> No
     with serve() as server:
         server.post("/release_memory_occupation")
         for path, document in GENERATING.items():
-            answer = server.post(path, {**document, "max_tokens": 1})
+            answer = server.post(path, {**document, **brief(path)})
             assert answer.status_code == 503
             assert answer.json()["error"]["message"].startswith("Nothing can be generated now")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import httpx
 import pytest
 
@@ -116,6 +118,25 @@ def test_a_stop_token_ends_the_output(shared: Server, expected: dict[str, tuple]
     answer = shared.generate("Pages of keys", **GREEDY, stop_token_ids=[tokens[2]])
     assert answer["output_ids"] == tokens[: tokens.index(tokens[2]) + 1]
     assert answer["meta_info"]["finish_reason"] == {"type": "stop", "matched": tokens[2]}
+
+
+KEYS = [None, "", "a", "b", "ab", '["a", "b"]', "a\0"]
+
+
+def test_prefixes_are_shared_by_those_only_who_send_the_same_key_and_the_same_salt(shared: Server) -> None:
+    shared.post("/flush_cache")
+    prompt = [*range(40, 80)]
+    seen: set[tuple[str | None, ...]] = set()
+    for key, salt in itertools.product(KEYS, KEYS):
+        fields = {"extra_key": key, "cache_salt": salt}
+        # One by itself is a key, whichever it is called; an empty one is none.
+        owner = (key, salt) if key and salt else (key or salt or None,)
+        params = {"max_new_tokens": 1, "temperature": 0}
+        answer = shared.post("/generate", {"input_ids": prompt, "sampling_params": params, **fields}).json()
+        assert bool(answer["meta_info"]["cached_tokens"]) == (owner in seen), fields
+        seen.add(owner)
+        done = shared.post("/v1/completions", {"prompt": prompt, "max_tokens": 1, **fields}).json()
+        assert done["usage"]["prompt_tokens_details"]["cached_tokens"], fields
 
 
 def test_a_second_prompt_with_the_same_beginning_finds_it_cached(shared: Server) -> None:

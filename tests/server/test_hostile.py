@@ -59,6 +59,14 @@ def test_requests_sent_in_one_go_are_answered_in_order(server: Server) -> None:
     assert [one["output_ids"] for one in answers[1::2]] == [expected, expected]
 
 
+@pytest.mark.parametrize("coding", ["gzip", "identity, br", "x" * 999])
+def test_a_body_that_says_it_is_packed_is_not_read_as_it_is(server: Server, coding: str) -> None:
+    answer = server.http.post("/generate", content=_BODY, headers={**JSON, "Content-Encoding": coding})
+    assert answer.status_code == 415
+    plain = server.http.post("/generate", content=_BODY, headers={**JSON, "Content-Encoding": "identity"})
+    assert plain.status_code == 200
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -153,18 +161,27 @@ def test_a_process_may_have_room_for_as_many_connections_as_its_files_allow(
 def test_half_a_request_behind_another_does_not_cost_the_first_its_answer(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, begun: bytes
 ) -> None:
-    monkeypatch.setattr(protocol, "_SECONDS", 0.05)
-    with serve() as server, _connect(server) as connection:
+    overdue: list[str] = []
+    look = protocol.BoundedProtocol._overdue
+
+    def noted(connection: protocol.BoundedProtocol, what: str) -> None:
+        overdue.append(what)
+        look(connection, what)
+
+    monkeypatch.setattr(protocol.BoundedProtocol, "_overdue", noted)
+    with serve() as server:
         server.post("/pause_generation")
-        connection.sendall(POST + begun)
-        server.eventually(lambda: server.load()["num_waiting_reqs"] == 1)
-        threading.Event().wait(0.3)  # much longer than the second may take to arrive
-        server.post("/continue_generation")
-        found = b""
-        while part := connection.recv(65536):
-            found += part
-        assert found.startswith(b"HTTP/1.1 200 ")
-        assert b"output_ids" in found
+        monkeypatch.setattr(protocol, "_SECONDS", 0.2)
+        with _connect(server) as connection:
+            connection.sendall(POST + begun)
+            server.eventually(lambda: server.load()["num_waiting_reqs"] == 1)
+            server.eventually(lambda: bool(overdue))  # the second has taken longer than it may
+            server.post("/continue_generation")
+            found = b""
+            while part := connection.recv(65536):
+                found += part
+    assert found.startswith(b"HTTP/1.1 200 ")
+    assert b"output_ids" in found
 
 
 def test_a_client_that_takes_its_time_between_two_requests_is_not(
@@ -249,7 +266,8 @@ def test_an_odd_request_that_makes_sense_is_served(server: Server, params: dict[
 def test_others_are_served_while_a_long_prompt_is_understood(server: Server, path: str) -> None:
     """It is read, parsed and made tokens of away from where everybody else is answered."""
     text = "ab " * 150_000
-    document = {"text": text, "prompt": text, "messages": [{"role": "user", "content": text}]}
+    chat = {"messages": [{"role": "user", "content": text}]}
+    document = {"/generate": {"text": text}, "/v1/completions": {"prompt": text}}.get(path, chat)
     with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=server.url, trust_env=False) as other:
         long = pool.submit(server.post, path, document)
         meanwhile = 0

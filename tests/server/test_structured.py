@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from devicekit.text import Grammar, GrammarKind
-from tests.server.conftest import Server
+from tests.server.conftest import Server, events
 
 SCHEMA = {
     "type": "object",
@@ -163,6 +163,77 @@ def test_what_cannot_be_followed_is_refused_everywhere(shared: Server, fields: d
         ("/v1/chat/completions", {"messages": MESSAGES, **fields}),
     ):
         assert shared.post(path, document).status_code == 400, path
+
+
+DEAD = "dead"  # derives nothing: "dead ::= dead"
+
+
+def _ways(rng: random.Random) -> list[list[str]]:
+    """Alternatives of a grammar, each a few texts behind each other, of which one may be derived from nothing."""
+    ways = [
+        [rng.choice(["a", "ab", "é", "c"]) for _ in range(rng.randint(1, 3))]
+        for _ in range(rng.randint(1, 4))
+    ]
+    for way in ways:
+        if rng.random() < 0.4:
+            way.insert(rng.randint(0, len(way)), DEAD)
+    return ways
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_an_output_that_ends_by_itself_is_derived_from_its_grammar(shared: Server, seed: int) -> None:
+    rng = random.Random(seed)
+    ways = _ways(rng)
+    rules = " | ".join(" ".join(one if one is DEAD else json.dumps(one) for one in way) for way in ways)
+    derived = {"".join(way) for way in ways if DEAD not in way}
+    params = {"ebnf": f"root ::= {rules}\ndead ::= dead", "max_new_tokens": 20, "temperature": 3.0}
+    for _ in range(4):
+        document = {"text": "Pages", "sampling_params": params}
+        answer = shared.post("/generate", document)
+        if answer.status_code == 200:
+            assert answer.json()["text"] in derived, ways
+        else:
+            assert answer.status_code == 400, (ways, answer.text)
+            assert "ebnf" in answer.text or "grammar" in answer.text
+            assert any(DEAD in way for way in ways), (ways, answer.text)
+        chat = {"messages": MESSAGES, **HOT, "temperature": 3.0, "ebnf": params["ebnf"], "stream": True}
+        with shared.http.stream("POST", "/v1/chat/completions", json=chat) as stream:
+            if stream.status_code == 400:
+                assert not derived, ways
+                continue
+            chunks = [*events(stream)]
+        if "error" in chunks[-1]:
+            assert chunks[-1]["error"]["code"] == 400, chunks[-1]
+        else:
+            deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
+            assert "".join(one.get("content") or "" for one in deltas) in derived, ways
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"json_schema": {"$ref": "#"}},
+        {"json_schema": {"allOf": [{"$ref": "#"}]}},
+        {"ebnf": "start: nothing\nnothing: nothing"},
+        {"regex": "[^\\x00-\\U0010ffff]"},
+        {"json_schema": {"type": "object", "properties": {f"k{at}": {} for at in range(3000)}}},
+    ],
+)
+def test_what_leads_nowhere_and_what_is_too_much_is_no_fault_of_the_server(
+    shared: Server, fields: dict[str, object]
+) -> None:
+    answer = shared.post("/generate", {"text": "Pages", "sampling_params": {"max_new_tokens": 9, **fields}})
+    assert answer.status_code == 400
+    message = answer.json()["error"]["message"]
+    assert "follow" in message
+    assert "\n" not in message
+
+
+def test_one_of_very_many_choices(shared: Server) -> None:
+    choices = [f"{at}{'x' * (at % 7)}" for at in range(10_000)]
+    found = shared.generate("Pages", guided_choice=choices, temperature=1.5, max_new_tokens=30)
+    assert found["text"] in choices
+    assert found["meta_info"]["finish_reason"]["type"] == "stop"
 
 
 def test_grammars_are_compiled_once_and_forgotten_by_a_flush(shared: Server) -> None:
