@@ -24,6 +24,7 @@ from bench import (
     residency,
     scheduler,
     serving_steps,
+    weight_updates,
 )
 from bench.harness import Row
 from bench.report import as_curves, as_json, as_page, as_table, yardsticks
@@ -40,10 +41,15 @@ SUITES: dict[str, Callable[[], list[Row]]] = {
     "releases": releases.run,
     "observe": observe.run,
     "residency": residency.run,
+    "updates": weight_updates.run,
     "end_to_end": end_to_end.run,
     "peers": beside.run,
 }
-APART = ("end_to_end", "peers")  # take minutes, or an environment of their own: only when asked for
+APART = (
+    "updates",
+    "end_to_end",
+    "peers",
+)  # take minutes, or an environment of their own: only when asked for
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -69,11 +69,12 @@ def _rows(path: Path, most: float | None) -> list[Row]:
     return [*rows, Row(f"share of bookkeeping, {of}", median(shares), "%", target=most)]
 
 
-def write_model(path: Path) -> Path:
-    """A checkpoint of the larger model."""
+def write_model(path: Path, seed: int = 1, **other: int) -> Path:
+    """A checkpoint of the larger model; with ``other`` numbers in its config, of another size."""
+    config = AutoConfig.for_model("llama", **{**_MODEL, **other})
     with torch.random.fork_rng(devices=[]), quiet():
-        torch.manual_seed(1)
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **_MODEL), dtype=torch.float32)
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         model.save_pretrained(path)
     return path
 

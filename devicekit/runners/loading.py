@@ -14,6 +14,7 @@ from devicekit.runners import own_attention
 from devicekit.runners.attention import ATTENTION_NAME
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.cuts import Cut
+from devicekit.runners.default_dtype import built_alone
 from devicekit.runners.errors import InvalidModelDirectory, UnsupportedModel, first_few, one_line
 from devicekit.runners.sharding import Sharding, Split
 from devicekit.runners.tensor_parallel import Splitter, split_model
@@ -91,7 +92,7 @@ def _load(
     try:
         with quiet():
             kind, config = _model_class(directory.config)
-            model, info = prepare(kind).from_pretrained(
+            model, info = built_alone(prepare(kind)).from_pretrained(
                 None,
                 config=config,
                 state_dict=weights,
@@ -176,8 +177,9 @@ def aliases(model: hf.PreTrainedModel) -> dict[str, str]:
 def quiet() -> Iterator[None]:
     """Let transformers load something, without bars and reports: what they say comes back as typed errors.
 
-    While it loads, it changes torch's default dtype and methods of its own classes for the whole process, and puts
-    back what it found: of two at once, one would put back the other's. So one thread at a time.
+    While it loads, it changes torch's default dtype (see `default_dtype`) and methods of its own classes for the
+    whole process, and puts back what it found: of two at once, one would put back the other's. So one thread at a
+    time.
     """
     with _loading:
         bars, verbosity = (

@@ -12,7 +12,7 @@ import torch
 
 from devicekit.memory.kv import KVLayout, KVPool
 from devicekit.memory.mirror import TableMirror
-from devicekit.runners import attention, sampling
+from devicekit.runners import attention, default_dtype, sampling
 from devicekit.runners import huggingface as hf
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.forward import PackedForward
@@ -146,7 +146,7 @@ class TransformersRunner:
         """Write the batch's keys and values into the pool and return the wanted tokens."""
         pool = self._bound()
         # Not inference mode: its tensors carry no version counter, which backends written in Python trip over.
-        with torch.no_grad():
+        with default_dtype.in_use, torch.no_grad():
             if self._state_pool is None:
                 return self._answer(batch, self._inputs(batch, pool))
             states = PackedStates(self._state_pool, batch, self.device.torch_device)
@@ -158,7 +158,7 @@ class TransformersRunner:
     def prepare(self, batch: ForwardBatch) -> Callable[[], StepOutput]:
         """As `SplitRunner.prepare`: uploads, plans attention, and sees whether there is memory for the rest."""
         pool = self._bound()
-        with torch.no_grad():
+        with default_dtype.in_use, torch.no_grad():
             inputs = self._inputs(batch, pool)
             for window in set(self.layout.windows or (None,)):
                 inputs.plan.segments(window)
@@ -166,7 +166,7 @@ class TransformersRunner:
             self._foresee(batch)
 
         def run() -> StepOutput:
-            with torch.no_grad():
+            with default_dtype.in_use, torch.no_grad():
                 return self._answer(batch, inputs)
 
         return run

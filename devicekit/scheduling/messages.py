@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from devicekit.release import ReleaseEntry
 from devicekit.scheduling.request import Finish, Times, TokenLogprob, VersionSpan
@@ -121,9 +121,12 @@ class Selector(str, enum.Enum):
 class UpdateWeights(Operation):
     """Replace the model's weights. Each source is a subclass.
 
-    Runs between two forward passes: at once while paused, and otherwise as soon as no request is in flight; new
-    requests wait meanwhile.
+    What is new is brought and checked, and what is old is kept, while requests go on. It is written between two
+    forward passes: at once while paused, and otherwise as soon as no request is in flight; from when it is at
+    hand on, new requests wait.
     """
+
+    stages: ClassVar[bool] = True  # False: it can be brought only while nothing is generated
 
     flush_cache: bool = True
     empty_cache: bool | None = None  # None: as the release point's policy says
@@ -218,6 +221,21 @@ class AbortReply(Reply):
     aborted: int = 0
 
 
+class Staging(str, enum.Enum):
+    """When new weights were brought and checked."""
+
+    BESIDE = "beside"  # while requests went on
+    BETWEEN = "between"  # between two passes: the model is small, or a session holds generation back anyway
+
+
+class Rollback(str, enum.Enum):
+    """Whether an update that fails half-way can be taken back."""
+
+    KEPT = "kept"  # the old values were kept before generation had to wait
+    KEPT_LATE = "kept_late"  # while it waited: the weights had changed since they were kept
+    NONE = "none"  # they are more bytes than may be kept
+
+
 @dataclass(frozen=True, slots=True)
 class UpdateReply(Reply):
     """The answer to an `UpdateWeights`."""
@@ -227,6 +245,11 @@ class UpdateReply(Reply):
     bytes: int = 0
     weight_version: str | None = None
     flush: FlushReply | None = None
+    staging: Staging | None = None  # None: nothing was staged
+    rollback: Rollback | None = None  # None: it did not come to writing
+    write_seconds: float | None = (
+        None  # that nothing could be generated for it; None: it did not come to that
+    )
 
 
 class Output(NamedTuple):  # a dataclass that is frozen takes five times as long to make

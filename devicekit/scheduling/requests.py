@@ -181,6 +181,7 @@ class Requests(Mapping[str, Request]):
     def retract(self, request: Request) -> None:
         """Take a request's KV and put it back among the waiting. Its tokens are kept."""
         self._detach(request)
+        self._close_span(request)  # those that wait are not looked at when the weights change
         request.tokens = self._kv.table.tokens[request.row, : request.total].copy()
         self._kv.free(request)
         if request.needs_every_step:
@@ -311,18 +312,23 @@ class Requests(Mapping[str, Request]):
     def weights_changed(self, version: str) -> None:
         """Weights have changed, and have a new name; what requests hold now is no longer shared with others."""
         self.name_weights(version)
-        for request in self._all.values():
-            request.no_prefix_sharing = bool(request.row)
+        for request in self._holding_kv():
+            request.no_prefix_sharing = True
         self.weights_epoch += 1
 
     def name_weights(self, version: str) -> None:
         """Give the weights another name; output tokens up to here were made under the old one."""
-        for request in self._all.values():
+        for request in self._holding_kv():
             if request.column >= 0:
                 self.running.settle(request)
             self._close_span(request)
         self.weight_version = version
         self.streams.changed()
+
+    def _holding_kv(self) -> Iterator[Request]:
+        """All others have no token that the weights of now have made, or have it noted."""
+        yield from self.running.requests
+        yield from self.prefilling
 
     def mark_invalid(self, request: Request) -> None:
         """A token was drawn from logits that are no numbers, and the request goes on."""

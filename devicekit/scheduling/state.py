@@ -1,8 +1,8 @@
 """What the parts of a scheduler share: objects with one writer each, and what is asked of all of them together.
 
 `Requests` alone moves requests, `AdmissionGate` alone says what may run, `Deadlines` when time is up, and
-`Participants` what else is in flight, `Withdrawals` what nobody waits for. Verbs, planner and results act through
-their methods.
+`Participants` what else is in flight, `Withdrawals` what nobody waits for, `StagedUpdates` which weights are at
+hand. Verbs, planner and results act through their methods.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from devicekit.scheduling.participants import Participant, Participants
 from devicekit.scheduling.request import Finish, FinishKind, Request
 from devicekit.scheduling.requests import Requests
 from devicekit.scheduling.running import RunningBatch
+from devicekit.scheduling.staged import StagedUpdates
 from devicekit.scheduling.waiting import WaitingQueue
 from devicekit.scheduling.withdrawals import Withdrawals
 
@@ -45,6 +46,7 @@ class SchedulerState:
     clock: Clock
     coordinator: Coordinator
     withdrawals: Withdrawals = field(default_factory=Withdrawals)
+    staged: StagedUpdates = field(default_factory=StagedUpdates)
 
     # -- What is asked most -----------------------------------------------------------------------------------
 

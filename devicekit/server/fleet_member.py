@@ -15,7 +15,7 @@ from devicekit.server.endpoints import Arguments, Endpoint, Finite, Label
 from devicekit.server.errors import BadRequest
 from devicekit.server.keys import Access
 from devicekit.server.serving import Serving
-from devicekit.server.weights import UpdateArguments
+from devicekit.server.weights import UpdateArguments, what_was_written
 from devicekit.weights.operations import (
     ClaimForFleet,
     CommitWeights,
@@ -150,13 +150,7 @@ async def commit(serving: Serving, arguments: CommitArguments, request: Request)
         serving.next_id(), **arguments.common(), update_id=arguments.update_id, lease=arguments.lease
     )
     reply = await serving.perform(operation, UpdateReply)
-    return answer_by_kind(
-        reply,
-        outcome=reply.outcome.value,
-        weight_version=reply.weight_version,
-        tensors=reply.tensors,
-        bytes=reply.bytes,
-    )
+    return answer_by_kind(reply, **what_was_written(reply))
 
 
 async def discard(serving: Serving, arguments: DiscardArguments, request: Request) -> Response:

@@ -143,14 +143,20 @@ def _decode(payload: str) -> bytes:
 
 def updated(reply: UpdateReply, **more: object) -> JSONResponse:
     """The answer to any weight update."""
-    return answer(
-        reply,
-        outcome=reply.outcome.value,
-        weight_version=reply.weight_version,
-        tensors=reply.tensors,
-        bytes=reply.bytes,
-        **more,
-    )
+    return answer(reply, **what_was_written(reply), **more)
+
+
+def what_was_written(reply: UpdateReply) -> dict[str, object]:
+    """Of a weight update, for its answer."""
+    return {
+        "outcome": reply.outcome.value,
+        "weight_version": reply.weight_version,
+        "tensors": reply.tensors,
+        "bytes": reply.bytes,
+        "staging": None if reply.staging is None else reply.staging.value,
+        "rollback": None if reply.rollback is None else reply.rollback.value,
+        "write_seconds": reply.write_seconds,
+    }
 
 
 async def weight_version(serving: Serving, arguments: Arguments, request: Request) -> Response:

@@ -47,6 +47,7 @@ class ShowsTensors(Protocol):
 class DiskLoader(Protocol):
     """A runner that can load another checkpoint of its architecture in place.
 
+    It reads in any thread, while the model computes in another.
     It checks the whole checkpoint before it offers to write the first tensor, and raises if anything is wrong.
     """
 
@@ -105,6 +106,7 @@ def _stage(
     store: WeightStore, loaders: Mapping[Selector, DiskLoader], chosen: list[Selector], path: str
 ) -> _StagedModels:
     names = frozenset[tuple[Selector, str]]().union(*(store.tensors(kind) for kind in chosen))
+    store.require_room_for(Selector.ALL if len(chosen) > 1 else chosen[0])
     models = [loaders[kind].stage_from_disk(path) for kind in chosen]
     if store.refuse_nonfinite:
         for one in models:

@@ -13,6 +13,7 @@ from devicekit.scheduling.messages import Reply
 from devicekit.weights.bucket import BucketEntry, FlatBucket, layout
 from devicekit.weights.groups import GroupFailed, UpdateGroups
 from devicekit.weights.operations import UpdateWeightsFromDistributed
+from devicekit.weights.room import NoRoom, require_room
 from devicekit.weights.store import StagedTensors
 from devicekit.weights.update import Updater
 
@@ -27,30 +28,34 @@ def distributed_handler(
         groups.get(operation.group_name)
         receiving: _Receiving | None = None
 
-        def load() -> StagedTensors | None:
+        def arrived() -> bool:
             nonlocal receiving
             state = updater.store.state
-            arrived, failure = False, None
+            here, failure = False, None
             try:
                 if receiving is None:
                     group, timeout = groups.get(operation.group_name)
-                    device = updater.store.device.torch_device
+                    device = updater.store.device
+                    require_room(device, on_device=entries[-1].end if entries else 0)
                     deadline = state.clock.now() + timeout
-                    receiving = _receive(group, entries, device, operation.flattened, deadline)
-                arrived = receiving.arrived(state.clock.now())
+                    receiving = _receive(group, entries, device.torch_device, operation.flattened, deadline)
+                here = receiving.arrived(state.clock.now())
             except Exception as error:
                 failure = error
             try:
-                if not state.coordinator.ready(arrived, failure) or receiving is None:
-                    return None
-            except (GroupFailed, RanksFailed):
+                return state.coordinator.ready(here, failure)
+            except (GroupFailed, RanksFailed, NoRoom):
                 groups.discard(operation.group_name)  # its ranks no longer agree on what comes next
                 raise
+
+        def load() -> StagedTensors:
             # What does not fit is refused only now: rank 0 would wait for a receiver that never comes.
-            given, receiving.tensors = receiving.tensors, []
+            given: list[tuple[str, torch.Tensor]] = []
+            if receiving is not None:
+                given, receiving.tensors = receiving.tensors, []
             return updater.store.stage(given, operation.selector)
 
-        return updater.begin(operation, load)
+        return updater.begin(operation, load, arrived)
 
     return handle
 

@@ -67,15 +67,16 @@ def install(
     occupation = Occupation(store, regions or {})
     membership = Membership(store)
     prepared = PreparedUpdates(updater, known, membership)
-    # They wait for the running requests to end, so that no new ones may start.
-    control.register(UpdateWeightsFromDisk, disk_handler(updater, known), closes_admission=True)
-    control.register(operations.UpdateWeightsFromTensor, tensor_handler(updater), closes_admission=True)
-    control.register(operations.UpdateWeightsFromIPC, ipc_handler(updater), closes_admission=True)
-    stream, distributed = stream_handler(updater, control.begin), distributed_handler(updater, groups)
+    # These close admission themselves, once they only wait for the running requests to end.
+    control.register(UpdateWeightsFromDisk, disk_handler(updater, known))
+    control.register(operations.UpdateWeightsFromTensor, tensor_handler(updater))
+    control.register(operations.UpdateWeightsFromIPC, ipc_handler(updater))
+    control.register(operations.UpdateWeightsFromDistributed, distributed_handler(updater, groups))
+    control.register(operations.CommitWeights, prepared.commit)
+    # These wait from the first for the running requests to end, so that no new ones may start.
+    stream = stream_handler(updater, control.begin)
     control.register(operations.UpdateWeightsFromStream, stream, closes_admission=True)
-    control.register(operations.UpdateWeightsFromDistributed, distributed, closes_admission=True)
     control.register(operations.BeginWeightUpdate, updater.begin_session, closes_admission=True)
-    control.register(operations.CommitWeights, prepared.commit, closes_admission=True)
     control.register(operations.PrepareWeights, prepared.prepare)
     control.register(operations.DiscardWeights, prepared.discard)
     control.register(operations.ClaimForFleet, membership.claim)

@@ -17,7 +17,7 @@ from devicekit.coordination import run_on_all_ranks
 from devicekit.oom import describe as describe_error
 from devicekit.release import ReleaseEntry, ReleasePoint
 from devicekit.scheduling.errors import InvalidOperation, RanksFailed
-from devicekit.scheduling.messages import Refusal, describe, emptied
+from devicekit.scheduling.messages import Blocker, Refusal, describe, emptied
 from devicekit.scheduling.verbs.flush import flush_now
 from devicekit.weights.operations import MemoryReply, RegionReport, ReleaseMemory, ResumeMemory
 from devicekit.weights.regions import WeightsRegion
@@ -79,6 +79,11 @@ class Occupation:
         """
         tags = _parse(operation.tags)
         blockers = self._state.blockers()
+        if MemoryTag.WEIGHTS in tags and self._store.staging:
+            blockers = (
+                *blockers,
+                Blocker("weight update", 1),
+            )  # it reads the weights, or has still to write them
         if blockers:
             return MemoryReply(
                 operation.id, False, f"Not idle: {describe(blockers)}.", blockers, refusal=Refusal.BUSY

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from devicekit.scheduling.messages import Operation, Reply, Selector, UpdateOutcome, UpdateWeights
 
@@ -52,6 +52,8 @@ class UpdateWeightsFromStream(UpdateWeights):
             only one there is.
         timeout: seconds to wait for each message.
     """
+
+    stages: ClassVar[bool] = False  # the buffer is filled again as soon as it was taken over
 
     sockets: Mapping[str, str] = field(default_factory=dict)
     timeout: float = 300.0
@@ -105,7 +107,7 @@ class EndWeightUpdate(Operation):
 
 @dataclass(frozen=True, slots=True)
 class PrepareWeights(Operation):
-    """Read weights and check that they fit: a checkpoint's, between two forward passes, or another engine's.
+    """Read weights and check that they fit, a checkpoint's or another engine's, while requests go on.
 
     `CommitWeights` writes them. The first phase of an update that several engines make as one. Preparing again
     under the same name changes nothing where the path, or the peer, is the same.

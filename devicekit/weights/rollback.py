@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 
@@ -36,13 +36,29 @@ class OldValues:
         self._limit = limit
         # Until `keep` has returned no weight is written, and there is nothing to put back.
         self._kept: list[tuple[torch.Tensor, torch.Tensor]] | None = []
+        self._of: Hashable = None
 
-    def keep(self, weights: Sequence[torch.Tensor]) -> None:
-        """Copy weights to host memory, before the first of them is written."""
+    @property
+    def kept(self) -> bool:
+        """Whether they can be put back."""
+        return self._kept is not None
+
+    def are_of(self, state: Hashable) -> bool:
+        """Whether they were kept in this state of the weights."""
+        return self._of == state
+
+    def keep(self, weights: Sequence[torch.Tensor], state: Hashable) -> None:
+        """Copy weights to host memory, before the first of them is written.
+
+        Args:
+            state: something that is another once any weight has changed.
+        """
+        self._kept = []  # those of before go first: there need not be room for both
         if sum(one.nbytes for one in weights) <= self._limit:
             self._kept = [(one, one.detach().to("cpu", copy=True)) for one in weights]
         else:
             self._kept = None
+        self._of = state
 
     def put_back(self) -> None:
         """Write the old values again. Does nothing if `keep` failed.

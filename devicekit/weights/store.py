@@ -12,6 +12,7 @@ from devicekit.device import Device
 from devicekit.scheduling.errors import Conflict, InvalidOperation
 from devicekit.scheduling.messages import Selector
 from devicekit.scheduling.state import SchedulerState
+from devicekit.weights import room
 from devicekit.weights.checksum import same_bits
 
 HOLD = "weights"
@@ -20,6 +21,9 @@ HOLD = "weights"
 
 ROLLBACK_BYTES = 1 << 30
 """How many bytes of weights are kept in host memory while one update writes them."""
+
+STAGE_BESIDE = 1 << 20
+"""Bytes of weights from which on updates are staged in a thread of their own. For fewer that is not worth it."""
 
 
 class WeightSource(Protocol):
@@ -136,16 +140,18 @@ class StagedTensors:
 
     def close(self) -> None:
         self._writes = []
-        if self._on_close is not None:
-            self._on_close()
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            on_close()
 
 
 class WeightStore:
     """The weights of a target model and, where there is one, of its draft.
 
     ``rollback_bytes`` may be set: updates that write more are not kept in host memory meanwhile, and leave the
-    weights partly written where they fail half-way. 0 spares every update the copy. With
-    ``refuse_nonfinite`` updates with a value that is NaN or infinite are refused whole.
+    weights partly written where they fail half-way. 0 spares every update the copy. Models of fewer bytes than
+    ``stage_beside``, which may be set too, are staged between two passes. With ``refuse_nonfinite`` updates with a
+    value that is NaN or infinite are refused whole.
     """
 
     def __init__(
@@ -164,9 +170,12 @@ class WeightStore:
         if draft is not None:
             self.models[Selector.DRAFT] = draft
         self.rollback_bytes = ROLLBACK_BYTES
+        self.stage_beside = STAGE_BESIDE
         self.refuse_nonfinite = refuse_nonfinite
         self._untrusted: set[tuple[Selector, str]] = set()
         self.released = False
+        self.mappings = 0  # how many times the weights' memory went or came
+        self._turn = ""
 
     def selected(self, selector: Selector) -> dict[Selector, Model]:
         """The models that a selector means.
@@ -189,7 +198,23 @@ class WeightStore:
 
     def note_released(self, released: bool) -> None:
         """Whether the weights' memory is released, here or on another rank."""
+        self.mappings += released != self.released
         self.released = released
+
+    @property
+    def staging(self) -> str:
+        """Id of the update that is being staged or waits to be written; empty: there is none."""
+        return self._turn
+
+    def take_turn(self, operation_id: str) -> bool:
+        """Whether it is the turn of this update: two that are staged at once would take twice the memory."""
+        self._turn = self._turn or operation_id
+        return self._turn == operation_id
+
+    def end_turn(self, operation_id: str) -> None:
+        """It is over, if it was this one's."""
+        if self._turn == operation_id:
+            self._turn = ""
 
     def require_mapped(self) -> None:
         """Raise `Conflict` while the weights' memory is released."""
@@ -211,10 +236,13 @@ class WeightStore:
 
         Raises:
             InvalidOperation: a name, shape or type does not fit.
+            NoRoom: there is not the memory for it.
         """
         self.require_mapped()
         with torch.no_grad():
             found = self._match(given, selector)
+            copied = sum(one.old.nbytes for one in found if not _is_in_place(one))
+            self.require_room((one.key for one in found), on_device=copied)
             self.check_finite((one.key[1], one.new) for one in found)
             staged = [_Write(one.key, one.old, self._own_part(one)) for one in found]
             _refuse_contradictions(staged)
@@ -231,6 +259,21 @@ class WeightStore:
         kind, name = one.key
         part = self.models[kind].shard(name, one.new)
         return part.to(one.old.device, one.old.dtype)
+
+    def require_room(
+        self, keys: Iterable[tuple[Selector, str]], *, on_host: int = 0, on_device: int = 0
+    ) -> None:
+        """Raise `NoRoom` unless new weights fit in memory, beside the old values of these if they are kept."""
+        weights = self.tensors(Selector.ALL)
+        kept = sum(weights[key].nbytes for key in set(keys))
+        if kept > self.rollback_bytes:
+            kept = 0
+        room.require_room(self.device, on_host=on_host, on_device=on_device, kept=kept)
+
+    def require_room_for(self, selector: Selector) -> None:
+        """As `require_room`, for new values of all weights of these models, in host memory."""
+        weights = self.tensors(selector)
+        self.require_room(weights, on_host=sum(one.nbytes for one in weights.values()))
 
     def check_finite(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Raise `InvalidOperation` for values that are NaN or infinite, if those are to be refused."""
@@ -294,6 +337,11 @@ def nonfinite(tensors: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
             for name, tensor in tensors
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
         ]
+
+
+def _is_in_place(one: _Write) -> bool:
+    """Whether what was given is where the weight is already, and in its type."""
+    return one.new.device == one.old.device and one.new.dtype == one.old.dtype
 
 
 def _misfit(shape: tuple[int, ...], dtype: torch.dtype, new: torch.Tensor) -> str | None:

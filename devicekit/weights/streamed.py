@@ -17,7 +17,7 @@ import torch
 from devicekit.coordination import Coordinator, run_on_all_ranks
 from devicekit.scheduling.errors import InvalidOperation
 from devicekit.scheduling.messages import Operation, Refusal, Reply, UpdateOutcome, UpdateReply
-from devicekit.scheduling.verbs.awaiting import awaited
+from devicekit.scheduling.verbs.awaiting import awaited, polled
 from devicekit.scheduling.verbs.pause import abort_requests
 from devicekit.weights.bucket import BucketEntry, FlatBucket, parse_dtype
 from devicekit.weights.groups import GroupFailed
@@ -52,17 +52,7 @@ def stream_handler(
         socket = _connect(state.coordinator, lambda: MessageSocket(_own(operation, device.properties().uuid)))
         if operation.abort_all_requests:
             abort_requests(state, list(state.requests.values()), "The weights are being updated.")
-        run = _Stream(updater, begin, operation, socket).run()
-
-        def poll() -> Reply | None:
-            try:
-                next(run)
-            except StopIteration as end:
-                reply: Reply = end.value
-                return reply
-            return None
-
-        return poll
+        return polled(_Stream(updater, begin, operation, socket).run())
 
     return handle
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 
 from devicekit.contract.records import ErrorKind
 from devicekit.coordination import run_on_all_ranks
@@ -13,7 +14,9 @@ from devicekit.release import ReleasePoint
 from devicekit.scheduling.messages import (
     Refusal,
     Reply,
+    Rollback,
     Selector,
+    Staging,
     UpdateOutcome,
     UpdateReply,
     UpdateWeights,
@@ -21,8 +24,10 @@ from devicekit.scheduling.messages import (
     emptied,
 )
 from devicekit.scheduling.state import SchedulerState
+from devicekit.scheduling.verbs.awaiting import polled
 from devicekit.scheduling.verbs.flush import flush_now
 from devicekit.scheduling.verbs.pause import abort_requests
+from devicekit.weights.beside import Task
 from devicekit.weights.operations import BeginWeightUpdate
 from devicekit.weights.rollback import OldValues, RolledBack
 from devicekit.weights.session import UpdateSession
@@ -30,11 +35,25 @@ from devicekit.weights.store import Loaded, PartlyWritten, Staged, WeightStore
 
 _log = logging.getLogger(__name__)
 
-Load = Callable[[], Staged | None]
+Load = Callable[[], Staged]
+"""Brings new weights and checks them. It writes nothing, and may be called in any thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """New weights that only have to be written, and the old values, if those may be kept."""
+
+    staged: Staged
+    old: OldValues
+    staging: Staging
+
+    def close(self) -> None:
+        """Let go of what was staged."""
+        self.staged.close()
 
 
 class Updater:
-    """Runs weight updates, one at a time, between forward passes."""
+    """Runs weight updates, one at a time: staged while requests go on, and written between two forward passes."""
 
     def __init__(self, store: WeightStore) -> None:
         self.store = store
@@ -49,80 +68,155 @@ class Updater:
         self.store.selected(operation.selector)
         return self.session.begin(operation)
 
-    def begin(self, operation: UpdateWeights, load: Load) -> Callable[[], Reply | None]:
-        """Run a weight update as soon as it may.
+    def begin(
+        self, operation: UpdateWeights, load: Load, arrived: Callable[[], bool] = lambda: True
+    ) -> Callable[[], Reply | None]:
+        """Stage an update while requests go on, and write it as soon as it may be.
 
         While paused, at once: requests in flight keep their KV and go on with the new weights. Otherwise it
         waits until no request holds KV; new ones stay in the queue meanwhile.
 
         Args:
-            load: brings the new weights and checks them, or answers ``None`` to be asked again in the next step.
-                It writes nothing: no rank writes before all have loaded.
+            load: as `Load`; no rank writes before all have loaded.
+            arrived: whether what ``load`` needs is there on every rank; asked in each step.
 
         Raises:
             Conflict: the memory of the weights is released.
             InvalidOperation: the selected model does not exist.
         """
+        self._accept(operation)
+        return polled(self._run(operation, lambda: self.ready(load), arrived))
+
+    def run_prepared(self, operation: UpdateWeights, prepared: Ready) -> Generator[None, None, Reply]:
+        """As `begin`, of what was staged before, to be run step by step. Raises as that does."""
+        self._accept(operation)
+
+        def at_hand() -> Generator[None, None, Ready]:
+            self.store.require_mapped()
+            yield from ()
+            return prepared
+
+        return self._run(operation, at_hand, lambda: True)
+
+    def _accept(self, operation: UpdateWeights) -> None:
         state = self.store.state
         self.store.require_mapped()
         self.store.selected(operation.selector)
         if operation.abort_all_requests:
             abort_requests(state, list(state.requests.values()), "The weights are being updated.")
 
-        def poll() -> Reply | None:
-            if not _exclusive(state):
-                if state.withdrawals.has(operation):
-                    return UpdateReply(
-                        operation.id,
-                        False,
-                        f"Withdrawn while it waited for: {describe(state.blockers())}. No weight was changed.",
-                        state.blockers(),
-                        refusal=Refusal.WITHDRAWN,
-                        weight_version=state.weight_version,
-                    )
-                return None
-            try:
-                staged = self.stage(load)
-                if staged is None:
-                    return None
-                reply = self._apply(operation, staged)
-            except Exception as error:
-                self.session.failed()
-                # Requests may be waiting for these weights, and no forward pass would ever find out.
-                if self.store.device.classify_error(error) is ErrorKind.DEVICE_LOST:
-                    state.fail_all(f"The weights cannot be updated: {describe_error(error)}")
-                raise
-            return reply
-
-        return poll
-
-    def stage(self, load: Load) -> Staged | None:
-        """What to write, once every rank has it; raises on all if it failed on any."""
-        staged: Staged | None = None
-        failure: Exception | None = None
+    def _run(
+        self,
+        operation: UpdateWeights,
+        make_ready: Callable[[], Generator[None, None, Ready]],
+        arrived: Callable[[], bool],
+    ) -> Generator[None, None, Reply]:
+        state = self.store.state
         try:
-            self.store.require_mapped()
-            staged = load()
+            while not arrived():
+                yield
+            with self.turn(operation.id) as mine:
+                while not mine():
+                    if state.withdrawals.has(operation):
+                        return self._withdrawn(operation)
+                    yield
+                ready = yield from make_ready()
+                with closing(ready):
+                    state.gate.close(operation.id)  # `Control` opens it again when this is answered
+                    state.staged.note(operation.id)
+                    while state.staged.held_back(operation.id) or not _exclusive(state):
+                        if state.withdrawals.has(operation):
+                            return self._withdrawn(operation)
+                        yield
+                    return self._apply(operation, ready)
         except Exception as error:
-            failure = error
+            self.session.failed()
+            # Requests may be waiting for these weights, and no forward pass would ever find out.
+            if self.store.device.classify_error(error) is ErrorKind.DEVICE_LOST:
+                state.fail_all(f"The weights cannot be updated: {describe_error(error)}")
+            raise
+        finally:
+            state.staged.forget(operation.id)
+
+    @contextmanager
+    def turn(self, operation_id: str) -> Iterator[Callable[[], bool]]:
+        """What tells whether it is this update's turn, as `WeightStore.take_turn`, and whose end ends that."""
+        try:
+            yield lambda: self.store.take_turn(operation_id)
+        finally:
+            self.store.end_turn(operation_id)
+
+    def received(self, take: Callable[[], Staged | None]) -> Generator[None, None, Staged]:
+        """What ``take`` gives, asked in each step until every rank has it. Raises on all if it failed on any."""
+        staged: Staged | None = None
         ready = False
         try:
-            ready = self.store.state.coordinator.ready(staged is not None, failure)
+            while True:
+                failure: Exception | None = None
+                try:
+                    self.store.require_mapped()
+                    staged = take() if staged is None else staged
+                except Exception as error:
+                    failure = error
+                ready = self.store.state.coordinator.ready(staged is not None, failure)
+                if ready and staged is not None:
+                    return staged
+                yield
         finally:
             if staged is not None and not ready:
                 staged.close()
-        return staged if ready else None
 
-    def _write(self, staged: Staged) -> Loaded:
+    def ready(self, load: Load) -> Generator[None, None, Ready]:
+        """Stage on every rank, while requests go on, and keep the old values. Raises on all if it fails on any."""
+        store = self.store
+        store.require_mapped()
+        small = sum(one.nbytes for one in store.tensors(Selector.ALL).values()) < store.stage_beside
+        beside = not (small or self.session.open)
+
+        def work() -> Ready:
+            with store.device.current_where_possible():
+                where = Staging.BESIDE if beside else Staging.BETWEEN
+                ready = Ready(load(), OldValues(store.rollback_bytes), where)
+                try:
+                    self._keep(ready)
+                    if beside:  # what was begun in this thread is over before another one reads it
+                        store.device.synchronize()
+                except Exception:
+                    ready.close()
+                    raise
+                return ready
+
+        task, ready = Task(work, Ready.close, beside=beside), False
+        try:
+            while not store.state.coordinator.least(task.done):
+                yield
+            store.state.coordinator.ready(True, task.error)
+            ready = True
+            return task.result
+        finally:
+            if not ready:
+                task.abandon()
+
+    def _keep(self, ready: Ready) -> None:
+        """Keep the old values, unless those are kept that will be written over."""
+        now = self._weights_now
+        if not ready.old.are_of(now):
+            weights = self.store.tensors(Selector.ALL)
+            ready.old.keep([weights[name] for name in ready.staged.names], now)
+
+    @property
+    def _weights_now(self) -> tuple[int, int]:
+        """Another one once a weight has changed."""
+        return self.store.state.weights_epoch, self.store.mappings
+
+    def _write(self, ready: Ready) -> Loaded:
         """Write on every rank; raises `RolledBack` or `PartlyWritten` on all if it failed on any."""
+        staged, old, ranks = ready.staged, ready.old, self.store.state.coordinator
         names = staged.names
-        ranks = self.store.state.coordinator
-        old = OldValues(self.store.rollback_bytes)
 
         def write() -> Loaded:
             try:
-                weights = self.store.tensors(Selector.ALL)
-                old.keep([weights[name] for name in names])
+                self._keep(ready)
                 return staged.write()
             finally:
                 staged.close()
@@ -139,10 +233,26 @@ class Updater:
                 raise PartlyWritten(names, error) from failure
             raise RolledBack(error) from error
 
-    def _apply(self, operation: UpdateWeights, staged: Staged) -> UpdateReply:
+    def _apply(self, operation: UpdateWeights, ready: Ready) -> UpdateReply:
+        state = self.store.state
+        began, late = state.clock.now(), not ready.old.are_of(self._weights_now)
+        reply = self._written(operation, ready)
+        rollback = Rollback.KEPT_LATE if late else Rollback.KEPT
+        reply = replace(
+            reply,
+            staging=ready.staging,
+            rollback=rollback if ready.old.kept else Rollback.NONE,
+            write_seconds=state.clock.now() - began,
+        )
+        if reply.success:
+            reply = clean_up(state, operation, reply)
+            self.session.updated(reply)
+        return reply
+
+    def _written(self, operation: UpdateWeights, ready: Ready) -> UpdateReply:
         state = self.store.state
         try:
-            loaded = self._write(staged)
+            loaded = self._write(ready)
         except RolledBack as error:
             self.session.failed()
             return UpdateReply(operation.id, False, str(error), refusal=Refusal.FAILED)
@@ -152,7 +262,7 @@ class Updater:
         state.requests.weights_changed(version)
         self.store.trust(loaded.names)
         loaded.settle()  # last: the weights are new, whatever comes of it
-        done = UpdateReply(
+        return UpdateReply(
             operation.id,
             True,
             f"Weights updated to version {version!r}.",
@@ -161,9 +271,17 @@ class Updater:
             bytes=loaded.bytes,
             weight_version=version,
         )
-        done = clean_up(state, operation, done)
-        self.session.updated(done)
-        return done
+
+    def _withdrawn(self, operation: UpdateWeights) -> UpdateReply:
+        state = self.store.state
+        return UpdateReply(
+            operation.id,
+            False,
+            f"Withdrawn while it waited for: {describe(state.blockers())}. No weight was changed.",
+            state.blockers(),
+            refusal=Refusal.WITHDRAWN,
+            weight_version=state.weight_version,
+        )
 
     def _partly_written(self, operation: UpdateWeights, error: PartlyWritten) -> UpdateReply:
         state = self.store.state

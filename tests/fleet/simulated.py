@@ -10,11 +10,13 @@ import asyncio
 import itertools
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
+from devicekit.coordination import SingleRank
 from devicekit.fleet import Answer, Unreachable
 from devicekit.scheduling.errors import Conflict, SchedulingError
 from devicekit.scheduling.gate import AdmissionGate
@@ -88,6 +90,7 @@ class _Weights:
             prefilling=(),
             blockers=tuple,
             withdrawals=SimpleNamespace(has=lambda operation: False),
+            coordinator=SingleRank(),
             weight_version="v0",
         )
 
@@ -124,22 +127,32 @@ class _Weights:
 
         return SimpleNamespace(take=take, cancel=lambda: None)
 
-    def stage(self, load: Callable[[], Any]) -> Any:
-        return load()
+    def require_room_for(self, selector: Selector) -> None:
+        """There always is."""
 
-    def begin(self, operation: CommitWeights, load: Callable[[], Any]) -> Callable[[], Reply | None]:
-        def write() -> Reply | None:
-            [model] = load().models
-            weights = self._engine.lies or model.weights
-            self._engine.change(weights=weights, version=str(operation.weight_version), path=model.path)
-            return UpdateReply(
-                operation.id,
-                True,
-                outcome=UpdateOutcome.UPDATED,
-                weight_version=str(operation.weight_version),
-            )
+    def turn(self, operation_id: str) -> Any:
+        return nullcontext(lambda: True)
 
-        return write
+    def received(self, take: Callable[[], Any]) -> Generator[None, None, Any]:
+        yield from ()
+        return take()
+
+    def ready(self, load: Callable[[], Any]) -> Generator[None, None, Any]:
+        yield from ()
+        staged = load()
+        return SimpleNamespace(staged=staged, close=staged.close)
+
+    def run_prepared(self, operation: CommitWeights, ready: Any) -> Generator[None, None, Reply]:
+        yield from ()
+        [model] = ready.staged.models
+        weights = self._engine.lies or model.weights
+        self._engine.change(weights=weights, version=str(operation.weight_version), path=model.path)
+        return UpdateReply(
+            operation.id,
+            True,
+            outcome=UpdateOutcome.UPDATED,
+            weight_version=str(operation.weight_version),
+        )
 
 
 class SimEngine:

@@ -96,7 +96,7 @@ class Faults:
 
         store.stage = staging  # type: ignore[method-assign, assignment]
         store.device = state.releases.device = device  # type: ignore[assignment]
-        control.register(UpdateWeightsFromIPC, ipc_handler(weights.updater), closes_admission=True)
+        control.register(UpdateWeightsFromIPC, ipc_handler(weights.updater))
         streaming = stream_handler(weights.updater, control.begin)
         control.register(UpdateWeightsFromStream, streaming, closes_admission=True)
         drain = control._handlers[Drain]
@@ -158,6 +158,8 @@ class Watching:
 
 class Lending:
     """A device whose releasing functions may fail."""
+
+    __class__ = Device  # type: ignore[assignment]  # for whoever asks what it is
 
     def __init__(self, faults: Faults, device: Device) -> None:
         self._faults = faults

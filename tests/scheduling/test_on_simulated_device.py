@@ -153,7 +153,10 @@ def test_an_update_that_the_device_breaks_off_in_mid_write_is_taken_back_whereve
         taken_back += "was taken back" in reply.message
         request = run(rig, A)
         assert rig.outputs[request] == expected(A, 4, salt)
-    assert taken_back >= 3  # as many as there are weights
+    if operation == "kernel":
+        assert taken_back >= 3  # as many as there are weights
+    else:
+        assert not taken_back, "old values are copied before anything is written"
     assert rig.do(Flush("f"), FlushReply).success
     rig.check()
 

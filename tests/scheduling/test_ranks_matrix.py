@@ -197,9 +197,15 @@ def nothing_written(verb: str, reply: Reply, left: dict[str, object]) -> None:
     assert left["weights"] == ("default", 0, salt_of(OLD))
     assert left["source"] is None
     assert left["closed_by"] == []
-    assert left["pause"] == ((False, 2) if verb.startswith("transaction") else (False, 0))
+    paused = isinstance(reply, TransactionReply) and len(reply.steps) > 1
+    assert left["pause"] == ((False, 2) if paused else (False, 0))
     if isinstance(reply, TransactionReply):
         assert (reply.failed, reply.paused) == ("update", False)
+
+
+def not_staged(verb: str, reply: Reply, left: dict[str, object]) -> None:
+    nothing_written(verb, reply, left)
+    assert left["pause"] == (False, 0), "it was paused for what could not be had"
 
 
 def not_flushed(verb: str, reply: Reply, left: dict[str, object]) -> None:
@@ -242,7 +248,7 @@ def not_resumed(verb: str, reply: Reply, left: dict[str, object]) -> None:
 
 Check = Callable[[str, Reply, dict[str, object]], None]
 CHECKS: dict[str, Check] = {
-    "stage": nothing_written,
+    "stage": not_staged,
     "write": nothing_written,
     "written": nothing_written,
     "let go": nothing_written,

@@ -12,6 +12,7 @@ from devicekit.scheduling.messages import Blocker, Pause, PauseMode, PauseReply,
 from devicekit.scheduling.request import FinishKind
 from devicekit.scheduling.verbs.transaction import Settle, Transaction, TransactionReply
 from devicekit.weights.operations import UpdateWeightsFromTensor
+from devicekit.weights.store import Loaded, StagedTensors
 from tests.hash_runner import expected, make_weights, salt_of
 from tests.scheduling.conftest import MakeRig
 from tests.scheduling.rig import Rig, Work
@@ -89,13 +90,32 @@ def test_a_drain_that_takes_too_long_leaves_everything_running(rig: Rig) -> None
     assert rig.outputs[request] == expected([1, 2, 3], 40, old)
 
 
-def test_an_update_that_changes_nothing_is_undone_and_generation_goes_on(rig: Rig) -> None:
+def test_an_update_that_does_not_fit_is_refused_before_anything_is_paused(rig: Rig) -> None:
     old = rig.salt
     request = rig.add([1, 2, 3], 12)
     rig.step(4)
     reply = rig.do(Transaction("t", update=BAD), TransactionReply)
-    assert names(reply) == [("retract", True), ("update", False), ("undo", True)]
+    assert names(reply) == [("update", False)]
     assert (reply.failed, reply.refusal, reply.paused) == ("update", Refusal.INVALID, False)
+    assert rig.scheduler.state.epoch == 0, "it was paused"
+    rig.run()
+    assert rig.outputs[request] == expected([1, 2, 3], 12, old)
+
+
+def test_an_update_that_cannot_be_written_is_undone_and_generation_goes_on(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = rig.salt
+
+    def broken(staged: StagedTensors) -> Loaded:
+        raise RuntimeError("a copy failed")
+
+    monkeypatch.setattr(StagedTensors, "write", broken)
+    request = rig.add([1, 2, 3], 12)
+    rig.step(4)
+    reply = rig.do(Transaction("t", update=UPDATE), TransactionReply)
+    assert names(reply) == [("retract", True), ("update", False), ("undo", True)]
+    assert (reply.failed, reply.refusal, reply.paused) == ("update", Refusal.FAILED, False)
     rig.run()
     assert rig.outputs[request] == expected([1, 2, 3], 12, old)
 
@@ -104,7 +124,7 @@ def test_an_engine_that_was_paused_before_stays_paused_when_it_fails(rig: Rig) -
     rig.do(Pause("p", PauseMode.IN_PLACE), PauseReply)
     reply = rig.do(Transaction("t", update=BAD), TransactionReply)
     assert reply.paused
-    assert [one for one, _ in names(reply)] == ["retract", "update"]
+    assert [one for one, _ in names(reply)] == ["update"]
 
 
 def test_new_weights_that_cannot_be_flushed_leave_it_paused_and_say_what_is_in_the_way(rig: Rig) -> None:

@@ -84,6 +84,7 @@ def together(
     ranks = RankGroup(timeout=240, heartbeat=0.1)
     chosen = EngineConfig(kv_tokens=KV_TOKENS, tensor_parallel=ranks.size, **config)  # type: ignore[arg-type]
     engine = Engine.open(path, device, ranks=ranks, config=chosen)
+    engine.weights.store.stage_beside = 0  # however small the model is
     prepare(engine)
     scheduler = cast("LockstepScheduler", engine.scheduler)
     seen = Seen(engine.weight_bytes, engine.plan.pool_bytes, engine.plan.num_pages, str(engine.runner.share))
@@ -366,6 +367,7 @@ def broken(
     ranks = RankGroup(timeout=short if act == "stop" else 240, heartbeat=0.1)
     config = EngineConfig(kv_tokens=KV_TOKENS, tensor_parallel=ranks.size)
     engine = Engine.open(path, device, ranks=ranks, config=config)
+    engine.weights.store.stage_beside = 0
     assert engine.runner.sharding is not None
     scheduler = cast("LockstepScheduler", engine.scheduler)
     if ranks.rank == faulty:

@@ -58,9 +58,7 @@ def rig(new_rig: MakeRig) -> Rig:
     rig = new_rig(draft=True)
     assert rig.draft is not None
     loaders = {Selector.TARGET: Loader(rig.runner), Selector.DRAFT: Loader(rig.draft, refuses="target only")}
-    rig.scheduler.control.register(
-        UpdateWeightsFromDisk, disk_handler(rig.weights.updater, loaders), closes_admission=True
-    )
+    rig.scheduler.control.register(UpdateWeightsFromDisk, disk_handler(rig.weights.updater, loaders))
     return rig
 
 

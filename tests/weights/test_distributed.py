@@ -127,13 +127,13 @@ def test_a_broadcast_replaces_the_weights_and_requests_go_on_while_joining(rig: 
         assert "u" not in rig.replies, "nothing was sent yet"
         assert rig.salt == before
         late = rig.add([4, 5, 6], 5)
+        rig.run()
+        assert rig.outputs[late] == expected([4, 5, 6], 5, before), "receiving must not stop the engine"
         other.tell("go")
         update = until_answered(rig, "u")
         assert isinstance(update, UpdateReply)
         assert (update.outcome, update.tensors) == (UpdateOutcome.UPDATED, 3)
         assert rig.salt == salt_of(NEW)
-        rig.run()
-        assert rig.outputs[late] == expected([4, 5, 6], 5, salt_of(NEW))
         assert rig.do(DestroyUpdateGroup("d"), GroupReply).success
         assert rig.do(DestroyUpdateGroup("d2"), GroupReply).refusal is Refusal.CONFLICT
 

@@ -1,4 +1,4 @@
-"""Waiting for an operation from within another: for verbs that are made of verbs."""
+"""Verbs that wait: written as generators, and made of other verbs."""
 
 from __future__ import annotations
 
@@ -15,3 +15,17 @@ def awaited(answer: Reply | Callable[[], Reply | None]) -> Generator[None, None,
             return reply
         yield
     return answer
+
+
+def polled(run: Generator[None, None, Reply]) -> Callable[[], Reply | None]:
+    """What takes a verb as far as it comes, each time it is asked, and has its reply at the end."""
+
+    def poll() -> Reply | None:
+        try:
+            next(run)
+        except StopIteration as end:
+            reply: Reply = end.value
+            return reply
+        return None
+
+    return poll

@@ -121,8 +121,8 @@ class Control:
 
         def agree() -> Reply | None:
             reply = self._agree(operation, own)
-            if closes and reply is not None:
-                gate.open(operation.id)
+            if reply is not None:
+                gate.open(operation.id)  # a handler may have closed it itself
             return reply
 
         def poll() -> Reply | None:

@@ -1,8 +1,8 @@
 """A transaction: one call that settles requests, updates the weights, flushes, empties and goes on.
 
-Each step's answer is kept. When one fails, nothing after it is done, and what is left behind is defined: as long
-as no weight was written generation goes on as it did before, and once one was it stays paused, for somebody to
-decide.
+New weights are brought and checked before the requests are settled, where they can be. Each step's answer is
+kept. When one fails, nothing after it is done, and what is left behind is defined: as long as no weight was
+written generation goes on as it did before, and once one was it stays paused, for somebody to decide.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from devicekit.scheduling.state import SchedulerState
 from devicekit.scheduling.verbs.awaiting import awaited
 from devicekit.scheduling.verbs.flush import check_timeout
 
-Begin = Callable[[Operation], "Reply | Callable[[], Reply | None]"]
+Poll = Callable[[], "Reply | None"]
+Begin = Callable[[Operation], "Reply | Poll"]
 
 
 class Settle(str, enum.Enum):
@@ -127,13 +128,43 @@ class _Run:
             ("flush", flush if operation.flush else None),
             ("continue", go_on if operation.resume else None),
         ]
+        staged: Reply | Poll | None = None
+        if update is not None and update.stages:
+            staged = yield from self._stage(update)
+            if isinstance(staged, Reply) and not staged.success:
+                return self._stopped("update", self._note("update", staged))
         for name, step in plan:
             if step is None:
                 continue
-            reply = yield from self._attempt(name, step)
+            reply = yield from self._attempt(name, step, staged if step is update else None)
             if not reply.success:
+                if update is not None and staged is not None and name == operation.settle.value:
+                    yield from self._give_up(update, staged)
                 return self._stopped(name, reply)
         return self._reply(True, "Transaction complete.")
+
+    def _stage(self, update: UpdateWeights) -> Generator[None, None, Reply | Poll]:
+        """Begin the update before anything is settled, and wait until it only has to be written, or is refused."""
+        staged = self._state.staged
+        staged.hold_back(update.id)
+        answer = self._begin(update)
+        while not isinstance(answer, Reply):
+            reply = answer()
+            if staged.at_hand(update.id):
+                return answer
+            if reply is None:
+                yield
+            else:
+                answer = reply
+        staged.let_go(update.id)
+        return answer
+
+    def _give_up(self, update: UpdateWeights, staged: Reply | Poll) -> Generator[None, None, None]:
+        """Have an update that is held back forget what it staged: settling has failed."""
+        self._state.withdrawals.add(update.id)
+        yield from awaited(staged)
+        self._state.withdrawals.forget(update.id)
+        self._state.staged.let_go(update.id)
 
     def _settle(self) -> Operation:
         operation = self._operation
@@ -141,22 +172,24 @@ class _Run:
             return Drain(f"{operation.id}/drain", operation.timeout)
         return Pause(f"{operation.id}/pause", PauseMode(operation.settle.value))
 
-    def _attempt(self, name: str, step: Operation) -> Generator[None, None, Reply]:
+    def _attempt(
+        self, name: str, step: Operation, begun: Reply | Poll | None
+    ) -> Generator[None, None, Reply]:
         clock = self._state.clock
         started = clock.now()
-        answer = yield from awaited(self._begin(step))
-        done = replace(answer, seconds=clock.now() - started)
-        self._steps.append(TransactionStep(name, done))
-        self._note(done)
-        return done
+        self._state.staged.let_go(step.id)
+        reply = yield from awaited(self._begin(step) if begun is None else begun)
+        return self._note(name, replace(reply, seconds=clock.now() - started))
 
-    def _note(self, reply: Reply) -> None:
+    def _note(self, name: str, reply: Reply) -> Reply:
+        self._steps.append(TransactionStep(name, reply))
         if isinstance(reply, UpdateReply):
             self._outcome = reply.outcome
             if reply.outcome is UpdateOutcome.UPDATED and self._operation.flush:
                 self._outcome = UpdateOutcome.UPDATED_NOT_FLUSHED
-        elif self._outcome is UpdateOutcome.UPDATED_NOT_FLUSHED and self._steps[-1].name == "flush":
+        elif self._outcome is UpdateOutcome.UPDATED_NOT_FLUSHED and name == "flush":
             self._outcome = UpdateOutcome.UPDATED if reply.success else self._outcome
+        return reply
 
     def _stopped(self, name: str, reply: Reply) -> TransactionReply:
         untouched = self._outcome is UpdateOutcome.UNCHANGED

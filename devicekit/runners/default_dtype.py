@@ -1,0 +1,29 @@
+"""torch's default dtype, which a process has one of: while transformers builds a model it is that model's.
+
+A pass that runs in another thread meanwhile would compute in another type. So a pass and a model's building
+exclude each other. Building reads no weights and takes a fraction of a second, whatever the size.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import AbstractContextManager
+
+from devicekit.runners import huggingface as hf
+
+in_use: AbstractContextManager[bool] = threading.RLock()
+"""Held by whoever needs the default dtype to stay, or changes it."""
+
+
+def built_alone(kind: type[hf.PreTrainedModel]) -> type[hf.PreTrainedModel]:
+    """A class of the same name whose models are built while no pass runs."""
+
+    def get_init_context(cls: type, /, *args: object, **kwargs: object) -> list[object]:
+        """What is entered around the constructor, first to last, and left in the other order."""
+        return [in_use, *kind.get_init_context.__func__(cls, *args, **kwargs)]
+
+    return type(
+        kind.__name__,
+        (kind,),
+        {"get_init_context": classmethod(get_init_context), "__module__": kind.__module__},
+    )
