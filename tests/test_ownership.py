@@ -19,6 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Attributes of other libraries' objects, which those libraries mean to be set.
 FOREIGN = {
+    "meanings",  # of a Starlette application's state
     "attn_implementation",
     "data",  # of torch's parameters
     "grad",
