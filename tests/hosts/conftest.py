@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +34,13 @@ class Process:
     def __call__(self, code: str, **variables: str) -> str:
         """The last line that the code prints."""
         script = (SIMULATED if self.backend == "sim" else "") + code
+        return self._run("-c", script, **variables).splitlines()[-1]
+
+    def file(self, path: Path, **variables: str) -> str:
+        """All that a script prints, for code that starts processes of its own."""
+        return self._run(str(path), **variables)
+
+    def _run(self, *arguments: str, **variables: str) -> str:
         environment = {
             **os.environ,
             "DEVICEKIT_BACKEND": self.backend,
@@ -40,10 +48,10 @@ class Process:
             **variables,
         }
         done = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=900
+            [sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=900
         )
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-        return done.stdout.splitlines()[-1]
+        return done.stdout
 
 
 @pytest.fixture(params=["cpu", "sim"])

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import torch
+import transformers
 
 import devicekit_sglang
 import devicekit_vllm
@@ -32,6 +36,50 @@ platform.synchronize()
 platform.empty_cache()
 print(platform.is_cpu(), platform.is_out_of_tree())
 """
+
+
+# vLLM starts processes that import the main module.
+SERVED = """
+def main():
+    import torch, transformers
+    from vllm import LLM, SamplingParams
+    from vllm.platforms import current_platform
+    assert type(current_platform).__name__ == "DevicekitPlatform"
+    prompts = [[5, 6, 7, 8, 9, 10], [50, 51, 52]]
+    engine = LLM(
+        model=FOLDER, skip_tokenizer_init=True, dtype="float32", max_model_len=128, max_num_seqs=4,
+        enforce_eager=True, gpu_memory_utilization=0.3,
+    )
+    asked = SamplingParams(temperature=0, max_tokens=16, ignore_eos=True, detokenize=False)
+    answers = engine.generate([{"prompt_token_ids": one} for one in prompts], asked)
+    model = transformers.AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32)
+    for prompt, answer in zip(prompts, answers):
+        ids = torch.tensor([prompt])
+        wanted = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, min_new_tokens=16, do_sample=False
+        )
+        assert list(answer.outputs[0].token_ids) == wanted[0, len(prompt):].tolist()
+    print("equal")
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@installed("vllm")
+def test_vllm_serves_a_model_with_the_platform(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=384, hidden_size=128, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=64, initializer_range=0.3, bos_token_id=1, eos_token_id=None,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
+    script = tmp_path / "serve.py"
+    script.write_text(SERVED.replace("FOLDER", repr(str(tmp_path / "model"))))
+    said = Process("cpu").file(
+        script, VLLM_PLUGINS="devicekit", VLLM_CPU_KVCACHE_SPACE="1", HF_HUB_OFFLINE="1"
+    )
+    assert "equal" in said
 
 
 @installed("sglang")

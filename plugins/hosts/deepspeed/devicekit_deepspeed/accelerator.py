@@ -306,12 +306,12 @@ class DevicekitAccelerator(DeepSpeedAccelerator):
         return str(self._own("op_builder_dir").op_builder_dir())
 
     def create_op_builder(self, class_name: str) -> object:
-        """DeepSpeed's builder of an operator."""
-        return self._own("create_op_builder").create_op_builder(class_name)
+        """DeepSpeed's builder of an operator; ``None``, its own word, where it has none for this device."""
+        return None if self._operators is None else self._operators.create_op_builder(class_name)
 
     def get_op_builder(self, class_name: str) -> object:
-        """DeepSpeed's class for it."""
-        return self._own("get_op_builder").get_op_builder(class_name)
+        """DeepSpeed's class for it; ``None`` where it has none for this device."""
+        return None if self._operators is None else self._operators.get_op_builder(class_name)
 
     def build_extension(self) -> object:
         """How extensions are built."""
