@@ -1,4 +1,4 @@
-"""``devicekit conformance``: verdicts, exit codes, and the reports it leaves."""
+"""``devicekit conformance``: verdicts and exit codes."""
 
 from __future__ import annotations
 
@@ -6,56 +6,12 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 
 from devicekit_conformance.rulebook import rulebook
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture(scope="module")
-def cpu_report(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of reports that a run of every default profile on cpu leaves."""
-    folder = tmp_path_factory.mktemp("cpu")
-    done = command("conformance", "run", "--backend", "cpu", "--report", "out", "--quiet", folder=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "CONFORMANT, tier verified" in done.stdout
-    return folder / "out"
-
-
-def test_cpu_is_conformant_and_its_report_says_so(cpu_report: Path) -> None:
-    report = json.loads((cpu_report / "report.json").read_text())
-    assert report["schema"] == "devicekit-conformance/1"
-    assert (report["verdict"], report["tier"], report["exit_code"]) == ("conformant", "verified", 0)
-    assert report["backend"]["distribution"] == "devicekit-cpu"
-    assert report["backend"]["probe"] == "suite"
-    statuses = {row["id"]: row["status"] for row in report["results"]}
-    assert set(statuses.values()) == {"pass", "n/a"}
-    for id in ("DK-LOAD-001", "DK-CACHE-002", "DK-ORDER-002", "DK-SAFE-003", "DK-ENGINE-001"):
-        assert statuses[id] == "pass"
-    default = {id for id, rule in rulebook().items() if rule.profile != "hardware"}
-    assert statuses.keys() == default
-
-
-def test_a_written_report_verifies(command: Command, cpu_report: Path) -> None:
-    done = command("conformance", "verify", cpu_report / "report.json", folder=cpu_report)
-    assert done.returncode == 0
-    assert done.stdout.startswith(f"{cpu_report / 'report.json'}: holds\n")
-    assert "not forgery" in done.stdout
-
-
-def test_every_form_of_the_report_is_written(cpu_report: Path) -> None:
-    junit = ElementTree.parse(cpu_report / "junit.xml").getroot()
-    assert junit.get("failures") == "0"
-    assert len(junit) == len(json.loads((cpu_report / "report.json").read_text())["results"])
-    html = (cpu_report / "report.html").read_text()
-    assert "Conformant" in html
-    assert "DK-CACHE-002" in html
-    assert "src=" not in html  # self-contained: nothing is loaded from anywhere
-    assert "<script" not in html
-    assert "![devicekit: conformant (verified)]" in (cpu_report / "badge.md").read_text()
 
 
 def test_a_broken_backend_fails_the_requirement_that_names_its_fault(
@@ -66,8 +22,8 @@ def test_a_broken_backend_fails_the_requirement_that_names_its_fault(
         "run",
         "--backend",
         backend("swapped"),
-        "--profile",
-        "memory",
+        "--only",
+        "DK-DRIVER-001",
         "--report",
         "out",
         folder=tmp_path,

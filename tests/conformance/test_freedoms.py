@@ -11,28 +11,30 @@ from devicekit_conformance.outcomes import Level, Status
 from devicekit_conformance.selftest.freedoms import FREEDOMS, honest_names
 from devicekit_conformance.session import Session
 from devicekit_conformance.target import Target
+from tests.conformance.quick import quick
 from tests.seeds import drawn_seed
 
-PROFILES = ("core", "memory", "streams", "host", "processes", "engine")
+BELOW_THE_ENGINE = ("core", "memory", "streams", "host", "processes")
+PROFILES = (*BELOW_THE_ENGINE, "engine")
 _SEED = drawn_seed("FREEDOMS_SEED")
 _DRAW = random.Random(_SEED)
-_SAMPLED = [_DRAW.choice([name for name in FREEDOMS if name != "slow_hooks"])]  # which takes minutes
-_OTHERS = [name for name in honest_names() if name not in FREEDOMS]
-_NAMES = [
-    *_SAMPLED,
-    *(pytest.param(one, marks=pytest.mark.thorough) for one in FREEDOMS if one not in _SAMPLED),
-    *(pytest.param(one, marks=pytest.mark.thorough) for one in _DRAW.sample(_OTHERS, 12)),
-]
+_SAMPLED = _DRAW.choice([name for name in FREEDOMS if name != "slow_hooks"])  # which takes minutes
+_OTHERS = _DRAW.sample([name for name in honest_names() if name not in FREEDOMS], 12)
 
 
-@pytest.mark.parametrize("name", _NAMES)
-def test_an_honest_backend_is_not_refused(name: str, nursery: Nursery) -> None:
+@pytest.mark.parametrize(
+    ("name", "only"),
+    [
+        pytest.param(_SAMPLED, quick(BELOW_THE_ENGINE), id=f"{_SAMPLED}-quick"),
+        *(pytest.param(one, None, marks=pytest.mark.thorough, id=one) for one in (*FREEDOMS, *_OTHERS)),
+    ],
+)
+def test_an_honest_backend_is_not_refused(name: str, only: list[str] | None, nursery: Nursery) -> None:
     print(f"FREEDOMS_SEED={_SEED}")
     target = Target(
         f"devicekit_conformance.selftest.freedoms:{name}", "devicekit_conformance.simulated:SimProbe"
     )
-    profiles = ("core", "memory") if name in _SAMPLED else PROFILES
-    session = Session(target, nursery, profiles=profiles)
+    session = Session(target, nursery, only=only, profiles=PROFILES)
     try:
         session.run()
         stopped = (Status.FAIL, Status.ERROR, Status.BLOCKED)

@@ -1,8 +1,9 @@
-"""A report that was edited does not verify, and nothing a backend says can break its page."""
+"""The cpu is conformant, and its report says so: an edited one does not verify, no text can break its page."""
 
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -10,22 +11,29 @@ from xml.etree import ElementTree
 import pytest
 
 from devicekit_conformance.html_page import page
-from devicekit_conformance.judge import Nursery
 from devicekit_conformance.publish import badge, junit
-from devicekit_conformance.report import Report, make_report, results_digest
-from devicekit_conformance.session import Session
-from devicekit_conformance.target import Target, UsageError
+from devicekit_conformance.report import Report, results_digest
+from devicekit_conformance.rulebook import rulebook
+from devicekit_conformance.target import UsageError
 from devicekit_conformance.verify import problems_of
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
-def report(nursery: Nursery) -> Report:
-    session = Session(Target("cpu"), nursery, profiles=["core", "host"])
-    session.run()
-    try:
-        return make_report(session)
-    finally:
-        session.close()
+def cpu_report(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of reports that a run of every default profile on cpu leaves."""
+    folder = tmp_path_factory.mktemp("cpu")
+    done = command("conformance", "run", "--backend", "cpu", "--report", "out", "--quiet", folder=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "CONFORMANT, tier verified" in done.stdout
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def report(cpu_report: Path) -> Report:
+    found: Report = json.loads((cpu_report / "report.json").read_text())
+    return found
 
 
 def problems(tmp_path: Path, report: Report, edit: Callable[[Report], None], *, sign: bool) -> list[str]:
@@ -43,6 +51,39 @@ def first(report: Report, status: str) -> dict[str, object]:
     rows = report["results"]
     assert isinstance(rows, list)
     return next(row for row in rows if row["status"] == status)
+
+
+def test_cpu_is_conformant_and_its_report_says_so(cpu_report: Path) -> None:
+    report = json.loads((cpu_report / "report.json").read_text())
+    assert report["schema"] == "devicekit-conformance/1"
+    assert (report["verdict"], report["tier"], report["exit_code"]) == ("conformant", "verified", 0)
+    assert report["backend"]["distribution"] == "devicekit-cpu"
+    assert report["backend"]["probe"] == "suite"
+    statuses = {row["id"]: row["status"] for row in report["results"]}
+    assert set(statuses.values()) == {"pass", "n/a"}
+    for id in ("DK-LOAD-001", "DK-CACHE-002", "DK-ORDER-002", "DK-SAFE-003", "DK-ENGINE-001"):
+        assert statuses[id] == "pass"
+    default = {id for id, rule in rulebook().items() if rule.profile != "hardware"}
+    assert statuses.keys() == default
+
+
+def test_a_written_report_verifies(command: Command, cpu_report: Path) -> None:
+    done = command("conformance", "verify", cpu_report / "report.json", folder=cpu_report)
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"{cpu_report / 'report.json'}: holds\n")
+    assert "not forgery" in done.stdout
+
+
+def test_every_form_of_the_report_is_written(cpu_report: Path) -> None:
+    junit = ElementTree.parse(cpu_report / "junit.xml").getroot()
+    assert junit.get("failures") == "0"
+    assert len(junit) == len(json.loads((cpu_report / "report.json").read_text())["results"])
+    html = (cpu_report / "report.html").read_text()
+    assert "Conformant" in html
+    assert "DK-CACHE-002" in html
+    assert "src=" not in html  # self-contained: nothing is loaded from anywhere
+    assert "<script" not in html
+    assert "![devicekit: conformant (verified)]" in (cpu_report / "badge.md").read_text()
 
 
 def test_an_untouched_report_holds(tmp_path: Path, report: Report) -> None:
@@ -108,4 +149,4 @@ def test_what_a_backend_says_cannot_break_the_page_or_the_xml(report: Report) ->
 
 
 def test_the_badge_says_verdict_and_tier(report: Report) -> None:
-    assert badge(report).startswith("![devicekit: conformant (experimental)](https://")
+    assert badge(report).startswith("![devicekit: conformant (verified)](https://")

@@ -10,9 +10,9 @@ import pytest
 
 from devicekit_conformance.judge import Nursery
 from devicekit_conformance.outcomes import Status
-from devicekit_conformance.rulebook import rulebook
 from devicekit_conformance.session import Session
 from devicekit_conformance.target import Target
+from tests.conformance.quick import quick
 
 PROFILES = ("core", "memory", "streams", "host", "processes")
 
@@ -29,15 +29,7 @@ FINDING = MODULE + 'print(GenericBackend("sim").findings)'
 JUDGED = MODULE + 'Sim = generic.backend_class("sim", {findings})'
 
 
-# What takes a process of its own, or goes through every hook, takes most of the time.
-QUICK = sorted(
-    id
-    for id, rule in rulebook().items()
-    if rule.profile in PROFILES and rule.isolated is None and "-EACH-" not in id
-)
-
-
-@pytest.mark.parametrize("only", [QUICK, pytest.param(None, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("only", [quick(PROFILES), pytest.param(None, marks=pytest.mark.thorough)])
 def test_a_device_without_a_plugin_is_faultless(
     only: list[str] | None, nursery: Nursery, tmp_path: Path
 ) -> None:
