@@ -20,6 +20,7 @@ from devicekit.coordination import Coordinator, SingleRank, run_on_all_ranks
 from devicekit.device import Device
 from devicekit.scheduling.errors import Conflict, InvalidOperation
 from devicekit.scheduling.messages import Refusal, Reply
+from devicekit.scheduling.withdrawals import Withdrawals
 from devicekit.weights.operations import DestroyUpdateGroup, GroupReply, InitUpdateGroup
 
 _log = logging.getLogger(__name__)
@@ -43,6 +44,21 @@ class _Joining:
     thread: threading.Thread
     group: ProcessGroup | None = None
     error: Exception | None = None
+    _met: bool = False
+    _given_up: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def meet(self) -> bool:
+        """The others are there; whether they are still waited for."""
+        with self._lock:
+            self._met = not self._given_up
+            return self._met
+
+    def give_up(self) -> bool:
+        """Wait for the others no longer; whether they have not come yet."""
+        with self._lock:
+            self._given_up = not self._met
+            return self._given_up
 
 
 @dataclass(slots=True)
@@ -52,6 +68,7 @@ class UpdateGroups:
     device: Device
     rank: int = 0  # of this process among the engine's own
     coordinator: Coordinator = field(default_factory=SingleRank)
+    withdrawals: Withdrawals = field(default_factory=Withdrawals)
     _groups: dict[str, tuple[ProcessGroup, float]] = field(default_factory=dict)
     _joining: set[str] = field(default_factory=set)
 
@@ -86,7 +103,19 @@ class UpdateGroups:
 
         def poll() -> Reply | None:
             if not self.coordinator.least(not joining.thread.is_alive()):
-                return None
+                if not (self.withdrawals.has(operation) and self.coordinator.least(joining.give_up())):
+                    return None
+                self._joining.discard(name)
+                message = f"Withdrawn while it waited for the others of update group {name!r}."
+                return GroupReply(
+                    operation.id,
+                    False,
+                    message,
+                    refusal=Refusal.WITHDRAWN,
+                    group_name=name,
+                    rank=rank,
+                    backend=backend,
+                )
             self._joining.discard(name)
             if joining.group is not None:
                 self._groups[name] = joining.group, operation.timeout
@@ -213,6 +242,8 @@ def _join(joining: _Joining, operation: InitUpdateGroup, rank: int, backend: str
         timeout = timedelta(seconds=operation.timeout)
         address = f"tcp://{operation.master_address}:{operation.master_port}"
         store, rank, world_size = _meet(address, rank, operation.world_size, timeout)
+        if not joining.meet():  # whoever asks for this group now has a thread of their own
+            raise GroupFailed("it was withdrawn")
         store.set_timeout(timeout)
         # The prefix is what trainers use: both sides must look for each other under the same keys. torch has no
         # public function for a group that is not a part of the default one.

@@ -63,7 +63,7 @@ def install(
         rank: of this process among the engine's own.
     """
     updater, known = Updater(store), dict(loaders or {})
-    groups = UpdateGroups(store.device, rank, store.state.coordinator)
+    groups = UpdateGroups(store.device, rank, store.state.coordinator, store.state.withdrawals)
     occupation = Occupation(store, regions or {})
     membership = Membership(store)
     prepared = PreparedUpdates(updater, known, membership)

@@ -31,6 +31,8 @@ CLIENTS = {
     "litellm": ("litellm_client.py", "litellm"),
     "langchain-openai": ("langchain_client.py", "langchain-openai"),
     "lm-eval": ("lm_eval_client.py", "lm-eval[api] transformers"),
+    "openai behind sglang-router": ("gateway_client.py", "sglang-router openai"),
+    "openai behind smg": ("gateway_client.py", "smg openai"),
 }
 
 
@@ -72,7 +74,8 @@ def environment(folder: Path, program: str, package: str) -> list[str]:
         if not (folder / "node_modules" / package).is_dir():
             subprocess.run(["npm", "install", "--silent", "--prefix", str(folder), package], check=True)
         return ["node"]
-    python = folder / f"venv-{program.partition('.')[0]}" / "bin" / "python"
+    name = f"{program.partition('.')[0]}-{package.partition('[')[0].partition(' ')[0]}"
+    python = folder / f"venv-{name}" / "bin" / "python"
     if not python.is_file():
         subprocess.run([sys.executable, "-m", "venv", str(python.parents[1])], check=True)
         subprocess.run([str(python), "-m", "pip", "install", "--quiet", *package.split()], check=True)

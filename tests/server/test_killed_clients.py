@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -138,6 +139,17 @@ def test_a_verb_that_waits_does_so_no_longer_than_its_client(
     assert not operation["success"]
     assert server.get("/get_weight_version").json() == before
     assert server.get("/health").json()["status"] == "ok"
+
+
+def test_a_group_is_waited_for_no_longer_than_its_client_and_may_be_joined_again(server: Server) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = {"master_address": "127.0.0.1", "master_port": silent.getsockname()[1], "timeout": 15}
+        for _ in range(2):
+            with client(server) as one:
+                one.send("/init_weights_update_group", {**place, "rank_offset": 1, "world_size": 2})
+                server.eventually(lambda: len(server.get("/status").json()["pending"]) == 1)
+                one.kill()
+            server.eventually(lambda: not server.get("/status").json()["pending"])
 
 
 def test_very_many_clients_that_hang_up_leave_no_operation_behind(server: Server) -> None:

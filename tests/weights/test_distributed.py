@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
-from devicekit.scheduling.messages import Refusal, Reply, UpdateOutcome, UpdateReply
+from devicekit.scheduling.messages import Refusal, Reply, UpdateOutcome, UpdateReply, Withdraw
 from devicekit.testing.waiting import wait_until
 from devicekit.weights.operations import (
     DestroyUpdateGroup,
@@ -78,8 +78,8 @@ class Trainer:
 
 
 @contextmanager
-def trainer(code: str) -> Iterator[Trainer]:
-    port = free_port()
+def trainer(code: str, port: int | None = None) -> Iterator[Trainer]:
+    port = port or free_port()
     process = subprocess.Popen(
         [sys.executable, "-c", TRAINER + textwrap.dedent(code), str(port)],
         stdin=subprocess.PIPE,
@@ -113,6 +113,28 @@ def join(rig: Rig, other: Trainer) -> GroupReply:
     assert reply.success, reply
     assert isinstance(reply, GroupReply)
     return reply
+
+
+@pytest.mark.thorough
+def test_a_join_that_was_withdrawn_is_answered_and_leaves_the_group_to_the_next(rig: Rig) -> None:
+    """The first one's time is not up, and the trainer comes where it was looked for."""
+    port = free_port()
+    rig.post(InitUpdateGroup("first", "127.0.0.1", port, world_size=2, timeout=60.0))
+    rig.step(3)
+    assert "first" not in rig.replies
+    rig.post(Withdraw("w", "first"))
+    first = until_answered(rig, "first")
+    assert isinstance(first, GroupReply)
+    assert (first.success, first.refusal) == (False, Refusal.WITHDRAWN)
+    rig.post(InitUpdateGroup("second", "127.0.0.1", port, world_size=2, timeout=60.0))
+    rig.step(3)
+    with trainer(BROADCAST, port) as other:
+        assert until_answered(rig, "second").success
+        rig.post(UpdateWeightsFromDistributed("u", **DESCRIPTION))
+        other.tell("go")
+        assert until_answered(rig, "u").success
+        assert rig.salt == salt_of(NEW)
+        assert rig.do(DestroyUpdateGroup("d"), GroupReply).success
 
 
 def test_a_broadcast_replaces_the_weights_and_requests_go_on_while_joining(rig: Rig) -> None:
