@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.soak.machine import LENGTH
-from tests.soak.planted_faults import FAULTS, Fault
+from tests.soak.planted_faults import FAULTS, Fault, canonical
 
 _ROOT = Path(__file__).parents[2]
 _RUNS = 1000  # of fifty things each, before a fault is said to have got away
@@ -70,9 +70,10 @@ def _plant(fault: Fault, folder: Path) -> Catch:
     """Break the copy of the code in ``folder`` in one place, and run until something is amiss."""
     file = folder / "devicekit" / fault.file
     text = file.read_text()
-    if text.count(fault.old) != 1:
-        return Catch(fault, None, f"cannot be planted: {text.count(fault.old)} places in {fault.file}")
-    file.write_text(text.replace(fault.old, fault.new))
+    read = canonical(text)
+    if read.count(fault.old) != 1:
+        return Catch(fault, None, f"cannot be planted: {read.count(fault.old)} places in {fault.file}")
+    file.write_text(read.replace(fault.old, fault.new))
     try:
         return _probe(fault, folder)
     finally:

@@ -5,17 +5,23 @@ I1 to I12 are the invariants that the report lists.
 
 from __future__ import annotations
 
+import ast
 from typing import NamedTuple
 
 
 class Fault(NamedTuple):
-    """In ``file`` of the package, ``old`` becomes ``new``."""
+    """In ``file`` of the package, ``old`` becomes ``new``, in the text that `canonical` makes of it."""
 
     law: str
     name: str
     file: str
     old: str
     new: str
+
+
+def canonical(text: str) -> str:
+    """Source without what means nothing: comments, line breaks, quotes and brackets of one's choice."""
+    return ast.unparse(ast.parse(text))
 
 
 _FLUSH, _PAUSE, _STATE = "scheduling/verbs/flush.py", "scheduling/verbs/pause.py", "scheduling/state.py"
@@ -103,8 +109,8 @@ FAULTS: tuple[Fault, ...] = (
         "I3",
         "an error that nobody foresaw goes through the loop",
         _CONTROL,
-        "    except Exception as error:  # an",
-        "    except ZeroDivisionError as error:  # an",
+        "    except Exception as error:\n        _log.exception('%s %s failed'",
+        "    except ZeroDivisionError as error:\n        _log.exception('%s %s failed'",
     ),
     Fault(
         "I3",
@@ -124,14 +130,14 @@ FAULTS: tuple[Fault, ...] = (
         "I3",
         "a drain leaves the door closed",
         _CONTROL,
-        "            if closes and reply is not None:\n",
-        "            if closes and reply is not None and not reply.success:\n",
+        "            if reply is not None:\n                gate.open",
+        "            if reply is not None and (not reply.success):\n                gate.open",
     ),
     Fault(
         "I3",
         "a flush with a deadline waits for ever",
         _FLUSH,
-        "        if self._state.clock.now() < waiter.deadline and not withdrawn:\n",
+        "        if self._state.clock.now() < waiter.deadline and (not withdrawn):\n",
         "        if not withdrawn:\n",
     ),
     Fault(
@@ -248,8 +254,8 @@ FAULTS: tuple[Fault, ...] = (
         "I6",
         "a page that the window still shows is given back",
         "scheduling/kv_cache/sliding_window.py",
-        "request.cached_pages, first // self._page_size\n",
-        "request.cached_pages, first // self._page_size + 1\n",
+        "request.cached_pages, first // self._page_size)\n",
+        "request.cached_pages, first // self._page_size + 1)\n",
     ),
     Fault(
         "I7",
@@ -317,9 +323,9 @@ FAULTS: tuple[Fault, ...] = (
         "I11",
         "continuing while running counts as a change",
         _PAUSE,
-        '        return PauseReply(operation.id, True, "Generation was not paused.", epoch=gate.epoch)\n',
+        "        return PauseReply(operation.id, True, 'Generation was not paused.', epoch=gate.epoch)\n",
         "        gate._epoch += 2\n"
-        '        return PauseReply(operation.id, True, "", epoch=gate.epoch, changed=True)\n',
+        "        return PauseReply(operation.id, True, '', epoch=gate.epoch, changed=True)\n",
     ),
     Fault(
         "I11",
@@ -332,8 +338,8 @@ FAULTS: tuple[Fault, ...] = (
         "I12",
         "a release point tells before and after the wrong way round",
         "release/points.py",
-        "            done.reserved_before,\n            done.reserved_after,\n",
-        "            done.reserved_after,\n            done.reserved_before,\n",
+        "done.reserved_before, done.reserved_after, stats",
+        "done.reserved_after, done.reserved_before, stats",
     ),
     Fault(
         "weights", "new weights do not open a new epoch", _REQUESTS, "        self.weights_epoch += 1\n", ""
@@ -363,8 +369,8 @@ FAULTS: tuple[Fault, ...] = (
         "weights",
         "a half-written update is not taken back",
         "weights/rollback.py",
-        "                weight.copy_(old)\n",
-        "                weight.copy_(old) if weight.dim() == 1 else None\n",
+        "                weight.copy_(old)",
+        "                weight.copy_(old) if weight.dim() == 1 else None",
     ),
     Fault(
         "weights",
@@ -384,22 +390,22 @@ FAULTS: tuple[Fault, ...] = (
         "weights",
         "weights are written while requests use them",
         "weights/update.py",
-        "    return state.gate.paused or bool(state.gate.holds) or not state.requests.holding_kv\n",
+        "    return state.gate.paused or bool(state.gate.holds) or (not state.requests.holding_kv)\n",
         "    return True\n",
     ),
     Fault(
         "verbs",
         "a paused scheduler runs",
         _GATE,
-        "        self.may_run = not (self._failure or self._holds or self._paused_at is not None)\n",
-        "        self.may_run = not (self._failure or self._holds)\n",
+        "        self.may_run = not (self._failure or self._holds or self._paused_at is not None)",
+        "        self.may_run = not (self._failure or self._holds)",
     ),
     Fault(
         "verbs",
         "generation goes on without memory",
         _GATE,
-        "        self.may_run = not (self._failure or self._holds or self._paused_at is not None)\n",
-        "        self.may_run = not (self._failure or self._paused_at is not None)\n",
+        "        self.may_run = not (self._failure or self._holds or self._paused_at is not None)",
+        "        self.may_run = not (self._failure or self._paused_at is not None)",
     ),
     Fault(
         "verbs",
@@ -441,8 +447,8 @@ FAULTS: tuple[Fault, ...] = (
         "tokens",
         "a stop string over two tokens is missed",
         "text/stops.py",
-        "        self._node, self._seen = node, at\n",
-        "        self._node, self._seen = 0, at\n",
+        "        self._node, self._seen = (node, at)\n",
+        "        self._node, self._seen = (0, at)\n",
     ),
     Fault(
         "tokens",
