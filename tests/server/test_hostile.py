@@ -108,13 +108,14 @@ def test_headers_without_an_end_are_cut_off(server: Server, content: bytes) -> N
 def test_a_client_that_does_not_go_on_is_let_go(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, begun: bytes, what: bytes
 ) -> None:
-    monkeypatch.setattr(protocol, "_SECONDS", 0.1)
     with serve() as server:
-        with _connect(server) as connection:
-            connection.sendall(begun)
-            found = b""
-            while part := connection.recv(65536):  # until it is closed
-                found += part
+        with monkeypatch.context() as hurried:
+            hurried.setattr(protocol, "_SECONDS", 0.1)
+            with _connect(server) as connection:
+                connection.sendall(begun)
+                found = b""
+                while part := connection.recv(65536):  # until it is closed
+                    found += part
             if what == b"headers":
                 assert b"HTTP/1.1 408 " in found
                 assert b"Waited 0.1 s for the headers." in found
@@ -187,9 +188,8 @@ def test_half_a_request_behind_another_does_not_cost_the_first_its_answer(
 def test_a_client_that_takes_its_time_between_two_requests_is_not(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "_SECONDS", 0.1)
     with serve() as server, _connect(server) as connection:
-        for _ in range(2):
+        for _ in range(3):
             connection.sendall(PING)
             answer = b""
             while not answer.endswith(b"}"):  # headers and body may come apart
@@ -197,7 +197,8 @@ def test_a_client_that_takes_its_time_between_two_requests_is_not(
                 assert part, f"closed after {answer!r}"
                 answer += part
             assert answer.startswith(b"HTTP/1.1 200 ")
-            threading.Event().wait(0.3)  # longer than a request may take to arrive
+            monkeypatch.setattr(protocol, "_SECONDS", 0.1)  # of a request; the first needs a connection first
+            threading.Event().wait(0.3)  # longer than one may take to arrive
 
 
 # -- Methods --------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def test_a_pause_can_end_by_itself(server: Server) -> None:
     began = time.monotonic()
     server.post("/pause_generation", {"mode": "retract", "continue_after": 0.2})
     assert server.generate()["output_ids"]
-    assert 0.2 <= time.monotonic() - began < 5
+    assert time.monotonic() - began >= 0.2
 
 
 # -- Tensors in requests, sessions ----------------------------------------------------------------------------
