@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,11 @@ FROZEN = ("1.0", "1.1")
 
 
 def on_host(version: str, script: str, *sites: Path) -> list[str]:
-    """What ``script`` prints in a fresh interpreter whose devicekit serves ``version``."""
+    """What ``script`` prints in a fresh interpreter whose devicekit serves ``version``; empty: its own."""
     paths = [*map(str, sites), str(Path(__file__).parent), *(entry for entry in sys.path if entry)]
     kept = {key: value for key, value in os.environ.items() if not key.startswith("DEVICEKIT_")}
     done = subprocess.run(
-        [sys.executable, "-c", f"import hosts; hosts.become({version!r})\n{script}"],
+        [sys.executable, "-c", (f"import hosts; hosts.become({version!r})\n" if version else "") + script],
         env={**kept, "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,
@@ -59,6 +60,48 @@ def test_a_frozen_backend_opens_on_this_host_with_all_of_its_hooks(monkeypatch, 
     assert device.memory_stats().reserved == 4
     assert device.memory_info().total == 16
     assert device.empty_cache().called
+
+
+@pytest.mark.parametrize("written_for", FROZEN)
+def test_a_wheel_of_a_frozen_backend_works_here_and_on_a_newer_host(tmp_path, written_for):
+    wheel = wheel_of(WHEELS / f"contract_{written_for.replace('.', '_')}", tmp_path)
+    site = tmp_path / "site"
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        str(site),
+    ]
+    subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
+    script = (
+        "import devicekit; device = devicekit.get_device('frozen'); device.synchronize();"
+        "print(device.backend.label, device.memory_stats().reserved, device.empty_cache().called)"
+    )
+    assert on_host("", script, site) == [f"'frozen' (frozen-backend {written_for}) 4 True"]
+    hooks = sum(spec.since <= written_for for spec in HOOKS.values())
+    assert on_host("1.3", EVERY_HOOK.replace("NAME", "'frozen'"), site) == [f"{hooks} 1.3"]
+
+
+def wheel_of(folder: Path, into: Path) -> Path:
+    """The frozen distribution packed as an installer takes it, its files untouched."""
+    (metadata,) = folder.glob("*.dist-info")
+    wheel = into / f"{metadata.stem}-py3-none-any.whl"
+    extra = {
+        f"{metadata.name}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{metadata.name}/RECORD": "",
+    }
+    with zipfile.ZipFile(wheel, "w") as packed:
+        for file in folder.rglob("*"):
+            if file.is_file() and "__pycache__" not in file.parts:
+                packed.write(file, file.relative_to(folder))
+        for name, text in extra.items():
+            packed.writestr(name, text)
+    return wheel
 
 
 def test_a_backend_from_the_future_is_refused_with_both_versions_and_never_imported(monkeypatch):
