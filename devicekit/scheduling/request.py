@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 import zlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from devicekit.scheduling.batch import Int32, ModelLimits
 from devicekit.scheduling.errors import InvalidRequest
 from devicekit.text import Grammar, GrammarMatcher, RequestText, TextOptions
 
+_OWN_NAMES: Mapping[str, str] = MappingProxyType({})
 _HOTTEST = 1e6  # every token is as likely as any other long before that
 
 
@@ -71,13 +73,20 @@ class SamplingParams:
             or self.logit_bias
         )
 
-    def problems(self, limits: ModelLimits) -> list[str]:
-        """Everything that is wrong with these parameters for this model."""
+    def problems(self, limits: ModelLimits, names: Mapping[str, str] = _OWN_NAMES) -> list[str]:
+        """Everything that is wrong with these parameters for this model.
+
+        Args:
+            names: of parameters that whoever reads this knows by another name.
+        """
         found: list[str] = []
+
+        def say(name: str) -> str:
+            return names.get(name, name)
+
         if self.max_new_tokens < (1 if self.prompt_logprobs is None else 0):
-            found.append(
-                f"max_new_tokens must be at least 1, or 0 with prompt_logprobs, not {self.max_new_tokens}"
-            )
+            least = f"at least 1, or 0 with {say('prompt_logprobs')}"
+            found.append(f"{say('max_new_tokens')} must be {least}, not {self.max_new_tokens}")
         if not 0 <= self.temperature <= _HOTTEST:
             found.append(f"temperature must be from 0 to {_HOTTEST:g}, not {self.temperature}")
         if self.top_k < 0:
@@ -87,32 +96,38 @@ class SamplingParams:
         if not 0 <= self.min_p <= 1:
             found.append(f"min_p must be from 0 to 1, not {self.min_p}")
         if self.logprobs is not None and not 0 <= self.logprobs <= limits.vocab_size:
-            found.append(f"logprobs must be from 0 to {limits.vocab_size}, not {self.logprobs}")
+            found.append(f"{say('logprobs')} must be from 0 to {limits.vocab_size}, not {self.logprobs}")
         if self.grammar is not None and self.min_new_tokens:
-            found.append("min_new_tokens cannot be had with a grammar, which says when an output is complete")
+            found.append(
+                f"{say('min_new_tokens')} cannot be had with a grammar, which says when an output is complete"
+            )
         if self.prompt_logprobs is not None and self.prompt_logprobs < 0:
-            found.append(f"prompt_logprobs must be 0 or more, not {self.prompt_logprobs}")
+            found.append(f"{say('prompt_logprobs')} must be 0 or more, not {self.prompt_logprobs}")
         if self.logprobs is None and (self.logprob_ids or self.prompt_logprobs is not None):
-            found.append("logprob_ids and prompt_logprobs need logprobs")
+            found.append(f"{say('logprob_ids')} and {say('prompt_logprobs')} need {say('logprobs')}")
         foreign = [token for token in self.logprob_ids if not 0 <= token < limits.vocab_size]
         if foreign:
-            found.append(f"logprob_ids {foreign[:8]} are outside the vocabulary of {limits.vocab_size}")
+            found.append(
+                f"{say('logprob_ids')} {foreign[:8]} are outside the vocabulary of {limits.vocab_size}"
+            )
         if "" in self.stop:
             found.append("a stop string must not be empty")
         if self.seed is not None and not -(2**63) <= self.seed < 2**63:
-            found.append(f"seed must fit 64 bits, and {self.seed} does not")
+            found.append(f"{say('seed')} must fit 64 bits, and {self.seed} does not")
         if self.stop_token_ids:
             foreign = [token for token in self.stop_token_ids if not 0 <= token < limits.vocab_size]
             if foreign:
                 found.append(f"stop_token_ids {foreign} are outside the vocabulary of {limits.vocab_size}")
         if self.adjusts:
-            found += self._adjustment_problems(limits)
+            found += self._adjustment_problems(limits, say)
         return found
 
-    def _adjustment_problems(self, limits: ModelLimits) -> list[str]:
+    def _adjustment_problems(self, limits: ModelLimits, say: Callable[[str], str]) -> list[str]:
         found: list[str] = []
         if not 0 <= self.min_new_tokens <= max(0, self.max_new_tokens):
-            found.append(f"min_new_tokens must be from 0 to max_new_tokens, not {self.min_new_tokens}")
+            found.append(
+                f"{say('min_new_tokens')} must be from 0 to {say('max_new_tokens')}, not {self.min_new_tokens}"
+            )
         if not -2 <= self.frequency_penalty <= 2:
             found.append(f"frequency_penalty must be from -2 to 2, not {self.frequency_penalty}")
         if not -2 <= self.presence_penalty <= 2:
@@ -130,7 +145,7 @@ class SamplingParams:
         if wild := [bias for _, bias in self.logit_bias if not -100 <= bias <= 100]:
             found.append(f"logit_bias must be from -100 to 100, not {wild[0]}")
         if self.min_new_tokens and len({*self.stop_token_ids, *limits.eos_token_ids}) >= limits.vocab_size:
-            found.append("min_new_tokens leaves no token, as every one of them stops the output")
+            found.append(f"{say('min_new_tokens')} leaves no token, as every one of them stops the output")
         return found
 
 

@@ -34,6 +34,13 @@ _TAKEN = frozenset(
 )
 
 
+_NAMES = {
+    **openai.NAMES,
+    "logprobs": "top_logprobs",
+    "prompt_logprobs": "log-probabilities of a prompt, of /v1/completions",
+}
+
+
 class TextPart(Arguments):
     """A part of a message."""
 
@@ -105,7 +112,13 @@ async def chat(serving: Serving, arguments: ChatArguments, request: Request) -> 
     one = arguments.spec(tokens, params)
     sequences = several(one, arguments.n or 1)
     await serving.compile(sequences)
-    group = Group(serving, sequences, stream=bool(arguments.stream), endpoint="/v1/chat/completions")
+    group = Group(
+        serving,
+        sequences,
+        stream=bool(arguments.stream),
+        endpoint="/v1/chat/completions",
+        names=_NAMES,
+    )
     form = _Form(serving, arguments, sequences, use, began)
     if arguments.stream:
         return EventStream(_chunks(group, form, arguments), group.close)

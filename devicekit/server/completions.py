@@ -62,7 +62,9 @@ async def complete(serving: Serving, arguments: CompletionArguments, request: Re
         sequences += several(one, count)
     await serving.compile(sequences)
     echoes = [_Echo(vocabulary, one, texts[at // count]) for at, one in enumerate(sequences)]
-    group = Group(serving, sequences, stream=bool(arguments.stream), endpoint="/v1/completions")
+    group = Group(
+        serving, sequences, stream=bool(arguments.stream), endpoint="/v1/completions", names=openai.NAMES
+    )
     form = _Form(serving, arguments, sequences, echoes if arguments.echo else None, began)
     if arguments.stream:
         return EventStream(_chunks(group, form, arguments, len(prompts)), group.close)

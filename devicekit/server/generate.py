@@ -28,6 +28,12 @@ _COUNT = "sampling_params has {items} items, and there are {prompts} prompts."
 TokenId = Annotated[int, Field(strict=True)]
 _TopLogprobs = Annotated[int, Field(ge=0)]
 _Ids = Annotated[list[TokenId], Field(max_length=1024)]
+_NAMES = {
+    "logprobs": "top_logprobs_num",
+    "logprob_ids": "token_ids_logprob",
+    "prompt_logprobs": "logprob_start_len",
+    "seed": "sampling_seed",
+}
 LogprobsMode = Literal["sampled", "raw"]
 
 
@@ -81,7 +87,7 @@ async def generate(serving: Serving, arguments: GenerateArguments, request: Requ
     many = many or batched
     await serving.compile(sequences)
     meta = MetaInfo(serving, began, bool(arguments.return_text_in_logprobs))
-    group = Group(serving, sequences, stream=bool(arguments.stream), endpoint="/generate")
+    group = Group(serving, sequences, stream=bool(arguments.stream), endpoint="/generate", names=_NAMES)
     form = _Form(serving, meta, sequences)
     if arguments.stream:
         return EventStream(_chunks(group, form, many), group.close)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import json
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from starlette.requests import Request as HttpRequest
 
 from devicekit.engine import Generation
+from devicekit.scheduling.errors import InvalidRequest
 from devicekit.scheduling.messages import Output
 from devicekit.scheduling.request import Finish, FinishKind, Request, SamplingParams, prompt_array
 from devicekit.server.absence import disconnect
@@ -20,6 +22,7 @@ from devicekit.server.errors import BadRequest, ClientGone, HttpError
 from devicekit.server.serving import Serving
 
 _T = TypeVar("_T")
+_TOLD = 10  # things that are wrong
 
 
 class GenerationFailed(HttpError):
@@ -58,13 +61,20 @@ class Group:
 
     Args:
         endpoint: that was asked, as metrics name it.
+        names: of parameters that this endpoint calls by another name.
 
     Raises:
         InvalidRequest, TooManyRequests, BadRequest, EngineStopped: then none of them was submitted.
     """
 
     def __init__(
-        self, serving: Serving, sequences: Sequence[SequenceSpec], *, stream: bool, endpoint: str
+        self,
+        serving: Serving,
+        sequences: Sequence[SequenceSpec],
+        *,
+        stream: bool,
+        endpoint: str,
+        names: Mapping[str, str],
     ) -> None:
         self._metrics, self._endpoint = serving.metrics, endpoint
         serving.require_weights()
@@ -90,7 +100,14 @@ class Group:
             request.seed = serving.engine.draw_seed()
         self.generations = [serving.engine.generation(one) for one in requests]
         self._by_id = {one.id: index for index, one in enumerate(sequences)}
-        self._outputs = serving.submit(requests)
+        try:
+            self._outputs = serving.submit(requests)
+        except InvalidRequest:
+            limits = serving.engine.runner.limits
+            problems = (one for params in _each_once(requests) for one in params.problems(limits, names))
+            if found := [*itertools.islice(problems, _TOLD)]:
+                raise BadRequest(f"This request cannot be served: {'; '.join(found)}.") from None
+            raise
 
     async def updates(self) -> AsyncIterator[tuple[int, str, Output]]:
         """Which sequence went on, the text that it gained, and what it gained altogether."""
@@ -123,6 +140,10 @@ class Group:
     def close(self) -> None:
         """Abort what has not ended."""
         self._outputs.close()
+
+
+def _each_once(requests: Iterable[Request]) -> Iterable[SamplingParams]:
+    return {id(one.params): one.params for one in requests}.values()
 
 
 def values_of(generation: Generation) -> int:

@@ -27,6 +27,10 @@ _SHARED = (
 )
 
 
+NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "prompt_logprobs": "echo"}
+"""Of parameters that the engine calls by another name."""
+
+
 class StreamOptions(Arguments):
     """``stream_options``."""
 

@@ -158,6 +158,43 @@ def test_explicit_nulls_and_an_empty_stop_mean_nothing(shared: Server, path: str
     assert text[0] == text[1]
 
 
+def test_what_is_out_of_range_is_named_as_the_client_wrote_it(shared: Server) -> None:
+    ranges = {
+        "/v1/completions": {
+            "max_tokens": 0,
+            "min_tokens": 99,
+            "logprobs": 9999,
+            "temperature": -1,
+            "top_p": 2,
+        },
+        "/v1/chat/completions": {
+            "max_tokens": 0,
+            "min_tokens": 10**9,
+            "temperature": -1,
+            "stop_token_ids": [-1],
+        },
+        "/generate": {"top_logprobs_num": 9999, "token_ids_logprob": [-1], "return_logprob": True},
+        "sampling_params": {"max_new_tokens": 0, "min_new_tokens": 10**6, "min_p": -1, "presence_penalty": 9},
+    }
+    for path, fields in ranges.items():
+        for name, value in fields.items():
+            if value is True:
+                continue
+            given: dict[str, object] = {name: value}
+            if path == "/generate":
+                given["return_logprob"] = True
+            document = (
+                {"text": "a", path: given} if path == "sampling_params" else {**GENERATING[path], **given}
+            )
+            answer = shared.post(path if path in GENERATING else "/generate", document)
+            assert answer.status_code == 400, (path, name)
+            said = answer.json()["error"]["message"].removeprefix("This request cannot be served: ")
+            words = {one.split(" ")[0] for one in said.split("; ")}
+            assert name in words, (path, said)
+            foreign = {"max_new_tokens", "min_new_tokens", "logprob_ids"} - {name}
+            assert path == "sampling_params" or not foreign & {*said.replace(",", "").split()}, said
+
+
 # -- Identity and the model -----------------------------------------------------------------------------------
 
 
