@@ -199,9 +199,11 @@ class Device(DeviceControls):
 
     def _releasing(self) -> AbstractContextManager[None]:
         """Vendors' functions that take no index work on the current device, and create its context if need be."""
+        if not self.switches:
+            return nullcontext()
         # Before the first use there is nothing to release, and to ask for the current device would initialise.
         unused = self.memory_stats().state in (AllocatorState.UNINITIALISED, AllocatorState.BAD_FORK)
-        return nullcontext() if unused else self.current_where_possible()
+        return nullcontext() if unused else self.current()
 
     # -- Observing --------------------------------------------------------------------------------------------
 
