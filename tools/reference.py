@@ -17,6 +17,7 @@ from pathlib import Path
 from devicekit.contract import CAPABILITIES, CONTRACT_VERSION, HOOKS, HookKind, HookSpec, Manifest
 from devicekit.contract.manifest import FILE_NAME
 from devicekit.registry.validation import implemented_hooks
+from devicekit_conformance.frozen_contract import profile_of
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -122,6 +123,7 @@ def _section(spec: HookSpec) -> list[str]:
         f"- since: {spec.since}",
         *(f"- argument `{name}`: since {version}" for name, version in spec.added.items()),
         f"- when missing: {missing}",
+        f"- judged in: profile `{profile_of(spec.name)}` of the conformance suite",
         "",
         spec.doc,
         "",

@@ -23,6 +23,9 @@ def main(address: str, probe: str | None = None) -> None:
     for handle in pickle.load(sys.stdin.buffer):
         context.hook("import_ipc")(pickle.loads(handle))  # a handle is good for more than one time
         tensor = context.hook("import_ipc")(pickle.loads(handle))
+        for name in ("empty_cache", "collect_ipc"):  # what is in use here is not theirs to take
+            if context.has(name):
+                context.hook(name)()
         if isinstance(tensor, torch.Tensor):
             place = tensor.device.index
             told.append(

@@ -10,17 +10,21 @@ from collections.abc import Callable
 from typing import Any
 
 from devicekit_conformance import frozen_contract
+from devicekit_conformance.anywhere import call_all_others, initialises_nothing, same_for_all
 from devicekit_conformance.calling import arguments_for
 from devicekit_conformance.context import Failure
 from devicekit_conformance.effects import effect_of
 from devicekit_conformance.leaks import leaking
+from devicekit_conformance.measures import BLOCK
 from devicekit_conformance.printing import printed
 from devicekit_conformance.reentering import reentered
 from devicekit_conformance.repeated import fail_once, repeat, within, wrong_arguments
 from devicekit_conformance.surroundings import Surroundings
 from devicekit_conformance.trial import Trial
 
-__all__ = ["again", "beside", "fact", "first", "forked", "leaking", "on_every_device", "reentered"]
+__all__ = [
+    "after_all_others", "again", "beside", "fact", "first", "forked", "leaking", "on_every_device", "reentered",
+]  # fmt: skip
 
 _DEVICES = 3  # at most so many are tried
 _THREAD_LIMIT = 20.0  # seconds
@@ -76,6 +80,7 @@ def _sorted(answer: object) -> object:
 def again(trial: Trial) -> None:
     """Later calls, in other threads, with another stream current, and after what went wrong."""
     run = effect_of(trial.hook)
+    initialises_nothing(trial)
     arguments = arguments_for(trial)
     for number in range(4):
         run(within(trial, f"in round {number + 1}"))
@@ -87,6 +92,12 @@ def again(trial: Trial) -> None:
     if arguments is not None:
         told = _told(trial, arguments)
         _in_thread(lambda one: _tells(one, arguments, told), within(trial, "in another thread"))
+        used = trial.tensor(BLOCK)  # so that there is something to tell
+        same_for_all(trial, arguments)
+        told = _told(trial, arguments)
+        fail_once(trial)
+        _tells(within(trial, "after a call that raised"), arguments, told)
+        del used
     stream = trial.new_stream()
     if stream is not None:
         with trial.current(trial.index), trial.on(stream):
@@ -108,6 +119,19 @@ def again(trial: Trial) -> None:
     else:
         _repeat_effect(trial, run)
     run(within(trial, "after a hundred calls"))
+
+
+def after_all_others(trial: Trial) -> None:
+    """After every other hook was called, with errors of every kind seen."""
+    used = trial.tensor(4096)  # what is told before the device is used is something else
+    arguments = arguments_for(trial)
+    told = None if arguments is None else _told(trial, arguments)
+    call_all_others(trial)
+    after = within(trial, "after every other hook was called", watched=False)
+    if arguments is not None and told is not None:
+        _tells(after, arguments, told)
+    effect_of(trial.hook)(after)
+    del used
 
 
 def _told(trial: Trial, arguments: tuple[Any, ...]) -> str:
@@ -248,7 +272,6 @@ def _numberless(found: object) -> bool:
 def beside(trial: Trial) -> None:
     """Beside memory in use, freed memory that is cached, and pending work."""
     from devicekit_conformance.live import Live
-    from devicekit_conformance.measures import BLOCK
 
     arguments = arguments_for(trial)
     if arguments is None:

@@ -14,14 +14,14 @@ from devicekit_conformance import process_state
 if TYPE_CHECKING:
     from devicekit_conformance.context import Context
 
-__all__ = ["Surroundings", "runtime"]
+__all__ = ["OF_THE_HOST", "Surroundings", "runtime"]
 
 _SHARING = frozenset(
     {"export_ipc", "import_ipc"}
 )  # torch itself starts a manager of shared memory, and talks to it
 _SELECTING = frozenset({"set_index"})
 _STREAMING = frozenset({"set_current_stream"})
-_OF_THE_HOST = (
+OF_THE_HOST = (
     "torch's host random state",
     "torch.initial_seed()",
 )  # which the cpu's own seeds
@@ -71,7 +71,7 @@ class Surroundings:
             found.update(process_state.python_state())
             found.update(process_state.torch_state())
             if self._hook in _SEEDING and self._ctx.manifest.device_type == "cpu":
-                for name in _OF_THE_HOST:
+                for name in OF_THE_HOST:
                     found.pop(name, None)
             # As parts, for one of them is named.
             found.update((f"the function {name}", value) for name, value in process_state.code().items())

@@ -359,7 +359,7 @@ class BackendSpec:
 
     @hook(_ORDERING, "Tools")
     def record_memory_history(self, index: int, enabled: bool) -> None:
-        """Start or stop recording allocations for `memory_snapshot`."""
+        """Start or stop recording allocations for `memory_snapshot`; some vendors do so on all devices at once."""
         raise NotImplementedError
 
 

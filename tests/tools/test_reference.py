@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from devicekit.contract import HOOKS
+from devicekit_conformance.frozen_contract import profile_of
 from tools.reference import CHECKOUT, main, read_support, render
 
 
@@ -22,6 +23,7 @@ def test_every_hook_has_its_section(hook):
     assert f"- kind: {HOOKS[hook].kind.value}" in section
     assert f"- since: {HOOKS[hook].since}" in section
     assert "- when missing: " in section
+    assert f"- judged in: profile `{profile_of(hook)}`" in section
 
 
 def test_the_table_tells_a_no_op_and_an_emulation_from_the_vendors_own():

@@ -11,8 +11,8 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 
-from devicekit_conformance import frozen_contract
-from devicekit_conformance.surroundings import Surroundings
+from devicekit_conformance import frozen_contract, process_state
+from devicekit_conformance.surroundings import OF_THE_HOST, Surroundings
 from devicekit_conformance.trial import Effect, Trial
 
 __all__ = ["EFFECTS", "effect", "effect_of"]
@@ -39,16 +39,31 @@ def effect_of(hook: str) -> Effect:
 
 
 def _leaving_nothing(run: Effect) -> Effect:
-    """The effect, after which the current devices and streams are what they were: handles change none either."""
+    """The effect, after which the process, the current devices and the streams are what they were.
+
+    What a hook returned changes nothing of them either when it is used.
+    """
 
     def watched(trial: Trial) -> None:
         around = Surroundings(trial.ctx, trial.hook, trial.index, thorough=False)
+        before = _of_the_process(trial) if trial.watched and trial.calls[0] == 0 else None
         run(trial)
         changed = [one for one in around.changes() if one.startswith("the current")]
+        if before is not None:
+            changed += process_state.changes(before, _of_the_process(trial))
         if changed and trial.watched:
-            trial.fail(f"{'; '.join(changed)} after what it returned was used")
+            trial.fail(f"{'; '.join(changed[:3])} after what it returned was used")
 
     return watched
+
+
+def _of_the_process(trial: Trial) -> dict[str, object]:
+    """What no effect changes by itself."""
+    found = {**process_state.system_state(), **process_state.python_state(), **process_state.torch_state()}
+    if trial.ctx.manifest.device_type == "cpu":
+        for name in OF_THE_HOST:  # which an effect draws from
+            found.pop(name, None)
+    return found
 
 
 def _answers(trial: Trial) -> None:

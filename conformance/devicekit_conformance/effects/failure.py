@@ -87,6 +87,17 @@ def innocent() -> Iterator[BaseException]:
             yield error
 
 
+def _of_the_hosts_memory() -> Iterator[BaseException]:
+    """What is raised where the host has no memory left: freeing the device's would not help."""
+    yield MemoryError()
+    words = "DefaultCPUAllocator: not enough memory: you tried to allocate 1073741824 bytes."
+    yield RuntimeError(f"[enforce fail at alloc_cpu.cpp:117] data. {words}")
+    try:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    except Exception as error:
+        yield error.with_traceback(None)
+
+
 @effect("classify_error")
 def classify_error(trial: Trial) -> None:
     thorough = not trial.situation  # once is enough for all of them
@@ -104,8 +115,11 @@ def classify_error(trial: Trial) -> None:
             kind is None, f"it takes an error caused by {_told(error)} for {getattr(kind, 'value', kind)}"
         )
     if not (trial.ctx.manifest.host or trial.ctx.claims("unified_memory")):
-        kind = trial.call(MemoryError())
-        trial.expect(kind is None, f"it takes a MemoryError of the host for {getattr(kind, 'value', kind)}")
+        for error in _of_the_hosts_memory():
+            kind = trial.call(error)
+            trial.expect(
+                kind is None, f"it takes {_told(error)}, of the host, for {getattr(kind, 'value', kind)}"
+            )
     loop = RuntimeError("a cause that is its own")
     loop.__context__ = ValueError("inner")
     loop.__context__.__context__ = loop

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
+from devicekit_conformance.context import MIB
 from devicekit_conformance.crossing import KINDS, Elsewhere
 from devicekit_conformance.effects import effect
 from devicekit_conformance.measures import BLOCK
@@ -76,6 +79,7 @@ def create_graph(trial: Trial) -> None:
                 graph.replay()
             trial.finish()
             trial.expect(bool((target == 11).all().item()), "replay() on another stream did not run")
+            _replays_on_the_current_stream(trial, side)
         source.fill_(13)
         trial.finish()
         Elsewhere(graph).replay()
@@ -84,6 +88,34 @@ def create_graph(trial: Trial) -> None:
         graph.reset()
         other.reset()
     _gives_memory_back(trial)
+
+
+def _replays_on_the_current_stream(trial: Trial, side: Any) -> None:
+    """A replay is work of the stream that is current then, whichever was when the graph was made and captured."""
+    outer = trial.own("current_stream", trial.index)
+    if outer is None or not (hasattr(outer, "query") and hasattr(side, "query")):
+        return
+    block, small = trial.filled(4 * MIB, 1), trial.filled(512, 1)
+    for graph, captured_on, replayed_on in (
+        (trial.call(trial.index), outer, side),
+        (trial.call(trial.index), side, outer),
+    ):
+        with trial.on(captured_on):
+            with graph.capture():
+                for _ in range(8):
+                    block.add_(1)
+            now = trial.own("current_stream", trial.index)
+            trial.expect(now == captured_on, "after capture(), another stream is current than before it")
+            small.add_(1)
+        trial.finish()
+        with trial.on(replayed_on):
+            graph.replay()
+            here_first = replayed_on.query()  # what is done now stays done, so nothing is judged by chance
+            elsewhere = captured_on.query()
+        wrong = here_first is True and elsewhere is not True
+        trial.expect(not wrong, "replay() put its work on another stream than the current one")
+        trial.finish()
+        graph.reset()
 
 
 def _keeps_its_memory(trial: Trial) -> None:

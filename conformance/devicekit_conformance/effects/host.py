@@ -143,6 +143,26 @@ def is_pinned(trial: Trial) -> None:
             trial.expect(
                 trial.call(plain) is False, "it is True for plain memory, once other memory is pinned"
             )
+    _by_other_roads(trial)
+
+
+def _by_other_roads(trial: Trial) -> None:
+    """Memory is page-locked whoever locked it: torch's own function, or another hook."""
+    used = trial.tensor(4096)
+    try:
+        pinned = torch.zeros(4096).pin_memory()
+    except (RuntimeError, NotImplementedError):
+        pinned = None
+    if pinned is not None and trial.ctx.probe.pinned(pinned) is True:
+        trial.expect(trial.call(pinned) is True, "it is False for what torch's own pin_memory() returned")
+    if trial.has("register_host_memory") and trial.has("unregister_host_memory"):
+        place = torch.arange(4096)
+        trial.other("register_host_memory", place)
+        there = trial.ctx.raw_hook(trial.hook)(place)
+        trial.other("unregister_host_memory", place)
+        trial.expect(there is True, "it is False for registered memory")
+        trial.expect(trial.call(place) is False, "it is True for memory that is registered no more")
+    del used
 
 
 @effect("register_host_memory")

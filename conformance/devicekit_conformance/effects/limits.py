@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 from devicekit_conformance.context import MIB
 from devicekit_conformance.crossing import KINDS
 from devicekit_conformance.effects import effect
 from devicekit_conformance.measures import BLOCK
 from devicekit_conformance.trial import Trial
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _total(trial: Trial, index: int) -> int | None:
@@ -137,6 +142,7 @@ def memory_pool(trial: Trial) -> None:
             elsewhere = trial.in_a_thread(lambda: trial.tensor(size))
         trial.expect(elsewhere.data_ptr() != address, "the pool served another thread, outside of the block")
         del elsewhere
+        outside += _after_another(trial, first, second, size, address)
         for kind in KINDS:
             try:
                 with first.use():
@@ -155,6 +161,30 @@ def memory_pool(trial: Trial) -> None:
             release = getattr(one, "release", None)
             if callable(release):
                 release()
+
+
+def _after_another(trial: Trial, first: Any, second: Any, size: int, address: int) -> list[torch.Tensor]:
+    """After a block within the block, the pool serves again: another pool's, its own, or a graph's capture."""
+    made = []
+    insides: dict[str, Callable[[], AbstractContextManager[object]]] = {
+        "another pool's": second.use, "its own": first.use,
+    }  # fmt: skip
+    if trial.ctx.claims("graphs") and trial.has("create_graph"):
+        insides["a capture's"] = lambda: trial.other("create_graph", trial.index).capture()
+    for whose, inside in insides.items():
+        with first.use():
+            with inside():
+                pass
+            block = trial.tensor(size)
+        trial.equal(
+            block.data_ptr(), address, f"after {whose} block within the pool's, the block that is served"
+        )
+        del block
+        after = trial.tensor(size)
+        served = after.data_ptr() == address
+        trial.expect(not served, f"after {whose} block within the pool's, the pool serves outside")
+        made.append(after)
+    return made
 
 
 def _address(trial: Trial, size: int) -> int:

@@ -10,6 +10,7 @@ from devicekit_conformance.effects import effect
 from devicekit_conformance.trial import Trial
 
 _AT_ONCE = 0.1  # seconds: what takes longer has waited
+_PRIORITIES = (0, 0, -1, 1, 100, -100, 1 << 40, -(1 << 40))  # any int may be asked for
 
 
 @effect("synchronize")
@@ -54,11 +55,27 @@ def current_stream(trial: Trial) -> None:
     for stream in strange:
         with trial.on(stream):
             trial.equal(trial.call(trial.index), outer, "with a stream of another device current, the stream")
+    _by_another_road(trial, side, inner)
+
+
+def _by_another_road(trial: Trial, side: Any, inner: Any) -> None:
+    """What torch's own function made current is what the hook says, also once a hook made another so."""
+    if not callable(getattr(trial.runtime, "stream", None)):
+        return
+    told = "with a stream made current by a hook and then another by torch's own function, the stream"
+    if trial.has("use_stream"):
+        with trial.other("use_stream", side), trial.on(inner):
+            trial.equal(trial.call(trial.index), inner, told)
+    if trial.has("set_current_stream"):
+        with trial.on(inner):  # which gives back what was current before
+            trial.other("set_current_stream", side)
+            with trial.on(inner):
+                trial.equal(trial.call(trial.index), inner, told)
 
 
 @effect("create_stream")
 def create_stream(trial: Trial) -> None:
-    made = [trial.call(trial.index, priority) for priority in (0, 0, -1, 1, 100, -100)]
+    made = [trial.call(trial.index, priority) for priority in _PRIORITIES]
     first, second = made[0], made[1]
     trial.expect(first is not second and first != second, "two streams are one")
     current = trial.own("current_stream", trial.index)

@@ -37,6 +37,7 @@ def current_index(trial: Trial) -> None:
         wanted = trial.index if trial.ctx.probe.current_index() is not None else 0
         trial.equal(trial.call(), wanted, f"with device {wanted} current, it")
     _of_the_thread(trial)
+    _by_another_road(trial)
     seen = trial.ctx.probe.current_index()
     found = trial.call()
     trial.expect(seen is None or found == seen, f"it is {found}, and torch's current device is {seen}")
@@ -60,6 +61,21 @@ def _of_the_thread(trial: Trial) -> None:
         trial.equal(
             (said, then), (own, own), f"with device {chosen} chosen here, what a new thread is told and has"
         )
+    trial.select(before)
+
+
+def _by_another_road(trial: Trial) -> None:
+    """What torch's own function made current is what the hook says, also once a hook made another so."""
+    before = trial.ctx.probe.current_index()
+    if before is None or not callable(getattr(trial.runtime, "set_device", None)):
+        return
+    for chosen in (trial.index, *trial.others[:1]):
+        for then in (*trial.others[:1], trial.index):
+            if trial.has("set_index"):
+                trial.other("set_index", chosen)
+            trial.select(then)
+            told = f"with device {chosen} chosen by the hook and then {then} by torch's own function, it"
+            trial.equal(trial.call(), then, told)
     trial.select(before)
 
 

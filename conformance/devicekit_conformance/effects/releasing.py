@@ -140,6 +140,7 @@ def empty_host_cache(trial: Trial) -> None:
     after = _reserved(trial)
     locked = [trial.ctx.probe.pinned(one) is not False for one in (*live, *([place] if registers else []))]
     trial.expect(all(locked), "pinned or registered memory in use is not page-locked any more")
+    trial.expect(torch.equal(place, torch.arange(4096)), "registered memory in use holds other data")
     if registers:
         trial.other("unregister_host_memory", place)
     trial.expect(all(bool((one == 7).all()) for one in live), "pinned memory in use holds other data")

@@ -59,6 +59,12 @@ _SITUATIONS: tuple[tuple[str, str, str], ...] = (
         "A hook MUST return when it is called while it runs, as a finalizer may.",
         "The garbage collector runs finalizers in the middle of anything.",
     ),
+    (
+        "after_all_others",
+        """A hook MUST do what the contract says whatever other hooks were called before it, rightly or wrongly,
+        and whatever errors they were shown.""",
+        "What one hook remembers is no business of another.",
+    ),
 )
 
 

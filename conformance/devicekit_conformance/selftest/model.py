@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from devicekit_conformance.selftest import operators
-from devicekit_conformance.selftest.honest import Honest
+from devicekit_conformance.selftest.honest import Honest, machine
 from devicekit_conformance.selftest.operators import OPERATORS, Fault, Operator
 
 __all__ = ["PROBE", "Derived", "derived", "held_out", "is_held_out"]
@@ -56,6 +56,8 @@ def derived() -> Mapping[str, Derived]:
             if one.name in found:
                 raise ValueError(f"two faults are called {one.name}")
             found[one.name] = one
+    if machine().initialized:
+        raise RuntimeError("an operator used the simulated device: then every backend would fail in a fork")
     return MappingProxyType(found)
 
 

@@ -29,8 +29,6 @@ _UNDECIDED = {
     "vendors' own",
     "lazy execution that is claimed by a device that runs all at once": "work that ends though nobody sent it off "
     "is what a lazy device may do",
-    "a replay on another stream than the current one": "the simulated machine computes when work is submitted, so "
-    "that only times tell streams apart, and captured work takes none",
     "recording of allocations that begins on every device": "some vendors' recorders do that, which is allowed",
 }
 

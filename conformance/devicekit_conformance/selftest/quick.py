@@ -50,9 +50,10 @@ def judge(address: str, probe: str, hook: str = "") -> Finding:
     first, rest = _concerning(rules, hook)
     statuses: dict[str, str] = {}
     found = _run(target, first, statuses, focus=frozenset({hook}) if hook else None)
-    if found is None:
-        if hook:  # tried alone, hooks show less than together
-            statuses.clear()
+    if found is None and hook:  # tried alone, hooks show less than together
+        statuses.clear()
+        found = _run(target, [*rest, *(rule for rule in first if rule.every)], statuses, focus=None)
+    elif found is None:
         found = _run(target, rest, statuses, focus=None)
     result = found or Finding("pass")
     return Finding(result.status, result.requirement, result.message, round(_spent() - before, 3))

@@ -22,7 +22,7 @@ _PROTOCOLS = {
 }
 
 
-def _methods(*wanted: str) -> Iterator[tuple[str, str, str]]:
+def methods_of_handles(*wanted: str) -> Iterator[tuple[str, str, str]]:
     """(hook, method, the contract's sentence) for every method of every handle that a hook creates."""
     for hook, spec in HOOKS.items():
         protocol = _PROTOCOLS.get(spec.returns)
@@ -33,7 +33,7 @@ def _methods(*wanted: str) -> Iterator[tuple[str, str, str]]:
                 yield hook, name, f"{spec.returns}.{name}: {(function.__doc__ or '').strip()}"
 
 
-def _with(hook: str, method: str, change: Callable[[Method], Method]) -> type[Honest]:
+def changed_handles(hook: str, method: str, change: Callable[[Method], Method]) -> type[Honest]:
     """A backend whose handles have this method changed."""
 
     def body(call: Call) -> object:
@@ -46,8 +46,8 @@ def _with(hook: str, method: str, change: Callable[[Method], Method]) -> type[Ho
 
 
 def _place(change: Callable[[Method], Method], *wanted: str) -> Iterator[Fault]:
-    for hook, method, told in _methods(*wanted):
-        yield Fault(hook, method, told, partial(_with, hook, method, change))
+    for hook, method, told in methods_of_handles(*wanted):
+        yield Fault(hook, method, told, partial(changed_handles, hook, method, change))
 
 
 _VERBS = ("synchronize", "wait_event", "wait_stream", "record", "wait", "replay")
@@ -80,7 +80,7 @@ def a_method_does_nothing_each_third_time() -> Iterator[Fault]:
 
         return method
 
-    faults = list(_methods(*_VERBS))
+    faults = list(methods_of_handles(*_VERBS))
     for hook, method, told in faults:
         calls = {"n": 0}
 
@@ -91,7 +91,7 @@ def a_method_does_nothing_each_third_time() -> Iterator[Fault]:
 
             return run
 
-        yield Fault(hook, method, told, partial(_with, hook, method, counted))
+        yield Fault(hook, method, told, partial(changed_handles, hook, method, counted))
 
 
 @operator("handle")
@@ -188,7 +188,7 @@ def elapsed_time_is_wrong() -> Iterator[Fault]:
             "create_event",
             f"elapsed_{name}",
             told,
-            partial(_with, "create_event", "elapsed_time", made),
+            partial(changed_handles, "create_event", "elapsed_time", made),
         )
 
     def untimed(call: Call) -> object:
@@ -257,14 +257,18 @@ def capture_is_wrong() -> Iterator[Fault]:
 
         return lambda self: Keeping(self)
 
-    yield Fault("create_graph", "eager", told, partial(_with, "create_graph", "capture", eager))
-    yield Fault("create_graph", "swallowing", told, partial(_with, "create_graph", "capture", swallowing))
-    yield Fault("create_graph", "stays_after_error", told, partial(_with, "create_graph", "capture", stays))
+    yield Fault("create_graph", "eager", told, partial(changed_handles, "create_graph", "capture", eager))
+    yield Fault(
+        "create_graph", "swallowing", told, partial(changed_handles, "create_graph", "capture", swallowing)
+    )
+    yield Fault(
+        "create_graph", "stays_after_error", told, partial(changed_handles, "create_graph", "capture", stays)
+    )
     yield Fault(
         "create_graph",
         "replays_half",
         "DeviceGraph.replay: Run the captured work on the current stream.",
-        partial(_with, "create_graph", "replay", half),
+        partial(changed_handles, "create_graph", "replay", half),
     )
 
 
@@ -290,8 +294,8 @@ def a_pool_is_none() -> Iterator[Fault]:
         return lambda self: Keeping(self)
 
     null = lambda honest: lambda self: contextlib.nullcontext()  # noqa: E731
-    yield Fault("memory_pool", "none", told, partial(_with, "memory_pool", "use", null))
-    yield Fault("memory_pool", "kept_after_error", told, partial(_with, "memory_pool", "use", kept))
+    yield Fault("memory_pool", "none", told, partial(changed_handles, "memory_pool", "use", null))
+    yield Fault("memory_pool", "kept_after_error", told, partial(changed_handles, "memory_pool", "use", kept))
     shared: list[object] = []
 
     def one(call: Call) -> object:
@@ -383,17 +387,21 @@ def streams_are_not_what_was_asked() -> Iterator[Fault]:
     for kind in (ToDefault, Swallowing, LeavesDevice, OnErrorOnly, NotOnBaseException, Nothing):
         make = partial(faulty, {"use_stream": partial(_using, kind)})
         yield Fault("use_stream", kind.__name__, told["use_stream"], make)
-    unclamped = lambda call: _unclamped(call)  # noqa: E731
-    yield Fault(
-        "create_stream", "unclamped", told["create_stream"], partial(faulty, {"create_stream": unclamped})
-    )
+    ranges = {
+        "unclamped": (-1, 0),
+        "unclamped_beyond_32_bits": (-(1 << 31), (1 << 31) - 1),
+        "unclamped_above_0": (-(1 << 62), 0),
+    }
+    for name, accepted in ranges.items():
+        make = partial(faulty, {"create_stream": partial(_unclamped, accepted)})
+        yield Fault("create_stream", name, told["create_stream"], make)
 
 
 def _using(kind: Callable[[Any], object], call: Call) -> object:
     return kind(call.arguments[0])
 
 
-def _unclamped(call: Call) -> object:
-    if call.arguments[1] not in (-1, 0):
+def _unclamped(accepted: tuple[int, int], call: Call) -> object:
+    if not accepted[0] <= call.arguments[1] <= accepted[1]:
         raise ValueError("no such priority")
     return call.forward()

@@ -25,6 +25,15 @@ def _stream_of(block: torch.Tensor) -> int:
     return int(block._lease.stream_id)  # type: ignore[attr-defined]
 
 
+def _is_private(block: Any) -> bool:
+    lease = block._lease
+    return lease is not None and lease.block is not None and lease.block.segment.key.private is not None
+
+
+def _graph_of(block: Any) -> object:
+    return None if block._lease is None else block._lease.graph
+
+
 @operator("release")
 def emptying_destroys_live_memory() -> Iterator[Fault]:
     """empty_cache() overwrites memory that is in use."""
@@ -36,6 +45,8 @@ def emptying_destroys_live_memory() -> Iterator[Fault]:
         "large_blocks": lambda block: block.nbytes > 1 << 20,
         "floats": lambda block: block.dtype.is_floating_point,
         "views": lambda block: block._is_view(),
+        "in_pools": lambda block: _is_private(block) and _graph_of(block) is None,
+        "in_graphs": lambda block: _graph_of(block) is not None,
     }
     for name, wanted in kinds.items():
 
@@ -136,7 +147,14 @@ def pinned_memory_is_not_given_back() -> Iterator[Fault]:
             ):
                 found.zero_()
 
-    for body in (nothing, half, live):
+    def registered(call: Call) -> None:
+        call.forward()
+        for found in gc.get_objects():
+            host = isinstance(found, torch.Tensor) and found.device.type == "cpu" and found.numel()
+            if host and found.untyped_storage().data_ptr() in machine().pinned._registered:
+                found.zero_()
+
+    for body in (nothing, half, live, registered):
         make = partial(faulty, {"empty_host_cache": body})
         yield Fault("empty_host_cache", body.__name__, HOOKS["empty_host_cache"].doc, make)
 

@@ -41,7 +41,7 @@ def _in_numbers(
 ) -> Iterator[Fault]:
     for hook, fields in FIELDS.items():
         for field in fields:
-            if wanted(field) and _known(hook, field):
+            if wanted(field) and is_known(hook, field):
                 make = partial(faulty, {hook: _in_field(hook, field, change)})
                 yield Fault(
                     hook,
@@ -61,7 +61,7 @@ _UNCHECKED = frozenset({"physical_index", "clock"})
 _STEADY = frozenset({"total", "total_memory", "compute_units"}) | _UNCHECKED
 
 
-def _known(hook: str, field: str) -> bool:
+def is_known(hook: str, field: str) -> bool:
     return (hook, field) not in _UNKNOWN
 
 
@@ -150,7 +150,7 @@ def a_number_runs_backwards() -> Iterator[Fault]:
 def a_number_is_another_fields() -> Iterator[Fault]:
     """A number is that of the field before it."""
     for hook, fields in FIELDS.items():
-        known = [one for one in fields if _known(hook, one)]
+        known = [one for one in fields if is_known(hook, one)]
         for before, field in itertools.pairwise(known):
 
             def body(call: Call, before: str = before, field: str = field) -> object:
