@@ -49,6 +49,7 @@ ENDLESS = {
     "top": 3.0,
     "serve": 60.0,
 }  # seconds until they are told to stop, if they did not end by themselves
+_TO_STOP = 60.0  # seconds that a program may take to end
 EXTRAS: dict[str, tuple[str, ...]] = {
     "": (),
     "engine": (),
@@ -165,6 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--only", action="append", choices=["base", "types", *filter(None, EXTRAS)], help="this; default: all"
     )
     options = parser.parse_args(arguments)
+    # In the background of a script interrupts are ignored, and programs started from here would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     more = [part for one in options.constraint for part in ("-c", str(Path(one).resolve()))]
     wrong = 0
     for name in options.only or ["base", *filter(None, EXTRAS), "types"]:
@@ -198,7 +201,12 @@ def _run(command: Sequence[str], place: Path, limit: float, stop_after: float | 
         text, _ = running.communicate(timeout=stop_after or limit)
     except subprocess.TimeoutExpired:
         running.send_signal(signal.SIGINT if stop_after else signal.SIGKILL)
-        text, _ = running.communicate(timeout=limit)
+        try:
+            text, _ = running.communicate(timeout=_TO_STOP)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            text, _ = running.communicate()
+            return Ended(command[0], 1, f"{text}\nit goes on {_TO_STOP:.0f} s after it was told to stop")
         if stop_after and running.returncode in (0, 130):
             return Ended(command[0], 0, text)
     return Ended(command[0], running.returncode, text)
