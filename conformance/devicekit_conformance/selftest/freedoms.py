@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from devicekit.contract import CAPABILITIES, AllocatorState, MemoryStats
 from devicekit.contract.hooks import HOOKS, hookimpl
 from devicekit.contract.spec import HookKind
@@ -74,6 +76,32 @@ def _others(call: Call) -> object:
     return call.forward()
 
 
+_HEAD = (7, 1, 0, 0)  # of a random state: the vendor's own version of it
+
+
+def _with_head(call: Call) -> object:
+    state: Any = call.forward()
+    return torch.cat([torch.tensor(_HEAD, dtype=torch.uint8), state])
+
+
+def _without_head(call: Call) -> object:
+    index, state = call.arguments
+    if tuple(state[: len(_HEAD)].tolist()) != _HEAD:
+        raise ValueError("this is no state of this device's generator")
+    return call.honest(index, state[len(_HEAD) :].clone())
+
+
+def _in_a_ring(call: Call) -> object:
+    """As torch's own does: streams are made once, and handed out in turn."""
+    index, priority = call.arguments
+    ring = call.memory.setdefault(f"{index} {priority < 0}", [])
+    if len(ring) < 32:
+        ring.append(call.forward())
+        return ring[-1]
+    ring.append(ring.pop(0))
+    return ring[-1]
+
+
 def _first_time(call: Call) -> object:
     if not call.memory:
         import sqlite3
@@ -125,6 +153,13 @@ FREEDOMS: Mapping[str, Freedom] = {
         bodies={"memory_stats": lambda call: MemoryStats(AllocatorState.UNSUPPORTED)},
         without=frozenset({"reset_peak_memory_stats"}),
         denied=frozenset({"peak_memory", "caching_allocator"}),
+    ),
+    "own_random_state": Freedom(
+        "A random state has a form of the backend's own.",
+        bodies={"get_rng_state": _with_head, "set_rng_state": _without_head},
+    ),
+    "streams_in_a_ring": Freedom(
+        "There are 32 streams, handed out in turn.", bodies={"create_stream": _in_a_ring}
     ),
     "no_cache": Freedom("Memory goes back when it is freed.", config={"caching": False}),
     "synchronous": Freedom("Nothing is ever pending.", config={"blocking_launches": True}),
