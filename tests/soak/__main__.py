@@ -24,6 +24,7 @@ from devicekit import __version__
 from tests.soak.machine import LENGTH, run
 from tests.soak.pools import OPERATIONS, soak_pools
 from tests.soak.ranked import run_ranked
+from tests.soak.split import run_split
 from tests.soak.workers import HANGING, Goal, soak
 
 _LOAD_SHARE = 0.15  # of the time, for clients and operators over HTTP
@@ -36,6 +37,10 @@ def main() -> int:
     if options.run is not None:
         return _once(options.run, options.only)
     report = _provenance(options.seed)
+    if options.tensor_parallel > 1:
+        split = run_split(options.tensor_parallel, options.seconds or 3600.0, options.seed)
+        print(json.dumps({**report, "split": dataclasses.asdict(split)}, indent=2))
+        return int(bool(split.violations))
     if options.ranks > 1:
         ranked = run_ranked(options.ranks, options.seconds or 3600.0, options.seed)
         print(json.dumps({**report, "ranked": dataclasses.asdict(ranked)}, indent=2))
@@ -73,6 +78,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="control steps after which they end")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 31))
     parser.add_argument("--ranks", type=int, default=1, help="only control operations, on so many ranks")
+    parser.add_argument(
+        "--tensor-parallel", type=int, default=1, help="the same, of one real model that so many ranks hold"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes for the control runs (1)")
     parser.add_argument("--operations", type=int, default=OPERATIONS, help="on each pool (%(default)s)")
     parser.add_argument("--parts", default="control,pools,http", help="which of them (%(default)s)")

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from tests.scheduling.processes import World
 from tests.scheduling.ranked_faults import POINTS, die
 from tests.scheduling.ranked_world import Rank, Record, agree, make_rank
 from tests.scheduling.rig import Clock, LateCopier
-from tests.soak.ranked_operator import LAST, PROMPT, Operator
+from tests.soak.ranked_operator import LAST, PROMPT, HashWeights, Operator
 
 _DEATH = 20  # one run in so many loses a rank
 
@@ -50,46 +51,59 @@ class Counts:
 def run_ranked(ranks: int, seconds: float, first_seed: int) -> Counts:
     """Random runs for so long, each of a seed of its own that repeats it."""
     counts = Counts(ranks)
-    began = time.monotonic()
-    world = World(ranks, forked=True)
-    number = first_seed
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(3):
             save_file(make_weights(seed), Path(folder, f"{seed}.safetensors"))
-        while time.monotonic() - began < seconds:
-            try:
-                _count(counts, *_play(world, number, folder))
-            except Exception as error:  # told with its seed, and the soak goes on
-                traceback.print_exc(file=sys.stderr)
-                counts.violations.append({"seed": number, "error": f"{type(error).__name__}: {error}"[:500]})
-                world.close()
-                world = World(ranks, forked=True)
-            number += 1
-    world.close()
-    counts.seconds = round(time.monotonic() - began, 1)
+        soak_ranks(counts, seconds, first_seed, lambda world, seed: _play(world, seed, folder))
     return counts
 
 
-def _play(world: World, seed: int, folder: str) -> tuple[list[Record], int]:
-    """One run; what came of it, and how many ranks it cost."""
+Played = tuple[list[Record], int]
+"""What came of a run on each rank that lives, and how many it cost."""
+
+
+def soak_ranks(counts: Counts, seconds: float, first_seed: int, play: Callable[[World, int], Played]) -> None:
+    """Count run after run, each of another seed."""
+    began = time.monotonic()
+    world = World(counts.ranks, forked=True)
+    number = first_seed
+    while time.monotonic() - began < seconds:
+        try:
+            _count(counts, *play(world, number))
+        except Exception as error:  # told with its seed, and the soak goes on
+            traceback.print_exc(file=sys.stderr)
+            counts.violations.append({"seed": number, "error": f"{type(error).__name__}: {error}"[:500]})
+            world.close()
+            world = World(counts.ranks, forked=True)
+        number += 1
+    world.close()
+    counts.seconds = round(time.monotonic() - began, 1)
+
+
+def _play(world: World, seed: int, folder: str) -> Played:
     chance = random.Random(f"death {seed}")
     ranks = len(world.pipes)
     if chance.randrange(_DEATH):
         records = world.play(random_run, seed, folder, -1, 0)
         first = agree(records)
         assert first.replies["last"].success, first.replies["last"].message
-        assert first.tokens["after"] == expected(PROMPT, 5, salt_of(LAST))
+        assert first.tokens["after"] == expected(PROMPT, 5, salt_of(make_weights(LAST)))
         return records, 0
     who = chance.randrange(ranks)
     records = world.play(random_run, seed, folder, who, chance.randint(2, 60), expect=str(who))
     world.replace(str(who))
+    judge_lost(records, who)
+    return records, 1
+
+
+def judge_lost(records: list[Record], who: int) -> None:
+    """What must hold where a rank was lost."""
     for record in records:
         assert record.lost is not None, "a rank's death was not noticed"
         assert record.lost[1] == (who,), record.lost
         assert record.balanced, "pages were lost"
         assert not record.twice, f"answered twice: {record.twice}"
         assert record.finishes.keys() >= record.tokens.keys(), "a request did not end"
-    return records, 1
 
 
 def _count(counts: Counts, records: list[Record], deaths: int) -> None:
@@ -130,7 +144,7 @@ def random_run(seed: int, folder: str, dying: int, when: int) -> Record:
     if rank.number == dying:
         trouble.dies_at = when
     rank.record.notes["happened"] = 0
-    record = rank.play(lambda rank: Operator(rank, clock, random.Random(seed), folder).play())
+    record = rank.play(lambda rank: Operator(rank, clock, random.Random(seed), HashWeights(folder)).play())
     record.notes["faults"] = trouble.faults
     return record
 

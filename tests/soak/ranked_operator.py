@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -35,17 +38,46 @@ from tests.scheduling.rig import Clock
 
 _STEPS = 50  # things that happen in a run
 _STEMS = [list(range(first, first + length)) for first, length in ((1, 21), (50, 9), (200, 34))]
-LAST, PROMPT = make_weights(9), [5, 6, 7]
+LAST, PROMPT = 9, [5, 6, 7]
+"""The seed of the weights that an engine has in the end, and what it is asked then."""
+
+
+class Weights(Protocol):
+    """New weights for an engine, by their seeds."""
+
+    def tensors(self, seed: int) -> Mapping[str, torch.Tensor]:
+        """By name."""
+        ...
+
+    def path(self, seed: int | str) -> str:
+        """Where they are on disk, if the seed is a number; and nothing otherwise."""
+        ...
+
+
+@dataclass(frozen=True)
+class HashWeights:
+    """Of a `HashRunner`."""
+
+    folder: str
+
+    def tensors(self, seed: int) -> Mapping[str, torch.Tensor]:
+        return make_weights(seed)
+
+    def path(self, seed: int | str) -> str:
+        return str(Path(self.folder, f"{seed}.safetensors"))
 
 
 class Operator:
     """Whoever talks to rank 0, at random."""
 
-    def __init__(self, rank: Rank, clock: Clock, chance: random.Random, folder: str) -> None:
+    def __init__(self, rank: Rank, clock: Clock, chance: random.Random, weights: Weights) -> None:
         self._rank = rank
         self._clock = clock
         self._chance = chance
-        self._folder = folder
+        self._weights = weights
+        self.brought: dict[
+            str, tuple[int, tuple[str, ...]]
+        ] = {}  # by each update: of which seed, under which names
         self._lent: list[object] = []  # tensors that others may still read
         self._ids = iter(range(1 << 30))
 
@@ -65,7 +97,7 @@ class Operator:
             for operation in (
                 ResumeMemory(self._id()),
                 EndWeightUpdate(self._id()),
-                UpdateWeightsFromTensor(self._id(), tensors=LAST, flush_cache=False),
+                self._last(),
                 Continue(self._id()),
             ):
                 rank.scheduler.post(operation)
@@ -73,12 +105,18 @@ class Operator:
             self._clock.sleep(10.0)
         rank.do(ResumeMemory(self._id()))
         rank.do(EndWeightUpdate(self._id()))
-        rank.do(UpdateWeightsFromTensor(self._id(), tensors=LAST, flush_cache=False))
+        rank.do(self._last())
         rank.do(Continue(self._id()))
         rank.request("after", PROMPT, 5)
         rank.run("after")
         rank.do(Flush("last", timeout=60.0))
         rank.do(ChecksumWeights("sum"))
+
+    def _last(self) -> UpdateWeights:
+        tensors = self._weights.tensors(LAST)
+        identity = self._id()
+        self.brought[identity] = LAST, tuple(tensors)
+        return UpdateWeightsFromTensor(identity, tensors=tensors, flush_cache=False)
 
     def _something_happens(self) -> None:
         chance = self._chance
@@ -128,13 +166,17 @@ class Operator:
     def _update(self, identity: str) -> UpdateWeights:
         chance = self._chance
         seed, flush = chance.randrange(3), chance.random() < 0.7
-        weights = make_weights(seed)
-        chosen = dict(chance.sample(sorted(weights.items()), chance.randint(1, 3)))
+        weights = self._weights.tensors(seed)
+        names = chance.sample(sorted(weights), min(len(weights), chance.choice((1, 2, 3, 3, 1000))))
+        chosen = {name: weights[name] for name in names}
+        self.brought[identity] = seed, tuple(names)
         if chance.random() < 0.1:
             chosen["nobody"] = torch.zeros(1)
         way = chance.randrange(4)
         if way == 0:
-            path = str(Path(self._folder, f"{chance.choice([seed, seed, 'missing'])}.safetensors"))
+            self.brought[identity] = seed, tuple(weights)
+            found: list[int | str] = [seed, seed, "missing"]
+            path = self._weights.path(chance.choice(found))
             return UpdateWeightsFromDisk(identity, flush_cache=flush, path=path)
         if way == 1:
             device = self._rank.runner.device
@@ -147,6 +189,8 @@ class Operator:
     def _transaction(self, identity: str) -> Transaction:
         chance = self._chance
         update = self._update("part") if chance.random() < 0.7 else None
+        if update is not None:
+            self.brought[identity] = self.brought.pop("part")
         flush, resume = chance.random() < 0.7, chance.random() < 0.7
         return Transaction(identity, chance.choice([*Settle]), update, flush, None, resume, timeout=3.0)
 

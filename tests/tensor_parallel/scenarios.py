@@ -315,6 +315,7 @@ class Faulty:
     act: str
     calls: int = 0
     short: float = 2.0
+    until: str = ""  # a file whose coming wakes a rank that stands still
 
     def sum(self, tensor: torch.Tensor) -> None:
         self._count()
@@ -335,9 +336,19 @@ class Faulty:
         if self.act == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.act == "stop":  # for longer than anybody waits
-            wake = f"import os, signal, time; time.sleep({3 * self.short}); os.kill({os.getpid()}, signal.SIGCONT)"
-            subprocess.Popen([sys.executable, "-c", wake])
+            told = [str(os.getpid()), str(3 * self.short), self.until]
+            subprocess.Popen([sys.executable, "-c", _WAKE, *told])
             os.kill(os.getpid(), signal.SIGSTOP)
+
+
+_WAKE = """
+import os, signal, sys, time
+process, seconds, until = sys.argv[1:]
+end = time.monotonic() + float(seconds)
+while time.monotonic() < end and not os.path.exists(until):
+    time.sleep(0.05)
+os.kill(int(process), signal.SIGCONT)
+"""
 
 
 SHORT = 4.0  # seconds, the timeout of ranks of which one stands still
@@ -362,8 +373,13 @@ def broken(
     faulty: int = 1,
     device: str = "cpu",
     short: float = SHORT,
+    until: str = "",
 ) -> Lost:
-    """A rank fails at an exchange of a pass, or of a verb that puts weights together."""
+    """A rank fails at an exchange of a pass, or of a verb that puts weights together.
+
+    Args:
+        until: a file that rank 0 writes once it has given up.
+    """
     ranks = RankGroup(timeout=short if act == "stop" else 240, heartbeat=0.1)
     config = EngineConfig(kv_tokens=KV_TOKENS, tensor_parallel=ranks.size)
     engine = Engine.open(path, device, ranks=ranks, config=config)
@@ -371,7 +387,9 @@ def broken(
     assert engine.runner.sharding is not None
     scheduler = cast("LockstepScheduler", engine.scheduler)
     if ranks.rank == faulty:
-        engine.runner.sharding.exchange = Faulty(engine.runner.sharding.exchange, at, act, short=short)
+        engine.runner.sharding.exchange = Faulty(
+            engine.runner.sharding.exchange, at, act, short=short, until=until
+        )
     end, started = Lost(), time.monotonic()
     try:
         if ranks.rank:
@@ -386,6 +404,8 @@ def broken(
     except RankLost as lost:
         end.raised = str(lost)
     end.seconds = time.monotonic() - started
+    if until and not ranks.rank:
+        Path(until).touch()
     end.healthy, end.lost = scheduler.state.healthy, str(ranks.lost)
     return end
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from devicekit.engine import Engine, EngineConfig
@@ -11,6 +13,7 @@ from tests.tensor_parallel.conftest import Written
 from tests.tensor_parallel.scenarios import KV_TOKENS, SHORT, Lost, Seen
 
 EXCHANGES = 6  # of a pass: the embedding, two in each of two layers, and the head
+OF_A_VERB = 16  # of a checksum: the embedding, seven weights in each of two layers, and the head
 LONGER = 20.0  # seconds, a timeout that a busy machine keeps to while the engine is opened
 BOUND = 60.0  # seconds, a quarter of the timeout: what ends later was not noticed by itself
 GAVE_UP = "Lost rank 1: it gave up: ValueError: a cosmic ray"
@@ -26,8 +29,9 @@ def told(
     verb: bool = False,
     expect: str = "",
     short: float = SHORT,
+    until: str = "",
 ) -> list[Lost]:
-    arguments = (path, at, act, verb, 1, "cpu", short)
+    arguments = (path, at, act, verb, 1, "cpu", short, until)
     ends: list[Lost] = worlds(2).play(scenarios.broken, *arguments, expect=expect)  # type: ignore[assignment]
     assert not any(one.healthy for one in ends)
     return ends
@@ -84,12 +88,29 @@ def test_a_rank_that_dies_in_a_pass_is_named(worlds: Worlds, written: Written, v
 NO_ROOM = "Lost rank 1: it gave up: OutOfMemoryError: no room for an activation"
 
 
-def _runs_out(worlds: Worlds, path: str, at: int) -> None:
-    first, second = told(worlds, path, at, "memory")
+def _runs_out(worlds: Worlds, path: str, at: int, *, verb: bool = False) -> None:
+    first, second = told(worlds, path, at, "memory", verb=verb)
     assert max(first.seconds, second.seconds) < BOUND
-    assert len(first.told) == 3
+    assert len(first.told) == (1 if verb else 3)
     assert all(NO_ROOM in message for message in first.told)
     assert first.lost == second.raised == NO_ROOM
+
+
+def _dies(worlds: Worlds, path: str, at: int, *, verb: bool = False) -> None:
+    world = worlds(2)
+    [first] = told(worlds, path, at, "die", verb=verb, expect="1")
+    world.replace("1")
+    assert first.seconds < BOUND
+    assert first.told
+    assert all(ENDED in message for message in first.told)
+
+
+def _stands_still(worlds: Worlds, path: str, at: int, until: Path, *, verb: bool = False) -> None:
+    first, second = told(worlds, path, at, "stop", verb=verb, short=LONGER, until=str(until))
+    assert LONGER <= first.seconds < 2 * LONGER  # and not only when it goes on, after thrice that
+    assert first.told
+    assert all(ENDED in message for message in first.told)
+    assert second.raised
 
 
 def test_a_rank_that_runs_out_of_memory_in_the_middle_of_a_pass_ends_it_for_all(
@@ -100,24 +121,36 @@ def test_a_rank_that_runs_out_of_memory_in_the_middle_of_a_pass_ends_it_for_all(
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("at", range(1, EXCHANGES + 2))
-@pytest.mark.parametrize("act", ["memory", "die", "stop"])
-def test_a_rank_may_run_out_of_memory_die_or_stand_still_at_any_exchange(
-    worlds: Worlds, written: Written, at: int, act: str
+def test_a_rank_may_run_out_of_memory_or_die_at_any_exchange_of_a_pass(
+    worlds: Worlds, written: Written, at: int
 ) -> None:
-    if act == "memory":
-        _runs_out(worlds, written("llama"), at)
-        return
-    world = worlds(2)
-    if act == "die":
-        [first] = told(worlds, written("llama"), at, "die", expect="1")
-        world.replace("1")
-        assert first.seconds < BOUND
-    else:
-        first, second = told(worlds, written("llama"), at, "stop", short=LONGER)
-        assert LONGER <= first.seconds < LONGER + BOUND
-        assert second.raised
-    assert first.told
-    assert all(ENDED in message for message in first.told)
+    _runs_out(worlds, written("llama"), at)
+    _dies(worlds, written("llama"), at)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("at", range(1, EXCHANGES + 2))
+def test_a_rank_may_stand_still_at_any_exchange_of_a_pass(
+    worlds: Worlds, written: Written, tmp_path: Path, at: int
+) -> None:
+    _stands_still(worlds, written("llama"), at, tmp_path / "given up")
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("at", range(1, OF_A_VERB + 1))
+def test_a_rank_may_run_out_of_memory_or_die_at_any_exchange_of_a_verb(
+    worlds: Worlds, written: Written, at: int
+) -> None:
+    _runs_out(worlds, written("llama"), at, verb=True)
+    _dies(worlds, written("llama"), at, verb=True)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("at", range(1, OF_A_VERB + 1))
+def test_a_rank_may_stand_still_at_any_exchange_of_a_verb(
+    worlds: Worlds, written: Written, tmp_path: Path, at: int
+) -> None:
+    _stands_still(worlds, written("llama"), at, tmp_path / "given up", verb=True)
 
 
 def test_what_fails_before_a_pass_is_tried_again_or_told_and_nobody_is_lost(
