@@ -10,10 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import cast
 
 import torch
+from packaging.version import Version
 from torch import nn
 
 from devicekit.runners import huggingface as hf
@@ -22,8 +24,8 @@ from devicekit.runners.errors import UnsupportedModel
 from devicekit.runners.sharding import Sharding, Split
 from devicekit.runners.state_layers import RECURRENT
 
-TESTED_TRANSFORMERS = "5.23"
-"""Releases whose plans are held to the whole model's tokens."""
+TESTED_TRANSFORMERS = (5, 22), (5, 24)
+"""The first and the last releases whose plans are held to the whole model's tokens and bytes."""
 
 _COLUMNS = frozenset({"colwise", "colwise_gather_output", "colwise_rep"})
 _ROWS = frozenset({"rowwise", "rowwise_split_input", "rowwise_rep"})
@@ -100,6 +102,7 @@ class Splitter:
     # -- The plan ---------------------------------------------------------------------------------------------
 
     def _plan(self) -> Mapping[str, str]:
+        self._require_tested_plans()
         plan: dict[str, str] = dict(getattr(self._model, "tp_plan", None) or {})
         if self._split.experts:
             experts: dict[str, str] = dict(getattr(self._model, "ep_plan", None) or {})
@@ -111,9 +114,20 @@ class Splitter:
         if unknown := sorted(set(plan.values()) - _KNOWN):
             raise self._refusal(
                 f"is to be split in a way that is not known here: {', '.join(unknown)}; known are the plans of "
-                f"transformers {TESTED_TRANSFORMERS}"
+                f"transformers {_tested()}"
             )
         return plan
+
+    def _require_tested_plans(self) -> None:
+        """Plans change with every release: those that nobody tried may leave weights whole, or cut them wrong."""
+        found = version("transformers")
+        first, last = TESTED_TRANSFORMERS
+        if not first <= Version(found).release[:2] <= last:
+            wanted = f"transformers>={first[0]}.{first[1]},<{last[0]}.{last[1] + 1}"
+            raise self._refusal(
+                f"cannot be split by the plans of transformers {found}: those of {_tested()} were held to the "
+                f"whole model's tokens (pip install '{wanted}')"
+            )
 
     def _rules(self, plan: Mapping[str, str]) -> list[_Rule]:
         found: list[_Rule] = []
@@ -221,6 +235,11 @@ class Splitter:
     def _refusal(self, reason: str) -> UnsupportedModel:
         message = f"{self._path}: {type(self._model).__name__} {reason}"
         return UnsupportedModel(message, path=str(self._path))
+
+
+def _tested() -> str:
+    (major, first), (_, last) = TESTED_TRANSFORMERS
+    return f"{major}.{first} to {major}.{last}"
 
 
 Forward = Callable[..., torch.Tensor]

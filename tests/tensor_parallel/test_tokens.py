@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
+from devicekit import get_device
 from devicekit.engine import Engine, EngineConfig
+from devicekit.runners import TransformersRunner
+from devicekit.runners.errors import UnsupportedModel
+from devicekit.runners.sharding import Split
+from devicekit.runners.tensor_parallel import TESTED_TRANSFORMERS
 from tests.scheduling.processes import Worlds
 from tests.tensor_parallel import scenarios
 from tests.tensor_parallel.conftest import Written
 from tests.tensor_parallel.models import MODELS, PARTLY
 from tests.tensor_parallel.scenarios import KV_TOKENS, Seen
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 EXPERTS = ("mixtral", "qwen3_moe", "gpt_oss")
 
@@ -84,6 +96,28 @@ def test_what_ranks_cannot_hold_together_is_refused_by_name_on_all(
     told = worlds(2).play(scenarios.refused, str(tmp_path), config)
     assert told[0] == told[1]
     assert words in str(told[0])
+
+
+@pytest.mark.parametrize("release", ["5.21.1", "5.25.0", "5.25.0.dev0", "6.0.0"])
+def test_a_release_whose_plans_nobody_has_tried_is_refused_by_name(
+    written: Written, monkeypatch: pytest.MonkeyPatch, release: str
+) -> None:
+    monkeypatch.setattr("devicekit.runners.tensor_parallel.version", lambda name: release)
+    with pytest.raises(UnsupportedModel) as refused:
+        TransformersRunner.load(written("llama"), get_device("cpu"), split=Split(2))
+    assert f"cannot be split by the plans of transformers {release}" in str(refused.value)
+    assert "pip install 'transformers>=5.22,<5.25'" in str(refused.value)
+
+
+def test_the_extra_brings_what_is_not_refused() -> None:
+    (major, first), (_, last) = TESTED_TRANSFORMERS
+    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    named = [Requirement(one) for one in extras["optional-dependencies"]["tp"]]
+    [accepted] = [one.specifier for one in named if one.name == "transformers"]
+    assert f"{major}.{first}.0" in accepted
+    assert f"{major}.{last}.9" in accepted
+    assert f"{major}.{first - 1}.9" not in accepted
+    assert f"{major}.{last + 1}.0" not in accepted
 
 
 @pytest.mark.thorough
