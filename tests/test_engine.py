@@ -208,6 +208,13 @@ def test_sampling_depends_on_the_seed_and_not_on_the_batch(engine: Engine) -> No
     assert [one.tokens for one in other] != [one.tokens for one in together]
 
 
+def test_a_token_that_follows_a_prompt_alone_is_drawn_as_well(engine: Engine) -> None:
+    """Nobody else is sampled then: there are no parameters to begin with."""
+    prompt = random_prompts(8, 1)
+    params = [SamplingParams(max_new_tokens=1, temperature=3.0, seed=seed) for seed in range(12)]
+    assert len({engine.generate(prompt, one)[0].tokens[0] for one in params}) > 2
+
+
 def test_streamed_text_adds_up_to_the_whole(engine: Engine) -> None:
     prompt = "Pages of keys and values"
     (whole,) = engine.generate([prompt], GREEDY)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -33,6 +35,22 @@ def test_pages_come_back_as_they_went_wherever_they_lay(dtype: torch.dtype) -> N
     for rows, old in zip(pool.page_rows(), before, strict=True):
         assert torch.equal(rows[[8, 9, 4, 3]], old[[1, 5, 7, 2]])
         assert torch.equal(rows[[0, 1, 2, 5, 6, 7]], old[[0, 1, 2, 5, 6, 7]]), "nothing else was touched"
+
+
+def test_any_pages_come_back_from_any_others() -> None:
+    """Runs of pages that lie behind each other are copied in one go, wherever in the pool they end."""
+    chance = random.Random(3)
+    for _ in range(60):
+        pool, host = pools(torch.float32)
+        before = [rows.clone() for rows in pool.page_rows()]
+        count = chance.randint(1, 6)
+        source, kept = chance.sample(range(1, 10), count), chance.sample(range(1, 7), count)
+        host.store(ids(*source), ids(*kept), "a")
+        order = chance.sample(range(count), count)
+        back = chance.sample(range(1, 10), count)
+        host.load(ids(*(kept[at] for at in order)), ids(*back), "a")
+        for rows, old in zip(pool.page_rows(), before, strict=True):
+            assert torch.equal(rows[back], old[[source[at] for at in order]]), (source, kept, order, back)
 
 
 def test_page_rows_are_the_pools_own_memory() -> None:

@@ -123,6 +123,16 @@ def test_no_policy_replaces_a_backend_that_was_asked_for(site, policy):
         devicekit.select("none", policy)
 
 
+def test_a_device_type_whose_backends_all_lack_hardware_names_each_of_them(site):
+    for name in ("one", "two", "three"):
+        site.install(name, code=ABSENT, device_type="odd")
+    with pytest.raises(BackendUnavailable) as refused:
+        devicekit.select("odd")
+    said = str(refused.value)
+    assert "Neither do others that serve 'odd': " in said
+    assert all(f"'{name}'" in said for name in ("one", "two", "three"))
+
+
 @pytest.mark.parametrize("policy", list(Policy))
 def test_a_broken_host_backend_leaves_nothing_and_says_so(site, policy):
     site.install("host", code=BROKEN, host=True)

@@ -57,6 +57,29 @@ def test_what_is_cached_goes_first() -> None:
     assert order(queue) == [2, 3, 1]
 
 
+def test_the_order_follows_the_cache_each_time_that_it_has_changed_and_no_other_time() -> None:
+    chance = random.Random(SEED)
+    cached, version, looks = dict.fromkeys(range(1, 6), 0), [0], [0]
+
+    def look(one: Request) -> int:
+        looks[0] += 1
+        return cached[one.arrival]
+
+    queue = WaitingQueue("longest_prefix", look, lambda: version[0])
+    for arrival in cached:
+        queue.add(request(arrival))
+    for _ in range(30):
+        changed = chance.random() < 0.5
+        if changed:
+            cached.update((at, chance.randrange(100)) for at in cached)
+            version[0] += 1
+        else:
+            order(queue)
+        before = looks[0]
+        assert order(queue) == sorted(cached, key=lambda at: (-cached[at], at))
+        assert (looks[0] > before) == changed
+
+
 @pytest.mark.parametrize("policy", ["priority", "longest_prefix"])
 def test_a_request_is_overtaken_only_a_bounded_number_of_times(policy: str) -> None:
     """The unluckiest request of all against an endless stream of luckier ones."""
