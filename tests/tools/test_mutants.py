@@ -8,7 +8,7 @@ import pytest
 
 from tools.mutants.covering import Coverage
 from tools.mutants.operators import mutants
-from tools.mutants.page import page
+from tools.mutants.page import NOT_JUDGED, page
 
 SOURCE = '''
 """Words."""
@@ -96,6 +96,18 @@ def test_tests_are_chosen_by_what_they_call_the_fastest_first() -> None:
     assert coverage.tests("a.py", 3, 0)[0] == ["fast"], "one at least"
     assert coverage.tests("a.py", None, 60)[0] == ["other", "fast", "slow"]
     assert coverage.tests("c.py", 3, 60) == ([], 0.0)
+
+
+def test_what_takes_too_long_without_a_change_as_well_is_neither_killed_nor_survived() -> None:
+    rows = [
+        {"area": "pools", "name": "a.py: constant: 1 -> 2", "line": 4, "outcome": outcome}
+        for outcome in ("killed", "survived", NOT_JUDGED, NOT_JUDGED)
+    ]
+    written = page(rows, 10, 7)
+    assert "| pools | 2 | 1 | 0 | 1 | 50.0 % |" in written
+    assert (
+        "10 mutants, of which 2 were judged: a sample (seed 7); of 2 more the tests took too long" in written
+    )
 
 
 def test_the_page_names_what_survived() -> None:

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from tools.mutants.equivalent import EQUIVALENT
 
+NOT_JUDGED = "not judged"
+"""The outcome of a mutant whose tests take too long without it as well."""
+
 _TOP = """# Mutants
 
 Made by `make mutants`: the code is changed in one place at a time (a comparison's boundary, and for or,
@@ -18,8 +21,11 @@ stands in `tools/mutants/equivalent.py` with its reason.
 
 def page(rows: Sequence[Mapping[str, object]], total: int, seed: int) -> str:
     """Markdown from what was judged."""
+    slow = sum(row["outcome"] == NOT_JUDGED for row in rows)
+    rows = [row for row in rows if row["outcome"] != NOT_JUDGED]
     areas = list(dict.fromkeys(str(row["area"]) for row in rows))
-    sampled = "all of them" if len(rows) >= total else f"a sample (seed {seed})"
+    sampled = "all of them" if len(rows) + slow >= total else f"a sample (seed {seed})"
+    sampled += f"; of {slow} more the tests took too long without any change as well" if slow else ""
     lines = [_TOP, f"{total} mutants, of which {len(rows)} were judged: {sampled}.\n"]
     lines += ["| area | judged | killed | explained | survived | score |", "|---|---|---|---|---|---|"]
     for area in sorted(areas):
