@@ -151,7 +151,8 @@ class Rank:
     def run(self, *identities: str, steps: int = 500) -> None:
         """On rank 0: step until these requests have ended."""
         for _ in range(steps):
-            self.scheduler.step()
+            if not self.scheduler.step().ran:
+                self.scheduler.wait(0.002)  # weights may be read beside
             if all(one in self.record.finishes for one in identities):
                 return
         raise AssertionError(f"not ended: {set(identities) - set(self.record.finishes)}")

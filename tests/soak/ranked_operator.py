@@ -94,14 +94,15 @@ class Operator:
         for _ in range(200):
             if not rank.scheduler.state.requests and not rank.scheduler.control.pending:
                 break
-            for operation in (
+            righting = (
                 ResumeMemory(self._id()),
                 EndWeightUpdate(self._id()),
                 self._last(),
                 Continue(self._id()),
-            ):
+            )
+            for operation in righting:
                 rank.scheduler.post(operation)
-            self._steps(20)
+            self._until_answered({one.id for one in righting})
             self._clock.sleep(10.0)
         rank.do(ResumeMemory(self._id()))
         rank.do(EndWeightUpdate(self._id()))
@@ -196,6 +197,14 @@ class Operator:
 
     def _id(self) -> str:
         return f"op{next(self._ids)}"
+
+    def _until_answered(self, identities: set[str]) -> None:
+        """Steps, until these operations are answered, or for so many: weights are read beside, in real time."""
+        for _ in range(200):
+            if identities <= self._rank.record.replies.keys():
+                return
+            if not self._rank.scheduler.step().ran:
+                self._rank.scheduler.wait(0.002)
 
     def _steps(self, count: int) -> None:
         for _ in range(count):

@@ -308,6 +308,7 @@ class Ledger:
         self._heard: set[str] = set()
         self._said: list[tuple[Mixture, list[int], list[int]]] = []
         self._sums: list[tuple[Mixture, str]] = []
+        self._changes = self._before = 0  # of the weights: that were told of, and the epoch before the first
 
     def follow(self) -> None:
         """From now on."""
@@ -336,19 +337,27 @@ class Ledger:
             outcome = getattr(reply, "outcome", None)
             seed, names = self._operator.brought.get(identity, (0, ()))
             known = outcome in (UpdateOutcome.UPDATED, UpdateOutcome.UPDATED_NOT_FLUSHED)
-            if known or outcome is UpdateOutcome.PARTIAL:
+            if identity in self._operator.brought and (known or outcome is UpdateOutcome.PARTIAL):
                 self._mixture |= dict.fromkeys(names, seed if known else None)
+                self._changes += 1
         untrusted = self._rank.weights.store.untrusted
         self._mixture |= dict.fromkeys((name for _, name in untrusted), None)
         found = {name: seed for name, seed in self._mixture.items() if seed is not None}
-        if len(found) < len(self._mixture) or self._rank.group.lost is not None:
-            new = []  # nobody knows what these weights are
+        if len(found) < len(self._mixture) or self._rank.group.lost is not None or self._is_behind():
+            new, found = [], {}  # nobody knows what these weights are
         mixture = tuple(sorted(found.items()))
         for identity in new if len(new) == 1 else ():  # otherwise another verb may have come in between
             reply = record.replies[identity]
             if isinstance(reply, ChecksumReply) and reply.success:
                 self._sums.append((mixture, reply.total))
-        self._listen(mixture if len(found) == len(self._mixture) else ())
+        self._listen(mixture)
+
+    def _is_behind(self) -> bool:
+        """Whether weights may have been written by what is not answered yet: a transaction that still flushes."""
+        epoch = self._rank.scheduler.state.requests.weights_epoch
+        if self._operator.brought.keys() <= self._rank.record.replies.keys() | {"part"}:
+            self._before = epoch - self._changes
+        return epoch - self._before != self._changes
 
     def _listen(self, mixture: Mixture) -> None:
         """Keep what was said by requests that lived under one set of weights; ``mixture``: known, or empty."""
