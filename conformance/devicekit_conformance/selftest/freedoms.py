@@ -238,7 +238,12 @@ def _build(names: list[str]) -> type[Honest]:
     active.replace(Simulator(SimConfig(**config)))
     without = frozenset().union(*(one.without for one in chosen))
     denied = frozenset().union(*(one.denied for one in chosen))
-    bodies = {name: body for one in chosen for name, body in one.bodies.items() if name not in without}
+    bodies = {
+        name: body
+        for one in chosen
+        for name, body in one.bodies.items()
+        if name not in without and hasattr(Honest, name)  # what the honest backend lacks, it does not gain
+    }
     manifest = sim_backend.manifest()
     founded = {
         name
