@@ -68,7 +68,7 @@ class Membership:
                 f"{self.steered_by} steers this engine: end that, or take the engine over from it."
             )
         self._fleet, self._lease, self._steered_by = operation.fleet, operation.lease, operation.steered_by
-        return self._reply(operation.id, "Claimed.")
+        return self._reply(operation.id, "Claimed.", self._lease)
 
     def end_claim(self, operation: EndClaim) -> Reply:
         """Let others steer. An old lease ends nothing."""
@@ -134,12 +134,12 @@ class Membership:
         self._hold.release()
         return self._reply(operation.id, "Part of the fleet.")
 
-    def _reply(self, operation_id: str, message: str) -> PreparedReply:
+    def _reply(self, operation_id: str, message: str, lease: str = "") -> PreparedReply:
         return PreparedReply(
             operation_id,
             True,
             message,
             weight_version=self._store.state.weight_version,
-            lease=self._lease,
+            lease=lease,
             waiting=self.waiting,
         )

@@ -144,7 +144,9 @@ def test_only_the_holder_of_the_lease_steers(engine: Engine, checkpoints: tuple[
     assert "Blue" in ask(engine, ClaimForFleet("6", "red", "Red", "three")).message
     assert ask(engine, ClaimForFleet("7", "blue", "Blue", "two")).success, "its own, claimed anew"
     assert not ask(engine, PrepareWeights("8", "u", new, lease="one")).success, "said before that, and late"
-    assert ask(engine, EndClaim("9", "one")).success
+    ended = ask(engine, EndClaim("9", "one"))
+    assert ended.success
+    assert not ended.lease, "who has an old lease is not told the present one"
     assert engine.weights.membership.steered_by == "Blue", "an old lease ends nothing"
     assert ask(engine, PrepareWeights("10", "u", new, lease="two")).success, "in place of what was prepared"
     assert commit(engine, "u", lease="two").success
