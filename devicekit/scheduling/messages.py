@@ -247,9 +247,7 @@ class UpdateReply(Reply):
     flush: FlushReply | None = None
     staging: Staging | None = None  # None: nothing was staged
     rollback: Rollback | None = None  # None: it did not come to writing
-    write_seconds: float | None = (
-        None  # that nothing could be generated for it; None: it did not come to that
-    )
+    write_seconds: float | None = None  # nothing is generated then; None: it did not come to writing
 
 
 class Output(NamedTuple):  # a dataclass that is frozen takes five times as long to make

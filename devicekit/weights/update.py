@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
+from devicekit.contract.errors import DeviceKitError
 from devicekit.contract.records import ErrorKind
 from devicekit.coordination import run_on_all_ranks
 from devicekit.oom import describe as describe_error
@@ -120,7 +121,14 @@ class Updater:
                     if state.withdrawals.has(operation):
                         return self._withdrawn(operation)
                     yield
-                ready = yield from make_ready()
+                try:
+                    ready = yield from make_ready()
+                except DeviceKitError:
+                    raise
+                except Exception as error:
+                    if self._is_lost(error):
+                        raise
+                    return self._not_staged(operation, error)
                 with closing(ready):
                     state.gate.close(operation.id)  # `Control` opens it again when this is answered
                     state.staged.note(operation.id)
@@ -132,7 +140,7 @@ class Updater:
         except Exception as error:
             self.session.failed()
             # Requests may be waiting for these weights, and no forward pass would ever find out.
-            if self.store.device.classify_error(error) is ErrorKind.DEVICE_LOST:
+            if self._is_lost(error):
                 state.fail_all(f"The weights cannot be updated: {describe_error(error)}")
             raise
         finally:
@@ -281,6 +289,20 @@ class Updater:
             state.blockers(),
             refusal=Refusal.WITHDRAWN,
             weight_version=state.weight_version,
+        )
+
+    def _is_lost(self, error: Exception) -> bool:
+        return self.store.device.classify_error(error) is ErrorKind.DEVICE_LOST
+
+    def _not_staged(self, operation: UpdateWeights, error: Exception) -> UpdateReply:
+        _log.warning("%s %s failed", type(operation).__name__, operation.id, exc_info=error)
+        self.session.failed()
+        return UpdateReply(
+            operation.id,
+            False,
+            f"The update failed before anything was written: {type(error).__name__}: {error}",
+            refusal=Refusal.FAILED,
+            weight_version=self.store.state.weight_version,
         )
 
     def _partly_written(self, operation: UpdateWeights, error: PartlyWritten) -> UpdateReply:
