@@ -20,6 +20,7 @@ from devicekit.registry.opened import OpenedBackend
 from devicekit.registry.probing import probe
 from devicekit.registry.request import parse_request
 from devicekit.registry.selection import Selection, select
+from devicekit.release.settings import read_settings
 from devicekit.torchlike.quirks import Quirk
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="JSON instead of text; default: text")
     options = parser.parse_args(arguments)
+    read_settings()  # refuses a wrong one here, where nothing depends on it yet
     selection = select(options.device)
     index = parse_request(options.device)[1] if options.device else None
     shown = range(probe(selection.backend).device_count) if index is None else (index,)

@@ -85,6 +85,7 @@ def test_info_shows_how_a_pool_is_sized(devicekit: Command, checkpoints: tuple[P
         (("info", "--device", "cpu:7"), {}, "has no device 7"),
         (("info",), {"DEVICEKIT_BACKEND": "hal9000"}, "No backend 'hal9000' is installed"),
         (("info",), {"DEVICEKIT_BACKENDS": "cpu"}, "Did you mean DEVICEKIT_BACKEND?"),
+        (("info",), {"DEVICEKIT_RELEASE_FLUSH": "maybe"}, "DEVICEKIT_RELEASE_FLUSH='maybe': "),
         (("generate", "--model", "nowhere", "--prompt", "a"), {}, "no model directory at nowhere"),
         (("demo", "--model", "nowhere"), {}, "no model directory at nowhere"),
         (("demo", "--second-model", "x"), {}, "--second-model needs --model"),

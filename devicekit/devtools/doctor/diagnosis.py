@@ -82,7 +82,7 @@ def diagnose(*, conformance: Path | None = None, timeout: float = 120.0) -> Diag
     choice = {key: value for key, value in choice.items() if key != "chosen"}
     problems = [
         *_torch_problems(torch, autoload),
-        *_setting_problems(candidates),
+        *_setting_problems(candidates, choice.pop("release", None)),
         *_backend_problems(backends, choice),
         *_conformance_problems(report, choice),
     ]
@@ -170,7 +170,9 @@ def _torch_problems(torch: Facts, autoload: Sequence[Facts]) -> Iterator[Problem
         )
 
 
-def _setting_problems(candidates: Sequence[Candidate]) -> Iterator[Problem]:
+def _setting_problems(candidates: Sequence[Candidate], release: object) -> Iterator[Problem]:
+    if release is not None:
+        yield Problem(str(release), "Correct the variable, or the file. No engine starts before that.")
     if (wrong := facts.wrong_setting()) is not None:
         yield Problem(wrong, "Unset or correct the variable.")
     for said in allowed_in_vain(candidates):

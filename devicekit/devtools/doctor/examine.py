@@ -85,7 +85,20 @@ def examine_choice(_: str) -> Finding:
         "request": selection.request,
         "verdicts": verdicts,
         "chosen": chosen,
+        "release": _wrong_release_setting(),
     }
+
+
+def _wrong_release_setting() -> str | None:
+    """What an engine would refuse of the settings of release points."""
+    from devicekit.contract.errors import ConfigurationError
+    from devicekit.release.settings import read_settings
+
+    try:
+        read_settings()
+    except ConfigurationError as error:
+        return str(error)
+    return None
 
 
 EXAMINATIONS: Mapping[str, Callable[[str], Finding]] = {

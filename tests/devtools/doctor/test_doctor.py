@@ -172,6 +172,14 @@ def test_a_wrong_setting_is_told_once_and_not_of_every_backend(monkeypatch: pyte
     assert told[0].startswith("DEVICEKIT_BACKEND: A device is written")
 
 
+def test_a_release_setting_that_an_engine_would_refuse_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEVICEKIT_RELEASE_FLUSH", "maybe")
+    found = diagnose()
+    told = [problem for problem in found.problems if "'maybe' is no release policy" in problem.what]
+    assert [problem.serious for problem in told] == [True]
+    assert found.choice["ok"] is True
+
+
 def test_the_doctor_itself_imports_neither_torch_nor_a_plugin() -> None:
     code = (
         "import sys; import devicekit.commands.doctor, devicekit.devtools.doctor; "
