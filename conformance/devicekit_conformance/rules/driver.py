@@ -35,7 +35,7 @@ def total_is_constant_bytes(ctx: Context) -> None:
     settle(ctx)
     first = known(info(ctx).total, "total")
     expect(first >= 256 * MIB, f"total is {first}: that is not bytes")
-    block = ctx.probe.tensor(2 * LARGE, 0)
+    block = ctx.probe.tensor(4 * BLOCK, 0)
     second = info(ctx).total
     expect(first == second, f"total was {first} and is {second} with a block live")
     del block

@@ -177,6 +177,7 @@ FREEDOMS: Mapping[str, Freedom] = {
     "one_device": Freedom("There is one device.", config={"device_count": 1}),
     "eight_devices": Freedom("There are eight devices.", config={"device_count": 8}),
     "small": Freedom("The device has 1 GiB.", config={"capacity": GIB}),
+    "tiny": Freedom("The device has 256 MiB.", config={"capacity": 256 * MIB}),
     "survives_fork": Freedom("The device works in forked children.", arrange=_survive),
     "events_without_streams": Freedom(
         "There are events and one stream.",
