@@ -158,6 +158,13 @@ class UpdateGroups:
             raise InvalidOperation(
                 f"Backend {self.device.backend.label} names no collective backend: say which one to use."
             )
+        for part in backend.split(","):  # "gloo", or "cpu:gloo,npu:hccl"
+            if not torch.distributed.is_backend_available(part.rpartition(":")[2].strip()):
+                has = [one for one in torch.distributed.Backend.backend_list if one != "undefined"]
+                have = ", ".join(one for one in has if torch.distributed.is_backend_available(one))
+                raise InvalidOperation(
+                    f"Collective backend {backend!r} is not in this process's torch, which has {have}."
+                )
         return backend
 
     def destroy(self, operation: DestroyUpdateGroup) -> Reply:

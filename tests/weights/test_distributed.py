@@ -299,6 +299,8 @@ def test_a_master_that_is_not_there_is_said(rig: Rig) -> None:
         {"rank_offset": 0},
         {"rank_offset": 2},
         {"timeout": 0.0},
+        {"backend": "ncll"},
+        {"backend": "cpu:gloo,cuda:ncll"},
     ],
 )
 def test_a_group_that_makes_no_sense_is_invalid(rig: Rig, fields: dict[str, object]) -> None:
