@@ -37,8 +37,9 @@ def answering(*answers: bytes) -> Iterator[tuple[str, list[bytes]]]:
 
 def http(document: object, status: str = "200 OK") -> bytes:
     body = document if isinstance(document, bytes) else json.dumps(document).encode()
-    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    # Whoever is not told that the connection ends here may ask again on it before it notices.
+    head = f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 WORKERS = {
