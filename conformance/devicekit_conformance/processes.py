@@ -82,6 +82,18 @@ def _children(pid: int) -> list[int] | None:
     return [int(one) for text in lists for one in text.split()] if lists else None
 
 
+def in_session(session: int) -> list[Process]:
+    """What runs in a session, but for what torch itself starts."""
+    return [one for one in _all() if one.session == session and not one.of_torch]
+
+
+def end_session(session: int) -> None:
+    """Kill all of it."""
+    for one in _all():
+        if one.session == session:
+            _send(one.pid, signal.SIGKILL)
+
+
 def end_descendants(root: int) -> None:
     """Kill everything below ``root``, which is this process, until nothing is left to wait for."""
     for _ in range(_ROUNDS):

@@ -8,6 +8,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from devicekit_conformance import frozen_contract
 from devicekit_conformance.context import Context, NotApplicable, NotRun, expect, fail
 from devicekit_conformance.measures import BLOCK
 from devicekit_conformance.outcomes import Level
+from devicekit_conformance.processes import end_session, in_session
 from devicekit_conformance.rulebook import requirement
 from devicekit_conformance.use_and_exit import facts
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 _CHILD_LIMIT = 15.0  # seconds
 _EXIT_LIMIT = 60.0  # seconds, the import of torch included
+_LEFT_LIMIT = 5.0  # seconds after that
 
 
 @requirement("DK-PROC-001", profile="processes", isolated=60.0, device=False)
@@ -145,13 +148,37 @@ def _run_alone(ctx: Context, module: str, given: bytes = b"") -> subprocess.Comp
     command = [sys.executable, "-m", module, ctx.target.address]
     if ctx.target.probe is not None:
         command.append(ctx.target.probe)
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
-    try:
-        return subprocess.run(
-            command, env=environ, input=given, timeout=_EXIT_LIMIT, capture_output=True, check=False
+    entries = [os.path.abspath(entry) for entry in sys.path]  # an empty one is the folder where this runs
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(entries)}
+    # Files, because a pipe stays open as long as whoever inherited it; a session, to find who that is.
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        tempfile.TemporaryFile() as told,
+        tempfile.TemporaryFile() as said,
+        tempfile.TemporaryFile() as warned,
+    ):
+        told.write(given)
+        told.seek(0)
+        process = subprocess.Popen(
+            command, cwd=folder, env=environ, stdin=told, stdout=said, stderr=warned, start_new_session=True
         )
-    except subprocess.TimeoutExpired:
-        fail(f"the process did not end within {_EXIT_LIMIT:g} s")
+        try:
+            process.wait(_EXIT_LIMIT)
+            ends = time.monotonic() + _LEFT_LIMIT  # helpers of a vendor's may end a moment after it
+            while (left := in_session(process.pid)) and time.monotonic() < ends:
+                time.sleep(0.05)
+        except subprocess.TimeoutExpired:
+            fail(f"the process did not end within {_EXIT_LIMIT:g} s")
+        finally:
+            end_session(process.pid)
+            process.wait()
+        names = ", ".join(sorted({one.name for one in left}))
+        expect(not left, f"the process ended, and what it had started runs on: {names}")
+        written = ", ".join(sorted(os.listdir(folder))) if process.returncode == 0 else ""
+        expect(not written, f"the process ended, and left files where it ran: {written}")
+        said.seek(0)
+        warned.seek(0)
+        return subprocess.CompletedProcess(command, process.returncode, said.read(), warned.read())
 
 
 @contextmanager
