@@ -16,6 +16,7 @@ from devicekit.devtools.audit.chosen import ChosenDevice, index_of
 from devicekit.devtools.audit.findings import Edit, Span
 from devicekit.devtools.audit.guards import Guards
 from devicekit.devtools.audit.names import Names, Scope
+from devicekit.devtools.audit.patched import patched
 from devicekit.devtools.audit.place import Place
 from devicekit.devtools.audit.questions import device_asked, tensor_asked
 from devicekit.devtools.audit.syntax import filled, is_class_name, names_device
@@ -30,9 +31,6 @@ _TAKE_DEVICE = {
     "torch.distributed.init_device_mesh": 0,
 }  # fmt: skip
 _TAKE_COLLECTIVE = frozenset({"init_process_group", "new_group"})
-_MAY_PATCH = re.compile(
-    rf"setattr|delattr|[\"']torch\.|patch|\bdel\b|\.(?:{'|'.join(words.DEVICES)})\.\w+\s*(?::[^=]*)?="
-)
 _NEED_PARENTHESES = (ast.NamedExpr, ast.Yield, ast.YieldFrom, ast.GeneratorExp)
 _PREFIX = re.compile(r"([fF][rR]?|[rR][fF])(\"\"\"|'''|\"|')(\w+)(?=:)")
 
@@ -49,7 +47,7 @@ class Editor:
         self._chosen = ChosenDevice(names, tree, device_name)
         self._edits: dict[ast.AST, Edit] = {}
         self._guards = Guards(tree)
-        self._patched = _patched(tree) if _MAY_PATCH.search(text) else set()
+        self._patched = patched(tree, text)
         bound = names.module.bound.get("devicekit")
         self._possible = all(one == "devicekit" for one in bound or ()) and "*" not in self._patched
 
@@ -208,21 +206,18 @@ class Editor:
     def native_handle(self, node: ast.Attribute, place: Place) -> str:
         """``stream.cuda_stream``; what to write instead, if names say that it is a stream's or an event's."""
         whose = node.value
-        called = isinstance(whose, ast.Call)
-        name = ast.unparse(whose.func if isinstance(whose, ast.Call) else whose).rpartition(".")[2].lower()
+        call = whose.func if isinstance(whose, ast.Call) else None
+        name = ast.unparse(call or whose).rpartition(".")[2].lower()
         if not isinstance(node.ctx, ast.Load) or not ("stream" in name or "event" in name):
             return ""
         if node.attr.endswith("event"):
             return "the methods of the event; what a vendor's own kernels need stays with them, waived"
         if not (place.frozen or place.compiled or isinstance(whose, _NEED_PARENTHESES)):
-            path = self._names.path(whose.func, place.scope) or "" if isinstance(whose, ast.Call) else ""
+            # What a name stands for may be an object of the engine's own.
+            certain = call is not None and _is_vendor(self._names.path(call, place.scope) or "")
             here, imports = self._chosen.here(place)
             parts = (f"{here}.native_handle(", self._span(whose), ")")
-            self._keep(
-                Edit(self._span(node), parts, called and _is_vendor(path) and place.runs, imports),
-                node,
-                place,
-            )
+            self._keep(Edit(self._span(node), parts, certain and place.runs, imports), node, place)
         return "device.native_handle(stream)"
 
     def tensor_question(self, node: ast.Attribute, place: Place) -> str:
@@ -438,32 +433,3 @@ def _is_vendor(path: str) -> bool:
 
 def _is_none(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and node.value is None
-
-
-def _patched(tree: ast.Module) -> set[str]:
-    """Names of vendor modules that the file itself puts something else in place of; "*" for all.
-
-    Code that replaces ``torch.cuda.synchronize`` to watch it would not see the new call.
-    """
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Constant)
-            and isinstance(node.value, str)
-            and words.PATH.fullmatch(node.value)
-        ):
-            rest = node.value.split(".")[2:]
-            found.add(rest[0] if rest else "*")
-        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, (ast.Store, ast.Del)):
-            value = node.value
-            if isinstance(value, ast.Attribute) and value.attr in words.DEVICES:
-                found.add(node.attr)
-        elif isinstance(node, ast.Call) and isinstance(node.func, (ast.Name, ast.Attribute)):
-            name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
-            if name in ("setattr", "delattr", "object") and len(node.args) > 1:
-                owner, key = node.args[:2]
-                if isinstance(owner, ast.Attribute) and owner.attr in words.DEVICES:
-                    found.add(
-                        key.value if isinstance(key, ast.Constant) and isinstance(key.value, str) else "*"
-                    )
-    return found

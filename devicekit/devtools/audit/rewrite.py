@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from devicekit.contract.errors import ConfigurationError
 from devicekit.devtools.audit.findings import Edit, Span
-from devicekit.devtools.audit.rules import module_rule
+from devicekit.devtools.audit.words import module_rule
 
 try:
     import libcst

@@ -102,7 +102,7 @@ class _Visitor(ast.NodeVisitor):
         self._marks = Marks(text, telltale)
         # A function that has no such line can still say "global".
         self._names = Names(tree, None if "global " in text else self._marks)
-        aliases = self._names.aliases(lambda path: module_rule(path) is not None)
+        aliases = self._names.aliases(lambda path: words.module_rule(path) is not None)
         if aliases:
             self._marks = Marks(text, telltale, aliases)
             self._names = Names(tree, None if "global " in text else self._marks)
@@ -251,7 +251,7 @@ class _Visitor(ast.NodeVisitor):
             self._report_module(node, self._names.path(node.value.func, self._place.scope) or "")  # type: ignore[attr-defined]  # a call
             for argument in arguments_of(node.value):
                 self.visit(argument)
-        elif (path := self._path(node)) is not None and (rule := module_rule(path)) is not None:
+        elif (path := self._path(node)) is not None and (rule := words.module_rule(path)) is not None:
             self._editor.attribute(node, path, self._place)
             self._report(node, rule, path)
         elif words.is_handle(node.attr) and (instead := self._editor.native_handle(node, self._place)):
@@ -268,7 +268,7 @@ class _Visitor(ast.NodeVisitor):
         if not isinstance(node.ctx, ast.Load):
             return
         path = self._names.path(node, self._place.scope)
-        if path is not None and path != node.id and (rule := module_rule(path)) is not None:
+        if path is not None and path != node.id and (rule := words.module_rule(path)) is not None:
             self._editor.attribute(node, path, self._place)
             self._report(node, rule, path)
         elif words.is_question(node.id):
@@ -312,9 +312,11 @@ class _Visitor(ast.NodeVisitor):
         name = node.func.attr if isinstance(node.func, ast.Attribute) else None
         arguments = arguments_of(node)
         literals = any(map(names_device, arguments))
-        if (path := self._names.path(node, self._place.scope)) is not None and module_rule(path) is not None:
+        if (path := self._names.path(node, self._place.scope)) is not None and words.module_rule(
+            path
+        ) is not None:
             self._report(node, "DK001", short(node))  # getattr(torch, "cuda") and the like
-        elif (path := self._path(node.func)) is not None and module_rule(path) == "DK001":
+        elif (path := self._path(node.func)) is not None and words.module_rule(path) == "DK001":
             self._editor.call(node, path, self._place)
             self._report_module(node, path)
             for argument in arguments:
@@ -419,7 +421,7 @@ class _Visitor(ast.NodeVisitor):
         return ast.unparse(node) if shared else ""
 
     def _check_module(self, node: ast.stmt, module: str) -> bool:
-        rule = module_rule(module)
+        rule = words.module_rule(module)
         if rule is not None:
             self._report(node, rule, module, advice_of(module)[0] if rule == "DK001" else "")
         return rule is not None
@@ -427,7 +429,7 @@ class _Visitor(ast.NodeVisitor):
     def _report_module(self, node: ast.expr, path: str) -> None:
         row = replacement_of(path)
         if row is None:
-            self._report(node, module_rule(path) or "DK001", path)
+            self._report(node, words.module_rule(path) or "DK001", path)
         else:
             self._report(node, "DK001", path, row.sentence, changes=row.changes)
 
@@ -440,21 +442,3 @@ class _Visitor(ast.NodeVisitor):
         source = self._lines[line - 1].strip() if line <= len(self._lines) else ""
         found = Finding(self._file, line, column + 1, rule, what, source, instead, changes, flag=flag)
         self._findings.append((found, node))
-
-
-def module_rule(path: str) -> str | None:
-    """The rule that a dotted path breaks, if it does."""
-    first, _, after = path.partition(".")
-    if first in words.PACKAGES:
-        return "DK007"
-    if first != "torch" or not after:
-        return None
-    rest = after.split(".")
-    if rest[0] in words.DEVICES:
-        return "DK001"
-    inner = rest[1] if len(rest) > 1 else ""
-    if rest[:2] == ["profiler", "ProfilerActivity"]:
-        return "DK001" if len(rest) > 2 and rest[2].lower() in words.DEVICES else None
-    if rest[0] == "version" and inner in words.VERSIONS:
-        return "DK004"
-    return "DK001" if rest[0] == "backends" and inner in words.BACKENDS else None

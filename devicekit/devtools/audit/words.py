@@ -77,3 +77,21 @@ def is_question(name: str) -> bool:
 def is_collective(text: str) -> bool:
     """Whether ``text`` names a vendor's collectives, alone or mixed with others: "nccl", "cpu:gloo,cuda:nccl"."""
     return any(_COLLECTIVE.fullmatch(part.strip()) for part in text.split(",")) if len(text) < 200 else False
+
+
+def module_rule(path: str) -> str | None:
+    """The rule that a dotted path breaks, if it does."""
+    first, _, after = path.partition(".")
+    if first in PACKAGES:
+        return "DK007"
+    if first != "torch" or not after:
+        return None
+    rest = after.split(".")
+    if rest[0] in DEVICES:
+        return "DK001"
+    inner = rest[1] if len(rest) > 1 else ""
+    if rest[:2] == ["profiler", "ProfilerActivity"]:
+        return "DK001" if len(rest) > 2 and rest[2].lower() in DEVICES else None
+    if rest[0] == "version" and inner in VERSIONS:
+        return "DK004"
+    return "DK001" if rest[0] == "backends" and inner in BACKENDS else None

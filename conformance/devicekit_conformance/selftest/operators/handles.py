@@ -213,24 +213,6 @@ def capture_is_wrong() -> Iterator[Fault]:
 
         return method
 
-    def left(honest: Method) -> Method:
-        @contextlib.contextmanager
-        def method(self: Any) -> Iterator[None]:
-            with honest(self):
-                try:
-                    yield
-                except BaseException:
-                    self._device.machine.devices[0]._thread.graph = None
-                    failed = True
-                    raise
-                else:
-                    failed = False
-                finally:
-                    pass
-            del failed
-
-        return method
-
     def half(honest: Method) -> Method:
         def method(self: Any) -> None:
             steps = self._steps
