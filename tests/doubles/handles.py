@@ -16,6 +16,19 @@ def classes(
     module: DeviceModule, graph_class: str, *, reads_priorities: bool, shares_events: bool = False
 ) -> dict[str, type]:
     """The vendor's classes over one module, as plain classes to be made strict."""
+    stream = _stream_class(module, reads_priorities=reads_priorities)
+    graph, capture = _graph_classes(module, stream)
+    return {
+        "Stream": stream,
+        "Event": _event_class(module.driver, shares_events=shares_events),
+        graph_class: graph,
+        "graph": capture,
+        "MemPool": _pool_class(module),
+        "device": _device_class(module),
+    }
+
+
+def _stream_class(module: DeviceModule, *, reads_priorities: bool) -> type:
     driver = module.driver
 
     class Stream:
@@ -56,6 +69,10 @@ def classes(
             def priority_range() -> tuple[int, int]:
                 return (0, -5)
 
+    return Stream
+
+
+def _event_class(driver: Driver, *, shares_events: bool) -> type:
     class Event:
         def __init__(self, enable_timing: bool = False, *others: object) -> None:
             self._timing = enable_timing
@@ -94,6 +111,13 @@ def classes(
                 raise RuntimeError("Both events must be created with argument 'enable_timing=True'.")
             return end_event._at - self._at  # type: ignore[attr-defined, no-any-return]
 
+    return Event
+
+
+def _graph_classes(module: DeviceModule, stream_class: type) -> tuple[type, type]:
+    """A graph, and the context that captures one."""
+    driver = module.driver
+
     class Graph:
         def __init__(self) -> None:
             module._lazy_init()
@@ -113,7 +137,7 @@ def classes(
             self, graph: object, pool: object = None, stream: object = None, *others: object
         ) -> None:
             if stream is None:
-                module.capture_stream = module.capture_stream or Stream()
+                module.capture_stream = module.capture_stream or stream_class()
             self._stream = stream or module.capture_stream
             self._graph = graph
             self._graph.pool_given = pool  # type: ignore[attr-defined]
@@ -130,9 +154,19 @@ def classes(
             self._graph._captured = True  # type: ignore[attr-defined]
             driver.current_queues[driver.current] = self._before
 
+    return Graph, graph
+
+
+def _pool_class(module: DeviceModule) -> type:
     class MemPool:
         def __init__(self, *arguments: object) -> None:
             module._lazy_init()
+
+    return MemPool
+
+
+def _device_class(module: DeviceModule) -> type:
+    driver = module.driver
 
     class device:  # the vendor's name
         def __init__(self, device: object) -> None:
@@ -145,14 +179,7 @@ def classes(
         def __exit__(self, *error: object) -> None:
             driver.current = self._before
 
-    found: dict[str, type] = {
-        "Stream": Stream,
-        "Event": Event,
-        graph_class: Graph,
-        "graph": graph,
-        "MemPool": MemPool,
-    }
-    return {**found, "device": device}
+    return device
 
 
 @contextmanager
