@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
@@ -44,9 +46,35 @@ _EXTRAS: Mapping[str, str] = MappingProxyType(
 _ELSEWHERE: Mapping[str, str] = MappingProxyType({"conformance": "devicekit[conformance]"})
 
 
+# What a shell adds to a signal's number.
+_ENDED_BY = 128
+# A full disk, a quota, a limit on a file's size, a device that fails: no fault of the command's.
+_NOT_WRITTEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sub-command; returns the exit status (2: wrong usage)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    _open_closed_streams()
+    try:
+        status = _run(given)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return _ENDED_BY + signal.SIGINT
+    except (
+        BrokenPipeError
+    ):  # the reader, `head` for one, has seen enough; what was still to come is not known
+        _write_no_more()
+        return _ENDED_BY + signal.SIGPIPE
+    except (DeviceKitError, ModuleNotFoundError, OSError) as error:
+        if (said := _in_words(given[0] if given else "", error)) is None:
+            raise
+        print(f"{' '.join(['devicekit', *given[:1]])}: {said}", file=sys.stderr)
+        return 1
+
+
+def _run(given: Sequence[str]) -> int:
     if not given or given[0] in ("-h", "--help"):
         print(_usage())
         return 0 if given else 2
@@ -55,27 +83,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"devicekit {__version__}")
         return 0
-    try:
-        run = _load(given[0])
-        return run if isinstance(run, int) else run(given[1:])
-    except ModuleNotFoundError as error:
-        if (said := _missing(given[0], error)) is None:
-            raise
-        print(f"devicekit {given[0]}: {said}", file=sys.stderr)
-        return 1
-    except DeviceKitError as error:
-        print(f"devicekit {given[0]}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # the reader, `head` for one, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        if error.filename is None:  # no file or folder that somebody named
-            raise
-        print(f"devicekit {given[0]}: {error.strerror}: {error.filename}", file=sys.stderr)
-        return 1
+    run = _load(given[0])
+    return run if isinstance(run, int) else run(given[1:])
+
+
+def _open_closed_streams() -> None:
+    """Open what is closed of the standard streams: the next file would get its number, and what is printed."""
+    for number, mode in enumerate("rww"):
+        try:
+            os.fstat(number)
+        except OSError:
+            stream = open(os.open(os.devnull, os.O_RDWR), mode)  # noqa: SIM115  # for as long as the process runs
+            setattr(sys, ("stdin", "stdout", "stderr")[number], stream)
+
+
+def _write_no_more() -> None:
+    """Let what is still to be written go nowhere; the interpreter flushes once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _in_words(command: str, error: Exception) -> str | None:
+    """What to tell of a command that failed; ``None`` if the failure is a fault of ours."""
+    if isinstance(error, DeviceKitError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None:  # a file or folder that somebody named
+        return f"{error.strerror}: {error.filename}"
+    if isinstance(error, OSError) and error.errno in _NOT_WRITTEN:
+        _write_no_more()
+        return f"what it writes could not be written: {error.strerror}"
+    return _missing(command, error)
 
 
 def _load(name: str) -> Callable[[Sequence[str]], int] | int:

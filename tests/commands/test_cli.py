@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,6 +24,7 @@ class Done(NamedTuple):
 
 
 Command = Callable[..., Done]
+DEVICEKIT = (sys.executable, "-m", "devicekit")
 
 
 @pytest.fixture
@@ -98,6 +101,47 @@ def test_a_mistake_gets_one_clear_line(
     assert done.status == 1
     assert message in done.err
     assert len(done.err.strip().splitlines()) == 1
+
+
+CLOSED = 'exec "$@" <&- >&- 2>&-'
+
+
+@pytest.mark.parametrize("arguments", [("list",), ("list", "--json"), ("--help",), ("--version",)])
+def test_a_full_disk_is_told_in_one_line(arguments: tuple[str, ...]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*DEVICEKIT, *arguments], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "could not be written: No space left on device" in line
+
+
+def test_a_file_never_gets_what_was_meant_for_a_closed_stream(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from devicekit.cli import main; main(['--version']);"
+        f"held = open({str(tmp_path / 'held')!r}, 'w'); status = main(['--help']);"
+        "held.write(f'{held.fileno()} {status}')"
+    )
+    subprocess.run(["sh", "-c", CLOSED, "sh", sys.executable, "-c", code], check=True)
+    number, status = (tmp_path / "held").read_text().split()
+    assert int(number) > 2
+    assert status == "0"
+
+
+def test_a_key_is_hidden_where_nobody_reads_the_output() -> None:
+    asked = [*DEVICEKIT, "serve", "--model", "nowhere", "--api-key", "secret"]
+    done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *asked], stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "no model directory at nowhere" in line
+
+
+def test_a_reader_that_leaves_is_not_taken_for_success() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as nobody:
+        done = subprocess.run([*DEVICEKIT, "list"], stdout=nobody, stderr=subprocess.PIPE)
+    assert done.returncode == 128 + signal.SIGPIPE
+    assert done.stderr == b""
 
 
 def test_generate_continues_a_prompt(devicekit: Command, checkpoints: tuple[Path, Path]) -> None:
