@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from devicekit.memory.kv import KVLayout
 from devicekit.memory.paired_sizing import plan_paired
 from devicekit.memory.sizing import KVPlan, plan_kv
 from devicekit.memory.state import StateLayout
+from devicekit.ranges import OutOfRange, finite, whole
 from devicekit.scheduling.batch import ModelLimits
 from devicekit.scheduling.limits import INVALID_LOGITS
 
@@ -47,6 +47,29 @@ class EngineConfig:
     split_partly: bool = False
     checked: bool = False  # account for every page, row and state slot after every step: raises, and costs
 
+    def __post_init__(self) -> None:
+        for name in ("page_size", "max_running", "max_batch_tokens"):
+            whole(name, getattr(self, name), least=1)
+        for name in ("reserve_bytes", "host_kv_tokens"):
+            whole(name, getattr(self, name))
+        for name, least in (
+            ("kv_tokens", 1),
+            ("state_snapshots", 0),
+            ("window_kv_tokens", 0),
+            ("random_seed", 0),
+            ("tensor_parallel", 1),
+        ):
+            if (value := getattr(self, name)) is not None:
+                whole(name, value, least=least)
+        finite("memory_fraction", self.memory_fraction, above=0)
+        if self.memory_fraction > 1:
+            raise OutOfRange(f"memory_fraction must be at most 1, not {self.memory_fraction}")
+        finite("conservativeness", self.conservativeness, least=0)
+        if self.invalid_logits not in INVALID_LOGITS:
+            raise ConfigurationError(
+                f"invalid_logits must be {' or '.join(INVALID_LOGITS)}, not {self.invalid_logits!r}"
+            )
+
     @property
     def snapshots(self) -> int:
         """How many states of recurrent layers are kept for cached prefixes."""
@@ -63,8 +86,6 @@ class EngineConfig:
                     "expert_parallel and split_partly say how ranks share a model: give tensor_parallel too"
                 )
             return
-        if wanted < 1:
-            raise ConfigurationError(f"tensor_parallel must be at least 1, not {wanted}")
         if wanted != size:
             raise ConfigurationError(
                 f"tensor_parallel is {wanted}, and this engine has {size} {'rank' if size == 1 else 'ranks'}: "
@@ -93,7 +114,6 @@ def plan_pool(
         ConfigurationError: a setting is out of range or cannot be had with this model, or ``available`` is unknown
             and ``kv_tokens`` is not set.
     """
-    _check(config)
     most = config.kv_tokens
     if most is None and available is not None:
         most = config.max_running * -(-limits.max_positions // config.page_size) * config.page_size
@@ -125,8 +145,6 @@ def plan_pool(
 def _may_pair(layout: KVLayout, config: EngineConfig, states: StateLayout | None) -> bool:
     """Whether layers with a window may have a pool of their own; ConfigurationError if they must and may not."""
     wanted = config.window_kv_tokens
-    if wanted is not None and wanted < 0:
-        raise ConfigurationError(f"window_kv_tokens must not be negative, not {wanted}")
     obstacles = {
         "this model has no layers with a window beside layers without": layout.partial_window is None,
         "a host tier copies whole pages": config.host_kv_tokens > 0,
@@ -136,19 +154,3 @@ def _may_pair(layout: KVLayout, config: EngineConfig, states: StateLayout | None
     if wanted and found:
         raise ConfigurationError(f"window_kv_tokens={wanted} cannot be had: {' and '.join(found)}")
     return not found and wanted != 0
-
-
-def _check(config: EngineConfig) -> None:
-    if config.invalid_logits not in INVALID_LOGITS:
-        raise ConfigurationError(
-            f"invalid_logits must be {' or '.join(INVALID_LOGITS)}, not {config.invalid_logits!r}"
-        )
-    for name, least in (("page_size", 1), ("max_running", 1), ("max_batch_tokens", 1), ("host_kv_tokens", 0)):
-        if (value := getattr(config, name)) < least:
-            raise ConfigurationError(f"{name} must be at least {least}, not {value}")
-    if config.kv_tokens is not None and config.kv_tokens < 1:
-        raise ConfigurationError(f"kv_tokens must be at least 1, not {config.kv_tokens}")
-    if config.snapshots < 0:
-        raise ConfigurationError(f"state_snapshots must not be negative, not {config.state_snapshots}")
-    if not 0 <= config.conservativeness < math.inf:
-        raise ConfigurationError(f"conservativeness must be 0 or more, not {config.conservativeness}")

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from devicekit.contract.errors import ConfigurationError
 from devicekit.fleet.errors import UnknownMembers
+from devicekit.ranges import whole
 
 _TIMEOUT = 30.0  # seconds
 
@@ -28,6 +29,7 @@ class DnsMembers:
     """Every address of a name, as of a headless service of Kubernetes. It is resolved anew each time."""
 
     def __init__(self, host: str, port: int, *, scheme: str = "http") -> None:
+        whole("port", port, least=1, most=65535)
         self._host, self._port, self._scheme = host, port, scheme
 
     @classmethod

@@ -11,6 +11,7 @@ from devicekit.fleet.fleet import Fleet
 from devicekit.fleet.outcomes import FleetReply, MemberOutcome, summary
 from devicekit.fleet.record import Phase, Served, Update
 from devicekit.fleet.steps import Brought, Steps
+from devicekit.ranges import whole
 
 
 class Rolling:
@@ -20,7 +21,8 @@ class Rolling:
         """``at_once``: engines that are out of service at a time."""
         self._fleet = fleet
         self._steps = steps
-        self._at_once = max(1, at_once)
+        whole("at_once", at_once, least=1)
+        self._at_once = at_once
 
     async def go_on(self, update: Update) -> FleetReply:
         """Bring the weights to each engine that lacks them. Stops at the first failure."""

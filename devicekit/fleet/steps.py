@@ -10,6 +10,7 @@ from devicekit.fleet.endpoint import Endpoint
 from devicekit.fleet.fleet import Fleet
 from devicekit.fleet.outcomes import MemberOutcome, MemberView
 from devicekit.fleet.record import Update
+from devicekit.ranges import finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Steps:
 
     def __init__(self, fleet: Fleet, *, timeout: float) -> None:
         """``timeout``: seconds for an engine to read, to write, or to let requests end."""
+        finite("timeout", timeout, above=0)
         self._fleet = fleet
         self._timeout = timeout
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from devicekit.memory import page_ids
 from devicekit.memory.prefix_node import Root
+from devicekit.ranges import whole
 
 if TYPE_CHECKING:
     from devicekit.memory.prefix_node import Node
@@ -54,6 +55,7 @@ class EventFeed:
     __slots__ = ("_listener", "_page_size")
 
     def __init__(self, listener: CacheListener, page_size: int) -> None:
+        whole("page_size", page_size, least=1)
         self._listener = listener
         self._page_size = page_size
 

@@ -14,6 +14,7 @@ from devicekit.memory.copies import Copier, Copy, copier_for
 from devicekit.memory.errors import MemoryReleased
 from devicekit.memory.kv import KVPool
 from devicekit.memory.pages import PageAllocator
+from devicekit.ranges import MOST_IDS, whole
 
 if TYPE_CHECKING:
     from devicekit.device import Device
@@ -41,8 +42,7 @@ class HostKVPool:
         Raises:
             ConfigurationError: it has no pages, or layers with a window have pages of their own in ``pool``.
         """
-        if num_pages < 1:
-            raise ConfigurationError(f"a host KV pool needs pages, got {num_pages}")
+        whole("num_pages", num_pages, least=1, most=MOST_IDS)
         if any(one.window_pages is not None for one in (pool, *companions)):
             raise ConfigurationError(
                 "a host KV pool copies whole pages, and layers with a window have pages of their own here: "

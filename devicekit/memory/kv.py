@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 import torch
 
 from devicekit.memory.errors import MemoryReleased
+from devicekit.ranges import MOST_IDS, whole
 
 if TYPE_CHECKING:
     from devicekit.device import Device
@@ -35,8 +36,9 @@ class KVLayout:
 
     def __post_init__(self) -> None:
         shape = (self.num_layers, self.num_kv_heads, self.key_dim, self.value_dim)
-        if min(shape) < 1 and shape != _NOTHING:
-            raise ValueError(f"every dimension of a KV layout must be at least 1: {self}")
+        if shape != _NOTHING:
+            for name in ("num_layers", "num_kv_heads", "key_dim", "value_dim"):
+                whole(name, getattr(self, name), least=1)
         if self.windows and len(self.windows) != self.num_layers:
             raise ValueError(f"{len(self.windows)} windows were given for {self.num_layers} layers")
 
@@ -97,9 +99,11 @@ class KVPool:
         window_pages: int | None = None,
     ) -> None:
         """Allocates everything at once; raises ValueError for a pool without pages, or without such layers."""
-        if num_pages < 1 or page_size < 1:
-            raise ValueError(f"a KV pool needs pages: num_pages={num_pages}, page_size={page_size}")
-        if window_pages is not None and (window_pages < 1 or layout.partial_window is None):
+        whole("num_pages", num_pages, least=1, most=MOST_IDS)
+        whole("page_size", page_size, least=1)
+        if window_pages is not None:
+            whole("window_pages", window_pages, least=1, most=MOST_IDS)
+        if window_pages is not None and layout.partial_window is None:
             raise ValueError(f"window_pages={window_pages} need layers with a window beside others: {layout}")
         self.device = device
         self.layout = layout

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from devicekit.memory import page_ids
 from devicekit.memory.errors import DoubleFree, ForeignPage, PagesInUse
+from devicekit.ranges import MOST_IDS, whole
 
 Int32 = npt.NDArray[np.int32]
 PageBytes = bytes | memoryview | Int32
@@ -87,8 +88,7 @@ class PageAllocator:
         return super().__new__(_CheckedAllocator if checked else cls)
 
     def __init__(self, num_pages: int, *, checked: bool = False) -> None:
-        if num_pages < 0:
-            raise ValueError(f"num_pages must not be negative, got {num_pages}")
+        whole("num_pages", num_pages, most=MOST_IDS)
         self._num_pages = num_pages
         self._stack: Int32 = np.empty(num_pages, np.int32)
         self._view = _byte_view(self._stack)
@@ -181,8 +181,7 @@ class PageAllocator:
 
     def resize(self, num_pages: int) -> None:
         """Grow, or shrink when every page above the new size is free; else raise `PagesInUse`."""
-        if num_pages < 0:
-            raise ValueError(f"num_pages must not be negative, got {num_pages}")
+        whole("num_pages", num_pages, most=MOST_IDS)
         self._spill(len(self._singles))
         free = self._stack[: self._top // _ID]
         kept = free if num_pages >= self._num_pages else free[free <= num_pages]

@@ -60,6 +60,7 @@ from devicekit.memory.eviction import POLICIES, Policy, ReleaseOrder, find_polic
 from devicekit.memory.prefix_node import Node, Root, common_pages
 from devicekit.memory.prefix_records import Insertion, Match, PrefixStats
 from devicekit.memory.prefix_tree import PrefixTree
+from devicekit.ranges import whole
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -80,8 +81,7 @@ class PrefixCache(PrefixTree):
     """
 
     def __init__(self, allocator: PagePool, page_size: int, *, policy: str | Policy = "lru") -> None:
-        if page_size < 1:
-            raise ValueError(f"page_size must be at least 1, got {page_size}")
+        whole("page_size", page_size, least=1)
         super().__init__(page_size, find_policy(policy))
         self.allocator = allocator
         self.by_priority = self._policy is POLICIES["priority"]

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from devicekit.memory import page_ids
 from devicekit.memory.cells import Rows, flat
 from devicekit.memory.pages import PageAllocator
+from devicekit.ranges import MOST_IDS, whole
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -81,8 +82,9 @@ class RequestTable:
     def __init__(
         self, num_rows: int, pages_per_row: int, tokens_per_row: int = 0, *, checked: bool = False
     ) -> None:
-        if pages_per_row < 1:
-            raise ValueError(f"pages_per_row must be at least 1, got {pages_per_row}")
+        whole("num_rows", num_rows, most=MOST_IDS)
+        whole("pages_per_row", pages_per_row, least=1)
+        whole("tokens_per_row", tokens_per_row)
         self.rows = PageAllocator(num_rows, checked=checked)
         self.pages: Int32 = np.zeros((num_rows + 1, pages_per_row), np.int32)
         self.tokens: Int32 = np.zeros((num_rows + 1, tokens_per_row), np.int32)

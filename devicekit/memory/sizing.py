@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from devicekit.contract.errors import ConfigurationError, DeviceKitError
 from devicekit.memory.kv import KVLayout
+from devicekit.ranges import OutOfRange, finite, whole
 
 _TABLE_ENTRY_BYTES = 4  # the request table on the device holds int32 page numbers
 
@@ -78,7 +79,19 @@ def plan_kv(
     Raises NotEnoughMemory when a request of ``min_tokens`` does not fit, and ConfigurationError for an
     argument out of range.
     """
-    _check(page_size, max_running, max_positions, fraction, reserve_bytes, min_tokens)
+    finite("fraction", fraction, above=0)
+    if fraction > 1:
+        raise OutOfRange(f"fraction must be at most 1, not {fraction}")
+    for name, count, least in (
+        ("page_size", page_size, 1),
+        ("max_running", max_running, 1),
+        ("max_positions", max_positions, 1),
+        ("reserve_bytes", reserve_bytes, 0),
+        ("min_tokens", min_tokens, 1),
+    ):
+        whole(name, count, least=least)
+    if max_tokens is not None:
+        whole("max_tokens", max_tokens, least=min_tokens)
     token_bytes = sum(one.bytes_per_token for one in (layout, *companions))
     page_bytes = page_size * token_bytes
     table_bytes = (max_running + 1) * -(-max_positions // page_size) * _TABLE_ENTRY_BYTES
@@ -119,24 +132,3 @@ def plan_kv(
         pool_bytes=(wanted + 1) * page_bytes,
         unused_bytes=unused,
     )
-
-
-def _check(
-    page_size: int,
-    max_running: int,
-    max_positions: int,
-    fraction: float,
-    reserve_bytes: int,
-    min_tokens: int,
-) -> None:
-    if not 0 < fraction <= 1:
-        raise ConfigurationError(f"the fraction of memory must be above 0 and at most 1, not {fraction}")
-    for name, value, least in (
-        ("page_size", page_size, 1),
-        ("max_running", max_running, 1),
-        ("max_positions", max_positions, 1),
-        ("reserve_bytes", reserve_bytes, 0),
-        ("min_tokens", min_tokens, 1),
-    ):
-        if value < least:
-            raise ConfigurationError(f"{name} must be at least {least}, not {value}")

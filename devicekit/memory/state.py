@@ -15,6 +15,7 @@ import torch
 
 from devicekit.memory.errors import MemoryReleased
 from devicekit.memory.pages import PageAllocator
+from devicekit.ranges import MOST_IDS, whole
 
 if TYPE_CHECKING:
     from devicekit.device import Device
@@ -77,10 +78,10 @@ class StatePool:
         checked: bool = False,
     ) -> None:
         """Allocates everything at once; raises ValueError for a pool without slots or tensors."""
-        if num_slots < 1 or snapshots < 0 or not layout.tensors:
-            raise ValueError(
-                f"a state pool needs slots and tensors: num_slots={num_slots}, snapshots={snapshots}, {layout}"
-            )
+        whole("num_slots", num_slots, least=1, most=MOST_IDS)
+        whole("snapshots", snapshots)
+        if not layout.tensors:
+            raise ValueError(f"a state pool needs tensors: {layout}")
         self.device = device
         self.snapshots = snapshots
         self.layout = layout

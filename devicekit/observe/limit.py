@@ -8,6 +8,7 @@ import torch
 
 from devicekit.contract.errors import ConfigurationError, DeviceError
 from devicekit.observe.allocations import Adaptor, Allocation, settle
+from devicekit.ranges import whole
 
 
 class MemoryLimitExceeded(DeviceError, torch.OutOfMemoryError):
@@ -72,6 +73,7 @@ class OnOutOfMemory(Adaptor):
     """
 
     def __init__(self, callback: Callable[[Exception, int | None, int], bool], *, attempts: int = 1) -> None:
+        whole("attempts", attempts)
         self._callback = callback
         self._attempts = attempts
 

@@ -18,10 +18,10 @@ from typing import Protocol, TextIO
 
 from devicekit.clock import Clock, SystemClock
 from devicekit.contract import hookimpl
-from devicekit.contract.errors import ConfigurationError
 from devicekit.contract.records import AllocatorState, MemoryInfo
 from devicekit.device import Device
 from devicekit.observe.timeline import Mark, MarkKind, Sample, Timeline, write_entry, write_head
+from devicekit.ranges import finite, whole
 from devicekit.release import ReleaseEntry, ReleasePoints
 
 
@@ -62,8 +62,9 @@ class Recorder:
         path: str | Path | None = None,
         keep: int = 100_000,
     ) -> None:
-        if interval is not None and not interval > 0:
-            raise ConfigurationError(f"The interval must be a positive number of seconds, not {interval!r}.")
+        if interval is not None:
+            finite("interval", interval, above=0)
+        whole("keep", keep, least=2)  # the older half is dropped
         self.device = device
         self.timeline = Timeline(f"{device.name}:{device.index}")
         self._clock = clock or (SystemClock() if releases is None else releases.clock)

@@ -17,6 +17,7 @@ device's time comes from a pair of events on the current stream, and is right ei
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
@@ -30,6 +31,7 @@ from devicekit.contract.records import AllocatorState, MemoryStats
 from devicekit.device import Device
 from devicekit.observe.memory_scope import MemoryScope
 from devicekit.observe.summary import StageSummary, as_text, summarize
+from devicekit.ranges import whole
 
 
 class Profiler(Protocol):
@@ -75,6 +77,7 @@ class StageProfiler:
         self._synchronize = synchronize
         self._memory = memory
         self._now = now
+        whole("keep", keep, most=sys.maxsize)
         self._records: deque[Stage] = deque(maxlen=keep)
         self._open = threading.local()  # .path: names of the stages that this thread is in
         self._has_events = device.supports("create_event") and device.supports("current_stream")

@@ -12,6 +12,7 @@ directly, and tracing costs nothing.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
@@ -25,6 +26,7 @@ from devicekit.contract import hookimpl
 from devicekit.contract.hooks import HOOKS
 from devicekit.contract.spec import HookKind
 from devicekit.device import Device
+from devicekit.ranges import whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Tracer:
     """
 
     def __init__(self, device: Device, *, capacity: int = 65_536, hooks: Iterable[str] | None = None) -> None:
+        whole("capacity", capacity, most=sys.maxsize)
         wanted = frozenset(HOOKS if hooks is None else hooks)
         self.device = device
         self._hooks = [hook for hook in HOOKS if hook in wanted and device.supports(hook)]

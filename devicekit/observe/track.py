@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from devicekit.observe.allocations import Adaptor, Allocation, settle
+from devicekit.ranges import whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Track(Adaptor):
     """
 
     def __init__(self, *, depth: int = 8) -> None:
+        whole("depth", depth)
         self._depth = depth
         self._found: dict[int, Outstanding] = {}
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import enum
 import json
+import sys
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from devicekit.ranges import whole
 from devicekit.release.policy import ReleasePoint
 
 
@@ -86,6 +88,7 @@ class Ledger:
     """The last decisions, oldest first. Safe to read while another thread adds to it."""
 
     def __init__(self, keep: int) -> None:
+        whole("keep", keep, most=sys.maxsize)
         self._entries: deque[ReleaseEntry] = deque(maxlen=keep)
 
     def append(self, entry: ReleaseEntry) -> None:

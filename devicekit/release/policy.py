@@ -9,17 +9,25 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from types import MappingProxyType
 
 from devicekit.contract.errors import ConfigurationError
+from devicekit.ranges import OutOfRange, finite, whole
 
 _UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
 _SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z]*)")
 _ANSWERS = {"yes": True, "no": False}
+_FORMS = {
+    "always": "always",
+    "never": "never",
+    "on_request": "on_request:yes or on_request:no",
+    "interval": "interval:SECONDS",
+    "when_reclaimable": "when_reclaimable:SIZE",
+}
 
 
 class ReleasePoint(str, enum.Enum):
@@ -70,13 +78,29 @@ class ReleasePolicy:
     bytes: int = 0  # when_reclaimable: at least this much to gain
     minimum_interval: float = 0.0  # seconds between two releases, whatever else holds
 
+    def __post_init__(self) -> None:
+        if self.kind not in _FORMS:
+            raise _unknown(self.kind)
+        try:
+            if self.kind == "interval":
+                finite("A release interval in seconds", self.seconds, above=0)
+            if self.kind == "when_reclaimable":
+                whole("A size to reclaim in bytes", self.bytes, least=1, most=2**63 - 1)
+            finite("A minimum interval in seconds", self.minimum_interval, least=0)
+        except OutOfRange as error:
+            raise InvalidReleaseSetting(f"{error}.") from None
+
     def at_most_every(self, seconds: float) -> ReleasePolicy:
         """This policy, with at least ``seconds`` between two releases.
 
         Raises:
             InvalidReleaseSetting: ``seconds`` is not a positive number.
         """
-        return dataclasses.replace(self, minimum_interval=_positive(seconds, "minimum interval"))
+        try:
+            finite("A minimum interval in seconds", seconds, above=0)
+        except OutOfRange as error:
+            raise InvalidReleaseSetting(f"{error}.") from None
+        return dataclasses.replace(self, minimum_interval=seconds)
 
     def __str__(self) -> str:
         arguments = {
@@ -109,17 +133,15 @@ def interval(seconds: float) -> ReleasePolicy:
     Raises:
         InvalidReleaseSetting: ``seconds`` is not a positive number.
     """
-    return ReleasePolicy("interval", seconds=_positive(seconds, "release interval"))
+    return ReleasePolicy("interval", seconds=seconds)
 
 
 def when_reclaimable(size: int) -> ReleasePolicy:
     """Empty when at least ``size`` bytes would come back; where the backend cannot tell, do not.
 
     Raises:
-        InvalidReleaseSetting: ``size`` is not positive.
+        InvalidReleaseSetting: ``size`` is not a positive whole number.
     """
-    if size <= 0:
-        raise InvalidReleaseSetting(f"A size to reclaim is a positive number of bytes, not {size!r}.")
     return ReleasePolicy("when_reclaimable", bytes=size)
 
 
@@ -170,9 +192,12 @@ def _policy(kind: str, argument: str | None) -> ReleasePolicy:
         return interval(_seconds(argument or ""))
     if kind == "when_reclaimable":
         return when_reclaimable(_size(argument or ""))
-    raise InvalidReleaseSetting(
-        f"{kind[:100]!r} is no release policy; there are always, never, on_request:yes, on_request:no, "
-        "interval:SECONDS and when_reclaimable:SIZE."
+    raise _unknown(kind)
+
+
+def _unknown(kind: str) -> InvalidReleaseSetting:
+    return InvalidReleaseSetting(
+        f"{kind[:100]!r} is no release policy; there are {', '.join(_FORMS.values())}."
     )
 
 
@@ -187,10 +212,4 @@ def _size(text: str) -> int:
     matched = _SIZE.fullmatch(text)
     if matched is None or matched["unit"].upper() not in _UNITS:
         raise InvalidReleaseSetting(f"{text!r} is not a size; write bytes, or for example 512MiB or 1GiB.")
-    return int(float(matched["number"]) * _UNITS[matched["unit"].upper()])
-
-
-def _positive(seconds: float, what: str) -> float:
-    if not (seconds > 0 and math.isfinite(seconds)):
-        raise InvalidReleaseSetting(f"A {what} is a positive number of seconds, not {seconds!r}.")
-    return seconds
+    return int(Decimal(matched["number"]) * _UNITS[matched["unit"].upper()])

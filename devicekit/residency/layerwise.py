@@ -13,7 +13,8 @@ from torch.utils.hooks import RemovableHandle
 
 from devicekit.contract.records import ErrorKind
 from devicekit.oom import forget_tensors
-from devicekit.residency.errors import NoLayers, ResidencyError
+from devicekit.ranges import whole
+from devicekit.residency.errors import NoLayers
 from devicekit.residency.modes import Strategy
 from devicekit.residency.tensors import ModuleTensors, own_tensors
 from devicekit.residency.transfer import Transfer, Upload
@@ -44,8 +45,8 @@ class LayerwiseOffload:
     layers: Callable[[nn.Module], Sequence[nn.Module]] | None = None
 
     def __post_init__(self) -> None:
-        if self.prefetch < 0 or self.resident_layers < 0:
-            raise ResidencyError("Numbers of layers are not negative.")
+        whole("prefetch", self.prefetch)
+        whole("resident_layers", self.resident_layers)
 
     def attach(self, module: nn.Module, transfer: Transfer) -> Strategy:
         """The strategy for one module.

@@ -11,6 +11,7 @@ from torch import nn
 from devicekit.contract.records import ErrorKind
 from devicekit.device import Device, get_device
 from devicekit.oom import OutOfMemoryRecovery, OutOfMemoryReport, add_note, describe
+from devicekit.ranges import whole
 from devicekit.release import ReleasePoint, ReleasePoints
 from devicekit.residency.components import Components, Mode
 from devicekit.residency.errors import ResidencyError
@@ -56,6 +57,7 @@ class Residency:
         self.device = get_device(device)
         self.releases = releases or ReleasePoints.configured(self.device)
         self._rule = rule or LargeReleaseRule()
+        whole("prefetch_margin", prefetch_margin)
         self._margin = prefetch_margin
         self._measure_warmups = measure_warmups
         self._transfer = Transfer(self.device, pin=pin)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from devicekit.ranges import whole
 from devicekit.residency.uses import ComponentUse
 
 GIB = 1 << 30
@@ -57,6 +58,9 @@ class LargeReleaseRule:
     """Empty after a use that left at least ``large`` bytes behind, or where the next component needs the room."""
 
     large: int = GIB
+
+    def __post_init__(self) -> None:
+        whole("large", self.large)
 
     def decide(self, use: ComponentUse, released: Released, *, neighbour: bool) -> ReleaseDecision:
         """What to do after one release.

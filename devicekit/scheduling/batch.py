@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from devicekit.ranges import whole
+
 if TYPE_CHECKING:
     import torch
 
@@ -186,6 +188,13 @@ class ModelLimits:
         None  # keys that a token sees in any layer, itself included; None: all, in some layer
     )
     partial_window: int | None = None  # keys that a token sees in layers with a window, where others see all
+
+    def __post_init__(self) -> None:
+        whole("vocab_size", self.vocab_size, least=1)
+        whole("max_positions", self.max_positions, least=1)
+        for name in ("window", "partial_window"):
+            if (keys := getattr(self, name)) is not None:
+                whole(name, keys, least=1)
 
 
 class Runner(Protocol):

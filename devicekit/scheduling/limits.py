@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from devicekit.contract.errors import ConfigurationError
+from devicekit.ranges import MOST_IDS, finite, whole
 
 INVALID_LOGITS = ("refuse", "mark")
 
@@ -29,6 +30,13 @@ class SchedulerLimits:
     invalid_logits: str = "refuse"
 
     def __post_init__(self) -> None:
+        whole("num_pages", self.num_pages, least=1, most=MOST_IDS)
+        for name in ("page_size", "max_running", "max_batch_tokens"):
+            whole(name, getattr(self, name), least=1)
+        if self.window_pages is not None:
+            whole("window_pages", self.window_pages, least=1, most=MOST_IDS)
+        whole("state_snapshots", self.state_snapshots)
+        finite("conservativeness", self.conservativeness, least=0)
         if self.invalid_logits not in INVALID_LOGITS:
             raise ConfigurationError(
                 f"invalid_logits must be {' or '.join(INVALID_LOGITS)}, not {self.invalid_logits!r}"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from devicekit.contract.errors import HookError
+from devicekit.contract.errors import ConfigurationError, HookError
 from devicekit.contract.manifest import Manifest
 from devicekit.device import Device, get_device
 from devicekit.registry import register_backend, unregister_backend
@@ -18,7 +18,6 @@ from devicekit.residency import (
     LayerwiseOffload,
     NoLayers,
     Placement,
-    ResidencyError,
     SnapshotOffload,
     Transfer,
 )
@@ -318,7 +317,7 @@ def test_layers_can_be_named_and_must_be_there(sim_device: Device) -> None:
     with torch.no_grad():
         chain(torch.ones(1, 4, device=sim_device.torch_device))
     strategy.detach()
-    with pytest.raises(ResidencyError, match="not negative"):
+    with pytest.raises(ConfigurationError, match="prefetch"):
         LayerwiseOffload(prefetch=-1)
 
 
