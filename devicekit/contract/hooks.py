@@ -4,12 +4,15 @@ A vendor writes a class whose methods bear `hookimpl` and repeat these signature
 in the same order, no defaults, no keyword-only arguments. Indices are plain ints. Of a device that does not exist
 a hook raises, or says that it knows nothing; what is so on every device alike may be said of any index.
 
-Unless a hook says otherwise it must not print, change the current device or stream, read or write the environment,
-or initialise a device that was not initialised. It leaves the process as it found it: folders, limits, signals,
-threads, open files, random states, and the defaults of Python and torch. It does the same each time, in every
-thread, in a child forked before the device was used, and after a call that raised; it keeps nothing for a call.
-It may be called from a finalizer, and so while another hook of the same thread runs. What it returns is not
-changed by later calls. Memory in use stays as it is. Sizes may be counted in pages of up to 64 MiB.
+Unless a hook says otherwise it must not print, change the current device or stream, or read or write the
+environment. One that observes or releases initialises no device unless it says that it may; one that orders work,
+sets a limit or hands out memory may initialise the device it is asked about. But for what initialising a device
+does, it leaves the process as it found it: folders, limits, signals, threads, open files, random states, and the
+defaults of Python and torch. What another hook set or counts it leaves as well: peaks, counters, limits, settings.
+It does the same each time, in every thread, in a child forked before anything initialised the device, and after a
+call that raised; it keeps nothing for a call. It may be called from a finalizer, and so while another hook of the
+same thread runs. What it returns is not changed by later calls. Memory in use stays as it is. Sizes may be counted
+in pages of up to 64 MiB. How long a hook takes is not limited, where it says nothing of waiting.
 """
 
 from __future__ import annotations
@@ -82,13 +85,17 @@ class BackendSpec:
     def supported_dtypes(self, index: int) -> frozenset[torch.dtype] | None:
         """The dtypes in which the device multiplies matrices; ``None`` if that is not known. May initialise.
 
-        Of the 8-bit floats only those that its hardware has: ``float8_e4m3fn`` and ``float8_e4m3fnuz`` differ.
+        All of the floating-point ones; integers and complex numbers may be left out. Of the 8-bit floats only
+        those that its hardware has: ``float8_e4m3fn`` and ``float8_e4m3fnuz`` differ.
         """
         raise NotImplementedError
 
     @hook(_OBSERVING, "Selection", since="1.1")
     def can_access_peer(self, index: int, peer: int) -> bool:
-        """Whether kernels on the device can reach the memory of device ``peer``. May initialise."""
+        """Whether kernels on the device can reach the memory of device ``peer``. May initialise.
+
+        Of a device and itself it may say either: nobody needs to ask.
+        """
         raise NotImplementedError
 
     # -- Ordering ---------------------------------------------------------------------------------------------
@@ -100,22 +107,31 @@ class BackendSpec:
 
     @hook(_ORDERING, "Ordering")
     def current_stream(self, index: int) -> Stream:
-        """The calling thread's current stream on the device."""
+        """The calling thread's current stream on the device. Two streams are the same where they are equal."""
         raise NotImplementedError
 
     @hook(_ORDERING, "Ordering")
     def create_stream(self, index: int, priority: int) -> Stream:
-        """A new stream. Lower numbers run first; 0 is the default, and out-of-range values are clamped."""
+        """A stream to work on. Lower numbers run first; 0 is the default, and out-of-range values are clamped.
+
+        Each of 32 is another one; a runtime that has no more may then hand them out again.
+        """
         raise NotImplementedError
 
     @hook(_ORDERING, "Ordering")
     def use_stream(self, stream: Stream) -> AbstractContextManager[object]:
-        """A context in which ``stream`` is current; the previous one is restored on every exit."""
+        """A context in which ``stream`` is current; the previous one is restored on every exit.
+
+        Its device may be the current one inside, as with most vendors' own; after it, the device is as before.
+        """
         raise NotImplementedError
 
     @hook(_ORDERING, "Ordering", since="1.1")
     def set_current_stream(self, stream: Stream) -> None:
-        """Make ``stream`` the calling thread's current one on its device, until another is set."""
+        """Make ``stream`` the calling thread's current one on its device, until another is set.
+
+        On other devices nothing changes. Whether its device becomes the current one is the vendor's choice.
+        """
         raise NotImplementedError
 
     @hook(_ORDERING, "Ordering", since="1.1")
@@ -140,7 +156,8 @@ class BackendSpec:
     def create_event(self, index: int, timing: bool, interprocess: bool) -> Event:
         """A new event; with ``timing`` it has ``elapsed_time(end) -> float`` in milliseconds.
 
-        With ``interprocess`` it can be exported; some runtimes then refuse ``timing``.
+        The time is negative, or an error, where ``end`` was reached first. With ``interprocess`` it can be
+        exported; some runtimes then refuse ``timing``.
         """
         raise NotImplementedError
 
@@ -165,7 +182,7 @@ class BackendSpec:
 
     @hook(_ORDERING, "Ordering", since="1.1")
     def graph_pool(self, index: int) -> object:
-        """A pool for the memory of captures on the device; it is given back with the last graph that uses it."""
+        """A new pool for the memory of captures on the device; it goes back with the last graph that uses it."""
         raise NotImplementedError
 
     # -- Releasing --------------------------------------------------------------------------------------------
@@ -238,12 +255,15 @@ class BackendSpec:
 
     @hook(_ORDERING, "Limits and pools")
     def set_memory_fraction(self, index: int, fraction: float) -> None:
-        """Limit this process to ``fraction`` (0 to 1) of the device's total; beyond it, out of memory."""
+        """Limit this process to ``fraction`` (0 to 1) of the device's total; beyond it, out of memory.
+
+        What the allocator holds counts, and stays. Raises for any other number.
+        """
         raise NotImplementedError
 
     @hook(_ORDERING, "Limits and pools")
     def memory_pool(self, index: int) -> MemoryPool:
-        """A new private allocator pool."""
+        """A new private allocator pool. Its memory goes back when nothing is left in it and nobody holds it."""
         raise NotImplementedError
 
     @hook(_OBSERVING, "Limits and pools", since="1.1")
@@ -265,7 +285,8 @@ class BackendSpec:
     def classify_error(self, error: BaseException) -> ErrorKind | None:
         """What ``error`` means on this backend; ``None`` if it is none of ours. Never raises.
 
-        Judged by type first, then by error code, then by message, through ``__cause__`` and ``__context__``.
+        Judged by its type first, then by its code, then by its message; where these say nothing, by what it came
+        from, ``__cause__`` or ``__context__``.
         """
         raise NotImplementedError
 
@@ -273,7 +294,11 @@ class BackendSpec:
 
     @hook(_ORDERING, "Host side")
     def pin_memory(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A page-locked copy of a host tensor (the tensor itself if it is page-locked already)."""
+        """A page-locked copy of a host tensor (the tensor itself if it is page-locked already).
+
+        The copy has the tensor's elements, shape and dtype, whatever part of a storage it was. Raises for a
+        tensor that is not on the host.
+        """
         raise NotImplementedError
 
     @hook(_OBSERVING, "Host side", since="1.1")
@@ -283,12 +308,15 @@ class BackendSpec:
 
     @hook(_ORDERING, "Host side", since="1.1")
     def register_host_memory(self, tensor: torch.Tensor) -> None:
-        """Page-lock the memory of a contiguous host tensor where it is, until it is unregistered."""
+        """Page-lock the memory of a contiguous host tensor where it is, until it is unregistered.
+
+        Raises for memory that is registered or page-locked already, and for other tensors.
+        """
         raise NotImplementedError
 
     @hook(_ORDERING, "Host side", since="1.1")
     def unregister_host_memory(self, tensor: torch.Tensor) -> None:
-        """Undo `register_host_memory` for the same memory; before the tensor goes."""
+        """Undo `register_host_memory` for the same memory; before the tensor goes. Raises for any other memory."""
         raise NotImplementedError
 
     @hook(_OBSERVING, "Host side")
@@ -300,7 +328,7 @@ class BackendSpec:
 
     @hook(_ORDERING, "Random")
     def manual_seed(self, index: int, seed: int) -> None:
-        """Seed the device's default generator."""
+        """Seed the device's default generator with 0 to 2**63 - 1: from the same seed the same numbers follow."""
         raise NotImplementedError
 
     @hook(_ORDERING, "Random")
@@ -332,7 +360,10 @@ class BackendSpec:
 
     @hook(_ORDERING, "Processes")
     def export_ipc(self, tensor: torch.Tensor) -> object:
-        """A picklable handle by which another process can map the tensor's memory."""
+        """A picklable handle by which another process can map the tensor's memory, wherever that begins.
+
+        Who exports waits first for what is still to write there (`synchronize`, or an event that is sent along).
+        """
         raise NotImplementedError
 
     @hook(_ORDERING, "Processes")
@@ -359,7 +390,10 @@ class BackendSpec:
 
     @hook(_ORDERING, "Tools")
     def record_memory_history(self, index: int, enabled: bool) -> None:
-        """Start or stop recording allocations for `memory_snapshot`; some vendors do so on all devices at once."""
+        """Start or stop recording allocations for `memory_snapshot`; some vendors do so on all devices at once.
+
+        To stop what was not started does nothing. What was recorded may be forgotten.
+        """
         raise NotImplementedError
 
 
