@@ -53,3 +53,11 @@ def outside(drop: Sequence[str] = ("PYTHONPATH", "PYTEST_", "DEVICEKIT_")) -> Ma
     """This process's variables without those that would reach into the environment."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(tuple(drop))}
     return {**kept, "HF_HUB_OFFLINE": "1"}
+
+
+def revision_of_checkout() -> str:
+    """Of the checkout, with "+" behind it if it was changed since."""
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty=+"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or "unknown"

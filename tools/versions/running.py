@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from tools.environments import ROOT, Blocked, create, install, outside
+from tools.environments import ROOT, Blocked, create, install, outside, revision_of_checkout
 from tools.versions.columns import SHORT, Column
 from tools.versions.record import Counts, Run
 
@@ -29,7 +29,7 @@ def run(column: Column, folder: Path, *, form: str, workers: int, paths: Sequenc
     ``paths`` replace those of the form.
     """
     started = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    revision = _revision()
+    revision = revision_of_checkout()
     try:
         python = environment(column, folder / column.name)
     except Blocked as why:
@@ -97,10 +97,3 @@ def _pytest(python: Path, arguments: Sequence[str]) -> Counts:
 
 def _output(command: Sequence[str]) -> str:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-
-
-def _revision() -> str:
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
