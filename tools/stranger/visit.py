@@ -20,7 +20,12 @@ from typing import IO
 from tools.environments import ROOT, Blocked, create, install, outside, revision_of_checkout, uv
 from tools.stranger.extras import BASE, COMMANDS, ENDLESS, EXTRAS, PROGRAMS, example
 from tools.stranger.page import Visit
+from tools.warm import Warm
 
+_WARM = (
+    *("torch", "numpy", "safetensors.torch", "tokenizers"),
+    *("transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto"),
+)
 CONSUMER = ROOT / "tools" / "consumer.py"
 _LIMIT = 600.0  # seconds for one command, on a machine with a load of ten as well
 _TO_STOP = 60.0  # seconds that a program may take to end
@@ -127,15 +132,19 @@ def _seen(extras: str, environment: _Environment, seen: Visit) -> Iterator[str]:
     prepared = _run("preparing", [environment.python, "-c", _PREPARE], place)
     if prepared.status:
         yield f"the public names do not do: {prepared.text.strip().splitlines()[-1]}"
-    command = str(environment.folder / "bin" / "devicekit")
-    lines = {name: [command, *shlex.split(line)] for name, line in COMMANDS.items()}
-    lines |= {name: [environment.python, "-c", text] for name, text in PROGRAMS.items()}
-    for name, line in lines.items():
-        ended = _run(name, line, place, ENDLESS.get(name))
-        (seen.refused if ended.status else seen.works).append(name)
-        problem = ended.problem(name in BASE + EXTRAS[extras])
-        if problem is not None:
-            yield problem
+    with Warm(environment.folder, _WARM, environment.python) as warm:
+        if extras:
+            warm.start(outside())
+        python = warm.python if extras else [environment.python]  # the base once as it really is
+        command = [*python, str(environment.folder / "bin" / "devicekit")]
+        lines = {name: [*command, *shlex.split(line)] for name, line in COMMANDS.items()}
+        lines |= {name: [*python, "-c", text] for name, text in PROGRAMS.items()}
+        for name, line in lines.items():
+            ended = _run(name, line, place, ENDLESS.get(name))
+            (seen.refused if ended.status else seen.works).append(name)
+            problem = ended.problem(name in BASE + EXTRAS[extras])
+            if problem is not None:
+                yield problem
     listed = uv("pip", "list", "--python", environment.python, "--format", "freeze").split()
     own = [line.partition("==")[0] for line in listed if line.startswith("devicekit")]
     uv("pip", "uninstall", "--quiet", "--python", environment.python, *own)
