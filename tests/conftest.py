@@ -14,6 +14,7 @@ from devicekit.contract import Manifest
 from devicekit.testing import Simulator
 from tests.releases import left_out
 from tests.simulated import requested
+from tools.warm import Warm
 
 
 @pytest.hookimpl(wrapper=True)
@@ -28,6 +29,20 @@ def pytest_runtest_makereport(
     return report
 
 
+SLOW_IMPORTS = (
+    *(
+        "numpy",
+        "torch",
+        "safetensors.torch",
+        "tokenizers",
+        "httpx",
+        "httptools",
+        "jinja2.sandbox",
+        "pydantic",
+    ),
+    *("prometheus_client", "starlette.applications", "uvicorn", "transformers.models.llama.modeling_llama"),
+    *("transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto"),
+)
 torch.set_num_threads(1)  # the models are tiny: threads cost more than they bring
 
 
@@ -58,6 +73,13 @@ def sim_device(sim_machine: Simulator) -> Iterator[devicekit.Device]:
     register()
     yield devicekit.get_device("sim")
     devicekit.unregister_backend("sim")
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    """For programs of which a test starts many, and does not care what they find imported."""
+    with Warm(tmp_path_factory.mktemp("warm"), SLOW_IMPORTS) as one:
+        yield one
 
 
 Register = Callable[..., devicekit.Device]

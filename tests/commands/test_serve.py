@@ -13,11 +13,12 @@ import pytest
 from devicekit.cli import main
 from examples.checkpoints import write_example_checkpoint
 from tests.programs import Program
+from tools.warm import Warm
 
 
-def test_it_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
+def test_it_serves_until_it_is_told_to_stop(warm: Warm, tmp_path: Path) -> None:
     model = write_example_checkpoint(tmp_path / "model", seed=1)
-    command = [sys.executable, "-m", "devicekit.cli", "serve", "--model", str(model), "--device", "cpu"]
+    command = [*warm.python, "-m", "devicekit.cli", "serve", "--model", str(model), "--device", "cpu"]
     with Program(
         [*command, "--port", "0", "--kv-tokens", "512", "--policy", "longest_prefix"],
         stdout=subprocess.PIPE,

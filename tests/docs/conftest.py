@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 
 from devicekit.cli import main
 from tests.docs.blocks import blocks_of, commands_in
+from tools.warm import Warm
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def scratch(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 @pytest.fixture
-def served(request: pytest.FixtureRequest, scratch: Path) -> Iterator[str]:
+def served(request: pytest.FixtureRequest, warm: Warm, scratch: Path) -> Iterator[str]:
     """The port at which the page's first `devicekit serve` serves, as it is printed there."""
     page: Path = request.param
     lines = [
@@ -38,7 +38,7 @@ def served(request: pytest.FixtureRequest, scratch: Path) -> Iterator[str]:
     ]
     started = (words[1:] for words in lines if words[:2] == ["devicekit", "serve"])
     arguments = next(started, ["serve", "--model", "models/v1"])
-    command = [sys.executable, "-m", "devicekit", *arguments, "--port", "0", "--device", "cpu"]
+    command = [*warm.python, "-m", "devicekit", *arguments, "--port", "0", "--device", "cpu"]
     log = (scratch / "serve.log").open("w")
     with (
         log,

@@ -18,6 +18,7 @@ from devicekit.cli import main
 from devicekit.contract import Manifest
 from tests.docs.blocks import CHECKOUT, PAGES, Block, blocks_of, commands_in, typed_in
 from tests.docs.parsing import parse
+from tools.warm import Warm
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -57,13 +58,15 @@ def test_python_compiles(block: Block) -> None:
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if page.name not in RUN_ELSEWHERE], ids=lambda page: page.name
 )
-def test_python_runs_page_by_page(page: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_runs_page_by_page(
+    page: Path, warm: Warm, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names: dict[str, object] = {}
     for block in blocks_of(page):
         if block.language != "python" or _SIGNATURE.fullmatch(block.text):
             continue
         if block.needs == "torchrun":
-            _run_as_only_rank(block, scratch)
+            _run_as_only_rank(warm, block, scratch)
         if block.needs is not None:
             continue
         if not block.continues:
@@ -74,7 +77,7 @@ def test_python_runs_page_by_page(page: Path, scratch: Path, monkeypatch: pytest
             pytest.fail(f"{block} does not run as it stands: {type(error).__name__}: {error}")
 
 
-def _run_as_only_rank(block: Block, folder: Path) -> None:
+def _run_as_only_rank(warm: Warm, block: Block, folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     ranks = {
@@ -84,7 +87,7 @@ def _run_as_only_rank(block: Block, folder: Path) -> None:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-    command = [sys.executable, "-c", block.text]
+    command = [*warm.python, "-c", block.text]
     done = subprocess.run(
         command,
         cwd=folder,
@@ -196,7 +199,7 @@ def pages_with_servers() -> list[Path]:
 
 @pytest.mark.parametrize("served", pages_with_servers(), ids=lambda page: page.name, indirect=True)
 def test_clients_are_answered_as_the_page_says(
-    served: str, request: pytest.FixtureRequest, scratch: Path, monkeypatch: pytest.MonkeyPatch
+    served: str, request: pytest.FixtureRequest, warm: Warm, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (scratch / ".curlrc").write_text("fail-with-body\nno-progress-meter\n")  # a refusal is an exit status
     monkeypatch.setenv("CURL_HOME", str(scratch))
@@ -206,7 +209,7 @@ def test_clients_are_answered_as_the_page_says(
         if block.needs != "server":
             continue
         text = block.text.replace(_PORT, served)
-        program = [sys.executable, "-c"] if block.language == "python" else ["bash", "-euo", "pipefail", "-c"]
+        program = [*warm.python, "-c"] if block.language == "python" else ["bash", "-euo", "pipefail", "-c"]
         done = subprocess.run(
             [*program, text], cwd=scratch, capture_output=True, text=True, timeout=300, check=False
         )

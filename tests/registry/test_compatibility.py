@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,23 +17,30 @@ from devicekit.contract.errors import IncompatibleBackend, InvalidHooks, Manifes
 from devicekit.contract.names import edits
 from devicekit.registry import load
 from tests.required import Required
+from tools.warm import Warm
 
 WHEELS = Path(__file__).parent / "wheels"
 FROZEN = ("1.0", "1.1")
+OnHost = Callable[..., list[str]]
 
 
-def on_host(version: str, script: str, *sites: Path) -> list[str]:
-    """What ``script`` prints in a fresh interpreter whose devicekit serves ``version``; empty: its own."""
-    paths = [*map(str, sites), str(Path(__file__).parent), *(entry for entry in sys.path if entry)]
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("DEVICEKIT_")}
-    done = subprocess.run(
-        [sys.executable, "-c", (f"import hosts; hosts.become({version!r})\n" if version else "") + script],
-        env={**kept, "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+@pytest.fixture(scope="module")
+def on_host(warm: Warm) -> OnHost:
+    """What a script prints in a process of its own whose devicekit serves a version; empty: its own."""
+
+    def run(version: str, script: str, *sites: Path) -> list[str]:
+        paths = [*map(str, sites), str(Path(__file__).parent), *(entry for entry in sys.path if entry)]
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("DEVICEKIT_")}
+        done = subprocess.run(
+            [*warm.python, "-c", (f"import hosts; hosts.become({version!r})\n" if version else "") + script],
+            env={**kept, "PYTHONPATH": os.pathsep.join(paths)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    return run
 
 
 @pytest.mark.parametrize("written_for", FROZEN)
@@ -63,7 +71,7 @@ def test_a_frozen_backend_opens_on_this_host_with_all_of_its_hooks(monkeypatch, 
 
 
 @pytest.mark.parametrize("written_for", FROZEN)
-def test_a_wheel_of_a_frozen_backend_works_here_and_on_a_newer_host(tmp_path, written_for):
+def test_a_wheel_of_a_frozen_backend_works_here_and_on_a_newer_host(tmp_path, on_host, written_for):
     wheel = wheel_of(WHEELS / f"contract_{written_for.replace('.', '_')}", tmp_path)
     site = tmp_path / "site"
     pip = [
@@ -165,7 +173,7 @@ print(len(backend.implemented), backend.contract, *backend.newer)
 
 @pytest.mark.parametrize("host", ["1.1", "1.3"])
 @pytest.mark.parametrize("written_for", FROZEN)
-def test_every_hook_of_a_frozen_backend_works_on_a_newer_host_that_appends_to_it(written_for, host):
+def test_every_hook_of_a_frozen_backend_works_on_a_newer_host_that_appends_to_it(on_host, written_for, host):
     site = WHEELS / f"contract_{written_for.replace('.', '_')}"
     said = on_host(host, EVERY_HOOK.replace("NAME", "'frozen'"), site)
     hooks = sum(spec.since <= written_for for spec in HOOKS.values())
@@ -188,7 +196,7 @@ for spec in HOOKS.values():
 
 
 @pytest.fixture(scope="module")
-def of_contract_1_3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def of_contract_1_3(tmp_path_factory: pytest.TempPathFactory, on_host: OnHost) -> Path:
     """A backend written for a contract 1.3: every hook, old and new, with what 1.3 appends to it."""
     site = tmp_path_factory.mktemp("site")
     package = site / "newest_backend"
@@ -207,7 +215,9 @@ def of_contract_1_3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("host", sorted({"1.0", str(devicekit.CONTRACT_VERSION)}))
-def test_every_hook_of_a_newer_backend_works_on_an_older_host_and_the_rest_is_listed(of_contract_1_3, host):
+def test_every_hook_of_a_newer_backend_works_on_an_older_host_and_the_rest_is_listed(
+    of_contract_1_3, on_host, host
+):
     said = on_host(host, EVERY_HOOK.replace("NAME", "'newest'"), of_contract_1_3)
     hooks = [spec for spec in HOOKS.values() if spec.since <= host]
     assert said[-1].startswith(f"{len(hooks)} {host} ")
@@ -217,7 +227,7 @@ def test_every_hook_of_a_newer_backend_works_on_an_older_host_and_the_rest_is_li
         assert f"argument 'late' of {spec.name}" in said[-1]
 
 
-def test_the_same_backend_has_everything_on_its_own_host(of_contract_1_3):
+def test_the_same_backend_has_everything_on_its_own_host(of_contract_1_3, on_host):
     said = on_host("1.3", EVERY_HOOK.replace("NAME", "'newest'"), of_contract_1_3)
     assert said[-1] == f"{len(HOOKS) + 3} 1.3 table 'sensors' key 'horizon'"
 

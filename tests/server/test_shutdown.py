@@ -7,7 +7,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,14 +19,15 @@ from devicekit.server import protocol
 from devicekit.server.settings import ServerSettings
 from tests.programs import Program
 from tests.server.conftest import LONG, Models, Serve
+from tools.warm import Warm
 
 STREAM = {"text": "a", "sampling_params": LONG, "stream": True}
 SHORT = {"max_new_tokens": 4, "temperature": 0, "ignore_eos": True}
 
 
 @contextmanager
-def _process(models: Models, *options: str) -> Iterator[tuple[Program, httpx.Client]]:
-    command = [sys.executable, "-m", "devicekit.cli", "serve", "--model", str(models.a), "--device", "cpu"]
+def _process(warm: Warm, models: Models, *options: str) -> Iterator[tuple[Program, httpx.Client]]:
+    command = [*warm.python, "-m", "devicekit.cli", "serve", "--model", str(models.a), "--device", "cpu"]
     with Program(
         [*command, "--port", "0", "--kv-tokens", "200000", "--log-level", "warning", *options],
         stdout=subprocess.PIPE,
@@ -53,9 +53,9 @@ def _posted(document: dict[str, object]) -> bytes:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stream_that_is_cut_says_so_and_nothing_else_is_printed(
-    models: Models, number: signal.Signals
+    warm: Warm, models: Models, number: signal.Signals
 ) -> None:
-    with _process(models, "--drain-seconds", "0.5") as (process, http):
+    with _process(warm, models, "--drain-seconds", "0.5") as (process, http):
         with http.stream("POST", "/generate", json=STREAM) as answer:
             lines = answer.iter_lines()
             assert next(lines).startswith("data: ")
@@ -68,8 +68,8 @@ def test_a_stream_that_is_cut_says_so_and_nothing_else_is_printed(
         assert process.stderr.read() == ""
 
 
-def test_a_second_signal_ends_it_at_once(models: Models) -> None:
-    with _process(models, "--drain-seconds", "1000") as (process, http):
+def test_a_second_signal_ends_it_at_once(warm: Warm, models: Models) -> None:
+    with _process(warm, models, "--drain-seconds", "1000") as (process, http):
         with http.stream("POST", "/generate", json=STREAM) as answer:
             lines = answer.iter_lines()
             next(lines)

@@ -1,9 +1,9 @@
 """Programs of Python without the seconds that each spends on importing torch.
 
 `Warm` is an interpreter that has imported what other people wrote, and nothing of devicekit. A command that begins
-with `Warm.python` in place of an interpreter is forked from it. Between the two stands a `relay`, which is the process
-that is seen: what it is sent goes on to the program, and it ends as the program does. For what depends on the order of
-imports, on options of the interpreter, or on being killed at once, this is nothing.
+with `Warm.python` in place of an interpreter is forked from it. Between the two stands a `relay`, the process that
+is seen: what it is sent goes on to the program, and it ends as the program does. It is nothing for what depends
+on the order of imports, on options of the interpreter, or on being stopped or killed at once.
 """
 
 from __future__ import annotations
