@@ -40,7 +40,7 @@ _BUILT_IN: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 # What commands need that are not in every installation.
 _EXTRAS: Mapping[str, str] = MappingProxyType(
-    {"demo": "transformers", "example-model": "transformers", "generate": "transformers"}
+    dict.fromkeys(("demo", "example-model", "generate", "info"), "transformers")
 )
 # Commands of distributions that may not be installed, and what to install for them.
 _ELSEWHERE: Mapping[str, str] = MappingProxyType({"conformance": "devicekit[conformance]"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
+import re
 import subprocess
 import sys
 import types
@@ -92,6 +93,40 @@ def loaded() -> dict[str, set[str]]:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
         found |= {door: set(names) for door, names in map(json.loads, done.stdout.splitlines())}
     return found
+
+
+# With nothing installed but torch: what a room and its names say where they cannot be had.
+_BARE = """
+import importlib, json, os, sys
+absent, *doors = sys.argv[1:]
+sys.modules.update(dict.fromkeys(absent.split(",")))
+import torch
+for door in doors:
+    child = os.fork()
+    if child == 0:
+        said = []
+        try:
+            room = importlib.import_module(door)
+        except Exception as error:
+            said.append(f"{door}: {error}")
+        else:
+            for name in getattr(room, "__all__", ()):
+                try:
+                    getattr(room, name)
+                except Exception as error:
+                    said.append(f"{door}.{name}: {error}")
+        print(json.dumps(said), flush=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, door
+"""
+
+
+def test_without_its_packages_a_room_opens_or_names_the_extra():
+    command = [sys.executable, "-W", "ignore", "-c", _BARE, ",".join({*HEAVY, "numpy"} - {"torch"}), *DOORS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    said = [text for line in done.stdout.splitlines() for text in json.loads(line)]
+    assert any(text.startswith("devicekit.memory: ") for text in said)
+    assert [text for text in said if not re.search(r"pip install 'devicekit\[\w+\]'", text)] == []
 
 
 def rooms() -> list[str]:

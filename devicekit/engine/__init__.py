@@ -9,6 +9,7 @@
         print(generation.text)
 """
 
+import devicekit.numpy_needed  # noqa: F401  # before whatever would fail without it
 from devicekit.engine.config import EngineConfig, plan_pool
 from devicekit.engine.engine import Engine
 from devicekit.engine.generation import Generation, IncrementalText

@@ -4,6 +4,7 @@ Bookkeeping is flat integer arrays on the host; device tensors hold only what ke
 are padding and are never handed out.
 """
 
+import devicekit.numpy_needed  # noqa: F401  # before whatever would fail without it
 from devicekit.memory.audit import Conservation, TreeSanity, inspect_tree
 from devicekit.memory.errors import (
     CacheInUse,

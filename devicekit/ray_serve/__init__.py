@@ -23,4 +23,5 @@ __all__ = ["Arguments", "build"]
 __getattr__, __dir__ = front_door(
     __name__,
     {"devicekit.ray_serve.application": ("build",), "devicekit.ray_serve.arguments": ("Arguments",)},
+    extra="ray",
 )

@@ -12,6 +12,7 @@ Apart from that, `verbs` is what operators do, `pools` what models other than th
 processes that serve as one, and `agreement` what they have to agree on.
 """
 
+import devicekit.numpy_needed  # noqa: F401  # before whatever would fail without it
 from devicekit.scheduling.audit import PoolAudit, PoolsUnbalanced
 from devicekit.scheduling.batch import ForwardBatch, Logprobs, ModelLimits, Runner, StepOutput
 from devicekit.scheduling.errors import (

@@ -18,4 +18,5 @@ __all__ = ["ServerSettings", "create_app"]
 __getattr__, __dir__ = front_door(
     __name__,
     {"devicekit.server.app": ("create_app",), "devicekit.server.settings": ("ServerSettings",)},
+    extra="serve",
 )

@@ -4,6 +4,7 @@
 come, cut at its stop strings, and given out as soon as nothing can take it back. Positions are characters of it.
 """
 
+import devicekit.numpy_needed  # noqa: F401  # before whatever would fail without it
 from devicekit.text.decoding import TokenDecoder
 from devicekit.text.grammar import Grammar, GrammarCompiler, GrammarKind, GrammarMatcher, GrammarRefused
 from devicekit.text.request_text import RequestText, TextOptions

@@ -4,6 +4,7 @@
 as these verbs see it, a `Region` is memory that can be released and taken again.
 """
 
+import devicekit.numpy_needed  # noqa: F401  # before whatever would fail without it
 from devicekit.weights.install import WeightControl
 from devicekit.weights.occupation import MemoryTag, Region
 from devicekit.weights.operations import (

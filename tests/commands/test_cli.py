@@ -15,6 +15,7 @@ import pytest
 
 from devicekit.cli import main
 from devicekit.devtools import reference
+from tools.warm import Warm
 
 
 class Done(NamedTuple):
@@ -191,21 +192,15 @@ def test_the_demo_fails_when_tokens_differ(devicekit: Command, monkeypatch: pyte
     assert "not the model's own" in done.out
 
 
-def test_a_command_whose_packages_are_missing_names_the_extra(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "line", [["generate", "--model", ".", "--prompt", "Pages"], ["info", "--device", "cpu", "--plan", "."]]
+)
+def test_a_command_whose_packages_are_missing_names_the_extra(
+    warm: Warm, tmp_path: Path, line: list[str]
+) -> None:
     code = "import sys; sys.modules['numpy'] = None; from devicekit.cli import main; sys.exit(main(sys.argv[1:]))"
-    line = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-c",
-        code,
-        "generate",
-        "--model",
-        str(tmp_path),
-        "--prompt",
-        "Pages",
-    ]
-    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=300)
+    command = [*warm.python, "-c", code, *line]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, cwd=tmp_path)
     assert done.returncode == 1
     [said] = done.stderr.splitlines()
-    assert said == "devicekit generate: numpy is not installed: pip install 'devicekit[transformers]'"
+    assert said == f"devicekit {line[0]}: numpy is not installed: pip install 'devicekit[transformers]'"

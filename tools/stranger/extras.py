@@ -68,13 +68,14 @@ digits = SamplingParams(max_new_tokens=8, grammar=Grammar(GrammarKind.REGEX, "[0
 assert made.text.isdigit() and len(made.text) == 3, made
 """
 _STREAM = """
-import zmq
-
 from devicekit.weights.sockets import MessageSocket
+
+receiver = MessageSocket("ipc://weights")
+
+import zmq
 
 sender = zmq.Context.instance().socket(zmq.REQ)
 sender.bind("ipc://weights")
-receiver = MessageSocket("ipc://weights")
 sender.send(b"a tensor")
 while not (came := receiver.receive()):
     pass
