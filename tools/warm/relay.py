@@ -16,14 +16,17 @@ def main(address: str, arguments: list[str]) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)  # until somebody is there to pass them on to
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     connection.connect(address)
-    order = {"arguments": arguments, "environ": dict(os.environ), "folder": os.getcwd()}
-    order["ignored"] = [one for one in _PASSED_ON if signal.getsignal(one) is signal.SIG_IGN]
+    ignored = [one for one in _PASSED_ON if signal.getsignal(one) is signal.SIG_IGN]
+    order = {
+        **{"arguments": arguments, "environ": dict(os.environ), "folder": os.getcwd()},
+        "ignored": ignored,
+    }
     file = os.memfd_create("order")
     os.write(file, json.dumps(order).encode())
     socket.send_fds(connection, [b"run"], [0, 1, 2, file])
     program = int(connection.recv(64))
     for one in _PASSED_ON:
-        if one not in order["ignored"]:
+        if one not in ignored:
             signal.signal(one, lambda number, frame: os.kill(program, number))
     for number in (0, 1, 2):
         os.close(number)  # what reads our output waits for the program's end, not for ours

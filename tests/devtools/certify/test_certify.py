@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from devicekit.contract.errors import ConfigurationError
-from devicekit.devtools.certify import PARTS, Check, Number, Outcome, Part, Status
+from devicekit.devtools.certify import PARTS, Check, Findings, Number, Outcome, Part, Skipped, Status
 from devicekit.devtools.certify.__main__ import main
 from devicekit.devtools.certify.checkout import search_path
 from devicekit.devtools.certify.pages import Document, as_html, as_markdown, write
+from devicekit.devtools.certify.parts import conformance, throughput
 from devicekit.devtools.certify.running import Plan, run
 from devicekit.devtools.certify.surroundings import Surroundings
 from devicekit.registry.discovery import discover
@@ -24,6 +26,7 @@ _FATES = {
     "crash": "import os, signal\n    os.kill(os.getpid(), signal.SIGSEGV)",
     "leave": "import os\n    os._exit(3)",
     "hang": "import signal, time\n    signal.signal(signal.SIGINT, signal.SIG_IGN)\n    time.sleep(600)",
+    "crash-judged": "import os\n    findings.check('one is one', True)\n    findings.judge()\n    os.abort()",
     "wrong": "findings.check('two is one', False)",
     "undecided": "findings.check('something', None, 'nobody knows')",
     "raises": "raise OSError('no such thing')",
@@ -57,6 +60,58 @@ def test_what_hangs_is_ended_at_its_limit_though_it_hears_no_signal(tmp_path, mo
     (hung,) = outcomes(tmp_path, "hang", limit=15.0)
     assert hung.status is Status.FAILED
     assert "15 s" in hung.reason
+
+
+def test_what_ends_badly_after_its_verdict_keeps_it(tmp_path):
+    (judged,) = outcomes(tmp_path, "crash-judged")
+    assert judged.status is Status.PASSED
+
+
+def test_a_peer_begins_when_what_is_our_own_is_judged(tmp_path, monkeypatch):
+    findings, seen = Findings("throughput", tmp_path / "outcome.json"), []
+
+    class Engine:
+        def generate(self, asked, *, max_new_tokens, **_):
+            return [SimpleNamespace(tokens=[1] * max_new_tokens) for _ in asked]
+
+    def peer(*_):
+        seen.append(Outcome.from_data(json.loads((tmp_path / "outcome.json").read_text())))
+        return 5.0
+
+    monkeypatch.setattr(throughput, "open_engine", lambda *_, **__: Engine())
+    monkeypatch.setattr(throughput, "_peer", peer)
+    ground = SimpleNamespace(
+        real=False, dtype=None, model=lambda size: tmp_path, device=SimpleNamespace(empty_cache=lambda: None)
+    )
+    throughput.run(ground, findings)
+    (before,) = seen
+    assert before.status is Status.PASSED
+    assert "no figure" in before.notes[-1]
+    assert not any("no figure" in note for note in findings.outcome.notes)
+    assert Number("transformers, continuous batching", 5.0, "tokens/s") in findings.outcome.numbers
+
+
+@pytest.mark.parametrize(
+    ("index", "before", "expected"),
+    [
+        (0, None, {}),
+        (1, None, {"ACME_VISIBLE_DEVICES": "1"}),
+        (1, "4, 7,9", {"ACME_VISIBLE_DEVICES": "7"}),
+    ],
+)
+def test_the_suite_judges_the_device_that_is_put_to_the_test(monkeypatch, index, before, expected):
+    device = SimpleNamespace(index=index, visible_devices_variable=lambda: "ACME_VISIBLE_DEVICES")
+    if before is None:
+        monkeypatch.delenv("ACME_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("ACME_VISIBLE_DEVICES", before)
+    assert conformance.alone(device) == expected
+
+
+def test_a_device_that_the_suite_cannot_reach_is_not_judged_by_another():
+    device = SimpleNamespace(index=1, torch_device="acme:1", visible_devices_variable=lambda: None)
+    with pytest.raises(Skipped, match="acme:1"):
+        conformance.alone(device)
 
 
 def test_a_part_ends_as_its_checks_say(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
+from devicekit.device import Device
 from devicekit.devtools.certify.ground import Ground
 from devicekit.devtools.certify.record import Findings, Skipped
 from devicekit.documents import read_json
@@ -44,7 +46,8 @@ def run(ground: Ground, findings: Findings) -> None:
         str(folder),
         "--quiet",
     ]
-    code = _finish(subprocess.Popen(command), ground.left - _CLOSING)
+    seen = {} if ground.simulate else alone(ground.device)
+    code = _finish(subprocess.Popen(command, env={**os.environ, **seen}), ground.left - _CLOSING)
     report = _read(folder / "report.json")
     counts = cast("Mapping[str, int]", report.get("counts", {}))
     for name, count in counts.items():
@@ -66,6 +69,23 @@ def run(ground: Ground, findings: Findings) -> None:
     )
     if code == _INCOMPLETE:
         findings.note(f"could not be decided on this machine: {', '.join(undecided)}")
+
+
+def alone(device: Device) -> Mapping[str, str]:
+    """Variables under which a process has this device as its first, which is the one that the suite judges.
+
+    Raises:
+        Skipped: it is not the first, and nothing hides those before it.
+    """
+    if device.index == 0:
+        return {}
+    variable = device.visible_devices_variable()
+    if variable is None:
+        raise Skipped(
+            f"the suite judges the first device, and nothing hides those before {device.torch_device}"
+        )
+    shown = [one.strip() for one in os.environ.get(variable, "").split(",") if one.strip()]
+    return {variable: shown[device.index] if shown else str(device.index)}
 
 
 def _finish(process: subprocess.Popen[bytes], seconds: float) -> int | None:

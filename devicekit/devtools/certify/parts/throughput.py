@@ -13,9 +13,11 @@ from devicekit.devtools.certify.record import Findings
 from devicekit.runners import huggingface as hf
 from devicekit.runners.loading import quiet
 
+_BEGUN = "transformers' continuous batching gave no figure: it was begun, and neither ended nor failed"
+
 
 def run(ground: Ground, findings: Findings) -> None:
-    """Ours first, so that a peer that hangs takes nothing along."""
+    """Ours first, and judged before the peer begins."""
     count, length, new = (64, 64, 128) if ground.real else (4, 8, 16)
     path = ground.model("large")
     engine = open_engine(path, ground.device, ground.dtype, running=count, tokens=count * 2 * (length + new))
@@ -30,10 +32,13 @@ def run(ground: Ground, findings: Findings) -> None:
     findings.check("every request got all its tokens", made == count * new, f"{made} of {count * new}")
     del engine
     ground.device.empty_cache()
+    findings.note(_BEGUN)
+    findings.judge()  # so that a peer that hangs or crashes takes nothing along
     try:
         peer, why = _peer(ground, path, asked, new), ""
     except Exception as error:  # a peer that cannot run here is a row without a figure
         peer, why = None, f"{type(error).__name__}: {error}".split("\n")[0][:300]
+    findings.outcome.notes.remove(_BEGUN)
     findings.number("transformers, continuous batching", peer, "tokens/s")
     if peer is None:
         findings.note(f"transformers' continuous batching gave no figure: {why or 'this release has none'}")
