@@ -75,15 +75,21 @@ class Ended:
 def visit(extras: str, folder: Path, wheels: Path, python: str, more: Sequence[str] = ()) -> Visit:
     """Install the extras into ``folder``, run everything, uninstall."""
     wanted = [f"devicekit[{extras}]" if extras else "devicekit", "devicekit-cpu"]
-    environment = _Environment(folder, python, ["--find-links", str(wheels), *more, *wanted])
+    environment = _Environment(folder, python, [*_from(wheels), *more, *wanted])
     return _timed(Visit(extras or "base"), environment, lambda seen: _seen(extras, environment, seen))
 
 
 def consume(folder: Path, wheels: Path, python: str, more: Sequence[str] = ()) -> Visit:
     """Check a strictly typed program against the installed packages, by mypy and by pyright."""
     wanted = ["devicekit[engine]", "devicekit-cpu", "mypy", "pyright[nodejs]"]
-    environment = _Environment(folder, python, ["--find-links", str(wheels), *more, *wanted])
+    environment = _Environment(folder, python, [*_from(wheels), *more, *wanted])
     return _timed(Visit("types"), environment, lambda seen: _checked(environment, seen))
+
+
+def _from(wheels: Path) -> list[str]:
+    """Take these wheels: uv would take one of the same name and version that it has seen before."""
+    own = sorted({one.name.partition("-")[0].replace("_", "-") for one in wheels.glob("devicekit*.whl")})
+    return ["--find-links", str(wheels), *(part for one in own for part in ("--refresh-package", one))]
 
 
 @dataclass(slots=True)

@@ -18,7 +18,9 @@ def main(address: str, arguments: list[str]) -> None:
     connection.connect(address)
     ignored = [one for one in _PASSED_ON if signal.getsignal(one) is signal.SIG_IGN]
     order = {
-        **{"arguments": arguments, "environ": dict(os.environ), "folder": os.getcwd()},
+        "arguments": arguments,
+        "environ": dict(os.environ),
+        "folder": os.getcwd(),
         "ignored": ignored,
     }
     file = os.memfd_create("order")
