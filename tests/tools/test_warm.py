@@ -73,6 +73,7 @@ def test_signals_reach_it(warm, number):
         "while True: time.sleep(60)"
     )
     with Program([*warm.python, "-c", code], stdout=subprocess.PIPE) as program:
+        assert program.stdout is not None
         assert program.stdout.readline() == "ready\n"
         program.send_signal(number)
         assert program.wait(60) == 9
@@ -81,6 +82,7 @@ def test_signals_reach_it(warm, number):
 def test_it_is_killed_with_who_started_it(warm):
     code = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
     with Program([*warm.python, "-c", code], stdout=subprocess.PIPE) as program:
+        assert program.stdout is not None
         process = int(program.stdout.readline())
         program.kill()
         assert program.stdout.read() == ""  # open until the program itself has gone

@@ -6,6 +6,7 @@ import json
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -83,7 +84,7 @@ def test_a_peer_begins_when_what_is_our_own_is_judged(tmp_path, monkeypatch):
     ground = SimpleNamespace(
         real=False, dtype=None, model=lambda size: tmp_path, device=SimpleNamespace(empty_cache=lambda: None)
     )
-    throughput.run(ground, findings)
+    throughput.run(cast("Any", ground), findings)
     (before,) = seen
     assert before.status is Status.PASSED
     assert "no figure" in before.notes[-1]
@@ -105,13 +106,13 @@ def test_the_suite_judges_the_device_that_is_put_to_the_test(monkeypatch, index,
         monkeypatch.delenv("ACME_VISIBLE_DEVICES", raising=False)
     else:
         monkeypatch.setenv("ACME_VISIBLE_DEVICES", before)
-    assert conformance.alone(device) == expected
+    assert conformance.alone(cast("Any", device)) == expected
 
 
 def test_a_device_that_the_suite_cannot_reach_is_not_judged_by_another():
     device = SimpleNamespace(index=1, torch_device="acme:1", visible_devices_variable=lambda: None)
     with pytest.raises(Skipped, match="acme:1"):
-        conformance.alone(device)
+        conformance.alone(cast("Any", device))
 
 
 def test_a_part_ends_as_its_checks_say(tmp_path):
