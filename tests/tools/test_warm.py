@@ -7,6 +7,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
         yield one
 
 
-def run(warm: Warm, code: str, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+def run(warm: Warm, code: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*warm.python, "-c", code, *arguments], capture_output=True, text=True, **options)
 
 
