@@ -13,7 +13,7 @@ from devicekit.weights.distributed import distributed_handler
 from devicekit.weights.groups import UpdateGroups
 from devicekit.weights.membership import Membership
 from devicekit.weights.occupation import MemoryTag, Occupation, Region
-from devicekit.weights.prepared import PreparedUpdates
+from devicekit.weights.prepared import FetchPeer, PreparedUpdates
 from devicekit.weights.store import Model, WeightStore
 from devicekit.weights.streamed import stream_handler
 from devicekit.weights.tensors import ipc_handler, tensor_handler
@@ -54,6 +54,7 @@ def install(
     loaders: Mapping[Selector, DiskLoader] | None = None,
     regions: Mapping[MemoryTag, Region] | None = None,
     rank: int = 0,
+    fetch: FetchPeer | None = None,
 ) -> WeightControl:
     """Register the handlers of every operation in `devicekit.weights.operations`, and of updates from disk.
 
@@ -61,12 +62,13 @@ def install(
         loaders: who can load a model directory, by the model it loads.
         regions: what memory can be released besides the weights.
         rank: of this process among the engine's own.
+        fetch: begins to read the weights of a peer; default: over its control plane.
     """
     updater, known = Updater(store), dict(loaders or {})
     groups = UpdateGroups(store.device, rank, store.state.coordinator, store.state.withdrawals)
     occupation = Occupation(store, regions or {})
     membership = Membership(store)
-    prepared = PreparedUpdates(updater, known, membership)
+    prepared = PreparedUpdates(updater, known, membership, fetch)
     # These close admission themselves, once they only wait for the running requests to end.
     control.register(UpdateWeightsFromDisk, disk_handler(updater, known))
     control.register(operations.UpdateWeightsFromTensor, tensor_handler(updater))

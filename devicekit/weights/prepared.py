@@ -7,8 +7,8 @@ for the old values where those are kept. They are read from a path, or from a pe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Generator, Hashable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -41,6 +41,9 @@ class Fetch(Protocol):
         ...
 
 
+FetchPeer = Callable[[PrepareWeights], Fetch]
+
+
 @dataclass(slots=True)
 class _Prepared:
     """An update that is on its way, or can be written."""
@@ -64,6 +67,15 @@ class _Prepared:
             self.ready.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Committed:
+    """What became of an update, and how the weights were then."""
+
+    update_id: str
+    reply: UpdateReply
+    left: Hashable
+
+
 class PreparedUpdates:
     """The handlers of `PrepareWeights`, `CommitWeights` and `DiscardWeights`."""
 
@@ -72,7 +84,7 @@ class PreparedUpdates:
         updater: Updater,
         loaders: Mapping[Selector, DiskLoader],
         membership: Membership,
-        fetch: Callable[[PrepareWeights], Fetch] | None = None,
+        fetch: FetchPeer | None = None,
     ) -> None:
         """``fetch``: begins to read the weights of a peer; default: `PeerFetch`."""
         self._updater = updater
@@ -81,8 +93,7 @@ class PreparedUpdates:
         self._membership = membership
         self._prepared: _Prepared | None = None
         self._committing = False
-        self._committed: UpdateReply | None = None  # the last one
-        self._committed_id = ""
+        self._committed: _Committed | None = None  # the last one
 
     @property
     def update_id(self) -> str | None:
@@ -143,18 +154,21 @@ class PreparedUpdates:
             return (yield from updater.ready(load))
 
     def _from_peer(self, operation: PrepareWeights) -> Generator[None, None, Ready]:
-        updater = self._updater
-        with updater.turn(operation.id) as mine:
+        """Fetched before it takes its turn: a peer may be slow, and other updates do not wait for it."""
+        updater, store = self._updater, self._updater.store
+        run_on_all_ranks(store.state.coordinator, lambda: store.require_room_for(Selector.TARGET))
+        fetch = self._fetch(operation)
+        try:
+            staged = yield from updater.received(fetch.take)
+        finally:
+            fetch.cancel()  # what was taken stays
+        with ExitStack() as unless_ready, updater.turn(operation.id) as mine:
+            unless_ready.callback(staged.close)
             while not mine():
                 yield
-            store = updater.store
-            run_on_all_ranks(store.state.coordinator, lambda: store.require_room_for(Selector.TARGET))
-            fetch = self._fetch(operation)
-            try:
-                staged = yield from updater.received(fetch.take)
-                return (yield from updater.ready(lambda: staged))
-            finally:
-                fetch.cancel()  # what was taken stays
+            ready = yield from updater.ready(lambda: staged)
+            unless_ready.pop_all()
+            return ready
 
     def commit(self, operation: CommitWeights) -> Callable[[], Reply | None]:
         """Write what was prepared, as soon as any other update would be written.
@@ -169,10 +183,10 @@ class PreparedUpdates:
         while self._committing or self._is_on_its_way(operation.update_id):
             yield
         self._membership.require(operation.lease)
-        if self._committed is not None and operation.update_id == self._committed_id:
-            return replace(self._committed, id=operation.id, message="This update was committed before.")
-        known = self._prepared
+        known, done = self._prepared, self._committed
         if known is None or known.ready is None or operation.update_id != known.update_id:
+            if done is not None and (done.update_id, done.left) == (operation.update_id, self._weights_now):
+                return replace(done.reply, id=operation.id, message="This update was committed before.")
             raise Conflict(
                 f"No update {operation.update_id!r} is prepared here; there is {self.update_id!r}."
             )
@@ -187,8 +201,12 @@ class PreparedUpdates:
         finally:
             self._prepared, self._committing = None, False  # written, taken back or refused, it is used up
         if isinstance(reply, UpdateReply) and reply.outcome is not UpdateOutcome.UNCHANGED:
-            self._committed, self._committed_id = reply, operation.update_id
+            self._committed = _Committed(operation.update_id, reply, self._weights_now)
         return reply
+
+    @property
+    def _weights_now(self) -> Hashable:
+        return self._updater.weights_now, self._updater.store.state.weight_version
 
     def _is_on_its_way(self, update_id: str) -> bool:
         known = self._prepared

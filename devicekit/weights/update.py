@@ -116,27 +116,13 @@ class Updater:
         try:
             while not arrived():
                 yield
-            with self.turn(operation.id) as mine:
-                while not mine():
+            with closing(self._in_turn(operation, make_ready)) as work:
+                go_on = polled(work)
+                while (reply := go_on()) is None:
                     if state.withdrawals.has(operation):
                         return self._withdrawn(operation)
                     yield
-                try:
-                    ready = yield from make_ready()
-                except DeviceKitError:
-                    raise
-                except Exception as error:
-                    if self._is_lost(error):
-                        raise
-                    return self._not_staged(operation, error)
-                with closing(ready):
-                    state.gate.close(operation.id)  # `Control` opens it again when this is answered
-                    state.staged.note(operation.id)
-                    while state.staged.held_back(operation.id) or not _exclusive(state):
-                        if state.withdrawals.has(operation):
-                            return self._withdrawn(operation)
-                        yield
-                    return self._apply(operation, ready)
+                return reply
         except Exception as error:
             self.session.failed()
             # Requests may be waiting for these weights, and no forward pass would ever find out.
@@ -145,6 +131,29 @@ class Updater:
             raise
         finally:
             state.staged.forget(operation.id)
+
+    def _in_turn(
+        self, operation: UpdateWeights, make_ready: Callable[[], Generator[None, None, Ready]]
+    ) -> Generator[None, None, Reply]:
+        """Stage and write. Until it writes it may be closed, and nothing has changed."""
+        state = self.store.state
+        with self.turn(operation.id) as mine:
+            while not mine():
+                yield
+            try:
+                ready = yield from make_ready()
+            except DeviceKitError:
+                raise
+            except Exception as error:
+                if self._is_lost(error):
+                    raise
+                return self._not_staged(operation, error)
+            with closing(ready):
+                state.gate.close(operation.id)  # `Control` opens it again when this is answered
+                state.staged.note(operation.id)
+                while state.staged.held_back(operation.id) or not _exclusive(state):
+                    yield
+                return self._apply(operation, ready)
 
     @contextmanager
     def turn(self, operation_id: str) -> Iterator[Callable[[], bool]]:
@@ -207,14 +216,14 @@ class Updater:
 
     def _keep(self, ready: Ready) -> None:
         """Keep the old values, unless those are kept that will be written over."""
-        now = self._weights_now
+        now = self.weights_now
         if not ready.old.are_of(now):
             weights = self.store.tensors(Selector.ALL)
             ready.old.keep([weights[name] for name in ready.staged.names], now)
 
     @property
-    def _weights_now(self) -> tuple[int, int]:
-        """Another one once a weight has changed."""
+    def weights_now(self) -> tuple[int, int]:
+        """Another one once a weight has changed, or its memory was released."""
         return self.store.state.weights_epoch, self.store.mappings
 
     def _write(self, ready: Ready) -> Loaded:
@@ -243,7 +252,7 @@ class Updater:
 
     def _apply(self, operation: UpdateWeights, ready: Ready) -> UpdateReply:
         state = self.store.state
-        began, late = state.clock.now(), not ready.old.are_of(self._weights_now)
+        began, late = state.clock.now(), not ready.old.are_of(self.weights_now)
         reply = self._written(operation, ready)
         rollback = Rollback.KEPT_LATE if late else Rollback.KEPT
         reply = replace(
@@ -282,11 +291,13 @@ class Updater:
 
     def _withdrawn(self, operation: UpdateWeights) -> UpdateReply:
         state = self.store.state
+        blockers = state.blockers()
+        waited = describe(blockers) if blockers else "the new weights"
         return UpdateReply(
             operation.id,
             False,
-            f"Withdrawn while it waited for: {describe(state.blockers())}. No weight was changed.",
-            state.blockers(),
+            f"Withdrawn while it waited for: {waited}. No weight was changed.",
+            blockers,
             refusal=Refusal.WITHDRAWN,
             weight_version=state.weight_version,
         )

@@ -94,6 +94,8 @@ class _Weights:
             weight_version="v0",
         )
 
+    weights_now = 0
+
     def require_mapped(self) -> None:
         """It always is."""
 
@@ -146,6 +148,7 @@ class _Weights:
         yield from ()
         [model] = ready.staged.models
         weights = self._engine.lies or model.weights
+        self.weights_now += 1
         self._engine.change(weights=weights, version=str(operation.weight_version), path=model.path)
         return UpdateReply(
             operation.id,

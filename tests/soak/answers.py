@@ -22,8 +22,12 @@ from devicekit.scheduling.messages import (
 from devicekit.scheduling.verbs.transaction import Settle, Transaction, TransactionReply
 from devicekit.weights.operations import (
     BeginWeightUpdate,
+    CommitWeights,
+    DiscardWeights,
     EndWeightUpdate,
     MemoryReply,
+    PreparedReply,
+    PrepareWeights,
     ReleaseMemory,
     UpdateWeightVersion,
     VersionReply,
@@ -32,7 +36,14 @@ from tests.hash_runner import make_weights, salt_of
 from tests.soak.shadow import may_run
 from tests.soak.world import ALIASES, ANY, Posted, World
 
-_WAITING = (Drain, UpdateWeights, BeginWeightUpdate, Transaction)  # may be answered later
+_WAITING = (
+    Drain,
+    UpdateWeights,
+    BeginWeightUpdate,
+    Transaction,
+    PrepareWeights,
+    DiscardWeights,
+)  # may be answered later
 _NAMES = sorted(make_weights(0))
 _salts: dict[tuple[int, ...], int] = {}
 
@@ -107,22 +118,15 @@ def _note(world: World, operation: Operation, reply: Reply, content: dict[str, i
         for one in reply.steps:
             if isinstance(operation, Transaction) and operation.update is not None:
                 _note(world, operation.update, one.reply, content)
+    elif isinstance(reply, PreparedReply):
+        if isinstance(operation, PrepareWeights) and reply.success:
+            world.prepared[operation.update_id] = content
+        elif isinstance(operation, DiscardWeights) and reply.success:
+            world.prepared.pop(operation.update_id, None)
+    elif isinstance(operation, CommitWeights):
+        _note_commit(world, operation, reply)
     elif isinstance(reply, UpdateReply) and isinstance(operation, UpdateWeights):
-        world.seen[f"weights_{reply.outcome.value}"] += 1
-        if reply.outcome is UpdateOutcome.UNCHANGED:
-            world.seen["weights_taken_back"] += "was taken back" in reply.message
-            return
-        world.changes += 1
-        world.noted += 1
-        world.version = reply.weight_version
-        for name, seed in content.items():
-            for kind in (Selector.TARGET, Selector.DRAFT):
-                key = (kind, ALIASES.get(name, name) if kind is Selector.TARGET else name)
-                if operation.selector in (Selector.ALL, kind) and key in world.truth:
-                    # Of weights that were written in part, those that were not reached are what they were.
-                    partial = reply.outcome is UpdateOutcome.PARTIAL
-                    if not partial or key in world.control.store.untrusted:
-                        world.truth[key] = None if partial else seed
+        _note_update(world, operation, reply, content)
     elif isinstance(reply, VersionReply):
         world.noted += 1
         world.version = reply.weight_version
@@ -132,6 +136,39 @@ def _note(world: World, operation: Operation, reply: Reply, content: dict[str, i
             world.noted += 1
             world.truth = dict.fromkeys(world.truth)
         world.seen.update(Counter(f"released_{one.tag}" for one in reply.regions if one.changed))
+
+
+def _note_update(world: World, operation: UpdateWeights, reply: UpdateReply, content: dict[str, int]) -> None:
+    world.seen[f"weights_{reply.outcome.value}"] += 1
+    if reply.outcome is UpdateOutcome.UNCHANGED:
+        world.seen["weights_taken_back"] += "was taken back" in reply.message
+        return
+    world.changes += 1
+    world.noted += 1
+    world.version = reply.weight_version
+    for name, seed in content.items():
+        for kind in (Selector.TARGET, Selector.DRAFT):
+            key = (kind, ALIASES.get(name, name) if kind is Selector.TARGET else name)
+            if operation.selector in (Selector.ALL, kind) and key in world.truth:
+                # Of weights that were written in part, those that were not reached are what they were.
+                partial = reply.outcome is UpdateOutcome.PARTIAL
+                if not partial or key in world.control.store.untrusted:
+                    world.truth[key] = None if partial else seed
+
+
+def _note_commit(world: World, operation: CommitWeights, reply: Reply) -> None:
+    """What was prepared under that name is written, or used up; twice is once, while the weights are the same."""
+    content = world.prepared.pop(operation.update_id, None)
+    written = isinstance(reply, UpdateReply) and reply.outcome is not UpdateOutcome.UNCHANGED
+    now = operation.update_id, world.changes, world.version
+    if content is None:
+        world.seen["commits_repeated"] += written
+        if written and world.committed != now:
+            world.wrong.append(f"{operation} of nothing that is prepared was answered by {reply}")
+    elif isinstance(reply, UpdateReply):
+        _note_update(world, operation, reply, content)
+        if written:
+            world.committed = operation.update_id, world.changes, world.version
 
 
 def check_weights(world: World) -> None:

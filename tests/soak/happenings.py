@@ -153,6 +153,14 @@ def a_weight_cannot_be_written(world: World, draw: Draw) -> bool:
     return True
 
 
+def peers_answer(world: World, draw: Draw) -> bool:
+    """Each that is asked for its weights sends them, ends midway, or says nothing more for now."""
+    world.fetches = [one for one in world.fetches if not one.cancelled]
+    for one in world.fetches:
+        one.arrived, one.failed = draw.pick(((True, False), (True, False), (False, True), (False, False)))
+    return bool(world.fetches)
+
+
 def copies_finish(world: World, draw: Draw) -> bool:
     if world.copier is None:
         return False
@@ -200,6 +208,7 @@ HAPPENINGS: tuple[Happening, ...] = (
     memory_is_short,
     *[a_participant_works] * 2,
     a_weight_cannot_be_written,
+    peers_answer,
     *[copies_finish] * 4,
     copies_fail,
     *[the_device_fails] * 2,

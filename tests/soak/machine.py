@@ -145,6 +145,8 @@ def end(world: World) -> None:
 def _settle(world: World) -> None:
     faults_end(world, world.draw)
     world.work.finish()
+    for one in world.fetches:
+        one.arrived = True
     if world.copier is not None:
         world.copier.finish()
     if world.machine is not None:

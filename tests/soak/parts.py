@@ -11,7 +11,10 @@ import torch
 from devicekit.memory.copies import Copy
 from devicekit.memory.host_kv import HostKVPool
 from devicekit.runners.errors import InvalidModelDirectory
+from devicekit.scheduling.messages import Selector
 from devicekit.scheduling.state import Participant
+from devicekit.weights.peer import PeerFailed
+from devicekit.weights.store import StagedTensors, WeightStore
 from tests.hash_runner import make_weights
 from tests.scheduling.rig import LateCopier, LateEvent
 
@@ -77,6 +80,28 @@ class Region:
         if self.failing:
             raise torch.OutOfMemoryError("injected: not now")
         return None
+
+
+@dataclass
+class Fetch:
+    """A peer's weights on their way: they come, or never, when a random run says so."""
+
+    store: WeightStore
+    seed: int
+    arrived: bool = False
+    failed: bool = False
+    cancelled: bool = False
+
+    def take(self) -> StagedTensors | None:
+        if self.failed:
+            raise PeerFailed("injected: the peer ended midway")
+        if not self.arrived:
+            return None
+        new = make_weights(self.seed)
+        return self.store.stage_parts({(Selector.TARGET, name): one for name, one in new.items()})
+
+    def cancel(self) -> None:
+        self.cancelled = True
 
 
 class Compilations:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from devicekit.scheduling.messages import Operation, Output, Reply
+from devicekit.scheduling.messages import Operation, Output, Reply, UpdateWeights
 from devicekit.scheduling.request import FinishKind
 from devicekit.scheduling.scheduler import Step
 from devicekit.scheduling.verbs.transaction import Transaction
+from devicekit.weights.operations import CommitWeights
 from tests.soak.answers import aborts, answered, check_weights, in_time
 from tests.soak.shadow import Book
 from tests.soak.world import Detokenizer, Posted, World
@@ -29,6 +30,7 @@ def step(world: World) -> Step:
     due = state.gate.continue_at
     if due is not None and (now < due or state.gate.holds):
         due = None
+    waiting = _first_update(world)
     aborting = [*world.begun, *(one.operation for one in world.posted.values())]
     done = world.scheduler.step()
     world.steps += 1
@@ -41,11 +43,22 @@ def step(world: World) -> Step:
     for identity in [*world.polls]:
         poll(world, world.posted[identity].operation)
     in_time(world, now)
+    if waiting in world.posted:
+        world.wrong.append(f"{waiting} waits, and no request holds what it would write under")
     if due is not None and state.paused and state.gate.continue_at == due and not state.gate.holds:
         world.wrong.append(f"nobody continued at {now:g}, as was asked for at {due:g}")
     if done.replies:
         check_weights(world)
     return done
+
+
+def _first_update(world: World) -> str | None:
+    """The update that nothing keeps from being written: no request holds KV, and no other one came before."""
+    pending = [one.operation for one in world.posted.values()]
+    if world.state.requests.holding_kv or any(isinstance(one, Transaction) for one in pending):
+        return None
+    plain = (one for one in pending if isinstance(one, UpdateWeights) and not isinstance(one, CommitWeights))
+    return next((one.id for one in plain if one.id not in world.polls), None)
 
 
 def begin(world: World, operation: Operation) -> Reply | None:

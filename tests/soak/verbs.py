@@ -25,10 +25,13 @@ from devicekit.weights.occupation import MemoryTag
 from devicekit.weights.operations import (
     BeginWeightUpdate,
     ChecksumWeights,
+    CommitWeights,
     DestroyUpdateGroup,
+    DiscardWeights,
     EndWeightUpdate,
     GetWeights,
     InitUpdateGroup,
+    PrepareWeights,
     ReleaseMemory,
     ResumeMemory,
     UpdateWeightsFromDistributed,
@@ -155,6 +158,33 @@ def _senseless(
     return UpdateWeightsFromTensor(name, **wrong, **fields)  # type: ignore[arg-type]
 
 
+def prepare(world: World, draw: Draw) -> Operation:
+    """From a directory or from a peer, who takes as long as it likes."""
+    name, seed = identity(world), draw.number(0, 3)
+    world.content[name] = dict.fromkeys(_NAMES, seed)
+    origin = draw.pick(("path", "peer", "peer", "nowhere", "nothing"))
+    fields = {
+        "path": {"path": f"seed{seed}"},
+        "peer": {"peer": f"peer{seed}"},
+        "nowhere": {"path": "nowhere"},
+    }
+    return PrepareWeights(name, draw.pick("uuw"), selector=Selector.TARGET, **fields.get(origin, {}))  # type: ignore[arg-type]
+
+
+def commit(world: World, draw: Draw) -> Operation:
+    return CommitWeights(
+        identity(world),
+        flush_cache=draw.number(0, 1) == 1,
+        weight_version=draw.pick((None, "a", "b")),
+        selector=Selector.TARGET,
+        update_id=draw.pick("uuw"),
+    )
+
+
+def discard(world: World, draw: Draw) -> Operation:
+    return DiscardWeights(identity(world), draw.pick("uuw"))
+
+
 def session(world: World, draw: Draw) -> Operation:
     return (BeginWeightUpdate if draw.number(0, 2) else EndWeightUpdate)(identity(world))
 
@@ -222,6 +252,9 @@ VERBS: tuple[Verb, ...] = (
     *[abort] * 2,
     *[drain] * 2,
     *[update] * 4,
+    *[prepare] * 2,
+    *[commit] * 2,
+    discard,
     session,
     end_session,
     rename,

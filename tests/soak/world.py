@@ -19,6 +19,7 @@ from devicekit.testing import Fault, LoseDevice, SimConfig, Simulator, simulatio
 from devicekit.testing.sim_backend import register
 from devicekit.weights.install import WeightControl, install
 from devicekit.weights.occupation import MemoryTag, Region
+from devicekit.weights.operations import PrepareWeights
 from devicekit.weights.store import Model, WeightStore
 from tests.hash_runner import HashRunner, make_weights
 from tests.scheduling.rig import Clock
@@ -116,6 +117,7 @@ class World:
         self.copier: parts.FaultyCopier | None = None
         self.host: parts.WatchedHostKVPool | None = None
         self.tier: HostCacheManager | None = None
+        self.fetches: list[parts.Fetch] = []  # of weights of peers
         self.control = self._install()
         self.work = parts.Compilations(self._look_at_flush)
         self.scheduler.register(self.work.participant())
@@ -140,7 +142,11 @@ class World:
             for name in make_weights(0)
             if kind is Selector.TARGET or make.draft
         }
+        self.committed: tuple[str, int, str | None] | None = (
+            None  # the last one, and what the weights were then
+        )
         self.content: dict[str, dict[str, int]] = {}  # by operation: the weights it brings, by seed
+        self.prepared: dict[str, dict[str, int]] = {}  # by its name: an update that waits to be committed
         self.version: str | None = self.state.weight_version
         self.noted = 0  # answers that told of new weights, or a new name
         self.changes = 0  # of weights, as far as answers told of them
@@ -181,7 +187,12 @@ class World:
         if not make.rollback:
             store.rollback_bytes = 0
         loaders = {Selector.TARGET: parts.Checkpoints(self.runner.weights)}
-        return install(self.scheduler.control, store, loaders=loaders, regions=regions)
+
+        def fetch(operation: PrepareWeights) -> parts.Fetch:
+            self.fetches.append(parts.Fetch(store, int(operation.peer.removeprefix("peer"))))
+            return self.fetches[-1]
+
+        return install(self.scheduler.control, store, loaders=loaders, regions=regions, fetch=fetch)
 
     def close(self) -> None:
         self.calm_down()

@@ -78,6 +78,27 @@ def test_both_phases_may_be_asked_for_twice(engine: Engine, checkpoints: tuple[P
     assert "before" in again.message
 
 
+def test_a_name_that_was_committed_may_mean_another_update(
+    engine: Engine, checkpoints: tuple[Path, Path]
+) -> None:
+    old = checksum(engine)
+    for turn, path in enumerate(reversed(checkpoints)):
+        assert ask(engine, PrepareWeights(f"p{turn}", "u", str(path))).success
+        assert commit(engine, "u").success
+    assert checksum(engine) == old, "the second was answered as the first, and never written"
+
+
+def test_a_second_commit_is_refused_once_the_weights_are_others(
+    engine: Engine, checkpoints: tuple[Path, Path]
+) -> None:
+    assert ask(engine, PrepareWeights("1", "u", str(checkpoints[1]))).success
+    assert commit(engine, "u", weight_version="v2").success
+    assert engine.update_weights_from_disk(checkpoints[0], weight_version="v3").success
+    again = commit(engine, "u", weight_version="v2", abort_all_requests=False)
+    assert (again.success, again.outcome) == (False, UpdateOutcome.UNCHANGED)
+    assert engine.weights.store.state.weight_version == "v3"
+
+
 @pytest.mark.parametrize("path", ["", "/nowhere", "itself"])
 def test_what_cannot_be_prepared_changes_nothing(engine: Engine, tmp_path: Path, path: str) -> None:
     (tmp_path / "config.json").write_text("{}")

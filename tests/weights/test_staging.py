@@ -207,11 +207,17 @@ def test_one_that_is_withdrawn_meanwhile_changes_nothing(rig: Rig, gate: threadi
     request = rig.add([1, 2, 3], 90)
     begun(rig, held())
     assert rig.do(Withdraw("w", "u"), Reply).success
-    gate.set()
-    assert answered(rig, "u").refusal is Refusal.WITHDRAWN
-    assert rig.salt == before
+    given_up = answered(rig, "u")
+    assert given_up.refusal is Refusal.WITHDRAWN
+    assert "running=1" in given_up.message
+    assert rig.weights.store.staging == "", "what never comes would keep all others waiting"
     rig.run()
     assert rig.outputs[request] == expected([1, 2, 3], 90, before)
+    other = UpdateWeightsFromTensor("other", tensors=make_weights(6))
+    assert rig.do(other, UpdateReply, 10**6).success
+    let_go(gate)
+    rig.step()
+    assert rig.salt == salt_of(make_weights(6)), "what was withdrawn was written when it came"
 
 
 def test_the_weights_are_not_released_under_an_update(rig: Rig, gate: threading.Event) -> None:
