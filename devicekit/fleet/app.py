@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from devicekit.contract.errors import DeviceKitError
 from devicekit.fleet.agreement import notes
-from devicekit.fleet.errors import FleetBusy, UnknownMembers
+from devicekit.fleet.errors import FleetBusy, RecordNotWritten, UnknownMembers
 from devicekit.fleet.fleet import Fleet
 from devicekit.fleet.keeper import Keeper
 from devicekit.fleet.outcomes import FleetReply, MemberView
@@ -125,6 +125,8 @@ class _Guard:
                 return _error(409, str(error))
             except UnknownMembers as error:
                 return _error(503, str(error))
+            except RecordNotWritten as error:
+                return _error(507, str(error))
             except DeviceKitError as error:
                 return _error(400, str(error))
 

@@ -17,5 +17,9 @@ class NoFleetWeights(FleetError):
     """It is not known which weights the fleet has: adopt what its engines serve, or update them."""
 
 
+class RecordNotWritten(FleetError):
+    """The fleet's file cannot be written: no room, or no right to. What it says is what it said before."""
+
+
 class UnknownMembers(FleetError):
     """Who belongs to the fleet cannot be found out: its gateway or its DNS does not say."""

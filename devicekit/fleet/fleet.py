@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
@@ -15,6 +16,9 @@ from devicekit.fleet.errors import FleetBusy
 from devicekit.fleet.members import MemberSource
 from devicekit.fleet.outcomes import FleetReply, MemberOutcome, MemberView, summary
 from devicekit.fleet.record import RecordFile, Served
+
+CONFLICT = 409
+"""HTTP: somebody else steers, or the engine is not as this takes it to be."""
 
 _AT_ONCE = 512  # calls under way
 _LONG = 30.0  # seconds; a call that may take more is looked after meanwhile
@@ -66,6 +70,8 @@ class Fleet:
         self._idle = asyncio.Event()
         self._idle.set()
         self._leases: dict[str, str] = {}
+        self._holder = uuid.uuid4().hex
+        self._overtaken = ""  # why this verb may change nothing more
         self._label = f"The fleet of {file.path} (process {os.getpid()} on {socket.gethostname()})"
 
     @asynccontextmanager
@@ -80,7 +86,7 @@ class Fleet:
             await self._idle.wait()
         if self._busy is not None:
             raise FleetBusy(f"The fleet is busy: {self._busy} is under way.")
-        self._busy = verb
+        self._busy, self._overtaken = verb, ""
         self._idle.clear()
         try:
             await self._refresh(verb)
@@ -132,11 +138,24 @@ class Fleet:
     # -- Claims -----------------------------------------------------------------------------------------------
 
     async def claim(self, endpoint: Endpoint) -> MemberOutcome:
-        """Have this fleet alone steer an engine."""
+        """Have this fleet alone steer an engine on; fails where another process has steered any since.
+
+        What this verb would bring to the others is of a time before that one: it changes nothing more.
+        """
+        if not self._overtaken:
+            outcome = await self._claim(endpoint, again=True)
+            if outcome.status != CONFLICT:
+                return outcome
+            self._overtaken = f"{endpoint.name}: {outcome.message}"
+        return MemberOutcome(endpoint.name, False, self._overtaken, CONFLICT)
+
+    async def _claim(self, endpoint: Endpoint, *, again: bool) -> MemberOutcome:
         body = {
             "fleet": self.file.record.id,
             "steered_by": self._label,
             "take_over": self.take_over,
+            "holder": self._holder,
+            "again": again,
         }
         outcome = await self.call(endpoint, "/claim_for_fleet", body)
         lease = outcome.document.get("lease")
@@ -151,8 +170,8 @@ class Fleet:
         ordered = sorted(self.endpoints, key=lambda one: one.name)
         outcomes: list[MemberOutcome] = []
         for first, rest in ((True, ordered[:1]), (False, ordered[1:])):
-            outcomes += await asyncio.gather(*(self.claim(one) for one in rest))
-            taken = [one for one in outcomes if one.status == 409]
+            outcomes += await asyncio.gather(*(self._claim(one, again=False) for one in rest))
+            taken = [one for one in outcomes if one.status == CONFLICT]
             if taken:
                 if not first:
                     await self.end_claims()
@@ -175,6 +194,20 @@ class Fleet:
     async def look(self) -> list[MemberView]:
         """What every engine says of itself. Changes nothing."""
         return list(await asyncio.gather(*(self.view(one) for one in self.endpoints)))
+
+    async def survey(self, claims: Mapping[str, MemberOutcome]) -> list[MemberView]:
+        """As `look`, of engines that were all claimed at one moment: whoever came since is later in everything.
+
+        Raises:
+            FleetBusy: another fleet has steered one while the others were claimed.
+        """
+        views = await self.look()
+        for one in views:
+            claim = claims[one.member]
+            same = claim.success and one.instance == claim.document.get("instance")
+            if same and one.steered_by != self._label:
+                raise FleetBusy(f"{one.member}: {one.steered_by or 'another fleet'} has steered it since.")
+        return views
 
     async def view(self, endpoint: Endpoint) -> MemberView:
         """What one engine says of itself."""
@@ -217,6 +250,8 @@ class Fleet:
     ) -> list[MemberOutcome]:
         """The same to all, or to some; each one's outcome. ``leased``: with the lease of each."""
         chosen = self.endpoints if endpoints is None else endpoints
+        if leased and self._overtaken:
+            return [MemberOutcome(one.name, False, self._overtaken, CONFLICT) for one in chosen]
         bodies = [
             {**(body or {}), "lease": self._leases.get(one.name, "")} if leased else body for one in chosen
         ]
@@ -260,8 +295,8 @@ class Fleet:
         Raises:
             FleetBusy: another verb is under way, or another fleet steers.
         """
-        async with self.steering("adopt"):
-            views = await self.look()
+        async with self.steering("adopt") as claims:
+            views = await self.survey(claims)
             outcomes = problems(views)
             versions = {one.weight_version for one in views}
             if all(one.success for one in outcomes) and len(versions) != 1:

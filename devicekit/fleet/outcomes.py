@@ -90,6 +90,18 @@ class FleetReply:
         return cls(not failed, summary(verb, outcomes), tuple(outcomes))
 
 
+def still_waiting(outcomes: Sequence[MemberOutcome], views: Sequence[MemberView]) -> list[MemberOutcome]:
+    """The same, but that who says that it still waits for its fleet's weights has not done what it answered."""
+    waiting = {one.member for one in views if one.awaits_fleet}
+    message = "joined, and says that it generates nothing"
+    return [
+        MemberOutcome(one.member, False, message, one.status)
+        if one.success and one.member in waiting
+        else one
+        for one in outcomes
+    ]
+
+
 def summary(verb: str, outcomes: Sequence[MemberOutcome]) -> str:
     """One sentence on a verb: how many did it, and the first that did not."""
     failed = [one for one in outcomes if not one.success]

@@ -21,7 +21,7 @@ from pathlib import Path
 from devicekit.contract.errors import ConfigurationError
 from devicekit.documents import read_json
 from devicekit.files import UnreadableFile
-from devicekit.fleet.errors import FleetBusy
+from devicekit.fleet.errors import FleetBusy, RecordNotWritten
 
 _LARGEST = 16 << 20  # bytes
 _LONGEST_NAME = 500  # characters
@@ -80,14 +80,24 @@ class RecordFile:
         self.record = record
 
     def save(self, **changes: object) -> FleetRecord:
-        """Change fields of the record, on disk before this returns."""
+        """Change fields of the record, on disk before this returns.
+
+        Raises:
+            RecordNotWritten: it cannot be written; the record is the old one.
+        """
         record = replace(self.record, **changes)  # type: ignore[arg-type]  # fields of the record, by name
         beside = self.path.with_name(f".{self.path.name}.new")
-        with beside.open("w") as file:
-            json.dump(asdict(record), file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, self.path)
+        try:
+            with beside.open("w") as file:
+                json.dump(asdict(record), file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, self.path)
+        except OSError as error:
+            raise RecordNotWritten(
+                f"The fleet's file {self.path} cannot be written: {error}. It says what it said before; engines "
+                "that are held stay held until this is put right: then devicekit fleet resume, and tend."
+            ) from error
         self.record = record
         return record
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from devicekit.fleet.agreement import notes
 from devicekit.fleet.fleet import Fleet
-from devicekit.fleet.outcomes import FleetReply, MemberOutcome, summary
+from devicekit.fleet.outcomes import FleetReply, MemberOutcome, still_waiting, summary
 from devicekit.fleet.record import Phase, Served, Update
 from devicekit.fleet.steps import Brought, Steps
 from devicekit.ranges import whole
@@ -39,6 +39,8 @@ class Rolling:
         checksum, outcomes = await self._steps.confirm(
             fleet.endpoints, update.version, update.checksum or None
         )
+        views = await fleet.look()
+        outcomes = still_waiting(outcomes, views)
         held = tuple(one.member for one in outcomes if not one.success)
         if held or checksum is None:
             fleet.file.save(held=held)
@@ -51,9 +53,8 @@ class Rolling:
             if back
             else summary("rolling update", outcomes)
         )
-        found_notes = notes(await fleet.look())
         outcome = "unchanged" if back else "updated"
-        return FleetReply(not back, message, tuple(outcomes), outcome, update.version, notes=found_notes)
+        return FleetReply(not back, message, tuple(outcomes), outcome, update.version, notes=notes(views))
 
     async def back(self, update: Update) -> FleetReply:
         """Bring the weights of before to each engine that has lost them."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from devicekit.fleet.endpoint import Endpoint
-from devicekit.fleet.fleet import Fleet
+from devicekit.fleet.fleet import CONFLICT, Fleet
 from devicekit.fleet.outcomes import MemberOutcome, MemberView
 from devicekit.fleet.record import Update
 from devicekit.ranges import finite
@@ -83,6 +83,8 @@ class Steps:
             [outcome] = await self.prepare([endpoint], update, peer)
         if outcome.success:
             [outcome] = await self._commit([endpoint], update)
+        if outcome.status == CONFLICT and not outcome.success:
+            await self._fleet.claim(endpoint)  # finds out whether another process steers: then nobody joins
         return outcome
 
     async def confirm(

@@ -13,7 +13,7 @@ from devicekit.fleet.agreement import notes
 from devicekit.fleet.endpoint import Endpoint
 from devicekit.fleet.errors import NoFleetWeights
 from devicekit.fleet.fleet import Fleet
-from devicekit.fleet.outcomes import FleetReply, MemberOutcome, MemberView, summary
+from devicekit.fleet.outcomes import FleetReply, MemberOutcome, MemberView, still_waiting, summary
 from devicekit.fleet.peers import Peers
 from devicekit.fleet.record import FleetRecord, Phase, Served, Update
 from devicekit.fleet.steps import Steps
@@ -30,7 +30,7 @@ async def tend(fleet: Fleet, *, timeout: float = LONG, verb: str = "tend") -> Fl
         FleetError: who belongs to the fleet cannot be found out.
         NoFleetWeights: which weights the fleet has is unknown.
     """
-    async with fleet.steering(verb):
+    async with fleet.steering(verb) as claims:
         record = fleet.file.record
         if record.update is not None:
             return FleetReply(
@@ -42,14 +42,15 @@ async def tend(fleet: Fleet, *, timeout: float = LONG, verb: str = "tend") -> Fl
                 "Which weights the fleet has is unknown: adopt what it serves, or update it."
             )
         steps = Steps(fleet, timeout=timeout)
-        views = {one.member: one for one in await fleet.look()}
+        views = {one.member: one for one in await fleet.survey(claims)}
         peers = Peers(one.member for one in views.values() if _has(record, one))
         tending = (
             _tend(fleet, steps, endpoint, views[endpoint.name], served, peers) for endpoint in fleet.endpoints
         )
         outcomes = list(await asyncio.gather(*tending))
-        failed = {one.member for one in outcomes if not one.success}
         views = {one.member: one for one in await fleet.look()}
+        outcomes = still_waiting(outcomes, list(views.values()))
+        failed = {one.member for one in outcomes if not one.success}
         held = tuple(
             one.name
             for one in fleet.endpoints

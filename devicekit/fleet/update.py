@@ -18,7 +18,7 @@ from dataclasses import replace
 from devicekit.fleet.agreement import notes, problems
 from devicekit.fleet.endpoint import Endpoint
 from devicekit.fleet.fleet import Fleet
-from devicekit.fleet.outcomes import FleetReply, MemberOutcome, MemberView, summary
+from devicekit.fleet.outcomes import FleetReply, MemberOutcome, MemberView, still_waiting, summary
 from devicekit.fleet.record import Phase, Served, Update
 from devicekit.fleet.rolling import Rolling
 from devicekit.fleet.steps import Steps
@@ -83,6 +83,7 @@ class FleetUpdate:
             update = self._fleet.file.record.update
             if update is None:
                 return FleetReply(True, "No update is under way.", weight_version=self._version())
+            await self._fleet.survey(claims)
             if update.phase is Phase.PREPARING:
                 return await self._give_up(
                     update, [], "It was given up: nothing had been written yet.", claims
@@ -113,7 +114,7 @@ class FleetUpdate:
         if record.served is not None and record.served.version == version:
             message = f"The fleet serves a version {version!r} already: give the new weights another name."
             return FleetReply(False, message, outcome="unchanged")
-        views = await self._fleet.look()
+        views = await self._fleet.survey(claims)
         outcomes = [
             found if claims[found.member].success else claims[found.member] for found in problems(views)
         ]
@@ -191,11 +192,12 @@ class FleetUpdate:
     async def _continue(self, update: Update, found: dict[str, MemberOutcome]) -> FleetReply:
         held = self._fleet.file.record.held
         joined = await self._steps.join(self._others(held), update.version)
+        views = await self._fleet.look()
+        joined = still_waiting(joined, views)
         found = {**found, **{one.member: one for one in joined if not one.success}}
         held = (*held, *(one.member for one in joined if not one.success))
         self._fleet.file.save(update=None, held=held)
         message = summary("update", list(found.values()))
-        views = await self._fleet.look()
         if held:
             message += (
                 f" {_named(held)} will not generate until they have these weights (devicekit fleet tend)."

@@ -40,6 +40,10 @@ class ClaimArguments(Arguments):
     fleet: Annotated[Label, Field(min_length=1, description="the identity of the fleet")]
     steered_by: Label = Field("", description="who that is, for people")
     take_over: bool = Field(False, description="also from another fleet")
+    holder: Label = Field("", description="the process that claims; another after every start")
+    again: bool = Field(
+        False, description="refused where another holder has claimed the engine since this one did"
+    )
 
 
 class LeaseArguments(Arguments):
@@ -107,7 +111,13 @@ class JoinArguments(Arguments):
 async def claim(serving: Serving, arguments: ClaimArguments, request: Request) -> Response:
     """Let one fleet alone steer this engine; its lease, and what the engine is."""
     operation = ClaimForFleet(
-        serving.next_id(), arguments.fleet, arguments.steered_by, uuid.uuid4().hex, arguments.take_over
+        serving.next_id(),
+        arguments.fleet,
+        arguments.steered_by,
+        uuid.uuid4().hex,
+        arguments.take_over,
+        arguments.holder,
+        arguments.again,
     )
     return _answer(await serving.perform(operation, PreparedReply), instance=serving.instance)
 

@@ -34,6 +34,7 @@ class Membership:
         self._hold = store.state.gate.token(HOLD)
         self.waiting = False  # for the fleet's weights; to be read only
         self._fleet = self._lease = self._steered_by = ""
+        self._last_holder: str | None = None  # also once its claim has ended; None: there was no claim
 
     @property
     def steered_by(self) -> str | None:
@@ -59,7 +60,7 @@ class Membership:
 
         Raises:
             InvalidOperation: the fleet or the lease has no name.
-            Conflict: another fleet does.
+            Conflict: another fleet does, or did since the claim that this one follows.
         """
         if not operation.fleet or not operation.lease:
             raise InvalidOperation("A claim needs the name of a fleet.")
@@ -67,6 +68,11 @@ class Membership:
             raise Conflict(
                 f"{self.steered_by} steers this engine: end that, or take the engine over from it."
             )
+        if operation.again and self._last_holder not in (None, operation.holder):
+            raise Conflict(
+                "Another process has steered this engine since it was claimed: what was begun then is over."
+            )
+        self._last_holder = operation.holder
         self._fleet, self._lease, self._steered_by = operation.fleet, operation.lease, operation.steered_by
         return self._reply(operation.id, "Claimed.", self._lease)
 

@@ -150,12 +150,18 @@ class ClaimForFleet(Operation):
     """Let one fleet alone steer this engine until `EndClaim`.
 
     The same fleet may claim again: its earlier leases end. Another fleet may not, unless it takes the engine over.
+
+    Args:
+        again: within one verb, after an earlier claim: refused where another process has claimed the engine since,
+            even if it has ended that claim. What the verb would go on with is no longer true then.
     """
 
     fleet: str = ""  # its identity
     steered_by: str = ""  # who that is, for people
     lease: str = ""  # the word that whatever follows must carry
     take_over: bool = False
+    holder: str = ""  # the process that claims; another after every start
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

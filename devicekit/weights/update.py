@@ -49,8 +49,11 @@ class Ready:
     staging: Staging
 
     def close(self) -> None:
-        """Let go of what was staged."""
-        self.staged.close()
+        """Let go of what was staged. What goes wrong there on one rank must be no answer of that rank alone."""
+        try:
+            self.staged.close()
+        except Exception as error:
+            _log.warning("what an update had staged was not let go: %s", describe_error(error))
 
 
 class Updater:

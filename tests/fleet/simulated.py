@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import random
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from types import SimpleNamespace
@@ -56,12 +56,19 @@ class World:
     serving: Counter[str] = field(default_factory=Counter)  # engines that generate, by what their weights are
     most_versions: int = 0  # that served at one moment
     instances: itertools.count[int] = field(default_factory=itertools.count)
+    happenings: list[tuple[int, Callable[[], Awaitable[None]]]] = field(default_factory=list)  # by call
     late: list[tuple[int, Callable[[], object]]] = field(default_factory=list)  # what arrives at which call
     engines: dict[str, SimEngine] = field(default_factory=dict)  # by name, as peers find them
 
     def later(self, arrive: Callable[[], object]) -> None:
         """Have something arrive up to some dozens of calls from now."""
         self.late.append((self.calls + self.rng.randrange(1, 60), arrive))
+
+    async def happen(self) -> None:
+        """Let happen what is due."""
+        while due := [one for one in self.happenings if one[0] <= self.calls]:
+            self.happenings.remove(due[0])
+            await due[0][1]()
 
     def deliver(self) -> None:
         """Let arrive what is due."""
@@ -173,6 +180,7 @@ class SimEngine:
         world.engines[name] = self
         self.lies: str | None = None  # what its weights become in place of what it was told to load
         self.dies_at: int | None = None  # the world's call at which it ends
+        self.pace = 3  # how many others may come first, at most
         self.comes_back = False  # at once, with its first weights
         self.kind: dict[str, object] = {}  # of /server_info, where it is unlike the others
         self._start(waits)
@@ -246,8 +254,9 @@ class SimEngine:
         world.calls += 1
         if world.kill_at is not None and world.calls >= world.kill_at:
             raise FleetKilled
-        for _ in range(world.rng.randrange(3)):
+        for _ in range(world.rng.randrange(self.pace)):
             await asyncio.sleep(0)
+        await world.happen()
         world.deliver()
         if self.dies_at is not None and world.calls >= self.dies_at:
             self.dies_at = None
@@ -271,6 +280,8 @@ class SimEngine:
     def answer(self, path: str, body: dict[str, object]) -> Answer:
         """What the engine does when a call arrives."""
         path = path.partition("?")[0]
+        if "*" in self.refuses:
+            return Answer(401, {"success": False, "message": "another key is needed here"})
         if path in self.refuses:
             return Answer(400, {"success": False, "message": f"{path} is refused here"})
         if path in self.ignores:
@@ -287,6 +298,8 @@ class SimEngine:
             return Answer(200, {"success": True})
         reply = self._perform(path, body)
         document = {**asdict(reply), "success": reply.success, "message": reply.message}
+        document["instance"] = self.instance
+        document["awaits_fleet"] = document.pop("waiting", None)
         return Answer(200 if reply.success else 409 if reply.refusal is Refusal.CONFLICT else 400, document)
 
     def _info(self) -> dict[str, object]:
@@ -310,7 +323,15 @@ class SimEngine:
         number = f"lease {self.instance} {next(self.world.instances)}"
         handlers: dict[str, Callable[[], Reply | Callable[[], Reply | None]]] = {
             "/claim_for_fleet": lambda: self.membership.claim(
-                ClaimForFleet("", text("fleet"), text("steered_by"), number, body.get("take_over") is True)
+                ClaimForFleet(
+                    "",
+                    text("fleet"),
+                    text("steered_by"),
+                    number,
+                    body.get("take_over") is True,
+                    text("holder"),
+                    body.get("again") is True,
+                )
             ),
             "/end_fleet_claim": lambda: self.membership.end_claim(EndClaim("", lease)),
             "/hold_for_fleet": lambda: self.membership.hold(

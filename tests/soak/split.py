@@ -36,7 +36,7 @@ from tests.soak.ranked_operator import LAST, Operator
 from tests.tensor_parallel.models import MODELS
 from tests.tensor_parallel.scenarios import Faulty
 
-PATIENCE = 20.0  # seconds, the ranks' timeout
+PATIENCE = 60.0  # seconds, the ranks' timeout: on a busy machine a rank comes late
 SEEDS = (0, 1, 2, LAST)
 KINDS = ("llama", "tied", "three key heads", "gemma3", "mixtral", "mixtral by experts")
 _DEATH = 8  # one run in so many loses a rank

@@ -177,6 +177,21 @@ def test_only_the_holder_of_the_lease_steers(engine: Engine, checkpoints: tuple[
     assert not ask(engine, PrepareWeights("13", "u", new, lease="two")).success
 
 
+def test_a_claim_that_goes_on_is_refused_where_another_process_came_between(engine: Engine) -> None:
+    def claim(number: str, holder: str, *, again: bool, take_over: bool = False) -> PreparedReply:
+        return ask(engine, ClaimForFleet(number, "blue", "", number, take_over, holder, again))
+
+    assert claim("1", "one", again=True).success, "after a restart, which is not its fault"
+    assert claim("2", "one", again=True).success
+    assert claim("3", "two", again=False).success, "the next process of the same fleet"
+    assert ask(engine, EndClaim("4", "3")).success
+    refused = claim("5", "one", again=True)
+    assert not refused.success
+    assert "Another process has steered this engine" in refused.message
+    assert engine.weights.membership.steered_by is None
+    assert claim("6", "one", again=False).success, "with a verb of its own"
+
+
 @pytest.mark.parametrize("mode", HoldMode)
 def test_a_held_engine_generates_nothing_until_it_joins_and_a_pause_outlives_that(
     engine: Engine, checkpoints: tuple[Path, Path], mode: HoldMode

@@ -20,6 +20,7 @@ from devicekit.scheduling.messages import (
     Refusal,
     Reply,
     Rollback,
+    Selector,
     Staging,
     UpdateOutcome,
     UpdateReply,
@@ -40,6 +41,7 @@ from devicekit.weights import (
     ResumeMemory,
 )
 from devicekit.weights.operations import UpdateWeightsFromTensor
+from devicekit.weights.store import Loaded
 from examples.checkpoints import write_example_checkpoint
 from tests.hash_runner import expected, make_weights, salt_of
 from tests.scheduling.rig import Rig, make_rig
@@ -218,6 +220,32 @@ def test_one_that_is_withdrawn_meanwhile_changes_nothing(rig: Rig, gate: threadi
     let_go(gate)
     rig.step()
     assert rig.salt == salt_of(make_weights(6)), "what was withdrawn was written when it came"
+
+
+def test_what_cannot_be_let_go_changes_no_answer(rig: Rig) -> None:
+    """Where that fails on one of several ranks, the others would have another one."""
+
+    class Stuck:
+        names = frozenset[tuple[Selector, str]]()
+
+        def write(self) -> Loaded:
+            raise AssertionError("it was withdrawn")
+
+        def close(self) -> None:
+            raise ValueError("boom")
+
+    request = rig.add([1, 2, 3], 60)
+    rig.step(2)
+    operation = UpdateWeightsFromTensor("u")
+    answer = rig.weights.updater.begin(operation, Stuck)
+    wait_until(lambda: answer() is None and not rig.scheduler.state.admitting, 30)
+    rig.scheduler.state.withdrawals.add("u")
+    reply = answer()
+    assert isinstance(reply, UpdateReply)
+    assert reply.refusal is Refusal.WITHDRAWN
+    rig.scheduler.state.gate.open("u")
+    rig.run()
+    assert rig.outputs[request] == expected([1, 2, 3], 60, rig.salt)
 
 
 def test_the_weights_are_not_released_under_an_update(rig: Rig, gate: threading.Event) -> None:
