@@ -20,6 +20,9 @@ _PRECISION = (
 _ATTENTION = "torch.nn.attention.sdpa_kernel(...), which names what every device may use"
 _LIBRARY = "a switch of one vendor's library: set it beside that vendor's plugin, and waive it there"
 
+ACTIVITIES = "torch.profiler.ProfilerActivity"
+"""Its members name vendors."""
+
 SWITCHES: Mapping[str, str] = MappingProxyType(
     {
         "torch.backends.cuda.matmul.allow_tf32": _PRECISION,
@@ -43,7 +46,7 @@ SWITCHES: Mapping[str, str] = MappingProxyType(
         },
         "torch.backends.mps.is_available": PRESENCE,
         "torch.backends.mps.is_built": PRESENCE,
-        "torch.profiler.ProfilerActivity": "torch.profiler.supported_activities(), what this torch can trace",
+        ACTIVITIES: "torch.profiler.supported_activities(), what this torch can trace",
         "torch.backends.mps.get_name": "device.properties().name",
         "torch.backends.mps": PRESENCE,
         "torch.backends.cuda": _LIBRARY,
@@ -66,6 +69,8 @@ def advice_of(path: str) -> tuple[str, str]:
     """
     if path.startswith(("hasattr(", "getattr(")):
         return PRESENCE, ""
+    if path.startswith(f"{ACTIVITIES}."):
+        return "device.profiler_activity()", "None where the backend names none"
     row = replacement_of(path)
     if row is not None:
         return row.sentence, row.changes

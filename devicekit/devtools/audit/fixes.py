@@ -12,26 +12,29 @@ import re
 from collections.abc import Iterable, Sequence
 
 from devicekit.devtools.audit import words
+from devicekit.devtools.audit.beside import ACTIVITIES
 from devicekit.devtools.audit.chosen import ChosenDevice, index_of
 from devicekit.devtools.audit.findings import Edit, Span
 from devicekit.devtools.audit.guards import Guards
 from devicekit.devtools.audit.names import Names, Scope
 from devicekit.devtools.audit.patched import patched
 from devicekit.devtools.audit.place import Place
-from devicekit.devtools.audit.questions import device_asked, tensor_asked
+from devicekit.devtools.audit.questions import Asked, device_asked, tensor_asked
+from devicekit.devtools.audit.rendering import NEED_PARENTHESES, Part, Rendering
 from devicekit.devtools.audit.syntax import filled, is_class_name, names_device
-from devicekit.devtools.audit.table import ANNOTATIONS, PROPERTIES, STATISTICS, Replacement, replacement_of
+from devicekit.devtools.audit.table import (
+    ANNOTATIONS,
+    ANY_VENDOR,
+    ANY_WORD,
+    PROPERTIES,
+    STATISTICS,
+    Replacement,
+    replacement_of,
+)
 
-Part = str | Span
-_COMPILERS = re.compile(r"jit|compile|script|custom_op|register_fake|register_kernel|triton|numba|trace")
-# Functions whose argument at a position names a device.
-_TAKE_DEVICE = {
-    "torch.device": 0, "torch.set_default_device": 0, "torch.autocast": 0, "torch.amp.autocast": 0,
-    "torch.Generator": 0, "torch.amp.GradScaler": 0, "torch.distributed.device_mesh.init_device_mesh": 0,
-    "torch.distributed.init_device_mesh": 0,
-}  # fmt: skip
-_TAKE_COLLECTIVE = frozenset({"init_process_group", "new_group"})
-_NEED_PARENTHESES = (ast.NamedExpr, ast.Yield, ast.YieldFrom, ast.GeneratorExp)
+# What reads a function's code, and what such a compiler calls as it is.
+_COMPILERS = re.compile(r"jit|compile|(?<![a-z])script|register_fake|triton|numba|(?<![a-z])trace")
+_NOT_COMPILED = re.compile(r"\.(disable|ignore|unused)$")
 _PREFIX = re.compile(r"([fF][rR]?|[rR][fF])(\"\"\"|'''|\"|')(\w+)(?=:)")
 
 
@@ -43,7 +46,6 @@ class Editor:
         self._text = text
         self._lines = text.split("\n")
         self._ascii = text.isascii()
-        self._tree = tree
         self._chosen = ChosenDevice(names, tree, device_name)
         self._edits: dict[ast.AST, Edit] = {}
         self._guards = Guards(tree)
@@ -63,12 +65,20 @@ class Editor:
         kept = {node: self._edits[node] for node in places if node in self._edits}
         return self._guards.settle(kept, set(places))
 
+    def swallowed(self, node: ast.AST, edits: Iterable[Edit]) -> Edit | None:
+        """The edit that takes ``node`` away with what is around it."""
+        span = self._span(node)
+        around = (one for one in edits if _within(span, one.span))
+        kept = ((one, [part for part in one.parts if not isinstance(part, str)]) for one in around)
+        return next((one for one, parts in kept if not any(_within(span, part) for part in parts)), None)
+
     # -- What surrounds an expression -------------------------------------------------------------------------
 
     def compiles(self, decorator: ast.expr, scope: Scope) -> bool:
         """Whether a decorator hands the function to a compiler, which knows torch's own names only."""
         inner = decorator.func if isinstance(decorator, ast.Call) else decorator
-        return _COMPILERS.search(self._names.path(inner, scope) or ast.unparse(inner)) is not None
+        path = self._names.path(inner, scope) or ast.unparse(inner)
+        return _COMPILERS.search(path) is not None and _NOT_COMPILED.search(path) is None
 
     def device_parameter(self, node: ast.FunctionDef | ast.AsyncFunctionDef, scope: Scope) -> str:
         """A parameter that is a Device."""
@@ -84,14 +94,6 @@ class Editor:
             "device_of",
             "device_index",
         )
-
-    def role(self, path: str, number: int, keyword: str | None) -> str:
-        """What an argument of a function is: "device", "backend", or the keyword's own name."""
-        if path.rpartition(".")[2] in _TAKE_COLLECTIVE:
-            return "backend" if keyword == "backend" or (keyword is None and number == 0) else (keyword or "")
-        if keyword is None:
-            return "device" if _TAKE_DEVICE.get(path) == number else ""
-        return "" if keyword == "backend" else keyword
 
     # -- Edits ------------------------------------------------------------------------------------------------
 
@@ -144,7 +146,12 @@ class Editor:
         """A name of a vendor module that is not called."""
         name = ".".join(path.split(".")[2:])
         row = replacement_of(path)
-        if row is None or place.compiled or not isinstance(getattr(node, "ctx", None), ast.Load):
+        if place.compiled or not isinstance(getattr(node, "ctx", None), ast.Load):
+            return
+        if path.startswith(f"{ACTIVITIES}.") and not place.annotation:
+            here, imports = self._chosen.here(place)
+            self._keep(Edit(self._span(node), (f"{here}.profiler_activity()",), False, imports), node, place)
+        if row is None:
             return
         if place.annotation and name in ANNOTATIONS:
             self._edits[node] = Edit(self._span(node), (ANNOTATIONS[name],), safe=True)
@@ -212,7 +219,7 @@ class Editor:
             return ""
         if node.attr.endswith("event"):
             return "the methods of the event; what a vendor's own kernels need stays with them, waived"
-        if not (place.frozen or place.compiled or isinstance(whose, _NEED_PARENTHESES)):
+        if not (place.frozen or place.compiled or isinstance(whose, NEED_PARENTHESES)):
             # What a name stands for may be an object of the engine's own.
             certain = call is not None and _is_vendor(self._names.path(call, place.scope) or "")
             here, imports = self._chosen.here(place)
@@ -223,21 +230,26 @@ class Editor:
     def tensor_question(self, node: ast.Attribute, place: Place) -> str:
         """``tensor.is_cuda``; what to ask instead, if it is one."""
         asked = tensor_asked(node)
-        return "" if asked is None or self._is_imported(asked, place) else self._ask(node, asked, place)
+        if asked is None or self._is_imported(asked.whose, place):
+            return ""
+        return self._ask(node, asked, place)
 
-    def device_question(self, node: ast.Compare, place: Place) -> str:
-        """``tensor.device.type == "cuda"``; what to ask instead, if it is one."""
+    def device_question(self, node: ast.Compare | ast.Call, place: Place) -> tuple[str, str]:
+        """``device == "cuda"``, or its type; what to ask instead and what changes, if it is one."""
         asked = device_asked(node)
-        return "" if asked is None else self._ask(node, asked.device, place, negated=asked.negated)
+        if asked is None:
+            return "", ""
+        return self._ask(node, asked, place), ANY_WORD if asked.by_word else ANY_VENDOR
 
-    def _ask(self, node: ast.expr, whose: ast.expr, place: Place, *, negated: bool = False) -> str:
-        if not (place.frozen or place.compiled or place.annotation or isinstance(whose, _NEED_PARENTHESES)):
-            first = "not " if negated else ""
+    def _ask(self, node: ast.expr, asked: Asked, place: Place) -> str:
+        whose = asked.whose
+        self._guards.ask(node, place.scope, ast.unparse(whose), asked.vendors)
+        if not (place.frozen or place.compiled or place.annotation or isinstance(whose, NEED_PARENTHESES)):
+            first = "not " if asked.negated else ""
             parts = (f"{first}devicekit.on_accelerator(", self._span(whose), ")")
             # Whoever is asked for another place than the vendor's may mean what every other vendor is.
-            self._keep(Edit(self._span(node), parts, not negated, ("devicekit",)), node, place)
-            if node in self._edits:
-                self._guards.ask(node)
+            certain = not asked.negated and not asked.by_word
+            self._keep(Edit(self._span(node), parts, certain, ("devicekit",)), node, place)
         return "devicekit.on_accelerator(tensor or device)"
 
     def literal(self, node: ast.Constant, place: Place) -> None:
@@ -289,41 +301,13 @@ class Editor:
         torch = self._torch(call.func, place) if "torch" in named else "torch"
         if not torch:
             return False
-        parts = self._render(wanted, given, handle[0], torch)
+        parts = Rendering(given, handle[0], torch, self._span).parts(wanted)
         imports = (handle[1] if "device" in named else ()) + (("devicekit",) if "devicekit" in named else ())
         edit = Edit(self._span(whole), tuple(parts), (row.certain or certain) and place.runs, imports)
         self._keep(edit, whole, place)
-        if row.name == "is_available" and whole in self._edits:
-            self._guards.ask(whole)
+        if row.name == "is_available":
+            self._guards.ask(whole, place.scope, row.name, path.split(".")[-2])
         return whole in self._edits
-
-    def _render(
-        self, node: ast.expr, given: dict[str, ast.expr], device: tuple[Part, ...], torch: str
-    ) -> list[Part]:
-        if isinstance(node, ast.Name):
-            if node.id == "device" and "device" not in given:
-                return list(device)
-            return (
-                [self._span(given[node.id])]
-                if node.id in given
-                else [torch if node.id == "torch" else node.id]
-            )
-        if isinstance(node, ast.Attribute):
-            return [*self._render(node.value, given, device, torch), f".{node.attr}"]
-        assert isinstance(node, ast.Call)
-        parts = [*self._render(node.func, given, device, torch), "("]
-        separator = ""
-        arguments: list[ast.expr | ast.keyword] = [*node.args, *node.keywords]
-        for one in arguments:
-            value = one.value if isinstance(one, ast.keyword) else one
-            if isinstance(value, ast.Name) and value.id not in given:
-                continue
-            parts.append(separator + (f"{one.arg}=" if isinstance(one, ast.keyword) else ""))
-            inner = self._render(value, given, device, torch)
-            loose = isinstance(value, ast.Name) and isinstance(given.get(value.id), _NEED_PARENTHESES)
-            parts += ["(", *inner, ")"] if loose else inner
-            separator = ", "
-        return [*parts, ")"]
 
     def _handle(
         self, argument: ast.expr | None, place: Place
@@ -332,7 +316,7 @@ class Editor:
         here, imports = self._chosen.here(place)
         if argument is None or _is_none(argument):
             return (here,), imports
-        if isinstance(argument, (ast.Starred, *_NEED_PARENTHESES)):
+        if isinstance(argument, (ast.Starred, *NEED_PARENTHESES)):
             return None
         if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
             index = index_of(argument.value)
@@ -365,12 +349,25 @@ class Editor:
         return [*parts, ")"]
 
     def _formatted(self, node: ast.JoinedStr, place: Place) -> tuple[str, tuple[str, ...]] | None:
+        here, imports = self._chosen.here(place)
+        if self._is_current(node, place):
+            return f"str({here}.torch_device)", imports
         source = ast.get_source_segment(self._text, node) or ""
         matched = _PREFIX.match(source)
         if place.formatted or matched is None or words.telltale(source[matched.end() :]) is not None:
             return None
-        here, imports = self._chosen.here(place)
         return f"{matched[1]}{matched[2]}{{{here}.torch_device.type}}{source[matched.end() :]}", imports
+
+    def _is_current(self, node: ast.JoinedStr, place: Place) -> bool:
+        """Whether a text is the current device's, as in ``f"cuda:{torch.cuda.current_device()}"``."""
+        last = node.values[-1]
+        if len(node.values) != 2 or not isinstance(last, ast.FormattedValue):
+            return False
+        plain = last.format_spec is None and last.conversion == -1
+        path = (
+            (self._names.path(last.value.func, place.scope) or "") if isinstance(last.value, ast.Call) else ""
+        )
+        return plain and _is_vendor(path) and path.endswith(".current_device")
 
     def _torch(self, node: ast.expr, place: Place) -> str:
         """The name by which code has torch at hand; empty if it has not."""
@@ -424,6 +421,10 @@ def _given(call: ast.Call, row: Replacement) -> dict[str, ast.expr] | None:
 def _plain(node: ast.AST) -> bool:
     """Whether what fills a text is given by position."""
     return isinstance(node, ast.BinOp) or (isinstance(node, ast.Call) and not node.keywords)
+
+
+def _within(inner: Span, outer: Span) -> bool:
+    return outer[0] <= inner[0] and inner[1] <= outer[1]
 
 
 def _is_vendor(path: str) -> bool:

@@ -1,16 +1,19 @@
 """When "is there an accelerator" may be asked in place of "is there this vendor's".
 
 The question changes its answer on other vendors' devices. That is right only where everything that it guards was
-rewritten too; a guard over code that still names a vendor stays as it is.
+rewritten too; a guard over code that still names a vendor stays as it is. So does one of several, each of which
+asks for another vendor: the first would be true for all.
 """
 
 from __future__ import annotations
 
 import ast
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from devicekit.devtools.audit.findings import Edit
+from devicekit.devtools.audit.names import Scope
 
 _LEAVE = (ast.Return, ast.Raise, ast.Continue, ast.Break)
 
@@ -20,7 +23,8 @@ class Guards:
 
     def __init__(self, tree: ast.Module) -> None:
         self._tree = tree
-        self._questions: set[ast.AST] = set()
+        self._questions: dict[ast.AST, object] = {}
+        self._vendors: dict[object, set[str]] = defaultdict(set)
         self._rest: dict[ast.stmt, Sequence[ast.stmt]] = {}
 
     def follow(self, node: ast.stmt, rest: Sequence[ast.stmt]) -> None:
@@ -28,9 +32,11 @@ class Guards:
         if isinstance(node, (ast.If, ast.Assert)):
             self._rest[node] = rest
 
-    def ask(self, node: ast.AST) -> None:
-        """Note a question."""
-        self._questions.add(node)
+    def ask(self, node: ast.AST, scope: Scope, about: str, vendor: str) -> None:
+        """Note a question, of what in which scope it is asked, and for whom."""
+        # A scope holds dictionaries and is the only one of its kind.
+        self._questions[node] = (id(scope), about)
+        self._vendors[id(scope), about].add(vendor)
 
     def settle(self, edits: Mapping[ast.AST, Edit], found: set[ast.AST]) -> dict[ast.AST, Edit]:
         """The edits, in which a question is safe only where all that it guards is.
@@ -40,7 +46,7 @@ class Guards:
             found: every expression that names a vendor.
         """
         settled = dict(edits)
-        open_questions = self._questions & settled.keys()
+        open_questions = self._questions.keys() & settled.keys()
         if not open_questions:
             return settled
         regions = {question: region for question, region in self._regions() if question in open_questions}
@@ -53,6 +59,8 @@ class Guards:
             ]
             if not guarded or not all(edit is not None and edit.safe for edit in guarded):
                 settled[question] = replace(settled[question], safe=False)
+                if len(self._vendors[self._questions[question]]) > 1:
+                    del settled[question]
         return settled
 
     def _regions(self) -> Iterator[tuple[ast.AST, list[ast.AST]]]:

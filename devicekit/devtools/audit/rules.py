@@ -17,6 +17,7 @@ from devicekit.devtools.audit.fixes import Editor
 from devicekit.devtools.audit.marks import Marks
 from devicekit.devtools.audit.names import Names, annotations_of, defaults_of
 from devicekit.devtools.audit.place import Place
+from devicekit.devtools.audit.roles import role
 from devicekit.devtools.audit.syntax import (
     arguments_of,
     assigned_name,
@@ -115,7 +116,7 @@ class _Visitor(ast.NodeVisitor):
         edits = self._editor.settle(node for _, node in self._findings)
         findings = []
         for finding, node in self._findings:
-            edit = edits.get(node)
+            edit = edits.get(node) or self._editor.swallowed(node, edits.values())
             fix = "" if edit is None else "safe" if edit.safe else "unsafe"
             findings.append(replace(finding, fix=fix))
         return Analysis(tuple(sorted(findings)), tuple(edits.values()))
@@ -139,15 +140,17 @@ class _Visitor(ast.NodeVisitor):
             self._place = before
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        self._visit_decorators(node.decorator_list)
         with self._at(frozen=True):
-            for part in (*node.decorator_list, *node.bases, *(one.value for one in node.keywords)):
+            for part in (*node.bases, *(one.value for one in node.keywords)):
                 self.visit(part)
         with self._at(scope=self._names.scope(node)):
             self.visit_body(node.body)
 
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        self._visit_decorators(node.decorator_list)
         with self._at(frozen=True):
-            for part in (*node.decorator_list, *defaults_of(node.args)):
+            for part in defaults_of(node.args):
                 self.visit(part)
         compiled = any(self._editor.compiles(one, self._place.scope) for one in node.decorator_list)
         device = self._editor.device_parameter(node, self._place.scope) or self._place.device
@@ -159,6 +162,12 @@ class _Visitor(ast.NodeVisitor):
                 self.visit_body(node.body)
 
     visit_AsyncFunctionDef = visit_FunctionDef
+
+    def _visit_decorators(self, nodes: Sequence[ast.expr]) -> None:
+        """What a decorator is given is evaluated where the definition stands; a compiler's is its own."""
+        for one in nodes:
+            with self._at(frozen=self._place.frozen or self._editor.compiles(one, self._place.scope)):
+                self.visit(one)
 
     def visit_Lambda(self, node: ast.Lambda) -> None:
         with self._at(frozen=True):
@@ -286,8 +295,8 @@ class _Visitor(ast.NodeVisitor):
     def visit_Compare(self, node: ast.Compare) -> None:
         self._check_variable(node)
         if any(map(names_device, (node.left, *node.comparators))):
-            instead = self._editor.device_question(node, self._place)
-            self._report(node, "DK004", short(node), instead, changes=ANY_VENDOR)
+            instead, changes = self._editor.device_question(node, self._place)
+            self._report(node, "DK004", short(node), instead, changes=changes or ANY_VENDOR)
         else:
             self.generic_visit(node)
 
@@ -330,7 +339,8 @@ class _Visitor(ast.NodeVisitor):
             self._report(node, "DK003", short(node))
             self.visit(node.func.value)  # type: ignore[attr-defined]
         elif name in ("startswith", "endswith") and literals:
-            self._report(node, "DK004", short(node))
+            instead, changes = self._editor.device_question(node, self._place)
+            self._report(node, "DK004", short(node), instead, changes=changes)
         elif self._names.path(node.func, self._place.scope) in ("getattr", "hasattr") and literals:
             self._report(node, "DK001", short(node))
         else:
@@ -352,9 +362,9 @@ class _Visitor(ast.NodeVisitor):
             self.visit(called)
         path = self._path(node.func) or ""
         for number, argument in enumerate(node.args):
-            self._visit_in_role(argument, self._editor.role(path, number, None))
+            self._visit_in_role(argument, role(path, number, None))
         for keyword in node.keywords:
-            self._visit_in_role(keyword.value, self._editor.role(path, -1, keyword.arg))
+            self._visit_in_role(keyword.value, role(path, -1, keyword.arg))
 
     def _visit_in_role(self, node: ast.expr, role: str) -> None:
         if role == self._place.assigned:

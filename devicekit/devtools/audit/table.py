@@ -59,6 +59,8 @@ def _row(
 
 ANY_VENDOR = "true for an accelerator of any vendor; what it guards must be ready for that"
 """What changes where code asked for one vendor."""
+ANY_WORD = f"{ANY_VENDOR}; a device with an index counts too, and a word that torch does not know raises"
+"""What changes where code compared a device with a word."""
 
 _UNKNOWN = "None where nobody counts, and before the first allocation, instead of 0"
 _STREAMS = "raises UnsupportedHook on a device without streams; ask device.supports() first"
@@ -99,7 +101,8 @@ _ROWS = (
     _row("is_bf16_supported(including_emulation=True)",
          advice="device.properties(): the dtypes that the device supports"),
     _row("is_tf32_supported()", advice="device.properties(): the dtypes that the device supports"),
-    _row("can_device_access_peer(device, peer_device)", advice="device.can_access_peer(peer index)"),
+    _row("can_device_access_peer(device, peer_device)", "device.can_access_peer(peer_device)", certain=False,
+         changes="None where that is unknown; the peer is an index"),
     # Ordering
     _row("synchronize(device=None)", "device.synchronize()"),
     _row("current_stream(device=None)", "device.current_stream()", changes=_STREAMS),
@@ -123,7 +126,8 @@ _ROWS = (
     _row("XPUGraph()", advice=_GRAPH),
     _row("MUSAGraph()", advice=_GRAPH),
     _row("graph(cuda_graph, pool=None, stream=None, capture_error_mode='global')", advice=_GRAPH),
-    _row("graph_pool_handle()", advice="device.graph_pool(), given to every graph that shares it"),
+    _row("graph_pool_handle()", "device.graph_pool()", certain=False,
+         changes="a pool for device.create_graph(pool=...), not for the vendor's own graphs"),
     _row("make_graphed_callables(callables, sample_args)", advice=_GRAPH),
     _row("graphs", advice=_GRAPH),
     # Releasing
@@ -277,6 +281,8 @@ PROPERTIES: Mapping[str, str] = MappingProxyType(
 
 def replacement_of(path: str) -> Replacement | None:
     """The row for a dotted path such as ``torch.cuda.memory.empty_cache``; ``None``: the table has none."""
+    if path == "torch.backends.mps.is_available":  # what most code asks instead of torch.mps
+        path = "torch.mps.is_available"
     rest = path.split(".")[2:]
     if not rest:
         return None

@@ -67,6 +67,8 @@ LINES = {
     "y = x.to('cuda')": "y = x.to(@.torch_device)",
     "y = x.to(torch.half).to(device='npu', non_blocking=True)":
         "y = x.to(torch.half).to(device=@.torch_device, non_blocking=True)",
+    "y = x.to(f'npu:{torch.npu.current_device()}')": "y = x.to(str(@.torch_device))",
+    "y = torch.is_autocast_enabled('cuda')": "y = torch.is_autocast_enabled(@.torch_device.type)",
     "y = x.to(f'cuda:{rank}')": "y = x.to(f'{@.torch_device.type}:{rank}')",
     "y = torch.zeros(2, device='cuda')": "y = torch.zeros(2, device=@.torch_device.type)",
     "y = torch.zeros(2, device='cuda:0')": 'y = torch.zeros(2, device=f"{@.torch_device.type}:0")',
@@ -119,7 +121,8 @@ UNTOUCHED = {
     "a class in isinstance": "isinstance(x, torch.cuda.Stream)",
     "a subclass": "class S(torch.cuda.Stream): pass",
     "a default": "def g(device=torch.cuda.current_device(), d='cuda', e=torch.device('cuda')): pass",
-    "a decorator": "@torch.cuda.amp.autocast()\ndef g(): pass",
+    "what a compiler's decorator is given": "@triton.jit(debug=torch.cuda.is_available())\ndef g(): pass",
+    "one of several questions": "if torch.cuda.is_available(): return 1\nif torch.xpu.is_available(): return 2",
     "a decorator's argument": "@skip_unless(torch.cuda.is_available())\ndef g(): pass",
     "a lambda's default": "y = lambda d=torch.cuda.current_device(): d",
     "code for a compiler": "@torch.compile\ndef g(): torch.cuda.synchronize()",
@@ -163,6 +166,66 @@ UNTOUCHED = {
 @pytest.mark.parametrize("body", UNTOUCHED.values(), ids=UNTOUCHED)
 def test_what_is_not_certain_stays(body: str) -> None:
     assert fixed(inside(body)) == inside(body)
+
+
+@pytest.mark.parametrize(
+    "decorator", ["torch.library.custom_op('a::b', mutates_args=())", "torch.compiler.disable", "transcript"]
+)
+def test_what_a_compiler_calls_as_it_is_is_rewritten(decorator: str) -> None:
+    code = f"import torch\n\n@{decorator}\ndef f(x):\n    with torch.cuda.device(x.device): pass\n"
+    assert "    with devicekit.device_for(x.device).current(): pass\n" in fixed(code)
+
+
+def test_what_a_decorator_is_given_is_evaluated_on_import() -> None:
+    code = "import pytest, torch\n@pytest.mark.skipif({} < 2, reason='x')\ndef test(): pass\n"
+    before, after = code.format("torch.cuda.device_count()"), code.format("devicekit.accelerator_count()")
+    assert fixed(before) == before
+    assert fixed(before, unsafe=True) == after.replace("pytest, torch", "pytest\nimport devicekit")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    {
+        "if device == 'cuda': pass": "if devicekit.on_accelerator(device): pass",
+        "if s.device != 'npu': pass": "if not devicekit.on_accelerator(s.device): pass",
+        "if s.device_type in ('cuda', 'xpu'): pass": "if devicekit.on_accelerator(s.device_type): pass",
+        "if str(device).startswith('cuda'): pass": "if devicekit.on_accelerator(device): pass",
+        "if torch.device(x).type == 'cuda': pass": "if devicekit.on_accelerator(torch.device(x)): pass",
+        "y = ProfilerActivity.CUDA": "y = @.profiler_activity()",
+        "y = torch.cuda.can_device_access_peer(i, 1)": "y = devicekit.device_for(i).can_access_peer(1)",
+        "y = torch.cuda.graph_pool_handle()": "y = @.graph_pool()",
+        "y = torch.backends.mps.is_available()": "y = devicekit.accelerator_available()",
+    }.items(),
+)
+def test_what_means_more_or_less_than_before_is_written_only_when_asked(before: str, after: str) -> None:
+    head = "from torch.profiler import ProfilerActivity\n"
+    assert fixed(head + inside(before)) == head + inside(before)
+    text = fixed(head + inside(before), unsafe=True)
+    assert f"rank):\n    {after.replace('@', HERE)}\n" in text
+    assert fixed(text, unsafe=True) == text
+
+
+@pytest.mark.parametrize(
+    "branches",
+    [
+        ("torch.cuda.is_available()", "torch.xpu.is_available()"),
+        ("torch.cuda.is_available()", "torch.backends.mps.is_available()"),
+        ("device == 'cuda'", "device == 'npu'"),
+        ("device.type == 'cuda'", "device.type != 'xpu'"),
+        ("x.is_cuda", "x.is_xpu"),
+    ],
+)
+def test_of_questions_for_several_vendors_none_is_taken_for_all(branches: tuple[str, str]) -> None:
+    code = inside("if {}:\n    a()\nelif {}:\n    b()".format(*branches))
+    assert fixed(code, unsafe=True) == code
+    assert "devicekit" in fixed(inside(f"if {branches[0]}:\n    a()"), unsafe=True)
+
+
+def test_what_a_rewritten_call_takes_away_is_no_place_for_a_person() -> None:
+    found = analyse(inside("y = torch.cuda.get_device_capability('cuda')"), "x.py").findings
+    assert [(one.rule, one.fix) for one in found] == [("DK001", "unsafe"), ("DK002", "unsafe")]
+    found = analyse(inside("torch.cuda.synchronize(s.is_cuda)"), "x.py").findings
+    assert [(one.rule, one.fix) for one in found] == [("DK001", "safe"), ("DK004", "unsafe")]
 
 
 def test_what_runs_on_import_is_rewritten_only_when_asked() -> None:
