@@ -5,7 +5,7 @@ Functions that exist prove nothing: a vendor's ``empty_cache`` may be there and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 
@@ -50,6 +50,30 @@ def pins(device_type: str) -> bool:
             return False
         return bool(torch.empty(1).pin_memory().is_pinned())
     except Exception:  # "Need to provide pin_memory allocator to use pin memory"
+        return False
+
+
+def inert_hooks(backend: TorchModuleBackend, shown: Collection[str]) -> frozenset[str]:
+    """Hooks whose functions are there and do not what they should, on a device that is.
+
+    Args:
+        shown: the capabilities that it was seen to have.
+    """
+    tried = {name: hooks for name, hooks in _SERVED_BY.items() if name not in shown}
+    found = {hook for hooks in tried.values() for hook in hooks if getattr(backend, hook, None) is not None}
+    if backend.manual_seed is not None and not _seeds(backend):
+        found.add("manual_seed")
+    return frozenset(found)
+
+
+def _seeds(backend: TorchModuleBackend) -> bool:
+    try:
+        draws = []
+        for seed in (3, 3, 4):
+            backend.manual_seed(0, seed)
+            draws.append(torch.rand(8, device=backend.vendor.device_type).cpu())
+        return torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+    except Exception:  # as it would for an engine
         return False
 
 
@@ -156,6 +180,14 @@ def _limits(backend: TorchModuleBackend) -> bool:
     return False
 
 
+# Hooks that are of no use where the capability was not seen.
+_SERVED_BY: Mapping[str, tuple[str, ...]] = {
+    "streams": ("create_stream", "use_stream", "set_current_stream", "priority_range"),
+    "events": ("create_event", "export_event", "import_event"),
+    "rng_state": ("get_rng_state", "set_rng_state"),
+    "graphs": ("create_graph", "graph_pool"),
+    "memory_pools": ("memory_pool",),
+}
 _LOOKS: Mapping[str, Callable[[TorchModuleBackend], bool]] = {
     "caching_allocator": _caches,
     "peak_memory": _tracks_peaks,

@@ -30,7 +30,11 @@ _ARGUMENTS: Mapping[str, int] = {
     "synchronize": 1,
     "current_stream": 1,
     "stream": 1,
+    "default_stream": 1,
+    "set_stream": 1,
+    "can_device_access_peer": 2,
     "is_current_stream_capturing": 0,
+    "graph_pool_handle": 0,
     "empty_cache": 0,
     "host_memory_stats": 0,
     "memory_stats": 1,
@@ -50,6 +54,7 @@ _INDEX_AT: Mapping[str, int] = {
     "get_device_properties": 0,
     "synchronize": 0,
     "current_stream": 0,
+    "default_stream": 0,
     "memory_stats": 0,
     "mem_get_info": 0,
     "reset_peak_memory_stats": 0,
@@ -57,6 +62,7 @@ _INDEX_AT: Mapping[str, int] = {
     "set_rng_state": 1,
 }
 _CLASSES = ("Stream", "Event", "MemPool", "graph", "device")
+_PARTS = ("memory",)  # submodules
 _MADE_WITH = {"Stream": 2, "Event": 1}  # arguments that the hooks give
 # What torch answers for whatever device is its accelerator.
 _UNTRIED = frozenset({"is_available", "device_count", "current_device", "set_device", "device"})
@@ -88,7 +94,11 @@ def facade(
         if (function := _fitting(getattr(own, name, None), arguments, indexed)) is not None:
             setattr(found, name, function)
     for name in (*_CLASSES, graph_class):
-        if hasattr(own, name) and _fitting(getattr(own, name), _MADE_WITH.get(name, 0), True) is not None:
+        kind = getattr(own, name, None)
+        if not _made_as_torchs_own(kind) and _fitting(kind, _MADE_WITH.get(name, 0), True) is not None:
+            setattr(found, name, kind)
+    for name in _PARTS:
+        if hasattr(own, name):
             setattr(found, name, getattr(own, name))
     if hasattr(found, "current_device"):  # torch.cpu answers with a word
         index = found.current_device
@@ -172,6 +182,16 @@ def _fitting(function: object, arguments: int, indexed: bool) -> _Function | Non
     if taken >= arguments:
         return function
     return None if indexed else lambda *given: function(*given[:taken])
+
+
+def _made_as_torchs_own(kind: object) -> bool:
+    """Whether a vendor's stream or event takes the arguments of torch's, and not those of torch.cuda's.
+
+    A subclass with a constructor of its own publishes what that takes.
+    """
+    if not isinstance(kind, type) or not issubclass(kind, (torch.Stream, torch.Event)):
+        return False
+    return kind.__new__ in (torch.Stream.__new__, torch.Event.__new__) and kind.__init__ is object.__init__
 
 
 def _reshaped(own: object) -> dict[str, _Function]:

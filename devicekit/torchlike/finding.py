@@ -1,12 +1,14 @@
-"""What was found out about a device without a plugin, by trying it: here, or in a child of this process.
+"""What was found out about a device without a plugin, by trying it: here, or in another process.
 
 To try a device is to initialise it, after which no child of this process can use it. So a device that can tell
-that it is not in use yet is tried in a forked child, which ends with what it initialised.
+that it is not in use yet is tried in a process which ends with what it initialised: a fresh one, or a forked child
+where the module exists in this process only.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import cast
@@ -14,6 +16,7 @@ from typing import cast
 import torch
 
 from devicekit.torchlike.child import ask_in_child
+from devicekit.torchlike.elsewhere import package_of, try_elsewhere
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -24,6 +27,7 @@ class Findings:
         served: functions and classes that torch itself serves for the device, by the names of a vendor's module.
         pins: whether torch page-locks host memory for the device.
         claims: capabilities that it was seen to have.
+        inert: hooks whose functions are there, and do not what they should.
         lenient: functions of the module that answer for a device that does not exist.
         counting_initialises: whether to ask how many devices there are is to initialise them.
     """
@@ -31,6 +35,7 @@ class Findings:
     served: frozenset[str] = frozenset()
     pins: bool = False
     claims: frozenset[str] = frozenset()
+    inert: frozenset[str] = frozenset()
     lenient: frozenset[str] = frozenset()
     counting_initialises: bool = False
 
@@ -51,19 +56,27 @@ NOTHING = Findings()
 def found(device_type: str, look: Callable[[], Findings]) -> Findings:
     """What ``look`` finds, without initialising the device in this process where that can be avoided.
 
-    Nothing, if a child was asked and failed or did not answer in time.
+    Nothing, with a warning, if another process was asked and failed or did not answer in time.
     """
     initialised = getattr(getattr(torch, device_type, None), "is_initialized", None)
-    if not hasattr(os, "fork") or not callable(initialised) or initialised():
+    package = package_of(device_type)
+    if not callable(initialised) or initialised() or (package is None and not hasattr(os, "fork")):
         return look()
     try:
-        seen = cast("dict[str, list[str] | bool]", ask_in_child(lambda: _plain(look())))
-    except RuntimeError:
+        seen = ask_in_child(lambda: plain(look())) if package is None else try_elsewhere(device_type, package)
+    except RuntimeError as error:
+        warnings.warn(
+            f"torch.{device_type} was tried in another process, and nothing is known of it: {error}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
         return NOTHING
-    return Findings(**{name: _set(value) for name, value in seen.items()})  # type: ignore[arg-type]  # as _plain wrote
+    told = cast("dict[str, list[str] | bool]", seen)
+    return Findings(**{name: _set(value) for name, value in told.items()})  # type: ignore[arg-type]  # as plain wrote
 
 
-def _plain(findings: Findings) -> dict[str, object]:
+def plain(findings: Findings) -> dict[str, object]:
+    """The findings as JSON can carry them."""
     return {
         name: sorted(value) if isinstance(value, frozenset) else value
         for name, value in asdict(findings).items()

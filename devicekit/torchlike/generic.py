@@ -12,7 +12,7 @@ from devicekit.contract import CAPABILITIES, DeviceProperties, hookimpl
 from devicekit.torchlike import properties
 from devicekit.torchlike.backend import TorchModuleBackend
 from devicekit.torchlike.child import ask_in_child
-from devicekit.torchlike.effects import pins, shown_by_effect, shown_to_be_there
+from devicekit.torchlike.effects import inert_hooks, pins, shown_by_effect, shown_to_be_there
 from devicekit.torchlike.error_words import cuda_like_rules
 from devicekit.torchlike.errors import ErrorRules
 from devicekit.torchlike.facade import facade, lenient_functions, served_by_torch, statistics_source
@@ -29,7 +29,7 @@ _VISIBLE_DEVICES = {
 _ACTIVITIES = {"mtia": "MTIA", "hpu": "HPU"}
 
 _TRIED_EACH_TIME = (
-    "torch.{0} is tried in a forked child each time the plugin is made. Keep what is found: "
+    "torch.{0} is tried in another process each time the plugin is made, which takes seconds. Keep what is found: "
     'print(GenericBackend("{0}").findings) shows what to give GenericBackend.__init__ as its second argument.'
 )
 
@@ -39,7 +39,8 @@ class GenericBackend(TorchModuleBackend):
 
     What cannot be established without knowing the vendor is absent: sharing between processes, overlapping copies,
     and pinned memory where torch itself pins none for the device. Making one finds out what torch serves by trying
-    it: in a child of this process, or here if the device is in use already or does not tell.
+    it: in a fresh process that imports the vendor's package, in a child of this one where the module was made by
+    hand, or here if the device is in use already or does not tell.
 
     Attributes:
         findings: what was found out.
@@ -62,13 +63,14 @@ class GenericBackend(TorchModuleBackend):
             graph_class=f"{label}Graph",
             errors=_rules(device_type, label),
         )
-        self.findings = found(device_type, lambda: _seen(device_type)) if findings is None else findings
+        self.findings = found(device_type, lambda: seen_here(device_type)) if findings is None else findings
         self._counted = 0
         if findings is None and type(self) is not GenericBackend:
             self.to_the_author: tuple[str, ...] = (_TRIED_EACH_TIME.format(device_type),)
         super().__init__()
         if not self.findings.pins:
             hide(self, "pin_memory", "is_pinned")
+        hide(self, *self.findings.inert)
         if device_type not in _ACTIVITIES and device_type != torch._C._get_privateuse1_backend_name():
             hide(self, "profiler_activity")
         if not hasattr(self.module, "_is_in_bad_fork"):  # then is_bad_fork is absent, and nobody can know
@@ -102,14 +104,20 @@ class GenericBackend(TorchModuleBackend):
         return properties.device_properties(found, architecture=None, compute_units="multi_processor_count")
 
 
-def _seen(device_type: str) -> Findings:
-    """What the device does, tried in this process."""
+def seen_here(device_type: str) -> Findings:
+    """What the device does, tried in this process, which initialises it.
+
+    Raises:
+        ImportError: torch has no such module.
+    """
     initialises = _counting_initialises(GenericBackend(device_type, NOTHING))
     known = Findings(served_by_torch(device_type), pins(device_type), counting_initialises=initialises)
     backend = GenericBackend(device_type, known)
     shown = frozenset(name for name in CAPABILITIES if shown_by_effect(backend, name))
-    lenient = lenient_functions(backend.module) if shown_to_be_there(backend) else frozenset()
-    return replace(known, claims=shown, lenient=lenient)
+    if not shown_to_be_there(backend):
+        return replace(known, claims=shown)
+    lenient, inert = lenient_functions(backend.module), inert_hooks(backend, shown)
+    return replace(known, claims=shown, inert=inert, lenient=lenient)
 
 
 def _counting_initialises(backend: GenericBackend) -> bool:

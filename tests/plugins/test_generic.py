@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -18,6 +20,7 @@ from devicekit.device import generic
 from devicekit.registry.validation import implemented_hooks
 from devicekit.torchlike import Findings, GenericBackend
 from devicekit.torchlike.facade import lenient_functions
+from devicekit.torchlike.needs import needed
 from devicekit_cpu import Backend as HostBackend
 from tests.doubles.partial import Accelerator, Mps
 from tests.doubles.surface import Surface, strict_module
@@ -244,6 +247,99 @@ def test_a_device_that_is_not_in_use_is_tried_elsewhere(monkeypatch: pytest.Monk
     assert {"synchronize", "memory_stats"} <= backend.findings.served
 
 
+def test_every_function_that_a_hook_needs_is_taken_from_the_vendors_module(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Anything:
+        def __call__(self, *given: object) -> int:
+            return 1
+
+    wanted = {name for hook in HOOKS for name in needed(GenericBackend, hook)}
+    wanted.discard("ipc_collect")  # sharing between processes is the vendor's to know
+    module = ModuleType("torch.acme")
+    for name in wanted:
+        whole, _, part = name.partition(".")
+        one = module.__dict__.setdefault(whole, Anything())
+        setattr(one, part or "itself", one)
+    monkeypatch.setattr(torch, "acme", module, raising=False)
+    taken = GenericBackend("acme", Findings()).module
+    assert {name for name in wanted if not hasattr(taken, name.partition(".")[0])} == set()
+
+
+def test_an_event_that_takes_torchs_own_arguments_is_made_as_torchs_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Event(torch.Event):
+        pass
+
+    functions = {**Vendor().functions(), "Event": Event}
+    _acme(monkeypatch, Accelerator("acme"), **functions)
+    assert "create_event" not in implemented_hooks(GenericBackend("acme", Findings()))
+    assert "create_event" in implemented_hooks(GenericBackend("acme", Findings(served=frozenset(["Event"]))))
+
+
+def test_hooks_that_were_seen_to_do_nothing_are_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    functions = {
+        **Vendor().functions(),
+        "manual_seed": lambda seed: None,
+        "get_rng_state": lambda device: None,
+    }
+    _acme(monkeypatch, Accelerator("acme"), **functions)
+    assert "get_rng_state" in implemented_hooks(GenericBackend("acme", Findings()))
+    known = Findings(inert=frozenset(["get_rng_state"]))
+    assert "get_rng_state" not in implemented_hooks(GenericBackend("acme", known))
+
+
+PACKAGE = """
+import os
+from types import ModuleType
+
+import torch
+
+LOADED_IN = os.getpid()
+
+
+def device_count():
+    assert LOADED_IN == os.getpid(), "a forked child"
+    with open({journal!r}, "a") as journal:
+        journal.write("asked\\n")
+    return 1
+
+
+module = ModuleType("torch_acme.device")
+module.is_initialized = lambda: False
+module.is_available = lambda: device_count() > 0
+module.device_count = device_count
+module.synchronize = lambda device=None: None
+module.mem_get_info = lambda device=None: (3, {total})
+torch.acme = module
+"""
+
+
+@pytest.fixture
+def vendors_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A vendor's package that is installed, which has extended torch in this process too; its device's journal."""
+    journal = tmp_path / "journal"
+    (tmp_path / "torch_acme.py").write_text(PACKAGE.format(journal=str(journal), total=7))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(torch, "acme", None, raising=False)
+    importlib.import_module("torch_acme")
+    yield journal
+    sys.modules.pop("torch_acme", None)
+
+
+def test_a_vendors_package_is_tried_in_a_fresh_process(vendors_package: Path) -> None:
+    backend = GenericBackend("acme")
+    assert backend.findings.claims == {"driver_memory"}
+    assert "asked" in vendors_package.read_text()
+
+
+def test_a_trial_that_fails_elsewhere_is_told(vendors_package: Path) -> None:
+    (vendors_package.parent / "torch_acme.py").write_text("raise OSError('the driver is from another age')")
+    with pytest.warns(RuntimeWarning, match="OSError: the driver is from another age"):
+        assert GenericBackend("acme").findings == Findings()
+
+
 def test_findings_that_are_kept_are_not_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
     shared = _acme(monkeypatch, Accelerator("acme"))
     found = GenericBackend("acme").findings
@@ -262,7 +358,10 @@ def test_a_device_whose_trial_ends_the_process_is_shown_to_do_nothing(
 ) -> None:
     _acme(monkeypatch, Accelerator("acme"), is_initialized=lambda: False, synchronize=lambda device: None)
     monkeypatch.setattr(torch.accelerator, "synchronize", lambda: os._exit(3))
-    backend = GenericBackend("acme")
+    with pytest.warns(
+        RuntimeWarning, match=r"torch\.acme was tried in another process, and nothing is known"
+    ):
+        backend = GenericBackend("acme")
     assert not backend.findings.served
     assert not backend.findings.claims
     assert "synchronize" in implemented_hooks(backend)
@@ -393,6 +492,15 @@ for _ in range(2):
     device.manual_seed(3)
     draws.append(torch.rand(3, device="sim:1").cpu())
 assert torch.equal(*draws)
+from devicekit.torchlike import effects
+backend = generic.GenericBackend("sim")
+assert not backend.findings.inert, backend.findings
+backend.manual_seed = lambda index, seed: None
+backend.set_rng_state = lambda index, state: None
+shown = {name for name in ("streams", "events", "graphs", "rng_state") if effects.shown_by_effect(backend, name)}
+assert {"manual_seed", "set_rng_state"} <= effects.inert_hooks(backend, shown) <= {
+    "manual_seed", "set_rng_state", "get_rng_state", "memory_pool"
+}
 try:
     torch.empty(2**45, device="sim:1")
 except RuntimeError as error:

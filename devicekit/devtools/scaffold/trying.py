@@ -17,8 +17,9 @@ import importlib, json, sys
 package, module = sys.argv[1:]
 importlib.import_module(package)
 from devicekit.device import generic
-made = generic.backend_class(module)
-findings = made().findings
+from devicekit.torchlike.generic import seen_here
+findings = seen_here(module)
+made = generic.backend_class(module, findings)
 told = {name: getattr(findings, name) for name in findings.__slots__}
 print(json.dumps({
     "findings": {name: sorted(one) if isinstance(one, frozenset) else one for name, one in told.items()},

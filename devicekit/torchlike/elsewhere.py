@@ -1,0 +1,70 @@
+"""Tries a device in a fresh Python, so that this process neither initialises it nor has to fork.
+
+A forked child has one thread of its parent's many: what the others held stays locked, and a trial that computes
+may wait for it for ever.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from typing import cast
+
+import torch
+
+_SECONDS = 300.0  # a driver that compiles its kernels on first use takes a minute
+_TRIAL = """
+import importlib, json, sys
+package, device_type = sys.argv[1:]
+importlib.import_module(package)
+import torch
+if not hasattr(torch, device_type):
+    raise SystemExit(f"{package} brings no torch.{device_type}")
+from devicekit.torchlike.finding import plain
+from devicekit.torchlike.generic import seen_here
+print(json.dumps(plain(seen_here(device_type))))
+"""
+
+
+class NotTried(RuntimeError):
+    """A trial gave no result; the text says what was said."""
+
+
+def package_of(device_type: str) -> str | None:
+    """The package that another process can import to have ``torch.<device_type>``; ``None``: nobody can tell."""
+    home, _, _ = str(getattr(getattr(torch, device_type, None), "__name__", "")).partition(".")
+    wanted = (
+        f"torch.{device_type}" if home == "torch" else home
+    )  # torch's own, unless it was made here by hand
+    try:
+        found = importlib.util.find_spec(wanted) if wanted else None
+    except (ImportError, ValueError):  # a module without a place
+        return None
+    return None if found is None or found.origin is None or not sys.executable else home
+
+
+def try_elsewhere(device_type: str, package: str) -> dict[str, object]:
+    """What `devicekit.torchlike.generic.seen_here` finds in a fresh Python that has imported ``package``.
+
+    Raises:
+        NotTried: it failed, or gave no answer in time.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _TRIAL, package, device_type],
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+    except subprocess.TimeoutExpired:
+        raise NotTried(f"no answer within {_SECONDS:g} s") from None
+    lines = done.stdout.strip().splitlines()
+    if done.returncode != 0 or not lines:
+        *_, said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise NotTried(said)
+    return cast("dict[str, object]", json.loads(lines[-1]))
