@@ -30,10 +30,10 @@ fleet-ray: $(SETUP) ## the same on Ray Serve: two replicas, an update, one kille
 	@$(BIN)/python -m examples.fleet_ray
 
 test: $(SETUP) lint types architecture ## everything that must hold: lint, types, architecture, tests (on two cores)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 thorough: $(SETUP) ## the tests that take minutes each, of which `make test` runs samples or none
-	@DRAW=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m thorough
+	@DRAW=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m thorough
 
 lint: $(SETUP) ## style and likely mistakes
 	@$(BIN)/ruff check --quiet .

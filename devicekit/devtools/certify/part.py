@@ -44,6 +44,6 @@ PARTS: tuple[Part, ...] = (
     ),
     Part("overhead", "the share of a decode step that is not its forward pass", 60, _ENGINE),
     Part("throughput", "tokens a second, beside transformers' own continuous batching", 75, _ENGINE),
-    Part("doctor", "nothing serious is wrong with the installation", 60),
+    Part("doctor", "nothing serious is wrong with the installation", 120),
     Part("conformance", "the whole conformance suite, by its own probe", 420, ("pytest", "numpy")),
 )
