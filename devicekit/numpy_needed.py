@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-
-if importlib.util.find_spec("numpy") is None:
+try:
+    import numpy  # noqa: F401
+except ModuleNotFoundError as _error:
     raise ModuleNotFoundError(
         "this part of devicekit needs numpy: pip install 'devicekit[engine]'", name="numpy"
-    )
+    ) from _error

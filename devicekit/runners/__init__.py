@@ -3,7 +3,6 @@
 All that is used of transformers is named in `huggingface`, and imported when a model is first opened.
 """
 
-import devicekit.numpy_needed  # noqa: F401  # before whatever would fail without it
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.drafted import DraftedRunner
 from devicekit.runners.errors import (

@@ -519,7 +519,7 @@ def test_a_real_device_type_without_a_plugin_is_served_with_real_tensors() -> No
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr

@@ -18,7 +18,7 @@ sys.meta_path.insert(0, Hide())
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
 
 
 def test_devicekit_and_its_pools_do_not_import_transformers():
