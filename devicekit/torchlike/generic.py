@@ -17,7 +17,7 @@ from devicekit.torchlike.error_words import cuda_like_rules
 from devicekit.torchlike.errors import ErrorRules
 from devicekit.torchlike.facade import facade, lenient_functions, served_by_torch, statistics_source
 from devicekit.torchlike.finding import NOTHING, Findings, found
-from devicekit.torchlike.needs import hide, needs
+from devicekit.torchlike.needs import hidden_overrides, hide, needs
 from devicekit.torchlike.vendor import Vendor
 
 _VISIBLE_DEVICES = {
@@ -68,6 +68,8 @@ class GenericBackend(TorchModuleBackend):
         if findings is None and type(self) is not GenericBackend:
             self.to_the_author: tuple[str, ...] = (_TRIED_EACH_TIME.format(device_type),)
         super().__init__()
+        if told := hidden_overrides(self, self.module):
+            self.to_the_author = (*getattr(self, "to_the_author", ()), *told)
         if not self.findings.pins:
             hide(self, "pin_memory", "is_pinned")
         hide(self, *self.findings.inert)

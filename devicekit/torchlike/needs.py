@@ -64,6 +64,33 @@ def needed(backend: type, hook: str) -> tuple[str, ...]:
     return ()
 
 
+def hidden_overrides(backend: object, module: object) -> tuple[str, ...]:
+    """Sentences on a plugin's own hooks that are absent for what the hooks that they override rest on.
+
+    One that calls what it overrides, or the module, rests on the same; others may not.
+    """
+    told = []
+    for hook in HOOKS:
+        if getattr(backend, hook, None) is not None or getattr(type(backend), hook, None) is None:
+            continue
+        own = next(vars(one)[hook] for one in type(backend).__mro__ if hook in vars(one))
+        code = getattr(own, "__code__", None)
+        if (
+            hasattr(own, _NEEDS)
+            or code is None
+            or "__class__" in code.co_freevars
+            or "module" in code.co_names
+        ):
+            continue
+        missing = [name for name in needed(type(backend), hook) if not has(module, name)]
+        if missing:
+            told.append(
+                f"{hook}() of the plugin is absent: what it overrides rests on {', '.join(missing)}, which the "
+                "vendor's module lacks. Mark it @needs() if it rests on nothing there."
+            )
+    return tuple(told)
+
+
 def meets(module: object, names: Iterable[str]) -> bool:
     """Whether ``module`` has every one of the dotted names."""
     return all(has(module, name) for name in names)

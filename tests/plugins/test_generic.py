@@ -14,11 +14,11 @@ import pytest
 import torch
 
 import devicekit
-from devicekit.contract import HOOKS, AllocatorState, ErrorKind, Manifest
+from devicekit.contract import HOOKS, AllocatorState, DeviceProperties, ErrorKind, Manifest, hookimpl
 from devicekit.contract.errors import BackendUnavailable, DuplicateBackend, InvalidHooks
 from devicekit.device import generic
 from devicekit.registry.validation import implemented_hooks
-from devicekit.torchlike import Findings, GenericBackend
+from devicekit.torchlike import Findings, GenericBackend, needs
 from devicekit.torchlike.facade import lenient_functions
 from devicekit.torchlike.needs import needed
 from devicekit_cpu import Backend as HostBackend
@@ -276,6 +276,29 @@ def test_an_event_that_takes_torchs_own_arguments_is_made_as_torchs_are(
     _acme(monkeypatch, Accelerator("acme"), **functions)
     assert "create_event" not in implemented_hooks(GenericBackend("acme", Findings()))
     assert "create_event" in implemented_hooks(GenericBackend("acme", Findings(served=frozenset(["Event"]))))
+
+
+def test_the_author_of_a_hook_that_is_absent_with_the_one_it_overrides_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Plugin(GenericBackend):
+        def __init__(self) -> None:
+            super().__init__("acme", Findings())
+
+        @hookimpl
+        def device_properties(self, index: int) -> DeviceProperties:
+            return DeviceProperties(unified_memory=True)
+
+    class Marked(Plugin):
+        device_properties = needs()(lambda self, index: DeviceProperties(unified_memory=True))  # type: ignore[assignment]
+
+    _acme(monkeypatch, Accelerator("acme"), **Vendor().functions())
+    [told] = Plugin().to_the_author
+    assert told.startswith(
+        "device_properties() of the plugin is absent: what it overrides rests on get_device_prop"
+    )
+    assert Marked().device_properties(0).unified_memory
+    assert not hasattr(Marked(), "to_the_author")
 
 
 def test_hooks_that_were_seen_to_do_nothing_are_absent(monkeypatch: pytest.MonkeyPatch) -> None:
