@@ -135,6 +135,8 @@ def _one_run(file: Path, seed: int, count: int) -> None:
             assert world.delay or all(one.serves or one in anew for one in members), f"{run.name}: {reply}"
         if rng.random() < 0.5:
             run.steer(tend)
+            if run.troubles.overtaken is not None:
+                return
     run.end()
 
 
