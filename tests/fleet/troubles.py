@@ -77,7 +77,7 @@ class Troubles:
             one.change(weights="x", version="other")
 
     async def loads_something_else(self, one: SimEngine) -> None:
-        one.lies = "x"
+        one.lies = f"x of {one.name}"  # where all load the same, that is what is there
 
     async def says_that_it_did(self, one: SimEngine) -> None:
         """And has done nothing, of one kind."""
