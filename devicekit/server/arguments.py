@@ -6,7 +6,8 @@ soon in an object.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError, model_validator
@@ -114,6 +115,8 @@ class Arguments(BaseModel):
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
     takes_anything: ClassVar[bool] = False  # what no field takes has a meaning all the same
+    needs: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Fields that mean nothing without another one, and which: they are refused without it."""
 
     @model_validator(mode="before")
     @classmethod

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -25,11 +26,21 @@ from devicekit.server.logprob_format import Named, alternatives, named
 from devicekit.server.meta_info import MetaInfo
 from devicekit.server.prompts import tokens_of
 from devicekit.server.serving import Serving
+from devicekit.server.tool_grammar import OPEN, tagged
 from devicekit.server.tools import Call, Tool, ToolChoice, ToolReader, ToolUse, marks_hidden
+from devicekit.text import Grammar
 
 # What the tokenizer takes for its own, and what would give back something else than text.
 _TAKEN = frozenset(
-    {"conversation", "chat_template", "tokenize", "tokenizer_kwargs", "return_dict", "return_tensors"}
+    {
+        "conversation",
+        "messages",
+        "chat_template",
+        "tokenize",
+        "tokenizer_kwargs",
+        "return_dict",
+        "return_tensors",
+    }
     | {"return_assistant_tokens_mask", "padding", "truncation", "max_length", "tools"}
 )
 
@@ -73,6 +84,8 @@ class Message(Arguments):
 class ChatArguments(openai.OpenAIArguments):
     """Body of ``/v1/chat/completions``."""
 
+    needs = MappingProxyType({"top_logprobs": "logprobs"})
+
     messages: Annotated[list[Message], Field(min_length=1)] | None = None
     input_ids: list[Annotated[int, Field(strict=True)]] | None = Field(
         default=None, description="the prompt in token ids, instead of what the template makes of messages"
@@ -105,11 +118,11 @@ async def chat(serving: Serving, arguments: ChatArguments, request: Request) -> 
         serving,
         max(1, serving.longest - len(tokens)) if most is None else most,
         (arguments.top_logprobs or 0) if arguments.logprobs else None,
-        use.grammar(),
+        [_tagged(serving, use)] if use.strict else use.grammar(),
     )
     if use.tools and arguments.skip_special_tokens is None and _hides_marks(serving):
         params = dataclasses.replace(params, skip_special_tokens=False)
-    one = arguments.spec(tokens, params)
+    one = arguments.spec(serving, tokens, params)
     sequences = several(one, arguments.n or 1)
     await serving.compile(sequences)
     group = Group(
@@ -177,6 +190,22 @@ def render(serving: Serving, arguments: ChatArguments, use: ToolUse) -> list[int
     longest = serving.engine.runner.limits.max_positions
     # A template writes the special tokens itself.
     return tokens_of(lambda part: tokenizer.encode(part, add_special_tokens=False), text, longest)
+
+
+def _tagged(serving: Serving, use: ToolUse) -> Grammar:
+    """What keeps the calls that this model makes by itself to their tools' schemas.
+
+    Raises:
+        BadRequest: it is not known how its calls begin.
+    """
+    tokenizer: Any = serving.engine.tokenizer
+    template = serving.settings.chat_template or getattr(tokenizer, "chat_template", None)
+    if OPEN not in str(template) or getattr(tokenizer, "response_template", None) is not None:
+        raise BadRequest(
+            f"tools: function.strict needs a chat template whose calls stand in {OPEN}, or a tool_choice that "
+            "demands a call."
+        )
+    return tagged(use.tools, OPEN in tokenizer.get_vocab())
 
 
 def _spelled_out(call: object) -> object:

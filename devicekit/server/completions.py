@@ -58,7 +58,7 @@ async def complete(serving: Serving, arguments: CompletionArguments, request: Re
     sequences: list[SequenceSpec] = []
     for index, tokens in enumerate(prompts):
         chosen = _echoing(params, tokens) if arguments.echo else params
-        one = arguments.spec(tokens, chosen, "" if len(prompts) == 1 else f"_{index}")
+        one = arguments.spec(serving, tokens, chosen, "" if len(prompts) == 1 else f"_{index}")
         sequences += several(one, count)
     await serving.compile(sequences)
     echoes = [_Echo(vocabulary, one, texts[at // count]) for at, one in enumerate(sequences)]

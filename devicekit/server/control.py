@@ -68,6 +68,8 @@ class ContinueArguments(Arguments):
 class AbortArguments(Arguments):
     """Body of ``/abort_request``."""
 
+    needs = MappingProxyType({"exact": "rid"})
+
     rid: str | None = Field(default=None, description="ends every request whose id begins with this")
     exact: bool = Field(False, description="end only the request that has this very id")
     abort_all: bool = False

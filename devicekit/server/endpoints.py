@@ -20,7 +20,7 @@ from devicekit.server.absence import listening
 from devicekit.server.arguments import Arguments, Finite, Label
 from devicekit.server.bodies import Body, parse
 from devicekit.server.errors import BadRequest, Overloaded, error_response
-from devicekit.server.fields import refused, unknown_fields
+from devicekit.server.fields import refused, unknown_fields, without_ground
 from devicekit.server.keys import Access
 from devicekit.server.serving import Serving
 
@@ -124,6 +124,8 @@ class Endpoint(Generic[A]):
             arguments = self.arguments.model_validate(given)
         except ValidationError as error:
             raise BadRequest(_describe(error)) from error
+        if said := [*without_ground(arguments)]:
+            raise BadRequest(f"{'; '.join(said)}.")
         unknown = [*itertools.islice(unknown_fields(arguments), _MOST_UNKNOWN)]
         if places := refused(unknown, elsewhere):
             raise BadRequest(f"This engine does not support {', '.join(places)} here.")

@@ -13,6 +13,8 @@ from types import MappingProxyType
 
 from pydantic import BaseModel
 
+from devicekit.server.arguments import Arguments
+
 REFUSED: frozenset[str] = frozenset(
     # Other inputs than text and tokens.
     {"input_embeds", "prompt_embeds", "image_data", "video_data", "audio_data", "audio", "documents"}
@@ -144,6 +146,16 @@ def unknown_fields(arguments: BaseModel, place: str = "") -> Iterator[tuple[str,
                     continue
                 seen.add(id(one))
                 yield from unknown_fields(one, f"{place}{name}.{at}.")
+
+
+def without_ground(arguments: Arguments) -> Iterator[str]:
+    """What to say of each field that was sent and means nothing without another one."""
+    for name, ground in arguments.needs.items():
+        value, given = getattr(arguments, name), getattr(arguments, ground)
+        unsaid = name not in arguments.model_fields_set or value == type(arguments).model_fields[name].default
+        granted = any(given) if isinstance(given, list) else given not in (None, False)
+        if not unsaid and not granted and asks_for_something(name, value):
+            yield f"{name}: it means nothing without {ground}"
 
 
 def asks_for_something(name: str, value: object) -> bool:

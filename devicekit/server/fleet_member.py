@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from types import MappingProxyType
 from typing import Annotated
 
 from pydantic import Field
@@ -67,6 +68,8 @@ class HoldArguments(Arguments):
 class PrepareArguments(Arguments):
     """Body of ``/prepare_weight_update``."""
 
+    needs = MappingProxyType(dict.fromkeys(("weight_version", "checksum", "patience"), "peer"))
+
     update_id: UpdateId
     model_path: str | None = None
     peer: Label | None = Field(
@@ -129,6 +132,8 @@ async def end_claim(serving: Serving, arguments: LeaseArguments, request: Reques
 
 async def hold(serving: Serving, arguments: HoldArguments, request: Request) -> Response:
     """Generate nothing until this engine joins its fleet."""
+    if arguments.timeout is not None and arguments.mode is not HoldMode.FINISH:
+        raise BadRequest("timeout: it means nothing with any mode but finish.")
     operation = HoldForFleet(serving.next_id(), arguments.mode, arguments.timeout, arguments.lease)
     return _answer(await serving.perform(operation, PreparedReply))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, model_validator
@@ -34,11 +35,21 @@ _NAMES = {
     "prompt_logprobs": "logprob_start_len",
     "seed": "sampling_seed",
 }
+Priority = Annotated[
+    int | None,
+    Field(
+        description="higher is admitted first, by a server with --policy priority; elsewhere only 0 is taken"
+    ),
+]
 LogprobsMode = Literal["sampled", "raw"]
 
 
 class GenerateArguments(Arguments):
     """Either ``text`` or ``input_ids``; a list of them is a batch, and then other fields may be lists too."""
+
+    needs = MappingProxyType(
+        dict.fromkeys(("top_logprobs_num", "logprob_start_len", "token_ids_logprob"), "return_logprob")
+    )
 
     text: str | list[str] | None = None
     input_ids: list[TokenId] | list[list[TokenId]] | None = None
@@ -55,11 +66,13 @@ class GenerateArguments(Arguments):
     logprobs_mode: LogprobsMode | None = Field(
         default=None,
         description="sampled: of the distribution that tokens are drawn from; raw: of the model's own; "
-        "default: as the server is set",
+        "default: as the server is set; of those that are asked for",
     )
-    return_text_in_logprobs: bool | None = None
+    return_text_in_logprobs: bool | None = Field(
+        default=None, description="the text of tokens beside their log-probabilities, where any are asked for"
+    )
     stream: bool | None = None
-    priority: int | None = None
+    priority: Priority = None
     extra_key: Label | None = Field(default=None, description="share cached prefixes only with the same one")
     cache_salt: Label | None = Field(default=None, description="and with the same one of these")
 
@@ -151,7 +164,7 @@ def _sequences(
         one = SequenceSpec(
             tokens,
             params,
-            priority=arguments.priority or 0,
+            priority=serving.priority(arguments.priority),
             namespace=namespace_of(arguments.extra_key, arguments.cache_salt),
             **given,
         )

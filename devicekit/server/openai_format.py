@@ -12,7 +12,7 @@ from devicekit.engine import Generation
 from devicekit.runners.errors import MissingTokenizer
 from devicekit.scheduling.request import Finish, SamplingParams
 from devicekit.server.endpoints import Arguments, Finite, Label
-from devicekit.server.generate import LogprobsMode
+from devicekit.server.generate import LogprobsMode, Priority
 from devicekit.server.group import SequenceSpec, namespace_of
 from devicekit.server.sampling import MAX_SEQUENCES, LogitBias, SamplingArguments, Seed, StopTexts, TokenIds
 from devicekit.server.serving import Serving
@@ -60,7 +60,7 @@ class OpenAIArguments(GrammarArguments):
     # Beyond the original.
     rid: Label | None = None
     request_id: Label | None = Field(default=None, description="as rid")
-    priority: int | None = None
+    priority: Priority = None
     top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
     min_p: Finite | None = None
     min_tokens: int | None = None
@@ -68,7 +68,9 @@ class OpenAIArguments(GrammarArguments):
     stop_token_ids: TokenIds | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
-    spaces_between_special_tokens: bool | None = None
+    spaces_between_special_tokens: bool | None = Field(
+        default=None, description="where special tokens are shown and the tokenizer puts any; default: true"
+    )
     no_stop_trim: bool | None = None
     include_stop_str_in_output: bool | None = Field(default=None, description="as no_stop_trim")
     logprobs_mode: LogprobsMode | None = Field(default=None, description="as of /generate")
@@ -102,13 +104,15 @@ class OpenAIArguments(GrammarArguments):
         mode = self.logprobs_mode or serving.settings.logprobs_mode
         return dataclasses.replace(params, logprobs=logprobs, raw_logprobs=mode == "raw", grammar=grammar)
 
-    def spec(self, tokens: Sequence[int], params: SamplingParams, suffix: str = "") -> SequenceSpec:
+    def spec(
+        self, serving: Serving, tokens: Sequence[int], params: SamplingParams, suffix: str = ""
+    ) -> SequenceSpec:
         """A sequence of this request."""
         rid = self.rid or self.request_id
         return SequenceSpec(
             tokens,
             params,
-            priority=self.priority or 0,
+            priority=serving.priority(self.priority),
             namespace=namespace_of(self.extra_key, self.cache_salt),
             **({"id": f"{rid}{suffix}"} if rid else {}),
         )

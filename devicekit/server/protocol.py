@@ -12,6 +12,7 @@ from devicekit.server.errors import error_body
 from devicekit.server.offers import OfferlessParser
 
 _MOST = 64 << 10  # bytes of a request's line and headers, give or take what is read at once
+_FRAMING = 8  # bytes that may come with each of a body's: a chunk of one byte has five
 _SECONDS = 30.0  # for these; and for a body, beside what its length takes
 _SLOWEST = 16 << 10  # bytes a second in which a body has to come
 _WRITE_SECONDS = 30.0  # in which a client has to take what waits to be sent to it, 64 kB
@@ -43,7 +44,9 @@ class BoundedProtocol(HttpToolsProtocol):
     """A connection whose client must come to the point. One that waits between two requests is not concerned."""
 
     _before_body = True  # the line and headers of a request are on their way
-    _size = 0
+    _in_body = False
+    _size = 0  # of these; then of the body
+    _framed = 0  # bytes of a body with what is around it
     _body_began = 0.0
     _heard = 0.0  # when the client last sent something
     _timer: asyncio.TimerHandle | None = None
@@ -64,7 +67,12 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard = self.loop.time()
+        within = self._in_body
         super().data_received(data)
+        if self._in_body and within:
+            self._framed += len(data)
+            if self._framed > _MOST + (1 + _FRAMING) * self._size:
+                self._refuse(431, "There is too much around the body: extensions of chunks, or trailers.")
         if self._before_body:
             self._size += len(data)
             if self._size > _MOST:
@@ -75,8 +83,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._before_body, self._size = True, 0
         self._expect("the headers")
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # What comes behind a body is no header: nobody looked at it on the way here.
+        if self._before_body:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        self._before_body, self._size = False, 0
+        self._before_body, self._in_body, self._size, self._framed = False, True, 0, 0
         self._body_began = self.loop.time()
         self._expect("the body")
         super().on_headers_complete()
@@ -87,6 +100,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._in_body = False
         self._relax()
         super().on_message_complete()
 

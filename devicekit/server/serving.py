@@ -107,6 +107,17 @@ class Serving:
         engine = self.engine
         return min(engine.runner.limits.max_positions, engine.plan.num_tokens)
 
+    def priority(self, given: int | None) -> int:
+        """The priority of a request.
+
+        Raises:
+            BadRequest: it has one, and nobody here would go by it.
+        """
+        policy = self.engine.config.policy
+        if given and policy != "priority":
+            raise BadRequest(f"priority: this server admits by {policy}; --policy priority goes by it.")
+        return given or 0
+
     def require_weights(self) -> None:
         """Let a request pass that can be served, or that will be when memory is there again.
 

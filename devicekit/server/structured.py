@@ -113,7 +113,7 @@ def json_grammar(schema: object) -> Grammar:
 def choice_grammar(choices: list[str]) -> Grammar:
     """One of these texts. All are one terminal: what a parser would have to keep of each a lexer need not."""
     quoted = [json.dumps(choice, ensure_ascii=False) for choice in choices]
-    return Grammar(GrammarKind.EBNF, f"start: CHOICE\nCHOICE: {' | '.join(quoted)}")
+    return Grammar(GrammarKind.LARK, f"start: CHOICE\nCHOICE: {' | '.join(quoted)}")
 
 
 def only(found: list[Grammar]) -> Grammar | None:

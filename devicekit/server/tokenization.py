@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Annotated
 
 from pydantic import Field
@@ -24,11 +25,20 @@ _TokenId = Annotated[int, Field(strict=True, ge=0)]
 class TokenizeArguments(Arguments):
     """Either ``prompt``, one text or several, or ``messages`` for the chat template."""
 
-    model: str | None = None
+    needs = MappingProxyType(
+        dict.fromkeys(
+            ("tools", "add_generation_prompt", "continue_final_message", "chat_template_kwargs"), "messages"
+        )
+    )
+
+    model: str | None = Field(default=None, description="any name is taken")
     prompt: str | list[str] | None = None
     messages: Annotated[list[Message], Field(min_length=1)] | None = None
     tools: list[Tool] | None = None
-    add_special_tokens: bool = Field(default=True, description="of a prompt: as the tokenizer does by itself")
+    add_special_tokens: bool = Field(
+        default=True,
+        description="of a prompt, as the tokenizer does by itself; a template writes them itself",
+    )
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, object] | None = None
@@ -38,7 +48,7 @@ class TokenizeArguments(Arguments):
 class DetokenizeArguments(Arguments):
     """Token ids, of one text or of several."""
 
-    model: str | None = None
+    model: str | None = Field(default=None, description="any name is taken")
     tokens: list[_TokenId] | list[list[_TokenId]]
     skip_special_tokens: bool = True
 
@@ -63,15 +73,17 @@ async def tokenize(serving: Serving, arguments: TokenizeArguments, request: Requ
         (tokens,) = await serving.encode([arguments.prompt], arguments.add_special_tokens)
     else:
         tokens = await serving.encode(arguments.prompt or (), arguments.add_special_tokens)
-    counts = [len(one) for one in tokens if isinstance(one, list)]
+    many = isinstance(arguments.prompt, list)
+    parts = [one for one in tokens if isinstance(one, list)]
     flat = [one for one in tokens if isinstance(one, int)]
     document: dict[str, object] = {
         "tokens": tokens,
-        "count": counts if isinstance(arguments.prompt, list) else len(flat),
+        "count": [*map(len, parts)] if many else len(flat),
         "max_model_len": serving.longest,
     }
     if arguments.return_token_strs:
-        document["token_strs"] = [token_name(vocabulary, token) for token in flat]
+        named = [[token_name(vocabulary, token) for token in part] for part in (parts if many else [flat])]
+        document["token_strs"] = named if many else named[0]
     return JSONResponse(document)
 
 

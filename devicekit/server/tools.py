@@ -18,12 +18,12 @@ from pydantic import Field
 
 from devicekit.server.endpoints import Arguments
 from devicekit.server.errors import BadRequest
-from devicekit.text import Grammar, GrammarKind
+from devicekit.server.tool_grammar import CLOSE, OPEN, forced
+from devicekit.text import Grammar
 
 _Name = Annotated[str, Field(min_length=1, max_length=256)]
-_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _LIST, _PYTHON = "[TOOL_CALLS]", "<|python_tag|>"
-_MARKS = (_OPEN, _LIST, _PYTHON)
+_MARKS = (OPEN, _LIST, _PYTHON)
 
 
 class Function(Arguments):
@@ -32,7 +32,9 @@ class Function(Arguments):
     name: _Name
     description: str | None = None
     parameters: dict[str, object] | None = None
-    strict: bool | None = None
+    strict: bool | None = Field(
+        default=None, description="arguments of its calls follow parameters, also where none has to be made"
+    )
 
 
 class Tool(Arguments):
@@ -83,6 +85,11 @@ class ToolUse:
     forced: tuple[str, ...] = ()  # one of these is called
     parallel: bool = True
 
+    @property
+    def strict(self) -> bool:
+        """Whether a call that a model makes by itself has to follow a tool's schema."""
+        return not self.forced and any(tool.function.strict for tool in self.tools)
+
     @classmethod
     def of(cls, tools: Sequence[Tool] | None, choice: ToolChoice | None, parallel: bool | None) -> ToolUse:
         """What the fields of a request come to.
@@ -104,26 +111,16 @@ class ToolUse:
             return cls(given, (choice.function.name,), False)
         return cls(given, names, parallel is not False)
 
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What a call may begin with."""
+        return (OPEN,) if self.strict else _MARKS
+
     def grammar(self) -> list[Grammar]:
         """What makes a model call one of the tools: a JSON list of calls. Empty if it need not."""
         if not self.forced:
             return []
-        calls = [
-            {
-                "type": "object",
-                "properties": {
-                    "name": {"const": tool.function.name},
-                    "parameters": tool.function.parameters or {"type": "object"},
-                },
-                "required": ["name", "parameters"],
-                "additionalProperties": False,
-            }
-            for tool in self.tools
-            if tool.function.name in self.forced
-        ]
-        most = {} if self.parallel else {"maxItems": 1}
-        schema = {"type": "array", "minItems": 1, "items": {"anyOf": calls}, **most}
-        return [Grammar(GrammarKind.JSON_SCHEMA, json.dumps(schema))]
+        return [forced([tool for tool in self.tools if tool.function.name in self.forced], self.parallel)]
 
     def documents(self) -> list[dict[str, Any]] | None:
         """The tools as the chat template reads them."""
@@ -154,18 +151,18 @@ class ToolReader:
         content, calls = "", []
         while True:
             at, mark = self._next_mark()
-            if mark != _OPEN:
+            if mark != OPEN:
                 break
-            end = self._text.find(_CLOSE, at)
+            end = self._text.find(CLOSE, at)
             if end < 0:
                 break
             content += self._text[:at]
-            found = self._known(_load(self._text[at + len(_OPEN) : end]))
+            found = self._known(_load(self._text[at + len(OPEN) : end]))
             if found:
                 calls += found
             else:
-                content += self._text[at : end + len(_CLOSE)]
-            self._text = self._text[end + len(_CLOSE) :]
+                content += self._text[at : end + len(CLOSE)]
+            self._text = self._text[end + len(CLOSE) :]
         kept = self._kept()
         content, self._text = (
             content + self._text[: len(self._text) - kept],
@@ -182,11 +179,13 @@ class ToolReader:
         if self._has_template and not self.use.forced:
             content, calls = self._by_template(rest)
             return content, self._take(calls)
-        at = min((found for mark in _MARKS if (found := rest.find(mark)) >= 0), default=0)
+        at = min((found for mark in self.use.marks if (found := rest.find(mark)) >= 0), default=0)
+        if self.use.strict and not rest.startswith(OPEN, at):
+            return rest, []
         body = rest[at:]
         for mark in _MARKS:
             body = body.removeprefix(mark)
-        calls = self._known(_load(body.removesuffix(_CLOSE)))
+        calls = self._known(_load(body.removesuffix(CLOSE)))
         return (rest[:at], self._take(calls)) if calls else (rest, [])
 
     # -- Parts ------------------------------------------------------------------------------------------------
@@ -206,7 +205,7 @@ class ToolReader:
         return str(message.get("content") or "") if calls else text, calls
 
     def _next_mark(self) -> tuple[int, str]:
-        found = [(at, mark) for mark in _MARKS if (at := self._text.find(mark)) >= 0]
+        found = [(at, mark) for mark in self.use.marks if (at := self._text.find(mark)) >= 0]
         return min(found, default=(-1, ""))
 
     def _kept(self) -> int:
@@ -215,12 +214,12 @@ class ToolReader:
         at, _ = self._next_mark()
         if at >= 0:
             return len(text) - at
-        if not self._began and text.lstrip()[:1] in ("{", "["):
+        if not (self._began or self.use.strict) and text.lstrip()[:1] in ("{", "["):
             return len(text)
         return max(
             (
                 size
-                for mark in _MARKS
+                for mark in self.use.marks
                 for size in range(1, min(len(mark), len(text) + 1))
                 if text.endswith(mark[:size])
             ),
@@ -257,4 +256,4 @@ def _load(text: str) -> object:
 
 def marks_hidden(vocabulary: Mapping[str, int], special: Sequence[int]) -> bool:
     """Whether a tokenizer's special tokens are among what calls are recognised by."""
-    return any(vocabulary.get(mark) in special for mark in (*_MARKS, _CLOSE))
+    return any(vocabulary.get(mark) in special for mark in (*_MARKS, CLOSE))

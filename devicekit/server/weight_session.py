@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,6 +25,8 @@ class BeginArguments(Arguments):
 
 class TransactionArguments(Arguments):
     """Body of ``/transaction``."""
+
+    needs = MappingProxyType({"weight_version": "model_path"})
 
     settle: Settle = Settle.RETRACT
     model_path: str | None = Field(default=None, description="new weights, on the server's disk")

@@ -11,7 +11,7 @@ import re
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,10 @@ from devicekit.contract.errors import DeviceKitError
 if TYPE_CHECKING:
     import llguidance
 
-_KEPT = 256  # compiled grammars
+_KEPT = 64  # compiled grammars
+_KEPT_LENGTH = 8 << 20  # characters of their sources, together
+# What a lexer may come to: 25 MB, half a second. By default it is four times that, for ten characters of a client.
+_LEXER = 250_000
 _ERROR_LENGTH = 500  # characters of a reason that may repeat the whole grammar
 _ESCAPES = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|.)", re.DOTALL)
 # A model may put spaces and line ends into its JSON, but not for ever.
@@ -40,6 +43,7 @@ class GrammarKind(str, enum.Enum):
     JSON_SCHEMA = "json_schema"
     REGEX = "regex"
     EBNF = "ebnf"  # rules with ::=, beginning at root; or a Lark grammar, beginning at start
+    LARK = "grammar"  # Lark's, whatever its texts look like
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +57,9 @@ class Grammar:
 class GrammarMatcher:
     """How far one output has come in its grammar."""
 
-    def __init__(self, matcher: llguidance.LLMatcher) -> None:
+    def __init__(self, matcher: llguidance.LLMatcher, give_up: Callable[[], None]) -> None:
         self._matcher = matcher
+        self._give_up = give_up
 
     def fill(self, mask: npt.NDArray[np.int32]) -> None:
         """Set the bits ([1, vocabulary / 32]) of the tokens that may come next: end tokens where none can."""
@@ -69,6 +74,7 @@ class GrammarMatcher:
             GrammarRefused: nothing can follow and it is not fulfilled, or it is too much to follow.
         """
         if self._matcher.is_error():
+            self._give_up()
             raise GrammarRefused(
                 f"The output cannot follow its grammar any further: {_reason(self._matcher)}."
             )
@@ -128,9 +134,14 @@ class GrammarCompiler:
             with self._lock:
                 self.misses += 1
                 self._cache[grammar] = found
-                while len(self._cache) > _KEPT:
+                while len(self._cache) > _KEPT or sum(len(one.source) for one in self._cache) > _KEPT_LENGTH:
                     self._cache.popitem(last=False)
-        return GrammarMatcher(found.deep_copy())
+        return GrammarMatcher(found.deep_copy(), lambda: self._forget(grammar))
+
+    def _forget(self, grammar: Grammar) -> None:
+        """Keep nothing of a grammar that leads nowhere: what was tried takes memory."""
+        with self._lock:
+            self._cache.pop(grammar, None)
 
     def flush(self) -> None:
         """Forget every compiled grammar. Outputs that follow one go on."""
@@ -149,10 +160,11 @@ class GrammarCompiler:
             source = _translate(llguidance, grammar)
         except Exception as error:  # what a grammar's text can be wrong in is the library's to say
             raise GrammarRefused(_refusal(grammar, str(error))) from error
-        matcher = llguidance.LLMatcher(self._tokens(llguidance), source, log_level=0)
+        limits = llguidance.LLParserLimits(initial_lexer_fuel=_LEXER)
+        matcher = llguidance.LLMatcher(self._tokens(llguidance), source, log_level=0, limits=limits)
         beginning = matcher.deep_copy()
         if not matcher.is_error():  # some that are sound have no first token
-            GrammarMatcher(beginning).fill(np.zeros((1, self.mask_width), np.int32))
+            GrammarMatcher(beginning, _nothing).fill(np.zeros((1, self.mask_width), np.int32))
         if beginning.is_error():
             raise GrammarRefused(_refusal(grammar, _reason(beginning)))
         return matcher
@@ -170,6 +182,10 @@ class GrammarCompiler:
             return self._known
 
 
+def _nothing() -> None:
+    """Nothing is kept yet."""
+
+
 def _translate(library: Any, grammar: Grammar) -> str:
     """A grammar as the library writes it."""
     source: str
@@ -181,7 +197,7 @@ def _translate(library: Any, grammar: Grammar) -> str:
         from llguidance.gbnf_to_lark import gbnf_to_lark
 
         text = grammar.source
-        if "::=" in text:
+        if grammar.kind is GrammarKind.EBNF and "::=" in text:
             text = gbnf_to_lark(_ESCAPES.sub(_spelled, text))
         source = library.LLMatcher.grammar_from_lark(text)
     return source

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import httpx
 import pytest
@@ -93,6 +94,39 @@ def test_headers_without_an_end_are_cut_off(server: Server, content: bytes) -> N
         except OSError:  # it was closed before all was sent, and perhaps before its answer was read
             return
     assert found.startswith(b"HTTP/1.1 431 ")
+
+
+CHUNKED = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n%s\r\n"
+
+
+def test_what_stands_behind_a_body_is_no_header(serve: Serve) -> None:
+    body = b"%x\r\n%s\r\n0\r\n" % (len(_BODY), _BODY)
+    with serve(api_key="secret") as locked:
+        key = b"Authorization: Bearer secret\r\n"
+        for header, trailer, status in ((b"", key, b"401"), (key, b"Host: evil\r\n", b"200")):
+            with _connect(locked) as connection:
+                connection.sendall(CHUNKED % header + body + trailer + b"\r\n")
+                assert connection.recv(65536).startswith(b"HTTP/1.1 " + status)
+
+
+@pytest.mark.parametrize(
+    "padding",
+    [b"%x\r\n%s\r\n0\r\n" % (len(_BODY), _BODY) + b"T: a\r\n" * 10_000, b"1;" + b"e" * 70_000],
+    ids=["trailers", "extension"],
+)
+def test_what_is_around_a_body_is_bounded_as_headers_are(server: Server, padding: bytes) -> None:
+    before = _resident()
+    with _connect(server) as connection, pytest.raises(OSError):
+        connection.sendall(CHUNKED % b"" + padding + padding[-60_000:] * 1000)  # 60 MB, if nobody objects
+    assert _resident() - before < 32 << 20
+    tiny = b"".join(b"1\r\n%c\r\n" % one for one in _BODY + b" " * 100_000) + b"0\r\n\r\n"
+    with _connect(server) as connection:  # chunks of one byte have more around them than in them
+        connection.sendall(CHUNKED % b"" + tiny)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 @pytest.mark.parametrize(

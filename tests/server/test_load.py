@@ -1,60 +1,102 @@
 """Clients of every kind while operators do whatever they like: everyone is answered, once, and nothing is lost.
 
-`LOAD_SECONDS` and `LOAD_SEED` (environment) make it last longer, and differ, for soaks.
+`LOAD_SECONDS`, `LOAD_REQUESTS` and `LOAD_SEED` (environment) make it last longer, and differ, for soaks: it goes
+on until as many seconds have passed and as many requests to generate were sent.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import json
+import math
 import os
 import random
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import httpx
 
 from tests.server.conftest import Models, Serve, Server, events
+from tests.server.mixed_requests import Mixed, mixed
 
 _SECONDS = float(os.environ.get("LOAD_SECONDS", "5"))
+_REQUESTS = int(os.environ.get("LOAD_REQUESTS", "100"))
 _SEED = int(os.environ.get("LOAD_SEED", "0"))
 _CLIENTS = 6
-_ENDS = ("stop", "length", "abort")
+_ENDS = ("stop", "length", "abort", "tool_calls")
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a client, or all of them, did."""
+
+    requests: int = 0
+    answered: int = 0  # sequences
+    left: int = 0  # sequences that clients walked away from
+    turned_away: int = 0  # requests: there was no room, or nothing to generate with
+
+    def __add__(self, other: Load) -> Load:
+        each = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        return Load(*(one + another for one, another in each))
+
+
+@dataclass(frozen=True)
+class Until:
+    """How long a load goes on."""
+
+    deadline: float
+    requests: int  # of each client
+
+    def reached(self, requests: int) -> bool:
+        return requests >= self.requests and time.monotonic() >= self.deadline
 
 
 def test_every_request_is_answered_once_whatever_operators_do(
     serve: Serve, models: Models, record_property: Callable[[str, object], None]
 ) -> None:
     with serve(max_running=6, kv_tokens=1024, max_concurrent_requests=40) as server:
-        first = _load(server, models, _SEED, max(1.0, _SECONDS / 5))
+        first, operated = _load(server, models, _SEED, 0.2)
         before = _held()
-        second = _load(server, models, _SEED + 1000, max(1.0, _SECONDS * 4 / 5))
+        second, more = _load(server, models, _SEED + 1000, 0.8)
         after = _held()
-        accepted, gone, verbs = (a + b for a, b in zip(first, second, strict=True))
-        assert accepted > 20
+        both = first + second
+        assert both.answered > 20
         # Every sequence that was taken on has ended exactly once. Of a client that left, nobody can say whether
         # its request had been taken on before it did.
-        assert accepted <= _ended(server) <= accepted + gone
+        assert both.answered <= _ended(server) <= both.answered + both.left
         for name, most in _GROWTH.items():
             assert after[name] - before[name] <= most, f"{name} grew: {before} before, {after} after"
-        figures = {"seconds": _SECONDS, "sequences_answered_once": accepted, "clients_that_left": gone}
+        figures = {
+            "requests": both.requests,
+            "sequences_answered_once": both.answered,
+            "sequences_left_by_clients": both.left,
+            "requests_turned_away": both.turned_away,
+            "operations_answered": operated + more,
+        }
         held = {"held_before": before, "held_after": after, "growth_allowed": _GROWTH}
-        for name, value in {**figures, "operations_answered": verbs, **held}.items():
-            record_property(name, value if isinstance(value, (int, float)) else json.dumps(value))
+        for name, value in {**figures, **held}.items():
+            record_property(name, value if isinstance(value, int) else json.dumps(value))
 
 
-def _load(server: Server, models: Models, seed: int, seconds: float) -> tuple[int, int, int]:
-    """Clients and operators for a while, and then nothing is left. Sequences answered, and left; operations."""
-    deadline = time.monotonic() + seconds
+def _load(server: Server, models: Models, seed: int, share: float) -> tuple[Load, int]:
+    """Clients and operators for a share of the time, and then nothing is left; and operations answered."""
+    until = Until(time.monotonic() + max(1.0, _SECONDS * share), math.ceil(_REQUESTS * share / _CLIENTS))
+    at_work = threading.Event()
+    at_work.set()
     with ThreadPoolExecutor(_CLIENTS + 2) as pool:
-        clients = [pool.submit(_client, server.url, seed + one, deadline) for one in range(_CLIENTS)]
-        operators = [pool.submit(_operator, server.url, seed + one, deadline, models) for one in (100, 101)]
+        clients = [pool.submit(_client, server.url, seed + one, until) for one in range(_CLIENTS)]
+        operators = [pool.submit(_operator, server.url, seed + one, at_work, models) for one in (100, 101)]
+        try:
+            done = sum((one.result() for one in clients), Load())
+        finally:
+            at_work.clear()
         verbs = [one.result() for one in operators]
         for path in ("/end_weight_update", "/resume_memory_occupation", "/continue_generation"):
             server.post(path)  # whatever state they left behind
-        accepted, gone = (sum(column) for column in zip(*(one.result() for one in clients), strict=True))
     assert min(verbs) > 0
     server.eventually(lambda: server.load()["num_total_reqs"] == 0)
     flushed = server.get("/flush_cache", timeout=10)
@@ -62,7 +104,7 @@ def _load(server: Server, models: Models, seed: int, seconds: float) -> tuple[in
     engine = server.get("/status").json()
     assert engine["engine"]["pages_free"] == engine["engine"]["pages_total"]
     assert (engine["in_flight"], engine["pending"], engine["status"]) == (0, [], "ok")
-    return accepted, gone, sum(verbs)
+    return done, sum(verbs)
 
 
 # What may be more after four fifths of the time than after the first: nothing may grow with time. Histories and
@@ -82,47 +124,36 @@ def _held() -> dict[str, int]:
     }
 
 
-def _client(url: str, seed: int, deadline: float) -> tuple[int, int]:
-    """Sequences that were answered, and those that it walked away from."""
+def _client(url: str, seed: int, until: Until) -> Load:
     draw = random.Random(seed)
-    answered = gone = 0
-    with httpx.Client(base_url=url, timeout=30, trust_env=False) as http:
-        while time.monotonic() < deadline:
-            document = _document(draw)
-            count = len(document["input_ids"]) * document["sampling_params"]["n"]
+    done = Load()
+    with httpx.Client(base_url=url, timeout=60, trust_env=False) as http:
+        while not until.reached(done.requests):
+            asked = mixed(draw)
             kind = draw.choice(("whole", "whole", "stream", "leave"))
-            if kind == "leave":
-                gone += count
-                _leave(http, document)
-                continue
-            answer = http.post("/generate", json={**document, "stream": kind == "stream"})
-            if answer.status_code in (429, 503):  # too many, or memory is released: asked to come again
-                continue
-            assert answer.status_code == 200, answer.text
-            found = list(events(answer)) if kind == "stream" else answer.json()
-            ends = [one["meta_info"]["finish_reason"] for one in found if one["meta_info"]["finish_reason"]]
-            assert [end["type"] in _ENDS for end in ends] == [True] * count
-            answered += count
-    return answered, gone
+            done += _leave(http, asked) if kind == "leave" else _read(http, asked, kind == "stream")
+    return done
 
 
-def _leave(http: httpx.Client, document: dict[str, object]) -> None:
-    with http.stream("POST", "/generate", json={**document, "stream": True}) as answer:
+def _read(http: httpx.Client, asked: Mixed, stream: bool) -> Load:
+    answer = http.post(asked.path, json={**asked.body, "stream": stream})
+    if answer.status_code in (429, 503):  # too many, or memory is released: asked to come again
+        return Load(requests=1, turned_away=1)
+    assert answer.status_code == 200, (answer.text, asked)
+    found = [*events(answer)] if stream else answer.json()
+    ends = asked.ends(found if isinstance(found, list) else [found])
+    assert [end in _ENDS for end in ends] == [True] * asked.sequences, (ends, asked)
+    return Load(requests=1, answered=asked.sequences)
+
+
+def _leave(http: httpx.Client, asked: Mixed) -> Load:
+    with http.stream("POST", asked.path, json={**asked.body, "stream": True}) as answer:
         for _ in zip(range(2), answer.iter_raw(), strict=False):
             pass
+    return Load(requests=1, left=asked.sequences)
 
 
-def _document(draw: random.Random) -> dict[str, object]:
-    prompts = [[draw.randrange(2, 300)] * draw.randrange(1, 60) for _ in range(draw.randrange(1, 4))]
-    params = {
-        "max_new_tokens": draw.randrange(1, 40),
-        "n": draw.randrange(1, 3),
-        "temperature": draw.random(),
-    }
-    return {"input_ids": prompts, "sampling_params": params}
-
-
-def _operator(url: str, seed: int, deadline: float, models: Models) -> int:
+def _operator(url: str, seed: int, at_work: threading.Event, models: Models) -> int:
     """How many verbs it got answered."""
     draw = random.Random(seed)
     done = 0
@@ -157,7 +188,7 @@ def _operator(url: str, seed: int, deadline: float, models: Models) -> int:
         ("GET", "/metrics", None),
     )
     with httpx.Client(base_url=url, timeout=30, trust_env=False) as http:
-        while time.monotonic() < deadline:
+        while at_work.is_set() or not done:
             method, path, document = draw.choice(verbs)
             answer = http.request(method, path, json=document)
             assert answer.status_code in (200, 400, 409), answer.text

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import re
+import resource
+from pathlib import Path
 
 import openai
 import pytest
@@ -86,6 +88,7 @@ def test_every_output_parses(shared: Server, seed: int) -> None:
         assert fits(json.loads(one["text"]), wanted), (seed, wanted, one["text"])
 
 
+CHOICES = ['a "b"', "é\\n ::= /x/"]
 SPELLINGS = {
     "json_schema": ({"json_schema": SCHEMA}, "json"),
     "json_schema in text": ({"json_schema": json.dumps(SCHEMA)}, "json"),
@@ -97,8 +100,8 @@ SPELLINGS = {
     "ebnf": ({"ebnf": RULES}, "rules"),
     "guided_grammar": ({"guided_grammar": RULES}, "rules"),
     "structured_outputs grammar": ({"structured_outputs": {"grammar": RULES}}, "rules"),
-    "guided_choice": ({"guided_choice": ['a "b"', "é\\n"]}, "choice"),
-    "structured_outputs choice": ({"structured_outputs": {"choice": ['a "b"', "é\\n"]}}, "choice"),
+    "guided_choice": ({"guided_choice": CHOICES}, "choice"),
+    "structured_outputs choice": ({"structured_outputs": {"choice": CHOICES}}, "choice"),
 }
 
 
@@ -109,7 +112,7 @@ def check(text: str, kind: str) -> None:
         assert isinstance(value["a"], int)
         assert value["b"] in ("x", "y")
     else:
-        choice = "|".join(map(re.escape, ('a "b"', "é\\n")))
+        choice = "|".join(map(re.escape, CHOICES))
         patterns = {"regex": r"(ab|cd)+e", "rules": r"<(cd)*ab>", "choice": choice}
         assert re.fullmatch(patterns[kind], text), text
 
@@ -264,3 +267,24 @@ def test_who_follows_no_grammar_is_not_touched_by_those_who_do(shared: Server) -
     free, bound = shared.post("/generate", document).json()
     assert free["output_ids"] == alone
     assert re.fullmatch("(ab|cd){4}", bound["text"])
+
+
+def test_grammars_that_lead_nowhere_are_not_kept_and_cost_little(shared: Server) -> None:
+    """Of ten characters a client could make 80 MB and seconds, as often as it liked."""
+    grammars = shared.serving.engine.grammars
+    shared.post("/flush_cache")
+    before = _resident()
+    for letter in "abcdefghijkl":
+        params = {"regex": f"{letter}{{1000000}}", "temperature": 0}
+        answer = shared.post("/generate", {"text": "a", "sampling_params": params})
+        assert answer.status_code == 400
+    assert len(grammars) == 0
+    assert _resident() - before < 200 << 20
+    for at in range(4):
+        choices = [f"{at}{number:04}" + "x" * 1000 for number in range(3000)]
+        shared.generate("a", guided_choice=choices, max_new_tokens=1)
+    assert 0 < len(grammars) < 3, "together they would be 12 million characters"
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

@@ -6,10 +6,14 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import openai
 import pytest
+from transformers import AutoTokenizer
 
+from devicekit.server.tool_grammar import CLOSE, OPEN, tagged
 from devicekit.server.tools import Tool, ToolReader, ToolUse
+from devicekit.text import GrammarCompiler, GrammarMatcher, GrammarRefused
 from examples.checkpoints import write_example_checkpoint
 from tests.server.conftest import Serve, Server
 
@@ -204,3 +208,90 @@ def test_a_call_is_read_from_what_a_server_says(serve: Serve, tmp_path: Path) ->
         (choice,) = server.post("/v1/chat/completions", body).json()["choices"]
         assert choice["message"]["tool_calls"][0]["function"]["name"] == "weather"
         assert choice["finish_reason"] == "tool_calls"
+
+
+STRICT = [{**tool, "function": {**tool["function"], "strict": True}} for tool in TOOLS]
+
+
+@pytest.mark.parametrize("own_token", [False, True])
+def test_a_call_that_a_model_makes_by_itself_follows_a_strict_tool(own_token: bool, tmp_path: Path) -> None:
+    """Whatever a model would rather say, once it has said the mark."""
+    tokenizer = AutoTokenizer.from_pretrained(write_example_checkpoint(tmp_path / "m", seed=1))
+    if own_token:
+        tokenizer.add_tokens([OPEN, CLOSE])
+    end = tokenizer.eos_token_id
+    compiler = GrammarCompiler(tokenizer, len(tokenizer), [end])
+
+    def said(tools: tuple[Tool, ...], text: str) -> tuple[list[int], GrammarMatcher]:
+        matcher = compiler.matcher(tagged(tools, own_token))
+        tokens: list[int] = tokenizer.encode(text, add_special_tokens=False)
+        for token in tokens:
+            assert not matcher.advance(token)
+        return tokens, matcher
+
+    use = ToolUse(tuple(map(Tool.model_validate, STRICT)))
+    for seed in range(4):
+        rng = random.Random(seed)
+        tokens, matcher = said(use.tools, f"So: {OPEN}")
+        while True:
+            mask = np.zeros((1, compiler.mask_width), np.int32)
+            matcher.fill(mask)
+            allowed = [*np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))]
+            tokens.append(int(end if end in allowed else rng.choice(allowed)))
+            if tokens[-1] == end or matcher.advance(tokens[-1]):
+                break
+        reader = ToolReader(use)
+        content = reader.feed(tokenizer.decode(tokens, skip_special_tokens=True))[0] + reader.end()[0]
+        assert content == "So: "
+        (call,) = reader.calls
+        assert json.loads(call.arguments) in ({"city": "Rome"}, {"city": "Oslo"})
+    loose = (Tool.model_validate(STRICT[0]), Tool.model_validate(TOOLS[1]))
+    said(loose, f'{OPEN}{{"name": "time", "arguments": {{"any": [1]}}}}{CLOSE} and so on')
+    with pytest.raises(GrammarRefused):
+        said(loose, f'{OPEN}{{"name": "weather", "arguments": {{"any')
+
+
+def test_under_a_strict_tool_nothing_but_a_marked_call_is_one() -> None:
+    use = ToolUse(tuple(map(Tool.model_validate, STRICT)))
+    for name in ("mistral", "llama", "python tag", "a function within"):
+        reader = ToolReader(use)
+        assert reader.feed(SAID[name])[0] + reader.end()[0] == SAID[name]
+        assert reader.calls == []
+    reader = ToolReader(use)
+    assert reader.feed(SAID["two of them"])[0] + reader.end()[0] == ""
+    assert len(reader.calls) == 2
+
+
+def test_a_strict_tool_is_kept_or_refused(server: Server, serve: Serve, tmp_path: Path) -> None:
+    body = {"messages": [{"role": "user", "content": "Hi"}], "tools": STRICT, "max_tokens": 3}
+    refused = server.post("/v1/chat/completions", body)
+    assert refused.status_code == 400
+    assert "strict" in refused.json()["error"]["message"]
+    for choice in ("required", "none"):
+        assert server.post("/v1/chat/completions", {**body, "tool_choice": choice}).status_code == 200
+    model = write_example_checkpoint(tmp_path / "m", seed=1)
+    with serve(model, kv_tokens=4096, chat_template=f"{OPEN}{TEMPLATE}") as marked:
+        assert marked.post("/v1/chat/completions", body).status_code == 200
+        both = marked.post("/v1/chat/completions", {**body, "regex": "a"})
+        assert both.status_code == 400, "what keeps it is a grammar"
+
+
+def test_a_tool_may_refer_to_parts_of_its_own_schema(serve: Serve, tmp_path: Path) -> None:
+    city = {"$ref": "#/$defs/City"}
+    parameters = {
+        "$defs": {"City": {"enum": ["Rome"]}},
+        "type": "object",
+        "properties": {"city": city},
+        "required": ["city"],
+        "additionalProperties": False,
+    }
+    tools = [{**tool, "function": {**tool["function"], "parameters": parameters}} for tool in STRICT]
+    model = write_example_checkpoint(tmp_path / "m", seed=1)
+    body = {"messages": [{"role": "user", "content": "Hi"}], "tools": tools, "max_tokens": 400}
+    with serve(model, kv_tokens=4096, chat_template=f"{OPEN}{TEMPLATE}") as server:
+        for choice in ("required", {"type": "function", "function": {"name": "time"}}):
+            answer = server.post("/v1/chat/completions", {**body, "tool_choice": choice, "seed": 1})
+            assert answer.status_code == 200, answer.text
+            calls = answer.json()["choices"][0]["message"]["tool_calls"]
+            assert all(json.loads(one["function"]["arguments"])["city"] == "Rome" for one in calls)
+        assert server.post("/v1/chat/completions", {**body, "max_tokens": 3}).status_code == 200

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer, decoders, models
@@ -13,6 +15,8 @@ from devicekit.text import TokenizerVocabulary
 
 KINDS = ("byte_level", "metaspace", "wordpiece", "byte_fallback")
 CHARACTERS = "abcé日🙂"
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 SPECIAL = ("<s>", "<|tool|>", "<|end|>")
 
 
@@ -25,11 +29,40 @@ class Made:
     whole: list[list[int]]  # runs of tokens that are whole characters together
     broken: list[int]  # tokens that are no whole characters
     special: list[int]
+    replacement: int | None  # the token of a replacement character, where there are byte tokens
 
     def decode(self, tokens: list[int], skip: bool) -> str:
-        """What the library says of all of them at once."""
-        text: str = self.tokenizer.backend_tokenizer.decode(tokens, skip_special_tokens=skip)
+        """What the library says of all of them at once.
+
+        For a byte token that is no text it would take back the characters that byte tokens beside it make: it is
+        told that each of those is a replacement character.
+        """
+        shown = [token for token in tokens if not (skip and token in self.special)]
+        names = self.tokenizer.convert_ids_to_tokens(shown)
+        no_text = {*_no_text(names)}
+        told = [self.replacement if at in no_text else token for at, token in enumerate(shown)]
+        text: str = self.tokenizer.backend_tokenizer.decode(told, skip_special_tokens=skip)
         return text
+
+
+def _no_text(names: list[str]) -> Iterator[int]:
+    """Where byte tokens are no part of a character."""
+    at = 0
+    while at < len(names):
+        sizes = range(1, 5) if _BYTE.fullmatch(names[at]) else ()
+        size = next((size for size in sizes if _is_character(names[at : at + size])), None)
+        if sizes and size is None:
+            yield at
+        at += size or 1
+
+
+def _is_character(names: list[str]) -> bool:
+    if not all(map(_BYTE.fullmatch, names)):
+        return False
+    try:
+        return len(bytes(int(name[3:5], 16) for name in names).decode()) == 1
+    except UnicodeDecodeError:
+        return False
 
 
 def make(kind: str, rng: random.Random) -> Made:
@@ -64,6 +97,7 @@ def make(kind: str, rng: random.Random) -> Made:
         [[ids[name] for name in run] for run in pieces],
         [ids[name] for name in broken],
         [ids[name] for name in SPECIAL],
+        ids.get(_REPLACEMENT),
     )
 
 
@@ -100,4 +134,4 @@ def _byte_fallback(words: list[str], rng: random.Random) -> Pieces:
     table = [f"<0x{byte:02X}>" for byte in range(256)]
     runs = [[name] for name in names]
     runs += [[table[byte] for byte in character.encode()] for character in CHARACTERS]
-    return [*names, *table], runs, [table[0xFF], table[0xC3], table[0x80]]
+    return [*names, *table, _REPLACEMENT], runs, [table[0xFF], table[0xC3], table[0x80]]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
+from pathlib import Path
 
 import pytest
 
 from tools.mutants.covering import Coverage
 from tools.mutants.operators import mutants
 from tools.mutants.page import NOT_JUDGED, page
+from tools.mutants.session import change
 
 SOURCE = '''
 """Words."""
@@ -75,27 +78,73 @@ def test_a_mutant_differs_in_one_place_and_can_be_compiled() -> None:
         assert len(different) == 1, one
 
 
-def test_a_mutant_knows_the_function_that_it_stands_in() -> None:
-    found = {one.before: one.function for one in mutants("pool.py", SOURCE)}
-    assert (
-        found["self.note(count)"]
-        == SOURCE.split("\n").index("    def take(self, count: int = 1) -> list[int]:") + 1
-    )
-    assert found["3"] is None
+def test_a_mutant_knows_the_lines_that_run_it() -> None:
+    found = {one.before: one.lines for one in mutants("pool.py", SOURCE)}
+    line = SOURCE.split("\n").index("        self.note(count)") + 1
+    assert found["self.note(count)"] == range(line, line + 1)
+    assert not found["3"], "it runs as the module is imported"
+    long = "def f(a):\n    if (\n        a\n        < 3\n    ):\n        return a\n    return 4\n"
+    [one] = [one for one in mutants("f.py", long) if one.operator == "comparison"]
+    assert one.lines == range(2, 5)
+    assert one.text.count("\n") == long.count("\n"), "what stands below stays in its line"
 
 
-def test_tests_are_chosen_by_what_they_call_the_fastest_first() -> None:
-    called: dict[str, list[list[object]]] = {
-        "slow": [["a.py", 3], ["b.py", 1]],
-        "fast": [["a.py", 3]],
-        "other": [["a.py", 9]],
-    }
-    coverage = Coverage(called, {"slow": 5.0, "fast": 1.0, "other": 0.5})
-    assert coverage.tests("a.py", 3, 60) == (["fast", "slow"], 6.0)
-    assert coverage.tests("a.py", 3, 2) == (["fast"], 1.0)
-    assert coverage.tests("a.py", 3, 0)[0] == ["fast"], "one at least"
-    assert coverage.tests("a.py", None, 60)[0] == ["other", "fast", "slow"]
-    assert coverage.tests("c.py", 3, 60) == ([], 0.0)
+def test_tests_are_chosen_by_the_lines_they_run_the_fastest_first() -> None:
+    lines = {"slow": {"a.py": [3, 4], "b.py": [1]}, "fast": {"a.py": [3]}, "other": {"a.py": [9]}}
+    coverage = Coverage(lines, {"slow": 5.0, "fast": 1.0, "other": 0.5})
+    assert coverage.tests("a.py", [3], 60) == (["fast", "slow"], 6.0)
+    assert coverage.tests("a.py", [4, 5], 60) == (["slow"], 5.0)
+    assert coverage.tests("a.py", [3], 2) == (["fast"], 1.0)
+    assert coverage.tests("a.py", [3], 0)[0] == ["fast"], "one at least"
+    assert coverage.tests("a.py", [], 60)[0] == ["other", "fast", "slow"]
+    assert coverage.tests("c.py", [3], 60) == ([], 0.0)
+
+
+LOADED = """
+import functools
+
+
+def made(size):
+    def inner(a):
+        return a < size
+    return inner
+
+
+class Pool:
+    @functools.cache
+    def take(self, a):
+        return a < 3
+
+    @property
+    def full(self):
+        return len([a for a in range(4) if a < 3])
+
+
+small = made(3)
+"""
+
+
+def test_a_change_reaches_every_function_of_a_loaded_file(tmp_path: Path) -> None:
+    path = tmp_path / "loaded.py"
+    path.write_text(LOADED)
+    spec = importlib.util.spec_from_file_location("loaded", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def said() -> tuple[object, ...]:
+        return module.small(3), module.Pool().full, module.Pool().take(3)
+
+    assert said() == (False, 3, False)
+    changed = set()
+    for one in mutants("loaded.py", LOADED):
+        if one.operator == "comparison":
+            change(path, one.text)
+            changed.add(said())
+    assert changed == {(True, 3, False), (False, 4, False), (False, 3, True)}
+    change(path, LOADED)
+    assert said() == (False, 3, False)
 
 
 def test_what_takes_too_long_without_a_change_as_well_is_neither_killed_nor_survived() -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import argparse
 import compileall
 import json
+import os
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tools.mutants import ground
-from tools.mutants.covering import Coverage, Covering
+from tools.mutants.covering import Coverage
 from tools.mutants.equivalent import EQUIVALENT
 from tools.mutants.operators import Mutant, mutants
-from tools.mutants.page import NOT_JUDGED, page
+from tools.mutants.page import NOT_JUDGED, SURVIVED, page
+from tools.mutants.session import Collected
 
 AREAS: dict[str, tuple[str, ...]] = {
     "scheduler": ("devicekit/scheduling/*.py", "devicekit/scheduling/verbs/*.py"),
@@ -48,21 +50,10 @@ class Row:
     area: str
     name: str
     line: int
-    outcome: str  # "killed", "hung", "survived", "not reached", or `NOT_JUDGED`
+    outcome: str  # "killed", "hung", `SURVIVED`, "not reached", or `NOT_JUDGED`
     tests: int
     seconds: float
-
-
-class _Noted(Covering, ground.Leaves):
-    def __init__(self, folder: Path, file: Path) -> None:
-        super().__init__(str(folder))
-        self._file = file
-
-    def leave(self) -> None:
-        called = {
-            test: sorted(functions) for test, functions in self.called.items() if test not in self.failed
-        }
-        self._file.write_text(json.dumps({"called": called, "seconds": self.seconds}), encoding="utf-8")
+    anew: bool  # in a process that imported the changed code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,10 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         compileall.compile_dir(str(folder / "devicekit"), quiet=2)
         compileall.compile_dir(str(folder / "tests"), quiet=2)
         chosen, total = _chosen(options)
-        coverage = _coverage(folder, options.map)
-        rows = _judged(folder, chosen, coverage, options)
+        rows = Judge(folder, options).judged(chosen)
     survivors = [
-        row for row in rows if row.outcome in ("survived", "not reached") and row.name not in EQUIVALENT
+        row for row in rows if row.outcome in (SURVIVED, "not reached") and row.name not in EQUIVALENT
     ]
     for row in survivors:
         print(f"{row.outcome}: line {row.line}: {row.name}")
@@ -116,53 +106,94 @@ def _chosen(options: argparse.Namespace) -> tuple[list[tuple[str, Mutant]], int]
     return every[: options.count], total
 
 
-def _coverage(folder: Path, kept: Path | None) -> Coverage:
-    if kept is None or not kept.is_file():
-        file = kept or folder / "covering.json"
+class Judge:
+    """Judges mutants one after another, and keeps what it found.
+
+    Args:
+        folder: a copy of the checkout.
+    """
+
+    def __init__(self, folder: Path, options: argparse.Namespace) -> None:
+        self._folder = folder
+        self._map: Path = (options.map or folder / "covering.json").resolve()
+        self._budget: float = options.budget
+        self._rows: Path = (options.json or folder / "rows.json").resolve()
+        self._screen = os.fdopen(os.dup(1), "w")  # processes of pytest's have an output of their own
+        self._coverage = Coverage({}, {})
+
+    def judged(self, chosen: Sequence[tuple[str, Mutant]]) -> list[Row]:
+        """Judge what is not judged yet: in processes forked after collection, and what is left in new ones."""
         arguments = [*TESTS, *(f"--ignore-glob={one}" for one in _LEFT_OUT)]
-        began = time.monotonic()
-        ground.forked(folder, arguments, 3600, lambda: [_Noted(folder, file.resolve())])
-        if not file.is_file():
-            print((folder / ground.OUTPUT).read_text(encoding="utf-8")[-5000:])
-            raise SystemExit("The tests could not be run.")
-        print(f"measured in {time.monotonic() - began:.0f} s which tests call what", flush=True)
-        kept = file
-    found = ground.read(kept)
-    return Coverage(found["called"], found["seconds"])  # type: ignore[arg-type]  # as `leave` wrote it
-
-
-def _judged(
-    folder: Path, chosen: Sequence[tuple[str, Mutant]], coverage: Coverage, options: argparse.Namespace
-) -> list[Row]:
-    rows: list[Row] = []
-    if options.json and options.json.is_file():
-        rows = [Row(**one) for one in json.loads(options.json.read_text(encoding="utf-8"))]
-    done = {(row.name, row.line) for row in rows}
-    for area, mutant in chosen:
-        if (mutant.name, mutant.line) in done:
-            continue
-        row = _judge(folder, area, mutant, coverage, options.budget)
-        rows.append(row)
-        print(
-            f"{len(rows):5} {row.outcome:11} {row.seconds:5.1f} s {row.tests:4} tests  {row.line}: {row.name}",
-            flush=True,
+        ground.forked(
+            self._folder, arguments, None, Collected(self._folder, lambda tests: self._quickly(tests, chosen))
         )
-        if options.json:
-            options.json.write_text(json.dumps([asdict(one) for one in rows], indent=1), encoding="utf-8")
-    return rows
+        if not self._map.is_file():
+            print((self._folder / ground.OUTPUT).read_text(encoding="utf-8")[-5000:])
+            raise SystemExit("The tests could not be run.")
+        self._coverage = _read(self._map)
+        # What runs as a module is imported is the same in every process that has imported it.
+        left = {row.name for row in self._kept() if row.outcome == SURVIVED and not row.anew}
+        for area, mutant in chosen:
+            if mutant.name in left or not mutant.lines:
+                self._add(self._anew(area, mutant))
+        return self._kept()
+
+    def _quickly(self, tests: Collected, chosen: Sequence[tuple[str, Mutant]]) -> None:
+        if not self._map.is_file():
+            began = time.monotonic()
+            tests.measure(self._map)
+            self._tell(f"measured in {time.monotonic() - began:.0f} s which tests run what")
+        self._coverage = _read(self._map)
+        done = {(row.name, row.line) for row in self._kept()}
+        for area, mutant in chosen:
+            if mutant.lines and (mutant.name, mutant.line) not in done:
+                self._add(self._row(area, mutant, lambda *given: tests.judge(*given), anew=False))
+
+    def _anew(self, area: str, mutant: Mutant) -> Row:
+        def judge(mutant: Mutant, tests: Sequence[str], seconds: float) -> int | None:
+            with ground.changed(self._folder / mutant.file, mutant.text):
+                return ground.forked(self._folder, ["-x", *tests], seconds)
+
+        return self._row(area, mutant, judge, anew=True)
+
+    def _row(
+        self,
+        area: str,
+        mutant: Mutant,
+        judge: Callable[[Mutant, Sequence[str], float], int | None],
+        anew: bool,
+    ) -> Row:
+        tests, usual = self._coverage.tests(mutant.file, mutant.lines, self._budget)
+        if not tests:
+            return Row(area, mutant.name, mutant.line, "not reached", 0, 0.0, anew)
+        began, limit = time.monotonic(), _FACTOR * usual + _GRACE
+        status = judge(mutant, tests, limit)
+        outcome = "hung" if status is None else SURVIVED if status == 0 else "killed"
+        if status is None and ground.forked(self._folder, ["-x", *tests], limit) is None:
+            outcome = NOT_JUDGED  # on a machine so busy the unchanged code is no faster
+        return Row(
+            area, mutant.name, mutant.line, outcome, len(tests), round(time.monotonic() - began, 1), anew
+        )
+
+    def _kept(self) -> list[Row]:
+        if not self._rows.is_file():
+            return []
+        return [Row(**one) for one in json.loads(self._rows.read_text(encoding="utf-8"))]
+
+    def _add(self, row: Row) -> None:
+        rows = [one for one in self._kept() if (one.name, one.line) != (row.name, row.line)] + [row]
+        self._rows.write_text(json.dumps([asdict(one) for one in rows], indent=1), encoding="utf-8")
+        self._tell(
+            f"{len(rows):5} {row.outcome:11} {row.seconds:5.1f} s {row.tests:4} tests  {row.line}: {row.name}"
+        )
+
+    def _tell(self, line: str) -> None:
+        print(line, file=self._screen, flush=True)
 
 
-def _judge(folder: Path, area: str, mutant: Mutant, coverage: Coverage, budget: float) -> Row:
-    tests, usual = coverage.tests(mutant.file, mutant.function, budget)
-    if not tests:
-        return Row(area, mutant.name, mutant.line, "not reached", 0, 0.0)
-    began, limit = time.monotonic(), _FACTOR * usual + _GRACE
-    with ground.changed(folder / mutant.file, mutant.text):
-        status = ground.forked(folder, ["-x", *tests], limit, lambda: ())
-    outcome = "hung" if status is None else "survived" if status == 0 else "killed"
-    if status is None and ground.forked(folder, ["-x", *tests], limit, lambda: ()) is None:
-        outcome = NOT_JUDGED  # on a machine so busy the unchanged code is no faster
-    return Row(area, mutant.name, mutant.line, outcome, len(tests), round(time.monotonic() - began, 1))
+def _read(file: Path) -> Coverage:
+    found = json.loads(file.read_text(encoding="utf-8"))
+    return Coverage(found["lines"], found["seconds"])
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -75,46 +76,45 @@ def changed(file: Path, text: str) -> Iterator[None]:
 
 
 def forked(
-    folder: Path, arguments: Sequence[str], seconds: float, plugins: Callable[[], Sequence[object]]
+    folder: Path, arguments: Sequence[str], seconds: float | None, plugin: object = None
 ) -> int | None:
     """Run pytest in a process of its own, in ``folder``; its status, or ``None`` where it did not end in time."""
+
+    def run() -> int:
+        os.chdir(folder)
+        sys.dont_write_bytecode = True
+        sys.path[:] = [str(folder), *(one for one in sys.path if one not in ("", str(ROOT)))]
+        for name in [one for one in sys.modules if one.partition(".")[0] in ("tests", "tools", "devicekit")]:
+            del sys.modules[name]
+        output = os.open(OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        import pytest
+
+        return int(pytest.main([*_OPTIONS, *arguments], [] if plugin is None else [plugin]))
+
+    return fork(run, seconds)
+
+
+def fork(work: Callable[[], int], seconds: float | None) -> int | None:
+    """Do work in a process of its own; its status, or ``None`` where it did not end in time.
+
+    Whatever that process started ends with it.
+    """
     process = os.fork()
     if process == 0:
         status = 70
         try:
             os.setsid()
-            os.chdir(folder)
-            sys.dont_write_bytecode = True
-            sys.path[:] = [str(folder), *(one for one in sys.path if one not in ("", str(ROOT)))]
-            for name in [
-                one for one in sys.modules if one.partition(".")[0] in ("tests", "tools", "devicekit")
-            ]:
-                del sys.modules[name]
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            output = os.open(OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-            import pytest
-
-            made = plugins()
-            status = int(pytest.main([*_OPTIONS, *arguments], [*made]))
-            for one in made:
-                if isinstance(one, Leaves):
-                    one.leave()
+            status = work()
         except BaseException:  # nothing of this process may go on in the one it was forked from
             traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
-    return _ended(process, seconds)
-
-
-class Leaves:
-    """A plugin that writes down what it found before its process ends."""
-
-    def leave(self) -> None:
-        """Do so."""
+    return _ended(process, math.inf if seconds is None else seconds)
 
 
 def _ended(process: int, seconds: float) -> int | None:

@@ -14,9 +14,7 @@ class Mutant:
 
     file: str  # below the root, as "devicekit/memory/pages.py"
     line: int
-    function: (
-        int | None
-    )  # line where the innermost function begins; None: the change is at the module's level
+    lines: range  # of the statement, down to the change; empty where it runs as the module is imported
     operator: str
     before: str
     after: str
@@ -119,43 +117,45 @@ def mutants(file: str, text: str) -> list[Mutant]:
     """Every mutant of a source."""
     found: list[Mutant] = []
     lines = text.splitlines(keepends=True)
-    for node, function in _places(ast.parse(text), None):
+    for node, statement in _places(ast.parse(text)):
         for operator in OPERATORS:
             for name, place, changed in operator(node):
                 before, after = _written(place), _written(changed)
                 new = _replaced(lines, place, after)
                 if new is not None and before != after:
-                    found.append(
-                        Mutant(file, getattr(place, "lineno", 0), function, name, before, after, new)
-                    )
+                    begin, end = getattr(place, "lineno", 0), getattr(place, "end_lineno", 0)
+                    run = range(statement or end + 1, end + 1)
+                    found.append(Mutant(file, begin, run, name, before, after, new))
     return found
 
 
-def _places(node: ast.AST, function: int | None) -> Iterator[tuple[ast.AST, int | None]]:
-    """Every node below one that does something, with the function that it stands in."""
-    for child in ast.iter_child_nodes(node):
-        yield from _place(child, function)
+def _places(module: ast.Module) -> Iterator[tuple[ast.AST, int | None]]:
+    """Every node that does something, with the line where its statement begins, if that is a function's."""
+    for child in module.body:
+        yield from _place(child, None, False)
 
 
-def _place(node: ast.AST, function: int | None) -> Iterator[tuple[ast.AST, int | None]]:
+def _place(node: ast.AST, statement: int | None, called: bool) -> Iterator[tuple[ast.AST, int | None]]:
     if _says_nothing(node):
         return
+    if isinstance(node, ast.stmt) and called:
+        statement = node.lineno
     parts: list[ast.AST]
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
         if node.name in ("__repr__", "__str__"):
             return
-        # As code objects tell it: with the first decorator.
-        function = min([node.lineno, *(one.lineno for one in node.decorator_list)])
-        parts = [*node.body, *node.args.defaults, *filter(None, node.args.kw_defaults)]
+        for inner in node.body:
+            yield from _place(inner, None, True)
+        parts = [*node.args.defaults, *filter(None, node.args.kw_defaults)]
     elif isinstance(node, ast.ClassDef):
         parts = [*node.body]  # how a record is kept (slots, frozen) is for speed and for people
     elif isinstance(node, ast.AnnAssign):
         parts = [] if node.value is None else [node.value]
     else:
-        yield node, function
+        yield node, statement
         parts = [*ast.iter_child_nodes(node)]
     for part in parts:
-        yield from _place(part, function)
+        yield from _place(part, statement, called)
 
 
 def _says_nothing(node: ast.AST) -> bool:
@@ -187,7 +187,8 @@ def _replaced(lines: list[str], place: ast.AST, after: str) -> str | None:
     last = lines[end - 1].encode()
     head = b"".join(one.encode() for one in lines[: start - 1]) + first[: place.col_offset]  # type: ignore[attr-defined]
     tail = last[place.end_col_offset :] + b"".join(one.encode() for one in lines[end:])  # type: ignore[attr-defined]
-    written = after if isinstance(place, ast.stmt) else f"({after})"
+    kept = "\n" * (end - start)  # what stands below stays in its line
+    written = after + kept if isinstance(place, ast.stmt) else f"({after}{kept})"
     new: str = (head + written.encode() + tail).decode()
     try:
         compile(new, "mutant", "exec")

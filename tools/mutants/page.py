@@ -9,11 +9,13 @@ from tools.mutants.equivalent import EQUIVALENT
 NOT_JUDGED = "not judged"
 """The outcome of a mutant whose tests take too long without it as well."""
 
+SURVIVED = "survived"
+
 _TOP = """# Mutants
 
 Made by `make mutants`: the code is changed in one place at a time (a comparison's boundary, and for or,
-arithmetic, a constant, a condition turned round, None returned, a statement removed), and the tests that call the
-changed function run, the fastest first, as many as fit into a budget of seconds. A mutant is killed when one of
+arithmetic, a constant, a condition turned round, None returned, a statement removed), and the tests that run the
+changed line run, the fastest first, as many as fit into a budget of seconds. A mutant is killed when one of
 them fails, crashes or hangs. *Explained* ones are the same program in other words, or differ in speed alone; each
 stands in `tools/mutants/equivalent.py` with its reason.
 """
@@ -32,7 +34,7 @@ def page(rows: Sequence[Mapping[str, object]], total: int, seed: int) -> str:
         lines.append(_line(area, [row for row in rows if row["area"] == area]))
     lines.append(_line("**all**", rows))
     left = [
-        row for row in rows if row["outcome"] in ("survived", "not reached") and row["name"] not in EQUIVALENT
+        row for row in rows if row["outcome"] in (SURVIVED, "not reached") and row["name"] not in EQUIVALENT
     ]
     if left:
         lines += [
@@ -46,7 +48,7 @@ def page(rows: Sequence[Mapping[str, object]], total: int, seed: int) -> str:
 
 
 def _line(area: str, rows: Sequence[Mapping[str, object]]) -> str:
-    left = [row for row in rows if row["outcome"] in ("survived", "not reached")]
+    left = [row for row in rows if row["outcome"] in (SURVIVED, "not reached")]
     explained = sum(row["name"] in EQUIVALENT for row in left)
     survived = len(left) - explained
     killed = len(rows) - len(left)
