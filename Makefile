@@ -58,8 +58,9 @@ bench-peers: ## time other engines in turns with ours, in an environment of thei
 	@VLLM_PLUGINS= $(PEERS)/bin/python -m bench peers --markdown docs/results/bench-peers.md
 
 SECONDS ?= 3600
-soak: $(SETUP) ## random operators, faults, pools and clients, for SECONDS (3600) or STEPS, on WORKERS (1); JSON
-	@$(BIN)/python -m tests.soak $(if $(STEPS),--steps $(STEPS),--seconds $(SECONDS)) --workers $(or $(WORKERS),1)
+soak: $(SETUP) ## random operators, faults, pools and clients, for SECONDS (3600) or STEPS, REQUESTS, on WORKERS (1); JSON
+	@$(BIN)/python -m tests.soak $(if $(STEPS),--steps $(STEPS),--seconds $(SECONDS)) --workers $(or $(WORKERS),1) \
+		$(if $(REQUESTS),--requests $(REQUESTS))
 
 hostile: $(SETUP) ## judge every hostile backend in every phase
 	@HOSTILE=all $(BIN)/python -m pytest -q tests/conformance/test_hostile.py

@@ -57,7 +57,9 @@ def main() -> int:
         report["pools"] = pools = soak_pools(options.operations, options.seed)
         violated |= any("violation" in one for one in pools.values())
     if "http" in options.parts:
-        report["http"] = http = _over_http((options.seconds or 300.0) * _LOAD_SHARE, options.seed)
+        report["http"] = http = _over_http(
+            (options.seconds or 300.0) * _LOAD_SHARE, options.requests, options.seed
+        )
         violated |= bool(http["violations"] or not http["tests"])
     print(json.dumps(report, indent=2))
     return int(violated)
@@ -83,6 +85,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--workers", type=int, default=1, help="processes for the control runs (1)")
     parser.add_argument("--operations", type=int, default=OPERATIONS, help="on each pool (%(default)s)")
+    parser.add_argument("--requests", type=int, default=0, help="over HTTP, however long they take")
     parser.add_argument("--parts", default="control,pools,http", help="which of them (%(default)s)")
     parser.add_argument(
         "--run", type=int, metavar="SEED", help="make one control run again, and nothing else"
@@ -105,10 +108,11 @@ def _once(seed: int, only: str | None) -> int:
     return 0
 
 
-def _over_http(seconds: float, seed: int) -> dict[str, object]:
+def _over_http(seconds: float, requests: int, seed: int) -> dict[str, object]:
     """What the tests over HTTP say that they did, and which of them failed."""
     sizes = {
         "LOAD_SECONDS": str(max(5.0, seconds)),
+        "LOAD_REQUESTS": str(requests),
         "LOAD_SEED": str(seed),
         "SCHEMA_EXAMPLES": str(max(10, int(seconds / 2))),
     }
@@ -123,6 +127,8 @@ def _over_http(seconds: float, seed: int) -> dict[str, object]:
             "no:cacheprovider",
             "-o",
             "junit_family=xunit1",
+            "-o",
+            "timeout=0",
         ]
         # The summary is alone on the standard output.
         subprocess.run(

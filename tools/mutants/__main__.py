@@ -10,7 +10,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tools.mutants import ground
@@ -144,6 +144,12 @@ class Judge:
             tests.measure(self._map)
             self._tell(f"measured in {time.monotonic() - began:.0f} s which tests run what")
         self._coverage = _read(self._map)
+        if chosen and chosen[0][1].lines:
+            _, first = chosen[0]
+            unchanged = replace(first, text=(self._folder / first.file).read_text(encoding="utf-8"))
+            names, usual = self._coverage.tests(first.file, first.lines, self._budget)
+            if tests.judge(unchanged, names, _FACTOR * usual + _GRACE) != 0:
+                raise SystemExit(f"Nothing can be judged: tests fail without a change: {', '.join(names)}")
         done = {(row.name, row.line) for row in self._kept()}
         for area, mutant in chosen:
             if mutant.lines and (mutant.name, mutant.line) not in done:
