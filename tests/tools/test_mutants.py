@@ -92,12 +92,12 @@ def test_a_mutant_knows_the_lines_that_run_it() -> None:
 def test_tests_are_chosen_by_the_lines_they_run_the_fastest_first() -> None:
     lines = {"slow": {"a.py": [3, 4], "b.py": [1]}, "fast": {"a.py": [3]}, "other": {"a.py": [9]}}
     coverage = Coverage(lines, {"slow": 5.0, "fast": 1.0, "other": 0.5})
-    assert coverage.tests("a.py", [3], 60) == (["fast", "slow"], 6.0)
-    assert coverage.tests("a.py", [4, 5], 60) == (["slow"], 5.0)
-    assert coverage.tests("a.py", [3], 2) == (["fast"], 1.0)
-    assert coverage.tests("a.py", [3], 0)[0] == ["fast"], "one at least"
-    assert coverage.tests("a.py", [], 60)[0] == ["other", "fast", "slow"]
-    assert coverage.tests("c.py", [3], 60) == ([], 0.0)
+    assert coverage.tests("a.py", [3], None, 60) == (["fast", "slow"], 6.0)
+    assert coverage.tests("a.py", [4, 5], 3, 60) == (["slow", "fast"], 6.0), "and what runs the function"
+    assert coverage.tests("a.py", [3], None, 2) == (["fast"], 1.0)
+    assert coverage.tests("a.py", [3], None, 0)[0] == ["fast"], "one at least"
+    assert coverage.tests("a.py", [], None, 60)[0] == ["other", "fast", "slow"]
+    assert coverage.tests("c.py", [3], 3, 60) == ([], 0.0)
 
 
 LOADED = """

@@ -34,7 +34,7 @@ TESTS = (
     *("tests/scheduling", "tests/memory", "tests/weights", "tests/registry"),
     *(
         f"tests/server/test_{name}.py"
-        for name in ("access", "origins", "budgets", "fields", "fuzz", "hostile")
+        for name in ("access", "origins", "budgets", "fields", "fuzz", "hostile", "peer_weights")
     ),
     *(f"tests/test_{name}.py" for name in ("engine", "generation", "logprobs", "oom")),
 )
@@ -147,7 +147,7 @@ class Judge:
         if chosen and chosen[0][1].lines:
             _, first = chosen[0]
             unchanged = replace(first, text=(self._folder / first.file).read_text(encoding="utf-8"))
-            names, usual = self._coverage.tests(first.file, first.lines, self._budget)
+            names, usual = self._coverage.tests(first.file, first.lines, first.function, self._budget)
             if tests.judge(unchanged, names, _FACTOR * usual + _GRACE) != 0:
                 raise SystemExit(f"Nothing can be judged: tests fail without a change: {', '.join(names)}")
         done = {(row.name, row.line) for row in self._kept()}
@@ -169,7 +169,7 @@ class Judge:
         judge: Callable[[Mutant, Sequence[str], float], int | None],
         anew: bool,
     ) -> Row:
-        tests, usual = self._coverage.tests(mutant.file, mutant.lines, self._budget)
+        tests, usual = self._coverage.tests(mutant.file, mutant.lines, mutant.function, self._budget)
         if not tests:
             return Row(area, mutant.name, mutant.line, "not reached", 0, 0.0, anew)
         began, limit = time.monotonic(), _FACTOR * usual + _GRACE

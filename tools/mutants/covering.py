@@ -101,17 +101,23 @@ class Coverage:
                 for line in numbers:
                     self._by_line.setdefault((file, line), []).append(test)
 
-    def tests(self, file: str, lines: Iterable[int], limit: float) -> tuple[list[str], float]:
+    def tests(
+        self, file: str, lines: Iterable[int], function: int | None, limit: float
+    ) -> tuple[list[str], float]:
         """Tests that run one of the lines, or else anything of the file, and the seconds that they take.
 
-        The fastest first, as many as fit into ``limit`` seconds: at least one.
+        The fastest first, then those that run the function, as many as fit into ``limit`` seconds: at least one.
         """
-        found = {test for line in lines for test in self._by_line.get((file, line), ())}
+        ran = {test for line in lines for test in self._by_line.get((file, line), ())}
+        # Not all cases of a test were followed.
+        near = {*self._by_line.get((file, function or 0), ())} - ran
         # What no test runs by itself may still be run in processes that tests start.
-        found = found or self._by_file.get(file, set())
+        found = (ran, near) if ran or near else (self._by_file.get(file, set()),)
         chosen: list[str] = []
         spent = 0.0
-        for test in sorted(found, key=lambda one: (self._seconds[one], one)):
+        for test in (
+            one for some in found for one in sorted(some, key=lambda one: (self._seconds[one], one))
+        ):
             if chosen and spent + self._seconds[test] > limit:
                 break
             chosen.append(test)

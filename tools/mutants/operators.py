@@ -14,6 +14,7 @@ class Mutant:
 
     file: str  # below the root, as "devicekit/memory/pages.py"
     line: int
+    function: int | None  # line where it begins; None: the change is at the module's level
     lines: range  # of the statement, down to the change; empty where it runs as the module is imported
     operator: str
     before: str
@@ -117,7 +118,7 @@ def mutants(file: str, text: str) -> list[Mutant]:
     """Every mutant of a source."""
     found: list[Mutant] = []
     lines = text.splitlines(keepends=True)
-    for node, statement in _places(ast.parse(text)):
+    for node, function, statement in _places(ast.parse(text)):
         for operator in OPERATORS:
             for name, place, changed in operator(node):
                 before, after = _written(place), _written(changed)
@@ -125,42 +126,49 @@ def mutants(file: str, text: str) -> list[Mutant]:
                 if new is not None and before != after:
                     begin, end = getattr(place, "lineno", 0), getattr(place, "end_lineno", 0)
                     run = range(statement or end + 1, end + 1)
-                    found.append(Mutant(file, begin, run, name, before, after, new))
+                    found.append(Mutant(file, begin, function, run, name, before, after, new))
     return found
 
 
-def _places(module: ast.Module) -> Iterator[tuple[ast.AST, int | None]]:
-    """Every node that does something, with the line where its statement begins, if that is a function's."""
+_Place = tuple[ast.AST, int | None, int | None]
+
+
+def _places(module: ast.Module) -> Iterator[_Place]:
+    """Every node that does something, with the lines where its function and in that its statement begin."""
     for child in module.body:
-        yield from _place(child, None, False)
+        yield from _place(child, None, None)
 
 
-def _place(node: ast.AST, statement: int | None, called: bool) -> Iterator[tuple[ast.AST, int | None]]:
+def _place(node: ast.AST, function: int | None, statement: int | None) -> Iterator[_Place]:
     if _says_nothing(node):
         return
-    if isinstance(node, ast.stmt) and called:
+    if isinstance(node, ast.stmt) and function is not None:
         statement = node.lineno
     parts: list[ast.AST]
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
         if node.name in ("__repr__", "__str__"):
             return
+        # As code objects tell it: with the first decorator.
+        begin = min([node.lineno, *(one.lineno for one in node.decorator_list)])
         for inner in node.body:
-            yield from _place(inner, None, True)
+            yield from _place(inner, begin, None)
         parts = [*node.args.defaults, *filter(None, node.args.kw_defaults)]
     elif isinstance(node, ast.ClassDef):
         parts = [*node.body]  # how a record is kept (slots, frozen) is for speed and for people
     elif isinstance(node, ast.AnnAssign):
         parts = [] if node.value is None else [node.value]
     else:
-        yield node, statement
+        yield node, function, statement
         parts = [*ast.iter_child_nodes(node)]
     for part in parts:
-        yield from _place(part, statement, called)
+        yield from _place(part, function, statement)
 
 
 def _says_nothing(node: ast.AST) -> bool:
     """Whether a node is words for people, types, or an import."""
     if isinstance(node, (ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom, ast.Assert)):
+        return True
+    if isinstance(node, ast.keyword) and node.arg == "strict":  # of zip: as an assertion
         return True
     if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
         return True
