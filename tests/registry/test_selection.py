@@ -123,6 +123,14 @@ def test_no_policy_replaces_a_backend_that_was_asked_for(site, policy):
         devicekit.select("none", policy)
 
 
+def test_a_backend_that_is_named_is_chosen_and_no_other_tried(site):
+    site.install("first", probe_order=1)
+    site.install("broken", code=BROKEN, probe_order=2)
+    site.install("acme", probe_order=3)
+    found = verdicts(devicekit.select("acme"))
+    assert found == {"acme": Verdict.CHOSEN, "first": Verdict.NOT_TRIED, "broken": Verdict.NOT_TRIED}
+
+
 def test_a_device_type_whose_backends_all_lack_hardware_names_each_of_them(site):
     for name in ("one", "two", "three"):
         site.install(name, code=ABSENT, device_type="odd")
