@@ -32,7 +32,9 @@ class OneTokenRunner:
         return iter(())
 
 
-def scheduler(*, checked: bool = True, states: int | None = None, pages: int = 40) -> Scheduler:
+def scheduler(
+    *, checked: bool = True, states: int | None = None, pages: int = 40, prefix_caching: bool = True
+) -> Scheduler:
     limits = SchedulerLimits(
         num_pages=pages,
         page_size=4,
@@ -40,6 +42,7 @@ def scheduler(*, checked: bool = True, states: int | None = None, pages: int = 4
         max_batch_tokens=20,
         conservativeness=0.05,
         checked=checked,
+        prefix_caching=prefix_caching,
     )
     slots = None if states is None else PageAllocator(states, checked=checked)
     return Scheduler(OneTokenRunner(), devicekit.get_device("cpu"), limits, states=slots)
@@ -98,6 +101,20 @@ def test_a_flush_takes_back_every_state_slot() -> None:
     one.post(Flush("f"))
     assert one.step().replies[0].success
     assert one.state.kv.pools()["states"].available == 3
+
+
+@pytest.mark.parametrize("prefix_caching", [False, True])
+def test_what_requests_can_take_is_what_is_free_and_what_the_cache_need_not_keep(
+    prefix_caching: bool,
+) -> None:
+    one = scheduler(prefix_caching=prefix_caching)
+    add(one, 3)
+    while one.state.requests:
+        one.step()
+        pages = one.state.kv.pages
+        cached = 0 if one.state.kv.prefix is None else one.state.kv.prefix.evictable
+        assert one.state.kv.available == pages.available + cached <= pages.num_pages
+    assert one.state.kv.available == one.state.kv.pages.num_pages
 
 
 @pytest.mark.parametrize("pool", ["pages", "rows", "states"])
