@@ -148,6 +148,17 @@ def test_in_production_a_leak_is_noted_when_the_scheduler_is_idle_and_it_serves_
     assert one.state.unbalanced is noted
 
 
+@pytest.mark.parametrize("pool", ["pages", "rows", "states"])
+def test_nothing_is_at_rest_while_anything_is_held_but_by_the_cache(pool: str) -> None:
+    one = scheduler(checked=False, states=6)
+    add(one, 2)
+    while one.state.requests:
+        one.step()
+    assert one.state.kv.at_rest
+    leak(one, pool)
+    assert not one.state.kv.at_rest
+
+
 def leak(one: Scheduler, pool: str) -> int:
     taken = one.state.kv.pools()[pool].take(1)
     assert taken is not None

@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 
+from devicekit.memory.cells import FEW
 from devicekit.memory.pages import PageAllocator
 from devicekit.memory.rows import RequestTable
 from devicekit.scheduling.request import Request, SamplingParams
@@ -26,8 +27,8 @@ class Model:
         self.requests: dict[str, Request] = {}
         self.made = 0
 
-    def join(self) -> None:
-        length = self.rng.randint(1, 3 * self.page_size)
+    def join(self, length: int | None = None) -> None:
+        length = length or self.rng.randint(1, 3 * self.page_size)
         needed = -(-length // self.page_size)
         if not self.table.available or self.pages.available < needed:
             return
@@ -129,6 +130,17 @@ def test_every_column_shows_what_its_request_is_at(page_size: int, num_pages: in
         model.leave(identity)
     assert model.pages.available == num_pages
     assert model.table.available == 16
+
+
+@pytest.mark.parametrize("page_size", [1, 4, 16])
+@pytest.mark.parametrize("count", [FEW, FEW + 1, 2 * FEW])
+def test_pages_that_are_full_at_once_are_followed_by_others(page_size: int, count: int) -> None:
+    model = Model(page_size, 400, rows=2 * FEW, seed=1)
+    for _ in range(count):
+        model.join(page_size)
+    assert len(model.batch.full_columns()) == count
+    while model.requests:
+        model.step()
 
 
 def test_sampling_parameters_stay_with_their_request() -> None:

@@ -273,7 +273,7 @@ def test_what_is_on_its_way_can_be_given_up_and_requests_and_updates_go_on_meanw
         ({"checksum": ""}, "checksum"),
         ({"weight_version": ""}, "weight_version"),
         ({"model_path": "/m"}, "one of the two"),
-        ({"peer": None}, "one of the two"),
+        ({"peer": None}, "nothing without peer"),
         ({"selector": "draft"}, "draft|target"),
         ({"patience": 0}, "patience"),
     ],

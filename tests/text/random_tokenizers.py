@@ -37,10 +37,11 @@ class Made:
         For a byte token that is no text it would take back the characters that byte tokens beside it make: it is
         told that each of those is a replacement character.
         """
-        shown = [token for token in tokens if not (skip and token in self.special)]
-        names = self.tokenizer.convert_ids_to_tokens(shown)
-        no_text = {*_no_text(names)}
-        told = [self.replacement if at in no_text else token for at, token in enumerate(shown)]
+        every = zip(tokens, self.tokenizer.convert_ids_to_tokens(tokens), strict=True)
+        known = [(token, name) for token, name in every if name is not None]
+        shown = [(token, name) for token, name in known if not (skip and token in self.special)]
+        no_text = {*_no_text([name for _, name in shown])}
+        told = [self.replacement if at in no_text else token for at, (token, _) in enumerate(shown)]
         text: str = self.tokenizer.backend_tokenizer.decode(told, skip_special_tokens=skip)
         return text
 
