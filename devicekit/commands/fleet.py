@@ -26,7 +26,8 @@ def main(arguments: Sequence[str]) -> int:
     keys.hide(arguments)
     options = _parser().parse_args(arguments)
     try:
-        import devicekit.fleet.app  # noqa: F401
+        import devicekit.fleet.app
+        import devicekit.fleet.http  # noqa: F401  # of what it imports, serving alone has not all
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "devicekit":
             raise

@@ -204,3 +204,19 @@ def test_a_command_whose_packages_are_missing_names_the_extra(
     assert done.returncode == 1
     [said] = done.stderr.splitlines()
     assert said == f"devicekit {line[0]}: numpy is not installed: pip install 'devicekit[transformers]'"
+
+
+FLEET = ("devicekit.fleet.app", "devicekit.fleet.http")
+
+
+@pytest.mark.parametrize("package", ["httpx", "starlette"])
+def test_a_fleet_without_one_of_its_packages_names_the_extra(
+    package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [one for one in sys.modules if one.split(".")[0] == package or one in FLEET]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main(["fleet", "--engine", "http://127.0.0.1:9", "status"]) == 1
+    [said] = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"devicekit fleet: {package}")
+    assert said.endswith(" is not installed: pip install 'devicekit[fleet]'")

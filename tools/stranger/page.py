@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from tools.stranger.extras import BASE
+
 _SCHEMA = "devicekit-stranger/1"
 _COLUMNS = (
     *("extra", "result", "works beyond the base", "names an extra", "took", "processor time"),
@@ -65,14 +67,13 @@ def write(file: Path, visits: Iterable[Visit]) -> list[Visit]:
 
 def page(visits: Sequence[Visit]) -> str:
     """A row for each visit, and everything wrong."""
-    base = next((one.works for one in visits if one.extra == "base"), [])
-    rows = "".join(_row(one, base) for one in visits)
+    rows = "".join(map(_row, visits))
     wrong = [f"- {one.extra}: {text}" for one in visits for text in one.wrong]
     return _TOP + rows + ("\n## Wrong\n\n" + "\n".join(wrong) + "\n" if wrong else "")
 
 
-def _row(visit: Visit, base: Sequence[str]) -> str:
-    more = visit.works if visit.extra == "base" else [one for one in visit.works if one not in base]
+def _row(visit: Visit) -> str:
+    more = [one for one in visit.works if one not in BASE]
     cells = [
         visit.extra,
         "**wrong**" if visit.wrong else "sound",
