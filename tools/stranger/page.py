@@ -17,7 +17,7 @@ _COLUMNS = (
 _TOP = f"""# What a stranger gets with each extra
 
 Made by `make stranger` from [stranger.json](stranger.json): the built wheels, each extra alone in a clean
-environment, with `devicekit-cpu` beside it. Every command and every example of [README](../../README.md) and
+environment, with `devicekit-cpu` beside it. Every command and every example of the README and of
 [parts](../parts.md) is run there: it works, or it says which extra it needs; then devicekit is uninstalled again.
 `types` is a strictly typed program, checked against the installed packages.
 
