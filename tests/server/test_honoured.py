@@ -238,6 +238,8 @@ OPERATIONS: dict[str, tuple[Body, dict[str, Case]]] = {
             "fleet": ({}, {"fleet": "g"}),
             "steered_by": ({}, {"steered_by": "me"}),
             "take_over": ({}, {"take_over": True}),
+            "holder": ({}, {"holder": "h"}),
+            "again": ({}, {"again": True}),
         },
     ),
     "/end_fleet_claim": ({"lease": "a"}, LEASE),
