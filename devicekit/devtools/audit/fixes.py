@@ -292,6 +292,12 @@ class Editor:
         given = _given(call, row)
         if given is None:
             return False
+        if isinstance(inner := given.get("device"), ast.Call) and len(inner.args) == 1:
+            path_of = self._names.path(inner.func, place.scope) or ""
+            if _is_vendor(path_of) and path_of.endswith(
+                ".device"
+            ):  # torch takes its own context for an index
+                given["device"] = inner.args[0]
         which = given.get("device") if row.name == "set_device" else given.pop("device", None)
         handle = self._handle(which, place)
         named = {one.id for one in ast.walk(wanted) if isinstance(one, ast.Name)}

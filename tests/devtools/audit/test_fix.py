@@ -94,6 +94,7 @@ LINES = {
     "torch.cuda.set_per_process_memory_fraction(0.5, i)": "devicekit.device_for(i).set_memory_fraction(0.5)",
     "y = torch.cuda.current_device()": "y = @.index",
     "torch.cuda.set_device(rank)": "devicekit.make_current(rank)",
+    "torch.cuda.set_device(torch.cuda.device(rank))": "devicekit.make_current(rank)",
     "y = torch.cuda.device_count()": "y = devicekit.accelerator_count()",
     "print(f'{torch.cuda.memory_allocated() / 1e9:.2f} GB')":
         "print(f'{@.memory_stats().allocated / 1e9:.2f} GB')",
