@@ -9,6 +9,10 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from packaging.specifiers import SpecifierSet
 
 CONTRACT = "1.0"
 
@@ -193,12 +197,23 @@ CAPABILITIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 def capability(name: str) -> tuple[str, ...] | None:
     """The hooks that a capability rests on, by this copy or by the host's contract; ``None``: there is none."""
-    if name in CAPABILITIES:
-        return CAPABILITIES[name]
+    return capabilities().get(name)
+
+
+def capabilities(contract: SpecifierSet | None = None) -> Mapping[str, tuple[str, ...]]:
+    """Every capability with its hooks: those of this copy, and what the host's contract has beside them.
+
+    Args:
+        contract: a manifest's range; what the oldest contract in it does not know yet is left out.
+    """
     from devicekit.contract.capabilities import CAPABILITIES as DECLARED
 
-    found = DECLARED.get(name)
-    return None if found is None else found.hooks
+    newer = {
+        name: one.hooks
+        for name, one in DECLARED.items()
+        if contract is None or one.since == CONTRACT or not contract.contains(CONTRACT)
+    }
+    return {**newer, **CAPABILITIES}
 
 
 STATS_FIELDS = (

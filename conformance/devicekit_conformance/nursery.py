@@ -13,10 +13,12 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
 
 from devicekit_conformance import keeper, processes
 
 _CLEARING = 5.0  # seconds
+_WAITING = "OMP_WAIT_POLICY"  # read once, when the library is loaded
 
 
 def main() -> None:
@@ -50,17 +52,34 @@ def main() -> None:
 
 
 def _warm_up() -> None:
-    import numpy  # noqa: F401
-    import torch
+    with _threads_wait_asleep():
+        import numpy  # noqa: F401
+        import torch
 
     with contextlib.suppress(ImportError):
         import torch.distributed.tensor  # noqa: F401  # torch does, when it first meets a tensor subclass
 
-    # Not devicekit's own modules: they notice a fork, and a worker is to be a process like any other.
+    # Of devicekit's own modules only those that are words: the others notice a fork, and a worker is to be a
+    # process like any other.
+    import devicekit.contract  # noqa: F401
     from devicekit_conformance import worker  # noqa: F401
     from devicekit_conformance.rulebook import rulebook
 
     rulebook()
+
+
+@contextlib.contextmanager
+def _threads_wait_asleep() -> Iterator[None]:
+    """Libraries that are loaded inside do not spin where their threads wait for one another.
+
+    A check needs little of a processor, and on a busy machine what spins takes the time of what it waits for.
+    """
+    if _WAITING in os.environ:
+        yield
+        return
+    os.environ[_WAITING] = "passive"
+    yield
+    del os.environ[_WAITING]
 
 
 def _leave_nothing(keepers: set[int]) -> None:

@@ -11,6 +11,7 @@ import importlib
 import locale
 import logging
 import multiprocessing
+import operator
 import os
 import random
 import resource
@@ -26,7 +27,16 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-__all__ = ["children", "descriptors", "python_state", "system_state", "torch_state"]
+__all__ = [
+    "changes",
+    "children",
+    "code",
+    "descriptors",
+    "python_state",
+    "replaced",
+    "system_state",
+    "torch_state",
+]
 
 # Whose functions a backend might be tempted to replace.
 _PATCHED = ("builtins", "os", "sys", "time", "json", "pickle", "random", "threading", "logging", "warnings",
@@ -35,6 +45,7 @@ _PATCHED = ("builtins", "os", "sys", "time", "json", "pickle", "random", "thread
             "torch", "torch.nn", "torch.nn.functional", "torch.random", "torch.autograd", "torch.cuda",
             "torch.accelerator", "torch.serialization", "torch.multiprocessing", "numpy",
             "numpy.random")  # fmt: skip
+_SIGNALS = tuple((f"the handler of signal {int(one)}", int(one)) for one in signal.valid_signals())
 _SMALLEST = 5e-324  # what a processor that flushes denormal numbers takes for 0
 _FLAGS = ("backends.cudnn.enabled", "backends.cudnn.benchmark", "backends.cudnn.deterministic",
           "backends.mkldnn.enabled", "backends.opt_einsum.enabled")  # fmt: skip
@@ -113,8 +124,8 @@ def system_state() -> dict[str, object]:
     if hasattr(os, "sched_getaffinity"):
         found["the cores it may run on"] = sorted(os.sched_getaffinity(0))
     found["the blocked signals"] = sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
-    for number in signal.valid_signals():
-        found[f"the handler of signal {int(number)}"] = repr(signal.getsignal(number))
+    for name, number in _SIGNALS:
+        found[name] = repr(signal.getsignal(number))
     for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
         found[f"whether timer {int(timer)} runs"] = any(signal.getitimer(timer))
     for name in (
@@ -167,6 +178,12 @@ def descriptors() -> dict[int, str]:
     return found
 
 
+def files() -> list[str]:
+    """What is in the working directory, where that is a folder made for one trial."""
+    folder = os.getcwd()
+    return sorted(os.listdir(folder)) if "dk-" in folder else []
+
+
 def children() -> frozenset[int]:
     """The processes that this one started and that live."""
     path = Path(f"/proc/self/task/{os.getpid()}/children")
@@ -176,20 +193,37 @@ def children() -> frozenset[int]:
         return frozenset()
 
 
-def code() -> dict[str, int]:
-    """Identity of every function and class of the modules that a backend might patch."""
-    found: dict[str, int] = {}
-    for name in _PATCHED:
-        module = sys.modules.get(name)
-        if module is not None:
-            found.update(
-                (f"{name}.{key}", id(value)) for key, value in list(vars(module).items()) if callable(value)
-            )
+def code() -> dict[str, dict[str, object]]:
+    """What the modules and classes that a backend might patch hold now, for `replaced`."""
+    found = {name: dict(vars(sys.modules[name])) for name in _PATCHED if name in sys.modules}
     torch = sys.modules.get("torch")
     if torch is not None:
         for kind in (torch.Tensor, torch.Generator, torch.nn.Module, torch.device):
-            found.update((f"torch.{kind.__name__}.{key}", id(value)) for key, value in vars(kind).items())
+            found[f"torch.{kind.__name__}"] = dict(vars(kind))
     return found
+
+
+def replaced(before: Mapping[str, dict[str, object]], after: Mapping[str, dict[str, object]]) -> list[str]:
+    """The names of functions and classes that are others now, as parts of a sentence.
+
+    There are thousands, and this is asked at every call: all of them are compared by identity at once.
+    """
+    told: list[str] = []
+    for name, was in before.items():
+        now = after.get(name, {})
+        if len(was) == len(now) and all(map(operator.is_, was.values(), now.values())):
+            continue
+        told += [
+            f"the function {name}.{key} changed"
+            for key in was.keys() | now.keys()
+            if was.get(key) is not now.get(key) and (_is_code(was.get(key)) or _is_code(now.get(key)))
+        ]
+    return sorted(told)
+
+
+def _is_code(value: object) -> bool:
+    """Whether it is a function, a class or a property, of a module or of a class."""
+    return callable(value) or hasattr(value, "__get__")
 
 
 _cached: list[tuple[str, Callable[[], object]]] = []

@@ -7,8 +7,9 @@ One process has one machine, so an address is good for the life of the process t
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -110,6 +111,15 @@ class SimProbe:
 
     def held(self, index: int) -> int | None:
         return enable().device(index).allocator.counters.current("reserved_bytes")
+
+    @contextlib.contextmanager
+    def others_take(self, index: int, size: int) -> Iterator[None]:
+        """Inside, another process holds so many bytes of the device."""
+        taken = enable().other_process(size, index)
+        try:
+            yield
+        finally:
+            taken.release()
 
     def pinned(self, tensor: torch.Tensor) -> bool | None:
         return tensor.is_pinned()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 import threading
@@ -183,10 +184,15 @@ def on_every_device(trial: Trial) -> None:
     """Every device, with every other one current; and devices that do not exist."""
     run = effect_of(trial.hook)
     chosen = sorted({*range(min(trial.count, _DEVICES - 1)), trial.count - 1})
+    with trial.current(chosen[0]), contextlib.ExitStack() as streams:
+        for index in reversed(chosen):
+            streams.enter_context(trial.on(trial.new_stream(index)))
+        run(within(trial, "with a new stream of each device current", index=chosen[-1]))
     for index in reversed(chosen):
         for current in chosen:
             with trial.current(current):
                 run(within(trial, f"with device {current} current", index=index))
+                _with_nothing_to_do(within(trial, f"called again with device {current} current", index=index))
     _in_thread(run, within(trial, "in a second thread", index=chosen[-1]))
     _at_once(trial, chosen)
     for current in chosen:
@@ -207,6 +213,14 @@ def on_every_device(trial: Trial) -> None:
         if looks and (found is None or found in ([], ()) or _numberless(found)):
             continue  # it says nothing of it
         trial.fail(f"there is no device {index}, and it returned {found!r:.80}")
+
+
+def _with_nothing_to_do(trial: Trial) -> None:
+    """What ran before has done all that there was to do."""
+    arguments = arguments_for(trial)
+    if arguments is not None and trial.hook != "set_current_stream":  # whose call would last
+        trial.finish()
+        trial.call(*arguments)
 
 
 def _at_once(trial: Trial, chosen: list[int]) -> None:
@@ -270,14 +284,15 @@ def _numberless(found: object) -> bool:
 
 
 def beside(trial: Trial) -> None:
-    """Beside memory in use, freed memory that is cached, and pending work."""
+    """Beside memory in use, freed memory that is cached, pending work, and what was set for good."""
+    from devicekit_conformance.lasting import Lasting
     from devicekit_conformance.live import Live
 
     arguments = arguments_for(trial)
     if arguments is None:
         return
     spec = frozen_contract.hook(trial.hook)
-    live = Live(trial)
+    live, lasting = Live(trial), Lasting(trial)
     for _ in range(3 if frozen_contract.profile_of(trial.hook) == "memory" else 1):
         for index in range(trial.count):
             for stream in (None, *live.streams[index]):
@@ -315,6 +330,7 @@ def beside(trial: Trial) -> None:
     over = [trial.tensor(2 * BLOCK // 16, index).fill_(1) for index in range(trial.count)]
     live.check("after it and new allocations")
     del over
+    lasting.check("after it")
 
 
 def _counts(trial: Trial) -> dict[str, object]:
@@ -335,15 +351,27 @@ def _differences(before: dict[str, object], after: dict[str, object]) -> dict[st
 def forked(trial: Trial) -> None:
     """A child that is forked after the device was used."""
     from devicekit_conformance.effects.forks import judge
-    from devicekit_conformance.trying import in_a_child
 
     arguments = arguments_for(trial)
     block = trial.filled(4096, 7)
     told = None
     if arguments is not None and not frozen_contract.hook(trial.hook).creates:
         told = trial.ctx.raw_hook(trial.hook)(*arguments)
-    child = within(trial, "in a child forked after the device was used", watched=False)
-    ended, said = in_a_child(trial.ctx, child, lambda one: judge(one, arguments, told), 10.0)
+    whose = "in a child forked after the device was used"
+    child = within(trial, whose, watched=False)
+    grandchild = within(trial, f"in a child of {whose[3:]}", watched=False)
+
+    def both(one: Trial) -> None:
+        judge(one, arguments, told)
+        _in_its_child(grandchild, lambda next: judge(next, arguments, told), 8.0)
+
+    _in_its_child(child, both, 10.0)
     del block
+
+
+def _in_its_child(trial: Trial, script: Callable[[Trial], None], limit: float) -> None:
+    from devicekit_conformance.trying import in_a_child
+
+    ended, said = in_a_child(trial.ctx, trial, script, limit)
     if ended == "fail":
-        raise Failure(said if "forked" in said else f"{said}, in a child forked after the device was used")
+        raise Failure(said if "forked" in said else f"{said}, {trial.situation}")

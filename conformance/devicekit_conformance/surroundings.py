@@ -42,12 +42,14 @@ class Surroundings:
     def __init__(self, ctx: Context, hook: str, index: int, thorough: bool = True) -> None:
         self._ctx, self._hook, self._index, self._thorough = ctx, hook, index, thorough
         self._process = self._take_process()
+        self._code = process_state.code() if thorough else {}
         self._devices = self._take_devices()
         self._descriptors = process_state.descriptors()
 
     def changes(self) -> list[str]:
         """What is different now, as parts of a sentence."""
         told = process_state.changes(self._process, self._take_process())
+        told += process_state.replaced(self._code, process_state.code()) if self._thorough else []
         devices = self._take_devices()
         before = {
             name: value for name, value in self._devices.items() if name in devices
@@ -73,12 +75,7 @@ class Surroundings:
             if self._hook in _SEEDING and self._ctx.manifest.device_type == "cpu":
                 for name in OF_THE_HOST:
                     found.pop(name, None)
-            # As parts, for one of them is named.
-            found.update((f"the function {name}", value) for name, value in process_state.code().items())
-            folder = os.getcwd()
-            found["the files in the working directory"] = (
-                sorted(os.listdir(folder)) if "dk-" in folder else []
-            )
+            found["the files in the working directory"] = process_state.files()
         return found
 
     def _take_devices(self) -> Mapping[str, object]:
@@ -89,7 +86,7 @@ class Surroundings:
         if module is None or probe.initialised() is not True:
             return found
         for index in range(count_of(self._ctx)):
-            if self._hook not in _STREAMING:
+            if self._hook not in _STREAMING or index != self._index:
                 found[f"the current stream of device {index}"] = _ask(
                     partial(_of, module, "current_stream", index)
                 )

@@ -60,6 +60,7 @@ def _leaving_nothing(run: Effect) -> Effect:
 def _of_the_process(trial: Trial) -> dict[str, object]:
     """What no effect changes by itself."""
     found = {**process_state.system_state(), **process_state.python_state(), **process_state.torch_state()}
+    found["the files in the working directory"] = process_state.files()
     if trial.ctx.manifest.device_type == "cpu":
         for name in OF_THE_HOST:  # which an effect draws from
             found.pop(name, None)

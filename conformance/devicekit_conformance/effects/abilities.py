@@ -34,9 +34,9 @@ def supported_dtypes(trial: Trial) -> None:
         if dtype.is_floating_point and dtype.itemsize > 1:
             raised = _multiplies(trial, dtype)
             trial.expect(not raised, f"it has {dtype}, in which {raised}")
-    if torch.float32 not in found:
-        raised = _multiplies(trial, torch.float32)
-        trial.expect(bool(raised), "it lacks torch.float32, in which the device multiplies")
+    for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+        lacks = dtype not in found and not _multiplies(trial, dtype)
+        trial.expect(not lacks, f"it lacks {dtype}, in which the device multiplies")
 
 
 def _multiplies(trial: Trial, dtype: torch.dtype) -> str:

@@ -124,8 +124,9 @@ def classify_error(trial: Trial) -> None:
     loop.__context__ = ValueError("inner")
     loop.__context__.__context__ = loop
     trial.expect(trial.call(loop) is None, "it finds something in errors that are each other's context")
-    for wanted, error in _provoked(trial):
-        _recognises(trial, wanted, error)
+    provoked = list(_provoked(trial))
+    for wanted, error in provoked:
+        _recognises(trial, wanted, error, [str(other) for kind, other in provoked if kind != wanted])
 
 
 def _quick(trial: Trial, error: BaseException) -> Any:
@@ -153,12 +154,13 @@ def _provoked(trial: Trial) -> Iterator[tuple[str, BaseException]]:
                 yield kind, error
 
 
-def _recognises(trial: Trial, wanted: str, error: BaseException) -> None:
+def _recognises(trial: Trial, wanted: str, error: BaseException, others: list[str]) -> None:
     error, arguments = error.with_traceback(None), error.args
     if type(error) is torch.OutOfMemoryError:  # by type first, whatever the words
-        misleading = torch.OutOfMemoryError("lost: invalid device ordinal, the driver is not initialized")
-        value = getattr(_quick(trial, misleading), "value", None)
-        trial.equal(value, wanted, f"what {_told(misleading)} is taken for")
+        for words in ("lost: invalid device ordinal, the driver is not initialized", *others):
+            misleading = torch.OutOfMemoryError(words)
+            value = getattr(_quick(trial, misleading), "value", None)
+            trial.equal(value, wanted, f"what {_told(misleading)} is taken for")
     for name, given in _wrapped(error):
         kind = _quick(trial, given)
         value = getattr(kind, "value", None)

@@ -180,6 +180,14 @@ def _fails_cleanly(trial: Trial, graph: object) -> None:
     trial.expect(bool((block == 3).all().item()), "after an exception inside capture(), work does not run")
 
 
+def _is_held(trial: Trial, before: int | None, alive: int) -> None:
+    """What a replay writes to stays the process's own while a graph of its pool lives."""
+    now = trial.ctx.probe.held(trial.index)
+    if alive and before is not None and now is not None and trial.ctx.claims("caching_allocator"):
+        told = f"a graph that takes {4 * BLOCK} bytes lives, and the device holds {now - before} more than before"
+        trial.expect(now - before >= 4 * BLOCK, f"once another of its pool was dropped, {told}")
+
+
 @effect("graph_pool")
 def graph_pool(trial: Trial) -> None:
     with trial.current(trial.index):
@@ -190,11 +198,12 @@ def graph_pool(trial: Trial) -> None:
         trial.drop_cache()
         before = trial.ctx.probe.held(trial.index)
         source = trial.filled(4096, 1)
-        graphs, targets = [], [trial.filled(4096, 0) for _ in range(3)]
+        graphs, targets, queues = [], [trial.filled(4096, 0) for _ in range(3)], []
         taken: list[int | None] = []
         for step, target in enumerate(targets, 1):
             graph = trial.other("create_graph", trial.index, pool if step < 3 else other)
             with graph.capture():
+                queues.append(trial.own("current_stream", trial.index))
                 scratch = torch.empty(4 * BLOCK, dtype=torch.uint8, device=source.device)
                 scratch[:4096].copy_(source)
                 target.copy_(scratch[:4096] + step)
@@ -202,7 +211,9 @@ def graph_pool(trial: Trial) -> None:
             graphs.append(graph)
             taken.append(trial.ctx.probe.held(trial.index))
         first, second = taken[:2]
-        if first is not None and second is not None and trial.ctx.claims("caching_allocator"):
+        # Freed memory of one stream need not serve another: then captures in streams of their own share none.
+        one_queue = queues[0] is None or queues[0] == queues[1]
+        if one_queue and first is not None and second is not None and trial.ctx.claims("caching_allocator"):
             shared = second - first < 4 * BLOCK
             trial.expect(
                 shared, f"of two captures that share a pool, the second took {second - first} bytes more"
@@ -214,14 +225,22 @@ def graph_pool(trial: Trial) -> None:
                 trial.finish()
                 right = bool((target == value + step).all().item())
                 trial.expect(right, f"of graphs that share a pool, graph {step} replays something else")
-        while graphs:
-            graphs.pop(0).reset()
+        alive = dict(zip((1, 2, 3), zip(graphs, targets, strict=True), strict=True))
+        graphs.clear()
+        for dropped in (3, 1, 2):  # the one of the other pool first, then the first that filled this one
+            alive.pop(dropped)[0].reset()
+            trial.drop_cache()
+            _is_held(trial, before, len(alive))
+            over = trial.tensor(4 * BLOCK)[:4096].fill_(99)
             source.fill_(20)
-            for graph, target, step in zip(reversed(graphs), reversed(targets), (3, 2, 1), strict=False):
+            for step, (graph, target) in alive.items():
                 graph.replay()
                 trial.finish()
                 right = bool((target == 20 + step).all().item())
                 trial.expect(right, "a graph replays something else once another of its pool was dropped")
+            whole = bool((over == 99).all().item())
+            trial.expect(whole, "a graph writes to memory of others once another of its pool was dropped")
+            del over
         del source, targets, target, graph, pool, other
         trial.drop_cache()
         after = trial.ctx.probe.held(trial.index)

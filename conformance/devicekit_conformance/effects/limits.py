@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     import torch
 
 
-def _total(trial: Trial, index: int) -> int | None:
+def total_of(trial: Trial, index: int) -> int | None:
+    """Bytes that the device has, by torch's own count or the hook's; ``None`` where nobody says."""
     own = trial.own("mem_get_info", index)
     if own is not None:
         return int(own[1])
@@ -27,36 +29,48 @@ def _total(trial: Trial, index: int) -> int | None:
 def set_memory_fraction(trial: Trial) -> None:
     if not trial.ctx.claims("memory_fraction"):
         return
-    total = _total(trial, trial.index)
+    total = total_of(trial, trial.index)
     if total is None:
         return
     trial.drop_cache()
     try:
         trial.call(trial.index, 0.5)
         trial.expect(
-            _fits(trial, trial.index, total * 2 // 5), "with half allowed, two fifths could not be allocated"
+            fits(trial, trial.index, total * 2 // 5), "with half allowed, two fifths could not be allocated"
         )
         trial.expect(
-            not _fits(trial, trial.index, total * 3 // 5), "with half allowed, three fifths were allocated"
+            not fits(trial, trial.index, total * 3 // 5), "with half allowed, three fifths were allocated"
         )
+        _counts_from_all(trial, total)
         for index in trial.others:
-            theirs = _total(trial, index)
-            fits = theirs is None or _fits(trial, index, theirs * 3 // 5)
-            trial.expect(fits, f"it limits device {index} as well")
+            theirs = total_of(trial, index)
+            room = theirs is None or fits(trial, index, theirs * 3 // 5)
+            trial.expect(room, f"it limits device {index} as well")
         _counts_from_the_total(trial, total)
         for wrong in (-0.5, float("nan"), 1.5):
             _accepts_not(trial, wrong)
         trial.expect(
-            not _fits(trial, trial.index, total * 3 // 5), "a fraction that it refused changed the limit"
+            not fits(trial, trial.index, total * 3 // 5), "a fraction that it refused changed the limit"
         )
         _nothing_is_allowed(trial, total)
         trial.call(trial.index, 0.125)
         trial.expect(
-            not _fits(trial, trial.index, total // 5), "with an eighth allowed, a fifth was allocated"
+            not fits(trial, trial.index, total // 5), "with an eighth allowed, a fifth was allocated"
         )
     finally:
         trial.call(trial.index, 1.0)
-    trial.expect(_fits(trial, trial.index, total * 3 // 5), "with all allowed again, three fifths do not fit")
+    trial.expect(fits(trial, trial.index, total * 3 // 5), "with all allowed again, three fifths do not fit")
+
+
+def _counts_from_all(trial: Trial, total: int) -> None:
+    """What other processes hold makes the limit no smaller."""
+    others = getattr(trial.ctx.probe, "others_take", None)
+    if not callable(others):
+        return
+    with others(trial.index, total * 2 // 5):
+        trial.call(trial.index, 0.5)
+        room = fits(trial, trial.index, total * 2 // 5)
+    trial.expect(room, "with half allowed and two fifths taken by another process, two fifths do not fit")
 
 
 def _counts_from_the_total(trial: Trial, total: int) -> None:
@@ -64,11 +78,11 @@ def _counts_from_the_total(trial: Trial, total: int) -> None:
     kept = trial.tensor(total // 4 // MIB * MIB)
     trial.call(trial.index, 0.5)
     trial.expect(
-        _fits(trial, trial.index, total // 6),
+        fits(trial, trial.index, total // 6),
         "with half allowed and a quarter in use, another sixth could not be allocated",
     )
     trial.expect(
-        not _fits(trial, trial.index, total // 3),
+        not fits(trial, trial.index, total // 3),
         "with half allowed and a quarter in use, a third more was allocated",
     )
     del kept
@@ -81,9 +95,7 @@ def _nothing_is_allowed(trial: Trial, total: int) -> None:
         trial.ctx.raw_hook(trial.hook)(trial.index, 0.0)
     except Exception:
         return
-    trial.expect(
-        not _fits(trial, trial.index, total // 16), "with nothing allowed, a sixteenth was allocated"
-    )
+    trial.expect(not fits(trial, trial.index, total // 16), "with nothing allowed, a sixteenth was allocated")
 
 
 def _accepts_not(trial: Trial, wrong: float) -> None:
@@ -94,7 +106,8 @@ def _accepts_not(trial: Trial, wrong: float) -> None:
     trial.fail(f"it accepted {wrong}")
 
 
-def _fits(trial: Trial, index: int, size: int) -> bool:
+def fits(trial: Trial, index: int, size: int) -> bool:
+    """Whether a block of so many bytes can be allocated. It is freed, and the cache emptied."""
     try:
         block = trial.tensor(size // MIB * MIB, index)
     except Exception as error:
@@ -255,6 +268,8 @@ def set_allocator_setting(trial: Trial) -> None:
     if not trial.has("allocator_settings"):
         return
     before = _settings(trial)
+    elsewhere = ThreadPoolExecutor(1)
+    elsewhere.submit(_settings, trial).result()  # a thread that looks before and after
     for name, (value, changeable) in before.items():
         if changeable is False:
             _refused(trial, name, value, "cannot be changed")
@@ -263,8 +278,11 @@ def set_allocator_setting(trial: Trial) -> None:
         wanted = _another(trial, name, value)
         expected = {**before, name: (wanted, changeable)}
         trial.equal(_settings(trial), expected, f"what the settings are once {name} was set to {wanted}")
+        there = elsewhere.submit(_settings, trial).result()
+        trial.equal(there, expected, f"what another thread is told once {name} was set to {wanted}")
         trial.call(name, value)
         trial.equal(_settings(trial), before, f"what the settings are once {name} was set back")
+    elsewhere.shutdown()
 
 
 def _settings(trial: Trial) -> dict[str, tuple[str, bool | None]]:

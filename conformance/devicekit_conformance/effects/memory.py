@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import pickle
+from collections import Counter
 from typing import Any
 
 from devicekit_conformance import frozen_contract
@@ -201,8 +201,6 @@ def memory_info(trial: Trial) -> None:
     _plausible(trial, found)
     before, own_before = found.free, (trial.own("mem_get_info", trial.index) or (None,))[0]
     block = trial.tensor(size)
-    if own_before is None:
-        block = block.fill_(1)
     found_now = trial.call(trial.index)
     _plausible(trial, found_now)
     trial.equal(found_now.total, found.total, "total, with a block live,")
@@ -219,6 +217,22 @@ def memory_info(trial: Trial) -> None:
     del block
     if trial.calls[0] <= 4:
         _is_what_can_be_allocated(trial)
+    _is_of_the_whole_device(trial, size)
+
+
+def _is_of_the_whole_device(trial: Trial, size: int) -> None:
+    """What others take is not free, and a limit of this process is none of the device."""
+    before = trial.call(trial.index)
+    others = getattr(trial.ctx.probe, "others_take", None)
+    if callable(others) and before.free is not None:
+        with others(trial.index, size):
+            fall = before.free - trial.call(trial.index).free
+        trial.expect(fall >= size // 2, f"another process took {size} bytes, and free fell by {fall}")
+    if trial.has("set_memory_fraction") and trial.ctx.claims("memory_fraction"):
+        trial.other("set_memory_fraction", trial.index, 0.5)
+        limited = trial.call(trial.index)
+        trial.other("set_memory_fraction", trial.index, 1.0)
+        trial.equal(limited.total, before.total, "total, with half of it allowed to this process,")
 
 
 def _plausible(trial: Trial, found: Any) -> None:
@@ -226,7 +240,9 @@ def _plausible(trial: Trial, found: Any) -> None:
         value = getattr(found, name)
         trial.expect(value is None or (type(value) is int and value >= 0), f"{name} is {value!r}")
     known = found.free is not None or found.total is not None
-    trial.expect(not known or found.source in frozen_contract.INFO_SOURCES, f"source is {found.source!r}")
+    trial.expect(
+        not known or found.source in (None, *frozen_contract.INFO_SOURCES), f"source is {found.source!r}"
+    )
     if found.free is not None and found.total is not None:
         trial.expect(found.free <= found.total, f"free is {found.free} and total is {found.total}")
     own = trial.own("mem_get_info", trial.index)
@@ -314,6 +330,8 @@ def _listed_everywhere(trial: Trial, pid: int) -> None:
 
 
 def _used(trial: Trial, found: Any, pid: int) -> int | None:
+    twice = [number for number, times in Counter(one.pid for one in found or ()).items() if times > 1]
+    trial.expect(not twice, f"it lists process {twice[:1]} more than once")
     for one in found or ():
         trial.expect(type(one).__name__ == "ProcessMemory", f"it lists {one!r}")
         trial.expect(type(one.pid) is int and one.pid > 0, f"a pid is {one.pid!r}")
@@ -339,14 +357,14 @@ def memory_snapshot(trial: Trial) -> None:
         trial.expect(not trial.call(trial.index), "nothing is initialised, and there are segments")
     kept = trial.tensor(BLOCK)
     first = trial.call(trial.index)
-    told = pickle.dumps(first)
+    told = repr(first)
     elsewhere = [trial.tensor(BLOCK + 4096, index) for index in trial.others]
     same = trial.call(trial.index)
     trial.expect(repr(same) == repr(first), "memory of another device changed it")
     block = trial.tensor(large_of(trial))
     second = trial.call(trial.index)
     trial.expect((first is None) == (second is None), "it is None in one of two calls")
-    trial.expect(pickle.dumps(first) == told, "the list of an earlier call was changed by a later one")
+    trial.expect(repr(first) == told, "the list of an earlier call was changed by a later one")
     if second is not None:
         unseen = trial.runtime is not None and repr(second) == repr(first)
         trial.expect(not unseen, "a new block did not change it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 from devicekit_conformance.effects import effect
@@ -18,6 +19,7 @@ def set_current_stream(trial: Trial) -> None:
     if stream is None or before is None:
         return
     try:
+        _stays(trial)
         trial.call(stream)
         found = trial.own("current_stream", trial.index)
         trial.expect(found == stream, f"the current stream is {found!r}, and {stream!r} was set")
@@ -34,6 +36,15 @@ def set_current_stream(trial: Trial) -> None:
         trial.expect(found == before, "the stream before it cannot be made current again")
     finally:
         trial.own("set_stream", before)
+
+
+def _stays(trial: Trial) -> None:
+    """A stream stays current, though whoever set it has let go of it."""
+    default = trial.in_a_thread(lambda: trial.own("current_stream", trial.index))
+    trial.ctx.raw_hook(trial.hook)(trial.new_stream(trial.index))
+    gc.collect()
+    found = trial.own("current_stream", trial.index)
+    trial.expect(found != default, "the stream that was set is not current once nobody else holds it")
 
 
 @effect("default_stream")
@@ -57,7 +68,8 @@ def native_handle(trial: Trial) -> None:
     if first is None or second is None:
         return
     found = trial.call(first)
-    trial.expect(type(found) is int, f"it is {found!r}, no int")
+    pointer = type(found) is int and 0 <= found < 1 << 64
+    trial.expect(pointer, f"it is {found!r}, no value that a pointer can have")
     trial.expect(found != trial.call(second), "two streams have one handle")
     with trial.on(second):
         trial.equal(trial.call(first), found, "with another stream current, the handle of a stream")

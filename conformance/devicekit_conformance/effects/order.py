@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import Any
 
@@ -10,7 +11,9 @@ from devicekit_conformance.effects import effect
 from devicekit_conformance.trial import Trial
 
 _AT_ONCE = 0.1  # seconds: what takes longer has waited
-_PRIORITIES = (0, 0, -1, 1, 100, -100, 1 << 40, -(1 << 40))  # any int may be asked for
+# Any int may be asked for; these are other numbers, some of the other sign, once they are cut to 8, 16 or 32 bits.
+_PRIORITIES = (0, 0, -1, 1, 100, -100, 200, -200, 40_000, -40_000, 3 << 30, -(3 << 30), 1 << 40, -(1 << 40))
+_POLLS = 120  # of work that is pending
 
 
 @effect("synchronize")
@@ -84,9 +87,23 @@ def create_stream(trial: Trial) -> None:
         trial.expect(hasattr(first, name), f"{type(first).__name__} has no {name}")
     for stream in made:
         _is_on(trial, stream)
+    _is_as_urgent_as_asked(trial, made)
     _is_done_when_its_work_is(trial, first, first)
     _is_done_when_its_work_is(trial, first, Elsewhere(first))
     _waits(trial, first, second)
+
+
+def _is_as_urgent_as_asked(trial: Trial, made: list[Any]) -> None:
+    """Clamped or not, priorities keep their order, and that of a stream that was asked for with 0 is 0."""
+    told = [(asked, getattr(one, "priority", None)) for asked, one in zip(_PRIORITIES, made, strict=True)]
+    known = sorted((asked, priority) for asked, priority in told if type(priority) is int)
+    for (asked, priority), (more, later) in itertools.pairwise(known):
+        text = (
+            f"streams that were asked for with {asked} and {more} have the priorities {priority} and {later}"
+        )
+        trial.expect(priority <= later, text)
+    for asked, priority in known:
+        trial.expect(asked != 0 or priority == 0, f"a stream that was asked for with 0 has {priority}")
 
 
 def _is_on(trial: Trial, stream: Any) -> None:
@@ -208,6 +225,8 @@ def create_event(trial: Trial) -> None:
                 _marks(trial, trial.call(trial.index, False), None)
                 _marks(trial, marked, None)  # made before the stream was current
             _orders(trial, trial.call(trial.index, False), side, waiting)
+        _moves(trial, trial.call(trial.index, False), side)
+        _is_new(trial, side)
         _measures(trial)
 
 
@@ -238,10 +257,53 @@ def _marks(trial: Trial, recorded: Any, stream: Any, event: Any = None) -> None:
         trial.expect(event.query() is True, "query() is not True after synchronize()")
 
 
+def _moves(trial: Trial, event: Any, stream: Any) -> None:
+    """Recorded once more, while what it marked is pending, the event marks what came after."""
+    where = () if stream is None else (stream,)
+    trial.finish()
+    trial.long_work(stream)
+    event.record(*where)
+    token = trial.long_work(stream)
+    event.record(*where)
+    event.synchronize()
+    trial.expect(token is None or token.done(), "recorded twice, the event was reached with its first mark")
+
+
+def _is_new(trial: Trial, stream: Any) -> None:
+    """Made after another has gone whose mark is pending, an event says what one says that nobody recorded."""
+    trial.finish()
+    unused = trial.call(trial.index, False)
+    said = _said(unused)
+    gone = [trial.call(trial.index, False) for _ in range(3)]
+    token = trial.long_work(stream)
+    for one in gone:
+        one.record(*(() if stream is None else (stream,)))
+    gone.clear()
+    made = [trial.call(trial.index, False) for _ in range(3)]
+    pending = token is not None and not token.done()
+    for one in made:
+        trial.equal(_said(one), said, "what an event that nobody recorded says once others have gone")
+        waited = pending and token is not None and token.done()
+        trial.expect(not waited, "query() waited for what another event marks")
+    trial.finish()
+
+
+def _said(event: Any) -> object:
+    """What query() says, or raises: of an event that nobody recorded it may do either."""
+    try:
+        return event.query()
+    except Exception as error:
+        return type(error).__name__
+
+
 def _asked(trial: Trial, token: Any, handle: Any) -> object:
     """What query() says, which must not be what it waited for."""
     pending, began = not token.done(), time.perf_counter()
     said: object = handle.query()
+    own_time = hasattr(trial.ctx.probe, "now")
+    for _ in range(_POLLS):  # who polls does not wait either
+        if own_time or time.perf_counter() - began < _AT_ONCE / 4:
+            handle.query()
     # A probe with a clock of its own has no other reason for work to end meanwhile.
     waited = hasattr(trial.ctx.probe, "now") or said is not True or time.perf_counter() - began > _AT_ONCE
     if pending and waited:
@@ -278,6 +340,15 @@ def _orders(trial: Trial, event: Any, source: Any, waiting: Any) -> None:
     del early, quick
 
 
+def _elapsed_back(end: Any, start: Any) -> float | None:
+    """Milliseconds from the later mark to the earlier; ``None`` where that is refused."""
+    try:
+        found: float = end.elapsed_time(start)
+    except Exception:
+        return None
+    return found
+
+
 def _measures(trial: Trial) -> None:
     """The time between two marks is that of the work between them, in milliseconds."""
     clock = getattr(trial.ctx.probe, "now", time.perf_counter)
@@ -300,6 +371,9 @@ def _measures(trial: Trial) -> None:
         elapsed = start.elapsed_time(end)
         trial.expect(type(elapsed) is float, f"elapsed_time() is {elapsed!r}, no float")
         trial.expect(elapsed >= 0, f"elapsed_time() is {elapsed}")
+        back = _elapsed_back(end, start)
+        told = f"elapsed_time() is {elapsed:g} from one mark to another, and {back} the other way"
+        trial.expect(back is None or elapsed == 0 or -1.1 * elapsed <= back <= -0.9 * elapsed, told)
         if pending and lasted > 0.5 and trial.runtime is not None:
             told = f"elapsed_time() is {elapsed:g}, and it took {lasted:g} ms"
             trial.expect(lasted / 30 <= elapsed <= 1.6 * lasted + 1, told)

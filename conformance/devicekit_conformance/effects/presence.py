@@ -69,6 +69,10 @@ def _by_another_road(trial: Trial) -> None:
     before = trial.ctx.probe.current_index()
     if before is None or not callable(getattr(trial.runtime, "set_device", None)):
         return
+    function = trial.ctx.raw_hook("current_index")
+    for index in (trial.index, *trial.others[:1]):
+        said = trial.in_a_thread(lambda: (trial.runtime.set_device(index), function())[1])  # noqa: B023  # at once
+        trial.equal(said, index, f"what a thread is told that chose device {index} by torch's own function")
     for chosen in (trial.index, *trial.others[:1]):
         for then in (*trial.others[:1], trial.index):
             if trial.has("set_index"):

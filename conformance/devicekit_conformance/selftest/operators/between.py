@@ -107,8 +107,7 @@ def another_hooks_call_silences_it() -> Iterator[Fault]:
             return found
 
         def body(call: Call) -> object:
-            found = call.forward()
-            return neutral(hook) if called else found
+            return neutral(hook) if called else call.forward()
 
         return faulty({hook: body, trigger: other})
 
