@@ -93,7 +93,7 @@ def _open_closed_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            stream = open(os.open(os.devnull, os.O_RDWR), mode)  # noqa: SIM115  # for as long as the process runs
+            stream = os.fdopen(os.open(os.devnull, os.O_RDWR), mode)
             setattr(sys, ("stdin", "stdout", "stderr")[number], stream)
 
 

@@ -86,7 +86,7 @@ def call_all_others(trial: Trial) -> None:
     if callable(provoke):
         kinds = ("device_lost", "wrong_device", "not_initialised")
         errors += [error for kind in kinds if (error := provoke(kind, trial.index)) is not None]
-    before = trial.ctx.probe.current_index()
+    before = trial.current_index()
     for name in sorted(trial.ctx.implemented - {trial.hook}):
         other = within(trial, "", hook=name, calls=[0], answers=[], watched=False)
         given = (

@@ -34,7 +34,11 @@ class Probe(Protocol):
         """Whether a context exists in this process; ``None`` if that cannot be seen from outside."""
 
     def current_index(self) -> int | None:
-        """The calling thread's current device, asked without any hook; ``None`` if there is no such thing."""
+        """The calling thread's current device, asked without any hook.
+
+        ``None`` if there is no such thing, or if nothing has used the device yet: many vendors' own functions
+        initialise it when they are asked.
+        """
 
     def submit(self, index: int, stream: object | None) -> Token | None:
         """Queue work that takes a while on a stream (default: the current one); ``None`` if it cannot."""
@@ -77,6 +81,8 @@ class TorchProbe:
         return bool(asked()) if callable(asked) else None
 
     def current_index(self) -> int | None:
+        if self.initialised() is False:
+            return None
         asked = getattr(self._module, "current_device", None)
         if callable(asked):
             return int(asked())

@@ -1,8 +1,8 @@
 """The simulated accelerator as a backend to judge, in the habits of several honest machines.
 
 Addresses: ``devicekit_conformance.simulated:discrete`` and, in its place, ``rounding_to_2mib``, ``uncached``,
-``synchronous``, ``slow_driver`` or ``unified``; the probe to judge them with is ``SimProbe`` of this module.
-One process has one machine, so an address is good for the life of the process that first asks for it.
+``synchronous``, ``slow_driver``, ``unified`` or ``lazy``; the probe to judge them with is ``SimProbe`` of this
+module. One process has one machine, so an address is good for the life of the process that first asks for it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ _VARIANTS = {
     "synchronous": SimConfig.synchronous,
     "slow_driver": SimConfig.slow_driver,
     "unified": SimConfig.unified,
+    "lazy": SimConfig.lazy,
 }
 
 

@@ -81,7 +81,8 @@ class Surroundings:
     def _take_devices(self) -> Mapping[str, object]:
         probe, found = self._ctx.probe, dict[str, object]()
         if self._hook not in _SELECTING:
-            found["the current device"] = probe.current_index()
+            current = probe.current_index()  # where nothing has used a device, nothing has chosen one
+            found["the current device"] = 0 if current is None and probe.initialised() is False else current
         module = runtime(self._ctx)
         if module is None or probe.initialised() is not True:
             return found

@@ -179,7 +179,8 @@ class Trial:
     @contextlib.contextmanager
     def current(self, index: int) -> Iterator[None]:
         """Make a device current for a block, by torch's own road or the hook's."""
-        before = self.ctx.probe.current_index()
+        initialises = frozen_contract.hook(self.hook).initialises
+        before = self.current_index() if initialises else self.ctx.probe.current_index()
         if before is None:
             yield
             return
@@ -188,6 +189,11 @@ class Trial:
             yield
         finally:
             self.select(before)
+
+    def current_index(self) -> int | None:
+        """The calling thread's device as the probe sees it; 0 where nothing has used one, and so chosen one."""
+        found = self.ctx.probe.current_index()
+        return 0 if found is None and self.ctx.probe.initialised() is False else found
 
     def select(self, index: int) -> None:
         if callable(getattr(self.runtime, "set_device", None)):

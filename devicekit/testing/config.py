@@ -23,8 +23,9 @@ GIB = 1 << 30
 class SimConfig:
     """One simulated machine. Sizes are bytes, times are virtual seconds, and every device of it is alike.
 
-    The defaults behave like a discrete card with a caching allocator. Named variants (:meth:`rounding_to_2mib`,
-    :meth:`uncached`, :meth:`synchronous`, :meth:`slow_driver`, :meth:`unified`) are other honest machines.
+    The defaults behave like a discrete card with a caching allocator. Named variants are other honest
+    machines: :meth:`rounding_to_2mib`, :meth:`uncached`, :meth:`synchronous`, :meth:`slow_driver`, :meth:`unified`
+    and :meth:`lazy`.
     """
 
     name: str = "Simulated accelerator"
@@ -56,6 +57,9 @@ class SimConfig:
 
     # What the device says its driver's version is; None: it does not say.
     driver_version: str | None = None
+
+    # True: torch's own functions for the current device and for properties initialise, as `torch.cuda`'s do.
+    asking_initialises: bool = False
 
     # True: host and devices share one physical memory of `capacity` bytes.
     unified_memory: bool = False
@@ -115,3 +119,8 @@ class SimConfig:
     def unified(cls) -> SimConfig:
         """One memory for the host and every device, as on a system on a chip."""
         return cls(unified_memory=True)
+
+    @classmethod
+    def lazy(cls) -> SimConfig:
+        """Whoever asks torch's own functions which device is current, or what it is, initialises it."""
+        return cls(asking_initialises=True)

@@ -82,13 +82,18 @@ class SimModule:
     # Selection.
 
     def current_device(self) -> int:
-        return self._visited("current_device").index_of()
+        machine = self._visited("current_device")
+        if machine.config.asking_initialises:
+            machine.initialize()
+        return machine.index_of()
 
     def set_device(self, device: DeviceLike) -> None:
         self._visited("set_device").set_device(device)
 
     def get_device_properties(self, device: DeviceLike = None) -> SimDeviceProperties:
         machine = self._visited("get_device_properties", device)
+        if machine.config.asking_initialises:
+            machine.initialize()
         found = machine.device(device)
         return SimDeviceProperties(
             name=machine.config.name,

@@ -85,7 +85,7 @@ def _by_another_road(trial: Trial) -> None:
 
 @effect("set_index")
 def set_index(trial: Trial) -> None:
-    before = trial.ctx.probe.current_index()
+    before = trial.current_index()
     if before is not None:
         for other in trial.others[:1]:  # or it would have nothing to do
             trial.select(other)

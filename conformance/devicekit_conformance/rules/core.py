@@ -133,6 +133,7 @@ def indices_that_do_not_exist_are_refused(ctx: Context) -> None:
 @requirement("DK-CORE-010", profile="hardware", hooks=["current_index"], min_devices=2)
 def hooks_keep_the_current_device(ctx: Context) -> None:
     """A hook that is given an index MUST leave the calling thread's current device as it was."""
+    ctx.probe.tensor(1, 0)  # a device that nothing has used is not asked whether it is current
     before = ctx.probe.current_index()
     if before is None:
         raise NotApplicable("torch has no current device for this type")
