@@ -79,17 +79,7 @@ def plan_kv(
     Raises NotEnoughMemory when a request of ``min_tokens`` does not fit, and ConfigurationError for an
     argument out of range.
     """
-    finite("fraction", fraction, above=0)
-    if fraction > 1:
-        raise OutOfRange(f"fraction must be at most 1, not {fraction}")
-    for name, count, least in (
-        ("page_size", page_size, 1),
-        ("max_running", max_running, 1),
-        ("max_positions", max_positions, 1),
-        ("reserve_bytes", reserve_bytes, 0),
-        ("min_tokens", min_tokens, 1),
-    ):
-        whole(name, count, least=least)
+    _check(page_size, max_running, max_positions, fraction, reserve_bytes, min_tokens)
     if max_tokens is not None:
         whole("max_tokens", max_tokens, least=min_tokens)
     token_bytes = sum(one.bytes_per_token for one in (layout, *companions))
@@ -132,3 +122,24 @@ def plan_kv(
         pool_bytes=(wanted + 1) * page_bytes,
         unused_bytes=unused,
     )
+
+
+def _check(
+    page_size: int,
+    max_running: int,
+    max_positions: int,
+    fraction: float,
+    reserve_bytes: int,
+    min_tokens: int,
+) -> None:
+    finite("fraction", fraction, above=0)
+    if fraction > 1:
+        raise OutOfRange(f"fraction must be at most 1, not {fraction}")
+    for name, count, least in (
+        ("page_size", page_size, 1),
+        ("max_running", max_running, 1),
+        ("max_positions", max_positions, 1),
+        ("reserve_bytes", reserve_bytes, 0),
+        ("min_tokens", min_tokens, 1),
+    ):
+        whole(name, count, least=least)

@@ -292,6 +292,64 @@ def sentence_of_pool() -> str:
     return HOOKS["memory_pool"].doc
 
 
+class _Use:
+    """A context that makes a stream current, and puts back what was."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def __enter__(self) -> None:
+        self.device = machine().index_of()
+        self.before = machine().current_stream(self.stream.device_index)
+        machine().set_device(self.stream.device_index)
+        machine().set_stream(self.stream)
+
+    def __exit__(self, kind: Any, *rest: Any) -> object:
+        return self.leave(kind)
+
+    def leave(self, kind: Any) -> object:
+        machine().set_stream(self.before)
+        machine().set_device(self.device)
+        return None
+
+
+class _ToDefault(_Use):
+    def leave(self, kind: Any) -> object:
+        machine().set_stream(machine().device(self.stream.device_index).default_stream)
+        machine().set_device(self.device)
+        return None
+
+
+class _Swallowing(_Use):
+    def leave(self, kind: Any) -> object:
+        super().leave(kind)
+        return True
+
+
+class _LeavesDevice(_Use):
+    def leave(self, kind: Any) -> object:
+        machine().set_stream(self.before)
+        return None
+
+
+class _OnErrorOnly(_Use):
+    def leave(self, kind: Any) -> object:
+        return super().leave(kind) if kind is not None else None
+
+
+class _NotOnBaseException(_Use):
+    def leave(self, kind: Any) -> object:
+        return super().leave(kind) if kind is None or issubclass(kind, Exception) else None
+
+
+class _Nothing(_Use):
+    def __enter__(self) -> None:
+        """The stream is not made current."""
+
+    def leave(self, kind: Any) -> object:
+        return None
+
+
 @operator("handle")
 def streams_are_not_what_was_asked() -> Iterator[Fault]:
     """A stream is not new, or not the current one, or not restored."""
@@ -314,61 +372,9 @@ def streams_are_not_what_was_asked() -> Iterator[Fault]:
 
     yield Fault("current_stream", "new", told["current_stream"], partial(faulty, {"current_stream": fresh}))
 
-    class Use:
-        restores_to_default = False
-        on_error = True
-
-        def __init__(self, stream: Any) -> None:
-            self.stream = stream
-
-        def __enter__(self) -> None:
-            self.device = machine().index_of()
-            self.before = machine().current_stream(self.stream.device_index)
-            machine().set_device(self.stream.device_index)
-            machine().set_stream(self.stream)
-
-        def __exit__(self, kind: Any, *rest: Any) -> object:
-            return self.leave(kind)
-
-        def leave(self, kind: Any) -> object:
-            machine().set_stream(self.before)
-            machine().set_device(self.device)
-            return None
-
-    class ToDefault(Use):
-        def leave(self, kind: Any) -> object:
-            machine().set_stream(machine().device(self.stream.device_index).default_stream)
-            machine().set_device(self.device)
-            return None
-
-    class Swallowing(Use):
-        def leave(self, kind: Any) -> object:
-            super().leave(kind)
-            return True
-
-    class LeavesDevice(Use):
-        def leave(self, kind: Any) -> object:
-            machine().set_stream(self.before)
-            return None
-
-    class OnErrorOnly(Use):
-        def leave(self, kind: Any) -> object:
-            return super().leave(kind) if kind is not None else None
-
-    class NotOnBaseException(Use):
-        def leave(self, kind: Any) -> object:
-            return super().leave(kind) if kind is None or issubclass(kind, Exception) else None
-
-    class Nothing(Use):
-        def __enter__(self) -> None:
-            """The stream is not made current."""
-
-        def leave(self, kind: Any) -> object:
-            return None
-
-    for kind in (ToDefault, Swallowing, LeavesDevice, OnErrorOnly, NotOnBaseException, Nothing):
+    for kind in (_ToDefault, _Swallowing, _LeavesDevice, _OnErrorOnly, _NotOnBaseException, _Nothing):
         make = partial(faulty, {"use_stream": partial(_using, kind)})
-        yield Fault("use_stream", kind.__name__, told["use_stream"], make)
+        yield Fault("use_stream", kind.__name__[1:], told["use_stream"], make)
     ranges = {
         "unclamped": (-1, 0),
         "unclamped_beyond_32_bits": (-(1 << 31), (1 << 31) - 1),
