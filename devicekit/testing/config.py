@@ -58,11 +58,11 @@ class SimConfig:
     # What the device says its driver's version is; None: it does not say.
     driver_version: str | None = None
 
-    # True: torch's own functions for the current device and for properties initialise, as `torch.cuda`'s do.
-    asking_initialises: bool = False
-
     # True: host and devices share one physical memory of `capacity` bytes.
     unified_memory: bool = False
+
+    # True: torch's own functions for the current device and for properties initialise, as `torch.cuda`'s do.
+    asking_initialises: bool = False
 
     def __post_init__(self) -> None:
         for field in (

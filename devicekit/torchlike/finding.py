@@ -27,17 +27,17 @@ class Findings:
         served: functions and classes that torch itself serves for the device, by the names of a vendor's module.
         pins: whether torch page-locks host memory for the device.
         claims: capabilities that it was seen to have.
-        inert: hooks whose functions are there, and do not what they should.
         lenient: functions of the module that answer for a device that does not exist.
         counting_initialises: whether to ask how many devices there are is to initialise them.
+        inert: hooks whose functions are there, and do not what they should.
     """
 
     served: frozenset[str] = frozenset()
     pins: bool = False
     claims: frozenset[str] = frozenset()
-    inert: frozenset[str] = frozenset()
     lenient: frozenset[str] = frozenset()
     counting_initialises: bool = False
+    inert: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:
         # What is not remarkable is left out, so that what is kept can be read at a glance.

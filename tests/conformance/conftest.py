@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from devicekit_conformance.judge import Nursery
-from tools.warm import Warm
 
 Backend = Callable[[str], str]
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -82,7 +82,7 @@ def nursery() -> Iterator[Nursery]:
 
 
 @pytest.fixture(scope="session")
-def command(warm: Warm) -> Command:
+def command() -> Command:
     """Runs a front door in a process of its own, as a user would."""
 
     def run(
@@ -91,7 +91,7 @@ def command(warm: Warm) -> Command:
         telling = ("PYTEST_", "DEVICEKIT_")
         environ = {name: value for name, value in os.environ.items() if not name.startswith(telling)}
         return subprocess.run(
-            [*warm.python, "-m", module, *map(str, arguments)],
+            [sys.executable, "-m", module, *map(str, arguments)],
             cwd=folder,
             env=environ,
             capture_output=True,
