@@ -140,8 +140,9 @@ class PreparedUpdates:
                 raise
             if mine.ready is None:
                 yield
-        if mine.ready is None:
-            raise Conflict(f"The update {mine.update_id!r} of {mine.origin} was given up.")
+        if mine.ready is None or self._prepared is not mine:
+            became = "given up" if mine.ready is None else "committed or discarded meanwhile"
+            raise Conflict(f"The update {mine.update_id!r} of {mine.origin} was {became}.")
         count = len(mine.ready.staged.names)
         return self._reply(operation.id, operation.update_id, f"{count} weights can be written.", count)
 

@@ -21,6 +21,7 @@ from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits, Step
 from devicekit.scheduling.state import Participant
 from devicekit.weights.install import WeightControl, install
 from devicekit.weights.occupation import MemoryTag, Region
+from devicekit.weights.prepared import FetchPeer
 from devicekit.weights.store import Model, WeightStore
 from tests.hash_runner import HashRunner, salt_of
 
@@ -241,6 +242,7 @@ def make_rig(
     draft: bool = False,
     host_pages: int = 0,
     copier: Copier | None = None,
+    fetch: FetchPeer | None = None,
 ) -> Rig:
     clock = Clock()
     runner = HashRunner(device, num_pages=num_pages, page_size=page_size, eos_token_ids=eos)
@@ -266,5 +268,5 @@ def make_rig(
     if host_pages:
         tier = attach_host_cache(scheduler, HostKVPool(device, runner.pool, host_pages, copier=copier))
         regions[MemoryTag.HOST_KV] = tier
-    weights = install(scheduler.control, store, regions=regions)
+    weights = install(scheduler.control, store, regions=regions, fetch=fetch)
     return Rig(scheduler, runner, clock, releases, weights, second, tier)

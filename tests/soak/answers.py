@@ -66,6 +66,7 @@ def answered(world: World, reply: Reply) -> None:
     _note(world, posted.operation, reply, world.content.pop(reply.id, {}))
     if isinstance(reply, TransactionReply) and noted not in (posted.noted, world.noted):
         world.version = None  # others were answered between its update and its end: who came last?
+        world.commit_unknown = True
         for key, seed in world.truth.items():
             world.truth[key] = None if seed is None else ANY
 
@@ -163,12 +164,13 @@ def _note_commit(world: World, operation: CommitWeights, reply: Reply) -> None:
     now = operation.update_id, world.changes, world.version
     if content is None:
         world.seen["commits_repeated"] += written
-        if written and world.committed != now:
+        if written and world.committed != now and not world.commit_unknown:
             world.wrong.append(f"{operation} of nothing that is prepared was answered by {reply}")
     elif isinstance(reply, UpdateReply):
         _note_update(world, operation, reply, content)
         if written:
             world.committed = operation.update_id, world.changes, world.version
+            world.commit_unknown = False
 
 
 def check_weights(world: World) -> None:

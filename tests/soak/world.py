@@ -145,6 +145,7 @@ class World:
         self.committed: tuple[str, int, str | None] | None = (
             None  # the last one, and what the weights were then
         )
+        self.commit_unknown = False  # whether nobody can know if the weights are still what they were then
         self.content: dict[str, dict[str, int]] = {}  # by operation: the weights it brings, by seed
         self.prepared: dict[str, dict[str, int]] = {}  # by its name: an update that waits to be committed
         self.version: str | None = self.state.weight_version

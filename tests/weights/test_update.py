@@ -11,6 +11,8 @@ from devicekit.release import ReleasePoint, SkipReason
 from devicekit.scheduling.messages import (
     Blocker,
     Continue,
+    Drain,
+    DrainReply,
     Flush,
     FlushReply,
     Pause,
@@ -22,7 +24,9 @@ from devicekit.scheduling.messages import (
     UpdateReply,
 )
 from devicekit.scheduling.request import FinishKind, VersionSpan
-from devicekit.weights.operations import UpdateWeightsFromTensor
+from devicekit.scheduling.verbs.transaction import Settle, Transaction, TransactionReply
+from devicekit.weights.operations import CommitWeights, PrepareWeights, UpdateWeightsFromTensor
+from devicekit.weights.store import Staged
 from tests.hash_runner import expected, make_weights, salt_of
 from tests.scheduling.conftest import MakeRig
 from tests.scheduling.rig import Rig
@@ -278,6 +282,58 @@ def test_failing_half_way_is_said_and_holds_generation_until_repaired(
     assert rig.do(update("repair"), UpdateReply).success
     rig.run()
     assert rig.outputs[request] == expected([1, 2, 3], 5, salt_of(NEW))
+
+
+def test_nothing_drains_where_weights_are_missing_and_a_transaction_that_waits_for_it_ends(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = rig.add([1, 2, 3], 30)
+    rig.step(2)
+    rig.do(Pause("p", PauseMode.IN_PLACE, continue_after=100.0), PauseReply)
+    weights = rig.runner.weights
+    weights["layers.0.bias"] = Breaking(weights["layers.0.bias"].data, requires_grad=False)
+    monkeypatch.setattr(Breaking, "broken", True)
+    assert rig.do(update(), UpdateReply).outcome is UpdateOutcome.PARTIAL
+    monkeypatch.setattr(Breaking, "broken", False)
+    drained = rig.do(Drain("d"), DrainReply)
+    assert (drained.refusal, drained.remaining) == (Refusal.CONFLICT, 1)
+    assert "have to be written first" in drained.message
+    done = rig.do(Transaction("t", Settle.DRAIN, update("half", weight_version="t")), TransactionReply)
+    assert (done.success, done.failed) == (False, "drain")
+    repaired = rig.do(update("repair", flush_cache=False), UpdateReply)
+    assert repaired.success, "it could wait for its turn for ever"
+    rig.do(Continue("c"), PauseReply)
+    rig.run()
+    assert len(rig.outputs[request]) == 30
+
+
+def test_who_asked_twice_for_what_was_committed_meanwhile_is_not_told_that_it_can_be_written(
+    new_rig: MakeRig,
+) -> None:
+    arrived: list[bool] = []
+
+    class Late:
+        """A peer's weights, which come when the test says so."""
+
+        def take(self) -> Staged | None:
+            new = {(Selector.TARGET, name): one for name, one in NEW.items()}
+            return rig.weights.store.stage_parts(new) if arrived else None
+
+        def cancel(self) -> None:
+            pass
+
+    rig = new_rig(fetch=lambda operation: Late())
+    for name in ("a", "b"):
+        rig.post(PrepareWeights(name, "u", peer="http://peer"))
+        rig.post(CommitWeights(f"commit {name}", update_id="u"))
+    rig.step(2)
+    arrived.append(True)
+    rig.step(10)
+    assert rig.replies["a"].success
+    assert rig.replies["commit a"].success
+    assert rig.replies["b"].refusal is Refusal.CONFLICT
+    assert "committed" in rig.replies["b"].message
+    assert rig.salt == salt_of(NEW)
 
 
 def test_selectors_choose_between_target_and_draft(new_rig: MakeRig) -> None:

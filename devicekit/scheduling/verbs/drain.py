@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from devicekit.scheduling.gate import AdmissionGate
 from devicekit.scheduling.messages import Drain, DrainReply, Refusal, Reply
 from devicekit.scheduling.state import SchedulerState
 from devicekit.scheduling.verbs.flush import check_timeout
@@ -25,15 +26,16 @@ def drain(state: SchedulerState, operation: Drain) -> Callable[[], Reply | None]
         if not remaining:
             state.gate.pause(state.clock.now())
             return DrainReply(operation.id, True, "Drained and paused.", waiting=waiting, epoch=state.epoch)
-        # Paused in place, they can never end by themselves: say so at once rather than when the time is up.
-        stuck = state.gate.paused and state.gate.continue_at is None
+        # What cannot go on never ends by itself: say so at once rather than when the time is up. Who could help
+        # may even wait for this: an update that would write the weights that are missing.
+        stuck = _stuck(state.gate)
         withdrawn = state.withdrawals.has(operation)
         if stuck or withdrawn or (deadline is not None and state.clock.now() >= deadline):
             refusal = Refusal.CONFLICT if stuck else Refusal.WITHDRAWN if withdrawn else Refusal.TIMED_OUT
             return DrainReply(
                 operation.id,
                 False,
-                f"{remaining} requests still hold KV" + (", and generation is paused." if stuck else "."),
+                f"{remaining} requests still hold KV" + (f", and {stuck}." if stuck else "."),
                 state.blockers(),
                 refusal=refusal,
                 remaining=remaining,
@@ -43,3 +45,10 @@ def drain(state: SchedulerState, operation: Drain) -> Callable[[], Reply | None]
         return None
 
     return poll
+
+
+def _stuck(gate: AdmissionGate) -> str:
+    """Why no request can end by itself; empty if it can."""
+    if gate.holds:
+        return f"generation cannot go on: {'; '.join(gate.holds.values())}"
+    return "generation is paused" if gate.paused and gate.continue_at is None else ""
