@@ -46,7 +46,7 @@ from importlib.metadata import version
 
 print(platform.python_version(), version("torch"))
 """
-_ENGINE = "import torch\n\ntorch.cuda.synchronize()\n"
+_ENGINE = "import torch\n\n\ndef wait() -> None:\n    torch.cuda.synchronize()\n"
 _NAMES_AN_EXTRA = re.compile(r"devicekit\[(\w+)\]")
 
 
