@@ -7,13 +7,12 @@ may wait for it for ever.
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
-import subprocess
 import sys
 from typing import cast
 
 import torch
+
+from devicekit.fresh_python import ask_fresh_python
 
 _SECONDS = 300.0  # a driver that compiles its kernels on first use takes a minute
 _TRIAL = """
@@ -27,10 +26,6 @@ from devicekit.torchlike.finding import plain
 from devicekit.torchlike.generic import seen_here
 print(json.dumps(plain(seen_here(device_type))))
 """
-
-
-class NotTried(RuntimeError):
-    """A trial gave no result; the text says what was said."""
 
 
 def package_of(device_type: str) -> str | None:
@@ -50,21 +45,6 @@ def try_elsewhere(device_type: str, package: str) -> dict[str, object]:
     """What `devicekit.torchlike.generic.seen_here` finds in a fresh Python that has imported ``package``.
 
     Raises:
-        NotTried: it failed, or gave no answer in time.
+        NoAnswer: it failed, or gave no answer in time.
     """
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", _TRIAL, package, device_type],
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-            check=False,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
-    except subprocess.TimeoutExpired:
-        raise NotTried(f"no answer within {_SECONDS:g} s") from None
-    lines = done.stdout.strip().splitlines()
-    if done.returncode != 0 or not lines:
-        *_, said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        raise NotTried(said)
-    return cast("dict[str, object]", json.loads(lines[-1]))
+    return cast("dict[str, object]", ask_fresh_python(_TRIAL, package, device_type, seconds=_SECONDS))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
 import textwrap
 from dataclasses import dataclass
+from typing import Any, cast
 
 from devicekit.contract.errors import ConfigurationError
+from devicekit.fresh_python import NoAnswer, ask_fresh_python
 
 _SECONDS = 300.0  # a driver that compiles its kernels on first use takes a minute
 _TRIAL = """
@@ -53,22 +52,9 @@ def seen(module: str, package: str) -> Seen:
     if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", package) is None:
         raise ConfigurationError(f"A package to import is written as in Python, not {package!r}.")
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", _TRIAL, package, module],
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise ConfigurationError(
-            f"torch.{module} was tried, and gave no answer within {_SECONDS:g} s."
-        ) from None
-    lines = done.stdout.strip().splitlines()
-    if done.returncode != 0 or not lines:
-        *_, said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        raise ConfigurationError(f"torch.{module} cannot be tried with {package}: {said}")
-    told = json.loads(lines[-1])
+        told = cast("dict[str, Any]", ask_fresh_python(_TRIAL, package, module, seconds=_SECONDS))
+    except NoAnswer as error:
+        raise ConfigurationError(f"torch.{module} cannot be tried with {package}: {error}") from None
     if not told["claims"]:
         raise ConfigurationError(
             f"torch.{module} was tried with {package}, and showed nothing: is there a device on this machine?"
