@@ -130,7 +130,7 @@ class BackendSpec:
     def set_current_stream(self, stream: Stream) -> None:
         """Make ``stream`` the calling thread's current one on its device, until another is set.
 
-        On other devices nothing changes. Whether its device becomes the current one is the vendor's choice.
+        Nothing else changes: neither other devices' streams nor the current device.
         """
         raise NotImplementedError
 
