@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 import devicekit
 from devicekit.contract import Manifest
@@ -43,6 +44,9 @@ SLOW_IMPORTS = (
     *("prometheus_client", "starlette.applications", "uvicorn", "transformers.models.llama.modeling_llama"),
     *("transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto"),
 )
+# As `drawn_seed`: a change must not be held up by what another one broke.
+settings.register_profile("devicekit", derandomize=not os.environ.get("DRAW"), deadline=None, database=None)
+settings.load_profile("devicekit")
 torch.set_num_threads(1)  # the models are tiny: threads cost more than they bring
 
 

@@ -53,9 +53,7 @@ def random_prompts(seed: int, count: int, longest: int = 60) -> list[list[int]]:
 
 @settings(
     max_examples=12,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
-    derandomize=True,
 )
 @given(
     page_size=st.sampled_from([1, 4, 16]),

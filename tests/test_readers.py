@@ -183,7 +183,7 @@ def _hostile(reader: Reader) -> st.SearchStrategy[bytes]:
 
 
 def _fuzz(what: str, examples: int) -> None:
-    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples, suppress_health_check=list(HealthCheck))
     @given(_hostile(READERS[what]))
     @example(b"")
     def run(content: bytes) -> None:

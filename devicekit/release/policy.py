@@ -16,6 +16,7 @@ from decimal import Decimal
 from types import MappingProxyType
 
 from devicekit.contract.errors import ConfigurationError
+from devicekit.contract.text import shown
 from devicekit.ranges import OutOfRange, finite, whole
 
 _UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
@@ -174,7 +175,7 @@ def parse_policy(text: str) -> ReleasePolicy:
     for option in options:
         name, _, value = (part.strip() for part in option.partition(":"))
         if name != "every":
-            raise InvalidReleaseSetting(f"{option!r} is no option of a policy; there is every:SECONDS.")
+            raise InvalidReleaseSetting(f"{shown(option)} is no option of a policy; there is every:SECONDS.")
         policy = policy.at_most_every(_seconds(value))
     return policy
 
@@ -197,7 +198,7 @@ def _policy(kind: str, argument: str | None) -> ReleasePolicy:
 
 def _unknown(kind: str) -> InvalidReleaseSetting:
     return InvalidReleaseSetting(
-        f"{kind[:100]!r} is no release policy; there are {', '.join(_FORMS.values())}."
+        f"{shown(kind)} is no release policy; there are {', '.join(_FORMS.values())}."
     )
 
 
@@ -205,11 +206,13 @@ def _seconds(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise InvalidReleaseSetting(f"{text!r} is not a number of seconds.") from None
+        raise InvalidReleaseSetting(f"{shown(text)} is not a number of seconds.") from None
 
 
 def _size(text: str) -> int:
     matched = _SIZE.fullmatch(text)
     if matched is None or matched["unit"].upper() not in _UNITS:
-        raise InvalidReleaseSetting(f"{text!r} is not a size; write bytes, or for example 512MiB or 1GiB.")
+        raise InvalidReleaseSetting(
+            f"{shown(text)} is not a size; write bytes, or for example 512MiB or 1GiB."
+        )
     return int(Decimal(matched["number"]) * _UNITS[matched["unit"].upper()])

@@ -770,7 +770,7 @@ class CacheMachine(RuleBasedStateMachine):
 
 
 TestCacheMachine = CacheMachine.TestCase
-TestCacheMachine.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+TestCacheMachine.settings = settings(max_examples=120, stateful_step_count=40)
 
 
 @pytest.mark.parametrize("listened", [False, True])

@@ -116,7 +116,7 @@ def test_a_pool_without_slots_or_tensors_is_refused():
         StateLayout(LAYOUT.tensors[:1] * 2)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20)
 @given(slots=st.integers(1, 40), seed=st.integers(0, 1 << 16))
 def test_random_use_conserves_and_keeps_every_holders_values(slots: int, seed: int):
     rng = random.Random(seed)

@@ -84,7 +84,7 @@ class Workload:
             self.held.append(torch.rand(size, device=f"sim:{number}"))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(steps, st.sampled_from([SimConfig(), SimConfig.uncached(), SimConfig.rounding_to_2mib()]))
 def test_observers_and_queries_change_nothing_in_any_state(
     chosen: list[tuple[str, int, int]], config: SimConfig
@@ -102,7 +102,7 @@ def test_observers_and_queries_change_nothing_in_any_state(
                 assert _state() == before, name
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 @given(steps)
 def test_a_workload_ends_the_same_with_and_without_every_observer(chosen: list[tuple[str, int, int]]) -> None:
     ends = []

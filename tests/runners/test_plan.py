@@ -44,7 +44,7 @@ def plan_of(batch: ForwardBatch) -> plan.AttentionPlan:
     return plan.AttentionPlan(batch, HOST, torch.from_numpy(batch.table.pages))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     spans=st.lists(st.tuples(st.integers(0, 60), st.integers(1, 30)), min_size=1, max_size=12),
     page_size=st.sampled_from([1, 4, 16]),
@@ -72,7 +72,7 @@ def test_every_token_sees_its_own_past_and_nothing_else(spans, page_size, window
             assert seen[token] == (pages * page_size + past % page_size).tolist()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     spans=st.lists(st.tuples(st.integers(0, 60), st.integers(1, 30)), min_size=1, max_size=12),
     max_cells=st.sampled_from([20, 200, 1 << 22]),

@@ -23,7 +23,7 @@ def _short_is_long(monkeypatch):
     monkeypatch.setattr(reading, "LONG_REACH", 96)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     spans=st.lists(st.tuples(st.integers(0, 400), st.sampled_from([1, 1, 1, 7])), min_size=1, max_size=6),
     page_size=st.sampled_from([1, 4, 16]),

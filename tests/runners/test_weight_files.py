@@ -293,7 +293,7 @@ def test_a_file_without_a_header_is_refused(tmp_path: Path, content: bytes) -> N
         WeightFile.open(tmp_path / "x.safetensors")
 
 
-@settings(max_examples=300, deadline=None, database=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_what_we_read_is_what_the_formats_own_library_reads(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -67,7 +67,5 @@ TestControl = Control.TestCase
 TestControl.settings = settings(
     max_examples=int(os.environ.get("CONTROL_EXAMPLES", "60")),
     stateful_step_count=50,
-    deadline=None,
-    derandomize="CONTROL_EXAMPLES" not in os.environ,
     suppress_health_check=list(HealthCheck),
 )

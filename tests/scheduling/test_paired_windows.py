@@ -206,7 +206,7 @@ def test_too_few_window_pages_for_a_long_prompt_are_refused() -> None:
         scheduler(8, pages=64, spare=-1)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(
     window=st.integers(1, 24),
     page_size=st.sampled_from([1, 3, 16]),

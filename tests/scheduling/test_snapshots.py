@@ -257,7 +257,7 @@ def test_a_host_tier_is_refused() -> None:
         attach_host_cache(scheduler(), HostKVPool(device, KVPool(device, LAYOUT, 4, 4), 4))
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(
     page_size=st.sampled_from([1, 3, 16]),
     pool=st.integers(70, 160),

@@ -60,9 +60,7 @@ _SHORT = {
     "max_tokens": st.integers(-1, 3),
     "max_completion_tokens": st.integers(-1, 3),
 }
-_SHARED = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
-)
+_SHARED = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 _BODIES = [one for one in ENDPOINTS if not one.in_query]
 _QUERIES = [one for one in ENDPOINTS if one.in_query and one.arguments.model_fields]
 

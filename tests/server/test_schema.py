@@ -19,10 +19,7 @@ from tests.server.conftest import Models, Server
 _OPERATIONS = [one.ok() for one in schemathesis.openapi.from_dict(describe(ENDPOINTS)).get_all_operations()]
 _SETTINGS = settings(
     max_examples=int(os.environ.get("SCHEMA_EXAMPLES", "3")),
-    derandomize="SCHEMA_EXAMPLES" not in os.environ,
     phases=[Phase.generate],
-    deadline=None,
-    database=None,
     suppress_health_check=list(HealthCheck),
 )
 # What is sound and yet would take longer than any test.

@@ -114,6 +114,7 @@ def _over_http(seconds: float, requests: int, seed: int) -> dict[str, object]:
         "LOAD_SECONDS": str(max(5.0, seconds)),
         "LOAD_REQUESTS": str(requests),
         "LOAD_SEED": str(seed),
+        "DRAW": "1",
         "SCHEMA_EXAMPLES": str(max(10, int(seconds / 2))),
     }
     with tempfile.TemporaryDirectory() as folder:

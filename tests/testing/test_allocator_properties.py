@@ -184,7 +184,7 @@ class Books(RuleBasedStateMachine):
 
 
 TestBooks = Books.TestCase
-TestBooks.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestBooks.settings = settings(max_examples=40, stateful_step_count=40)
 
 
 def test_a_counter_remembers_both_ways() -> None:
