@@ -61,12 +61,17 @@ class PinnedMemory:
             return address in self._live or address in self._registered
 
     def register(self, tensor: torch.Tensor) -> None:
-        """Page-lock the memory of a host tensor where it is. Raises ValueError where it is locked already."""
+        """Page-lock the memory of a contiguous host tensor where it is.
+
+        Raises ValueError where it is locked already, and for other tensors.
+        """
         storage = tensor.untyped_storage()
-        if tensor.device.type != "cpu" or self.is_pinned(tensor):
+        if tensor.device.type != "cpu" or not tensor.is_contiguous():
             raise ValueError(
-                f"only host memory that is not page-locked can be registered, not {tensor.device}"
+                f"only contiguous tensors of the host can be registered, not one on {tensor.device}"
             )
+        if self.is_pinned(tensor):
+            raise ValueError("this memory is page-locked already")
         with self._lock:
             self._registered.add(storage.data_ptr())
 

@@ -111,6 +111,11 @@ class SimModule:
         properties = self.get_device_properties(device)
         return properties.major, properties.minor
 
+    def can_device_access_peer(self, device: DeviceLike, peer: DeviceLike) -> bool:
+        """Whether one device reaches the other's memory: all of a machine do. Raises for one that is not there."""
+        machine = active.simulator()
+        return all(0 <= machine.index_of(one) < len(machine.devices) for one in (device, peer))
+
     # Order.
 
     def synchronize(self, device: DeviceLike = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -88,18 +89,21 @@ def register() -> Candidate:
 
 
 class SimPool:
-    """A private memory pool of one device."""
+    """A private memory pool of one device. Dropped, it is released."""
 
     def __init__(self, index: int) -> None:
         self._index = index
         self._pool = _sim.create_pool(index)
+        allocator = active.simulator().device(index).allocator
+        self._end = weakref.finalize(self, allocator.release_pool, self._pool)
+        self._end.atexit = False
 
     def use(self) -> AbstractContextManager[None]:
         return _sim.use_mem_pool(self._pool, self._index)
 
     def release(self) -> None:
         """Let ``empty_cache`` take the pool's free segments back."""
-        _sim.release_pool(self._pool, self._index)
+        self._end()
 
 
 class SimBackend:
@@ -142,8 +146,7 @@ class SimBackend:
 
     @hookimpl
     def can_access_peer(self, index: int, peer: int) -> bool:
-        machine = active.simulator()
-        return machine.index_of(index) != -1 and machine.index_of(peer) != -1
+        return _sim.can_device_access_peer(index, peer)
 
     @hookimpl
     def synchronize(self, index: int) -> None:
@@ -307,6 +310,8 @@ class SimBackend:
 
     @hookimpl
     def pin_memory(self, tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.device.type != "cpu":
+            raise ValueError(f"only tensors of the host can be pinned, not one on {tensor.device}")
         return tensor.pin_memory()
 
     @hookimpl

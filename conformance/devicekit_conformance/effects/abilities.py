@@ -56,7 +56,7 @@ def _multiplies(trial: Trial, dtype: torch.dtype) -> str:
 @effect("can_access_peer")
 def can_access_peer(trial: Trial) -> None:
     own = getattr(trial.runtime, "can_device_access_peer", None)
-    trial.expect(trial.call(trial.index, trial.index) is True, "it says that the device cannot reach itself")
+    trial.call(trial.index, trial.index)  # of a device and itself it may say either
     for peer in trial.others[:2]:
         found = trial.call(trial.index, peer)
         trial.equal(trial.call(trial.index, peer), found, "the second answer")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -125,6 +126,7 @@ def classify_error(trial: Trial) -> None:
     loop.__context__.__context__ = loop
     trial.expect(trial.call(loop) is None, "it finds something in errors that are each other's context")
     provoked = list(_provoked(trial))
+    _judges_itself_first(trial, provoked)
     for wanted, error in provoked:
         _recognises(trial, wanted, error, [str(other) for kind, other in provoked if kind != wanted])
 
@@ -152,6 +154,19 @@ def _provoked(trial: Trial) -> Iterator[tuple[str, BaseException]]:
             error = provoke(kind, trial.index)
             if error is not None:
                 yield kind, error
+
+
+def _judges_itself_first(trial: Trial, provoked: list[tuple[str, BaseException]]) -> None:
+    """What an error came from says something only where it says nothing itself."""
+    for (wanted, error), (other, below) in itertools.permutations(provoked, 2):
+        kept = error.__cause__, error.__context__, error.__suppress_context__
+        for name in ("__cause__", "__context__"):
+            setattr(error, name, below)
+            value = getattr(_quick(trial, error), "value", None)
+            error.__cause__, error.__context__, error.__suppress_context__ = kept
+            trial.equal(
+                value, wanted, f"what {_told(error)} is taken for, which came from one of kind {other},"
+            )
 
 
 def _recognises(trial: Trial, wanted: str, error: BaseException, others: list[str]) -> None:

@@ -47,6 +47,10 @@ def judge(trial: Trial, arguments: tuple[Any, ...] | None, told: object) -> None
         trial.expect(
             not given, f"the device cannot be used, and {', '.join(given)} have numbers instead of None"
         )
+        state = getattr(found.state, "value", found.state)
+        trial.expect(
+            state in ("bad_fork", "unsupported"), f"the device cannot be used, and the state is {state!r}"
+        )
     if trial.hook == "memory_snapshot":
         trial.expect(
             found is None, "the device cannot be used, and there is a list of segments instead of None"

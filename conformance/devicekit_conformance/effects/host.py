@@ -50,6 +50,16 @@ def pin_memory(trial: Trial) -> None:
         twice = trial.call(pinned)
         trial.expect(twice.data_ptr() == pinned.data_ptr(), "pinning what is pinned made another copy")
         trial.expect(torch.equal(twice, kept), "pinning what is pinned changed it")
+    if not trial.ctx.manifest.host:
+        _refuses(trial, trial.tensor(4096), "a tensor that is not on the host")
+
+
+def _refuses(trial: Trial, tensor: torch.Tensor, what: str) -> None:
+    try:
+        trial.ctx.raw_hook(trial.hook)(tensor)
+    except Exception:
+        return
+    trial.fail(f"it accepted {what}")
 
 
 @effect("host_memory_stats")
@@ -179,8 +189,19 @@ def register_host_memory(trial: Trial) -> None:
             trial.expect(trial.ctx.probe.pinned(plain) is not True, "other memory is page-locked after it")
             trial.expect(tensor.data_ptr() == address, "it moved the tensor")
             trial.expect(torch.equal(tensor, torch.arange(size)), "it changed the tensor")
+            _refuses(trial, tensor, "memory that is registered already")
+            still = trial.ctx.probe.pinned(tensor) is not False
+            trial.expect(still, "registered memory is not page-locked once it was refused again")
         finally:
             trial.other("unregister_host_memory", tensor.view(size))  # the memory counts, not the object
+    whole = torch.zeros(64, 64)
+    _refuses(trial, whole.t(), "a tensor that is not contiguous")
+    trial.expect(trial.ctx.probe.pinned(whole) is not True, "what it refused is page-locked after it")
+    if trial.has("pin_memory") and trial.ctx.claims("pinned_memory"):
+        pinned: Any = trial.ctx.raw_hook("pin_memory")(whole)
+        _refuses(trial, pinned, "memory that is page-locked already")
+    if not trial.ctx.manifest.host:
+        _refuses(trial, trial.tensor(4096), "a tensor that is not on the host")
 
 
 @effect("unregister_host_memory")
@@ -201,5 +222,11 @@ def unregister_host_memory(trial: Trial) -> None:
         trial.ctx.probe.pinned(tensor) is not False, "the memory cannot be page-locked again after it"
     )
     trial.call(tensor)
+    _refuses(trial, tensor, "memory that is registered no more")
     trial.call(kept)
     trial.expect(trial.ctx.probe.pinned(kept) is not True, "the memory is page-locked after it")
+    _refuses(trial, torch.arange(4096), "memory that was never registered")
+    if trial.has("pin_memory") and trial.ctx.claims("pinned_memory"):
+        pinned: Any = trial.ctx.raw_hook("pin_memory")(torch.arange(4096))
+        _refuses(trial, pinned, "memory that pin_memory() locked")
+        trial.expect(trial.ctx.probe.pinned(pinned) is not False, "it unlocked what pin_memory() locked")

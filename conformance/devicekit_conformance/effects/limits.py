@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -15,6 +16,9 @@ from devicekit_conformance.trial import Trial
 
 if TYPE_CHECKING:
     import torch
+
+
+_THOROUGH = 8  # calls; later ones are about what may be another in their situation
 
 
 def total_of(trial: Trial, index: int) -> int | None:
@@ -47,6 +51,7 @@ def set_memory_fraction(trial: Trial) -> None:
             room = theirs is None or fits(trial, index, theirs * 3 // 5)
             trial.expect(room, f"it limits device {index} as well")
         _counts_from_the_total(trial, total)
+        _leaves_what_is_held(trial, total)
         for wrong in (-0.5, float("nan"), 1.5):
             _accepts_not(trial, wrong)
         trial.expect(
@@ -86,6 +91,26 @@ def _counts_from_the_total(trial: Trial, total: int) -> None:
         "with half allowed and a quarter in use, a third more was allocated",
     )
     del kept
+    trial.drop_cache()
+
+
+def _leaves_what_is_held(trial: Trial, total: int) -> None:
+    """A limit below what is in use takes nothing away, and allows no more."""
+    kept = trial.tensor(total // 4 // MIB * MIB)
+    place = kept[-4096:].fill_(7)
+    cached = trial.tensor(total // 16 // MIB * MIB)
+    del cached
+    before = trial.ctx.probe.held(trial.index)
+    trial.call(trial.index, 0.125)
+    after = trial.ctx.probe.held(trial.index)
+    told = f"the device held {before} bytes, and {after} once less than that was allowed"
+    trial.expect(before is None or after is None or before == after, told)
+    trial.drop_cache()
+    over = fits(trial, trial.index, total // 16)
+    trial.expect(not over, "with an eighth allowed and a quarter in use, a sixteenth more was allocated")
+    trial.expect(bool((place.cpu() == 7).all()), "a limit below what is in use changed what it holds")
+    trial.call(trial.index, 0.5)
+    del kept, place
     trial.drop_cache()
 
 
@@ -169,11 +194,31 @@ def memory_pool(trial: Trial) -> None:
             served = after.data_ptr() == address
             trial.expect(not served, f"after {kind.__name__} inside use(), the pool still serves")
             outside.append(after)
-        del outside, after
-        for one in (first, second):
-            release = getattr(one, "release", None)
-            if callable(release):
-                release()
+        del outside, after, first, second
+        if trial.calls[0] <= _THOROUGH:
+            _goes_back(trial, 3 * MIB)
+
+
+def _goes_back(trial: Trial, size: int) -> None:
+    """What a pool took goes back once nobody holds the pool, and nothing that is in use is in it."""
+    if not callable(getattr(trial.runtime, "empty_cache", None)):
+        return
+    trial.drop_cache()
+    before = trial.ctx.probe.held(trial.index)
+    pool: Any = trial.ctx.raw_hook(trial.hook)(trial.index)  # what the trial calls, it keeps
+    with pool.use():
+        block = trial.tensor(size).fill_(6)
+        freed = trial.tensor(8 * size)
+    del pool, freed
+    gc.collect()
+    trial.drop_cache()
+    over = [trial.filled(size, 9) for _ in range(3)]
+    trial.expect(bool((block == 6).all().item()), "a block of a pool that nobody holds was overwritten")
+    del block, over
+    trial.drop_cache()
+    after = trial.ctx.probe.held(trial.index)
+    told = f"the device held {before} bytes before a pool was made, and {after} once nobody held it"
+    trial.expect(before is None or after is None or after <= before, told)
 
 
 def _after_another(trial: Trial, first: Any, second: Any, size: int, address: int) -> list[torch.Tensor]:

@@ -38,7 +38,8 @@ def memory_stats(trial: Trial) -> None:
             not given, f"nothing is initialised, and {', '.join(given)} have numbers instead of None"
         )
         state = getattr(found.state, "value", found.state)
-        trial.expect(state != "ok", "nothing is initialised, and the state is 'ok'")
+        told = f"nothing is initialised, and the state is {state!r}"
+        trial.expect(state in ("uninitialised", "unsupported"), told)
     odd = BLOCK + 4097 * (trial.index + 1)
     if trial.calls[0] <= 1:
         trial.ctx.probe.exhaust(trial.index)
@@ -50,6 +51,9 @@ def memory_stats(trial: Trial) -> None:
     del cached
     first = trial.call(trial.index)
     _compare(trial, first)
+    plain = all(type(name) is str and type(value) is int for name, value in first.raw.items())
+    trial.expect(plain, "raw has other things than ints by their names")
+    trial.expect(first.source is None or type(first.source) is str, f"source is {first.source!r}")
     told = repr(first)
     page = _pages_of(first)["current"]
     wanted = odd + 2 * page  # more than a page, where sizes are counted in pages

@@ -34,6 +34,10 @@ def manual_seed(trial: Trial) -> None:
             drawn[seed] != drawn[_SEEDS[0]], f"the seeds {_SEEDS[0]} and {seed} give the same numbers"
         )
     trial.expect(drawn[0] != drawn[1], "the seeds 0 and 1 give the same numbers")
+    trial.call(trial.index, (1 << 63) - 1)
+    last = _draw(trial)
+    trial.call(trial.index, (1 << 63) - 1)
+    trial.expect(_draw(trial) == last, "two draws after the largest seed differ")
     for index in trial.others:
         trial.call(trial.index, 5)
         first = _draw(trial, index)

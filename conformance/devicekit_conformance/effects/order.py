@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from devicekit_conformance.crossing import KINDS, Elsewhere
@@ -14,6 +16,7 @@ _AT_ONCE = 0.1  # seconds: what takes longer has waited
 # Any int may be asked for; these are other numbers, some of the other sign, once they are cut to 8, 16 or 32 bits.
 _PRIORITIES = (0, 0, -1, 1, 100, -100, 200, -200, 40_000, -40_000, 3 << 30, -(3 << 30), 1 << 40, -(1 << 40))
 _POLLS = 120  # of work that is pending
+_STREAMS = 32  # each of so many is another one
 
 
 @effect("synchronize")
@@ -34,6 +37,10 @@ def synchronize(trial: Trial) -> None:
             trial.expect(
                 one is None or one.done(), "with another stream current, work was pending when it returned"
             )
+    theirs = trial.in_a_thread(lambda: [trial.long_work(), trial.long_work(trial.new_stream())])
+    trial.call(trial.index)
+    done = all(one is None or one.done() for one in theirs)
+    trial.expect(done, "work that another thread had submitted was pending when it returned")
 
 
 @effect("current_stream")
@@ -91,6 +98,10 @@ def create_stream(trial: Trial) -> None:
     _is_done_when_its_work_is(trial, first, first)
     _is_done_when_its_work_is(trial, first, Elsewhere(first))
     _waits(trial, first, second)
+    if not trial.situation:
+        many = [trial.call(trial.index, 0) for _ in range(_STREAMS)]
+        apart = all(one != other for one, other in itertools.combinations(many, 2))
+        trial.expect(apart, f"of {_STREAMS} streams two are one")
 
 
 def _is_as_urgent_as_asked(trial: Trial, made: list[Any]) -> None:
@@ -205,6 +216,46 @@ def use_stream(trial: Trial) -> None:
         if token is not None and hasattr(outer, "synchronize"):
             outer.synchronize()
             trial.expect(token.done(), "work that was submitted inside the block was not on the stream")
+    _restores_what_was(trial, outer, inner, current)
+    _blocks_of_two_threads(trial, outer, inner, current)
+
+
+def _restores_what_was(trial: Trial, outer: Any, inner: Any, current: Callable[[], Any]) -> None:
+    """After a block the stream before it is current, whatever was made current inside."""
+    before = current()
+    if trial.has("set_current_stream"):
+        with trial.call(outer):
+            trial.other("set_current_stream", inner)
+        trial.expect(
+            current() == before, "after a block in which another stream was set, that one is current"
+        )
+    for index in trial.others[:1]:
+        theirs = trial.own("current_stream", index)
+        with trial.call(outer), trial.call(trial.new_stream(index)):
+            trial.expect(current() == outer, "a block of another device's stream ended that of this one's")
+        trial.expect(current() == before, "after blocks on two devices, another stream is current")
+        now = trial.own("current_stream", index)
+        trial.expect(
+            now == theirs, f"after blocks on two devices, another stream of device {index} is current"
+        )
+
+
+def _blocks_of_two_threads(trial: Trial, outer: Any, inner: Any, current: Callable[[], Any]) -> None:
+    """Blocks of two threads that overlap, neither within the other, end what they began."""
+    use: Any = trial.ctx.raw_hook(trial.hook)
+    around, block, other = use(trial.new_stream()), use(outer), use(inner)
+    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
+        second.submit(around.__enter__).result()  # so that the two do not begin alike
+        began = [thread.submit(current).result() for thread in (first, second)]
+        first.submit(block.__enter__).result()
+        second.submit(other.__enter__).result()
+        first.submit(block.__exit__, None, None, None).result()
+        still = second.submit(current).result()
+        trial.expect(still == inner, "a block that ended in one thread ended that of another")
+        second.submit(other.__exit__, None, None, None).result()
+        ended = [thread.submit(current).result() for thread in (first, second)]
+        trial.expect(ended == began, "after blocks of two threads that overlapped, another stream is current")
+        second.submit(around.__exit__, None, None, None).result()
 
 
 @effect("create_event")

@@ -112,14 +112,14 @@ class TelemetryInMilliwatts(Honest):
         return Telemetry(41.0, 98_500.0, 37.0, 1_500_000_000)
 
 
-class AStrangerToItself(Honest):
-    """A device is said not to reach its own memory."""
+class ReachesNobody(Honest):
+    """A device is said to reach no memory but its own, and the runtime says otherwise."""
 
     caught_by = "DK-CONTROL-009"
 
     @hookimpl
     def can_access_peer(self, index: int, peer: int) -> bool:
-        return index != peer and super().can_access_peer(index, peer)
+        return index == peer
 
 
 class PrioritiesUpsideDown(Honest):

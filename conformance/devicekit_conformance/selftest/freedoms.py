@@ -201,8 +201,7 @@ FREEDOMS: Mapping[str, Freedom] = {
     "lazy": Freedom("A library is loaded by the first call.", bodies=dict.fromkeys(HOOKS, _first_time)),
     "required_only": Freedom(
         "Only what is required is implemented.",
-        without=frozenset(n for n, spec in HOOKS.items() if spec.kind is not HookKind.REQUIRED)
-        - {"memory_info"},
+        without=frozenset(n for n, spec in HOOKS.items() if spec.kind is not HookKind.REQUIRED),
     ),
 }
 

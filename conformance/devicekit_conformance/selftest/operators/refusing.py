@@ -1,0 +1,219 @@
+"""What a backend accepts that it must refuse, and what it takes away that it must leave."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+
+from devicekit.contract.records import AllocatorState
+from devicekit_conformance.selftest.building import Body, Call, faulty
+from devicekit_conformance.selftest.honest import machine
+from devicekit_conformance.selftest.operators import Fault, operator, sentence
+
+_Wrong = Callable[[torch.Tensor], bool]
+
+
+def _faults(bodies: dict[str, Body], variant: str = "", told: str = "") -> Iterator[Fault]:
+    for hook, body in bodies.items():
+        yield Fault(hook, variant, told or sentence(hook), partial(faulty, {hook: body}))
+
+
+@operator("meaning")
+def what_must_be_refused_is_accepted() -> Iterator[Fault]:
+    """A tensor that a hook must refuse is accepted, and nothing is done."""
+    kinds: dict[str, _Wrong] = {
+        "on_a_device": lambda tensor: tensor.device.type != "cpu",
+        "not_contiguous": lambda tensor: tensor.device.type == "cpu" and not tensor.is_contiguous(),
+        "locked_already": lambda tensor: tensor.device.type == "cpu" and machine().pinned.is_pinned(tensor),
+        "not_locked": lambda tensor: tensor.device.type == "cpu" and not machine().pinned.is_pinned(tensor),
+    }
+    places = (
+        ("pin_memory", "on_a_device"), ("register_host_memory", "on_a_device"),
+        ("register_host_memory", "not_contiguous"), ("register_host_memory", "locked_already"),
+        ("unregister_host_memory", "not_locked"),
+    )  # fmt: skip
+
+    def body(wrong: _Wrong, call: Call) -> object:
+        (tensor,) = call.arguments
+        return tensor if wrong(tensor) else call.forward()
+
+    for hook, kind in places:
+        yield from _faults({hook: partial(body, kinds[kind])}, kind)
+
+
+@operator("meaning")
+def every_number_is_accepted() -> Iterator[Fault]:
+    """A fraction that is none is clamped."""
+
+    def body(call: Call) -> object:
+        index, fraction = call.arguments
+        return call.honest(index, min(max(fraction, 0.0), 1.0) if fraction == fraction else 1.0)
+
+    yield from _faults({"set_memory_fraction": body})
+
+
+@operator("release")
+def a_limit_takes_away() -> Iterator[Fault]:
+    """A limit below what is in use is refused, empties the cache, or destroys what is over it."""
+
+    def refused(call: Call) -> object:
+        index, fraction = call.arguments
+        if machine().initialized and _held(index) > fraction * machine().config.capacity:
+            raise ValueError("more than that is in use")
+        return call.forward()
+
+    def empties(call: Call) -> object:
+        machine().empty_cache()
+        return call.forward()
+
+    def destroys(call: Call) -> object:
+        index, fraction = call.arguments
+        if machine().initialized and _held(index) > fraction * machine().config.capacity:
+            for found in gc.get_objects():
+                if isinstance(found, torch.Tensor) and found.device.type == "sim" and found.nbytes < 1 << 20:
+                    found.zero_()
+        return call.forward()
+
+    for name, body in (("refused", refused), ("empties", empties), ("destroys", destroys)):
+        yield from _faults({"set_memory_fraction": body}, name)
+
+
+def _held(index: int) -> int:
+    return machine().device(index).allocator.counters.current("reserved_bytes")
+
+
+@operator("release")
+def a_pool_is_kept() -> Iterator[Fault]:
+    """A pool that nobody holds keeps its memory."""
+
+    def body(call: Call) -> object:
+        made = call.forward()
+        call.memory.setdefault("pools", []).append(made)
+        return made
+
+    yield from _faults({"memory_pool": body})
+
+
+@operator("meaning")
+def a_state_is_another() -> Iterator[Fault]:
+    """Why nothing is known is told wrongly."""
+
+    def body(wrong: AllocatorState, when: AllocatorState, call: Call) -> object:
+        found: Any = call.forward()
+        return dataclasses.replace(found, state=wrong) if found.state is when else found
+
+    none, forked = AllocatorState.UNINITIALISED, AllocatorState.BAD_FORK
+    yield from _faults({"memory_stats": partial(body, forked, none)}, "before_use")
+    yield from _faults({"memory_stats": partial(body, none, forked)}, "in_a_child")
+
+
+@operator("meaning")
+def what_it_came_from_is_judged_first() -> Iterator[Fault]:
+    """An error is taken for what it came from."""
+
+    def body(call: Call) -> object:
+        (error,) = call.arguments
+        below = error.__cause__ or error.__context__
+        return (call.honest(below) if below is not None and below is not error else None) or call.forward()
+
+    yield from _faults({"classify_error": body})
+
+
+@operator("value")
+def the_largest_is_refused() -> Iterator[Fault]:
+    """A seed above 32 bits is refused."""
+
+    def body(call: Call) -> object:
+        _, seed = call.arguments
+        if seed >= 1 << 40:
+            raise OverflowError("the seed has 40 bits at most")
+        return call.forward()
+
+    yield from _faults({"manual_seed": body})
+
+
+@operator("thread")
+def blocks_of_threads_share_a_record() -> Iterator[Fault]:
+    """What was current before a block is kept in one place for all threads."""
+    before: list[Any] = []
+
+    def body(call: Call) -> object:
+        (stream,) = call.arguments
+
+        @contextlib.contextmanager
+        def block() -> Iterator[None]:
+            thread = machine()._thread.streams
+            before.append(thread.get(stream.device_index))
+            thread[stream.device_index] = stream
+            try:
+                yield
+            finally:
+                last = before.pop()
+                if last is None:
+                    thread.pop(stream.device_index, None)
+                else:
+                    thread[stream.device_index] = last
+
+        return block()
+
+    yield from _faults({"use_stream": body})
+
+
+@operator("index")
+def a_block_ends_those_of_other_devices() -> Iterator[Fault]:
+    """After a block of a stream, the other devices are on their default streams."""
+
+    def body(call: Call) -> object:
+        honest: Any = call.forward()
+        index = call.arguments[0].device_index
+
+        @contextlib.contextmanager
+        def block() -> Iterator[object]:
+            with honest as found:
+                yield found
+            for other in [one for one in machine()._thread.streams if one != index]:
+                del machine()._thread.streams[other]
+
+        return block()
+
+    yield from _faults({"use_stream": body})
+
+
+@operator("order and time")
+def other_threads_work_is_not_waited_for() -> Iterator[Fault]:
+    """A wait is for the streams that the calling thread has made current."""
+
+    def body(call: Call) -> None:
+        (index,) = call.arguments
+        seen = call.memory.setdefault("seen", {})
+        mine = seen.setdefault((threading.get_ident(), index), [])
+        stream = machine().current_stream(index)
+        if stream not in mine:
+            mine.append(stream)
+        for one in mine:
+            one.synchronize()
+
+    yield from _faults({"synchronize": body})
+
+
+@operator("handle")
+def streams_repeat_too_soon() -> Iterator[Fault]:
+    """There are eight streams, handed out in turn."""
+
+    def body(call: Call) -> object:
+        index, priority = call.arguments
+        ring = call.memory.setdefault(f"{index} {priority}", [])
+        if len(ring) < 8:
+            ring.append(call.forward())
+            return ring[-1]
+        ring.append(ring.pop(0))
+        return ring[-1]
+
+    yield from _faults({"create_stream": body})
