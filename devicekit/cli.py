@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import cast
 
 from devicekit.contract.errors import DeviceKitError
+from devicekit.contract.text import shown
 from devicekit.registry.installed import entries
 
 COMMAND_GROUP = "devicekit.commands"
@@ -145,9 +146,9 @@ def _find(name: str) -> Callable[[Sequence[str]], int] | None:
             found = metadata.EntryPoint(name, entry.value, COMMAND_GROUP).load()
             return cast("Callable[[Sequence[str]], int]", found)
     if name in _ELSEWHERE:
-        message = f"{name!r} is not installed. Try: pip install '{_ELSEWHERE[name]}'"
+        message = f"{shown(name)} is not installed. Try: pip install '{_ELSEWHERE[name]}'"
     else:
-        message = f"there is no command {name!r}. See: devicekit --help"
+        message = f"there is no command {shown(name)}. See: devicekit --help"
     print(f"devicekit: {message}", file=sys.stderr)
     return None
 

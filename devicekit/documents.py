@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NoReturn
 
+from devicekit.contract.text import shown
 from devicekit.contract.toml_text import parse_toml
 from devicekit.files import UnreadableFile, open_regular, read_regular
 
@@ -100,6 +103,43 @@ def parse_json(text: str, name: str) -> object:
         raise UnreadableDocument(f"{name} cannot be read as JSON: {error}.") from error
     _require_shallow(document, name)
     return document
+
+
+def parse_sent(content: bytes) -> dict[str, object]:
+    """The JSON object that somebody sent, of which others would read the same, and which can be sent on.
+
+    Raises:
+        UnreadableDocument: it is none: not UTF-8, a name comes twice in an object, or there is half a character or
+            a number that is none in it.
+    """
+    try:
+        document = json.loads(
+            content.decode("utf-8-sig"), object_pairs_hook=each_once, parse_constant=_refuse_constant
+        )
+        if b"\\u" in content:
+            json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    except (ValueError, RecursionError) as error:
+        raise UnreadableDocument(str(error)[:200]) from error
+    if not isinstance(document, dict):
+        raise UnreadableDocument("it is not a JSON object")
+    return document
+
+
+def each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object of these, none of whose names may come twice: readers differ in which of both they take.
+
+    Raises:
+        ValueError: one does.
+    """
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        [(often, _)] = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{shown(often)} comes twice in one object")
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number")
 
 
 def finite_number(value: object) -> float:

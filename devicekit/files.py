@@ -13,7 +13,7 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,11 +81,16 @@ class Stamp:
 
 
 @contextmanager
-def open_regular(path: str | Path) -> Iterator[int]:
+def open_regular(path: str | Path, within: Sequence[str] = ()) -> Iterator[int]:
     """A descriptor of a regular file, to read. Opening waits for nobody.
 
+    Args:
+        path: of the file, or of a link to it.
+        within: directories, without links in their paths, of which one has to hold the file; none: it may lie
+            anywhere.
+
     Raises:
-        UnreadableFile: it is none, or cannot be opened.
+        UnreadableFile: it is none, cannot be opened, or lies elsewhere.
     """
     Stamp.at(path)  # before it is opened: opening a device may do something to it
     try:
@@ -93,7 +98,10 @@ def open_regular(path: str | Path) -> Iterator[int]:
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     try:
-        _require_regular(path, os.fstat(descriptor))  # it may have been replaced in between
+        status = os.fstat(descriptor)
+        _require_regular(path, status)  # it may have been replaced in between
+        if within:
+            _require_within(path, status, within)
         yield descriptor
     finally:
         os.close(descriptor)
@@ -182,23 +190,26 @@ class SteadyFile:
 
 
 @contextmanager
-def open_steady(path: str | Path, stamp: Stamp | None = None) -> Iterator[SteadyFile]:
-    """Open a `SteadyFile`; raises as that does."""
-    with open_regular(path) as descriptor:
+def open_steady(
+    path: str | Path, stamp: Stamp | None = None, within: Sequence[str] = ()
+) -> Iterator[SteadyFile]:
+    """Open a `SteadyFile`, ``within`` directories as for `open_regular`; raises as both do."""
+    with open_regular(path, within) as descriptor:
         yield SteadyFile(path, descriptor, stamp)
 
 
-def read_steady(path: str | Path, limit: int) -> tuple[bytes, Stamp]:
+def read_steady(path: str | Path, limit: int, within: Sequence[str] = ()) -> tuple[bytes, Stamp]:
     """The content of a small file that did not change while it was read, and its stamp.
 
     Args:
         limit: bytes that it may have.
+        within: as for `open_regular`.
 
     Raises:
         ChangingFile: it did.
-        UnreadableFile: it is no regular file, larger than that, or cannot be read.
+        UnreadableFile: it is no regular file, larger than that, lies elsewhere, or cannot be read.
     """
-    with open_steady(path) as file:
+    with open_steady(path, within=within) as file:
         if file.size > limit:
             raise UnreadableFile(f"{path} has more than the {limit} bytes that it may have.")
         content = file.read(file.size, 0)
@@ -239,6 +250,22 @@ def _require_regular(path: str | Path, status: os.stat_result) -> None:
         return
     kind = next((name for test, name in _KINDS if test(status.st_mode)), "something else")
     raise UnreadableFile(f"{path} is {kind}, not a regular file.")
+
+
+def _require_within(path: str | Path, opened: os.stat_result, within: Sequence[str]) -> None:
+    """Refuse a file that links, its own or those of folders on the way, lead to outside of all directories."""
+    real = Path(os.path.realpath(path))
+    if not any(real.is_relative_to(one) for one in within):
+        raise UnreadableFile(f"{path} is a link to {real}, outside of {', '.join(within)}.")
+    try:
+        found = os.lstat(real)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if (found.st_dev, found.st_ino) != (
+        opened.st_dev,
+        opened.st_ino,
+    ):  # the links led elsewhere when it was opened
+        raise ChangingFile(f"{path} was replaced while it was opened.")
 
 
 def _unreadable(path: str | Path, error: OSError | ValueError) -> UnreadableFile:

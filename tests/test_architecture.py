@@ -112,6 +112,63 @@ def test_the_check_leaves_docstrings_comments_and_other_words_alone(source):
     assert vendors_named(source) == []
 
 
+# What these tell of comes from clients, files, the environment or other processes, and may be of any length.
+TELLING = [
+    "commands",
+    "contract",
+    "engine",
+    "fleet",
+    "memory",
+    "ray_serve",
+    "registry",
+    "residency",
+    "runners",
+]
+TELLING += ["scheduling", "server", "text", "weights"]
+
+
+def unbounded(source: str) -> list[str]:
+    """Line and text of each value whose repr is put into a message whatever its length."""
+    tree = ast.parse(source)
+    code = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef) and function.name == "__getattr__"
+        for node in ast.walk(function)
+    }  # whose names are code's own
+    return [
+        f"{node.lineno}: {ast.unparse(node.value)}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FormattedValue)
+        and node.conversion == ord("r")
+        and id(node) not in code
+        and not (node.format_spec is not None and "." in ast.unparse(node.format_spec))
+        and not (isinstance(node.value, ast.Subscript) and isinstance(node.value.slice, ast.Slice))
+    ]
+
+
+@pytest.mark.parametrize("folder", TELLING)
+def test_messages_are_of_bounded_length_whatever_is_told_in_them(folder):
+    found = {
+        str(file.relative_to(PACKAGE)): unbounded(file.read_text(encoding="utf-8"))
+        for file in sorted((PACKAGE / folder).rglob("*.py"))
+    }
+    assert {name: lines for name, lines in found.items() if lines} == {}, "use devicekit.contract.text.shown"
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("f'{x!r}'", 1),
+        ("f'a {x.y!r:>8}'", 1),
+        ("f'{x!r:.100} {x[:100]!r} {shown(x)} {x}'", 0),
+        ("def __getattr__(name): raise AttributeError(f'{name!r}')", 0),
+    ],
+)
+def test_the_check_sees_what_has_no_bound(source, count):
+    assert len(unbounded(source)) == count
+
+
 def imported_by(statement: str) -> set[str]:
     script = f"import sys; {statement}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -219,3 +219,44 @@ def test_an_old_file_on_a_disk_is_read_once(tmp_path: Path, monkeypatch: pytest.
             "devicekit.files.time.time", lambda: path.stat().st_ctime - 1000
         )  # the clock was set
         assert file.needs_second_reading
+
+
+def test_a_file_outside_of_all_directories_is_refused_however_links_lead_there(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    for folder in (root, outside):
+        folder.mkdir()
+        (folder / "x").write_bytes(b"abc")
+    (root / "link").symlink_to(outside / "x")
+    (root / "folder").symlink_to(outside)
+    (root / "twice").symlink_to(root / "link")
+    within = (str(root),)
+    for name in ("link", "folder/x", "twice", "../outside/x"):
+        with pytest.raises(UnreadableFile, match=f"is a link to {outside / 'x'}, outside of {root}"):
+            read_steady(root / name, 10, within)
+    (root / "inside").symlink_to(root / "x")
+    (outside / "back").symlink_to(root / "x")
+    for path in (root / "x", root / "inside", outside / "back"):
+        assert read_steady(path, 10, within)[0] == b"abc"
+    assert read_steady(root / "link", 10, (*within, str(outside)))[0] == b"abc"
+    assert read_steady(root / "link", 10)[0] == b"abc"
+
+
+def test_a_link_that_is_turned_while_its_file_is_opened_lets_nothing_else_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/x").write_bytes(b"abc")
+    (tmp_path / "secret").write_bytes(b"def")
+    link = tmp_path / "root/link"
+    link.symlink_to(tmp_path / "secret")
+    opened = os.open
+
+    def turn(path: Path, flags: int) -> int:
+        descriptor = opened(path, flags)
+        link.unlink()
+        link.symlink_to(tmp_path / "root/x")
+        return descriptor
+
+    monkeypatch.setattr(os, "open", turn)
+    with pytest.raises(ChangingFile, match="was replaced while it was opened"):
+        read_steady(link, 10, (str(tmp_path / "root"),))

@@ -70,7 +70,7 @@ class SumModel:
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         yield "weight", self._weight
 
-    def stage_from_disk(self, path: str) -> _StagedNumber:
+    def stage_from_disk(self, path: str, within: Sequence[str] = ()) -> _StagedNumber:
         """Take ``path`` for the new weight: a checkpoint needs no disk when it is one number."""
         return _StagedNumber(self._weight, int(path))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 
+from devicekit.contract.text import shown
+
 _MOST = 86_400.0 * 365  # seconds; clocks and threads take no more than they can count
 
 
@@ -20,6 +22,6 @@ def seconds(text: str) -> float:
         value = math.nan
     if not 0 < value <= _MOST:
         raise argparse.ArgumentTypeError(
-            f"must be a positive number of seconds, at most a year, not {text!r}"
+            f"must be a positive number of seconds, at most a year, not {shown(text)}"
         )
     return value

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from devicekit.contract.errors import IncompatibleBackend
+from devicekit.contract.text import shown
 from devicekit.registry.selection import CandidateReport, Policy, Selection, Verdict
 
 
 def choice_text(selection: Selection) -> str:
     """As `Selection.explain`; backends without hardware here, and those that were not asked, share a line each."""
-    asked = "nothing was asked for" if selection.request is None else f"{selection.request!r} was asked for"
+    asked = (
+        "nothing was asked for" if selection.request is None else f"{shown(selection.request)} was asked for"
+    )
     lines = [f"{selection.backend.label} was chosen: {asked}, policy {selection.policy.value}."]
     folded = {"not on this machine": _absent(selection), "not tried": _of(selection, Verdict.NOT_TRIED)}
     hidden = {id(one) for reports in folded.values() for one in reports}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from devicekit.commands.text import human_bytes
+from devicekit.contract.text import shown
 from devicekit.devtools.doctor.diagnosis import Diagnosis, Facts
 
 
@@ -81,7 +82,7 @@ def _choice(choice: Facts) -> Iterator[str]:
     elif choice["request"] is None:
         yield f"{choice['backend']}"
     else:
-        yield f"{choice['backend']}, asked for as {choice['request']!r}"
+        yield f"{choice['backend']}, asked for as {shown(choice['request'])}"
 
 
 def _problem(what: str, remedy: str, serious: bool) -> Iterator[str]:

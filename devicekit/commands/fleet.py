@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from devicekit.commands import keys
 from devicekit.contract.errors import ConfigurationError
+from devicekit.contract.text import shown
 
 if TYPE_CHECKING:
     from devicekit.fleet import Fleet, FleetReply, MemberSource
@@ -150,7 +151,7 @@ async def _release_hold(endpoints: Sequence[HttpEndpoint], options: argparse.Nam
                 continue
             else:
                 held = "held, and does not generate" if view.awaits_fleet else "claimed, and generates"
-                print(f"      {one.name}  has {view.weight_version!r}; {held}: {who}")
+                print(f"      {one.name}  has {shown(view.weight_version)}; {held}: {who}")
             failed = True
     finally:
         for one in endpoints:
@@ -293,5 +294,5 @@ def _add_serve(serve: argparse.ArgumentParser) -> None:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) <= 100_000:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of engines")
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no number of engines")
     return int(text)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from devicekit.contract.text import shown
 from devicekit.observe.html import write_html
 from devicekit.observe.timeline import Timeline
 
@@ -33,5 +34,5 @@ def main(arguments: Sequence[str]) -> int:
             return 1
         write_png(timeline, options.output, dark=options.dark)
     else:
-        parser.error(f"the output must end in .html or .png, not {options.output.name!r}")
+        parser.error(f"the output must end in .html or .png, not {shown(options.output.name)}")
     return 0

@@ -170,7 +170,7 @@ class KeyReader:
             self.newer.append(f"{what} {shown(name)}")
             return False
         meant = meant or resembling(name, names)
-        hint = f" (did you mean {meant!r}?)" if meant else ""
+        hint = f" (did you mean {shown(meant)}?)" if meant else ""
         if beside:
             self._problems.append(f"{shown(name)} stands outside the [backend] table")
         else:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from devicekit.contract.errors import ConfigurationError
+from devicekit.contract.text import shown
 from devicekit.memory.kv import KVLayout
 from devicekit.memory.paired_sizing import plan_paired
 from devicekit.memory.sizing import KVPlan, plan_kv
@@ -67,7 +68,7 @@ class EngineConfig:
         finite("conservativeness", self.conservativeness, least=0)
         if self.invalid_logits not in INVALID_LOGITS:
             raise ConfigurationError(
-                f"invalid_logits must be {' or '.join(INVALID_LOGITS)}, not {self.invalid_logits!r}"
+                f"invalid_logits must be {' or '.join(INVALID_LOGITS)}, not {shown(self.invalid_logits)}"
             )
 
     @property

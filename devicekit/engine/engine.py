@@ -17,6 +17,7 @@ import torch
 
 from devicekit.clock import Clock, SystemClock
 from devicekit.contract.errors import ConfigurationError
+from devicekit.contract.text import shown
 from devicekit.coordination import SingleRank, run_on_all_ranks
 from devicekit.device import Device, available_memory, get_device
 from devicekit.engine.config import EngineConfig, plan_pool
@@ -438,6 +439,6 @@ def _override(params: SamplingParams, overrides: Mapping[str, object]) -> Sampli
     unknown = sorted(overrides.keys() - known)
     if unknown:
         raise InvalidRequest(
-            f"There is no sampling parameter {unknown[0]!r}; there are {', '.join(sorted(known))}."
+            f"There is no sampling parameter {shown(unknown[0])}; there are {', '.join(sorted(known))}."
         )
     return dataclasses.replace(params, **overrides)  # type: ignore[arg-type]  # names checked above

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import dataclasses
 import hmac
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from urllib.parse import urlencode
@@ -19,6 +18,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from devicekit.contract.errors import DeviceKitError
+from devicekit.contract.text import shown
+from devicekit.documents import UnreadableDocument, finite_number, parse_sent
 from devicekit.fleet.agreement import notes
 from devicekit.fleet.errors import FleetBusy, RecordNotWritten, UnknownMembers
 from devicekit.fleet.fleet import Fleet
@@ -40,6 +41,7 @@ VERBS: Mapping[str, str] = MappingProxyType(
 )
 """What is sent to every engine as it came, and what it does there."""
 
+_OF_UPDATE = ("at_once", "flush_cache", "model_path", "rolling", "take_back", "timeout", "weight_version")
 _LARGEST = 1 << 20  # bytes of a body
 _PATIENCE = 60.0  # seconds beyond the timeout that a verb carries itself
 
@@ -145,7 +147,11 @@ class _Pages:
 
     async def verb(self, request: Request) -> Response:
         """Send the body to every engine as it came."""
-        body = {**await _body(request), **dict(request.query_params)}
+        body, asked = await _body(request), request.query_params
+        for name in asked:
+            if len(asked.getlist(name)) > 1:
+                raise _Refused(400, f"{shown(name)} is given twice.")
+            body[name] = asked[name]
         timeout = _number(body.get("timeout"), "timeout")
         path = request.url.path
         wait = None if timeout is None else timeout + _PATIENCE
@@ -156,12 +162,7 @@ class _Pages:
 
     async def update(self, request: Request) -> Response:
         """New weights for all: in two phases, or rolling where ``rolling`` is true."""
-        body = await _body(request)
-        known = {"model_path", "weight_version", "flush_cache", "rolling", "take_back", "at_once", "timeout"}
-        if unknown := sorted(set(body) - known):
-            raise _Refused(
-                400, f"A fleet's update knows no {', '.join(unknown)}; it knows {', '.join(sorted(known))}."
-            )
+        body = await _body(request, _OF_UPDATE)
         path, version = body.get("model_path"), body.get("weight_version")
         if not isinstance(path, str) or not path or not isinstance(version, str) or not version:
             raise _Refused(
@@ -188,17 +189,19 @@ class _Pages:
 
     async def adopt(self, request: Request) -> Response:
         """Take what all engines serve as the fleet's weights."""
+        await _body(request, ())
         return _reply(await self._fleet.adopt())
 
     async def resume(self, request: Request) -> Response:
         """Finish an update that was cut short, or take it back."""
-        take_back = (await _body(request)).get("take_back", False)
+        take_back = (await _body(request, ("take_back",))).get("take_back", False)
         if not isinstance(take_back, bool):
             raise _Refused(400, "take_back: true or false.")
         return _reply(await FleetUpdate(self._fleet, take_back=take_back).resume())
 
     async def tend(self, request: Request) -> Response:
         """Bring the fleet's weights to engines that lack them."""
+        await _body(request, ())
         return _reply(await tend(self._fleet))
 
     async def status(self, request: Request) -> Response:
@@ -275,7 +278,8 @@ def _exposition(views: Sequence[MemberView]) -> str:
     return generate_latest(registry).decode()
 
 
-async def _body(request: Request) -> dict[str, object]:
+async def _body(request: Request, known: Sequence[str] | None = None) -> dict[str, object]:
+    """The JSON object that was sent, which has no names but the ``known`` ones; ``None``: whatever it has."""
     content = bytearray()
     async for chunk in request.stream():
         content += chunk
@@ -285,23 +289,24 @@ async def _body(request: Request) -> dict[str, object]:
     if content and kind != "application/json":
         raise _Refused(415, "Send JSON with Content-Type: application/json.")
     try:
-        parsed = json.loads(content) if content else {}
-    except (ValueError, RecursionError) as error:
-        raise _Refused(400, f"The body is no JSON: {error}") from error
-    if not isinstance(parsed, dict):
-        raise _Refused(400, "The body is a JSON object.")
-    return parsed
+        body = parse_sent(bytes(content)) if content else {}
+    except UnreadableDocument as error:
+        raise _Refused(400, f"The body is not JSON that can be read: {error}") from error
+    if known is not None and (unknown := sorted(set(body) - set(known))):
+        takes = ", ".join(known) or "nothing"
+        raise _Refused(400, f"{request.url.path} knows no {shown(unknown)}; it takes {takes}.")
+    return body
 
 
 def _number(value: object, name: str) -> float | None:
     if value is None:
         return None
     try:
-        number = float(value)  # type: ignore[arg-type]  # anything else is the error below
-    except (TypeError, ValueError) as error:
-        raise _Refused(400, f"{name} is a number of seconds, not {value!r}.") from error
+        number = finite_number(float(value) if isinstance(value, str) else value)  # a query has texts alone
+    except ValueError as error:
+        raise _Refused(400, f"{name} is a number of seconds, not {shown(value)}.") from error
     if not 0 <= number < 1e6:
-        raise _Refused(400, f"{name} is a number of seconds from 0 to a million, not {value!r}.")
+        raise _Refused(400, f"{name} is a number of seconds from 0 to a million, not {shown(value)}.")
     return number
 
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from devicekit.contract.errors import ConfigurationError
+from devicekit.contract.text import shown
 from devicekit.fleet.agreement import problems
 from devicekit.fleet.endpoint import Answer, Endpoint, Unreachable
 from devicekit.fleet.errors import FleetBusy
@@ -301,7 +302,7 @@ class Fleet:
             versions = {one.weight_version for one in views}
             if all(one.success for one in outcomes) and len(versions) != 1:
                 outcomes = [
-                    MemberOutcome(one.member, False, f"serves {one.weight_version!r}") for one in views
+                    MemberOutcome(one.member, False, f"serves {shown(one.weight_version)}") for one in views
                 ]
             if not all(one.success for one in outcomes):
                 return FleetReply(False, summary("adopt", outcomes), tuple(outcomes))
@@ -343,12 +344,12 @@ def _judge(outcome: MemberOutcome, digest: str | None, common: str | None, versi
         return outcome
     said = outcome.document.get("weight_version")
     if said != version:
-        message = f"has version {said!r}, not {version!r}"
+        message = f"has version {shown(said)}, not {shown(version)}"
     elif digest is None:
         message = "gave no checksum of its weights"
     elif digest != common:
         known = "any other's" if common is None else common
-        message = f"has other weights under the name {version!r}: checksum {digest}, not {known}"
+        message = f"has other weights under the name {shown(version)}: checksum {digest}, not {known}"
     else:
         return outcome
     return MemberOutcome(outcome.member, False, message, outcome.status)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import httpx
 
 from devicekit.contract.errors import ConfigurationError
+from devicekit.contract.text import shown
 from devicekit.fleet.errors import UnknownMembers
 
 _TIMEOUT = 30.0  # seconds
@@ -28,9 +29,11 @@ class GatewayMembers:
         try:
             parsed = httpx.URL(url)
         except (httpx.InvalidURL, TypeError) as error:
-            raise ConfigurationError(f"{url!r} is no URL of a gateway: {error}") from error
+            raise ConfigurationError(f"{shown(url)} is no URL of a gateway: {error}") from error
         if parsed.scheme not in ("http", "https") or not parsed.host:
-            raise ConfigurationError(f"{url!r} is no URL of a gateway; one looks like http://10.0.0.5:30000")
+            raise ConfigurationError(
+                f"{shown(url)} is no URL of a gateway; one looks like http://10.0.0.5:30000"
+            )
         self._url = url.rstrip("/")
         self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import httpx
 
 from devicekit.contract.errors import ConfigurationError
+from devicekit.contract.text import shown
 from devicekit.fleet.endpoint import Answer, Unreachable
 
 _USUAL = 30.0  # seconds
@@ -28,9 +29,11 @@ class HttpEndpoint:
         try:
             parsed = httpx.URL(url)
         except (httpx.InvalidURL, TypeError) as error:
-            raise ConfigurationError(f"{url!r} is no URL of an engine: {error}") from error
+            raise ConfigurationError(f"{shown(url)} is no URL of an engine: {error}") from error
         if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.userinfo:
-            raise ConfigurationError(f"{url!r} is no URL of an engine; one looks like http://10.0.0.5:30000")
+            raise ConfigurationError(
+                f"{shown(url)} is no URL of an engine; one looks like http://10.0.0.5:30000"
+            )
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         self.name = url.rstrip("/")
         # One connection for each call: what an engine says twice must not answer the next question.

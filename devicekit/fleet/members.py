@@ -7,6 +7,7 @@ import socket
 from typing import Protocol
 
 from devicekit.contract.errors import ConfigurationError
+from devicekit.contract.text import shown
 from devicekit.fleet.errors import UnknownMembers
 from devicekit.ranges import whole
 
@@ -42,7 +43,7 @@ class DnsMembers:
         host, separator, port = text.rpartition(":")
         if not separator or not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65536:
             raise ConfigurationError(
-                f"{text!r} is no name and port; such a text looks like engines.default:30000"
+                f"{shown(text)} is no name and port; such a text looks like engines.default:30000"
             )
         return cls(host, int(port))
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
+from devicekit.contract.text import shown
 from devicekit.fleet.agreement import notes
 from devicekit.fleet.fleet import Fleet
 from devicekit.fleet.outcomes import FleetReply, MemberOutcome, still_waiting, summary
@@ -49,7 +50,7 @@ class Rolling:
         fleet.file.save(served=Served(update.version, update.path, checksum), update=None, held=())
         back = update.phase is Phase.ROLLING_BACK
         message = (
-            f"The weights {update.version!r} are served again."
+            f"The weights {shown(update.version)} are served again."
             if back
             else summary("rolling update", outcomes)
         )

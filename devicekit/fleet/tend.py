@@ -9,6 +9,7 @@ import asyncio
 import uuid
 from dataclasses import replace
 
+from devicekit.contract.text import shown
 from devicekit.fleet.agreement import notes
 from devicekit.fleet.endpoint import Endpoint
 from devicekit.fleet.errors import NoFleetWeights
@@ -34,7 +35,7 @@ async def tend(fleet: Fleet, *, timeout: float = LONG, verb: str = "tend") -> Fl
         record = fleet.file.record
         if record.update is not None:
             return FleetReply(
-                False, f"The update to {record.update.version!r} is not finished: resume it first."
+                False, f"The update to {shown(record.update.version)} is not finished: resume it first."
             )
         served = record.served
         if served is None:
@@ -94,7 +95,9 @@ async def _tend(
         outcome = await _bring(steps, endpoint, served)
     else:
         [held] = await steps.hold([endpoint], _update(served))
-        message = f"has {view.weight_version!r}, and where the fleet's {served.version!r} is, nobody said"
+        message = (
+            f"has {shown(view.weight_version)}, and where the fleet's {shown(served.version)} is, nobody said"
+        )
         outcome = MemberOutcome(view.member, False, f"{message}: it generates nothing", held.status)
     tried: set[str] = {endpoint.name}
     # Who does not answer would not answer again: the next look finds it.

@@ -7,6 +7,7 @@ import socket
 import uuid
 from collections.abc import Mapping
 
+from devicekit.contract.text import shown
 from devicekit.fleet.endpoint import Answer, Endpoint, Unreachable
 from devicekit.fleet.outcomes import MemberOutcome, MemberView
 
@@ -44,7 +45,7 @@ async def release_hold(endpoint: Endpoint, view: MemberView) -> MemberOutcome:
         return MemberOutcome(
             ended.member, False, f"generates, and is still claimed: {ended.message}", ended.status
         )
-    return MemberOutcome(joined.member, True, f"belongs to no fleet, and serves {view.weight_version!r}")
+    return MemberOutcome(joined.member, True, f"belongs to no fleet, and serves {shown(view.weight_version)}")
 
 
 async def _call(endpoint: Endpoint, path: str, body: Mapping[str, object] | None) -> MemberOutcome:

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from devicekit.contract.text import shown
 from devicekit.fleet.agreement import notes, problems
 from devicekit.fleet.endpoint import Endpoint
 from devicekit.fleet.fleet import Fleet
@@ -52,7 +53,7 @@ class FleetUpdate:
             FleetBusy: another verb is under way, or another fleet steers.
             FleetError: who belongs to the fleet cannot be found out.
         """
-        async with self._fleet.steering(f"the update to {version!r}") as claims:
+        async with self._fleet.steering(f"the update to {shown(version)}") as claims:
             if (refusal := await self._refuse(version, claims)) is not None:
                 return refusal
             update = self._begin(path, version, Phase.PREPARING, flush_cache, claims)
@@ -65,7 +66,7 @@ class FleetUpdate:
             FleetBusy: another verb is under way, or another fleet steers.
             FleetError: who belongs to the fleet cannot be found out.
         """
-        async with self._fleet.steering(f"the rolling update to {version!r}") as claims:
+        async with self._fleet.steering(f"the rolling update to {shown(version)}") as claims:
             if (refusal := await self._refuse(version, claims)) is not None:
                 return refusal
             return await self._rolling.go_on(self._begin(path, version, Phase.ROLLING, flush_cache, claims))
@@ -109,10 +110,12 @@ class FleetUpdate:
     async def _refuse(self, version: str, claims: Claims) -> FleetReply | None:
         record = self._fleet.file.record
         if record.update is not None:
-            message = f"The update to {record.update.version!r} is not finished: resume it first."
+            message = f"The update to {shown(record.update.version)} is not finished: resume it first."
             return FleetReply(False, message, outcome="unchanged")
         if record.served is not None and record.served.version == version:
-            message = f"The fleet serves a version {version!r} already: give the new weights another name."
+            message = (
+                f"The fleet serves a version {shown(version)} already: give the new weights another name."
+            )
             return FleetReply(False, message, outcome="unchanged")
         views = await self._fleet.survey(claims)
         outcomes = [
@@ -231,7 +234,7 @@ class FleetUpdate:
         joined = await self._steps.join(self._others(held), before.version)
         held = (*held, *(one.member for one in joined if not one.success))
         fleet.file.save(update=None, held=held)
-        message = f"{summary('update', outcomes)} The weights {before.version!r} are served again."
+        message = f"{summary('update', outcomes)} The weights {shown(before.version)} are served again."
         if held:
             message += f" Not by {_named(held)}, which do not generate."
         return FleetReply(

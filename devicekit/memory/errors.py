@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 from devicekit.contract.errors import ConfigurationError, DeviceKitError
+from devicekit.contract.text import shown
 
 
 class PoolError(DeviceKitError):
@@ -95,7 +96,9 @@ class UnknownPolicy(PoolError, ConfigurationError):
         self.known = known
 
     def __str__(self) -> str:
-        return f"no eviction policy {self.name!r}: choose one of {', '.join(self.known)}, or pass a Policy"
+        return (
+            f"no eviction policy {shown(self.name)}: choose one of {', '.join(self.known)}, or pass a Policy"
+        )
 
 
 def _ids(pages: tuple[int, ...]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from devicekit.contract.errors import DeviceKitError, DuplicateBackend
 from devicekit.contract.manifest import Manifest
+from devicekit.contract.text import shown
 from devicekit.registry.locking import registry_lock
 
 
@@ -29,7 +30,7 @@ class Candidate:
     def label(self) -> str:
         """Name and origin, as error messages give them."""
         origin = self.distribution if self.version is None else f"{self.distribution} {self.version}"
-        return f"{self.name!r} ({origin})"
+        return f"{shown(self.name)} ({origin})"
 
 
 IN_PROCESS = "in process"
@@ -56,8 +57,8 @@ def register_backend(factory: Callable[[], object], manifest: Manifest) -> Candi
         )
         if manifest.name in _registered:
             raise DuplicateBackend(
-                f"A backend {manifest.name!r} is already registered in this process "
-                f"({_registered[manifest.name].target}). Call unregister_backend({manifest.name!r}) first.",
+                f"A backend {shown(manifest.name)} is already registered in this process "
+                f"({_registered[manifest.name].target}). Call unregister_backend({shown(manifest.name)}) first.",
                 backend=manifest.name,
             )
         _replace_registered({**_registered, manifest.name: candidate})

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from devicekit.contract.errors import BrokenDistribution, DuplicateBackend, ManifestError
 from devicekit.contract.manifest import FILE_NAME, Manifest
+from devicekit.contract.text import shown
 from devicekit.registry.candidates import Candidate, registered
 from devicekit.registry.installed import Entry, entries
 
@@ -43,13 +44,12 @@ def _probe_order(candidate: Candidate) -> tuple[bool, int, str]:
 
 def _refuse(name: str, rival: Candidate, rivals: list[Candidate]) -> Candidate:
     if len({other.distribution for other in rivals}) == 1:
-        said = (
-            f"{rival.distribution} lists the backend name {name!r} {len(rivals)} times among its entry points"
-        )
+        times = f"{len(rivals)} times among its entry points"
+        said = f"{rival.distribution} lists the backend name {shown(name)} {times}"
         remedy = "Its author has to keep one of them."
     else:
         origins = " and ".join(sorted(other.label for other in rivals))
-        said = f"Two distributions claim the backend name {name!r}: {origins}"
+        said = f"Two distributions claim the backend name {shown(name)}: {origins}"
         remedy = f"Uninstall one of them (pip uninstall {rival.distribution})."
     return replace(rival, error=DuplicateBackend(f"{said}. {remedy}", backend=name))
 
@@ -68,8 +68,8 @@ def _candidate(entry: Entry) -> Candidate:
         manifest = Manifest.read(path)
         if manifest.name != entry.name:
             raise ManifestError(
-                f"The entry point is called {entry.name!r}, but its manifest {path} says name = "
-                f"{manifest.name!r}. They must be the same.",
+                f"The entry point is called {shown(entry.name)}, but its manifest {path} says name = "
+                f"{shown(manifest.name)}. They must be the same.",
                 backend=entry.name,
             )
     except ManifestError as error:
@@ -88,10 +88,10 @@ def _manifest_path(module: str) -> Path:
     except Exception:  # a finder that somebody installed, or one of sys.path's that fails
         spec = None
     if spec is None:
-        raise ManifestError(f"The entry point names the module {module!r}, which is not installed.")
+        raise ManifestError(f"The entry point names the module {shown(module)}, which is not installed.")
     if not spec.submodule_search_locations:
         if spec.origin is None:
-            raise ManifestError(f"The entry point's module {module!r} has no file.")
+            raise ManifestError(f"The entry point's module {shown(module)} has no file.")
         return Path(spec.origin).parent / FILE_NAME
     folder = Path(next(iter(spec.submodule_search_locations)))
     for part in rest:

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from packaging.utils import canonicalize_name
 
+from devicekit.contract.text import shown
 from devicekit.files import Stamp, UnreadableFile
 
 _T = TypeVar("_T")
@@ -149,11 +150,11 @@ def _entry(line: str, number: int, about: _About) -> Entry:
     name, equals, value = (part.strip() for part in line.partition("="))
     where = f"line {number} of its {_FILE} in {about.folder}"
     if not equals or not value:
-        return _broken(about, f"{where} gives no value: {printable(line)!r}", name)
+        return _broken(about, f"{where} gives no value: {shown(printable(line))}", name)
     if not name:
-        return _broken(about, f"{where} gives no name: {printable(line)!r}")
+        return _broken(about, f"{where} gives no name: {shown(printable(line))}")
     if _TARGET.fullmatch(value) is None:
-        return _broken(about, f"{where} is no 'module:attribute': {printable(line)!r}", name)
+        return _broken(about, f"{where} is no 'module:attribute': {shown(printable(line))}", name)
     target, _, _ = value.partition("[")  # extras mean nothing here
     return Entry(printable(name), re.sub(r"\s", "", target), about.name, about.version)
 

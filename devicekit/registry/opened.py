@@ -13,6 +13,7 @@ from devicekit.contract.errors import BackendLoadError, InvalidHooks
 from devicekit.contract.hooks import HOOKS, BackendSpec, hookimpl
 from devicekit.contract.manifest import Manifest
 from devicekit.contract.spec import PROJECT
+from devicekit.contract.text import shown
 from devicekit.registry.candidates import Candidate
 from devicekit.registry.locking import registry_lock
 from devicekit.registry.validation import implemented_hooks, newer_than_host, parameter_names
@@ -107,7 +108,7 @@ class OpenedBackend:
             if replaced:
                 self._manager.unregister(observer)
                 raise InvalidHooks(
-                    f"An observer must wrap hooks with @hookimpl(wrapper=True); {observer!r} implements "
+                    f"An observer must wrap hooks with @hookimpl(wrapper=True); {shown(observer)} implements "
                     f"{', '.join(replaced)}.",
                     backend=self.name,
                     problems=tuple(replaced),

@@ -89,8 +89,8 @@ def refuse_inside_probe() -> None:
 def _checked(backend: OpenedBackend, available: object, count: object) -> Probe:
     if type(available) is not bool or type(count) is not int or count < 0 or (available and count == 0):
         raise BackendLoadError(
-            f"Backend {backend.label} contradicts the contract: is_available() returned {available!r} and "
-            f"device_count() {count!r}; a bool and a matching count of devices are expected.",
+            f"Backend {backend.label} contradicts the contract: is_available() returned {shown(available)} and "
+            f"device_count() {shown(count)}; a bool and a matching count of devices are expected.",
             backend=backend.name,
         )
     return Probe(available, count)

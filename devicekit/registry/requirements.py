@@ -39,7 +39,7 @@ def allowed_in_vain(candidates: Iterable[Candidate]) -> list[str]:
     for name in _listed():
         if canonicalize_name(name) not in installed:
             near = resembling(canonicalize_name(name), installed)
-            hint = f" Did you mean {installed[near]!r}?" if near else ""
+            hint = f" Did you mean {shown(installed[near])}?" if near else ""
             said.append(f"{_ALLOWED} names {shown(name)}, from which no installed backend comes.{hint}")
     return said
 
@@ -111,7 +111,7 @@ def _unmet(requirement: Requirement) -> str | None:
         if requirement.marker is not None and not requirement.marker.evaluate():
             return None
     except Exception as error:  # a marker may compare what cannot be compared
-        return f"its requirement {str(requirement)!r} cannot be judged: {error}"
+        return f"its requirement {shown(str(requirement))} cannot be judged: {error}"
     return _problem(requirement.name, requirement.specifier)
 
 
@@ -124,5 +124,5 @@ def _problem(name: str, wanted: SpecifierSet) -> str | None:
         if wanted.contains(Version(installed), prereleases=True):
             return None
     except InvalidVersion:
-        return f"it needs {name}{wanted}, and the installed version {installed!r} is no version"
+        return f"it needs {name}{wanted}, and the installed version {shown(installed)} is no version"
     return f"it needs {name}{wanted}, and {name} {installed} is installed"

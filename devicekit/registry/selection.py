@@ -77,7 +77,7 @@ class Selection:
 
     def explain(self) -> str:
         """The choice in words, a line for each candidate."""
-        asked = "nothing was asked for" if self.request is None else f"{self.request!r} was asked for"
+        asked = "nothing was asked for" if self.request is None else f"{shown(self.request)} was asked for"
         lines = [f"{self.backend.label} was chosen: {asked}, policy {self.policy.value}."]
         lines += [f"  {report.name}: {report.verdict.value}: {report.reason}" for report in self.candidates]
         lines += [f"  note: {note}" for note in self.notes]
@@ -126,7 +126,7 @@ def select(request: str | None = None, policy: Policy | str | None = None) -> Se
         raise _no_hardware(request, asked)
     for other in candidates:
         if other not in reports:
-            reports[other] = _not_tried(other, f"{request!r} was asked for by name")
+            reports[other] = _not_tried(other, f"{shown(request)} was asked for by name")
     notes = tuple(allowed_in_vain(candidates))
     return Selection(backend, request, chosen_policy, tuple(reports.values()), notes)
 
@@ -161,7 +161,7 @@ def _first_with_hardware(candidates: tuple[Candidate, ...], policy: Policy) -> S
     backend: OpenedBackend | None = None
     for candidate in candidates:
         if backend is not None:
-            reports.append(_not_tried(candidate, f"{backend.name!r} comes first in probe order"))
+            reports.append(_not_tried(candidate, f"{shown(backend.name)} comes first in probe order"))
             continue
         if candidate.manifest is not None and not candidate.manifest.automatic:
             reports.append(_not_tried(candidate, "it is used only when asked for by name"))
@@ -230,15 +230,17 @@ def _policy(policy: Policy | str | None) -> Policy:
 def _unknown(request: str, candidates: tuple[Candidate, ...]) -> UnknownBackend:
     installed = [candidate.name for candidate in candidates]
     listed = ", ".join(installed) if installed else "none"
-    message = f"No backend {request!r} is installed (installed: {listed})."
+    message = f"No backend {shown(request)} is installed (installed: {listed})."
     if request in FIRST_PARTY:
         message += f" Try: pip install devicekit-{request}"
     elif near := difflib.get_close_matches(request, {*installed, *FIRST_PARTY}, n=1):
-        message += f" Did you mean {near[0]!r}?"
+        message += f" Did you mean {shown(near[0])}?"
         if near[0] not in installed:
             message += f" Then: pip install devicekit-{near[0]}"
     else:
-        message += f" A backend is a distribution with an entry point in the group {ENTRY_POINT_GROUP!r}."
+        message += (
+            f" A backend is a distribution with an entry point in the group {shown(ENTRY_POINT_GROUP)}."
+        )
     return UnknownBackend(message, backend=request)
 
 
@@ -262,12 +264,12 @@ def _no_hardware(request: str, asked: list[Candidate]) -> BackendUnavailable:
     message = f"Backend {candidate.label} was asked for and finds no hardware on this machine."
     if len(asked) > 1:
         others = ", ".join(one.label for one in asked[1:])
-        message += f" Neither do others that serve {request!r}: {others}."
+        message += f" Neither do others that serve {shown(request)}: {others}."
     manifest = candidate.manifest
     if manifest is not None and manifest.visible_devices_variable is not None:
         variable = manifest.visible_devices_variable
         if variable in os.environ:
-            message += f" {variable} is {os.environ[variable]!r}."
+            message += f" {variable} is {shown(os.environ[variable])}."
     return BackendUnavailable(message, backend=candidate.name)
 
 

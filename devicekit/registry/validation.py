@@ -23,6 +23,7 @@ from devicekit.contract.hooks import HOOKS
 from devicekit.contract.manifest import Manifest
 from devicekit.contract.names import misspelling_of, resembling
 from devicekit.contract.spec import PROJECT, HookKind, HookSpec
+from devicekit.contract.text import shown
 from devicekit.contract.versions import SERVED_CONTRACTS, negotiate, reaches_beyond
 from devicekit.registry.candidates import Candidate
 
@@ -97,9 +98,9 @@ def newer_than_host(plugin: object, manifest: Manifest) -> tuple[str, ...]:
         return ()
     members = _functions(plugin)
     marked = {name: one for name, one in members.items() if hasattr(one, _MARK)}
-    hooks = [f"hook {name!r}" for name in sorted(marked.keys() - HOOKS.keys())]
+    hooks = [f"hook {shown(name)}" for name in sorted(marked.keys() - HOOKS.keys())]
     arguments = [
-        f"argument {argument!r} of {name}"
+        f"argument {shown(argument)} of {name}"
         for name in sorted(marked.keys() & HOOKS.keys())
         for argument in inspect.signature(marked[name]).parameters
         if argument not in HOOKS[name].parameters

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from devicekit.contract.records import ErrorKind
+from devicekit.contract.text import shown
 from devicekit.device import Device, get_device
 from devicekit.oom import OutOfMemoryRecovery, OutOfMemoryReport, add_note, describe
 from devicekit.ranges import whole
@@ -206,7 +207,7 @@ class Residency:
         request = self._current()
         active = request.active
         if active is None or not active.same(ComponentUse(component, phase)):
-            raise ResidencyError(f"{component!r} in phase {phase!r} is not in use.")
+            raise ResidencyError(f"{shown(component)} in phase {shown(phase)} is not in use.")
         if not active.same(request.upcoming):
             self._finish_use(request)
 

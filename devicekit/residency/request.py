@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from devicekit.contract.text import shown
 from devicekit.residency.errors import ResidencyError
 from devicekit.residency.report import RequestReport
 from devicekit.residency.uses import ComponentUse, Stage
@@ -42,7 +43,7 @@ class RequestState:
                 self.position = max(self.position, passed)
                 return self.stage
         left = ", ".join(stage.name for stage in self.stages[self.stage_position :]) or "none"
-        raise ResidencyError(f"No stage {name!r} is left in this request; left are: {left}.")
+        raise ResidencyError(f"No stage {shown(name)} is left in this request; left are: {left}.")
 
     def take(self, component: str, phase: str) -> ComponentUse:
         """The planned use that begins now; one that nobody declared is as good, and the plan goes on after it."""

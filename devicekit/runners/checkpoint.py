@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,13 +52,17 @@ class ModelDirectory:
     path: Path
     config: hf.PreTrainedConfig
     weight_files: tuple[Path, ...] = field(repr=False)
-    _documents: Documents = field(repr=False, compare=False)
+    within: tuple[str, ...] = ()  # directories in which every file has to lie, links followed; none: anywhere
+    _documents: Documents = field(kw_only=True, repr=False, compare=False)
     _headers: list[WeightFile] = field(default_factory=list, repr=False, compare=False)
     _tokenizers: list[hf.PreTrainedTokenizerBase] = field(default_factory=list, repr=False, compare=False)
 
     @classmethod
-    def open(cls, path: str | Path) -> ModelDirectory:
+    def open(cls, path: str | Path, within: Sequence[str] = ()) -> ModelDirectory:
         """Check a directory without reading a weight.
+
+        ``within``: directories, without links in their paths, in which the files of this one have to lie, links
+        followed; none: anywhere.
 
         Raises InvalidModelDirectory when something is missing or unreadable, and UnsupportedModel when it
         holds something other than a causal language model that keeps keys and values.
@@ -66,10 +70,10 @@ class ModelDirectory:
         root = Path(path)
         if not root.is_dir():
             raise InvalidModelDirectory(f"no model directory at {root}{_download(path)}", path=str(root))
-        documents = Documents(root)
+        documents = Documents(root, within)
         config = _read_config(documents)
         _refuse_unserved(root, config)
-        return cls(root, config, _find_weights(documents), documents)
+        return cls(root, config, _find_weights(documents), tuple(within), _documents=documents)
 
     @property
     def limits(self) -> ModelLimits:
@@ -101,7 +105,7 @@ class ModelDirectory:
 
     def _weights(self) -> list[WeightFile]:
         if not self._headers:
-            self._headers.extend([WeightFile.open(file) for file in self.weight_files])
+            self._headers.extend([WeightFile.open(file, self.within) for file in self.weight_files])
         return self._headers
 
     def tokenizer(self) -> hf.PreTrainedTokenizerBase:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,12 @@ class Documents:
 
     Args:
         root: the directory.
+        within: directories in which the files have to lie, links followed; none: anywhere.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, within: Sequence[str] = ()) -> None:
         self.root = root
+        self._within = within
         self._read: dict[str, bytes] = {}
         self._stamps: dict[str, Stamp] = {}
 
@@ -100,7 +102,7 @@ class Documents:
 
     def _content(self, name: str, limit: int) -> bytes:
         if name not in self._read:
-            self._read[name], self._stamps[name] = read_steady(self.root / name, limit)
+            self._read[name], self._stamps[name] = read_steady(self.root / name, limit, self._within)
         return self._read[name]
 
 

@@ -78,7 +78,7 @@ for _package in ("numpy", "safetensors", "tokenizers", "transformers"):  # numpy
     except ImportError as _error:
         raise _missing(_error) from _error
     if _found is None:
-        raise _missing(f"No module named {_package!r}")
+        raise _missing(f"No module named '{_package}'")
 
 
 def __getattr__(name: str) -> object:

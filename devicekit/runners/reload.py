@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from devicekit.contract.text import shown
 from devicekit.runners import huggingface as hf
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.errors import CheckpointMismatch, first_few
@@ -88,11 +89,11 @@ def stage_update(
 
 def _config_differences(old: hf.PreTrainedConfig, new: hf.PreTrainedConfig) -> list[str]:
     if old.model_type != new.model_type:
-        return [f"config model_type is {new.model_type!r}, not {old.model_type!r}"]
+        return [f"config model_type is {shown(new.model_type)}, not {shown(old.model_type)}"]
     before, after = old.to_dict(), new.to_dict()
     keys = sorted((before.keys() | after.keys()) - _BOOKKEEPING)
     return [
-        f"config {key} is {after.get(key)!r}, not {before.get(key)!r}"
+        f"config {key} is {shown(after.get(key))}, not {shown(before.get(key))}"
         for key in keys
         if before.get(key) != after.get(key)
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -207,12 +207,12 @@ class TransformersRunner:
         staged.settle()
         return record
 
-    def stage_from_disk(self, path: str | Path) -> StagedModel:
+    def stage_from_disk(self, path: str | Path, within: Sequence[str] = ()) -> StagedModel:
         """Read another checkpoint of the same architecture and check that it fits. The caller writes and settles.
 
-        Raises as `update_from_disk`.
+        ``within``: as for `ModelDirectory.open`. Raises as `update_from_disk`.
         """
-        directory = ModelDirectory.open(path)
+        directory = ModelDirectory.open(path, within)
 
         def settle() -> None:
             self.directory = directory

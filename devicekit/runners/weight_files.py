@@ -15,6 +15,7 @@ from typing import Final
 
 import torch
 
+from devicekit.documents import each_once
 from devicekit.files import Stamp, SteadyFile, UnreadableFile, open_steady
 from devicekit.runners.errors import InvalidModelDirectory
 
@@ -81,13 +82,17 @@ class WeightFile:
     places: tuple[_Place, ...]
 
     @classmethod
-    def open(cls, path: Path) -> WeightFile:
+    def open(cls, path: Path, within: Sequence[str] = ()) -> WeightFile:
         """Read a header.
+
+        Args:
+            path: of the file, or of a link to it.
+            within: directories in which the file has to lie; none: anywhere.
 
         Raises:
             InvalidModelDirectory: it is none, or the file cannot be read.
         """
-        with _told(path), open_steady(path) as file:
+        with _told(path), open_steady(path, within=within) as file:
             header = _header(file)
             places = _places(header, file.size - len(header))
             if file.needs_second_reading:
@@ -162,7 +167,7 @@ def _header(file: SteadyFile) -> bytes:
 def _places(header: bytes, size: int) -> tuple[_Place, ...]:
     """What a header says of ``size`` bytes that follow it. Tensors lie one behind the other, without holes."""
     try:
-        document = json.loads(header[_LENGTH:].decode(), object_pairs_hook=_once)
+        document = json.loads(header[_LENGTH:].decode(), object_pairs_hook=each_once)
     except (ValueError, RecursionError) as error:
         raise UnreadableFile(f"its header is no JSON: {str(error)[:200]}") from error
     if not isinstance(document, dict):
@@ -202,13 +207,6 @@ def _sizes(numbers: object) -> tuple[int, ...] | None:
     if not isinstance(numbers, list) or not all(type(one) is int and 0 <= one < 1 << 62 for one in numbers):
         return None
     return tuple(numbers)
-
-
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name comes twice")
-    return found
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from devicekit.contract.text import shown
 from devicekit.scheduling.batch import Int32, ModelLimits
 from devicekit.scheduling.errors import InvalidRequest
 from devicekit.scheduling.request import Request, SamplingParams
@@ -54,7 +55,7 @@ class RequestCheck:
         ):
             request.checked = self._mark
             return
-        raise InvalidRequest(f"Request {request.id!r} cannot run: {'; '.join(self._problems(request))}.")
+        raise InvalidRequest(f"Request {shown(request.id)} cannot run: {'; '.join(self._problems(request))}.")
 
     def _approve(self, params: SamplingParams) -> bool:
         if params.problems(self._limits) or (params.stop and not self._has_tokenizer):

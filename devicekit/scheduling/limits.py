@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from devicekit.contract.errors import ConfigurationError
+from devicekit.contract.text import shown
 from devicekit.ranges import MOST_IDS, finite, whole
 
 INVALID_LOGITS = ("refuse", "mark")
@@ -39,5 +40,5 @@ class SchedulerLimits:
         finite("conservativeness", self.conservativeness, least=0)
         if self.invalid_logits not in INVALID_LOGITS:
             raise ConfigurationError(
-                f"invalid_logits must be {' or '.join(INVALID_LOGITS)}, not {self.invalid_logits!r}"
+                f"invalid_logits must be {' or '.join(INVALID_LOGITS)}, not {shown(self.invalid_logits)}"
             )

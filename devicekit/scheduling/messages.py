@@ -140,6 +140,7 @@ class UpdateWeightsFromDisk(UpdateWeights):
     """Replace the weights by those of a local model directory."""
 
     path: str = ""
+    within: tuple[str, ...] = ()  # directories in which its files have to lie, links followed; none: anywhere
 
 
 # -- Out of the scheduler -------------------------------------------------------------------------------------

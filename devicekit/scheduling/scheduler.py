@@ -12,6 +12,7 @@ from collections import deque
 from devicekit.clock import Clock, SystemClock
 from devicekit.contract.errors import DeviceError
 from devicekit.contract.records import ErrorKind
+from devicekit.contract.text import shown
 from devicekit.coordination import Coordinator, SingleRank
 from devicekit.device import Device
 from devicekit.memory.pages import PageAllocator
@@ -168,15 +169,15 @@ class Scheduler:
         """
         state, params = self.state, request.params
         if request.id in state.requests:
-            raise InvalidRequest(f"A request {request.id!r} is already in flight.")
+            raise InvalidRequest(f"A request {shown(request.id)} is already in flight.")
         self._require(request)
         if why := state.coordinator.lost or state.gate.failure:
-            raise InvalidRequest(f"Request {request.id!r} cannot run: {why}")
+            raise InvalidRequest(f"Request {shown(request.id)} cannot run: {why}")
         if params.grammar is not None and self.grammars is not None:
             try:
                 request.matcher = self.grammars.matcher(params.grammar)
             except GrammarRefused as error:
-                raise InvalidRequest(f"Request {request.id!r} cannot run: {error}") from error
+                raise InvalidRequest(f"Request {shown(request.id)} cannot run: {error}") from error
         self._arrivals += 1
         request.arrival = self._arrivals
         request.max_total_tokens = min(request.total + params.max_new_tokens, self._longest_output)

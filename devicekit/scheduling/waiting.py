@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Callable, Hashable, Iterator
 
 from devicekit.contract.errors import ConfigurationError
+from devicekit.contract.text import shown
 from devicekit.scheduling.request import Request
 
 HEAD_START = 256  # places that one level of priority, or a prompt that is cached whole, is worth
@@ -45,7 +46,7 @@ class WaitingQueue:
     ) -> None:
         if policy not in POLICIES:
             known = ", ".join(map(repr, POLICIES))
-            raise ConfigurationError(f"A scheduling policy is one of {known}, not {policy!r}.")
+            raise ConfigurationError(f"A scheduling policy is one of {known}, not {shown(policy)}.")
         self._by_priority = policy == "priority"
         self._by_prefix = policy == "longest_prefix"
         self._cached_tokens = cached_tokens

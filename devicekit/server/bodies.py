@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
 
 from starlette.requests import ClientDisconnect, Request
 
+from devicekit.documents import UnreadableDocument, parse_sent
 from devicekit.server.errors import BadRequest, BodyTooLarge, ClientGone, NotJson, Overloaded
 
 _SMALL = (
@@ -121,14 +120,9 @@ def parse(body: bytes) -> dict[str, object]:
         return {}
     _require_few(body)
     try:
-        document = json.loads(body, parse_constant=_refuse_constant)
-        if b"\\u" in body:
-            json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair is no text
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(f"The body is not JSON that can be read: {str(error)[:200]}") from error
-    if not isinstance(document, dict):
-        raise BadRequest("The body is not a JSON object.")
-    return document
+        return parse_sent(body)
+    except UnreadableDocument as error:
+        raise BadRequest(f"The body is not JSON that can be read: {error}") from error
 
 
 def _require_few(body: bytes) -> None:
@@ -157,7 +151,3 @@ def _may_be_json(types: list[str]) -> bool:
         if kind not in ("application/json", "text/json") and not _JSON_KIND.fullmatch(kind):
             return False
     return True
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number")

@@ -26,7 +26,7 @@ from devicekit.scheduling.messages import (
     Reply,
 )
 from devicekit.server.endpoints import Arguments, Endpoint, Finite
-from devicekit.server.errors import BadRequest
+from devicekit.server.errors import BadRequest, bounded
 from devicekit.server.keys import Access
 from devicekit.server.serving import Serving
 
@@ -143,7 +143,7 @@ def answer(reply: Reply, **more: object) -> JSONResponse:
 
 
 def _answer(reply: Reply, refused: int, more: Mapping[str, object]) -> JSONResponse:
-    document = {"success": reply.success, "message": reply.message, **details(reply), **more}
+    document = {"success": reply.success, "message": bounded(reply.message), **details(reply), **more}
     if reply.success:
         return JSONResponse(document)
     return JSONResponse({**document, "error": refused_error(reply, refused)}, refused)
@@ -152,7 +152,7 @@ def _answer(reply: Reply, refused: int, more: Mapping[str, object]) -> JSONRespo
 def refused_error(reply: Reply, status: int) -> Mapping[str, object]:
     """The ``error`` object of a refusal: as of every other error, with the kind of refusal as its type."""
     kind = "failed" if reply.refusal is None else reply.refusal.value
-    return {"message": reply.message, "type": kind, "param": None, "code": status}
+    return {"message": bounded(reply.message), "type": kind, "param": None, "code": status}
 
 
 def details(reply: Reply) -> Mapping[str, object]:
@@ -168,7 +168,7 @@ def details(reply: Reply) -> Mapping[str, object]:
 def _state(reply: PauseReply, done: str, **more: object) -> JSONResponse:
     document = {"status": "ok", "epoch": reply.epoch, "changed": reply.changed, **details(reply), **more}
     if not reply.success:
-        document |= {"status": "error", "message": reply.message, "error": refused_error(reply, 400)}
+        document |= {"status": "error", "message": bounded(reply.message), "error": refused_error(reply, 400)}
         return JSONResponse(document, 400)
     return JSONResponse({"message": done, **document})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -16,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from devicekit.contract.errors import DeviceKitError
+from devicekit.contract.text import shown
 from devicekit.server.absence import listening
 from devicekit.server.arguments import Arguments, Finite, Label
 from devicekit.server.bodies import Body, parse
@@ -107,7 +109,7 @@ class Endpoint(Generic[A]):
     async def _read(self, request: Request, body: Body) -> tuple[A, str]:
         content = await body.read(request)
         asking = request.method == "GET" and not content
-        query = dict(request.query_params) if self.in_query or asking else {}
+        query = _each_once(request) if self.in_query or asking else {}
         elsewhere = request.app.state.meanings if self.tag == GENERATION else _NOTHING
         if len(content) <= _LONG:
             return self._understand(content, query, elsewhere)
@@ -130,6 +132,15 @@ class Endpoint(Generic[A]):
         if places := refused(unknown, elsewhere):
             raise BadRequest(f"This engine does not support {', '.join(places)} here.")
         return arguments, ", ".join(place for place, _, _ in unknown[:20] if _NAME.fullmatch(place))
+
+
+def _each_once(request: Request) -> dict[str, str]:
+    """The query, of which no name may come twice."""
+    given = dict(request.query_params)
+    if len(given) != len(request.query_params.multi_items()):
+        counted = Counter(name for name, _ in request.query_params.multi_items())
+        raise BadRequest(f"The query has {shown(counted.most_common(1)[0][0])} twice.")
+    return given
 
 
 def _describe(error: ValidationError) -> str:

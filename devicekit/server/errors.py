@@ -122,6 +122,11 @@ def error_response(error: DeviceKitError, *, verb: bool = False) -> JSONResponse
     return error_body(400, str(error), "invalid_request_error", verb=verb)
 
 
+def bounded(message: str) -> str:
+    """A message as it is told: what was sent may be in it."""
+    return message if len(message) <= _LONGEST_MESSAGE else f"{message[:_LONGEST_MESSAGE]}…"
+
+
 def error_body(status: int, message: str, kind: str = "server_error", *, verb: bool = False) -> JSONResponse:
     """An error in the one shape that all of them have."""
     headers = {}
@@ -129,8 +134,7 @@ def error_body(status: int, message: str, kind: str = "server_error", *, verb: b
         headers["WWW-Authenticate"] = "Bearer"
     elif status in (429, 503):
         headers["Retry-After"] = "1"
-    if len(message) > _LONGEST_MESSAGE:  # what was sent may be in it
-        message = f"{message[:_LONGEST_MESSAGE]}…"
+    message = bounded(message)
     error = {"message": message, "type": kind, "param": None, "code": status}
     told = {"success": False, "message": message} if verb else {}
     return JSONResponse({**told, "error": error}, status, headers)

@@ -155,6 +155,7 @@ async def prepare(serving: Serving, arguments: PrepareArguments, request: Reques
         weight_version=arguments.weight_version,
         checksum=arguments.checksum,
         patience=arguments.patience,
+        within=serving.weights_roots.within,
     )
     return _answer(await serving.perform(operation, PreparedReply))
 

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from devicekit import __version__
+from devicekit.contract.text import shown
 from devicekit.server.endpoints import Arguments, Endpoint, Handler
 from devicekit.server.errors import BadRequest, NotFound
 from devicekit.server.health import status_of
@@ -109,7 +110,7 @@ async def model(serving: Serving, arguments: Arguments, request: Request) -> Res
     if name.startswith("{") and name.endswith("}"):  # what a description of the API has in its place
         raise BadRequest(f"{name} stands for the name of a model.")
     if name != serving.model_name:
-        raise NotFound(f"There is no model {name!r} here, only {serving.model_name!r}.")
+        raise NotFound(f"There is no model {shown(name)} here, only {shown(serving.model_name)}.")
     return JSONResponse(_model(serving))
 
 

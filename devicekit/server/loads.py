@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from devicekit import __version__
+from devicekit.contract.text import shown
 from devicekit.server.endpoints import Arguments, Endpoint
 from devicekit.server.errors import BadRequest
 from devicekit.server.keys import Access
@@ -107,7 +108,7 @@ def _sections(include: str) -> list[str]:
     ]
     if unknown:
         there = ", ".join(("core", *_SECTIONS, _POOLS, "all"))
-        raise BadRequest(f"There is no section {unknown[0]!r}; there are {there}.")
+        raise BadRequest(f"There is no section {shown(unknown[0])}; there are {there}.")
     chosen = [*_SECTIONS] if "all" in names else [name for name in names if name in _SECTIONS]
     return [*chosen, _POOLS] if _POOLS in names else chosen
 

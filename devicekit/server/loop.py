@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from devicekit.contract.text import shown
 from devicekit.scheduling.errors import InvalidRequest
 from devicekit.scheduling.interface import EngineScheduler
 from devicekit.scheduling.messages import Abort, Operation, Reply, Step, Withdraw
@@ -156,7 +157,7 @@ class EngineLoop:
         ids: set[str] = set()
         for request in requests:
             if request.id in self._outputs or request.id in ids:
-                raise InvalidRequest(f"A request {request.id!r} is already in flight.")
+                raise InvalidRequest(f"A request {shown(request.id)} is already in flight.")
             self._scheduler.check(request)
             ids.add(request.id)
         outputs = Outputs(ids, self._abandon)

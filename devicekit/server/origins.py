@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
+from devicekit.contract.text import shown
 from devicekit.server.errors import Forbidden
 
 ANY_ORIGIN = "*"
@@ -138,7 +139,7 @@ def is_loopback(host: str) -> bool:
 def wrong_origins(origins: Sequence[str]) -> list[str]:
     """What is wrong with origins that were given as settings."""
     return [
-        f"{one!r} is no origin: write it as https://name or http://name:port"
+        f"{shown(one)} is no origin: write it as https://name or http://name:port"
         for one in origins
         if one != ANY_ORIGIN and _origin(one) is None
     ]

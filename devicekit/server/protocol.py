@@ -6,9 +6,10 @@ import asyncio
 import itertools
 import resource
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from devicekit.server.errors import error_body
+from devicekit.server.half_closed import Lookout
 from devicekit.server.offers import OfferlessParser
 
 _MOST = 64 << 10  # bytes of a request's line and headers, give or take what is read at once
@@ -51,6 +52,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _heard = 0.0  # when the client last sent something
     _timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
+    _lookout: Lookout | None = None  # once the client has closed its side
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -63,7 +65,24 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._relax()
         self._written()
+        if self._lookout is not None:
+            self._lookout.cancel()
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio has it: whether the connection stays
+        """Answer what was asked in whole, although nothing more will come."""
+        one = self.cycle
+        asked = one is not None and not (self._before_body or self._in_body or one.response_complete)
+        # HTTP/1.0 has nothing that could be sent to find out whether anybody reads; proxies that speak it hang up.
+        if not asked or one.scope["http_version"] != "1.1":
+            return False
+        one.keep_alive = False
+        if self._lookout is None:
+            self._lookout = Lookout(self.loop, self._answering)
+        return True
+
+    def _answering(self) -> RequestResponseCycle | None:
+        return None if self.pipeline else self.cycle
 
     def data_received(self, data: bytes) -> None:
         self._heard = self.loop.time()

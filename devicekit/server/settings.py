@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from devicekit.contract.errors import ConfigurationError
+from devicekit.contract.text import shown
 from devicekit.server.origins import wrong_origins
 
 
@@ -68,7 +69,7 @@ class ServerSettings:
         wrong += [f"{name} must be at least 1, not {size}" for name, size in sizes.items() if size < 1]
         choices = {"logprobs_mode": ("sampled", "raw"), "sampling_defaults": ("model", "openai")}
         wrong += [
-            f"{name} must be {' or '.join(known)}, not {getattr(self, name)!r}"
+            f"{name} must be {' or '.join(known)}, not {shown(getattr(self, name))}"
             for name, known in choices.items()
             if getattr(self, name) not in known
         ]

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from devicekit.documents import each_once
 from devicekit.server.endpoints import Arguments
 from devicekit.server.errors import BadRequest
 from devicekit.text.grammar import Grammar, GrammarKind
@@ -102,9 +103,9 @@ def json_grammar(schema: object) -> Grammar:
     """
     if isinstance(schema, str):
         try:
-            schema = json.loads(schema)
+            schema = json.loads(schema, object_pairs_hook=each_once)
         except (ValueError, RecursionError) as error:
-            raise BadRequest(f"json_schema is not JSON: {error}") from error
+            raise BadRequest(f"json_schema is not JSON: {str(error)[:200]}") from error
     if not isinstance(schema, dict):
         raise BadRequest("json_schema must be a JSON object.")
     return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(schema))

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from devicekit.contract.text import shown
 from devicekit.server.endpoints import Arguments
 from devicekit.server.errors import BadRequest
 from devicekit.server.tool_grammar import CLOSE, OPEN, forced
@@ -106,7 +107,7 @@ class ToolUse:
         if isinstance(choice, ChosenTool):
             if choice.function.name not in names:
                 raise BadRequest(
-                    f"tool_choice: there is no tool {choice.function.name!r}, only {', '.join(names)}."
+                    f"tool_choice: there is no tool {shown(choice.function.name)}, only {', '.join(names)}."
                 )
             return cls(given, (choice.function.name,), False)
         return cls(given, names, parallel is not False)

@@ -8,6 +8,7 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from devicekit.contract.text import shown
 from devicekit.scheduling.messages import UpdateReply
 from devicekit.server.control import answer
 from devicekit.server.endpoints import Arguments, Endpoint, Finite, Label
@@ -79,7 +80,7 @@ async def update_from_distributed(
 ) -> Response:
     """Receive what the trainer broadcasts, in this order."""
     if arguments.load_format not in (None, "flattened_bucket"):
-        raise BadRequest(f"There is no load_format {arguments.load_format!r} for broadcasts.")
+        raise BadRequest(f"There is no load_format {shown(arguments.load_format)} for broadcasts.")
     operation = UpdateWeightsFromDistributed(
         serving.next_id(),
         **arguments.common(),

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from devicekit.contract.text import shown
 from devicekit.scheduling.messages import Refusal, Selector
 from devicekit.server.answers import respond
 from devicekit.server.control import answer, answer_by_kind
@@ -100,7 +101,7 @@ async def read_weights(serving: Serving, arguments: ReadWeightsArguments, reques
         if not reply.success:
             response: Response = answer_by_kind(reply)
         elif wanted is not None and wanted != reply.weight_version:
-            message = f"The weights here are {reply.weight_version!r}, not {wanted!r}."
+            message = f"The weights here are {shown(reply.weight_version)}, not {shown(wanted)}."
             response = answer_by_kind(
                 replace(reply, success=False, message=message, refusal=Refusal.CONFLICT)
             )

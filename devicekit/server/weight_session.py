@@ -12,6 +12,7 @@ from devicekit.scheduling.messages import Selector, UpdateWeightsFromDisk
 from devicekit.scheduling.verbs.transaction import Settle, Transaction, TransactionReply
 from devicekit.server.control import answer, answer_by_kind, details
 from devicekit.server.endpoints import Arguments, Endpoint, Finite, Label
+from devicekit.server.errors import bounded
 from devicekit.server.keys import Access
 from devicekit.server.serving import Serving
 from devicekit.weights.operations import BeginWeightUpdate, EndWeightUpdate, SessionReply
@@ -52,8 +53,13 @@ async def transaction(serving: Serving, arguments: TransactionArguments, request
     """Settle requests, update, flush, empty and continue, with an answer for each step."""
     update = None
     if arguments.model_path is not None:
-        path = str(serving.weights_roots.confine(arguments.model_path))
-        update = UpdateWeightsFromDisk(serving.next_id(), weight_version=arguments.weight_version, path=path)
+        roots = serving.weights_roots
+        update = UpdateWeightsFromDisk(
+            serving.next_id(),
+            weight_version=arguments.weight_version,
+            path=str(roots.confine(arguments.model_path)),
+            within=roots.within,
+        )
     operation = Transaction(
         serving.next_id(),
         arguments.settle,
@@ -68,7 +74,7 @@ async def transaction(serving: Serving, arguments: TransactionArguments, request
         {
             "name": step.name,
             "success": step.reply.success,
-            "message": step.reply.message,
+            "message": bounded(step.reply.message),
             **details(step.reply),
         }
         for step in reply.steps

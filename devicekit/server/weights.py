@@ -10,6 +10,7 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from devicekit.contract.text import shown
 from devicekit.scheduling.messages import Selector, UpdateReply, UpdateWeightsFromDisk
 from devicekit.server.control import answer
 from devicekit.server.endpoints import Arguments, Endpoint, Label
@@ -81,9 +82,10 @@ async def update_from_disk(
 ) -> Response:
     """Replace the weights by those of a directory on the server's disk."""
     if arguments.load_format not in (None, "auto", "safetensors"):
-        raise BadRequest(f"Weights are read from safetensors only, not as {arguments.load_format!r}.")
-    path = serving.weights_roots.confine(arguments.model_path)
-    operation = UpdateWeightsFromDisk(serving.next_id(), **arguments.common(), path=str(path))
+        raise BadRequest(f"Weights are read from safetensors only, not as {shown(arguments.load_format)}.")
+    roots = serving.weights_roots
+    path = str(roots.confine(arguments.model_path))
+    operation = UpdateWeightsFromDisk(serving.next_id(), **arguments.common(), path=path, within=roots.within)
     # Nothing is paused to wait for it, hence the 0: the field is there for clients that read it.
     return updated(await serving.perform(operation, UpdateReply), num_paused_requests=0)
 
@@ -117,7 +119,7 @@ def _operation(
     flat = isinstance(payload, FlatBucket)
     if arguments.load_format not in (("flattened_bucket",) if flat else (None, "direct")):
         kind = "a flattened bucket" if flat else "named tensors"
-        raise BadRequest(f"This payload is {kind}, and load_format says {arguments.load_format!r}.")
+        raise BadRequest(f"This payload is {kind}, and load_format says {shown(arguments.load_format)}.")
     common = arguments.common()
     if isinstance(payload, FlatBucket):
         return UpdateWeightsFromTensor(serving.next_id(), **common, bucket=payload)
@@ -126,7 +128,7 @@ def _operation(
 
 def _require_safetensors(content: bytes, load_format: str | None) -> None:
     if load_format not in (None, "direct", "safetensors"):
-        raise BadRequest(f"Weights in a request are safetensors only, not {load_format!r}.")
+        raise BadRequest(f"Weights in a request are safetensors only, not {shown(load_format)}.")
     if content[_HEADER_AT : _HEADER_AT + 1] != b"{":
         raise BadRequest(
             "serialized_named_tensors is not safetensors. Pickled tensors are refused: reading them can run code. "

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from devicekit.contract.text import shown
 from devicekit.scheduling.errors import InvalidOperation
 
 
@@ -104,5 +105,5 @@ def parse_dtype(text: str) -> torch.dtype:
     """
     dtype = getattr(torch, text.removeprefix("torch."), None)
     if not isinstance(dtype, torch.dtype):
-        raise InvalidOperation(f"There is no tensor type {text!r}.")
+        raise InvalidOperation(f"There is no tensor type {shown(text)}.")
     return dtype

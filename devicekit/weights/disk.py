@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -51,7 +51,15 @@ class DiskLoader(Protocol):
     It checks the whole checkpoint before it offers to write the first tensor, and raises if anything is wrong.
     """
 
-    def stage_from_disk(self, path: str) -> StagedModel: ...
+    def stage_from_disk(self, path: str, within: Sequence[str] = ()) -> StagedModel:
+        """Read and check a checkpoint.
+
+        Args:
+            path: of its directory.
+            within: directories, without links in their paths, in which each of its files has to lie, links
+                followed; none: anywhere. A file that lies elsewhere is refused.
+        """
+        ...
 
 
 def disk_handler(
@@ -62,16 +70,27 @@ def disk_handler(
     def handle(operation: UpdateWeightsFromDisk) -> Callable[[], Reply | None]:
         if not operation.path:
             raise InvalidOperation("A weight update from disk needs the path of a model directory.")
-        load = load_checkpoint(updater.store, loaders, operation.selector, operation.path)
+        load = load_checkpoint(updater.store, loaders, operation.selector, operation.path, operation.within)
         return updater.begin(operation, load)
 
     return handle
 
 
 def load_checkpoint(
-    store: WeightStore, loaders: Mapping[Selector, DiskLoader], selector: Selector, path: str
+    store: WeightStore,
+    loaders: Mapping[Selector, DiskLoader],
+    selector: Selector,
+    path: str,
+    within: Sequence[str],
 ) -> Callable[[], Staged]:
     """What reads a checkpoint for the selected models, and checks that it fits.
+
+    Args:
+        store: that has the weights of the models.
+        loaders: by the model that they load.
+        selector: of the models.
+        path: of the checkpoint's directory.
+        within: directories in which its files have to lie, links followed; none: anywhere.
 
     Raises:
         InvalidOperation: there is no such model, or it cannot be loaded from disk.
@@ -79,7 +98,7 @@ def load_checkpoint(
     chosen = list(store.selected(selector))
     if missing := [kind.value for kind in chosen if kind not in loaders]:
         raise InvalidOperation(f"The {missing[0]} model cannot be loaded from disk.")
-    return lambda: _stage(store, loaders, chosen, path)
+    return lambda: _stage(store, loaders, chosen, path, within)
 
 
 @dataclass(slots=True)
@@ -103,11 +122,15 @@ class _StagedModels:
 
 
 def _stage(
-    store: WeightStore, loaders: Mapping[Selector, DiskLoader], chosen: list[Selector], path: str
+    store: WeightStore,
+    loaders: Mapping[Selector, DiskLoader],
+    chosen: list[Selector],
+    path: str,
+    within: Sequence[str],
 ) -> _StagedModels:
     names = frozenset[tuple[Selector, str]]().union(*(store.tensors(kind) for kind in chosen))
     store.require_room_for(Selector.ALL if len(chosen) > 1 else chosen[0])
-    models = [loaders[kind].stage_from_disk(path) for kind in chosen]
+    models = [loaders[kind].stage_from_disk(path, within) for kind in chosen]
     if store.refuse_nonfinite:
         for one in models:
             if isinstance(one, ShowsTensors):

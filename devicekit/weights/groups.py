@@ -16,6 +16,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from devicekit.contract.errors import DeviceKitError
+from devicekit.contract.text import shown
 from devicekit.coordination import Coordinator, SingleRank, run_on_all_ranks
 from devicekit.device import Device
 from devicekit.scheduling.errors import Conflict, InvalidOperation
@@ -80,7 +81,7 @@ class UpdateGroups:
         """
         if name not in self._groups:
             known = ", ".join(map(repr, self._groups)) or "none"
-            raise Conflict(f"There is no update group {name!r}; there is {known}. Join it first.")
+            raise Conflict(f"There is no update group {shown(name)}; there is {known}. Join it first.")
         return self._groups[name]
 
     def init(self, operation: InitUpdateGroup) -> Callable[[], Reply | None]:
@@ -106,7 +107,7 @@ class UpdateGroups:
                 if not (self.withdrawals.has(operation) and self.coordinator.least(joining.give_up())):
                     return None
                 self._joining.discard(name)
-                message = f"Withdrawn while it waited for the others of update group {name!r}."
+                message = f"Withdrawn while it waited for the others of update group {shown(name)}."
                 return GroupReply(
                     operation.id,
                     False,
@@ -124,7 +125,7 @@ class UpdateGroups:
             except Exception as error:
                 if joining.group is not None:
                     self.drop(name)
-                message = f"Update group {name!r} could not be joined: {error}"
+                message = f"Update group {shown(name)} could not be joined: {error}"
                 return GroupReply(
                     operation.id,
                     False,
@@ -135,7 +136,7 @@ class UpdateGroups:
                     backend=backend,
                 )
             return GroupReply(
-                operation.id, True, f"Joined {name!r}.", group_name=name, rank=rank, backend=backend
+                operation.id, True, f"Joined {shown(name)}.", group_name=name, rank=rank, backend=backend
             )
 
         return poll
@@ -145,7 +146,8 @@ class UpdateGroups:
         name = operation.group_name
         if name in self._joining:
             raise Conflict(
-                f"Update group {name!r} is being joined; that ends when everybody has come, or its time is up."
+                f"Update group {shown(name)} is being joined; that ends when everybody has come, or its time is "
+                "up."
             )
         if len(self._joining) >= _MOST_JOINING:
             raise Conflict(f"{len(self._joining)} update groups are being joined already.")
@@ -163,7 +165,7 @@ class UpdateGroups:
                 has = [one for one in torch.distributed.Backend.backend_list if one != "undefined"]
                 have = ", ".join(one for one in has if torch.distributed.is_backend_available(one))
                 raise InvalidOperation(
-                    f"Collective backend {backend!r} is not in this process's torch, which has {have}."
+                    f"Collective backend {shown(backend)} is not in this process's torch, which has {have}."
                 )
         return backend
 
@@ -176,7 +178,7 @@ class UpdateGroups:
         self.get(operation.group_name)
         self.drop(operation.group_name)
         return GroupReply(
-            operation.id, True, f"Left {operation.group_name!r}.", group_name=operation.group_name
+            operation.id, True, f"Left {shown(operation.group_name)}.", group_name=operation.group_name
         )
 
     def _join_here(self, joining: _Joining, operation: InitUpdateGroup, rank: int, backend: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from devicekit.contract.text import shown
 from devicekit.scheduling.errors import Conflict, InvalidOperation
 from devicekit.scheduling.messages import Refusal, Reply, describe
 from devicekit.scheduling.verbs.flush import check_timeout
@@ -133,7 +134,9 @@ class Membership:
         self.require(operation.lease)
         version = self._store.state.weight_version
         if operation.weight_version != version:
-            raise Conflict(f"The fleet serves {operation.weight_version!r}, and this engine has {version!r}.")
+            raise Conflict(
+                f"The fleet serves {shown(operation.weight_version)}, and this engine has {shown(version)}."
+            )
         if operation.checksum is not None and (mine := total_checksum(self._store)) != operation.checksum:
             raise Conflict(f"The fleet's weights have the checksum {operation.checksum}, these have {mine}.")
         self.waiting = False

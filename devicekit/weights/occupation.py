@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from devicekit.contract.records import ErrorKind
+from devicekit.contract.text import shown
 from devicekit.coordination import run_on_all_ranks
 from devicekit.oom import describe as describe_error
 from devicekit.release import ReleaseEntry, ReleasePoint
@@ -226,6 +227,6 @@ def _parse(tags: tuple[str, ...]) -> frozenset[MemoryTag]:
     known = {tag.value: tag for tag in MemoryTag}
     if unknown := [tag for tag in tags if tag not in known]:
         raise InvalidOperation(
-            f"There is no memory tag {unknown[0]!r}; there are {', '.join(sorted(known))}."
+            f"There is no memory tag {shown(unknown[0])}; there are {', '.join(sorted(known))}."
         )
     return frozenset(known[tag] for tag in tags) or frozenset(MemoryTag)

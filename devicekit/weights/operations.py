@@ -124,6 +124,9 @@ class PrepareWeights(Operation):
     weight_version: str = ""  # that the peer must have
     checksum: str = ""  # `ChecksumReply.total` that its weights must have
     patience: float = 60.0  # seconds in which a peer must send a mebibyte, or all that is left
+    within: tuple[
+        str, ...
+    ] = ()  # directories in which files below path have to lie, links followed; none: anywhere
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from urllib.parse import SplitResult, urlsplit
 import torch
 
 from devicekit.contract.errors import DeviceKitError
+from devicekit.contract.text import shown
 from devicekit.scheduling.errors import InvalidOperation
 from devicekit.scheduling.messages import Selector
 from devicekit.weights.checksum import tensor_digest, total_digest
@@ -115,7 +116,7 @@ class PeerFetch:
         found, wanted = total_digest(digests), self._operation.checksum
         if found != wanted:
             raise PeerFailed(
-                f"{self._peer.name} gave other weights under the name {self._operation.weight_version!r}: "
+                f"{self._peer.name} gave other weights under the name {shown(self._operation.weight_version)}: "
                 f"their checksum is {found}, not {wanted}."
             )
         if not self._stopped.is_set():

@@ -12,6 +12,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from devicekit.contract.text import shown
 from devicekit.coordination import run_on_all_ranks
 from devicekit.scheduling.errors import Conflict, InvalidOperation
 from devicekit.scheduling.messages import Reply, Selector, UpdateOutcome, UpdateReply
@@ -120,7 +121,7 @@ class PreparedUpdates:
         if known is not None and (known.update_id, known.origin) != (operation.update_id, origin):
             if self._committing or not operation.lease or known.update_id == operation.update_id:
                 raise Conflict(
-                    f"The update {known.update_id!r} of {known.origin} is prepared: commit or discard it."
+                    f"The update {shown(known.update_id)} of {known.origin} is prepared: commit or discard it."
                 )
             self._forget()  # of a process that was killed: whoever has the lease goes on alone
         if self._prepared is None:
@@ -142,7 +143,7 @@ class PreparedUpdates:
                 yield
         if mine.ready is None or self._prepared is not mine:
             became = "given up" if mine.ready is None else "committed or discarded meanwhile"
-            raise Conflict(f"The update {mine.update_id!r} of {mine.origin} was {became}.")
+            raise Conflict(f"The update {shown(mine.update_id)} of {mine.origin} was {became}.")
         count = len(mine.ready.staged.names)
         return self._reply(operation.id, operation.update_id, f"{count} weights can be written.", count)
 
@@ -151,7 +152,9 @@ class PreparedUpdates:
         with updater.turn(operation.id) as mine:
             while not mine():
                 yield
-            load = load_checkpoint(updater.store, self._loaders, operation.selector, operation.path)
+            load = load_checkpoint(
+                updater.store, self._loaders, operation.selector, operation.path, operation.within
+            )
             return (yield from updater.ready(load))
 
     def _from_peer(self, operation: PrepareWeights) -> Generator[None, None, Ready]:
@@ -189,7 +192,7 @@ class PreparedUpdates:
             if done is not None and (done.update_id, done.left) == (operation.update_id, self._weights_now):
                 return replace(done.reply, id=operation.id, message="This update was committed before.")
             raise Conflict(
-                f"No update {operation.update_id!r} is prepared here; there is {self.update_id!r}."
+                f"No update {shown(operation.update_id)} is prepared here; there is {shown(self.update_id)}."
             )
         self._committing = True
         try:

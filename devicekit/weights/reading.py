@@ -8,6 +8,7 @@ from contextlib import nullcontext
 
 import torch
 
+from devicekit.contract.text import shown
 from devicekit.coordination import run_on_all_ranks
 from devicekit.scheduling.errors import InvalidOperation
 from devicekit.scheduling.messages import Selector
@@ -41,7 +42,7 @@ def get_weights(store: WeightStore, operation: GetWeights) -> WeightsReply:
         keys = [(kind, model.aliases.get(name, name)) for kind, model in models.items()]
         matches = [key for key in keys if key in known]
         if not matches:
-            raise InvalidOperation(f"There is no weight {name!r}.")
+            raise InvalidOperation(f"There is no weight {shown(name)}.")
         wanted += [(name, *key) for key in matches]
     found: list[Weight] = []
     with store.state.coordinator.exchanging() if _in_parts(models) else nullcontext():
@@ -120,7 +121,7 @@ def rename_version(store: WeightStore, operation: UpdateWeightVersion) -> Versio
     return VersionReply(
         operation.id,
         True,
-        f"Weight version is {version!r}.",
+        f"Weight version is {shown(version)}.",
         weight_version=version,
         changed=changed,
         aborted=aborted,

@@ -16,6 +16,7 @@ from multiprocessing.reduction import recv_handle
 
 import torch
 
+from devicekit.contract.text import shown
 from devicekit.scheduling.errors import InvalidOperation
 
 # What torch and multiprocessing themselves make up: nothing else is connected to, or opened.
@@ -93,7 +94,7 @@ def _open(shared: SharedStorage) -> torch.UntypedStorage:
 
 def _from_descriptor(address: str, key: int, size: int) -> torch.UntypedStorage:
     if not _SENDER.fullmatch(address):
-        raise InvalidOperation(f"Nobody shares memory at {address!r}.")
+        raise InvalidOperation(f"Nobody shares memory at {shown(address)}.")
     with Client(address, authkey=process.current_process().authkey) as connection:
         connection.send((key, os.getpid()))
         descriptor = recv_handle(connection)
@@ -108,7 +109,7 @@ def _from_descriptor(address: str, key: int, size: int) -> torch.UntypedStorage:
 
 def _from_name(manager: bytes, handle: bytes, size: int) -> torch.UntypedStorage:
     if not _MANAGER.fullmatch(manager) or not _HANDLE.fullmatch(handle):
-        raise InvalidOperation(f"Nobody shares memory at {manager!r} by the name {handle!r}.")
+        raise InvalidOperation(f"Nobody shares memory at {shown(manager)} by the name {shown(handle)}.")
     _require(os.stat(_SHARED_FILES + handle).st_size, size)
     storage = torch.UntypedStorage._new_shared_filename_cpu(manager, handle, size)
     storage._shared_decref()  # the sender counted this process in when it gave the name away

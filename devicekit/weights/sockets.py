@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from devicekit.contract.errors import DeviceKitError
+from devicekit.contract.text import shown
 from devicekit.scheduling.errors import InvalidOperation
 
 _LINGER = 5000  # milliseconds in which the last answer may leave
@@ -22,7 +23,9 @@ class MessageSocket:
 
     def __init__(self, address: str) -> None:
         if not address.startswith("ipc://"):
-            raise InvalidOperation(f"Weights are streamed within a machine, over ipc://, not {address!r}.")
+            raise InvalidOperation(
+                f"Weights are streamed within a machine, over ipc://, not {shown(address)}."
+            )
         try:
             import zmq
         except ImportError as error:
@@ -36,7 +39,7 @@ class MessageSocket:
             self._socket.connect(address)
         except zmq.ZMQError as error:
             self.close()
-            raise InvalidOperation(f"{address!r} is no address: {error}.") from error
+            raise InvalidOperation(f"{shown(address)} is no address: {error}.") from error
 
     def receive(self) -> list[bytes]:
         """The message that has come, or none.

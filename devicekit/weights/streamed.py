@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import torch
 
+from devicekit.contract.text import shown
 from devicekit.coordination import Coordinator, run_on_all_ranks
 from devicekit.scheduling.errors import InvalidOperation
 from devicekit.scheduling.messages import Operation, Refusal, Reply, UpdateOutcome, UpdateReply
@@ -244,7 +245,7 @@ class _Stream:
         done = UpdateReply(
             operation.id,
             True,
-            f"Weights updated to version {state.weight_version!r}.",
+            f"Weights updated to version {shown(state.weight_version)}.",
             outcome=outcome,
             tensors=sum(one.tensors for one in updates),
             bytes=sum(one.bytes for one in updates),

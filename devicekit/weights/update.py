@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from devicekit.contract.errors import DeviceKitError
 from devicekit.contract.records import ErrorKind
+from devicekit.contract.text import shown
 from devicekit.coordination import run_on_all_ranks
 from devicekit.oom import describe as describe_error
 from devicekit.release import ReleasePoint
@@ -285,7 +286,7 @@ class Updater:
         return UpdateReply(
             operation.id,
             True,
-            f"Weights updated to version {version!r}.",
+            f"Weights updated to version {shown(version)}.",
             outcome=UpdateOutcome.UPDATED,
             tensors=len(loaded.names),
             bytes=loaded.bytes,
@@ -358,7 +359,7 @@ def clean_up(state: SchedulerState, operation: UpdateWeights, done: UpdateReply)
     release = state.releases.attempt(ReleasePoint.WEIGHT_UPDATE, operation.empty_cache)
     if flushed.success:
         return replace(done, message=emptied(done.message, release), release=release, flush=flushed)
-    message = f"The weights were updated to version {done.weight_version!r}, but "
+    message = f"The weights were updated to version {shown(done.weight_version)}, but "
     if flushed.blockers:
         message += f"the cache was not flushed: {describe(flushed.blockers)}. "
         message += "Retract or finish these requests, then flush."

@@ -59,13 +59,13 @@ def _replace_loading(begun: Event) -> None:
     """Reading a directory of the name of a fault never ends, or fails."""
     stage = TransformersRunner.stage_from_disk
 
-    def other(self: TransformersRunner, path: str) -> object:
+    def other(self: TransformersRunner, path: str, within: Sequence[str]) -> object:
         if Path(path).name == "hangs":
             begun.set()
             threading.Event().wait()
         if Path(path).name == "fails":
             raise OSError("the disk of this node is full")
-        return stage(self, path)
+        return stage(self, path, within)
 
     TransformersRunner.stage_from_disk = other  # type: ignore[method-assign, assignment]
 

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from types import SimpleNamespace
@@ -112,7 +112,7 @@ class _Weights:
     def tensors(self, selector: Selector) -> dict[tuple[Selector, str], None]:
         return {(Selector.TARGET, "weight"): None}
 
-    def stage_from_disk(self, path: str) -> Any:
+    def stage_from_disk(self, path: str, within: Sequence[str] = ()) -> Any:
         if path not in CHECKPOINTS:
             raise FileNotFoundError(f"there is no {path}")
         if path in self._engine.lacks:

@@ -219,6 +219,32 @@ def test_a_damaged_tokenizer_gets_one_line(directory):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("config.json", InvalidModelDirectory),
+        ("generation_config.json", InvalidModelDirectory),
+        ("model.safetensors", InvalidModelDirectory),
+        ("tokenizer.json", MissingTokenizer),
+    ],
+)
+def test_no_file_is_read_that_lies_outside_of_what_is_allowed(directory, tmp_path, name, kind):
+    def read(within: tuple[str, ...]) -> None:
+        opened = ModelDirectory.open(directory, within)
+        opened.stored_tensors()
+        _ = opened.limits
+        opened.tokenizer()
+
+    (directory / name).touch()
+    if name == "generation_config.json":
+        (directory / name).write_text("{}")
+    (directory / name).rename(tmp_path / name)
+    (directory / name).symlink_to(tmp_path / name)
+    with pytest.raises(kind, match=f"{name} is a link to {tmp_path / name}, outside"):
+        read((str(directory),))
+    read((str(tmp_path),))
+
+
 def test_the_generation_config_knows_more_end_tokens(directory):
     (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 7]}))
     assert ModelDirectory.open(directory).limits.eos_token_ids == {0, 7}

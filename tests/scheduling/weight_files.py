@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,7 @@ class FileLoader:
     runner: HashRunner
     faults: Faults
 
-    def stage_from_disk(self, path: str) -> FileWeights:
+    def stage_from_disk(self, path: str, within: Sequence[str] = ()) -> FileWeights:
         self.faults.at("stage")
         return FileWeights(self.runner, self.faults, path, load_file(path))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,7 +50,7 @@ class Checkpoints:
     bytes: int = 0
     tensors: int = 0
 
-    def stage_from_disk(self, path: str) -> Checkpoints:
+    def stage_from_disk(self, path: str, within: Sequence[str] = ()) -> Checkpoints:
         if not path.startswith("seed"):
             raise InvalidModelDirectory(f"no model directory at {path}", path=path)
         return Checkpoints(self.weights, make_weights(int(path.removeprefix("seed"))))

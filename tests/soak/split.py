@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -277,9 +277,9 @@ class _Loader:
     runner: Any
     faults: Faults
 
-    def stage_from_disk(self, path: str) -> Any:
+    def stage_from_disk(self, path: str, within: Sequence[str] = ()) -> Any:
         self.faults.at("stage")
-        return _Read(self.runner.stage_from_disk(path), self.faults)
+        return _Read(self.runner.stage_from_disk(path, within), self.faults)
 
 
 @dataclass

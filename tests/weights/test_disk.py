@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -47,7 +48,7 @@ class Loader:
     runner: HashRunner
     refuses: str = ""
 
-    def stage_from_disk(self, path: str) -> StagedCheckpoint:
+    def stage_from_disk(self, path: str, within: Sequence[str] = ()) -> StagedCheckpoint:
         if path in ("missing", self.refuses):
             raise ConfigurationError(f"no model directory at {path}")
         return StagedCheckpoint(self.runner, breaks=path == "breaking")

@@ -14,6 +14,7 @@ from torch.distributed import ProcessGroup, distributed_c10d
 from torch.distributed.distributed_c10d import ProcessGroupGloo, Store
 
 from devicekit.contract.errors import ConfigurationError
+from devicekit.contract.text import shown
 from devicekit.scheduling.ranks.line import Collectives, Leave, Line
 
 _LET_GO = 1.0  # seconds for a library to end what is under way
@@ -31,7 +32,7 @@ def open_carrier(
         return cast("Collectives", ProcessGroupGloo(store, rank, size, timeout))
     if not dist.is_backend_available(backend):
         raise ConfigurationError(
-            f"Tensors of {device_type} go from rank to rank by {backend!r}, which this torch does not have: "
+            f"Tensors of {device_type} go from rank to rank by {shown(backend)}, which this torch does not have: "
             "import the vendor's package first."
         )
     # torch has no public function for a group with a store of its own, and gives all groups of the same ranks one

@@ -18,6 +18,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from devicekit.contract.text import shown
 from devicekit.device import Device
 from devicekit.memory.pages import PageAllocator
 from devicekit.release import ReleasePoint, ReleasePoints, ReleasePolicy
@@ -202,10 +203,10 @@ class LockstepScheduler:
             InvalidOperation: as `post`.
         """
         if (lost := self.ranks.lost) is not None:
-            raise InvalidRequest(f"Request {request.id!r} cannot run: {lost}")
+            raise InvalidRequest(f"Request {shown(request.id)} cannot run: {lost}")
         self.check(request)
         if request.id in self.state.requests or any(one.id == request.id for one, _ in tuple(self._outbox)):
-            raise InvalidRequest(f"A request {request.id!r} is already in flight.")
+            raise InvalidRequest(f"A request {shown(request.id)} is already in flight.")
         self.post(request)
 
     def step(self) -> Step:

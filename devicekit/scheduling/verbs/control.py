@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from devicekit.contract.errors import DeviceKitError, UnsupportedHook
+from devicekit.contract.text import shown
 from devicekit.scheduling.errors import Conflict, InvalidOperation, RankLost, describe_failures
 from devicekit.scheduling.messages import (
     Abort,
@@ -181,7 +182,7 @@ class Control:
 
     def _withdraw(self, operation: Withdraw) -> Reply:
         if all(one.operation.id != operation.operation_id for one in self._pending):
-            raise Conflict(f"No operation {operation.operation_id!r} waits for an answer.")
+            raise Conflict(f"No operation {shown(operation.operation_id)} waits for an answer.")
         self._state.withdrawals.add(operation.operation_id)
         return Reply(operation.id, True, "It is answered as soon as it may be.")
 
