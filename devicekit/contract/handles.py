@@ -12,10 +12,14 @@ from typing import Any, Protocol, runtime_checkable
 
 @runtime_checkable
 class Event(Protocol):
-    """A point in a stream's work."""
+    """A point in a stream's work.
+
+    One that was never recorded counts as reached. Recorded again it is the new mark; what waits already waits for
+    the mark as it was then, also when the event is gone.
+    """
 
     def record(self, stream: Stream | None = None) -> None:
-        """Mark the current end of ``stream`` (default: the current stream)."""
+        """Mark the current end of ``stream``, of the event's device (default: the current device's stream)."""
 
     def query(self) -> bool:
         """Whether all work before the mark has finished. Does not wait."""
@@ -24,7 +28,7 @@ class Event(Protocol):
         """Block the calling thread until the mark is reached."""
 
     def wait(self, stream: Stream | None = None) -> None:
-        """Make later work of ``stream`` wait for the mark. Does not block the calling thread."""
+        """Make later work of ``stream`` (default as for `record`) wait for the mark. Does not block the thread."""
 
 
 @runtime_checkable
@@ -58,10 +62,13 @@ class DeviceGraph(Protocol):
     """Captured work that can be replayed."""
 
     def capture(self) -> AbstractContextManager[None]:
-        """Record the work submitted inside the ``with`` block instead of running it."""
+        """Record the work submitted inside the ``with`` block instead of running it.
+
+        For an empty graph. After a block that raised, nothing but `reset` is promised to work.
+        """
 
     def replay(self) -> None:
-        """Run the captured work on the current stream."""
+        """Run the captured work on the current stream. Raises where there is none, as after `reset`."""
 
     def reset(self) -> None:
         """Drop the captured work and the memory it holds."""

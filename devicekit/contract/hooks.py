@@ -10,9 +10,11 @@ sets a limit or hands out memory may initialise the device it is asked about. Bu
 does, it leaves the process as it found it: folders, limits, signals, threads, open files, random states, and the
 defaults of Python and torch. What another hook set or counts it leaves as well: peaks, counters, limits, settings.
 It does the same each time, in every thread, in a child forked before anything initialised the device, and after a
-call that raised; it keeps nothing for a call. It may be called from a finalizer, and so while another hook of the
-same thread runs. What it returns is not changed by later calls. Memory in use stays as it is. Sizes may be counted
-in pages of up to 64 MiB. How long a hook takes is not limited, where it says nothing of waiting.
+call that raised; it keeps no tensor and no error that it is given, and writes to none. It may be called from a
+finalizer, and so while another hook of the same thread runs. What it returns is not changed by later calls. Memory
+in use stays as it is. Sizes may be counted in pages of up to 64 MiB. How long a hook takes is not limited,
+where it says nothing of waiting. All this holds for the methods of what a hook hands out as well.
+Where manifest and hook name the same thing, they agree.
 """
 
 from __future__ import annotations
@@ -120,9 +122,10 @@ class BackendSpec:
 
     @hook(_ORDERING, "Ordering")
     def use_stream(self, stream: Stream) -> AbstractContextManager[object]:
-        """A context in which ``stream`` is current; the previous one is restored on every exit.
+        """A context in which ``stream`` is current; the one at its entry is restored on every exit.
 
         Its device may be the current one inside, as with most vendors' own; after it, the device is as before.
+        It is entered once, by the thread that works on the stream, and swallows no exception.
         """
         raise NotImplementedError
 
@@ -143,13 +146,17 @@ class BackendSpec:
     def native_handle(self, stream: Stream) -> int:
         """The stream as the vendor's own libraries take it: the value of a pointer, opaque to everybody else.
 
-        Good while ``stream`` lives. 0 is the default stream of some runtimes, and no error.
+        Good while ``stream`` lives; of a device's streams that are not equal, each has its own. 0 is the default
+        stream of some runtimes, and no error.
         """
         raise NotImplementedError
 
     @hook(_OBSERVING, "Ordering", since="1.1")
     def priority_range(self, index: int) -> tuple[int, int] | None:
-        """The lowest and the highest priority of a stream, as in ``(0, -5)``; ``None`` if it is not known."""
+        """The lowest and the highest priority of a stream, as in ``(0, -5)``; ``None`` if it is not known.
+
+        ``(0, 0)`` where there is only one.
+        """
         raise NotImplementedError
 
     @hook(_ORDERING, "Ordering", added={"interprocess": "1.1"})
@@ -168,21 +175,27 @@ class BackendSpec:
 
     @hook(_OBSERVING, "Ordering")
     def is_capturing(self, index: int) -> bool:
-        """Whether the current stream is capturing a graph. Never raises, not even before initialisation."""
+        """Whether the current stream is capturing a graph.
+
+        Of a device that exists it never raises, not even before initialisation.
+        """
         raise NotImplementedError
 
     @hook(_ORDERING, "Ordering", added={"pool": "1.1"})
     def create_graph(self, index: int, pool: object | None) -> DeviceGraph:
         """A new, empty graph.
 
-        ``pool`` comes from `graph_pool`: captures that share one keep their memory in it, and are replayed in the
-        order of their capture, or one at a time. ``None``: a pool of the graph's own.
+        ``pool`` comes from `graph_pool` of the same device: captures that share one keep their memory
+        in it, and are replayed in the order of their capture, or one at a time. ``None``: the graph has its own.
         """
         raise NotImplementedError
 
     @hook(_ORDERING, "Ordering", since="1.1")
     def graph_pool(self, index: int) -> object:
-        """A new pool for the memory of captures on the device; it goes back with the last graph that uses it."""
+        """A new pool for the memory of captures on the device; it goes back with the last graph that uses it.
+
+        Whether the pool itself is still held makes no difference.
+        """
         raise NotImplementedError
 
     # -- Releasing --------------------------------------------------------------------------------------------
@@ -192,7 +205,8 @@ class BackendSpec:
         """Hand unused allocator blocks of every device of this process back to the driver.
 
         Synchronises. Legal with live tensors, twice in a row, and before the first allocation (it then does
-        nothing and initialises nothing). Takes no index because no vendor's function takes one.
+        nothing and initialises nothing). A private pool that somebody holds may keep its own. Takes no index:
+        no vendor's function takes one.
         """
         raise NotImplementedError
 
@@ -213,7 +227,7 @@ class BackendSpec:
         """This process's allocator on the device. Initialises nothing, empties nothing, does not synchronise.
 
         Before initialisation, or in a forked child that cannot use the device, every number is ``None`` and
-        ``state`` says why.
+        ``state`` says why. Of a device that was not used while another was, either that or zeros.
         """
         raise NotImplementedError
 
@@ -255,9 +269,10 @@ class BackendSpec:
 
     @hook(_ORDERING, "Limits and pools")
     def set_memory_fraction(self, index: int, fraction: float) -> None:
-        """Limit this process to ``fraction`` (0 to 1) of the device's total; beyond it, out of memory.
+        """Limit this process to a share of the device's total; beyond it, out of memory.
 
-        What the allocator holds counts, and stays. Raises for any other number.
+        ``fraction`` is a float, 0.0 to 1.0. What the allocator holds counts, and stays. Raises for
+        numbers beyond these.
         """
         raise NotImplementedError
 
@@ -275,7 +290,8 @@ class BackendSpec:
     def set_allocator_setting(self, name: str, value: str) -> None:
         """Change one setting of the allocator for this process, as in ``("max_split_size_mb", "128")``.
 
-        Raises ValueError for a setting that does not exist, or that cannot be changed any more.
+        `allocator_settings` shows it at once. Raises ValueError for a setting that does not exist or cannot be
+        changed any more, and for a value that cannot be read.
         """
         raise NotImplementedError
 
@@ -294,10 +310,10 @@ class BackendSpec:
 
     @hook(_ORDERING, "Host side")
     def pin_memory(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A page-locked copy of a host tensor (the tensor itself if it is page-locked already).
+        """A page-locked copy of a host tensor (the same memory if it is page-locked already).
 
-        The copy has the tensor's elements, shape and dtype, whatever part of a storage it was. Raises for a
-        tensor that is not on the host.
+        The copy has the tensor's elements, shape and dtype, whatever part of a storage it was; strides
+        may differ, and without elements there is nothing to lock. Raises for a tensor that is not on the host.
         """
         raise NotImplementedError
 
@@ -310,13 +326,17 @@ class BackendSpec:
     def register_host_memory(self, tensor: torch.Tensor) -> None:
         """Page-lock the memory of a contiguous host tensor where it is, until it is unregistered.
 
-        Raises for memory that is registered or page-locked already, and for other tensors.
+        What is locked are the bytes of its elements, and at most the pages on which they are. Raises for memory
+        that is registered or page-locked already, and for other tensors.
         """
         raise NotImplementedError
 
     @hook(_ORDERING, "Host side", since="1.1")
     def unregister_host_memory(self, tensor: torch.Tensor) -> None:
-        """Undo `register_host_memory` for the same memory; before the tensor goes. Raises for any other memory."""
+        """Undo `register_host_memory`, before the tensor goes.
+
+        Another tensor of the same address and size will do. Raises for any other memory.
+        """
         raise NotImplementedError
 
     @hook(_OBSERVING, "Host side")
@@ -328,7 +348,10 @@ class BackendSpec:
 
     @hook(_ORDERING, "Random")
     def manual_seed(self, index: int, seed: int) -> None:
-        """Seed the device's default generator with 0 to 2**63 - 1: from the same seed the same numbers follow."""
+        """Seed the device's default generator with 0 to 2**63 - 1: from the same seed the same numbers follow.
+
+        Other seeds should give others; some generators take 32 bits of a seed, as torch's own on the host does.
+        """
         raise NotImplementedError
 
     @hook(_ORDERING, "Random")
@@ -362,7 +385,8 @@ class BackendSpec:
     def export_ipc(self, tensor: torch.Tensor) -> object:
         """A picklable handle by which another process can map the tensor's memory, wherever that begins.
 
-        Who exports waits first for what is still to write there (`synchronize`, or an event that is sent along).
+        For a contiguous tensor with elements, which the exporter keeps until it was imported, once. Who exports
+        waits first for what is still to write there (`synchronize`, or an event that is sent along).
         """
         raise NotImplementedError
 

@@ -239,7 +239,7 @@ class Device(DeviceControls):
 
     def set_memory_fraction(self, fraction: float) -> None:
         """Limit this process to ``fraction`` (0 to 1) of the device's total; beyond it, out of memory."""
-        self._hooks.set_memory_fraction(self.index, fraction)
+        self._hooks.set_memory_fraction(self.index, float(fraction))
 
     def memory_pool(self) -> MemoryPool:
         """A new private allocator pool."""
