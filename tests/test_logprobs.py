@@ -98,10 +98,11 @@ def test_no_pass_holds_more_logits_of_prompts_than_is_allowed(
 ) -> None:
     monkeypatch.setattr(scoring, "SCORED_VALUES", 384 * 5)
     engine = Engine.open(path, "cpu", config=EngineConfig(kv_tokens=2048, max_batch_tokens=64))
-    most, step = [], engine.runner.step
+    most, step, shortest = [], engine.runner.step, []
 
     def watch(batch: object) -> object:
         most.append(0 if batch.scored is None else len(batch.scored.at))
+        shortest.append(np.diff(batch.query_start_loc).min())
         return step(batch)
 
     monkeypatch.setattr(engine.runner, "step", watch)
@@ -111,6 +112,7 @@ def test_no_pass_holds_more_logits_of_prompts_than_is_allowed(
         engine.step()
     assert max(most) == 5
     assert sum(most) == 3 * 39
+    assert min(shortest) > 0, "a request takes part in a pass that computes nothing of it"
     assert all(one.finish.kind is FinishKind.LENGTH and not one.tokens for one in found)
 
 

@@ -175,8 +175,15 @@ async def _serve(options: argparse.Namespace, fleet: Fleet, key: str | None) -> 
 
     from devicekit.fleet import UnknownMembers
     from devicekit.fleet.app import create_fleet_app
+    from devicekit.server.origins import Origins
 
-    app = create_fleet_app(fleet, api_key=key, tend_every=options.tend_every or None, adopt=options.adopt)
+    app = create_fleet_app(
+        fleet,
+        api_key=key,
+        tend_every=options.tend_every or None,
+        adopt=options.adopt,
+        own_host=Origins(options.host, options.allowed_host).is_own_host,
+    )
     config = uvicorn.Config(app, host=options.host, port=options.port, log_level="warning")
     with contextlib.suppress(UnknownMembers):  # who is asked for again and again
         await fleet.refresh()
@@ -278,6 +285,14 @@ def _add_update(update: argparse.ArgumentParser) -> None:
 def _add_serve(serve: argparse.ArgumentParser) -> None:
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s")
     serve.add_argument("--port", type=int, default=30900, help="port to listen on; default: %(default)s")
+    serve.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="name that it is reached by without a key, if others than its address; repeat for several; "
+        "default: none",
+    )
     serve.add_argument(
         "--adopt",
         action="store_true",

@@ -58,6 +58,7 @@ def create_fleet_app(
     api_key: str | None = None,
     tend_every: float | None = None,
     adopt: bool = False,
+    own_host: Callable[[str], bool] | None = None,
     on_close: Callable[[], Awaitable[None]] | None = None,
 ) -> Starlette:
     """An ASGI application over a fleet. With ``api_key`` everything but ``/health`` and ``/ready`` demands it.
@@ -66,6 +67,8 @@ def create_fleet_app(
         tend_every: resume an update that was cut short, and then look after the engines every so many seconds;
             ``None``: only when asked to.
         adopt: take what the first engines have as the fleet's weights, where none are known.
+        own_host: whether a ``Host`` header names this fleet; without a key nobody is let in under another's name,
+            as web pages come whose name was made to lead here. ``None``: any does.
         on_close: awaited when the application ends.
     """
 
@@ -85,7 +88,7 @@ def create_fleet_app(
             if on_close is not None:
                 await on_close()
 
-    guarded = _Guard(api_key)
+    guarded = _Guard(api_key, own_host)
     pages = _Pages(fleet)
     routes = [Route(path, guarded(pages.verb), methods=["POST"]) for path in VERBS]
     routes += [
@@ -109,14 +112,19 @@ Page = Callable[[Request], Awaitable[Response]]
 class _Guard:
     """Lets in who has the key, and turns errors into answers."""
 
-    def __init__(self, api_key: str | None) -> None:
+    def __init__(self, api_key: str | None, own_host: Callable[[str], bool] | None) -> None:
         self._expected = None if api_key is None else f"Bearer {api_key}".encode()
+        self._own_host = own_host
 
     def __call__(self, page: Page) -> Page:
         async def guarded(request: Request) -> Response:
             sent = request.headers.get("authorization", "").encode()
             if self._expected is not None and not hmac.compare_digest(sent, self._expected):
                 return _error(401, "This fleet asks for its key: Authorization: Bearer KEY.")
+            if self._expected is None and self._from_a_foreign_name(request):
+                return _error(
+                    403, "This fleet is not known by that name: --allowed-host, or a key, lets it in."
+                )
             if self._from_a_page(request):
                 return _error(403, "No web page steers a fleet: this request came from a browser.")
             try:
@@ -133,6 +141,10 @@ class _Guard:
                 return _error(400, str(error))
 
         return guarded
+
+    def _from_a_foreign_name(self, request: Request) -> bool:
+        named = request.headers.getlist("host")
+        return self._own_host is not None and not all(map(self._own_host, named))
 
     @staticmethod
     def _from_a_page(request: Request) -> bool:

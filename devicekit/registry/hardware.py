@@ -9,14 +9,7 @@ from devicekit.contract.manifest import Manifest
 
 def hardware_signs(manifest: Manifest) -> list[str]:
     """Paths of this machine that the manifest names as signs of the hardware."""
-    return sorted(path for pattern in manifest.hardware for path in _matching(pattern))
-
-
-def _matching(pattern: str) -> list[str]:
-    try:
-        return glob.glob(pattern)
-    except (OSError, ValueError):  # no path of this system
-        return []
+    return sorted(path for pattern in manifest.hardware for path in glob.glob(pattern))
 
 
 def hardware_seen(manifest: Manifest | None) -> bool:

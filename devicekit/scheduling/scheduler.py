@@ -320,7 +320,7 @@ class Scheduler:
     def _idle(self) -> None:
         self._ratio.reset()
         self.state.kv.tidy()
-        if self.state.unbalanced is None and not self.state.kv.at_rest:
+        if self.state.kv.unbalanced is None and not self.state.kv.at_rest:
             self.audit()
         if self.state.paused or not self.state.healthy or self.state.blockers():
             return

@@ -15,7 +15,6 @@ from typing import Any
 from devicekit.clock import Clock
 from devicekit.coordination import Coordinator
 from devicekit.release import ReleasePoints
-from devicekit.scheduling.audit import PoolAudit
 from devicekit.scheduling.batch import Runner
 from devicekit.scheduling.deadlines import Deadlines
 from devicekit.scheduling.gate import AdmissionGate
@@ -109,11 +108,6 @@ class SchedulerState:
     def may_run(self) -> bool:
         """Whether a forward pass may start."""
         return self.gate.may_run
-
-    @property
-    def unbalanced(self) -> PoolAudit | None:
-        """The first time that ids were found missing: something leaks."""
-        return self.kv.unbalanced
 
     # -- What takes several parts -----------------------------------------------------------------------------
 

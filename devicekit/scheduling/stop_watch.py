@@ -56,15 +56,12 @@ class StopWatch:
             return
         self._watched[request] = None
         self.note(request)
-        self._arranged = -1
 
     def leave(self, request: Request) -> None:
         """A request has left it, or is not to be looked at any more."""
         self._always.pop(request, None)
         self._undecided.pop(request, None)
-        if request in self._watched:
-            del self._watched[request]
-            self._arranged = -1
+        self._watched.pop(request, None)
 
     def note(self, request: Request) -> None:
         """A request was looked at and goes on."""

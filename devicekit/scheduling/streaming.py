@@ -35,13 +35,11 @@ class Streams:
     def join(self, request: Request) -> None:
         """A request joins the running batch."""
         self._streams[request] = _stream(request)
-        self._arranged = -1
 
     def leave(self, request: Request) -> None:
         """A request has left it; how many tokens it has is written back."""
         if self._streams.pop(request, None) is not None:
             request.reported = request.num_output - self._untold
-            self._arranged = -1
 
     def changed(self) -> None:
         """What there is to say of requests besides their tokens has changed."""

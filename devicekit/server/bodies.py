@@ -15,6 +15,7 @@ _SMALL = (
     64 << 10
 )  # bytes; bodies up to this have room of their own, so that long ones cannot shut out all others
 _SMALL_TOGETHER = 64 << 20
+_DIGITS = 20  # of a length, more than any has
 MOST_VALUES = 4_000_000
 """Numbers, texts and whatever else a body may hold: in memory each takes up to ten times what it took there."""
 MOST_CONTAINERS = 200_000
@@ -70,8 +71,8 @@ class Body:
                 f"This server reads bodies as they are, and this one says that it is {coded[:100]}."
             )
         announced = request.headers.get("content-length", "")
-        if announced.isdecimal() and len(announced) < 20 and int(announced) > self._most:
-            raise BodyTooLarge(f"The body has {announced} bytes; this server reads {self._most}.")
+        if announced.isdecimal() and int(announced[:_DIGITS]) > self._most:
+            raise BodyTooLarge(f"The body has {announced:.{_DIGITS}} bytes; this server reads {self._most}.")
         parts: list[bytes] = []
         try:
             async for part in request.stream():

@@ -92,7 +92,7 @@ class Origins:
             return
         if navigable and headers.get("sec-fetch-mode") == "navigate":
             return
-        if not set(headers.getlist("sec-fetch-site")) <= {*_OWN_PAGE}:
+        if not all(site in _OWN_PAGE for site in headers.getlist("sec-fetch-site")):
             raise Forbidden("This server takes no requests from web pages of another origin.")
 
     def require_no_page(self, headers: Headers) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import random
 from dataclasses import dataclass
 
@@ -411,6 +412,27 @@ def test_policies_differ_in_what_goes_first(policy: str, order: list[int]) -> No
     for page in (1, 1, 3):
         cache.match(tokens(page))
     assert order_of_eviction(cache, [1, 2, 3, 4]) == order
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_prefixes_that_are_held_and_let_go_leave_nothing_behind(policy: str) -> None:
+    """Each has a rank of its own under some policies, and is taken out of its order whenever it is held."""
+    _, cache = build(num_pages=4, policy=policy)
+
+    def objects() -> int:
+        gc.collect()
+        return len(gc.get_objects())
+
+    def go_on(turns: range) -> int:
+        for turn in turns:
+            publish(cache, tokens(turn), priority=turn)
+            cache.lock(cache.match(tokens(turn)).node)  # whoever goes on from it
+            cache.unlock(cache.match(tokens(turn)).node)
+            cache.evict(1)
+        return objects()
+
+    before = go_on(range(500))
+    assert go_on(range(500, 3000)) - before < 300
 
 
 def test_what_is_added_to_a_popular_prefix_is_not_popular_yet() -> None:

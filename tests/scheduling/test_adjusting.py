@@ -90,6 +90,20 @@ def test_before_its_minimum_nothing_stops_an_output(new_rig: MakeRig) -> None:
     assert len(rig.outputs["late"]) > 6
 
 
+@pytest.mark.parametrize("others", [(), (96,), (0, 1, 96)])
+def test_any_of_a_models_end_tokens_ends_an_output(new_rig: MakeRig, others: tuple[int, ...]) -> None:
+    free = new_rig()
+    _add(free, "free", max_new_tokens=10)
+    free.run()
+    ends = free.outputs["free"][4]
+    rig = new_rig(eos=frozenset({ends, *others}))
+    _add(rig, "x", max_new_tokens=10)
+    rig.run()
+    at = min(free.outputs["free"].index(one) for one in {ends, *others} & {*free.outputs["free"]})
+    assert rig.outputs["x"] == free.outputs["free"][: at + 1]
+    assert rig.finishes["x"].kind is FinishKind.STOP
+
+
 def test_at_its_minimum_an_output_may_stop_again(rig: Rig, told: list[LogitAdjustments | None]) -> None:
     _add(rig, "x", min_new_tokens=3, stop_token_ids=(50,), max_new_tokens=6)
     rig.run()

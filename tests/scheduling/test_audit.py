@@ -134,10 +134,10 @@ def test_in_production_a_leak_is_noted_when_the_scheduler_is_idle_and_it_serves_
     add(one, 2)
     one.step()
     leak(one, pool)
-    assert one.state.unbalanced is None
+    assert one.state.kv.unbalanced is None
     while one.state.requests:
         one.step()
-    noted = one.state.unbalanced
+    noted = one.state.kv.unbalanced
     assert noted is not None
     assert noted.unbalanced == (pool,)
     add(one, 1)
@@ -145,7 +145,7 @@ def test_in_production_a_leak_is_noted_when_the_scheduler_is_idle_and_it_serves_
     while one.state.requests:
         finished += one.step().outputs
     assert len(finished) == 1
-    assert one.state.unbalanced is noted
+    assert one.state.kv.unbalanced is noted
 
 
 @pytest.mark.parametrize("pool", ["pages", "rows", "states"])

@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from devicekit.release import ReleasePoint
-from devicekit.scheduling.messages import Blocker, Pause, PauseMode, PauseReply, Refusal, UpdateOutcome
+from devicekit.scheduling.messages import (
+    Blocker,
+    Pause,
+    PauseMode,
+    PauseReply,
+    Refusal,
+    UpdateOutcome,
+    UpdateReply,
+)
 from devicekit.scheduling.request import FinishKind
 from devicekit.scheduling.verbs.transaction import Settle, Transaction, TransactionReply
 from devicekit.weights.operations import UpdateWeightsFromTensor
@@ -100,6 +108,10 @@ def test_an_update_that_does_not_fit_is_refused_before_anything_is_paused(rig: R
     assert rig.scheduler.state.epoch == 0, "it was paused"
     rig.run()
     assert rig.outputs[request] == expected([1, 2, 3], 12, old)
+    again = UpdateWeightsFromTensor("t/update", tensors=NEW)
+    assert rig.do(again, UpdateReply).outcome is UpdateOutcome.UPDATED, (
+        "under the same id it is held back still"
+    )
 
 
 def test_an_update_that_cannot_be_written_is_undone_and_generation_goes_on(

@@ -1,13 +1,19 @@
-"""Bodies and queries that can be read in two ways, or that are no text, are refused by every endpoint."""
+"""Bodies and queries that can be read in two ways, or that are no text, are refused by every endpoint.
+
+And so is what there is no room for: each body has a bound, and all of them together.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
@@ -15,6 +21,8 @@ from devicekit.fleet import Fleet, open_record
 from devicekit.fleet.app import create_fleet_app
 from devicekit.fleet.http import HttpEndpoint
 from devicekit.server.app import ENDPOINTS
+from devicekit.server.bodies import Bodies, Body, parse
+from devicekit.server.errors import BadRequest, BodyTooLarge, Overloaded
 from tests.server.conftest import Server
 
 _JSON = {"Content-Type": "application/json"}
@@ -98,3 +106,71 @@ def test_a_fleet_takes_nothing_that_it_does_not_know(fleet: TestClient) -> None:
     for path in ("/update_weights_from_disk", "/fleet/adopt", "/fleet/resume", "/fleet/tend"):
         _refused(fleet.post(path, json={"b" * 5000: 1}), f"{path} knows no")
     _refused(fleet.post("/drain?timeout=1&timeout=2"), "'timeout' is given twice")
+
+
+# -- Room -----------------------------------------------------------------------------------------------------
+
+_SMALL = 64 << 10  # bytes; such bodies have room of their own
+
+
+def _read(body: Body, parts: Sequence[bytes], announced: str | None = None) -> bytes:
+    """Read a body that comes in parts."""
+    coming = [
+        {"type": "http.request", "body": part, "more_body": at < len(parts)}
+        for at, part in enumerate(parts, 1)
+    ]
+
+    async def receive() -> dict[str, object]:
+        return coming.pop(0)
+
+    headers = [] if announced is None else [(b"content-length", announced.encode())]
+    return asyncio.run(body.read(Request({"type": "http", "headers": headers}, receive)))
+
+
+def test_a_body_longer_than_one_may_be_is_refused_by_what_it_says_or_by_what_comes() -> None:
+    bodies = Bodies(100, 1000)
+    with bodies.reading() as body:
+        assert _read(body, [b" " * 50, b" " * 50], "100") == b" " * 100
+    for parts, announced in (([b" " * 50, b" " * 51], None), ([], "101"), ([], "1" + "0" * 30)):
+        with bodies.reading() as body, pytest.raises(BodyTooLarge, match="100"):
+            _read(body, parts, announced)
+
+
+def test_all_long_bodies_together_are_bounded_and_make_room_when_they_end() -> None:
+    long = [b" " * _SMALL, b" "]
+    bodies = Bodies(1 << 20, 3 * (_SMALL + 1))
+    for _ in range(3):
+        with ExitStack() as stack:
+            for _ in range(3):
+                assert len(_read(stack.enter_context(bodies.reading()), long)) == _SMALL + 1
+            with bodies.reading() as body, pytest.raises(Overloaded):
+                _read(body, long)
+            for _ in range(3):  # beside which short ones find room
+                assert len(_read(stack.enter_context(bodies.reading()), [b" " * _SMALL])) == _SMALL
+
+
+def test_all_short_bodies_together_are_bounded_too() -> None:
+    together = 64 << 20
+    bodies = Bodies(1 << 20, 1 << 20)
+    for _ in range(2):
+        with ExitStack() as stack:
+            for _ in range(together // _SMALL):
+                _read(stack.enter_context(bodies.reading()), [b" " * _SMALL])
+            with bodies.reading() as body, pytest.raises(Overloaded):
+                _read(body, [b" "])
+            with bodies.reading() as body, pytest.raises(Overloaded):  # it is short until more has come
+                _read(body, [b" " * _SMALL, b" "])
+            assert len(_read(stack.enter_context(bodies.reading()), [b" " * (_SMALL + 1)])) == _SMALL + 1
+
+
+@pytest.mark.parametrize(
+    ("most", "one", "reason"), [(4_000_000, b"0", "values"), (200_000, b"[]", "lists and objects")]
+)
+def test_a_body_has_so_many_things_in_it_and_not_one_more(most: int, one: bytes, reason: str) -> None:
+    around = b'{"a": [%s]}'  # an object and a list are two of them
+    inner = parse(around % b",".join([one] * (most - 2 if one == b"[]" else most - 1)))["a"]
+    assert isinstance(inner, list)
+    with pytest.raises(BadRequest, match=f"holds {most + 1} {reason}; this server reads {most}"):
+        parse(around % b",".join([one] * (most - 1 if one == b"[]" else most)))
+    text = b"[,{" * (most // 2)  # in a text nothing of it counts
+    assert parse(b'{"a": "%s"}' % text) == {"a": text.decode()}

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from devicekit.server.app import ENDPOINTS
 from devicekit.server.endpoints import Endpoint
-from devicekit.server.fields import NEUTRAL, REFUSED, meanings
+from devicekit.server.fields import NEUTRAL, REFUSED, asks_for_something, meanings
 from devicekit.server.sampling import SamplingArguments
 from tests.server.conftest import Serve, Server
 
@@ -56,6 +56,50 @@ def test_an_optional_field_may_be_null(endpoint: Endpoint) -> None:
         }
         plain = model.model_validate(required)
         assert model.model_validate({**required, **optional}) == plain
+
+
+# What clients send who write out every setting of another engine: with these values it changes nothing.
+_DEFAULTS = {
+    **dict.fromkeys(
+        ("length_penalty", "typical_p", "tfs", "beam_width", "num_beams", "n", "best_of", "top_p"), 1
+    ),
+    **dict.fromkeys(
+        ("top_a", "epsilon_cutoff", "eta_cutoff", "no_repeat_ngram_size", "mirostat", "min_p"), 0
+    ),
+    **dict.fromkeys(("mirostat_mode", "dry_multiplier", "xtc_probability", "smoothing_factor", "top_k"), 0),
+    **dict.fromkeys(
+        ("dynatemp_range", "min_tokens", "min_new_tokens", "presence_penalty", "top_logprobs"), 0
+    ),
+    **dict.fromkeys(("frequency_penalty", "top_logprobs_num"), 0),
+    **dict.fromkeys(("top_k", "logprob_start_len"), -1),
+    "repetition_penalty": 1.0,
+    "modalities": ["text"],
+    "function_call": "none",
+    "tool_choice": "auto",
+    "parallel_tool_calls": True,
+}
+
+
+@pytest.mark.parametrize(("name", "value"), _DEFAULTS.items(), ids=_DEFAULTS)
+def test_a_default_of_others_that_is_written_out_asks_for_nothing(name: str, value: object) -> None:
+    for nothing in (value, None, False, "", [], {}):
+        assert not asks_for_something(name, nothing)
+    others = (value + 2, value + 3) if isinstance(value, (int, float)) else ("other",)
+    assert all(asks_for_something(name, one) for one in others if type(value) is not bool)
+    assert asks_for_something("input_embeds", 0)
+    assert asks_for_something("input_embeds", [0])
+
+
+def test_a_field_means_something_on_generating_endpoints_alone(shared: Server) -> None:
+    lost = {"messages": MESSAGES}
+    refused = shared.post("/generate", {"text": "a", **lost})
+    assert refused.status_code == 400
+    assert "messages (a field of /v1/chat/completions)" in refused.json()["error"]["message"]
+    answer = shared.post("/weights_checker", lost)
+    assert (answer.status_code, answer.headers["x-devicekit-ignored"]) == (200, "messages"), answer.text
+    wrong = shared.post("/generate", {"text": "a", "sampling_params": {"stop": 7}}).json()["error"]["message"]
+    assert {part.partition(":")[0] for part in wrong.split("; ")} == {"sampling_params.stop"}
+    assert meanings({"there": SamplingArguments})["top_p"] == "there"
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda one: one.path)

@@ -14,6 +14,7 @@ from devicekit.cli import main
 from devicekit.fleet import Fleet, open_record
 from devicekit.fleet.app import create_fleet_app
 from devicekit.fleet.http import HttpEndpoint
+from devicekit.server.origins import Origins
 from tests.server.conftest import Models, Serve, Server
 
 SMALL = {"kv_tokens": 2048}
@@ -145,6 +146,15 @@ def test_no_page_steers_a_fleet_and_requests_of_clients_are_told_where_to_go(
 ) -> None:
     with serve(**SMALL) as one, open_record(tmp_path / "fleet.json", [one.url]) as record:
         members = Fleet([HttpEndpoint(one.url)], record)
+        own = Origins("127.0.0.1").is_own_host
+        for key, status in ((None, 403), ("secret", 200)):
+            app = create_fleet_app(members, api_key=key, own_host=own)
+            headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+            # A page whose name was made to lead here is of the same origin, and says nothing else of itself.
+            with TestClient(app, base_url="http://evil.example:30900") as http:
+                assert http.get("/list_workers", headers=headers).status_code == status
+            with TestClient(app, base_url="http://localhost:30900") as http:
+                assert http.get("/list_workers", headers=headers).status_code == 200
         with TestClient(create_fleet_app(members, on_close=members.close)) as http:
             for headers in ({"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
                 assert http.post("/pause_generation", headers=headers).status_code == 403

@@ -237,6 +237,14 @@ def test_names_of_a_server_of_a_network(host: str, own: bool) -> None:
     assert Origins("0.0.0.0", ["Engine.Example.COM"]).is_own_host(host) is own
 
 
+def test_a_server_of_a_network_has_the_names_of_its_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "Box.example.com")
+    monkeypatch.setattr(socket, "getfqdn", lambda: "Box.rack.example.com")
+    for name in ("box.example.com", "box.rack.example.com:30000"):
+        assert Origins("0.0.0.0").is_own_host(name)
+        assert not Origins("127.0.0.1").is_own_host(name), "whose names on the network lead elsewhere"
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost", "LocalHost"])
 def test_loopback(host: str) -> None:
     assert is_loopback(host)

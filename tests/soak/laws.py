@@ -190,8 +190,8 @@ def _state(world: World) -> None:
         world.wrong.append(f"{strangers} keep requests out and wait for nothing")
     if not state.healthy and not world.lost:
         world.wrong.append("the device was declared lost, and is not")
-    if state.unbalanced is not None:
-        world.wrong.append(f"the engine's own audit found {state.unbalanced}")
+    if state.kv.unbalanced is not None:
+        world.wrong.append(f"the engine's own audit found {state.kv.unbalanced}")
     if ("weight update" in state.gate.holds) != world.session:
         world.wrong.append(
             f"a session of updates is open: {world.session}, and held back is by {state.gate.holds}"

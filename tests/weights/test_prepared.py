@@ -143,7 +143,8 @@ def test_a_member_generates_once_it_has_the_fleets_weights(checkpoints: tuple[Pa
     assert [reply.success for reply in refusals] == [False, False]
     assert "'v3'" in refusals[0].message
     assert engine.weights.membership.waiting
-    assert ask(engine, JoinFleet("4", "v2", checksum(engine))).success
+    joined = ask(engine, JoinFleet("4", "v2", checksum(engine)))
+    assert (joined.success, joined.waiting) == (True, False)
     while not generation.done:
         engine.step()
     assert len(generation.tokens) == 4

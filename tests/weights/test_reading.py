@@ -22,6 +22,7 @@ from tests.scheduling.rig import Rig
 
 def test_weights_come_by_name_as_copies(rig: Rig) -> None:
     reply = rig.do(GetWeights("g", ("head.weight", "tied.weight"), max_rows=2), WeightsReply)
+    assert reply.success
     head, tied = reply.weights
     assert (head.dtype, head.shape, tuple(head.values.shape)) == (torch.bfloat16, (4, 4), (2, 4))
     assert torch.equal(tied.values, rig.runner.weights["embed.weight"][:2])

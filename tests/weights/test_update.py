@@ -102,6 +102,7 @@ def test_a_flush_that_paused_requests_block_leaves_new_weights_and_says_so(rig: 
     reply = rig.do(update(), UpdateReply)
     assert (reply.success, reply.outcome) == (False, UpdateOutcome.UPDATED_NOT_FLUSHED)
     assert (reply.refusal, reply.blockers) == (Refusal.BUSY, (Blocker("running", 1),))
+    assert "the cache was not flushed: running=1. Retract or finish these requests" in reply.message
     assert rig.salt == salt_of(NEW)
     rig.do(Continue("c"), PauseReply)
     rig.run()
@@ -116,6 +117,21 @@ def test_retracted_requests_are_computed_again_by_the_new_weights(rig: Rig) -> N
     rig.do(Continue("c"), PauseReply)
     rig.run()
     assert rig.outputs[request] == expected([1, 2, 3], 10, salt_of(NEW), known=known)
+
+
+def test_what_is_computed_anew_by_the_new_weights_alone_is_shared_again(rig: Rig) -> None:
+    prompt = range(1, 30)
+    first = rig.add(prompt, 10)
+    rig.step(3)
+    rig.do(Pause("p", PauseMode.IN_PLACE), PauseReply)
+    rig.do(update(flush_cache=False), UpdateReply)
+    rig.do(Pause("r", PauseMode.RETRACT), PauseReply)  # what it held was of two weights; it begins again
+    rig.do(Continue("c"), PauseReply)
+    rig.run()
+    assert len(rig.outputs[first]) == 10
+    again = rig.add(prompt, 2)
+    rig.run()
+    assert rig.last[again].cached_tokens >= 24
 
 
 def test_without_a_flush_old_prefixes_are_not_used_by_new_weights(rig: Rig) -> None:

@@ -34,7 +34,17 @@ TESTS = (
     *("tests/scheduling", "tests/memory", "tests/weights", "tests/registry"),
     *(
         f"tests/server/test_{name}.py"
-        for name in ("access", "origins", "budgets", "fields", "fuzz", "hostile", "peer_weights")
+        for name in (
+            "access",
+            "bodies",
+            "origins",
+            "budgets",
+            "fields",
+            "fuzz",
+            "hostile",
+            "links",
+            "peer_weights",
+        )
     ),
     *(f"tests/test_{name}.py" for name in ("engine", "generation", "logprobs", "oom")),
 )

