@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import pickle
 import signal
@@ -11,6 +12,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
 
 import pytest
@@ -135,6 +137,51 @@ def test_the_segment_goes_with_the_exporters_last_tensor() -> None:
     del part
     gc.collect()
     assert not exists(name)
+
+
+_kept: list[torch.Tensor] = []  # to the end of a process of multiprocessing's
+
+
+def lend(pipe: Connection) -> None:
+    _kept.append(torch.arange(4.0))
+    pipe.send(get_device("cpu").export_ipc(_kept[0]))
+    pipe.recv()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("how", ["fork", "forkserver", "spawn"])
+def test_a_process_of_multiprocessing_that_ends_leaves_no_name(how: str) -> None:
+    context = multiprocessing.get_context(how)
+    ours, theirs = context.Pipe()
+    process = context.Process(target=lend, args=(theirs,))
+    process.start()
+    handle = ours.recv()
+    shared = get_device("cpu").import_ipc(handle)
+    ours.send("end")
+    process.join()
+    assert process.exitcode == 0
+    assert not exists(handle.name)
+    assert shared.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("ending", ["del tensor; gc.collect(); os._exit(0)", "sys.exit(0)"])
+def test_a_forked_child_takes_nothing_from_the_exporter(ending: str) -> None:
+    forking = f"""
+    import gc, os
+    tensor = torch.arange(4.0)
+    handle = device.export_ipc(tensor)
+    if not (child := os.fork()):
+        {ending}
+    os.waitpid(child, 0)
+    send(handle)
+    receive()
+    """
+    with child(forking) as other:
+        handle = other.receive()
+        assert get_device("cpu").import_ipc(handle).tolist() == [0, 1, 2, 3]
+        other.send("end")
+        assert other.end() == ""
+    assert not exists(handle.name)  # type: ignore[attr-defined]
 
 
 def test_views_and_repeated_exports_share_one_segment() -> None:

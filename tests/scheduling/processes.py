@@ -20,6 +20,7 @@ from torch.distributed import PrefixStore, Store
 from tests.scheduling.ranked_world import Record
 
 DEADLINE = 300.0  # seconds for a scenario, beyond what any needs on a busy machine: nobody may hang
+ENDING = 10.0  # seconds for a process to end by itself
 
 Scenario = Callable[..., object]
 
@@ -33,7 +34,7 @@ def serve(rank: int, size: int, port: int, pipe: Connection) -> None:
         try:
             meeting, module, name, arguments = pipe.recv()
         except (EOFError, ConnectionResetError):
-            os._exit(0)
+            return
         try:
             if meeting != met:
                 _meet(PrefixStore(str(meeting), store), rank, size)
@@ -113,9 +114,11 @@ class World:
         return record
 
     def close(self) -> None:
+        """End them: by themselves, so that they take with them what they share; whoever hangs is killed."""
         for pipe in self.pipes:
             pipe.close()
         for process in self.processes:
+            process.join(ENDING)
             process.kill()
             process.join()
             process.close()

@@ -1,7 +1,8 @@
 """Tensors shared with other processes of this host, in POSIX shared memory.
 
-The name of a segment goes away with the exporter's last tensor in it, and also when the exporter is killed:
-Python's resource tracker outlives it. Whoever has mapped the segment keeps it until their tensors are gone.
+The name of a segment goes away with the exporter's last tensor in it, at the exporter's end, and also when it is
+killed: Python's resource tracker outlives it. Processes of multiprocessing share one tracker, so there the name of one
+that was killed goes when all have ended. Whoever has mapped a segment keeps it until their tensors are gone.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import weakref
 from dataclasses import dataclass
 from multiprocessing.shared_memory import SharedMemory
+from multiprocessing.util import Finalize
 
 import torch
 
@@ -88,7 +90,8 @@ def _move(tensor: torch.Tensor) -> SharedMemory:
     _own[address] = segment
     # Last registered is called first: forget, remove the name, unmap. At exit tensors may still be in use.
     weakref.finalize(view, segment.close).atexit = False
-    weakref.finalize(view, segment.unlink)
+    # Unlike weakref's, this one does nothing in a forked child, and something at the end of multiprocessing's.
+    Finalize(view, segment.unlink, exitpriority=0)
     weakref.finalize(view, _own.pop, address, None)
     tensor.data = shared
     return segment
