@@ -55,6 +55,7 @@ class World:
     calls: int = 0
     serving: Counter[str] = field(default_factory=Counter)  # engines that generate, by what their weights are
     most_versions: int = 0  # that served at one moment
+    jumped: float = 0.0  # seconds by which every clock is ahead of what has really passed
     instances: itertools.count[int] = field(default_factory=itertools.count)
     happenings: list[tuple[int, Callable[[], Awaitable[None]]]] = field(default_factory=list)  # by call
     late: list[tuple[int, Callable[[], object]]] = field(default_factory=list)  # what arrives at which call
@@ -88,11 +89,11 @@ class _Weights:
     def __init__(self, engine: SimEngine) -> None:
         self._engine = engine
         self.store = self
-        nothing = SimpleNamespace(holding_kv=0, retract=None)
+        self.requests = SimpleNamespace(holding_kv=0, retract=None)
         self.state = SimpleNamespace(
             gate=AdmissionGate(),
-            clock=SimpleNamespace(now=lambda: 0.0),
-            requests=nothing,
+            clock=SimpleNamespace(now=lambda: engine.world.jumped),
+            requests=self.requests,
             running=SimpleNamespace(requests=()),
             prefilling=(),
             blockers=tuple,
@@ -182,6 +183,9 @@ class SimEngine:
         self.dies_at: int | None = None  # the world's call at which it ends
         self.pace = 3  # how many others may come first, at most
         self.comes_back = False  # at once, with its first weights
+        self.named = True  # where clients look for engines
+        self.astray = False  # it went on unnamed, and serves what it served then until the fleet has looked
+        self.endless = False  # what runs there never comes to its end
         self.kind: dict[str, object] = {}  # of /server_info, where it is unlike the others
         self._start(waits)
 
@@ -217,9 +221,15 @@ class SimEngine:
     def serves(self) -> bool:
         return not (self.paused or self.waits or self.down)
 
+    @property
+    def counted(self) -> bool:
+        """Whether it serves clients, and the fleet had to see to it."""
+        return self.serves and self.named and not self.astray
+
     def _note(self, sign: int) -> None:
         world = self.world
-        if self.serves:
+        self.astray = self.astray and self.serves
+        if self.counted:
             world.serving[self.weights] += sign
             world.most_versions = max(world.most_versions, len(+world.serving))
 
@@ -233,7 +243,7 @@ class SimEngine:
         self._counted(work)
 
     def _counted(self, work: Callable[[], _T]) -> _T:
-        self.world.serving[self.weights] -= self.serves
+        self.world.serving[self.weights] -= self.counted
         try:
             return work()
         finally:
@@ -254,8 +264,13 @@ class SimEngine:
         world.calls += 1
         if world.kill_at is not None and world.calls >= world.kill_at:
             raise FleetKilled
-        for _ in range(world.rng.randrange(self.pace)):
-            await asyncio.sleep(0)
+        try:
+            for _ in range(world.rng.randrange(self.pace)):
+                await asyncio.sleep(0)
+        except asyncio.CancelledError:  # whoever asked is gone; it is on its way
+            if world.delay:
+                world.later(lambda: self.answer(path, dict(body or {})))
+            raise
         await world.happen()
         world.deliver()
         if self.dies_at is not None and world.calls >= self.dies_at:
@@ -294,7 +309,7 @@ class SimEngine:
         if path in ("/pause_generation", "/continue_generation", "/drain"):
             self.change(paused=path != "/continue_generation")
             return Answer(200, {"status": "ok"})
-        if path == "/flush_cache":
+        if path in ("/flush_cache", "/ping"):
             return Answer(200, {"success": True})
         reply = self._perform(path, body)
         document = {**asdict(reply), "success": reply.success, "message": reply.message}
@@ -357,8 +372,14 @@ class SimEngine:
 
         def work() -> Reply:
             done = handlers[path]()
-            reply = done if isinstance(done, Reply) else done()
-            assert reply is not None
+            if isinstance(done, Reply):
+                return done
+            requests = self._weights.requests
+            requests.holding_kv = self.world.rng.randrange(3) + self.endless
+            while (reply := done()) is None:  # what runs comes to its end, or an hour passes
+                requests.holding_kv -= not self.endless
+                self.world.jumped += 3600 * self.endless
+            requests.holding_kv = 0
             return reply
 
         try:

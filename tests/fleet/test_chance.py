@@ -7,6 +7,7 @@ The protocol is the product's own on both sides. Every run is decided by its see
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 from collections.abc import Callable
@@ -15,8 +16,21 @@ from pathlib import Path
 import pytest
 
 from devicekit.fleet import Fleet, FleetBusy, FleetError, FleetReply, FleetUpdate, open_record, tend
+from devicekit.fleet.record import Phase
+from tests.fleet.names import Names
 from tests.fleet.simulated import CHECKPOINTS, FleetKilled, SimEngine, World
-from tests.fleet.test_update import Work, adopt, engines, has, quiet, resume, rolling, steer, update
+from tests.fleet.test_update import (
+    Work,
+    adopt,
+    engines,
+    has,
+    quiet,
+    resume,
+    resume_back,
+    rolling,
+    steer,
+    update,
+)
 from tests.fleet.troubles import Troubles
 
 _FIRST = int(os.environ.get("DEVICEKIT_TEST_FLEET_SEED", "0"))
@@ -96,7 +110,7 @@ def test_an_engine_may_end_at_any_call(
             break
         told = {one.member: one for one in reply.outcomes}
         if not comes_back:
-            assert not reply.success or world.calls > before + at, f"ended at call {at}: {reply.message}"
+            assert not reply.success or world.calls >= before + at, f"ended at call {at}: {reply.message}"
         if how is not rolling:
             assert world.most_versions == 1, f"ended at call {at}"
         assert told.keys() <= {one.name for one in members}
@@ -110,31 +124,29 @@ def test_an_engine_may_end_at_any_call(
 def _one_run(file: Path, seed: int, count: int) -> None:
     rng = random.Random(seed)
     world = World(rng)
-    members = engines(count, world)
-    steer(file, members, adopt)
+    names = Names(world, engines(count, world))
+    steer(file, names.engines, adopt)
     few = count < 10
     if rng.random() < 0.7:
         world.loss, world.restart = (0.04, 0.03) if few else (0.002, 0.002)
         world.delay, world.twice = (0.05, 0.05) if few else (0.002, 0.01)
-    run = _Run(file, world, members, f"seed {seed}")
+    run = _Run(file, world, names, f"seed {seed}", changing=rng.random() < 0.6)
     for number, path in enumerate(["/new", "/newer", "/old"]):
         world.kill_at = world.calls + rng.randrange(1, 12 * count) if rng.random() < 0.5 else None
         run.troubles.begin(12 * count)
-        take_back = rng.random() < 0.5
-        work: Work = update(path, f"v{seed}.{number}", take_back=take_back)
-        while (reply := run.steer(work)) is None:
-            work = resume
+        rolls = rng.random() < 0.3
+        how = rolling if rolls else update
+        work: Work = how(path, f"v{seed}.{number}", take_back=rng.random() < 0.5)
+        while (reply := run.steer(work, rolls=rolls)) is None:
+            work = resume_back if rng.random() < 0.2 else resume
             world.kill_at = world.calls + rng.randrange(1, 12 * count) if rng.random() < 0.3 else None
         world.kill_at = None
         if run.troubles.overtaken is not None:
             return
         if reply.success and reply.outcome == "updated":
-            assert all(one.weights == CHECKPOINTS[path] for one in members if one.serves), run.name
-            # What was given up, and arrives after all, may hold one that is done: the next look finds it.
-            anew = [one for one in members if one.waits and one.version == "v0"]
-            assert world.delay or all(one.serves or one in anew for one in members), f"{run.name}: {reply}"
+            run.updated(reply)
         if rng.random() < 0.5:
-            run.steer(tend)
+            run.steer(rng.choice((tend, resume)))
             if run.troubles.overtaken is not None:
                 return
     run.end()
@@ -143,15 +155,22 @@ def _one_run(file: Path, seed: int, count: int) -> None:
 class _Run:
     """What one fleet does, while everything happens to it."""
 
-    def __init__(self, file: Path, world: World, members: list[SimEngine], name: str) -> None:
-        self._file, self._world, self._members = file, world, members
+    def __init__(self, file: Path, world: World, names: Names, name: str, *, changing: bool) -> None:
+        """``changing``: the fleet asks who belongs to it, and that may change."""
+        self._file, self._world, self._names = file, world, names
         self.name = name
+        self._changing = changing
         self._take_over = False
-        self.troubles = Troubles(file.parent, world, members)
+        self.troubles = Troubles(file.parent, world, names, changing=changing)
 
-    def steer(self, work: Work) -> FleetReply | None:
-        """Its answer; ``None``: the process was killed, or had to give up, and another must resume."""
+    def steer(self, work: Work, *, rolls: bool = False) -> FleetReply | None:
+        """Its answer; ``None``: the process was killed, or had to give up, and another must resume.
+
+        ``rolls``: it may begin a rolling update, until the end of which two versions serve.
+        """
         world, troubles = self._world, self.troubles
+        world.most_versions = len(+world.serving)
+        rolls = rolls or self._rolling
         try:
             reply = asyncio.run(self._as_process(work))
         except FleetKilled:
@@ -160,18 +179,44 @@ class _Run:
             self._take_over = isinstance(error, FleetBusy)  # from the fleet that came between, and is gone
             troubles.heal()
             reply = None
-        assert world.most_versions == 1, f"{self.name}: {reply}"
+        assert world.most_versions <= 1 + rolls, f"{self.name}: {reply}"
         if troubles.overtaken is not None:
-            serving = {one.weights for one in self._members if one.serves}
+            serving = {one.weights for one in self._names.engines if one.counted}
             assert not troubles.overtaken or serving <= {troubles.overtaken}, (
                 f"{self.name}: {reply} undid what another fleet confirmed"
             )
             reply = reply or FleetReply(False, "overtaken")
         return reply
 
+    @property
+    def _rolling(self) -> bool:
+        """Whether the file tells of a rolling update that is not at its end."""
+        told = json.loads(self._file.read_text())["update"] or {}
+        return told.get("phase") in (Phase.ROLLING, Phase.ROLLING_BACK)
+
+    def updated(self, reply: FleetReply) -> None:
+        """It said that all have the new weights: of this update, or of an earlier one that was not at its end."""
+        weights = CHECKPOINTS[json.loads(self._file.read_text())["served"]["path"]]
+        told = {one.member for one in reply.outcomes}
+        members = [one for one in self._names.engines if one.name in told]
+        # Of one alone nobody can tell that it has loaded something else.
+        right = {weights, members[0].lies} if len(members) == 1 else {weights}
+        assert all(one.weights in right for one in members if one.counted), self.name
+        # What was given up, and arrives after all, may hold one that is done: the next look finds it.
+        anew = [one for one in members if one.waits and one.version == "v0"]
+        assert self._world.delay or all(one.serves or one in anew for one in members), f"{self.name}: {reply}"
+
     async def _as_process(self, work: Work) -> FleetReply:
-        with open_record(self._file, [one.name for one in self._members]) as record:
-            self.troubles.fleet = fleet = Fleet(self._members, record, take_over=self._take_over)
+        world, loop = self._world, asyncio.get_running_loop()
+        true = loop.time
+        loop.time = lambda: true() + world.jumped  # type: ignore[method-assign]
+        source = self._names if self._changing else None
+        found = [] if source is not None else [one.name for one in self._names.engines]
+        with open_record(self._file, found, sourced=source is not None) as record:
+            members = [self._names.connect(name) for name in record.record.members]
+            self.troubles.fleet = fleet = Fleet(
+                members, record, source=source, connect=self._names.connect, take_over=self._take_over
+            )
             try:
                 return await work(fleet)
             finally:
@@ -179,16 +224,19 @@ class _Run:
 
     def end(self) -> None:
         """Nothing more goes wrong: everybody serves the fleet's weights in the end."""
-        world, members, name = self._world, self._members, self.name
+        world, name = self._world, self.name
         self.troubles.end()
         world.loss = world.restart = world.delay = world.twice = 0.0
         world.calls += 100
         world.deliver()
         self.steer(resume)
+        if self._rolling:  # the first one that was brought the weights had others than those after it
+            self.steer(resume_back)
         tended = self.steer(tend)
         assert tended is not None, name
         assert tended.success, f"{name}: {tended.message}"
-        assert len(+world.serving) == 1, name
+        members = self._names.engines
+        assert len({one.weights for one in members}) == 1, name
         assert all(one.serves for one in members), name
 
 

@@ -54,8 +54,8 @@ def update(path: str = "/new", version: str = "v1", *, take_back: bool = False) 
     return lambda fleet: FleetUpdate(fleet, take_back=take_back).all_at_once(path, version)
 
 
-def rolling(path: str = "/new", version: str = "v1") -> Work:
-    return lambda fleet: FleetUpdate(fleet).rolling(path, version)
+def rolling(path: str = "/new", version: str = "v1", *, take_back: bool = False) -> Work:
+    return lambda fleet: FleetUpdate(fleet, take_back=take_back).rolling(path, version)
 
 
 def resume(fleet: Fleet) -> Awaitable[FleetReply]:
