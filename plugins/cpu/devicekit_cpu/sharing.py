@@ -1,8 +1,8 @@
 """Tensors shared with other processes of this host, in POSIX shared memory.
 
 The name of a segment goes away with the exporter's last tensor in it, at the exporter's end, and also when it is
-killed: Python's resource tracker outlives it. Processes of multiprocessing share one tracker, so there the name of one
-that was killed goes when all have ended. Whoever has mapped a segment keeps it until their tensors are gone.
+killed: Python's resource tracker outlives it. Processes of multiprocessing share one tracker: the name of one that
+was killed goes when all of them have ended. Whoever has mapped a segment keeps it until their tensors are gone.
 """
 
 from __future__ import annotations
