@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
+from typing import Any
 
 import pytest
 import torch
@@ -151,7 +152,7 @@ def lend(pipe: Connection) -> None:
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.parametrize("how", ["fork", "forkserver", "spawn"])
 def test_a_process_of_multiprocessing_that_ends_leaves_no_name(how: str) -> None:
-    context = multiprocessing.get_context(how)
+    context: Any = multiprocessing.get_context(how)  # its kind is known when it runs
     ours, theirs = context.Pipe()
     process = context.Process(target=lend, args=(theirs,))
     process.start()
