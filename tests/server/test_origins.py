@@ -237,6 +237,14 @@ def test_names_of_a_server_of_a_network(host: str, own: bool) -> None:
     assert Origins("0.0.0.0", ["Engine.Example.COM"]).is_own_host(host) is own
 
 
+def test_pages_of_the_allowed_origins_call_and_no_others() -> None:
+    server = Origins("127.0.0.1", (), ["https://chat.example", "*"])
+    server.require_own_page(Headers({"origin": "https://chat.example"}), steering=True)
+    for other in ("https://other.example", "null", "*", ""):
+        with pytest.raises(Forbidden):
+            server.require_own_page(Headers({"origin": other, "host": "localhost:1"}), steering=True)
+
+
 def test_a_server_of_a_network_has_the_names_of_its_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "Box.example.com")
     monkeypatch.setattr(socket, "getfqdn", lambda: "Box.rack.example.com")
