@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -85,3 +85,11 @@ class Edit:
     parts: tuple[str | Span, ...]
     safe: bool
     imports: tuple[str, ...] = ("devicekit",)  # modules that the new code names
+    group: Span | None = None  # edits that are made together, or none of them
+
+
+def in_whole_groups(chosen: Iterable[Edit], every: Iterable[Edit]) -> list[Edit]:
+    """The ``chosen`` edits, without those of a group of which one was not chosen."""
+    kept = list(chosen)
+    missing = {one.group for one in set(every) - set(kept)} - {None}
+    return [one for one in kept if one.group not in missing]

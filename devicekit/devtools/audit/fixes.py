@@ -10,12 +10,15 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from devicekit.devtools.audit import words
 from devicekit.devtools.audit.beside import ACTIVITIES
 from devicekit.devtools.audit.chosen import ChosenDevice, index_of
 from devicekit.devtools.audit.findings import Edit, Span
+from devicekit.devtools.audit.graphs import Captured, captured_in
 from devicekit.devtools.audit.guards import Guards
+from devicekit.devtools.audit.marks import Marks
 from devicekit.devtools.audit.names import Names, Scope
 from devicekit.devtools.audit.patched import patched
 from devicekit.devtools.audit.place import Place
@@ -34,6 +37,7 @@ from devicekit.devtools.audit.table import (
 
 # What reads a function's code, and what such a compiler calls as it is.
 _COMPILERS = re.compile(r"jit|compile|(?<![a-z])script|register_fake|triton|numba|(?<![a-z])trace")
+_COMPILER_PACKAGES = ("triton.", "numba.", "torch.jit.", "torch.compile")
 _NOT_COMPILED = re.compile(r"\.(disable|ignore|unused)$")
 _PREFIX = re.compile(r"([fF][rR]?|[rR][fF])(\"\"\"|'''|\"|')(\w+)(?=:)")
 
@@ -41,15 +45,18 @@ _PREFIX = re.compile(r"([fF][rR]?|[rR][fF])(\"\"\"|'''|\"|')(\w+)(?=:)")
 class Editor:
     """The edits of one file."""
 
-    def __init__(self, names: Names, text: str, tree: ast.Module, device_name: str | None) -> None:
+    def __init__(
+        self, names: Names, text: str, tree: ast.Module, marks: Marks, device_name: str | None
+    ) -> None:
         self._names = names
-        self._text = text
         self._lines = text.split("\n")
         self._ascii = text.isascii()
         self._chosen = ChosenDevice(names, tree, device_name)
         self._edits: dict[ast.AST, Edit] = {}
-        self._guards = Guards(tree)
-        self._patched = patched(tree, text)
+        self._guards = Guards(tree, marks)
+        self._patched = patched(tree, text, marks)
+        self._graphs: dict[ast.Call, Captured] = {}
+        self._has_graphs = "Graph()" in text
         bound = names.module.bound.get("devicekit")
         self._possible = all(one == "devicekit" for one in bound or ()) and "*" not in self._patched
 
@@ -63,6 +70,9 @@ class Editor:
             return {}
         places = list(found)
         kept = {node: self._edits[node] for node in places if node in self._edits}
+        for one in self._graphs.values():
+            if not kept.keys() >= set(one.calls):
+                kept = {node: edit for node, edit in kept.items() if node not in one.calls}
         return self._guards.settle(kept, set(places))
 
     def swallowed(self, node: ast.AST, edits: Iterable[Edit]) -> Edit | None:
@@ -72,13 +82,28 @@ class Editor:
         kept = ((one, [part for part in one.parts if not isinstance(part, str)]) for one in around)
         return next((one for one, parts in kept if not any(_within(span, part) for part in parts)), None)
 
+    def follow_graphs(self, node: ast.AST, scope: Scope) -> None:
+        """Note the graphs that a function makes and captures."""
+
+        def name_of(call: ast.Call) -> str:
+            path = self._names.path(call.func, scope) or ""
+            row = replacement_of(path) if _is_vendor(path) else None
+            return "" if row is None else row.name
+
+        for one in captured_in(node, scope, name_of) if self._has_graphs else ():
+            self._graphs.update(dict.fromkeys(one.calls, one))
+
     # -- What surrounds an expression -------------------------------------------------------------------------
 
     def compiles(self, decorator: ast.expr, scope: Scope) -> bool:
         """Whether a decorator hands the function to a compiler, which knows torch's own names only."""
         inner = decorator.func if isinstance(decorator, ast.Call) else decorator
-        path = self._names.path(inner, scope) or ast.unparse(inner)
-        return _COMPILERS.search(path) is not None and _NOT_COMPILED.search(path) is None
+        written = ast.unparse(inner)
+        path = self._names.path(inner, scope) or written
+        # A package that lies in a folder "jit" is no compiler yet: a compiler's own name says it, or the code.
+        known = path.startswith(_COMPILER_PACKAGES) or _COMPILERS.search(written) is not None
+        compiles = known or _COMPILERS.search(path.rpartition(".")[2]) is not None
+        return compiles and _NOT_COMPILED.search(path) is None
 
     def device_parameter(self, node: ast.FunctionDef | ast.AsyncFunctionDef, scope: Scope) -> str:
         """A parameter that is a Device."""
@@ -99,6 +124,9 @@ class Editor:
 
     def call(self, node: ast.Call, path: str, place: Place) -> None:
         """A call of a vendor module's function or class."""
+        if (captured := self._graphs.get(node)) is not None:
+            self._graph(node, captured, path, place)
+            return
         row = replacement_of(path)
         if row is None or not row.code or not row.called:
             return
@@ -106,6 +134,37 @@ class Editor:
         if row.name in ("stream", "StreamContext") and (not node.args or _is_none(node.args[0])):
             return
         self._replace_call(node, node, row, row.expression, path, place)
+
+    def _graph(self, node: ast.Call, captured: Captured, path: str, place: Place) -> None:
+        """``graph = CUDAGraph()`` and ``with torch.cuda.graph(graph)``."""
+        if place.frozen or place.compiled or path.split(".")[2] in self._patched:
+            return
+        here, imports = self._chosen.here(place)
+        made = node is captured.made
+        parts: tuple[Part, ...] = (
+            (f"{here}.create_graph()",) if made else (self._span(node.args[0]), ".capture()")
+        )
+        safe = place.runs and not captured.leaves
+        group = self._span(captured.made)
+        self._keep(Edit(self._span(node), parts, safe, imports if made else (), group), node, place)
+
+    def presence(self, node: ast.BoolOp, place: Place) -> None:
+        """``hasattr(torch, "xpu") and torch.xpu.is_available()``, which is one question."""
+        asked, edit = node.values[0], self._edits.get(node.values[1])
+        available = node.values[1]
+        if edit is None or not isinstance(asked, ast.Call) or not isinstance(available, ast.Call):
+            return
+        path = self._names.path(available.func, place.scope) or ""
+        module, _, name = path.rpartition(".")
+        has = self._names.path(asked.func, place.scope) == "hasattr" and len(asked.args) == 2
+        if isinstance(node.op, ast.And) and has and name == "is_available":
+            owner, key = asked.args
+            if (
+                isinstance(key, ast.Constant)
+                and f"{self._names.path(owner, place.scope)}.{key.value}" == module
+            ):
+                span = (self._span(asked)[0], self._span(available)[1])
+                self._edits[available] = replace(edit, span=span)
 
     def attribute_of_call(self, node: ast.Attribute, place: Place) -> bool:
         """``get_device_properties().total_memory`` and the like; whether it is one."""
@@ -358,7 +417,9 @@ class Editor:
         here, imports = self._chosen.here(place)
         if self._is_current(node, place):
             return f"str({here}.torch_device)", imports
-        source = ast.get_source_segment(self._text, node) or ""
+        (line, first), (last_line, last) = self._span(node)
+        source = "\n".join(self._lines[line - 1 : last_line])
+        source = source[first : len(source) - len(self._lines[last_line - 1]) + last]
         matched = _PREFIX.match(source)
         if place.formatted or matched is None or words.telltale(source[matched.end() :]) is not None:
             return None

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from devicekit.devtools.audit.findings import Edit
+from devicekit.devtools.audit.marks import Marks
 from devicekit.devtools.audit.names import Scope
 
 _LEAVE = (ast.Return, ast.Raise, ast.Continue, ast.Break)
@@ -21,8 +22,9 @@ _LEAVE = (ast.Return, ast.Raise, ast.Continue, ast.Break)
 class Guards:
     """The questions of one file, and what each guards."""
 
-    def __init__(self, tree: ast.Module) -> None:
+    def __init__(self, tree: ast.Module, marks: Marks) -> None:
         self._tree = tree
+        self._marks = marks
         self._questions: dict[ast.AST, object] = {}
         self._vendors: dict[object, set[str]] = defaultdict(set)
         self._rest: dict[ast.stmt, Sequence[ast.stmt]] = {}
@@ -65,7 +67,7 @@ class Guards:
 
     def _regions(self) -> Iterator[tuple[ast.AST, list[ast.AST]]]:
         """Each question that stands where it guards something, and that."""
-        for node in ast.walk(self._tree):
+        for node in self._marks.walk(self._tree):
             if isinstance(node, ast.If):
                 yield from self._of_if(node)
             elif isinstance(node, ast.IfExp):

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
+
+from devicekit.devtools.audit.words import Telltale
 
 
 class Marks:
     """The lines that contain a telltale word, or an alias of one."""
 
-    def __init__(self, text: str, pattern: re.Pattern[str], aliases: Iterable[str] = ()) -> None:
+    def __init__(self, text: str, telltale: Telltale, aliases: Iterable[str] = ()) -> None:
         names = "|".join(map(re.escape, aliases))
         extra = re.compile(rf"\b(?:{names})\b") if names else None
         marked = (
-            pattern.search(line) is not None or (extra is not None and extra.search(line) is not None)
+            telltale.within(line) or (extra is not None and extra.search(line) is not None)
             for line in text.split("\n")
         )
         self._before = [0, *accumulate(marked)]
@@ -27,3 +29,13 @@ class Marks:
             first = min(first, decorator.lineno)
         last: int = getattr(node, "end_lineno", None) or first
         return self._before[min(last, len(self._before) - 1)] > self._before[first - 1]
+
+    def walk(self, tree: ast.AST) -> Iterator[ast.AST]:
+        """Every node below ``tree`` but those of statements without a marked line."""
+        left = [tree]
+        while left:
+            node = left.pop()
+            yield node
+            left += (
+                one for one in ast.iter_child_nodes(node) if not isinstance(one, ast.stmt) or self.within(one)
+            )

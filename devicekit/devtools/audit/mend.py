@@ -10,7 +10,7 @@ from pathlib import Path
 
 from devicekit.devtools.audit.chosen import check_name
 from devicekit.devtools.audit.files import Source, Unreadable, python_files, read, shown
-from devicekit.devtools.audit.findings import Edit, Finding
+from devicekit.devtools.audit.findings import Edit, Finding, in_whole_groups
 from devicekit.devtools.audit.rules import analyse, collapse
 from devicekit.devtools.audit.waivers import waivers_in
 
@@ -80,11 +80,12 @@ def _mend_file(source: Source, done: Mended, unsafe: bool, device_name: str | No
     found = analyse(source.text, name, device_name)
     waivers = waivers_in(source.text, name)
     kept = {(one.line, one.column) for one in found.findings if waivers.cover(one)}
-    edits = [
+    chosen = (
         edit
         for edit in found.edits
         if (edit.safe or unsafe) and (edit.span[0][0], edit.span[0][1] + 1) not in kept
-    ]
+    )
+    edits = in_whole_groups(chosen, found.edits)
     text, made = rewrite(source.text, edits, tidy=source.path.name != "__init__.py")
     left = found.findings
     if made:

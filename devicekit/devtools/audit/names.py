@@ -10,6 +10,7 @@ from devicekit.devtools.audit.marks import Marks
 
 _LEAVES = (ast.expr_context, ast.operator, ast.unaryop, ast.cmpop, ast.boolop, ast.Constant)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 @dataclass(slots=True)
@@ -25,6 +26,7 @@ class Scope:
     parameters: dict[str, tuple[ast.arg, ast.expr | None]] = field(
         default_factory=dict
     )  # with their defaults
+    functions: dict[str, Definition] = field(default_factory=dict)  # and classes
 
     def bind(self, name: str, to: str | ast.expr | None = None) -> None:
         """Note one more thing that ``name`` is bound to."""
@@ -67,6 +69,13 @@ class Names:
     def scope(self, node: ast.AST) -> Scope:
         """The scope that a module, class, function or comprehension opens."""
         return self._scopes[node]
+
+    def definition(self, node: ast.expr, scope: Scope) -> Definition | None:
+        """The function or class of this file that a name stands for, and nothing else."""
+        home = scope.home(node.id) if isinstance(node, ast.Name) else None
+        if home is None or not isinstance(node, ast.Name) or len(home.bound[node.id]) != 1:
+            return None
+        return home.functions.get(node.id)
 
     def path(self, node: ast.expr, scope: Scope) -> str | None:
         """The dotted path that an expression stands for, as in ``torch.cuda.synchronize``; ``None``: unknown."""
@@ -185,14 +194,18 @@ class _Binder(ast.NodeVisitor):
             self._scope.bind(name)
         self.generic_visit(node)
 
-    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+    def _define(self, node: Definition) -> None:
         self._scope.bind(node.name)
+        self._scope.functions[node.name] = node
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        self._define(node)
         for part in (*node.decorator_list, *node.bases, *(one.value for one in node.keywords)):
             self.visit(part)
         self._inside(node, is_class=True).visit_all(node.body)
 
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
-        self._scope.bind(node.name)
+        self._define(node)
         for part in (
             *node.decorator_list,
             *defaults_of(node.args),
@@ -200,6 +213,8 @@ class _Binder(ast.NodeVisitor):
             *_present(node.returns),
         ):
             self.visit(part)
+        if self._marks is not None and not self._marks.within(node):
+            return
         inner = self._inside(node)
         inner.bind_arguments(node.args)
         inner.visit_all(node.body)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import re
+
 # Functions whose argument at a position names a device.
 _TAKE_DEVICE = {
     "torch.device": 0, "torch.set_default_device": 0, "torch.autocast": 0, "torch.amp.autocast": 0,
@@ -10,6 +13,11 @@ _TAKE_DEVICE = {
     "torch.Generator": 0, "torch.amp.GradScaler": 0, "torch.distributed.device_mesh.init_device_mesh": 0,
     "torch.distributed.init_device_mesh": 0,
 }  # fmt: skip
+# Decorators that hand on what they are given.
+_HAND_ON = re.compile(
+    r"(torch\.(no_grad|inference_mode|enable_grad)|(functools\.)?(lru_cache|cache|wraps)|(contextlib\.)?contextmanager)"
+    r"(\(.*\))?"
+)
 _TAKE_COLLECTIVE = frozenset({"init_process_group", "new_group"})
 
 
@@ -25,3 +33,19 @@ def role(path: str, number: int, keyword: str | None) -> str:
     if keyword is None:
         return "device" if _TAKE_DEVICE.get(path) == number else ""
     return "" if keyword == "backend" else keyword
+
+
+def parameters_of(node: ast.AST | None) -> list[str]:
+    """What a function or class of this file takes by position; empty where that cannot be told.
+
+    A class takes what its own ``__init__`` does. A decorator may take something of its own first.
+    """
+    if isinstance(node, ast.ClassDef):
+        made = [one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "__init__"]
+        changed = node.decorator_list or node.keywords or len(made) != 1
+        return [] if changed else parameters_of(made[0])[1:]
+    if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        return []
+    if not all(_HAND_ON.fullmatch(ast.unparse(one)) for one in node.decorator_list):
+        return []
+    return [one.arg for one in (*node.args.posonlyargs, *node.args.args)]

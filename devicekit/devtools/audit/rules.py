@@ -3,40 +3,29 @@
 from __future__ import annotations
 
 import ast
-import re
 import warnings
-from collections.abc import Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from devicekit.devtools.audit import words
 from devicekit.devtools.audit.beside import advice_of
 from devicekit.devtools.audit.findings import RULES, Edit, Finding, Rule
 from devicekit.devtools.audit.fixes import Editor
 from devicekit.devtools.audit.marks import Marks
-from devicekit.devtools.audit.names import Names, annotations_of, defaults_of
-from devicekit.devtools.audit.place import Place
-from devicekit.devtools.audit.roles import role
+from devicekit.devtools.audit.names import Names
+from devicekit.devtools.audit.roles import parameters_of, role
 from devicekit.devtools.audit.syntax import (
     arguments_of,
-    assigned_name,
     filled,
-    is_main_block,
     moves_tensor,
     names_device,
     short,
     uses_environment,
 )
 from devicekit.devtools.audit.table import ANY_VENDOR, replacement_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from devicekit.devtools.audit.walk import Walker
 
 __all__ = ["RULES", "Analysis", "Finding", "Rule", "analyse", "findings_in"]
-
-
-_LEAVES = (ast.expr_context, ast.operator, ast.unaryop, ast.cmpop, ast.boolop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,23 +81,23 @@ def collapse(findings: Iterable[Finding]) -> list[Finding]:
     return list(kept.values())
 
 
-class _Visitor(ast.NodeVisitor):
-    """Walks outside in: an expression that is reported as a whole is not reported again in parts."""
+class _Visitor(Walker):
+    """Reports outside in: an expression that is reported as a whole is not reported again in parts."""
 
     def __init__(
-        self, path: str, text: str, tree: ast.Module, telltale: re.Pattern[str], device_name: str | None
+        self, path: str, text: str, tree: ast.Module, telltale: words.Telltale, device_name: str | None
     ) -> None:
         self._file = path
         self._lines = text.split("\n")
-        self._marks = Marks(text, telltale)
-        # A function that has no such line can still say "global".
-        self._names = Names(tree, None if "global " in text else self._marks)
-        aliases = self._names.aliases(lambda path: words.module_rule(path) is not None)
+        marks = Marks(text, telltale)
+        # A function that has no such line can still bind a name of those around it.
+        outer = "global " in text or "nonlocal " in text
+        names = Names(tree, None if outer else marks)
+        aliases = names.aliases(lambda path: words.module_rule(path) is not None)
         if aliases:
-            self._marks = Marks(text, telltale, aliases)
-            self._names = Names(tree, None if "global " in text else self._marks)
-        self._place = Place(self._names.module)
-        self._editor = Editor(self._names, text, tree, device_name)
+            marks = Marks(text, telltale, aliases)
+            names = Names(tree, None if outer else marks)
+        super().__init__(names, marks, Editor(names, text, tree, marks, device_name))
         self._findings: list[tuple[Finding, ast.AST]] = []
 
     def result(self) -> Analysis:
@@ -120,122 +109,6 @@ class _Visitor(ast.NodeVisitor):
             fix = "" if edit is None else "safe" if edit.safe else "unsafe"
             findings.append(replace(finding, fix=fix))
         return Analysis(tuple(sorted(findings)), tuple(edits.values()))
-
-    # -- Where code stands ------------------------------------------------------------------------------------
-
-    def visit_body(self, nodes: Sequence[ast.stmt]) -> None:
-        """Statements one after the other, each known with those that follow it."""
-        for number, node in enumerate(nodes):
-            if self._marks.within(node):
-                self._editor.follow(node, nodes[number + 1 :])
-                self.visit(node)
-
-    @contextmanager
-    def _at(self, **changed: object) -> Iterator[None]:
-        before = self._place
-        self._place = replace(before, **changed)  # type: ignore[arg-type]  # its own fields
-        try:
-            yield
-        finally:
-            self._place = before
-
-    def visit_ClassDef(self, node: ast.ClassDef) -> None:
-        self._visit_decorators(node.decorator_list)
-        with self._at(frozen=True):
-            for part in (*node.bases, *(one.value for one in node.keywords)):
-                self.visit(part)
-        with self._at(scope=self._names.scope(node)):
-            self.visit_body(node.body)
-
-    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
-        self._visit_decorators(node.decorator_list)
-        with self._at(frozen=True):
-            for part in defaults_of(node.args):
-                self.visit(part)
-        compiled = any(self._editor.compiles(one, self._place.scope) for one in node.decorator_list)
-        device = self._editor.device_parameter(node, self._place.scope) or self._place.device
-        with self._at(compiled=self._place.compiled or compiled):
-            for annotation in annotations_of(node.args):
-                self._visit_annotation(annotation)
-            self._visit_annotation(node.returns)
-            with self._at(scope=self._names.scope(node), runs=True, device=device):
-                self.visit_body(node.body)
-
-    visit_AsyncFunctionDef = visit_FunctionDef
-
-    def _visit_decorators(self, nodes: Sequence[ast.expr]) -> None:
-        """What a decorator is given is evaluated where the definition stands; a compiler's is its own."""
-        for one in nodes:
-            with self._at(frozen=self._place.frozen or self._editor.compiles(one, self._place.scope)):
-                self.visit(one)
-
-    def visit_Lambda(self, node: ast.Lambda) -> None:
-        with self._at(frozen=True):
-            for part in defaults_of(node.args):
-                self.visit(part)
-        with self._at(scope=self._names.scope(node), runs=True):
-            self.visit(node.body)
-
-    def _visit_annotation(self, node: ast.expr | None) -> None:
-        if node is not None:
-            with self._at(annotation=True):
-                self.visit(node)
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
-        self._visit_annotation(node.annotation)
-        self.visit(node.target)
-        if node.value is not None:
-            with self._at(assigned=assigned_name([node.target])):
-                self.visit(node.value)
-
-    def visit_Assign(self, node: ast.Assign) -> None:
-        for target in node.targets:
-            self.visit(target)
-        with self._at(assigned=assigned_name(node.targets)):
-            self.visit(node.value)
-
-    def visit_With(self, node: ast.With | ast.AsyncWith) -> None:
-        switched = self._place.switched
-        for item in node.items:
-            self.generic_visit(item)
-            switched = switched or self._editor.switches(item.context_expr, self._place.scope)
-        with self._at(switched=switched):
-            self.visit_body(node.body)
-
-    visit_AsyncWith = visit_With
-
-    def visit_If(self, node: ast.If) -> None:
-        self.visit(node.test)
-        with self._at(runs=self._place.runs or is_main_block(node.test)):
-            self.visit_body(node.body)
-        self.visit_body(node.orelse)
-
-    def visit_IfExp(self, node: ast.IfExp) -> None:
-        with self._at(assigned=""):
-            self.visit(node.test)
-        self.visit(node.body)
-        self.visit(node.orelse)
-
-    def generic_visit(self, node: ast.AST) -> None:
-        if self._place.assigned and not isinstance(node, ast.BoolOp):
-            with self._at(assigned=""):
-                self.generic_visit(node)
-            return
-        if isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
-            with self._at(scope=self._names.scope(node)):
-                super().generic_visit(node)
-            return
-        for name in node._fields:
-            value = getattr(node, name, None)
-            if isinstance(value, list):
-                if value and isinstance(value[0], ast.stmt):
-                    self.visit_body(value)
-                else:
-                    for one in value:
-                        if isinstance(one, ast.AST):
-                            self.visit(one)
-            elif isinstance(value, ast.AST) and not isinstance(value, _LEAVES):
-                self.visit(value)
 
     # -- What is found ----------------------------------------------------------------------------------------
 
@@ -300,6 +173,10 @@ class _Visitor(ast.NodeVisitor):
         else:
             self.generic_visit(node)
 
+    def visit_BoolOp(self, node: ast.BoolOp) -> None:
+        self.generic_visit(node)
+        self._editor.presence(node, self._place)
+
     def visit_match_case(self, node: ast.match_case) -> None:
         for part in ast.walk(node.pattern):
             if isinstance(part, ast.MatchValue) and names_device(part.value):
@@ -361,8 +238,12 @@ class _Visitor(ast.NodeVisitor):
         else:
             self.visit(called)
         path = self._path(node.func) or ""
+        takes = parameters_of(self._names.definition(node.func, self._place.scope)) if node.args else []
         for number, argument in enumerate(node.args):
-            self._visit_in_role(argument, role(path, number, None))
+            if isinstance(argument, ast.Starred):
+                takes = []
+            own = takes[number] if number < len(takes) and words.may_hold_device(takes[number]) else ""
+            self._visit_in_role(argument, role(path, number, None) or own)
         for keyword in node.keywords:
             self._visit_in_role(keyword.value, role(path, -1, keyword.arg))
 

@@ -252,7 +252,12 @@ REPLACEMENTS: Mapping[str, Replacement] = MappingProxyType({row.name: row for ro
 """By the name after ``torch.cuda.`` (or another vendor's module)."""
 
 ANNOTATIONS: Mapping[str, str] = MappingProxyType(
-    {"Stream": "devicekit.Stream", "Event": "devicekit.Event", "MemPool": "devicekit.MemoryPool"}
+    {
+        "Stream": "devicekit.Stream",
+        "Event": "devicekit.Event",
+        "MemPool": "devicekit.MemoryPool",
+        **{f"{one}Graph": "devicekit.DeviceGraph" for one in ("CUDA", "NPU", "XPU", "MUSA")},
+    }
 )
 """What a name is in an annotation."""
 

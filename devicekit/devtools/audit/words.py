@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 # Modules of torch and device types; what `.cuda()` and `is_cuda` are called for each.
 DEVICES = frozenset(
@@ -39,17 +40,31 @@ _TELLTALE = (
 )  # fmt: skip
 
 
-def telltale(text: str) -> re.Pattern[str] | None:
-    """What every line with a finding contains, as a pattern of the words a text has; ``None``: it has none."""
+class Telltale:
+    """What every line with a finding contains: one of the words that a text has."""
+
+    def __init__(self, found: Sequence[str]) -> None:
+        self._found = found
+        # Words within words are none: "ship" and "dumps" name no vendor.
+        self._pattern = re.compile(f"(?<![a-z])(?:{'|'.join(found)})")
+
+    def within(self, line: str) -> bool:
+        """Whether a line contains one."""
+        lower = line.lower()
+        # Most lines contain none, which the words alone tell soonest.
+        return any(word in lower for word in self._found) and self._pattern.search(lower) is not None
+
+
+def telltale(text: str) -> Telltale | None:
+    """The words that a text has; ``None``: it has none."""
     lower = text.lower()
     found = [word for word in _TELLTALE if word in lower]
-    # Words within words are none: "ship" and "dumps" name no vendor.
-    return re.compile(f"(?<![a-z])(?:{'|'.join(found)})", re.IGNORECASE) if found else None
+    return Telltale(found) if found else None
 
 
 _DEVICE_LITERAL = re.compile(rf"({_DEVICES})(:(\d*|\{{\w*\}}|%[dsi]))?")
 _HANDLE = re.compile(rf"({_DEVICES})_(stream|event)|sycl_(queue|event)")
-_HOLDS_DEVICE = re.compile(r"(\w+_)?device(_type|_str|_name)?|map_location")
+_HOLDS_DEVICE = re.compile(r"(\w*_)?device(_type|_str|_name)?|map_location")
 _QUESTION = re.compile(rf"_?(is|has|on|use|using)_(torch_)?({_DEVICES})(_available|_alike|_platform)?")
 _COLLECTIVE = re.compile(rf"(\w+:)?({'|'.join(sorted(COLLECTIVES))})")
 
@@ -65,8 +80,8 @@ def is_handle(name: str) -> bool:
 
 
 def may_hold_device(name: str) -> bool:
-    """Whether a name is one that devices are given to: ``device``, ``map_location``, ``draft_device_type``."""
-    return _HOLDS_DEVICE.fullmatch(name) is not None
+    """Whether devices are given to a name: ``device``, ``_device_type``, ``map_location``, ``DEVICE``."""
+    return _HOLDS_DEVICE.fullmatch(name.lower() if name.isupper() else name) is not None
 
 
 def is_question(name: str) -> bool:

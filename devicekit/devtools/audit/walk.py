@@ -1,0 +1,145 @@
+"""Walks one file's syntax tree and knows at each expression where it stands."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from devicekit.devtools.audit.fixes import Editor
+from devicekit.devtools.audit.marks import Marks
+from devicekit.devtools.audit.names import Names, annotations_of, defaults_of
+from devicekit.devtools.audit.place import Place
+from devicekit.devtools.audit.syntax import assigned_name, is_main_block
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_LEAVES = (ast.expr_context, ast.operator, ast.unaryop, ast.cmpop, ast.boolop)
+
+
+class Walker(ast.NodeVisitor):
+    """Visits what can hold a finding, outside in, and keeps `_place` as it goes."""
+
+    def __init__(self, names: Names, marks: Marks, editor: Editor) -> None:
+        self._names = names
+        self._marks = marks
+        self._editor = editor
+        self._place = Place(names.module)
+
+    def visit_body(self, nodes: Sequence[ast.stmt]) -> None:
+        """Statements one after the other, each known with those that follow it."""
+        for number, node in enumerate(nodes):
+            if self._marks.within(node):
+                self._editor.follow(node, nodes[number + 1 :])
+                self.visit(node)
+
+    @contextmanager
+    def _at(self, **changed: object) -> Iterator[None]:
+        before = self._place
+        self._place = replace(before, **changed)  # type: ignore[arg-type]  # its own fields
+        try:
+            yield
+        finally:
+            self._place = before
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        self._visit_decorators(node.decorator_list)
+        with self._at(frozen=True):
+            for part in (*node.bases, *(one.value for one in node.keywords)):
+                self.visit(part)
+        with self._at(scope=self._names.scope(node)):
+            self.visit_body(node.body)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        self._visit_decorators(node.decorator_list)
+        with self._at(frozen=True):
+            for part in defaults_of(node.args):
+                self.visit(part)
+        compiled = any(self._editor.compiles(one, self._place.scope) for one in node.decorator_list)
+        device = self._editor.device_parameter(node, self._place.scope) or self._place.device
+        self._editor.follow_graphs(node, self._names.scope(node))
+        with self._at(compiled=self._place.compiled or compiled):
+            for annotation in annotations_of(node.args):
+                self._visit_annotation(annotation)
+            self._visit_annotation(node.returns)
+            with self._at(scope=self._names.scope(node), runs=True, device=device):
+                self.visit_body(node.body)
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+
+    def _visit_decorators(self, nodes: Sequence[ast.expr]) -> None:
+        """What a decorator is given is evaluated where the definition stands; a compiler's is its own."""
+        for one in nodes:
+            with self._at(frozen=self._place.frozen or self._editor.compiles(one, self._place.scope)):
+                self.visit(one)
+
+    def visit_Lambda(self, node: ast.Lambda) -> None:
+        with self._at(frozen=True):
+            for part in defaults_of(node.args):
+                self.visit(part)
+        with self._at(scope=self._names.scope(node), runs=True):
+            self.visit(node.body)
+
+    def _visit_annotation(self, node: ast.expr | None) -> None:
+        if node is not None:
+            with self._at(annotation=True):
+                self.visit(node)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        self._visit_annotation(node.annotation)
+        self.visit(node.target)
+        if node.value is not None:
+            with self._at(assigned=assigned_name([node.target])):
+                self.visit(node.value)
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        for target in node.targets:
+            self.visit(target)
+        with self._at(assigned=assigned_name(node.targets)):
+            self.visit(node.value)
+
+    def visit_With(self, node: ast.With | ast.AsyncWith) -> None:
+        switched = self._place.switched
+        for item in node.items:
+            self.generic_visit(item)
+            switched = switched or self._editor.switches(item.context_expr, self._place.scope)
+        with self._at(switched=switched):
+            self.visit_body(node.body)
+
+    visit_AsyncWith = visit_With
+
+    def visit_If(self, node: ast.If) -> None:
+        self.visit(node.test)
+        with self._at(runs=self._place.runs or is_main_block(node.test)):
+            self.visit_body(node.body)
+        self.visit_body(node.orelse)
+
+    def visit_IfExp(self, node: ast.IfExp) -> None:
+        with self._at(assigned=""):
+            self.visit(node.test)
+        self.visit(node.body)
+        self.visit(node.orelse)
+
+    def generic_visit(self, node: ast.AST) -> None:
+        if self._place.assigned and not isinstance(node, ast.BoolOp):
+            with self._at(assigned=""):
+                self.generic_visit(node)
+            return
+        if isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
+            with self._at(scope=self._names.scope(node)):
+                super().generic_visit(node)
+            return
+        for name in node._fields:
+            value = getattr(node, name, None)
+            if isinstance(value, list):
+                if value and isinstance(value[0], ast.stmt):
+                    self.visit_body(value)
+                else:
+                    for one in value:
+                        if isinstance(one, ast.AST):
+                            self.visit(one)
+            elif isinstance(value, ast.AST) and not isinstance(value, _LEAVES):
+                self.visit(value)
