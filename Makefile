@@ -124,7 +124,11 @@ pictures: $(SETUP) ## capture commands at two widths, and pages if chromium is t
 hosts: ## test the adapters for other engines against the engines themselves (heavy; an environment of its own)
 	@test -x $(HOSTS)/bin/python || $(PYTHON) -m venv $(HOSTS)
 	@$(HOSTS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements-hosts.txt
-	@$(HOSTS)/bin/python -m pytest tests/hosts
+	@test -n "$$DEEPSPEED_TESTS" || test -d $(HOSTS)/DeepSpeed || git clone --quiet --depth 1 \
+		--branch "v$$($(HOSTS)/bin/python -c 'from importlib.metadata import version; print(version("deepspeed"))')" \
+		https://github.com/deepspeedai/DeepSpeed $(HOSTS)/DeepSpeed || echo "DeepSpeed's tests were not fetched: not run"
+	@export DEEPSPEED_TESTS="$${DEEPSPEED_TESTS:-$$(ls -d $(HOSTS)/DeepSpeed/tests 2>/dev/null)}"; \
+		test -n "$$DEEPSPEED_TESTS" || unset DEEPSPEED_TESTS; $(HOSTS)/bin/python -m pytest tests/hosts
 	@$(HOSTS)/bin/python -m tools.host_calls --record
 
 clean: ## remove the virtual environment and every cache

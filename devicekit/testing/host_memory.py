@@ -7,13 +7,22 @@ import threading
 import weakref
 from collections import Counter as Tally
 from collections import deque
+from dataclasses import dataclass
 
 import torch
 
 from devicekit.testing.counters import Counter
 from devicekit.testing.driver import Holder, PhysicalMemory
 
-__all__ = ["PinnedMemory"]
+__all__ = ["Arrival", "PinnedMemory"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arrival:
+    """Bytes that a device has written to the host, and that the host cannot see yet."""
+
+    to: torch.Tensor
+    data: torch.Tensor
 
 
 class PinnedMemory:
@@ -24,6 +33,7 @@ class PinnedMemory:
     """
 
     def __init__(self, memory: PhysicalMemory | None) -> None:
+        self.arriving: list[Arrival] = []  # in the order in which the copies ran
         self._memory = memory
         self._holder = Holder(os.getpid(), "pinned host memory")
         self._lock = threading.Lock()

@@ -5,6 +5,8 @@ A blocking copy has happened when it returns. A ``non_blocking`` copy to or from
 - device to host: the host tensor holds its old bytes, or poison if the copy made it, until the copy has retired;
 - host to device: the source is read when the copy runs, which is when later work in its stream is submitted or
   when it retires, so a source that is overwritten too early is copied wrong, as on hardware;
+- one after the other: what was copied to the host is read from there by a later copy in the same stream, or in one
+  that waits for it, before the host itself can see it;
 - either: work in another stream sees the old bytes unless it waits for an event or for the stream.
 
 From pageable memory a non-blocking copy reads its source at once, and to pageable memory it waits, as drivers do.
@@ -12,8 +14,11 @@ From pageable memory a non-blocking copy reads its source at once, and to pageab
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
+from devicekit.testing.host_memory import Arrival, PinnedMemory
 from devicekit.testing.sim_device import AsyncCopy, Lease, SimDevice
 
 __all__ = ["device_to_device", "device_to_host", "host_to_device"]
@@ -27,15 +32,16 @@ def host_to_device(
     device.visit("copy")
     stream = device.machine.current_stream(device.index)
     seconds = device.machine.config.copy_seconds(destination.nbytes)
-    if non_blocking and device.machine.pinned.is_pinned(source):
+    pinned = device.machine.pinned
+    if non_blocking and pinned.is_pinned(source):
         if device.capturing is not None:
             device.capturing.note_later(lambda: _copy(destination, source))
             return
-        stream.submit("copy to device", seconds, lambda: _copy(destination, source))
+        stream.submit("copy to device", seconds, lambda: _copy_arrived(pinned, destination, source))
         return
     device.refuse_capture("a copy that is not queued")
     stream.run_device_parts()
-    _copy(destination, source)
+    _copy_arrived(pinned, destination, source)
     stream.submit("copy to device", seconds)
     if not non_blocking:
         device.wait_for_host()
@@ -58,14 +64,9 @@ def device_to_host(
         if device.capturing is not None:
             device.capturing.note_later(lambda: _copy(destination, source))
             return
-        staged: list[torch.Tensor] = []
         copy = AsyncCopy(source, stream)
-        copy.operation = stream.submit(
-            "copy to host",
-            seconds,
-            device_part=lambda: staged.append(source.clone()),
-            completion=lambda: _copy(destination, staged.pop()),
-        )
+        leave, arrive = _in_two_parts(device.machine.pinned, destination, source)
+        copy.operation = stream.submit("copy to host", seconds, device_part=leave, completion=arrive)
         if lease is not None and not copy.operation.done:
             lease.copies = [*(earlier for earlier in lease.copies if earlier.reads_later), copy]
         return
@@ -93,6 +94,35 @@ def device_to_device(
     writing.wait_stream(reading)
     writing.submit("copy between devices", seconds)
     reading.wait_stream(writing)
+
+
+def _in_two_parts(
+    pinned: PinnedMemory, destination: torch.Tensor, source: torch.Tensor
+) -> tuple[Callable[[], None], Callable[[], None]]:
+    """What takes the bytes of a copy to the host, and what puts them where the host sees them."""
+    left: list[Arrival] = []
+
+    def leave() -> None:
+        left.append(Arrival(destination, source.clone()))
+        pinned.arriving.append(left[0])
+
+    def arrive() -> None:
+        pinned.arriving[:] = [one for one in pinned.arriving if one is not left[0]]
+        _copy(destination, left.pop().data)
+
+    return leave, arrive
+
+
+def _copy_arrived(pinned: PinnedMemory, destination: torch.Tensor, source: torch.Tensor) -> None:
+    """Copy what `source` holds for the device: with what copies to the host wrote and the host cannot see yet."""
+    address = source.untyped_storage().data_ptr()
+    arrivals = [one for one in pinned.arriving if one.to.untyped_storage().data_ptr() == address]
+    seen_by_host = [one.to.clone() for one in arrivals]
+    for one in arrivals:
+        _copy(one.to, one.data)
+    _copy(destination, source)
+    for one, data in zip(reversed(arrivals), reversed(seen_by_host), strict=True):
+        _copy(one.to, data)
 
 
 def _copy(destination: torch.Tensor, source: torch.Tensor) -> None:

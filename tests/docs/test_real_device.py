@@ -15,10 +15,11 @@ from tests.docs.blocks import CHECKOUT, blocks_of
 from tests.docs.environment import Environment
 
 PAGE = CHECKOUT / "docs" / "tutorials" / "real-device.md"
-SECONDS = 3600.0  # for one command; nine minutes on a busy machine of two cores
+SECONDS = 3600.0  # for one command; twelve minutes on a busy machine of two cores
 
 
 @pytest.mark.thorough
+@pytest.mark.timeout(3 * SECONDS)
 @pytest.mark.skipif(importlib.util.find_spec("torchvulkan") is None, reason="torchvulkan is not installed")
 @pytest.mark.skipif(os.name != "posix", reason="the lines are a shell's")
 def test_a_real_device_comes_to_the_verdict_that_the_page_tells(tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +28,14 @@ def installed(host: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(absent, reason=f"{host} is not installed; `make hosts` runs this with it")
 
 
+@functools.cache
+def _extensions() -> str:
+    """Where hosts build operators: a build that was ended leaves a lock, and later ones wait for it for ever."""
+    folder = tempfile.TemporaryDirectory(prefix="devicekit-hosts-")
+    atexit.register(folder.cleanup)
+    return folder.name
+
+
 @dataclass(frozen=True)
 class Process:
     """Runs code in a fresh Python on one backend."""
@@ -40,15 +51,20 @@ class Process:
         """All that a script prints, for code that starts processes of its own."""
         return self._run(str(path), **variables)
 
-    def _run(self, *arguments: str, **variables: str) -> str:
+    def module(self, *arguments: str, seconds: float, **variables: str) -> str:
+        """All that ``python -m`` prints, which must end within ``seconds``."""
+        return self._run("-m", *arguments, seconds=seconds, **variables)
+
+    def _run(self, *arguments: str, seconds: float = 900, **variables: str) -> str:
         environment = {
             **os.environ,
             "DEVICEKIT_BACKEND": self.backend,
             "PYTHONWARNINGS": "ignore",
+            "TORCH_EXTENSIONS_DIR": _extensions(),
             **variables,
         }
         done = subprocess.run(
-            [sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=900
+            [sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=seconds
         )
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
         return done.stdout

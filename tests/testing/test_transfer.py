@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 import torch
 
 from devicekit.testing import Simulator
+from tests.seeds import drawn_seed
 
 pytestmark = pytest.mark.usefixtures("machine")
 
@@ -179,3 +181,38 @@ def test_a_copy_changes_type_and_shape_as_on_the_host() -> None:
     target.copy_(torch.tensor([1, 2, 3]))
     assert target.tolist() == [[1.0, 2.0, 3.0]] * 2
     assert x.to("meta").shape == (2, 3)
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+@pytest.mark.parametrize("seed", [drawn_seed("TRANSFER_SEED") + one for one in range(5)])
+def test_copies_in_order_through_pinned_memory_are_those_that_nothing_defers(
+    machine: Simulator, seed: int, streams: int
+) -> None:
+    """To the host and back, in parts that overlap, also in streams that wait for each other."""
+    draw = random.Random(seed)
+    queues = [torch.sim.Stream() for _ in range(streams)]
+    host = torch.zeros(12).pin_memory()
+    there = torch.arange(12.0).to("sim")
+    plain_host, plain_there = torch.zeros(12), torch.arange(12.0)
+    last = torch.sim.current_stream()
+    for _ in range(40):
+        stream = draw.choice(queues)
+        stream.wait_stream(last)
+        last = stream
+        first, other, size = draw.randrange(6), draw.randrange(6), draw.randint(1, 6)
+        one, two = slice(first, first + size), slice(other, other + size)
+        with torch.sim.stream(stream):
+            before = host.clone()
+            if draw.random() < 0.5:
+                host[one].copy_(there[two], non_blocking=True)
+                plain_host[one] = plain_there[two].clone()
+            else:
+                blocking = draw.random() < 0.1
+                there[one].copy_(host[two], non_blocking=not blocking)
+                plain_there[one] = plain_host[two].clone()
+                assert blocking or torch.equal(host, before)
+                there.add_(1)
+                plain_there.add_(1)
+    torch.sim.synchronize()
+    assert torch.equal(there.cpu(), plain_there)
+    assert torch.equal(host, plain_host)

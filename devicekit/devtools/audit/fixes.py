@@ -30,6 +30,7 @@ from devicekit.devtools.audit.table import (
     ANY_VENDOR,
     ANY_WORD,
     PROPERTIES,
+    READ,
     STATISTICS,
     Replacement,
     replacement_of,
@@ -56,6 +57,7 @@ class Editor:
         self._guards = Guards(tree, marks)
         self._patched = patched(tree, text, marks)
         self._graphs: dict[ast.Call, Captured] = {}
+        self._read: dict[ast.expr, str] = {}  # attributes of what calls give
         self._has_graphs = "Graph()" in text
         bound = names.module.bound.get("devicekit")
         self._possible = all(one == "devicekit" for one in bound or ()) and "*" not in self._patched
@@ -130,6 +132,8 @@ class Editor:
         row = replacement_of(path)
         if row is None or not row.code or not row.called:
             return
+        if (read := self._read.get(node)) is not None and read not in READ.get(row.name, {read}):
+            return
         # torch.cuda.stream(None) is a context that does nothing.
         if row.name in ("stream", "StreamContext") and (not node.args or _is_none(node.args[0])):
             return
@@ -161,6 +165,7 @@ class Editor:
             owner, key = asked.args
             if (
                 isinstance(key, ast.Constant)
+                and isinstance(key.value, str)
                 and f"{self._names.path(owner, place.scope)}.{key.value}" == module
             ):
                 span = (self._span(asked)[0], self._span(available)[1])
@@ -169,6 +174,7 @@ class Editor:
     def attribute_of_call(self, node: ast.Attribute, place: Place) -> bool:
         """``get_device_properties().total_memory`` and the like; whether it is one."""
         call = node.value
+        self._read[call] = node.attr
         if (
             not isinstance(call, ast.Call)
             or not isinstance(node.ctx, ast.Load)
@@ -272,6 +278,7 @@ class Editor:
     def native_handle(self, node: ast.Attribute, place: Place) -> str:
         """``stream.cuda_stream``; what to write instead, if names say that it is a stream's or an event's."""
         whose = node.value
+        self._read.pop(whose, None)
         call = whose.func if isinstance(whose, ast.Call) else None
         name = ast.unparse(call or whose).rpartition(".")[2].lower()
         if not isinstance(node.ctx, ast.Load) or not ("stream" in name or "event" in name):
@@ -313,24 +320,30 @@ class Editor:
 
     def literal(self, node: ast.Constant, place: Place) -> None:
         """A device's name where a device is expected."""
-        if not place.frozen and not place.compiled and words.may_hold_device(place.assigned):
+        if self._may_name_device(place):
             text, imports = self._text_of(node.value, place, ".torch_device.type")  # type: ignore[arg-type]  # a string
             self._keep(Edit(self._span(node), (text,), place.runs, imports), node, place)
 
     def formatted(self, node: ast.JoinedStr, place: Place) -> None:
         """``f"cuda:{rank}"`` where a device is expected."""
-        if place.frozen or place.compiled or not words.may_hold_device(place.assigned):
+        if not self._may_name_device(place):
             return
         if (made := self._formatted(node, place)) is not None:
             self._keep(Edit(self._span(node), (made[0],), place.runs, made[1]), node, place)
 
     def collective(self, node: ast.Constant, place: Place) -> None:
         """The backend of ``init_process_group``."""
-        if place.assigned == "backend" and node.value in words.COLLECTIVES and not place.frozen:
+        fixed = place.frozen or place.scope.is_class
+        if place.assigned == "backend" and node.value in words.COLLECTIVES and not fixed:
             here, imports = self._chosen.here(place)
             self._keep(
                 Edit(self._span(node), (f"{here}.collective_backend()",), place.runs, imports), node, place
             )
+
+    def _may_name_device(self, place: Place) -> bool:
+        """Whether the value of an expression is a device to use: a class's own word says what the class is for."""
+        fixed = place.frozen or place.compiled or place.scope.is_class
+        return not fixed and words.may_hold_device(place.assigned)
 
     # -- Parts ------------------------------------------------------------------------------------------------
 

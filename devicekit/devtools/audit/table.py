@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 
+from devicekit.contract.handles import Stream, TimingEvent
+
 
 @dataclass(frozen=True)
 class Replacement:
@@ -282,6 +284,20 @@ PROPERTIES: Mapping[str, str] = MappingProxyType(
     {"total_memory": "total_memory", "name": "name", "multi_processor_count": "compute_units"}
 )
 """Attributes of ``get_device_properties()`` and the field of `DeviceProperties` that means the same."""
+
+
+_CONTEXTS = frozenset({"device", "stream", "StreamContext", "use_mem_pool"})
+_STREAM = frozenset(name for name in dir(Stream) if not name.startswith("_"))
+_EVENT = frozenset(name for name in dir(TimingEvent) if not name.startswith("_"))
+READ: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        **dict.fromkeys(_CONTEXTS, frozenset()),
+        **dict.fromkeys(("current_stream", "default_stream", "Stream"), _STREAM),
+        "Event": _EVENT,
+        "get_device_properties": frozenset(PROPERTIES),
+    }
+)
+"""What can be read of a thing of devicekit's that a replacement gives, as it could of the vendor's."""
 
 
 def replacement_of(path: str) -> Replacement | None:

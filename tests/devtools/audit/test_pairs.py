@@ -132,6 +132,14 @@ def test_a_name_that_devices_are_given_to_may_be_private_or_constant(name: str) 
         assert fixed(f"def f():\n    {other} = 'cuda'\n", unsafe=True) == f"def f():\n    {other} = 'cuda'\n"
 
 
+@pytest.mark.parametrize("word", ["'cuda'", "'npu:0'", "f'cuda:{RANK}'", "torch.device('cuda')", "'nccl'"])
+@pytest.mark.parametrize("declared", ["{} = {}", "{}: str = {}"])
+def test_what_a_class_says_of_itself_is_no_device_to_use(word: str, declared: str) -> None:
+    line = declared.format("backend" if word == "'nccl'" else "device_name", word)
+    code = f"import torch\nRANK = 1\nclass Platform:\n    {line}\n"
+    assert fixed(code, unsafe=True) == code
+
+
 # -- What is replaced, compiled or asked for first ----------------------------------------------------------------
 
 
@@ -192,6 +200,26 @@ def test_whether_torch_has_the_module_is_asked_with_whether_there_is_one(rest: s
     assert [one.fix for one in analyse(code, "x.py").findings] == ["unsafe", "unsafe"]
     other = code.replace("'xpu'", "'npu'")
     assert "hasattr(torch, 'npu') and" in fixed(other, unsafe=True)
+
+
+@pytest.mark.parametrize(
+    ("read", "after"),
+    {
+        "torch.cuda.device(i).idx": None,
+        "torch.cuda.stream(s).src_prev_stream": None,
+        "torch.cuda.current_stream(i).device": None,
+        "torch.cuda.Stream().cuda_stream_id": None,
+        "torch.cuda.get_device_properties(i).gcnArchName": None,
+        "torch.cuda.get_device_properties(i).total_memory": "devicekit.device_for(i).properties().total_memory",
+        "torch.cuda.current_stream(i).query()": "devicekit.device_for(i).current_stream().query()",
+        "torch.cuda.Event(enable_timing=True).elapsed_time(s)":
+            f"{HERE}.create_event(timing=True).elapsed_time(s)",
+        "torch.cuda.memory_stats(i).anything": "devicekit.device_for(i).memory_stats().raw.anything",
+    }.items(),
+)  # fmt: skip
+def test_what_only_the_vendors_thing_has_is_not_read_of_devicekits(read: str, after: str | None) -> None:
+    code = f"import torch\nZERO = torch.zeros(1)\ndef f(i, s):\n    return {read}\n"
+    assert fixed(code, unsafe=True).endswith(f"    return {after or read}\n")
 
 
 @pytest.mark.parametrize("word", ["global", "nonlocal"])
