@@ -45,17 +45,17 @@ class Process:
     def __call__(self, code: str, **variables: str) -> str:
         """The last line that the code prints."""
         script = (SIMULATED if self.backend == "sim" else "") + code
-        return self._run("-c", script, **variables).splitlines()[-1]
+        return self._run(900, "-c", script, **variables).splitlines()[-1]
 
     def file(self, path: Path, **variables: str) -> str:
         """All that a script prints, for code that starts processes of its own."""
-        return self._run(str(path), **variables)
+        return self._run(900, str(path), **variables)
 
-    def module(self, *arguments: str, seconds: float, **variables: str) -> str:
+    def module(self, seconds: float, *arguments: str, **variables: str) -> str:
         """All that ``python -m`` prints, which must end within ``seconds``."""
-        return self._run("-m", *arguments, seconds=seconds, **variables)
+        return self._run(seconds, "-m", *arguments, **variables)
 
-    def _run(self, *arguments: str, seconds: float = 900, **variables: str) -> str:
+    def _run(self, seconds: float, *arguments: str, **variables: str) -> str:
         environment = {
             **os.environ,
             "DEVICEKIT_BACKEND": self.backend,

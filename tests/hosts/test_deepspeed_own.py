@@ -64,9 +64,9 @@ def test_deepspeeds_own_tests_of_a_device_layer_pass(run: Process, tmp_path: Pat
     plugin.write_text((SIMULATED if run.backend == "sim" else "") + ACTIVATED, encoding="utf-8")
     report = tmp_path / "report.xml"
     run.module(
-        "pytest", "-p", "over_devicekit", "-p", "no:cacheprovider", "-c", str(unit.parent / "pytest.ini"),
+        SECONDS, "pytest", "-p", "over_devicekit", "-p", "no:cacheprovider", "-c", str(unit.parent / "pytest.ini"),
         f"--rootdir={unit.parent}", f"--junitxml={report}", *(str(unit / one) for one in DEVICE_LAYER),
-        seconds=SECONDS, PYTHONPATH=os.pathsep.join([str(tmp_path), str(unit.parent)]),
+        PYTHONPATH=os.pathsep.join([str(tmp_path), str(unit.parent)]),
     )  # fmt: skip
     [suite] = ElementTree.parse(report).getroot().iter("testsuite")
     counted = {name: int(suite.attrib[name]) for name in ("tests", "failures", "errors", "skipped")}
