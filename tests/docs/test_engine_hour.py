@@ -51,7 +51,7 @@ def test_an_engine_developer_sees_what_the_page_says(clone: Path, capsys: pytest
     [(places, by_hand)] = re.findall(r"(\d+) places rewritten in \d+ files; (\d+) left", rewritten[1])
     assert f"here {places}" in page
     assert (int(places) + int(by_hand), len(LEFT.findall(left[1]))) == (sum(counts), int(by_hand))
-    assert "Exit status 1, and three lines, all about graphs" in page
+    assert "Exit status 1, and two lines, both about graphs" in page
     assert "0 new" in finished[1]
     assert "0 findings accepted" in kept[1]
 
