@@ -29,6 +29,7 @@ def _shared_event(trial: Trial) -> object:
 
 _BY_NAME: Mapping[str, Callable[[Trial], Any]] = {
     "index": lambda trial: trial.index,
+    "peer": lambda trial: (trial.others or [trial.index])[0],
     "priority": lambda trial: 0,
     "timing": lambda trial: True,
     "fraction": lambda trial: 1.0,

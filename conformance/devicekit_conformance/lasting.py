@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Lasting"]
 
+_BLOCK = 64 << 20  # bytes: a segment of its own
+_SERVED = 3 << 20  # bytes, that a pool serves
+
 
 class Lasting:
     """A limit, a setting of the allocator, and page-locked memory, as far as the backend has them.
@@ -27,6 +30,8 @@ class Lasting:
         self._limit()
         self._setting()
         self._locked()
+        self._recording()
+        self._block()
 
     def _has(self, *hooks: str) -> bool:
         return all(self._trial.has(hook) and self._trial.hook != hook for hook in hooks)
@@ -71,6 +76,44 @@ class Lasting:
                 )
             )
 
+    def _recording(self) -> None:
+        """A recording of allocations, which tells more of a new block than there is to tell without it."""
+        trial = self._trial
+        if not self._has("record_memory_history", "memory_snapshot") or trial.runtime is None:
+            return
+        plain = _growth(trial)
+        trial.other("record_memory_history", trial.index, True)
+        self._ends.append(lambda: trial.other("record_memory_history", trial.index, False))
+        if plain is not None and (_growth(trial) or 0) > plain:
+            self._checks.append(("the recording of allocations", lambda: (_growth(trial) or 0) > plain))
+
+    def _block(self) -> None:
+        """A block in which a pool serves: what it served is nobody else's after it."""
+        trial = self._trial
+        pools = trial.ctx.claims("memory_pools") and trial.ctx.claims("caching_allocator")
+        if not pools or not self._has("memory_pool"):
+            return
+        pool = trial.other("memory_pool", trial.index)
+        inside = pool.use()
+        inside.__enter__()
+        ended = [False]
+
+        def leave() -> None:
+            if not ended[0]:
+                ended[0] = True
+                inside.__exit__(None, None, None)
+
+        def serves() -> bool:
+            block = trial.tensor(_SERVED)
+            address = block.data_ptr()
+            leave()
+            del block
+            outside = [trial.tensor(_SERVED) for _ in range(2)]
+            return address not in [one.data_ptr() for one in outside]
+
+        self._checks.insert(0, ("the block of a pool", serves))
+        self._ends.insert(0, leave)
+
     def check(self, when: str) -> None:
         """Fail the trial where something is not as it was set, and set all of it back."""
         try:
@@ -79,6 +122,18 @@ class Lasting:
         finally:
             for end in self._ends:
                 end()
+
+
+def _growth(trial: Trial) -> int | None:
+    """How many more facts a snapshot holds with one block more; ``None`` where there is none."""
+    from devicekit_conformance.effects.limits import leaves
+
+    before = trial.other("memory_snapshot", trial.index)
+    block = trial.tensor(_BLOCK)
+    after = trial.other("memory_snapshot", trial.index)
+    del block
+    trial.drop_cache()
+    return None if before is None or after is None else leaves(after) - leaves(before)
 
 
 def _same(trial: Trial, name: str) -> Callable[[], bool]:

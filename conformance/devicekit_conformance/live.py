@@ -47,6 +47,9 @@ class Live:
             whole.copy_(floats)
             self._blocks.append((index, whole, floats))
             self._blocks.append((index, whole[100:200], floats[100:200]))
+            part = self._trial.tensor(size, index)[512:]  # of which nobody holds the whole
+            part.copy_(wanted[512:])
+            self._blocks.append((index, part, wanted[512:]))
 
     def _fill_a_pool(self, index: int) -> None:
         trial = self._trial

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from devicekit_conformance import frozen_contract
 from devicekit_conformance.calling import arguments_for
 from devicekit_conformance.effects import effect_of
 from devicekit_conformance.repeated import within
 from devicekit_conformance.replaced import Replaced
 from devicekit_conformance.trial import Trial
 
+_WITH_OTHERS = 0.5  # seconds, in which other hooks are called as well
 _PLACES = 60  # of the calls that a hook makes, at most so many are interrupted
 
 
@@ -27,20 +30,40 @@ def reentered(trial: Trial) -> None:
         return
     function: Callable[..., object] = _quiet(trial) if may_raise else trial.ctx.raw_hook(trial.hook)
     function(*arguments)
+    others, ends = _that_look(trial), time.monotonic() + _WITH_OTHERS
     for place in range(_PLACES):
         raised: list[BaseException] = []
 
         def call() -> None:
             try:
+                token = trial.long_work() if trial.hook == "synchronize" else None
                 function(*arguments)
+                trial.expect(token is None or token.done(), "called while it runs, it does not wait")
+                for other, given in others if time.monotonic() < ends else ():
+                    other(*given)
             except BaseException as error:
                 raised.append(error)  # noqa: B023  # called at once
 
         reached = _interrupted(lambda: function(*arguments), call, place)
         if raised:
-            trial.fail(f"called while it runs, it raised {type(raised[0]).__name__}: {str(raised[0])[:200]}")
+            said = f"{type(raised[0]).__name__}: {str(raised[0])[:200]}"
+            trial.fail(f"while it ran it was called, and others that only look, and one raised {said}")
         if not reached:
             return
+
+
+def _that_look(trial: Trial) -> list[tuple[Callable[..., object], tuple[int, ...]]]:
+    """Other hooks that only look, with what to call them with: those that answer now."""
+    found: list[tuple[Callable[..., object], tuple[int, ...]]] = []
+    for name in sorted(trial.ctx.implemented - {trial.hook, "set_index"}):
+        spec = frozen_contract.hook(name)
+        if not spec.only_looks or spec.parameters not in ((), ("index",)):
+            continue
+        given = (trial.index,) if spec.parameters else ()
+        with contextlib.suppress(Exception):
+            trial.ctx.raw_hook(name)(*given)
+            found.append((trial.ctx.raw_hook(name), given))
+    return found
 
 
 def _seen_arguments(trial: Trial) -> tuple[Any, ...] | None:

@@ -13,20 +13,25 @@ from typing import Any
 from devicekit_conformance import frozen_contract
 from devicekit_conformance.anywhere import call_all_others, initialises_nothing, same_for_all
 from devicekit_conformance.calling import arguments_for
-from devicekit_conformance.context import Failure
+from devicekit_conformance.context import Failure, NotRun
 from devicekit_conformance.effects import effect_of
 from devicekit_conformance.leaks import leaking
 from devicekit_conformance.measures import BLOCK
 from devicekit_conformance.printing import printed
+from devicekit_conformance.probe import Token
 from devicekit_conformance.reentering import reentered
 from devicekit_conformance.repeated import fail_once, repeat, within, wrong_arguments
 from devicekit_conformance.surroundings import Surroundings
 from devicekit_conformance.trial import Trial
+from devicekit_conformance.worlds import same_in_every_world, worlds
 
 __all__ = [
     "after_all_others", "again", "beside", "fact", "first", "forked", "leaking", "on_every_device", "reentered",
 ]  # fmt: skip
 
+_COMPARED = frozenset({"manual_seed"})  # whose effect remembers what it was before
+_COUNTED = ("num_ooms of", "num_alloc_retries of")  # which only an allocation changes
+_SEEDING = frozenset({"manual_seed", "set_rng_state"})
 _DEVICES = 3  # at most so many are tried
 _THREAD_LIMIT = 20.0  # seconds
 _MOVES_MEMORY = frozenset(
@@ -83,6 +88,8 @@ def again(trial: Trial) -> None:
     run = effect_of(trial.hook)
     initialises_nothing(trial)
     arguments = arguments_for(trial)
+    if frozen_contract.hook(trial.hook).initialises:
+        _unsettle(trial)
     for number in range(4):
         run(within(trial, f"in round {number + 1}"))
         if arguments is not None:
@@ -95,6 +102,9 @@ def again(trial: Trial) -> None:
         _in_thread(lambda one: _tells(one, arguments, told), within(trial, "in another thread"))
         used = trial.tensor(BLOCK)  # so that there is something to tell
         same_for_all(trial, arguments)
+        if trial.hook in _FACTS:
+            given = arguments
+            same_in_every_world(trial, lambda: repr(_sorted(trial.ctx.raw_hook(trial.hook)(*given))))
         told = _told(trial, arguments)
         fail_once(trial)
         _tells(within(trial, "after a call that raised"), arguments, told)
@@ -103,10 +113,14 @@ def again(trial: Trial) -> None:
     if stream is not None:
         with trial.current(trial.index), trial.on(stream):
             run(within(trial, "with another stream current"))
+    for name, world in worlds(trial):
+        with world:
+            run(within(trial, name))
     fail_once(trial)
     _in_thread(run, within(trial, "in another thread, after a call that raised"))
     run(within(trial, "after a call that raised"))
-    trial.ctx.probe.exhaust(trial.index)
+    for index in range(trial.count):
+        trial.ctx.probe.exhaust(index)
     trial.own("empty_cache")
     run(within(trial, "after the device ran out of memory"))
     if arguments is not None:
@@ -122,9 +136,19 @@ def again(trial: Trial) -> None:
     run(within(trial, "after a hundred calls"))
 
 
+def _unsettle(trial: Trial) -> None:
+    """Take the random states off their beginning: who puts one back there is not seen otherwise."""
+    for index in range(trial.count):
+        with contextlib.suppress(NotRun):
+            trial.ctx.probe.random(index, 3)
+
+
 def after_all_others(trial: Trial) -> None:
     """After every other hook was called, with errors of every kind seen."""
-    used = trial.tensor(4096)  # what is told before the device is used is something else
+    # What is told before the device is used is something else; what is of one device is not of another.
+    used = [trial.tensor((3 + index) << 20, index) for index in range(trial.count)]
+    if trial.hook in _COMPARED:
+        effect_of(trial.hook)(within(trial, "before every other hook was called", watched=False))
     arguments = arguments_for(trial)
     told = None if arguments is None else _told(trial, arguments)
     call_all_others(trial)
@@ -188,6 +212,9 @@ def on_every_device(trial: Trial) -> None:
         for index in reversed(chosen):
             streams.enter_context(trial.on(trial.new_stream(index)))
         run(within(trial, "with a new stream of each device current", index=chosen[-1]))
+    if len(chosen) > 1 and trial.ctx.claims("streams") and trial.has("use_stream"):
+        with trial.other("use_stream", trial.new_stream(chosen[-1])):
+            run(within(trial, f"in a block of use_stream() of device {chosen[-1]}", index=chosen[0]))
     for index in reversed(chosen):
         for current in chosen:
             with trial.current(current):
@@ -293,6 +320,16 @@ def beside(trial: Trial) -> None:
         return
     spec = frozen_contract.hook(trial.hook)
     live, lasting = Live(trial), Lasting(trial)
+    variants = [arguments]
+    if "enabled" in spec.parameters:
+        variants.insert(0, (*arguments[:-1], True))  # on, and then off again
+    if "priority" in spec.parameters:
+        variants.append((*arguments[:1], -1, *arguments[2:]))
+    trial.ctx.probe.exhaust(trial.index)  # so that there is something counted
+    _unsettle(trial)
+    random = (
+        None if trial.hook in _SEEDING else [trial.own("get_rng_state", one) for one in range(trial.count)]
+    )
     for _ in range(3 if frozen_contract.profile_of(trial.hook) == "memory" else 1):
         for index in range(trial.count):
             for stream in (None, *live.streams[index]):
@@ -305,9 +342,10 @@ def beside(trial: Trial) -> None:
             for index in range(trial.count)
             for stream in (None, *live.streams[index])
         ]
+        waiting = _leave_one_to_a_stream(trial, live.streams[trial.index])
         before = _counts(trial)  # with the memory that the work itself takes
         pending = [(index, token) for index, token in tokens if token is not None and not token.done()]
-        found = trial.ctx.raw_hook(trial.hook)(*arguments)
+        found = [trial.ctx.raw_hook(trial.hook)(*given) for given in variants]
         if spec.only_looks:
             for index, token in pending:
                 trial.expect(not token.done(), f"it waited for device {index}, and only looks")
@@ -317,6 +355,11 @@ def beside(trial: Trial) -> None:
             for index in range(trial.count):
                 was, now = before[f"what device {index} holds"], trial.ctx.probe.held(index)
                 trial.expect(was == now, f"what device {index} holds went from {was} to {now}")
+        if waiting is not None and not waiting.done():
+            name = f"active_bytes.all.current of device {trial.index}"
+            was, now = before.get(name), _counts(trial).get(name)
+            told = f"{name} went from {was} to {now}, and a stream still uses what was freed"
+            trial.expect(not isinstance(was, int) or not isinstance(now, int) or now >= was, told)
         after = {} if trial.hook == "reset_peak_memory_stats" else _counts(trial)
         for name, was in before.items():
             now = after.get(name) if ".peak of" in name else None
@@ -324,13 +367,33 @@ def beside(trial: Trial) -> None:
             trial.expect(
                 not fell, f"{name} fell from {was} to {now}, and only reset_peak_memory_stats() resets it"
             )
+            counted = name.startswith(_COUNTED) and name in after
+            trial.expect(not counted or after[name] == was, f"{name} went from {was} to {after.get(name)}")
         trial.finish()
         live.check("after it")
+        for index, state in enumerate(random or ()):
+            now = trial.own("get_rng_state", index)
+            same = state is None or now is None or bool((state == now).all())
+            trial.expect(same, f"the random state of device {index} changed")
         del found
     over = [trial.tensor(2 * BLOCK // 16, index).fill_(1) for index in range(trial.count)]
     live.check("after it and new allocations")
     del over
     lasting.check("after it")
+
+
+def _leave_one_to_a_stream(trial: Trial, streams: list[Any]) -> Token | None:
+    """Free a block that a stream was said to use, which works; its work, or ``None`` where that cannot be said."""
+    for stream in streams:
+        block = trial.tensor(BLOCK)
+        try:
+            block.record_stream(stream)
+        except (RuntimeError, NotImplementedError, TypeError):
+            return None
+        token = trial.long_work(stream)
+        del block
+        return token
+    return None
 
 
 def _counts(trial: Trial) -> dict[str, object]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from devicekit_conformance import frozen_contract
 from devicekit_conformance.context import Context, Failure, NotApplicable, NotRun
+from devicekit_conformance.environment_reads import reads_of
 from devicekit_conformance.printing import printed
 from devicekit_conformance.surroundings import Surroundings, count_of, runtime
 
@@ -55,12 +56,15 @@ class Trial:
         around = Surroundings(self.ctx, self.hook, self.index, thorough)
         earlier = [(one, printed(one)) for one in (*self.answers, *arguments)]
         kept = [sys.getrefcount(one) for one in arguments]
+        reads: list[str] = []
         try:
-            found = self.ctx.raw_hook(self.hook)(*self.fitted(self.hook, arguments))
+            with reads_of(self.ctx.plugin) if thorough else contextlib.nullcontext(reads) as reads:
+                found = self.ctx.raw_hook(self.hook)(*self.fitted(self.hook, arguments))
         except (NotRun, NotApplicable):
             raise
         except Exception as error:
             self.fail(f"raised {type(error).__name__}: {str(error)[:200]}")
+        self.expect(not reads, f"it reads {reads[0]} from the environment" if reads else "")
         self._check_type(found)
         same = all(printed(one) == was for one, was in earlier)
         self.expect(same, "it changed what it was given, or what an earlier call of it returned")

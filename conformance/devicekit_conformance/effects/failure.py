@@ -21,6 +21,10 @@ class _Unprintable(Exception):
     __repr__ = __str__
 
 
+class _OfAKind(torch.OutOfMemoryError):
+    """What a library derives from torch's own."""
+
+
 def innocent() -> Iterator[BaseException]:
     """Errors that are none of any device's, with the words that devices use."""
     words = ("", "the device is busy", "lost", "connection to the device service lost", "invalid value for device",
@@ -172,10 +176,11 @@ def _judges_itself_first(trial: Trial, provoked: list[tuple[str, BaseException]]
 def _recognises(trial: Trial, wanted: str, error: BaseException, others: list[str]) -> None:
     error, arguments = error.with_traceback(None), error.args
     if type(error) is torch.OutOfMemoryError:  # by type first, whatever the words
-        for words in ("lost: invalid device ordinal, the driver is not initialized", *others):
-            misleading = torch.OutOfMemoryError(words)
-            value = getattr(_quick(trial, misleading), "value", None)
-            trial.equal(value, wanted, f"what {_told(misleading)} is taken for")
+        for words in ("lost: invalid device ordinal, the driver is not initialized", "", *others):
+            for kind in (torch.OutOfMemoryError, _OfAKind):
+                misleading = kind(words)
+                value = getattr(_quick(trial, misleading), "value", None)
+                trial.equal(value, wanted, f"what {_told(misleading)} is taken for")
     for name, given in _wrapped(error):
         kind = _quick(trial, given)
         value = getattr(kind, "value", None)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
 
+from devicekit_conformance import process_state
 from devicekit_conformance.context import MIB
 from devicekit_conformance.crossing import KINDS, Elsewhere
 from devicekit_conformance.effects import effect
@@ -45,11 +47,15 @@ def is_capturing(trial: Trial) -> None:
 @effect("create_graph")
 def create_graph(trial: Trial) -> None:
     with trial.current(trial.index):
-        graph, other = trial.call(trial.index), trial.call(trial.index)
+        graph = trial.call(trial.index)
+        with trial.current((trial.others or [trial.index])[0]):
+            other = trial.call(trial.index)
         trial.expect(graph is not other, "two graphs are one")
         if not trial.ctx.claims("graphs"):
             return
         _fails_cleanly(trial, other)
+        _captures_its_own_device(trial, other)
+        _has_no_past(trial)
         source = trial.filled(4096, 1)
         target, second, count = (trial.filled(4096, 0) for _ in range(3))
         trial.finish()
@@ -70,6 +76,13 @@ def create_graph(trial: Trial) -> None:
                 bool((target == value).all().item()), f"replay() did not run with {value} in its source"
             )
             trial.expect(bool((second == value + 1).all().item()), "replay() ran a part of what was captured")
+        count.fill_(0)
+        for _ in range(3):
+            graph.replay()
+        trial.finish()
+        trial.equal(
+            int(count[0].item()), 3, "how often work ran that was replayed three times without a wait"
+        )
         _keeps_its_memory(trial)
         side = trial.new_stream()
         if side is not None:
@@ -87,7 +100,58 @@ def create_graph(trial: Trial) -> None:
         trial.expect(bool((target == 13).all().item()), "replay() in another thread did not run")
         graph.reset()
         other.reset()
+        _is_empty_after_reset(trial, graph, target, count)
     _gives_memory_back(trial)
+
+
+def _captures_its_own_device(trial: Trial, graph: Any) -> None:
+    """Made with another device current, it captures what is done on its own; and draws no random numbers."""
+    target, before = trial.filled(4096, 0), trial.own("get_rng_state", trial.index)
+    trial.finish()
+    with graph.capture():
+        target.add_(1)
+    trial.finish()
+    trial.expect(bool((target.cpu() == 0).all()), "a graph made with another device current captured nothing")
+    graph.replay()
+    trial.finish()
+    trial.expect(bool((target.cpu() == 1).all()), "a graph made with another device current replays nothing")
+    after = trial.own("get_rng_state", trial.index)
+    same = before is None or after is None or torch.equal(before, after)
+    trial.expect(same, "a capture and a replay that draw no random numbers changed the generator's state")
+
+
+def _has_no_past(trial: Trial) -> None:
+    """A graph that is made when another is gone is empty."""
+    make, target = trial.ctx.raw_hook(trial.hook), trial.filled(4096, 0)
+    for _ in range(2):
+        graph: Any = make(*trial.fitted(trial.hook, (trial.index,)))
+        with contextlib.suppress(Exception):
+            graph.replay()
+        trial.finish()
+        trial.expect(bool((target.cpu() == 0).all()), "a new graph replays the work of one that is gone")
+        with graph.capture():
+            target.add_(1)
+        del graph
+
+
+def _is_empty_after_reset(trial: Trial, graph: Any, target: torch.Tensor, count: torch.Tensor) -> None:
+    """After reset() nothing of what was captured runs, not even beside what is captured next."""
+    target.fill_(1)
+    count.fill_(0)
+    with contextlib.suppress(Exception):
+        graph.replay()  # which has nothing to run, and may say so
+    trial.finish()
+    idle = bool((target == 1).all().item() and (count == 0).all().item())
+    trial.expect(idle, "after reset(), replay() ran what was captured before it")
+    with graph.capture():
+        count.add_(5)
+    graph.replay()
+    trial.finish()
+    trial.expect(bool((count == 5).all().item()), "captured anew after reset(), replay() ran something else")
+    trial.expect(
+        bool((target == 1).all().item()), "captured anew, replay() ran what was captured before reset()"
+    )
+    graph.reset()
 
 
 def _replays_on_the_current_stream(trial: Trial, side: Any) -> None:
@@ -161,6 +225,7 @@ def _fails_cleanly(trial: Trial, graph: object) -> None:
     """An exception inside capture() comes out, and ends the capture."""
     block = trial.filled(512, 1)
     for kind in KINDS if not trial.situation else KINDS[:2]:
+        before = process_state.python_state() if not trial.situation else {}
         try:
             with graph.capture():  # type: ignore[attr-defined]  # of the vendor's own type
                 block.fill_(2)
@@ -170,6 +235,9 @@ def _fails_cleanly(trial: Trial, graph: object) -> None:
                 raise
         else:
             trial.fail(f"capture() swallowed {kind.__name__}")
+        after = process_state.python_state() if not trial.situation else {}
+        changed = process_state.changes(before, after)
+        trial.expect(not changed, f"after {kind.__name__} inside capture(), {'; '.join(changed[:2])}")
         if trial.has("is_capturing"):
             left = trial.ctx.raw_hook("is_capturing")(trial.index)
             trial.expect(
@@ -225,6 +293,8 @@ def graph_pool(trial: Trial) -> None:
                 trial.finish()
                 right = bool((target == value + step).all().item())
                 trial.expect(right, f"of graphs that share a pool, graph {step} replays something else")
+        del pool, other  # the graphs hold what they use
+        trial.answers.clear()
         alive = dict(zip((1, 2, 3), zip(graphs, targets, strict=True), strict=True))
         graphs.clear()
         for dropped in (3, 1, 2):  # the one of the other pool first, then the first that filled this one
@@ -241,7 +311,7 @@ def graph_pool(trial: Trial) -> None:
             whole = bool((over == 99).all().item())
             trial.expect(whole, "a graph writes to memory of others once another of its pool was dropped")
             del over
-        del source, targets, target, graph, pool, other
+        del source, targets, target, graph
         trial.drop_cache()
         after = trial.ctx.probe.held(trial.index)
         if trial.runtime is not None and before is not None and after is not None:

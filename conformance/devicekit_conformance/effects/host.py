@@ -12,6 +12,8 @@ from devicekit_conformance.effects import effect
 from devicekit_conformance.measures import ROUNDING, granule
 from devicekit_conformance.trial import Trial
 
+_LARGE = 65 * MIB + 3  # bytes
+
 
 @effect("pin_memory")
 def pin_memory(trial: Trial) -> None:
@@ -27,6 +29,10 @@ def pin_memory(trial: Trial) -> None:
         torch.linspace(0, 1, 33).to(torch.bfloat16),
         torch.tensor([1 + 2j, 3 - 4j]),
         torch.empty(0, 3),
+        whole[::3],
+        torch.tensor([5.5, 6.5]).reshape(2, 1).expand(2, 40),
+        torch.arange(77, dtype=torch.uint8),
+        *([torch.full((_LARGE,), 5, dtype=torch.uint8)] if not trial.situation else []),
     ):
         kept = original.clone()
         pinned = trial.call(original)
@@ -52,6 +58,11 @@ def pin_memory(trial: Trial) -> None:
         trial.expect(torch.equal(twice, kept), "pinning what is pinned changed it")
     if not trial.ctx.manifest.host:
         _refuses(trial, trial.tensor(4096), "a tensor that is not on the host")
+    if trial.has("register_host_memory") and trial.has("unregister_host_memory"):
+        trial.other("register_host_memory", whole)
+        same = trial.other(trial.hook, whole).data_ptr() == whole.data_ptr()
+        trial.other("unregister_host_memory", whole)
+        trial.expect(same, "of memory that is registered it made a copy")
 
 
 def _refuses(trial: Trial, tensor: torch.Tensor, what: str) -> None:
@@ -83,6 +94,11 @@ def host_memory_stats(trial: Trial) -> None:
     else:
         trial.expect(found.allocated is now.allocated, "allocated is known in one of two calls")
     trial.equal(repr(found), told, "a record that was returned before another call")
+    if trial.has("register_host_memory") and trial.has("unregister_host_memory"):
+        place = torch.arange(MIB)
+        trial.other("register_host_memory", place)
+        _sound(trial, trial.call())
+        trial.other("unregister_host_memory", place)
     del kept
     after = trial.call()
     _sound(trial, after)
@@ -144,6 +160,7 @@ def is_pinned(trial: Trial) -> None:
     plain = torch.zeros(4096)
     trial.expect(trial.call(plain) is False, "it is True for memory that nobody pinned")
     trial.expect(trial.call(plain[100:]) is False, "it is True for a part of memory that nobody pinned")
+    trial.call(torch.empty(0))  # which has no memory, so either may be said
     if trial.has("pin_memory") and trial.ctx.claims("pinned_memory"):
         for size in (16, 4096, 3 * MIB):
             pinned: Any = trial.ctx.raw_hook("pin_memory")(torch.zeros(size))
@@ -226,6 +243,9 @@ def unregister_host_memory(trial: Trial) -> None:
     trial.call(kept)
     trial.expect(trial.ctx.probe.pinned(kept) is not True, "the memory is page-locked after it")
     _refuses(trial, torch.arange(4096), "memory that was never registered")
+    trial.other("register_host_memory", tensor)
+    trial.in_a_thread(lambda: trial.other(trial.hook, tensor))
+    trial.expect(trial.ctx.probe.pinned(tensor) is not True, "another thread cannot undo it")
     if trial.has("pin_memory") and trial.ctx.claims("pinned_memory"):
         pinned: Any = trial.ctx.raw_hook("pin_memory")(torch.arange(4096))
         _refuses(trial, pinned, "memory that pin_memory() locked")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from devicekit_conformance.context import MIB
 from devicekit_conformance.crossing import KINDS
 from devicekit_conformance.effects import effect
+from devicekit_conformance.lasting import Lasting
 from devicekit_conformance.measures import BLOCK
 from devicekit_conformance.trial import Trial
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 
+_LARGE = 96 * MIB
 _THOROUGH = 8  # calls; later ones are about what may be another in their situation
 
 
@@ -45,6 +47,10 @@ def set_memory_fraction(trial: Trial) -> None:
         trial.expect(
             not fits(trial, trial.index, total * 3 // 5), "with half allowed, three fifths were allocated"
         )
+        for road, world in _roads(trial):
+            with world:
+                room = fits(trial, trial.index, total * 3 // 5)
+            trial.expect(not room, f"with half allowed, three fifths were allocated {road}")
         _counts_from_all(trial, total)
         for index in trial.others:
             theirs = total_of(trial, index)
@@ -65,6 +71,15 @@ def set_memory_fraction(trial: Trial) -> None:
     finally:
         trial.call(trial.index, 1.0)
     trial.expect(fits(trial, trial.index, total * 3 // 5), "with all allowed again, three fifths do not fit")
+
+
+def _roads(trial: Trial) -> Iterator[tuple[str, AbstractContextManager[object]]]:
+    """Where an allocation may come from: the limit is one for all of them."""
+    stream = trial.new_stream()
+    if stream is not None:
+        yield "on another stream", trial.on(stream)
+    if trial.ctx.claims("memory_pools") and trial.has("memory_pool"):
+        yield "from a pool", trial.other("memory_pool", trial.index).use()
 
 
 def _counts_from_all(trial: Trial, total: int) -> None:
@@ -150,7 +165,9 @@ def fits(trial: Trial, index: int, size: int) -> bool:
 @effect("memory_pool")
 def memory_pool(trial: Trial) -> None:
     with trial.current(trial.index):
-        first, second = trial.call(trial.index), trial.call(trial.index)
+        with trial.current((trial.others or [trial.index])[0]):
+            first = trial.call(trial.index)
+        second = trial.call(trial.index)
         trial.expect(first is not second, "two pools are one")
         if not trial.ctx.claims("memory_pools") or not trial.ctx.claims("caching_allocator"):
             return
@@ -208,8 +225,12 @@ def _goes_back(trial: Trial, size: int) -> None:
     pool: Any = trial.ctx.raw_hook(trial.hook)(trial.index)  # what the trial calls, it keeps
     with pool.use():
         block = trial.tensor(size).fill_(6)
-        freed = trial.tensor(8 * size)
-    del pool, freed
+        freed = trial.tensor(_LARGE)
+    address = freed.data_ptr()
+    del freed
+    common = trial.tensor(_LARGE)
+    trial.expect(common.data_ptr() != address, f"a block of {_LARGE} bytes of the pool was served outside")
+    del pool, common
     gc.collect()
     trial.drop_cache()
     over = [trial.filled(size, 9) for _ in range(3)]
@@ -269,7 +290,9 @@ def record_memory_history(trial: Trial) -> None:
         trial.call(trial.index, enabled)
         kept += [trial.tensor(BLOCK + 4096 * len(kept), index) for index in range(trial.count)]
         for index in range(trial.count):
-            details.setdefault(index, []).append(_leaves(trial.other("memory_snapshot", index)))
+            details.setdefault(index, []).append(leaves(trial.other("memory_snapshot", index)))
+        seen = [leaves(trial.other("memory_snapshot", trial.index)) for _ in range(2)]
+        trial.equal(seen[1], seen[0], "what a second snapshot holds, of facts,")
     for index, (off, on, again) in details.items():
         grew, kept_on = on - off, again - on
         if index == trial.index:  # some vendors record on every device at once
@@ -279,12 +302,12 @@ def record_memory_history(trial: Trial) -> None:
     del kept
 
 
-def _leaves(value: Any) -> int:
+def leaves(value: Any) -> int:
     """How many single facts a snapshot holds."""
-    if isinstance(value, dict):
-        return sum(map(_leaves, value.values()))
+    if isinstance(value, Mapping):
+        return sum(map(leaves, value.values()))
     if isinstance(value, (list, tuple)):
-        return sum(map(_leaves, value))
+        return sum(map(leaves, value))
     return 1
 
 
@@ -313,11 +336,16 @@ def set_allocator_setting(trial: Trial) -> None:
     if not trial.has("allocator_settings"):
         return
     before = _settings(trial)
+    for name, (value, changeable) in before.items():
+        if changeable and name[:-1] not in before:
+            _refused(trial, name[:-1], value, "does not exist, though another's name begins so,")
+    _sets_one_only(trial, before)
     elsewhere = ThreadPoolExecutor(1)
     elsewhere.submit(_settings, trial).result()  # a thread that looks before and after
     for name, (value, changeable) in before.items():
         if changeable is False:
-            _refused(trial, name, value, "cannot be changed")
+            another = str(int(value) + 1) if value.isdigit() else value
+            _refused(trial, name, another, "cannot be changed")
         if changeable is not True or not value.isdigit():
             continue
         wanted = _another(trial, name, value)
@@ -328,6 +356,19 @@ def set_allocator_setting(trial: Trial) -> None:
         trial.call(name, value)
         trial.equal(_settings(trial), before, f"what the settings are once {name} was set back")
     elsewhere.shutdown()
+
+
+def _sets_one_only(trial: Trial, before: dict[str, tuple[str, bool | None]]) -> None:
+    """Of two settings that are changed one after the other, each stays; so does what other hooks set."""
+    lasting = Lasting(trial)
+    can = [name for name, (value, changeable) in before.items() if changeable is True and value.isdigit()]
+    wanted = {name: (_another(trial, name, before[name][0]), before[name][1]) for name in can[:2]}
+    trial.equal(
+        _settings(trial), {**before, **wanted}, f"once {' and '.join(wanted)} were set, the settings are"
+    )
+    for name in reversed(wanted):
+        trial.call(name, before[name][0])
+    lasting.check("after it")
 
 
 def _settings(trial: Trial) -> dict[str, tuple[str, bool | None]]:

@@ -96,9 +96,11 @@ def _waits_for_a_stream(trial: Trial) -> None:
         return  # of a device whose streams torch does not know
     token = trial.long_work(side)
     del block
+    pending = token is not None and not token.done()
     _compare(trial, trial.call(trial.index))
+    waited = pending and token is not None and token.done()
+    trial.expect(not waited, "it waited for a stream that still used a freed block")
     trial.finish()
-    del token
 
 
 def _compare(trial: Trial, found: Any) -> None:
@@ -237,6 +239,10 @@ def _is_of_the_whole_device(trial: Trial, size: int) -> None:
         limited = trial.call(trial.index)
         trial.other("set_memory_fraction", trial.index, 1.0)
         trial.equal(limited.total, before.total, "total, with half of it allowed to this process,")
+        if limited.free is not None and before.free is not None and before.total is not None:
+            fall = before.free - limited.free
+            told = f"with half of the total allowed to this process, free fell by {fall}"
+            trial.expect(fall <= before.total // 8, told)
 
 
 def _plausible(trial: Trial, found: Any) -> None:
@@ -355,6 +361,16 @@ def _adds_up(trial: Trial, segments: Any) -> None:
             trial.equal(sum(sizes), one["total_size"], "the size of a segment's blocks")
 
 
+def _in_a_pool(trial: Trial) -> object:
+    """A block of a private pool, with its pool; ``None`` where there are none."""
+    if not (trial.ctx.claims("memory_pools") and trial.has("memory_pool")):
+        return None
+    with trial.current(trial.index):
+        pool = trial.other("memory_pool", trial.index)
+        with pool.use():
+            return pool, trial.tensor(BLOCK)
+
+
 @effect("memory_snapshot")
 def memory_snapshot(trial: Trial) -> None:
     if trial.ctx.probe.initialised() is False:
@@ -365,7 +381,7 @@ def memory_snapshot(trial: Trial) -> None:
     elsewhere = [trial.tensor(BLOCK + 4096, index) for index in trial.others]
     same = trial.call(trial.index)
     trial.expect(repr(same) == repr(first), "memory of another device changed it")
-    block = trial.tensor(large_of(trial))
+    block, private = trial.tensor(large_of(trial)), _in_a_pool(trial)
     second = trial.call(trial.index)
     trial.expect((first is None) == (second is None), "it is None in one of two calls")
     trial.expect(repr(first) == told, "the list of an earlier call was changed by a later one")
@@ -381,4 +397,4 @@ def memory_snapshot(trial: Trial) -> None:
             count = len(second)
             second.clear()
             trial.equal(len(trial.call(trial.index)), count, "after the list before was emptied, its length")
-    del kept, elsewhere, block
+    del kept, elsewhere, block, private

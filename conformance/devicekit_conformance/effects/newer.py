@@ -9,6 +9,7 @@ from devicekit_conformance.effects import effect
 from devicekit_conformance.trial import Trial
 
 # By these names torch's own streams of several vendors give the pointer that their libraries take.
+_MANY = 28  # streams, with those before them no more than each of which is another one
 _POINTERS = ("cuda_stream", "npu_stream", "musa_stream", "sycl_queue")
 
 
@@ -20,11 +21,15 @@ def set_current_stream(trial: Trial) -> None:
         return
     try:
         _stays(trial)
+        _joins_nothing(trial, before)
         trial.call(stream)
         found = trial.own("current_stream", trial.index)
         trial.expect(found == stream, f"the current stream is {found!r}, and {stream!r} was set")
         elsewhere = trial.in_a_thread(lambda: trial.own("current_stream", trial.index))
         trial.expect(elsewhere != stream, "what one thread set is current in another")
+        if trial.has("current_stream"):
+            elsewhere = trial.in_a_thread(lambda: trial.other("current_stream", trial.index))
+            trial.expect(elsewhere != stream, "current_stream() says in another thread what this one set")
         for index in trial.others:
             theirs = trial.own("current_stream", index)
             trial.expect(theirs != stream, f"a stream of device {trial.index} is current on device {index}")
@@ -36,6 +41,21 @@ def set_current_stream(trial: Trial) -> None:
         trial.expect(found == before, "the stream before it cannot be made current again")
     finally:
         trial.own("set_stream", before)
+
+
+def _joins_nothing(trial: Trial, before: Any) -> None:
+    """Work on the new stream does not stand behind that of the one before."""
+    if not hasattr(trial.ctx.probe, "now"):
+        return  # where time is the host's, work may end by itself
+    stream: Any = trial.new_stream()
+    token = trial.long_work(before)
+    trial.call(stream)
+    trial.work(stream)
+    stream.synchronize()
+    waited = token is not None and token.done()
+    trial.expect(not waited, "work on the stream that was set waited for the stream before it")
+    trial.call(before)
+    trial.finish()
 
 
 def _stays(trial: Trial) -> None:
@@ -73,6 +93,8 @@ def native_handle(trial: Trial) -> None:
     trial.expect(found != trial.call(second), "two streams have one handle")
     with trial.on(second):
         trial.equal(trial.call(first), found, "with another stream current, the handle of a stream")
+    with trial.on(first):
+        trial.equal(trial.call(first), found, "while it is current, the handle of a stream")
     there = trial.in_a_thread(lambda: trial.ctx.raw_hook(trial.hook)(first))
     trial.equal(there, found, "in another thread, the handle of a stream")
     for name in _POINTERS:
@@ -80,10 +102,12 @@ def native_handle(trial: Trial) -> None:
         if isinstance(own, int):
             trial.equal(found, own, f"the handle, by torch's own {name},")
     seen = {found: first}
-    for index in range(trial.count):
+    for index in (*range(trial.count), *[trial.index] * (_MANY if not trial.situation else 0)):
         stream = trial.new_stream(index)
         handle = trial.ctx.raw_hook(trial.hook)(stream)
-        trial.expect(handle not in seen, f"a stream of device {index} has the handle of another stream")
+        again = handle in seen and seen[handle] == stream  # there may be no more streams
+        told = f"a stream of device {index} has the handle of another stream"
+        trial.expect(handle not in seen or again, told)
         seen[handle] = stream
     current = trial.own("current_stream", trial.index)
     if current is not None:

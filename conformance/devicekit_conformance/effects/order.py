@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import itertools
 import time
 from collections.abc import Callable
@@ -16,12 +18,15 @@ _AT_ONCE = 0.1  # seconds: what takes longer has waited
 # Any int may be asked for; these are other numbers, some of the other sign, once they are cut to 8, 16 or 32 bits.
 _PRIORITIES = (0, 0, -1, 1, 100, -100, 200, -200, 40_000, -40_000, 3 << 30, -(3 << 30), 1 << 40, -(1 << 40))
 _POLLS = 120  # of work that is pending
+_DEEP = 12  # blocks within each other
 _STREAMS = 32  # each of so many is another one
 
 
 @effect("synchronize")
 def synchronize(trial: Trial) -> None:
     streams = [None, trial.new_stream(), trial.new_stream()]
+    if trial.has("create_stream") and trial.ctx.claims("streams"):
+        streams += [trial.other("create_stream", trial.index, priority) for priority in (0, -1, 1)]
     for chosen in ([None], streams, streams[1:2]):
         tokens = [trial.long_work(stream) for stream in chosen if stream is not None or chosen[0] is None]
         trial.call(trial.index)
@@ -97,7 +102,10 @@ def create_stream(trial: Trial) -> None:
     _is_as_urgent_as_asked(trial, made)
     _is_done_when_its_work_is(trial, first, first)
     _is_done_when_its_work_is(trial, first, Elsewhere(first))
+    with trial.current(trial.index), trial.on(first):
+        _is_done_when_its_work_is(trial, first, first)
     _waits(trial, first, second)
+    _waits_for_many(trial, first, made[2:])
     if not trial.situation:
         many = [trial.call(trial.index, 0) for _ in range(_STREAMS)]
         apart = all(one != other for one, other in itertools.combinations(many, 2))
@@ -159,6 +167,19 @@ def _waits(trial: Trial, stream: Any, source: Any) -> None:
     mark = trial.work(stream)
     stream.synchronize()
     _after(trial, token, mark, "wait_event()")
+
+
+def _waits_for_many(trial: Trial, stream: Any, sources: list[Any]) -> None:
+    """A stream waits for as many others as it was told to."""
+    trial.finish()
+    tokens = [trial.long_work(source) for source in sources]
+    for source in sources:
+        stream.wait_stream(source)
+    mark = trial.work(stream)
+    stream.synchronize()
+    for token in tokens:
+        _after(trial, token, mark, f"{len(sources)} calls of wait_stream()")
+    trial.finish()
 
 
 def _after(trial: Trial, token: Any, mark: Any, what: str) -> None:
@@ -229,8 +250,21 @@ def _restores_what_was(trial: Trial, outer: Any, inner: Any, current: Callable[[
         trial.expect(
             current() == before, "after a block in which another stream was set, that one is current"
         )
+    with contextlib.ExitStack() as deep:
+        for _ in range(_DEEP):
+            deep.enter_context(trial.call(trial.new_stream()))
+    trial.expect(current() == before, f"after {_DEEP} blocks within each other, another stream is current")
     for index in trial.others[:1]:
         theirs = trial.own("current_stream", index)
+        if trial.has("set_current_stream"):
+            set_there = trial.new_stream(index)
+            with trial.current(trial.index), trial.call(outer):
+                trial.other("set_current_stream", set_there)
+            kept = trial.own("current_stream", index) == set_there
+            trial.other("set_current_stream", theirs)
+            trial.expect(
+                kept, f"after a block, the stream that was set on device {index} is not current there"
+            )
         with trial.call(outer), trial.call(trial.new_stream(index)):
             trial.expect(current() == outer, "a block of another device's stream ended that of this one's")
         trial.expect(current() == before, "after blocks on two devices, another stream is current")
@@ -276,6 +310,9 @@ def create_event(trial: Trial) -> None:
                 _marks(trial, trial.call(trial.index, False), None)
                 _marks(trial, marked, None)  # made before the stream was current
             _orders(trial, trial.call(trial.index, False), side, waiting)
+            _outlived(trial, side, waiting)
+            for index in trial.others[:1]:
+                _across(trial, side, trial.new_stream(index))
         _moves(trial, trial.call(trial.index, False), side)
         _is_new(trial, side)
         _measures(trial)
@@ -391,6 +428,36 @@ def _orders(trial: Trial, event: Any, source: Any, waiting: Any) -> None:
     del early, quick
 
 
+def _outlived(trial: Trial, source: Any, waiting: Any) -> None:
+    """A stream waits for a mark, though the event has gone."""
+    trial.finish()
+    token = trial.long_work(source)
+    event: Any = trial.ctx.raw_hook(trial.hook)(*trial.fitted(trial.hook, (trial.index, False)))
+    event.record(source)
+    event.wait(waiting)
+    del event
+    gc.collect()
+    mark = trial.work(waiting)
+    waiting.synchronize()
+    _after(trial, token, mark, "the wait() of an event that has gone")
+    trial.finish()
+
+
+def _across(trial: Trial, source: Any, waiting: Any) -> None:
+    """A stream of another device waits for a mark, and the host does not."""
+    trial.finish()
+    event, token = trial.call(trial.index, False), trial.long_work(source)
+    event.record(source)
+    pending = token is not None and not token.done()
+    event.wait(waiting)
+    blocked = pending and token is not None and token.done()
+    trial.expect(not blocked, "wait() of a stream of another device blocked the host")
+    mark = trial.work(waiting, waiting.device_index) if hasattr(waiting, "device_index") else None
+    waiting.synchronize()
+    _after(trial, token, mark, "wait() of a stream of another device")
+    trial.finish()
+
+
 def _elapsed_back(end: Any, start: Any) -> float | None:
     """Milliseconds from the later mark to the earlier; ``None`` where that is refused."""
     try:
@@ -417,6 +484,7 @@ def _measures(trial: Trial) -> None:
         last = tokens[-1]
         pending = last is not None and not last.done()
         end.record()
+        _elapsed_back(start, end)  # too early, which may raise, and must not be remembered
         end.synchronize()
         lasted = (clock() - began) * 1e3
         elapsed = start.elapsed_time(end)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, NamedTuple
 
 import torch
@@ -32,6 +33,7 @@ def empty_cache(trial: Trial) -> None:
     kept = _taken(trial)
     _cache(trial, live)
     tokens = _work_everywhere(trial, live)
+    _leave_to_streams(trial, live)
     peaks = _peaks(trial)
     in_use = {index: _Taken(kept[index].held, now.in_use) for index, now in _taken(trial).items()}
     trial.call()
@@ -53,6 +55,17 @@ def empty_cache(trial: Trial) -> None:
             trial.fail(
                 f"with nothing in use, device {index} holds {more} bytes more after it than before use"
             )
+
+
+def _leave_to_streams(trial: Trial, live: Live) -> None:
+    """Free blocks that other streams, which work, were said to use."""
+    for index in range(trial.count):
+        side: Any
+        for side in live.streams[index]:
+            block = trial.tensor(BLOCK, index)
+            with contextlib.suppress(RuntimeError, NotImplementedError, TypeError):
+                block.record_stream(side)
+            del block
 
 
 def _work_everywhere(trial: Trial, live: Live) -> list[tuple[int, Token]]:
@@ -129,6 +142,8 @@ def empty_host_cache(trial: Trial) -> None:
     used = trial.tensor(4096)  # nothing is counted before the device is used
     pin: Any = trial.ctx.raw_hook("pin_memory")
     live: list[torch.Tensor] = [pin(torch.full((MIB + extra,), 7, dtype=torch.uint8)) for extra in (0, 5000)]
+    live.append(pin(torch.full((MIB,), 7, dtype=torch.uint8))[4096:])  # in use by a part of it only
+    uploaded = _pending_upload(trial, pin)
     gone = [pin(torch.zeros(MIB << number, dtype=torch.uint8)) for number in (0, 0, 0, 1, 1, 2)]
     before = _reserved(trial)
     del gone
@@ -144,6 +159,11 @@ def empty_host_cache(trial: Trial) -> None:
     if registers:
         trial.other("unregister_host_memory", place)
     trial.expect(all(bool((one == 7).all()) for one in live), "pinned memory in use holds other data")
+    over = [pin(torch.full((MIB,), 9, dtype=torch.uint8)) for _ in range(3)]
+    trial.finish()
+    arrived = bool((uploaded.cpu() == 8).all())
+    trial.expect(arrived, "a copy from pinned memory that was pending wrote other data")
+    del over
     if before is None or after is None:
         return
     trial.expect(
@@ -155,6 +175,14 @@ def empty_host_cache(trial: Trial) -> None:
         f"{in_use} bytes of pinned memory are in use, and {after} are held after it",
     )
     del live, used
+
+
+def _pending_upload(trial: Trial, pin: Any) -> torch.Tensor:
+    """What is copied to, behind other work, from pinned memory that nobody holds any more."""
+    target = trial.tensor(MIB)
+    trial.long_work()
+    target.copy_(pin(torch.full((MIB,), 8, dtype=torch.uint8)), non_blocking=True)
+    return target
 
 
 def _reserved(trial: Trial) -> int | None:

@@ -12,15 +12,18 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from devicekit.contract import CAPABILITIES, AllocatorState, MemoryStats
+from devicekit.contract import CAPABILITIES, AllocatorState, DeviceProperties, MemoryInfo, MemoryStats
 from devicekit.contract.hooks import HOOKS, hookimpl
+from devicekit.contract.records import Telemetry
 from devicekit.contract.spec import HookKind
 from devicekit.testing import GIB, MIB, SimConfig, Simulator, active, sim_backend
-from devicekit_conformance.selftest.building import FIELDS, Body, Call, faulty
+from devicekit.testing.errors import WrongDevice
+from devicekit_conformance.selftest.building import FIELDS, Body, Call, faulty, takes_index
 from devicekit_conformance.selftest.honest import Honest, machine
 
 __all__ = ["FREEDOMS", "Freedom", "honest_names"]
@@ -108,6 +111,47 @@ def _first_time(call: Call) -> object:
 
         call.memory["library"] = sqlite3  # whatever a vendor's library is
     return call.forward()
+
+
+def _nothing_of(call: Call, unknown: object) -> object:
+    call.forward()  # which refuses a device that does not exist
+    return unknown
+
+
+def _unknown_where_absent(unknown: object) -> Body:
+    def body(call: Call) -> object:
+        return call.forward() if call.arguments[0] in range(len(machine().devices)) else unknown
+
+    return body
+
+
+class _VendorsOwn(Exception):
+    """None of torch's and none of Python's."""
+
+
+def _raising_its_own(call: Call) -> object:
+    try:
+        return call.forward()
+    except WrongDevice as error:
+        raise _VendorsOwn(f"status 0x17: {error}") from None
+
+
+def _clamped(lowest: int, highest: int) -> dict[str, Body]:
+    """Streams of these priorities."""
+
+    def create(call: Call) -> object:
+        index, priority = call.arguments
+        made: Any = call.honest(index, 0)
+        made.priority = max(highest, min(priority, lowest))
+        return made
+
+    return {"priority_range": lambda call: (lowest, highest), "create_stream": create}
+
+
+def _in_its_own_form(call: Call) -> object:
+    found: Any = call.forward()
+    kept = ({f"n_{key}": str(value) for key, value in one.items()} for one in found or ())
+    return None if found is None else tuple(map(MappingProxyType, kept))
 
 
 def _survive() -> None:
@@ -199,6 +243,48 @@ FREEDOMS: Mapping[str, Freedom] = {
         bodies={"process_memory": lambda call: None, "memory_snapshot": lambda call: None},
     ),
     "lazy": Freedom("A library is loaded by the first call.", bodies=dict.fromkeys(HOOKS, _first_time)),
+    "asking_initialises": Freedom(
+        "torch's own functions initialise the device.", config={"asking_initialises": True}
+    ),
+    "says_little": Freedom(
+        "The vendor says nothing of its device.",
+        bodies={
+            "device_properties": lambda call: _nothing_of(call, DeviceProperties()),
+            "telemetry": lambda call: _nothing_of(call, Telemetry()),
+            "supported_dtypes": lambda call: None,
+            "priority_range": lambda call: None,
+            "allocator_settings": lambda call: None,
+            "profiler_activity": lambda call: None,
+        },
+        denied=frozenset({"unified_memory"}),
+    ),
+    "absent_devices_are_unknown": Freedom(
+        "Of a device that does not exist nothing is known.",
+        bodies={
+            "memory_stats": _unknown_where_absent(MemoryStats()),
+            "memory_info": _unknown_where_absent(MemoryInfo()),
+            "process_memory": _unknown_where_absent(None),
+            "memory_snapshot": _unknown_where_absent(None),
+            "device_properties": _unknown_where_absent(DeviceProperties()),
+            "telemetry": _unknown_where_absent(Telemetry()),
+        },
+    ),
+    "errors_of_its_own": Freedom(
+        "A device that does not exist is refused in the vendor's own words.",
+        bodies=dict.fromkeys((name for name in HOOKS if takes_index(name)), _raising_its_own),
+    ),
+    "many_priorities": Freedom("Priorities go from 2 to -3.", bodies=_clamped(2, -3)),
+    "one_priority": Freedom("All streams are alike.", bodies=_clamped(0, 0)),
+    "handles_of_64_bits": Freedom(
+        "Pointers use all their bits.", bodies={"native_handle": lambda call: call.forward() | 1 << 63}
+    ),
+    "not_its_own_peer": Freedom(
+        "A device is no peer of its own.",
+        bodies={"can_access_peer": lambda call: call.forward() and call.arguments[0] != call.arguments[1]},
+    ),
+    "snapshots_of_its_own_form": Freedom(
+        "A snapshot has words of the vendor's own.", bodies={"memory_snapshot": _in_its_own_form}
+    ),
     "required_only": Freedom(
         "Only what is required is implemented.",
         without=frozenset(n for n, spec in HOOKS.items() if spec.kind is not HookKind.REQUIRED),

@@ -16,6 +16,7 @@ from devicekit.contract.records import AllocatorState
 from devicekit_conformance.selftest.building import Body, Call, faulty
 from devicekit_conformance.selftest.honest import machine
 from devicekit_conformance.selftest.operators import Fault, operator, sentence
+from devicekit_conformance.selftest.operators.handles import Method, changed_handles
 
 _Wrong = Callable[[torch.Tensor], bool]
 
@@ -217,3 +218,72 @@ def streams_repeat_too_soon() -> Iterator[Fault]:
         return ring[-1]
 
     yield from _faults({"create_stream": body})
+
+
+@operator("meaning")
+def a_kind_is_of_one_type_only() -> Iterator[Fault]:
+    """A type that is derived from one that means something means nothing."""
+
+    def body(call: Call) -> object:
+        (error,) = call.arguments
+        known = isinstance(error, torch.OutOfMemoryError) and type(error) is not torch.OutOfMemoryError
+        return None if known else call.forward()
+
+    yield from _faults({"classify_error": body})
+
+
+@operator("value")
+def strides_are_ignored() -> Iterator[Fault]:
+    """Of a tensor the memory is copied, as if it were contiguous."""
+
+    def body(call: Call) -> object:
+        (tensor,) = call.arguments
+        if tensor.device.type != "cpu" or tensor.is_contiguous():
+            return call.forward()
+        whole = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage())
+        some = whole.repeat(1 + tensor.numel() // max(1, whole.numel()))[: tensor.numel()]
+        return call.honest(some.reshape(tensor.shape))
+
+    yield from _faults({"pin_memory": body})
+
+
+@operator("value")
+def nothing_is_no_argument() -> Iterator[Fault]:
+    """A tensor without elements is refused."""
+
+    def body(call: Call) -> object:
+        if not call.arguments[0].numel():
+            raise ValueError("this tensor has no memory")
+        return call.forward()
+
+    yield from _faults({"is_pinned": body, "pin_memory": body})
+
+
+@operator("release")
+def a_part_does_not_hold_the_whole() -> Iterator[Fault]:
+    """Pinned memory of which only a part is in use is given back."""
+
+    def body(call: Call) -> None:
+        call.forward()
+        for found in gc.get_objects():
+            part = type(found) is torch.Tensor and found.device.type == "cpu" and found._is_view()
+            if part and found.nbytes > 1 << 16 and machine().pinned.is_pinned(found):
+                found.zero_()
+
+    yield from _faults({"empty_host_cache": body})
+
+
+@operator("handle")
+def a_graph_is_never_empty_again() -> Iterator[Fault]:
+    """After reset() what was captured is replayed beside what is captured next."""
+
+    def change(honest: Method) -> Method:
+        def reset(self: Any) -> None:
+            steps = list(self._steps)
+            honest(self)
+            self._steps.extend(steps)
+
+        return reset
+
+    told = "DeviceGraph.reset: Drop the captured work and the memory it holds."
+    yield Fault("create_graph", "reset", told, partial(changed_handles, "create_graph", "reset", change))
