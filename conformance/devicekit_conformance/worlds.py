@@ -10,11 +10,14 @@ from typing import TypeAlias
 import torch
 
 from devicekit_conformance.context import MIB
+from devicekit_conformance.effects.limits import total_of
+from devicekit_conformance.measures import GIB
 from devicekit_conformance.trial import Trial
 
 __all__ = ["same_in_every_world", "worlds"]
 
 _TAKEN = 64 * MIB
+_ROOMY = 2 * GIB  # of which half is enough for all that is tried
 _LIMITS = frozenset(
     {"allocator_settings", "set_memory_fraction"}
 )  # that a limit may be one of, or that set it
@@ -45,7 +48,7 @@ def worlds(trial: Trial) -> Iterator[World]:
     """Worlds in which a hook does what it does otherwise."""
     yield "while work is pending", _busy(trial)
     limits = trial.ctx.claims("memory_fraction") and trial.has("set_memory_fraction")
-    if limits and trial.hook not in _LIMITS:
+    if limits and trial.hook not in _LIMITS and (total_of(trial, trial.index) or 0) >= _ROOMY:
         yield "with half of the memory allowed", _limited(trial)
     if trial.ctx.claims("streams") and trial.has("use_stream"):
         stream = trial.new_stream((trial.others or [trial.index])[-1])

@@ -12,7 +12,7 @@ from devicekit_conformance.context import MIB
 from devicekit_conformance.crossing import KINDS
 from devicekit_conformance.effects import effect
 from devicekit_conformance.lasting import Lasting
-from devicekit_conformance.measures import BLOCK
+from devicekit_conformance.measures import BLOCK, GIB
 from devicekit_conformance.trial import Trial
 
 if TYPE_CHECKING:
@@ -225,11 +225,12 @@ def _goes_back(trial: Trial, size: int) -> None:
     pool: Any = trial.ctx.raw_hook(trial.hook)(trial.index)  # what the trial calls, it keeps
     with pool.use():
         block = trial.tensor(size).fill_(6)
-        freed = trial.tensor(_LARGE)
+        large = _LARGE if (total_of(trial, trial.index) or 0) >= 2 * GIB else size
+        freed = trial.tensor(large)
     address = freed.data_ptr()
     del freed
-    common = trial.tensor(_LARGE)
-    trial.expect(common.data_ptr() != address, f"a block of {_LARGE} bytes of the pool was served outside")
+    common = trial.tensor(large)
+    trial.expect(common.data_ptr() != address, f"a block of {large} bytes of the pool was served outside")
     del pool, common
     gc.collect()
     trial.drop_cache()
