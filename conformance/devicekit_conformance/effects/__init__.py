@@ -7,6 +7,7 @@ child process, with any device or stream current; so whatever holds of one call 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable
@@ -32,10 +33,15 @@ def effect(hook: str) -> Callable[[Effect], Effect]:
 
 def effect_of(hook: str) -> Effect:
     """The effect of a hook; for one that has none of its own, that it answers, and answers alike."""
-    if not EFFECTS:
-        for module in pkgutil.iter_modules(__path__):
-            importlib.import_module(f"{__name__}.{module.name}")
+    _enter_all()
     return _leaving_nothing(EFFECTS.get(hook, _answers))
+
+
+@functools.cache
+def _enter_all() -> None:
+    """Import every module here, whichever was imported by itself before."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
 
 
 def _leaving_nothing(run: Effect) -> Effect:
