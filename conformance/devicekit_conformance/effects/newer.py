@@ -48,6 +48,7 @@ def _joins_nothing(trial: Trial, before: Any) -> None:
     if not hasattr(trial.ctx.probe, "now"):
         return  # where time is the host's, work may end by itself
     stream: Any = trial.new_stream()
+    trial.call(before)
     token = trial.long_work(before)
     trial.call(stream)
     trial.work(stream)
