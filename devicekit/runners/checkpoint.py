@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from devicekit.runners import huggingface as hf
+from devicekit.runners.blame import settings_behind
 from devicekit.runners.documents import Documents
 from devicekit.runners.errors import (
     InvalidModelDirectory,
@@ -88,6 +89,10 @@ class ModelDirectory:
                 f"{self.path}: the config has no max_position_embeddings", path=str(self.path)
             )
         return ModelLimits(text.vocab_size, _stable_positions(text, longest), self._eos_token_ids())
+
+    def settings_behind(self, error: BaseException) -> str:
+        """What of the config an error quotes, in brackets; empty: nothing."""
+        return settings_behind(error, self._documents.json("config.json"))
 
     def stored_tensors(self) -> dict[str, StoredTensor]:
         """Name, shape and dtype of every stored tensor, from the headers alone."""
@@ -167,8 +172,9 @@ def _read_config(documents: Documents) -> hf.PreTrainedConfig:
         with documents.private_copy("config.json") as copy:
             config = hf.AutoConfig.from_pretrained(copy, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # each kind of model checks, or does not check, in a way of its own
+        named = f"of {str(document['model_type'])[:100]!r}{settings_behind(error, document)}"
         raise UnsupportedModel(
-            f"{root}: transformers cannot use config.json: {one_line(error)[:300]}", path=str(root)
+            f"{root}: transformers cannot use the config {named}: {one_line(error)[:300]}", path=str(root)
         ) from error
     config.name_or_path = str(root)
     return config
@@ -195,7 +201,9 @@ def _refuse_unserved(root: Path, config: hf.PreTrainedConfig) -> None:
     names = (causal,) if isinstance(causal, str) else tuple(causal or ())
     if config.is_encoder_decoder:
         raise refuse("is an encoder-decoder model; only decoder-only models are served")
-    if not names or (architectures and not set(architectures) & set(names)):
+    # Of a model of images and text, the text is served where transformers has a causal model of it.
+    whole = hf.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(config.model_type)
+    if not names or (architectures and not set(architectures) & {*names, whole}):
         raise refuse("is not a causal language model that transformers knows")
     text = config.get_text_config()
     kinds = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ()

@@ -57,5 +57,6 @@ def first_few(problems: Sequence[str]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of an error's message: the rest stays with the chained cause."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of an error's message, and the next where that announces it: the rest is in the cause."""
+    lines = [line.strip() for line in (str(error).strip() or type(error).__name__).splitlines()]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

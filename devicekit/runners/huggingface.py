@@ -27,12 +27,16 @@ if TYPE_CHECKING:
         PreTrainedTokenizerBase,
         PreTrainedTokenizerFast,
     )
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
     from transformers.utils import logging as transformers_logging
 
 __all__ = [
     "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
     "MODEL_FOR_CAUSAL_LM_MAPPING",
+    "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
     "AttentionInterface",
     "AutoConfig",
     "AutoModelForCausalLM",
@@ -54,6 +58,7 @@ __all__ = [
 
 _ELSEWHERE = {
     "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES": "transformers.models.auto.modeling_auto",
+    "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES": "transformers.models.auto.modeling_auto",
     "SafetensorError": "safetensors",
     "Tokenizer": "tokenizers",
     "safe_open": "safetensors",

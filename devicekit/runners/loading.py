@@ -91,7 +91,7 @@ def _load(
 ) -> hf.PreTrainedModel:
     try:
         with quiet():
-            kind, config = _model_class(directory.config)
+            kind, config = model_class(directory.config)
             model, info = built_alone(prepare(kind)).from_pretrained(
                 None,
                 config=config,
@@ -122,7 +122,7 @@ def _load(
     return model.eval().requires_grad_(False)
 
 
-def _model_class(config: hf.PreTrainedConfig) -> tuple[type[hf.PreTrainedModel], hf.PreTrainedConfig]:
+def model_class(config: hf.PreTrainedConfig) -> tuple[type[hf.PreTrainedModel], hf.PreTrainedConfig]:
     """The class of a causal language model, and the config that it takes: part of it, where it has parts."""
     found = hf.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     kinds = found if isinstance(found, tuple | list) else (found,)
@@ -133,9 +133,10 @@ def _model_class(config: hf.PreTrainedConfig) -> tuple[type[hf.PreTrainedModel],
 
 
 def _unbuildable(directory: ModelDirectory, error: Exception) -> UnsupportedModel:
+    kind = f"{directory.config.model_type!r}{directory.settings_behind(error)}"
+    said = f"{type(error).__name__}: {one_line(error)[:300]}"
     return UnsupportedModel(
-        f"{directory.path}: transformers cannot build the model: {type(error).__name__}: {one_line(error)[:300]}",
-        path=str(directory.path),
+        f"{directory.path}: transformers cannot build the model {kind}: {said}", path=str(directory.path)
     )
 
 

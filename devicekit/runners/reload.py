@@ -11,7 +11,7 @@ from devicekit.contract.text import shown
 from devicekit.runners import huggingface as hf
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.errors import CheckpointMismatch, first_few
-from devicekit.runners.loading import find_wholes, load_model, load_part, own_tensors
+from devicekit.runners.loading import find_wholes, load_model, load_part, model_class, own_tensors
 from devicekit.runners.sharding import Sharding
 from devicekit.runners.weight_files import StoredTensor
 
@@ -73,7 +73,8 @@ def stage_update(
     Of what was read only what this rank holds is kept. ``stored`` is what the checkpoint that the model came from
     held. Raises CheckpointMismatch or InvalidModelDirectory.
     """
-    _require(directory, _config_differences(model.config, directory.config))
+    _, config = model_class(directory.config)
+    _require(directory, _config_differences(model.config, config))
     _require(
         directory, _stored_differences(stored, directory.stored_tensors(), set(model.all_tied_weights_keys))
     )

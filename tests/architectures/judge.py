@@ -42,36 +42,38 @@ class Finding:
 
 def judge(architecture: str, *, seed: int = 0) -> Finding:
     """Make a tiny model, and run it alone and in pages."""
-    rng = np.random.default_rng(seed)
-    prompts = [rng.integers(3, 384, length).tolist() for length in PROMPT_LENGTHS]
     with tempfile.TemporaryDirectory() as folder:
         try:
             path = write_tiny(architecture, Path(folder), seed=seed)
         except NoTinyModel as error:
             return Finding(architecture, Verdict.UNTRIED, str(error))
-        try:
-            runner = TransformersRunner.load(path, devicekit.get_device("cpu"))
-            _ = runner.limits
-        except DeviceKitError as error:
-            words = str(error).replace(f"{path}: ", "")
-            return Finding(architecture, Verdict.REFUSED, words)
-        try:
-            alone = own_answers(path, prompts, NEW_TOKENS)
-        except Exception as error:  # whatever the model itself does not do
-            return Finding(
-                architecture, Verdict.UNTRIED, f"generate: {type(error).__name__}: {str(error)[:200]}"
+        return judge_directory(architecture, path, seed=seed)
+
+
+def judge_directory(architecture: str, path: Path, *, seed: int = 0) -> Finding:
+    """Run the model of a directory alone and in pages."""
+    rng = np.random.default_rng(seed)
+    prompts = [rng.integers(3, 384, length).tolist() for length in PROMPT_LENGTHS]
+    try:
+        runner = TransformersRunner.load(path, devicekit.get_device("cpu"))
+        _ = runner.limits
+    except DeviceKitError as error:
+        return Finding(architecture, Verdict.REFUSED, str(error).replace(f"{path}: ", ""))
+    try:
+        alone = own_answers(path, prompts, NEW_TOKENS)
+    except Exception as error:  # whatever the model itself does not do
+        return Finding(architecture, Verdict.UNTRIED, f"generate: {type(error).__name__}: {str(error)[:200]}")
+    remark = ""
+    try:
+        served = Driver(runner, page_size=4, seed=seed).generate(prompts, NEW_TOKENS)
+        if served != alone and (apart := _disagreement(path, prompts[-1])) > 1e-3:
+            remark = (
+                "if no prompt is cut into chunks: one pass and a pass for each token differ by "
+                f"{apart:.0e} in the model itself"
             )
-        remark = ""
-        try:
-            served = Driver(runner, page_size=4, seed=seed).generate(prompts, NEW_TOKENS)
-            if served != alone and (apart := _disagreement(path, prompts[-1])) > 1e-3:
-                remark = (
-                    "if no prompt is cut into chunks: one pass and a pass for each token differ by "
-                    f"{apart:.0e} in the model itself"
-                )
-                served = Driver(runner, page_size=4, seed=seed).generate(prompts, NEW_TOKENS, whole=True)
-        except Exception as error:
-            return Finding(architecture, Verdict.WRONG, f"{type(error).__name__}: {str(error)[:200]}")
+            served = Driver(runner, page_size=4, seed=seed).generate(prompts, NEW_TOKENS, whole=True)
+    except Exception as error:
+        return Finding(architecture, Verdict.WRONG, f"{type(error).__name__}: {str(error)[:200]}")
     if served != alone:
         equal = sum(one == other for one, other in zip(served, alone, strict=True))
         return Finding(architecture, Verdict.WRONG, f"{equal} of {len(prompts)} answers are equal")

@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from tests.architectures.sizes import LAYERS, SIZES, SPECIAL, VARIANTS, VOCABULARY
@@ -20,16 +26,25 @@ class NoTinyModel(Exception):
     """transformers' own config of an architecture cannot be made small here."""
 
 
-def write_tiny(architecture: str, path: Path, *, seed: int = 0) -> Path:
-    """Write config and safetensors of a small random float32 model; raises NoTinyModel."""
+def write_tiny(
+    architecture: str,
+    path: Path,
+    *,
+    seed: int = 0,
+    kind: type[AutoModelForCausalLM | AutoModelForImageTextToText] = AutoModelForCausalLM,
+) -> Path:
+    """Write config and safetensors of a small random float32 model; raises NoTinyModel.
+
+    ``kind``: what transformers makes of the architecture.
+    """
     try:
         config = tiny_config(architecture)
         with torch.device("meta"):
-            size = sum(one.numel() for one in AutoModelForCausalLM.from_config(config).parameters())
+            size = sum(one.numel() for one in kind.from_config(config).parameters())
         if size > _MOST_PARAMETERS:
             raise NoTinyModel(f"{size:,} parameters")
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = kind.from_config(config, dtype=torch.float32)
         _scatter(model, seed)
         model.save_pretrained(path)
     except NoTinyModel:
