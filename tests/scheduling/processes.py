@@ -114,11 +114,12 @@ class World:
         return record
 
     def close(self) -> None:
-        """End them: by themselves, so that they take with them what they share; whoever hangs is killed."""
+        """End them: those that are well by themselves, so that they take with them what they share."""
         for pipe in self.pipes:
             pipe.close()
         for process in self.processes:
-            process.join(ENDING)
+            if not self.broken:
+                process.join(ENDING)
             process.kill()
             process.join()
             process.close()
