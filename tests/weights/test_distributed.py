@@ -38,7 +38,7 @@ from torch.distributed.distributed_c10d import PrefixStore, _new_process_group_h
 from tests.hash_runner import make_weights
 torch.set_num_threads(1)
 weights = make_weights(5)
-timeout = datetime.timedelta(seconds=30)
+timeout = datetime.timedelta(seconds=240)  # as the engine waits
 store, rank, size = next(rendezvous("tcp://127.0.0.1:" + sys.argv[1], 0, 2, timeout=timeout))
 store.set_timeout(timeout)
 group, _ = _new_process_group_helper(2, 0, [], "gloo", PrefixStore("weight_update_group", store),
@@ -127,7 +127,7 @@ def test_a_join_that_was_withdrawn_is_answered_and_leaves_the_group_to_the_next(
     first = until_answered(rig, "first")
     assert isinstance(first, GroupReply)
     assert (first.success, first.refusal) == (False, Refusal.WITHDRAWN)
-    rig.post(InitUpdateGroup("second", "127.0.0.1", port, world_size=2, timeout=60.0))
+    rig.post(InitUpdateGroup("second", "127.0.0.1", port, world_size=2, timeout=200.0))
     rig.step(3)
     with trainer(BROADCAST, port) as other:
         assert until_answered(rig, "second").success
