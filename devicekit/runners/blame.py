@@ -5,18 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+from devicekit.contract.text import shown
+
 _MOST_NAMED = 3
-_LONGEST = 100  # characters of a name or a value
 _LIST = re.compile(r"\[[^\]]*\]|\([^)]*\)")  # of what there is instead
 _DEEPEST = 5  # parts within parts
 
 
 def settings_behind(error: BaseException, document: Mapping[str, object]) -> str:
-    """Each text of the config that the error names, as in `` (hidden_act = 'x' in config.json)``; empty: none."""
+    """Each text of the config that the error names, as in `` ('hidden_act' = 'x' in config.json)``; empty: none."""
     message = str(error)
     alone = _LIST.sub("", message)
     named = (
-        f"{name[:_LONGEST]} = {value[:_LONGEST]!r}"
+        f"{shown(name)} = {shown(value)}"
         for name, value in _texts(document)
         if value and _has(message if _has(message, name.rpartition(".")[2]) else alone, value)
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from devicekit.contract.text import shown
 from devicekit.runners import huggingface as hf
 from devicekit.runners.blame import settings_behind
 from devicekit.runners.documents import Documents
@@ -172,7 +173,7 @@ def _read_config(documents: Documents) -> hf.PreTrainedConfig:
         with documents.private_copy("config.json") as copy:
             config = hf.AutoConfig.from_pretrained(copy, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # each kind of model checks, or does not check, in a way of its own
-        named = f"of {str(document['model_type'])[:100]!r}{settings_behind(error, document)}"
+        named = f"of {shown(document['model_type'])}{settings_behind(error, document)}"
         raise UnsupportedModel(
             f"{root}: transformers cannot use the config {named}: {one_line(error)[:300]}", path=str(root)
         ) from error

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from devicekit.contract.text import shown
 from devicekit.runners import huggingface as hf
 from devicekit.runners import own_attention
 from devicekit.runners.attention import ATTENTION_NAME
@@ -133,7 +134,7 @@ def model_class(config: hf.PreTrainedConfig) -> tuple[type[hf.PreTrainedModel], 
 
 
 def _unbuildable(directory: ModelDirectory, error: Exception) -> UnsupportedModel:
-    kind = f"{directory.config.model_type!r}{directory.settings_behind(error)}"
+    kind = f"{shown(directory.config.model_type)}{directory.settings_behind(error)}"
     said = f"{type(error).__name__}: {one_line(error)[:300]}"
     return UnsupportedModel(
         f"{directory.path}: transformers cannot build the model {kind}: {said}", path=str(directory.path)
