@@ -13,7 +13,7 @@ _DEEPEST = 5  # parts within parts
 
 
 def settings_behind(error: BaseException, document: Mapping[str, object]) -> str:
-    """Each text of the config that the error names, as in `` ('hidden_act' = 'x' in config.json)``; empty: none."""
+    """Each text of the config that the error names: `` ('hidden_act' = 'x' in config.json)``; empty: none."""
     message = str(error)
     alone = _LIST.sub("", message)
     named = (
