@@ -28,7 +28,8 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     try:
         import devicekit.fleet.app
-        import devicekit.fleet.http  # noqa: F401  # of what it imports, serving alone has not all
+        import devicekit.fleet.http  # of what they import, serving alone has not all
+        import devicekit.server.protocol  # noqa: F401
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "devicekit":
             raise
@@ -176,6 +177,7 @@ async def _serve(options: argparse.Namespace, fleet: Fleet, key: str | None) -> 
     from devicekit.fleet import UnknownMembers
     from devicekit.fleet.app import create_fleet_app
     from devicekit.server.origins import Origins
+    from devicekit.server.protocol import BoundedProtocol
 
     app = create_fleet_app(
         fleet,
@@ -184,12 +186,22 @@ async def _serve(options: argparse.Namespace, fleet: Fleet, key: str | None) -> 
         adopt=options.adopt,
         own_host=Origins(options.host, options.allowed_host).is_own_host,
     )
-    config = uvicorn.Config(app, host=options.host, port=options.port, log_level="warning")
+    config = uvicorn.Config(
+        app,
+        host=options.host,
+        port=options.port,
+        http=BoundedProtocol,
+        ws="none",
+        log_level="warning",
+        proxy_headers=False,  # nothing here depends on who asks
+    )
     with contextlib.suppress(UnknownMembers):  # who is asked for again and again
         await fleet.refresh()
     logging.basicConfig(format="%(levelname)s %(message)s")
-    print(f"Steering {len(fleet.endpoints)} engines on http://{options.host}:{options.port}", flush=True)
-    await uvicorn.Server(config).serve()
+    listener = config.bind_socket()
+    port = listener.getsockname()[1]
+    print(f"Steering {len(fleet.endpoints)} engines on http://{options.host}:{port}", flush=True)
+    await uvicorn.Server(config).serve(sockets=[listener])
     return 0
 
 

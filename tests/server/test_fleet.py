@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import httpx
 import pytest
 from starlette.testclient import TestClient
 
@@ -199,3 +205,28 @@ def test_engines_of_a_fleet_that_is_gone_are_freed_by_one_command_once_the_opera
     assert main(gone) == 1
     assert "no answer" in capsys.readouterr().out
     assert not other.exists(), "no fleet's file is needed, or made"
+
+
+def test_a_client_that_never_comes_to_the_point_is_cut_off_by_the_fleet_as_well(
+    shared: Server, tmp_path: Path
+) -> None:
+    file = tmp_path / "fleet.json"
+    command = [sys.executable, "-m", "devicekit", "fleet", "--file", str(file), f"--engine={shared.url}"]
+    with subprocess.Popen([*command, "serve", "--port", "0"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            found = re.search(r"http://127.0.0.1:(\d+)", process.stdout.readline())
+            assert found is not None
+            port = int(found[1])
+            patient = httpx.HTTPTransport(retries=8)  # it may not listen yet
+            with httpx.Client(transport=patient, timeout=60, trust_env=False) as http:
+                assert http.get(f"http://127.0.0.1:{port}/metrics").status_code == 200
+            taken = 0
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as connection, suppress(OSError):
+                connection.sendall(b"GET /ready HTTP/1.1\r\n")
+                for _ in range(1000):  # 40 MB, if nobody objects
+                    connection.sendall(b"X: " + b"a" * 40_000 + b"\r\n")
+                    taken += 40_000
+            assert taken < 32 << 20, "more than the kernel buffers was read before anybody objected"
+        finally:
+            process.send_signal(signal.SIGINT)
