@@ -37,6 +37,7 @@ FOREIGN = {
     "serving",  # of Starlette's application state
     "openapi",
     "should_exit",  # of uvicorn's servers
+    "keep_alive",  # of its answers under way
     "install_signal_handlers",
     "asked_to_stop",  # of our own web server, a part of uvicorn's
     "maxstring",  # of reprlib
