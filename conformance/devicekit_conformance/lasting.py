@@ -99,12 +99,13 @@ class Lasting:
         pool = trial.other("memory_pool", trial.index)
         inside = pool.use()
         inside.__enter__()
-        ended = [False]
+        held = [pool]  # for as long as the block lasts: what nobody holds may go back meanwhile
+        del pool
 
         def leave() -> None:
-            if not ended[0]:
-                ended[0] = True
+            if held:
                 inside.__exit__(None, None, None)
+                held.clear()
 
         def serves() -> bool:
             block = trial.tensor(_SERVED)
