@@ -50,10 +50,11 @@ def _joins_nothing(trial: Trial, before: Any) -> None:
     stream: Any = trial.new_stream()
     trial.call(before)
     token = trial.long_work(before)
+    pending = None if token is None or token.done() else token
     trial.call(stream)
     trial.work(stream)
     stream.synchronize()
-    waited = token is not None and token.done()
+    waited = pending is not None and pending.done()
     trial.expect(not waited, "work on the stream that was set waited for the stream before it")
     trial.call(before)
     trial.finish()
