@@ -96,10 +96,10 @@ def run() -> list[Row]:
     return rows
 
 
-def alternating(contenders: Mapping[str, Callable[[], float]], rounds: int = _ROUNDS) -> dict[str, float]:
+def alternating(contenders: Mapping[str, Callable[[], float]]) -> dict[str, float]:
     """Median CPU microseconds of each, timed in turns. Each returns the CPU seconds of one operation."""
     found: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
+    for _ in range(_ROUNDS):
         for name, once in contenders.items():
             found[name].append(once() * 1e6)
     return {name: statistics.median(times) for name, times in found.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,9 +49,10 @@ def uv(*arguments: str) -> str:
     return done.stdout
 
 
-def outside(drop: Sequence[str] = ("PYTHONPATH", "PYTEST_", "DEVICEKIT_")) -> Mapping[str, str]:
+def outside() -> Mapping[str, str]:
     """This process's variables without those that would reach into the environment."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(tuple(drop))}
+    dropped = ("PYTHONPATH", "PYTEST_", "DEVICEKIT_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     return {**kept, "HF_HUB_OFFLINE": "1"}
 
 

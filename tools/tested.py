@@ -89,9 +89,9 @@ def page(folder: Path, backends: Sequence[str]) -> str:
     return _TOP + "\n".join(lines) + "\n"
 
 
-def first_party(root: Path = ROOT) -> list[str]:
+def first_party() -> list[str]:
     """Names of the backends in plugins/."""
-    return sorted(one.parents[1].name for one in root.glob("plugins/*/*/backend.toml"))
+    return sorted(one.parents[1].name for one in ROOT.glob("plugins/*/*/backend.toml"))
 
 
 def main() -> int:

@@ -66,10 +66,9 @@ def settle(ctx: Context, index: int = 0) -> None:
         ctx.hook("empty_cache")()
 
 
-def filled(ctx: Context, size: int, value: int, index: int = 0) -> torch.Tensor:
+def filled(ctx: Context, size: int, value: int) -> torch.Tensor:
     """A live block whose every byte is ``value``."""
-    block = ctx.probe.tensor(size, index)
-    return block.fill_(value)
+    return ctx.probe.tensor(size, 0).fill_(value)
 
 
 def intact(block: torch.Tensor, value: int) -> bool:

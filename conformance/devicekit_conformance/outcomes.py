@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 class Level(str, enum.Enum):
@@ -70,9 +70,6 @@ class Result:
     message: str = ""
     seconds: float = 0.0
     waiver: Mapping[str, str] | None = None  # reason, link and expiry, where a waiver applied
-
-    def with_status(self, status: Status, message: str) -> Result:
-        return replace(self, status=status, message=message)
 
 
 GROUND = "core"  # the profile that every verdict rests on

@@ -15,13 +15,8 @@ from pathlib import Path
 
 _SUBREAPER, _PARENT_DEATH = 36, 1  # prctl(2)
 _SHARES_MEMORY = "torch_shm_manag"  # torch starts one where memory is shared; the kernel keeps 15 characters
-_ROUNDS, _PAUSE = (
-    200,
-    0.01,
-)  # two seconds: what is killed takes its time to go, and a fork bomb forks meanwhile
-_OF_TORCH = frozenset(
-    {"torch_shm_manag"}
-)  # what torch starts, once, to share memory; 15 characters of its name
+# Two seconds: what is killed takes its time to go, and a fork bomb forks meanwhile.
+_ROUNDS, _PAUSE = 200, 0.01
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,9 @@ class MemberSource(Protocol):
 class DnsMembers:
     """Every address of a name, as of a headless service of Kubernetes. It is resolved anew each time."""
 
-    def __init__(self, host: str, port: int, *, scheme: str = "http") -> None:
+    def __init__(self, host: str, port: int) -> None:
         whole("port", port, least=1, most=65535)
-        self._host, self._port, self._scheme = host, port, scheme
+        self._host, self._port = host, port
 
     @classmethod
     def parse(cls, text: str) -> DnsMembers:
@@ -63,4 +63,4 @@ class DnsMembers:
 
     def _url(self, address: str) -> str:
         shown = f"[{address}]" if ":" in address else address
-        return f"{self._scheme}://{shown}:{self._port}"
+        return f"http://{shown}:{self._port}"

@@ -84,11 +84,6 @@ class PairedAllocator:
         return min(self.bare.available, self.attached.available)
 
     @property
-    def bare_available(self) -> int:
-        """Pages that can be taken now by `take_bare`."""
-        return self.bare.available
-
-    @property
     def in_use(self) -> int:
         """Pages that are out."""
         return self.bare.in_use
@@ -109,10 +104,6 @@ class PairedAllocator:
         page = self.bare.take_one()
         self.attached.attach_one(page)
         return page
-
-    def take_bare(self, count: int) -> bytes | None:
-        """Take pages without window pages; None, and nothing taken, when fewer are available."""
-        return self.bare.take(count)
 
     def give(self, pages: PageBytes) -> None:
         """As `PageAllocator.give`; with what hangs on the pages."""

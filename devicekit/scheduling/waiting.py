@@ -118,18 +118,6 @@ class WaitingQueue:
         entry = self._first()
         return None if entry is None else entry[3]
 
-    def take_first(self) -> Request:
-        """Take out the request that runs next.
-
-        Raises:
-            IndexError: none waits.
-        """
-        entry = self._first()
-        if entry is None:
-            raise IndexError("No request waits.")
-        self.remove(entry[3])
-        return entry[3]
-
     def remove(self, request: Request) -> None:
         """Take out any request.
 

@@ -91,8 +91,8 @@ def test_a_hundred_thousand_random_operations_conserve_pages_and_window_pages(ch
 
 def take(held: Holders, count: int, *, bare: bool) -> bool:
     pool = held.pool
-    room = pool.bare_available if bare else pool.available
-    pages = pool.take_bare(count) if bare else pool.take(count)
+    source = pool.bare if bare else pool
+    room, pages = source.available, source.take(count)
     assert (pages is not None) == (count <= room), "both or none"
     if pages is None:
         return False

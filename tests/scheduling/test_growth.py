@@ -189,8 +189,8 @@ def test_a_place_in_the_queue_is_found_with_few_comparisons(policy: str) -> None
             queue.add(one)
         for one in rng.sample(requests, count // 2):
             queue.remove(one)
-        while len(queue):
-            queue.take_first()
+        while (first := queue.first()) is not None:
+            queue.remove(first)
         return Counting.compared / count
 
     few, many = per_request(500), per_request(8000)

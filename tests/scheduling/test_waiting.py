@@ -27,6 +27,13 @@ def request(arrival: int, priority: int = 0, length: int = 10) -> Request:
     return made
 
 
+def take_first(queue: WaitingQueue | NaiveQueue) -> Request:
+    first = queue.first()
+    assert first is not None
+    queue.remove(first)
+    return first
+
+
 def order(queue: WaitingQueue) -> list[int]:
     queue.arrange()
     return [one.arrival for one in queue]
@@ -37,7 +44,7 @@ def test_first_come_is_first_served_and_the_retracted_return_to_their_place() ->
     for arrival in (2, 5, 3):
         queue.add(request(arrival, priority=9))
     assert order(queue) == [2, 3, 5]
-    taken = queue.take_first()
+    taken = take_first(queue)
     queue.add(request(7))
     queue.add(taken)
     assert order(queue) == [2, 3, 5, 7]
@@ -89,7 +96,7 @@ def test_a_request_is_overtaken_only_a_bounded_number_of_times(policy: str) -> N
     for arrival in range(2, 10 * HEAD_START):
         queue.add(request(arrival, priority=1))
         queue.arrange()
-        if queue.take_first().arrival == 1:
+        if take_first(queue).arrival == 1:
             break
         overtaken += 1
     assert 0 < overtaken <= HEAD_START
@@ -152,12 +159,6 @@ class NaiveQueue:
             self.arrange()
         return self._round[0]
 
-    def take_first(self) -> Request:
-        one = self.first()
-        assert one is not None
-        self.remove(one)
-        return one
-
     def remove(self, request: Request) -> None:
         self._waiting.remove(request)
         self._round = [one for one in self._round if one is not request]
@@ -209,8 +210,8 @@ def test_whatever_comes_and_goes_the_order_is_that_of_the_rules(policy: str, tel
                 assert [one.arrival for one in queue] == [one.arrival for one in naive]
                 for _ in range(min(len(queue), rng.randint(0, 4))):
                     assert queue.first() is naive.first()
-                    running.append(queue.take_first())
-                    naive.take_first()
+                    running.append(take_first(queue))
+                    take_first(naive)
             assert len(queue) == len(naive)
 
 

@@ -207,7 +207,7 @@ def windows(operations: int, dice: Dice) -> int:
         if what < 30:
             wanted = dice.number(1, 4)
             bare = dice.number(0, 2) == 2
-            taken = pool.take_bare(wanted) if bare else pool.take(wanted)
+            taken = (pool.bare if bare else pool).take(wanted)
             short = 0 if bare else max(0, wanted - (count - len(pins)))
             assert (taken is None) == (wanted > pages - len(held) or short > len(idle)), (
                 "refused, or given too much"
@@ -239,7 +239,7 @@ def windows(operations: int, dice: Dice) -> int:
         elif dice.number(0, 9) == 9:
             pool.reset()
             held, pins, idle = [], {}, []
-        assert pool.bare_available == pages - len(held), "pages do not add up"
+        assert pool.bare.available == pages - len(held), "pages do not add up"
         assert pool.attached.available == count - len(pins) + len(idle), "window pages do not add up"
         if at % 100 == 0:
             audits += 1

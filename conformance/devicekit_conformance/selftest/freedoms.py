@@ -292,14 +292,14 @@ FREEDOMS: Mapping[str, Freedom] = {
 }
 
 
-def honest_names(pairs: bool = True) -> tuple[str, ...]:
+def honest_names() -> tuple[str, ...]:
     """Every derived honest backend."""
     single = list(FREEDOMS)
     double = [
         f"{one}__{other}" for one, other in itertools.combinations(single, 2) if _can_be_one(one, other)
     ]
     optional = [f"without_{name}" for name, spec in HOOKS.items() if spec.kind is not HookKind.REQUIRED]
-    return (*single, *optional, *(double if pairs else ()))
+    return (*single, *optional, *double)
 
 
 def _can_be_one(one: str, other: str) -> bool:

@@ -24,6 +24,7 @@ Facts = Mapping[str, object]
 _CONFORMANT = ("conformant", "conformant with waivers")  # verdicts of the conformance suite
 
 _LONGEST_REPORT = 64 << 20  # bytes
+_TIMEOUT = 120.0  # seconds for each examination
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Diagnosis:
         return json.dumps({"exit_status": self.exit_status, **asdict(self)}, indent=2)
 
 
-def diagnose(*, conformance: Path | None = None, timeout: float = 120.0) -> Diagnosis:
+def diagnose(*, conformance: Path | None = None, timeout: float = _TIMEOUT) -> Diagnosis:
     """Examine this installation. Imports neither torch nor a plugin into this process.
 
     Args:
@@ -100,9 +101,9 @@ def diagnose(*, conformance: Path | None = None, timeout: float = 120.0) -> Diag
     )
 
 
-def torch_problems(timeout: float = 120.0) -> Sequence[Problem]:
+def torch_problems() -> Sequence[Problem]:
     """What is wrong with importing torch here, or with its extensions. Imports nothing into this process."""
-    return list(_torch_problems(*_examine_torch(timeout)))
+    return list(_torch_problems(*_examine_torch(_TIMEOUT)))
 
 
 def _examine_torch(timeout: float) -> tuple[Facts, Sequence[Facts]]:

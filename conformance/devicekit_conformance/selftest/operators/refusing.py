@@ -21,9 +21,9 @@ from devicekit_conformance.selftest.operators.handles import Method, changed_han
 _Wrong = Callable[[torch.Tensor], bool]
 
 
-def _faults(bodies: dict[str, Body], variant: str = "", told: str = "") -> Iterator[Fault]:
+def _faults(bodies: dict[str, Body], variant: str = "") -> Iterator[Fault]:
     for hook, body in bodies.items():
-        yield Fault(hook, variant, told or sentence(hook), partial(faulty, {hook: body}))
+        yield Fault(hook, variant, sentence(hook), partial(faulty, {hook: body}))
 
 
 @operator("meaning")
