@@ -45,11 +45,8 @@ SUITES: dict[str, Callable[[], list[Row]]] = {
     "end_to_end": end_to_end.run,
     "peers": beside.run,
 }
-APART = (
-    "updates",
-    "end_to_end",
-    "peers",
-)  # take minutes, or an environment of their own: only when asked for
+# Take minutes, or an environment of their own: only when asked for.
+APART = ("updates", "end_to_end", "peers")
 
 
 def main(arguments: list[str] | None = None) -> int:

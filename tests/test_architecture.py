@@ -130,12 +130,13 @@ TELLING += ["scheduling", "server", "text", "weights"]
 def unbounded(source: str) -> list[str]:
     """Line and text of each value whose repr is put into a message whatever its length."""
     tree = ast.parse(source)
+    # In a module's __getattr__, names come from code and are short.
     code = {
         id(node)
         for function in ast.walk(tree)
         if isinstance(function, ast.FunctionDef) and function.name == "__getattr__"
         for node in ast.walk(function)
-    }  # whose names are code's own
+    }
     return [
         f"{node.lineno}: {ast.unparse(node.value)}"
         for node in ast.walk(tree)

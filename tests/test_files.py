@@ -181,9 +181,8 @@ def test_a_write_through_a_mapping_is_noticed_though_no_time_tells(
     path.write_bytes(b"a" * 100)
     with path.open("r+b") as writer, mmap.mmap(writer.fileno(), 0) as mapped:
         mapped[0] = ord("b")  # from here on the system notes no further writes
-        monkeypatch.setattr(
-            "devicekit.files._open_for_writing", lambda descriptor: False
-        )  # not every system tells
+        # Not every system tells.
+        monkeypatch.setattr("devicekit.files._open_for_writing", lambda descriptor: False)
         with open_steady(path) as file:
             content = file.read(100, 0)
             mapped[99] = ord("b")
@@ -215,9 +214,8 @@ def test_an_old_file_on_a_disk_is_read_once(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setattr("devicekit.files._in_memory", lambda device: True)
         assert file.needs_second_reading
         monkeypatch.setattr("devicekit.files._in_memory", lambda device: False)
-        monkeypatch.setattr(
-            "devicekit.files.time.time", lambda: path.stat().st_ctime - 1000
-        )  # the clock was set
+        # The clock was set.
+        monkeypatch.setattr("devicekit.files.time.time", lambda: path.stat().st_ctime - 1000)
         assert file.needs_second_reading
 
 

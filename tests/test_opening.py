@@ -216,9 +216,8 @@ class TestFork:
                 raise OSError("no driver")
 
         register(Silent, name="silent", open=False)
-        assert (
-            in_child(lambda: devicekit.get_device("silent").name) == "silent"
-        )  # never opened before: not asked
+        # Never opened before: not asked.
+        assert in_child(lambda: devicekit.get_device("silent").name) == "silent"
         devicekit.get_device("silent")
         error = in_child(lambda: devicekit.get_device("silent"))
         assert isinstance(error, HookError)
@@ -253,9 +252,8 @@ def test_what_engines_hold_today_names_a_device_too(register):
 
 
 def test_a_device_module_means_its_current_device(sim_device):
-    assert (
-        devicekit.get_device(torch.sim).index == 0
-    )  # asked before anything was used: nothing is initialised
+    # Asked before anything was used: nothing is initialised.
+    assert devicekit.get_device(torch.sim).index == 0
     assert devicekit.get_device(torch.ones(1, device="sim:1")).index == 1
     with devicekit.get_device("sim:1").current():
         assert devicekit.get_device(torch.sim).index == 1

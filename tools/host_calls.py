@@ -33,9 +33,8 @@ class Host:
     title: str
     package: str
     distribution: str
-    interfaces: tuple[
-        tuple[str, str], ...
-    ]  # file below site-packages, and class in it; "": the module itself
+    # File below site-packages, and class in it; "": the module itself.
+    interfaces: tuple[tuple[str, str], ...]
     adapter: str  # file below plugins/hosts
     adapter_class: str  # "": the module itself
     rest: str  # who answers what the adapter does not

@@ -119,9 +119,8 @@ class Run:
             left_out = session.rules.keys() - self._collected.get(address, set())
             session.exclude(left_out, "deselected in this pytest run")
         try:
-            self._write(
-                interrupted=False, begun=True
-            )  # an older report never stands for a run that was killed
+            # An older report never stands for a run that was killed.
+            self._write(interrupted=False, begun=True)
         except UsageError as error:
             raise pytest.UsageError(str(error)) from None
 

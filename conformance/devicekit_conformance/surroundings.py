@@ -16,15 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = ["OF_THE_HOST", "Surroundings", "runtime"]
 
-_SHARING = frozenset(
-    {"export_ipc", "import_ipc"}
-)  # torch itself starts a manager of shared memory, and talks to it
+# torch itself starts a manager of shared memory, and talks to it.
+_SHARING = frozenset({"export_ipc", "import_ipc"})
 _SELECTING = frozenset({"set_index"})
 _STREAMING = frozenset({"set_current_stream"})
-OF_THE_HOST = (
-    "torch's host random state",
-    "torch.initial_seed()",
-)  # which the cpu's own seeds
+# The cpu's own hooks seed these.
+OF_THE_HOST = ("torch's host random state", "torch.initial_seed()")
 _SEEDING = frozenset({"manual_seed", "set_rng_state"})
 
 
@@ -51,9 +48,8 @@ class Surroundings:
         told = process_state.changes(self._process, self._take_process())
         told += process_state.replaced(self._code, process_state.code()) if self._thorough else []
         devices = self._take_devices()
-        before = {
-            name: value for name, value in self._devices.items() if name in devices
-        }  # if it was initialised
+        # Of devices that had been initialised before.
+        before = {name: value for name, value in self._devices.items() if name in devices}
         told += process_state.changes(before, {name: devices[name] for name in before})
         if self._hook in _SHARING:
             return told

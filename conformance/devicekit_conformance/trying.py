@@ -68,9 +68,8 @@ def warm_up() -> None:
     """Import and remember here what every child would have to otherwise."""
     effect_of("")
     with contextlib.suppress(ImportError):
-        importlib.import_module(
-            "torch.distributed.tensor"
-        )  # torch does, when it first meets a tensor subclass
+        # torch does so when it first meets a tensor subclass.
+        importlib.import_module("torch.distributed.tensor")
     process_state.python_state()
     process_state.torch_state()
 

@@ -18,9 +18,8 @@ __all__ = ["same_in_every_world", "worlds"]
 
 _TAKEN = 64 * MIB
 _ROOMY = 2 * GIB  # of which half is enough for all that is tried
-_LIMITS = frozenset(
-    {"allocator_settings", "set_memory_fraction"}
-)  # that a limit may be one of, or that set it
+# What a limit may be one of, and what sets it.
+_LIMITS = frozenset({"allocator_settings", "set_memory_fraction"})
 
 
 def same_in_every_world(trial: Trial, ask: Callable[[], str]) -> None:

@@ -56,9 +56,8 @@ SIZES: Mapping[str, int] = MappingProxyType(
 
 _MLA = {"num_key_value_heads": 4, "head_dim": 8, "qk_head_dim": 24}
 _DENSE_TO_SPARSE = {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2}
-_UNTIED = {
-    "tie_word_embeddings": False
-}  # a random model that scales what it embeds says the same word for ever
+# A random model that scales what it embeds says the same word for ever.
+_UNTIED = {"tie_word_embeddings": False}
 _MAMBA2 = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_n_groups": 2}
 _HYBRID = ["linear_attention", "full_attention", "linear_attention", "linear_attention"]
 

@@ -117,9 +117,8 @@ def test_wrong_files_and_names_are_told_in_words(
 
 
 def _has_a_default(action: argparse.Action) -> bool:
-    return (
-        bool(action.option_strings) and not action.required and action.nargs != 0
-    )  # 0: a switch, which is off
+    # nargs is 0 for a switch, which is off.
+    return bool(action.option_strings) and not action.required and action.nargs != 0
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -41,9 +41,8 @@ def test_metrics_log_and_port_are_what_the_page_says(served: str, scratch: Path)
 
     table, shown = rows(), exposed(text)
     assert shown.keys() - table.keys() == set()
-    assert table.keys() - shown.keys() <= {
-        "devicekit_cache_hit_rate"
-    }  # unknown until something was looked up
+    # Unknown until something was looked up.
+    assert table.keys() - shown.keys() <= {"devicekit_cache_hit_rate"}
     for name in shown:
         assert (table[name][0], table[name][3]) == shown[name]
     for name, (_, unit, labels, _) in table.items():

@@ -51,9 +51,8 @@ class Static:
                 into[one.name] = one
             elif isinstance(one, ast.ImportFrom):
                 source = self._absolute(dotted, one)
-                within = f"{source}.".startswith(
-                    f"{self._root}."
-                )  # what lies elsewhere is no part of the surface
+                # What lies elsewhere is no part of the surface.
+                within = f"{source}.".startswith(f"{self._root}.")
                 found = self.names(source) if within else {}
                 for alias in one.names:
                     if alias.name == "*":

@@ -48,9 +48,8 @@ def test_reading_sources_and_asking_the_running_module_agree(name: str) -> None:
 
 
 def test_a_name_that_the_vendor_lacks_is_an_attribute_error() -> None:
-    assert not hasattr(
-        build(FLAVOURS["npu"](None)).module, "empty_host_cache"
-    )  # it is host_empty_cache there
+    # It is called host_empty_cache there.
+    assert not hasattr(build(FLAVOURS["npu"](None)).module, "empty_host_cache")
     assert not hasattr(build(FLAVOURS["xpu"](None)).module, "ipc_collect")
     assert hasattr(build(FLAVOURS["xpu"](None)).module, "MemPool")
     assert not hasattr(build(FLAVOURS["xpu"]("2.10.0")).module, "MemPool")

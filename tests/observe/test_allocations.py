@@ -130,9 +130,8 @@ def test_adaptors_work_alike_in_any_order(sim: Device, order: tuple[int, ...], n
 
     def work() -> None:
         kept.append(torch.empty(2 * MIB, dtype=torch.uint8, device=sim.torch_device))
-        extra = torch.empty(
-            2 * MIB, dtype=torch.uint8, device=sim.torch_device
-        )  # over the limit: room is made
+        # Over the limit: room is made.
+        extra = torch.empty(2 * MIB, dtype=torch.uint8, device=sim.torch_device)
         assert limit.held == track.bytes == extra.nbytes
 
     if nested:

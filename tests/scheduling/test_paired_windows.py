@@ -126,9 +126,8 @@ def test_a_prompt_and_an_output_of_any_length_run_in_the_fewest_window_pages(
         assert windows is not None
         if len(one.state.running):
             pinned.append(windows.owned)
-    behind_the_prompt = pinned[
-        page_size + 1 :
-    ]  # with its next page a request lets go of what the chunk looked at
+    # With its next page a request lets go of what the chunk looked at.
+    behind_the_prompt = pinned[page_size + 1 :]
     assert max(behind_the_prompt) <= -(-window // page_size) + 1
     assert windows_of(one).windows.available == windows_of(one).windows.total
 

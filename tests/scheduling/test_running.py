@@ -55,10 +55,9 @@ class Model:
     def leave(self, identity: str, *, vacate: bool = False) -> None:
         request = self.requests.pop(identity)
         tokens = self.tokens.pop(identity)
-        if vacate:
-            self.batch.vacate(request)
-        else:
-            self.batch.leave(request)
+        self.batch.vacate(request)
+        if not vacate:
+            self.batch.close_up()
         assert request.total == len(tokens)
         assert request.computed == len(tokens) - 1
         assert self.table.tokens[request.row, : request.total].tolist() == tokens
@@ -157,7 +156,8 @@ def test_sampling_parameters_stay_with_their_request() -> None:
         batch.join(request)
         made.append(request)
     for gone in (made[1], made[4]):
-        batch.leave(gone)
+        batch.vacate(gone)
+        batch.close_up()
     assert batch.begin_step()
     forward = ForwardBatch.__new__(ForwardBatch)
     batch.sampling.fill(forward, batch.view.positions, [])
@@ -167,7 +167,8 @@ def test_sampling_parameters_stay_with_their_request() -> None:
         if request.params.temperature:
             assert forward.sampling.top_k[column] == request.params.top_k
             assert forward.sampling.seed[column] == request.seed
-    batch.leave(made[3])
+    batch.vacate(made[3])
+    batch.close_up()
     assert batch.begin_step()
     forward.sampling = None
     batch.sampling.fill(forward, batch.view.positions, [])

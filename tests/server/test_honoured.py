@@ -308,10 +308,8 @@ WITHOUT_EFFECT = {
     "spaces_between_special_tokens": "the tokenizer",
     "add_special_tokens": "the tokenizer",
 }
-ELSEWHERE = {
-    "/read_weights",
-    "/weights_checker.action",
-}  # tests/server/test_weight_sharing.py; it has one value
+# The first: see tests/server/test_weight_sharing.py; the second has one value.
+ELSEWHERE = {"/read_weights", "/weights_checker.action"}
 NEVER_THE_SAME = frozenset({"id", "created", "e2e_latency", "timestamp"})
 
 

@@ -53,9 +53,8 @@ class Clients:
     """Programs that ask one engine after the other, without a pause, and note which weights answered."""
 
     urls: list[str]
-    served: list[tuple[float, float, str]] = field(
-        default_factory=list
-    )  # begun, ended, version of each token's end
+    # Begun, ended, version of each token's end.
+    served: list[tuple[float, float, str]] = field(default_factory=list)
     refused: int = 0
     unanswered: list[str] = field(default_factory=list)
 

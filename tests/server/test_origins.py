@@ -186,9 +186,8 @@ def test_what_is_sent_as_something_else_than_json_is_not_read(shared: Server, ki
 def test_json_by_all_its_names_is_read(shared: Server, kind: str) -> None:
     body = b'{"text": "a", "sampling_params": {"max_new_tokens": 1}}'
     assert shared.http.post("/generate", content=body, headers={"Content-Type": kind}).status_code == 200
-    assert (
-        shared.http.post("/flush_cache", headers={"Content-Type": "text/plain"}).status_code == 200
-    )  # no body
+    # A request without a body.
+    assert shared.http.post("/flush_cache", headers={"Content-Type": "text/plain"}).status_code == 200
 
 
 # -- Names ----------------------------------------------------------------------------------------------------

@@ -229,9 +229,8 @@ def test_bodies_are_bounded_together_and_short_ones_have_room_of_their_own(serve
         assert one.generate()["output_ids"]
         for connection in held:
             connection.close()
-        one.eventually(
-            lambda: one.post("/generate", long).status_code == 400
-        )  # there is room again: it is read
+        # There is room again: it is read.
+        one.eventually(lambda: one.post("/generate", long).status_code == 400)
 
 
 def test_operations_that_wait_are_limited_in_number(serve: Serve) -> None:

@@ -36,14 +36,8 @@ from tests.hash_runner import make_weights, salt_of
 from tests.soak.shadow import may_run
 from tests.soak.world import ALIASES, ANY, Posted, World
 
-_WAITING = (
-    Drain,
-    UpdateWeights,
-    BeginWeightUpdate,
-    Transaction,
-    PrepareWeights,
-    DiscardWeights,
-)  # may be answered later
+# May be answered later.
+_WAITING = (Drain, UpdateWeights, BeginWeightUpdate, Transaction, PrepareWeights, DiscardWeights)
 _NAMES = sorted(make_weights(0))
 _salts: dict[tuple[int, ...], int] = {}
 

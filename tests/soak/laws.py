@@ -50,9 +50,8 @@ def _requests(world: World, holders: list[Request]) -> None:
     if sorted(places) != sorted(state.requests):
         world.wrong.append(f"requests are in {places}, of {list(state.requests)}")
     asked = {identity for identity, book in world.books.items() if book.finish is None} - world.sent
-    asked -= {
-        one.id for one in state.requests.outputs if one.finish is not None
-    }  # to be told in the next step
+    # These are told in the next step.
+    asked -= {one.id for one in state.requests.outputs if one.finish is not None}
     if asked != state.requests.keys():
         world.wrong.append(f"in flight are {sorted(state.requests)}, and asked for {sorted(asked)}")
     for one in state.requests.values():

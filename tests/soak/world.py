@@ -77,10 +77,10 @@ class World:
         self.machine: Simulator | None = None
         self.device = self._open()
         self.clock = Clock()
-        size = {"num_pages": make.pages, "page_size": make.page_size}
         self.runner = ShadowRunner(
             self.device,
-            **size,
+            num_pages=make.pages,
+            page_size=make.page_size,
             eos_token_ids=make.eos,
             max_positions=make.positions,
             window=make.window,
@@ -93,25 +93,7 @@ class World:
         self._make_stubborn()
         self.releases = ReleasePoints(self.device, make.policies, clock=self.clock)
         self.states = PageAllocator(make.max_running, checked=make.checked) if make.recurrent else None
-        self.scheduler = Scheduler(
-            self.runner,
-            self.device,
-            SchedulerLimits(
-                **size,
-                max_running=make.max_running,
-                max_batch_tokens=make.max_batch_tokens,
-                policy=make.policy,
-                prefix_caching=make.caching,
-                conservativeness=make.conservativeness,
-                window_pages=make.window_pages,
-                state_snapshots=make.snapshots,
-                checked=make.checked,
-            ),
-            clock=self.clock,
-            releases=self.releases,
-            detokenizer=KnownBytes() if make.known_bytes else Detokenizer(),
-            states=self.states,
-        )
+        self.scheduler = self._schedule()
         self.state = self.runner.state = self.scheduler.state
         self.region = parts.Region()
         self.copier: parts.FaultyCopier | None = None
@@ -121,6 +103,10 @@ class World:
         self.control = self._install()
         self.work = parts.Compilations(self._look_at_flush)
         self.scheduler.register(self.work.participant())
+        self._begin_records()
+
+    def _begin_records(self) -> None:
+        """What was asked, and what the weights should be: the answers are held against it."""
         self.books = self.runner.books
         self.wrong = self.runner.wrong
         self.seen = self.runner.seen  # how often what happened
@@ -140,11 +126,10 @@ class World:
             (kind, name): seed
             for kind, seed in ((Selector.TARGET, TARGET_SEED), (Selector.DRAFT, DRAFT_SEED))
             for name in make_weights(0)
-            if kind is Selector.TARGET or make.draft
+            if kind is Selector.TARGET or self.make.draft
         }
-        self.committed: tuple[str, int, str | None] | None = (
-            None  # the last one, and what the weights were then
-        )
+        # The last update that was committed, and what the weights were then.
+        self.committed: tuple[str, int, str | None] | None = None
         self.commit_unknown = False  # whether nobody can know if the weights are still what they were then
         self.content: dict[str, dict[str, int]] = {}  # by operation: the weights it brings, by seed
         self.prepared: dict[str, dict[str, int]] = {}  # by its name: an update that waits to be committed
@@ -161,6 +146,30 @@ class World:
         register()
         self._stack.callback(unregister_backend, "sim")
         return get_device("sim")
+
+    def _schedule(self) -> Scheduler:
+        make = self.make
+        limits = SchedulerLimits(
+            num_pages=make.pages,
+            page_size=make.page_size,
+            max_running=make.max_running,
+            max_batch_tokens=make.max_batch_tokens,
+            policy=make.policy,
+            prefix_caching=make.caching,
+            conservativeness=make.conservativeness,
+            window_pages=make.window_pages,
+            state_snapshots=make.snapshots,
+            checked=make.checked,
+        )
+        return Scheduler(
+            self.runner,
+            self.device,
+            limits,
+            clock=self.clock,
+            releases=self.releases,
+            detokenizer=KnownBytes() if make.known_bytes else Detokenizer(),
+            states=self.states,
+        )
 
     def _make_stubborn(self) -> None:
         if self.machine is not None:

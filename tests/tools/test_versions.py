@@ -114,6 +114,5 @@ def test_workflows_run_columns_that_exist() -> None:
     ]
     short, long = (job["strategy"]["matrix"] for job in jobs)
     assert [one["column"] for one in short["include"]] == ["oldest", "newest"]
-    assert (
-        set(long["column"]) | {"development"} == names
-    )  # development's column is what everything else runs on
+    # Development's column is what everything else runs on.
+    assert set(long["column"]) | {"development"} == names

@@ -68,9 +68,8 @@ def _with_fault(call: Callable[[], object], kind: type[BaseException], place: in
             return
         if left == 0:
             raised = True
-            raise kind(
-                "the device is lost: out of memory, not initialised"
-            )  # no words make an error harmless
+            # No words make an error harmless.
+            raise kind("the device is lost: out of memory, not initialised")
         left -= 1
 
     sys.setprofile(watch)
