@@ -21,11 +21,11 @@ class Coordinator(Protocol):
 
     @property
     def lost(self) -> Exception | None:
-        """Why nobody can be asked any more; ``None`` while all are there."""
+        """Why ranks cannot be asked any more; ``None`` while all are there."""
         ...
 
     def admit(self) -> None:
-        """Raise InvalidOperation where an operation is begun that only this rank knows of."""
+        """Raise InvalidOperation if an operation is begun of which only this rank knows."""
         ...
 
     def least(self, value: int) -> int:
@@ -47,29 +47,29 @@ class Coordinator(Protocol):
         ...
 
     def outcomes(self, what: str, own: int) -> list[int]:
-        """Everybody's outcome (0 or more) of one thing that all do, by rank. Raises RankLost."""
+        """The outcome (0 or more) that each rank has of one thing that all do, by rank. Raises RankLost."""
         ...
 
     def texts(self, text: str) -> list[str]:
-        """Everybody's text, by rank. Raises RankLost."""
+        """The text of each rank, by rank. Raises RankLost."""
         ...
 
     def names(self, own: Sequence[str]) -> tuple[str, ...]:
-        """What any rank names, with the ranks that do behind it unless all do; ``own`` once a rank is lost."""
+        """The names that any rank gives, each with its ranks unless all give it; ``own`` once a rank is lost."""
         ...
 
     def exchanging(self) -> AbstractContextManager[None]:
-        """A block in which ranks exchange tensors, and nobody may fail alone: RankLost on all, for good."""
+        """A block in which ranks exchange tensors. A failure in it is final: RankLost on all."""
         ...
 
 
 class SingleRank:
-    """One process."""
+    """The coordinator of a single process: it agrees with itself."""
 
     lost: Exception | None = None
 
     def admit(self) -> None:
-        """Whatever is begun here, all know of it."""
+        """Nothing to check: there is no other rank."""
 
     def least(self, value: int) -> int:
         return value

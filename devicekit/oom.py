@@ -1,4 +1,4 @@
-"""Out of memory: let go of what the failed attempt held, empty the cache, and try once more.
+"""Out of memory: drop what the failed attempt held, empty the cache, and try once more.
 
 ::
 
@@ -8,7 +8,7 @@
     fitted = find_executable_batch_size(lambda size: model(batch(size)), 64, device=device)
     fitted.batch_size, fitted.result
 
-What runs must be safe to run again. A lost device is never tried again, nor is any other error.
+The function must be safe to run a second time. A lost device is never tried again, nor is any other error.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class OutOfMemoryReport:
 
 @dataclass(slots=True)
 class OutOfMemoryRecovery:
-    """Runs things that may run out of a device's memory.
+    """Runs functions that may run out of a device's memory.
 
     Args:
         releases: whose out-of-memory point empties the cache; default: as the environment sets it.
@@ -123,7 +123,7 @@ class OutOfMemoryRecovery:
 
 @dataclass(frozen=True, slots=True)
 class Fitted(Generic[_T]):
-    """A batch size that fits, what came out of it, and the larger sizes that did not fit."""
+    """A batch size that fits, the function's result, and the larger sizes that did not fit."""
 
     batch_size: int
     result: _T

@@ -102,14 +102,12 @@ class DeviceProperties:
     unified_memory: bool | None = None  # shares its memory with the host
     driver: str | None = None  # the driver's version, in the vendor's own form
     # Since contract 1.1.
-    capability: tuple[int, int] | None = (
-        None  # the vendor's version of the architecture; a higher one can do more
-    )
+    # The vendor's version of the architecture; a higher one can do more.
+    capability: tuple[int, int] | None = None
     pci_address: str | None = None  # "0000:3b:00.0": domain, bus, device and function, lower-case hexadecimal
     numa_node: int | None = None  # the host's memory node nearest to the device
-    physical_index: int | None = (
-        None  # among all devices of the machine, as the management library counts them
-    )
+    # Among all devices of the machine, as the management library counts them.
+    physical_index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +152,8 @@ class AllocatorSetting:
 
     name: str
     value: str
-    changeable: bool | None = (
-        None  # now, in this process; False: fixed since the allocator started; None: not told
-    )
+    # Now, in this process; False: fixed since the allocator started; None: not told.
+    changeable: bool | None = None
 
 
 class ErrorKind(enum.Enum):

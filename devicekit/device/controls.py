@@ -64,7 +64,7 @@ class DeviceControls:
             self._hooks.set_index(self.index)
 
     def current_where_possible(self) -> AbstractContextManager[None]:
-        """As `Device.current`, and nothing on a backend that has one device, or cannot switch devices."""
+        """As `Device.current`; does nothing on a backend that has one device, or cannot switch devices."""
         return self.current() if self.switches else nullcontext()
 
     @property
@@ -79,7 +79,7 @@ class DeviceControls:
         raise NotImplementedError
 
     def default_stream(self) -> Stream:
-        """The stream of a thread that set none."""
+        """The stream that is current in a thread that set none."""
         return self._hooks.default_stream(self.index)
 
     def set_current_stream(self, stream: Stream) -> None:

@@ -1,8 +1,8 @@
-"""The device that code means when it names none, or names one as torch's own functions are told.
+"""Finds the device that code means when it names none, or names one in the way that torch's functions take.
 
 Code that was written for a device module of torch passes no device, an index, a ``torch.device``, a string or a
-tensor. These functions read all of them as torch does, so that such code keeps its meaning when it moves to
-`Device`: without an index it is the calling thread's current one, not device 0.
+tensor. These functions read each of them as torch does, so that such code keeps its meaning when it moves to
+`Device`: without an index it is the calling thread's current device, not device 0.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Puts checks around a backend's hooks, so that no caller meets a vendor's surprise without its name.
+"""Checks every call of a backend's hook, so that an error names the backend and the hook.
 
-`guarded` answers a backend with every hook of the contract, present or not. A hook of it is one plain Python frame
-around the vendor's function, which gives a raising hook its name and refuses a result that the contract does not
-allow. Three shapes of that frame are written out, because one that names its argument costs half of one that takes
-``*arguments``, and nearly every hook takes an index and no more.
+`guarded` answers a backend with every hook of the contract, present or not. Each hook of it is one plain Python
+frame around the vendor's function: what the function raises gets the hook's name, and a result that the contract
+does not allow is refused. Three shapes of that frame are written out, because one that names its argument costs
+half of one that takes ``*arguments``, and nearly every hook takes an index and no more.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _many(function: _Function, backend: OpenedBackend, spec: HookSpec) -> _Funct
 
 
 def _withholding(function: _Function, backend: OpenedBackend, spec: HookSpec) -> _Function:
-    """For a plugin that predates an appended argument: to leave it out is right only where it asks for nothing."""
+    """For a plugin older than an appended argument: leave it out, where it asks for nothing."""
     withheld = [name for name in spec.added if name not in backend.takes(spec.name)]
     handed_on = len(backend.parameters(spec.name))
 
@@ -137,14 +137,14 @@ def _withholding(function: _Function, backend: OpenedBackend, spec: HookSpec) ->
 
 
 def _quick_kind(spec: HookSpec) -> type | None:
-    """The type whose instances need no further look; ``None``: look at every result."""
+    """The type of results that need no further check; ``None``: check every result."""
     if spec.returns == "None":
         return NoneType
     return next(iter(_EXACT.get(spec.returns, ())), None)
 
 
 def _check(backend: OpenedBackend, spec: HookSpec) -> Callable[[object], object]:
-    """What looks at a result that is not of the quick kind: returns it, or raises HookResultError."""
+    """A function that checks results of any other type: returns them, or raises HookResultError."""
     exact, instance = _EXACT.get(spec.returns), _INSTANCE.get(spec.returns)
 
     def checked(found: object) -> object:

@@ -56,7 +56,7 @@ class Device(DeviceControls):
         backend.on_recompile(self._take_hooks)
 
     def _take_hooks(self) -> None:
-        """Again whenever an observer comes or goes."""
+        """Take the backend's hooks anew: called whenever an observer comes or goes."""
         self._hooks = dispatch.guarded(self.backend)
 
     def __repr__(self) -> str:
@@ -198,7 +198,7 @@ class Device(DeviceControls):
         return ReleaseResult(True, None, before, reserved(), seconds)
 
     def _releasing(self) -> AbstractContextManager[None]:
-        """Vendors' functions that take no index work on the current device, and create its context if need be."""
+        """A block in which the right device is current, for vendors' functions that take no index."""
         if not self.switches:
             return nullcontext()
         # Before the first use there is nothing to release, and to ask for the current device would initialise.

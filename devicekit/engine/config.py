@@ -38,9 +38,8 @@ class EngineConfig:
     conservativeness: float = 1.0  # lower admits more requests at once, at the price of retractions
     random_seed: int | None = None  # whence requests without a seed get theirs; None: another each time
     invalid_logits: str = "refuse"  # what becomes of requests whose logits are NaN or infinite; or "mark"
-    refuse_nonfinite_weights: bool = (
-        False  # neither open nor take in weights that hold NaN or infinite values
-    )
+    # Neither open nor take in weights that hold NaN or infinite values.
+    refuse_nonfinite_weights: bool = False
     await_fleet: bool = False  # generate nothing until `JoinFleet` has found the weights to be the fleet's
     tensor_parallel: int | None = None  # ranks that hold one model together; None: each a copy of its own
     expert_parallel: bool = False  # they hold whole experts, instead of a part of each

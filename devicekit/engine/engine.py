@@ -1,7 +1,7 @@
 """The engine: a model on a device, its pools and its scheduler, driven by the caller's thread.
 
-`generate` steps until its requests are done, `step` does one step, and every verb
-steps until it is answered. Requests submitted before go on meanwhile.
+`generate` steps until its requests are done, `step` does one step, and every verb steps until it is answered.
+Requests that were submitted before go on meanwhile.
 """
 
 from __future__ import annotations
@@ -35,10 +35,7 @@ from devicekit.scheduling.batch import Runner
 from devicekit.scheduling.errors import InvalidOperation, InvalidRequest
 from devicekit.scheduling.interface import EngineScheduler
 from devicekit.scheduling.kv_cache.host_cache import attach_host_cache
-from devicekit.scheduling.messages import (
-    Reply,
-    Selector,
-)
+from devicekit.scheduling.messages import Reply, Selector
 from devicekit.scheduling.participants import Participant
 from devicekit.scheduling.request import Request, SamplingParams, prompt_array
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits, Step
@@ -104,23 +101,7 @@ class Engine(EngineVerbs):
             limits = served.limits
             self.grammars = GrammarCompiler(self.tokenizer, limits.vocab_size, sorted(limits.eos_token_ids))
         self.scheduler: EngineScheduler = self._schedule(served, releases, ranks)
-        store = WeightStore(
-            self.scheduler.state,
-            device,
-            Model(runner, runner.weight_aliases(), runner.sharding),
-            refuse_nonfinite=config.refuse_nonfinite_weights,
-        )
-        self.weights: WeightControl = install(
-            self.scheduler.control,
-            store,
-            loaders={Selector.TARGET: runner},
-            regions=self._regions(),
-            rank=0 if ranks is None else ranks.rank,
-        )
-        if config.await_fleet:
-            self.weights.membership.wait_for_fleet()
-        if draft is not None:
-            self.weights.register_draft(Model(draft, draft.weight_aliases()), draft)
+        self.weights: WeightControl = self._control_weights(ranks)
         self._register_caches()
         self._generations: dict[str, Generation] = {}
         self._replies: dict[str, Reply] = {}
@@ -220,8 +201,30 @@ class Engine(EngineVerbs):
             grammars=self.grammars,
         )
 
+    def _control_weights(self, ranks: RankGroup | None) -> WeightControl:
+        """Let the scheduler update the weights of the model and its draft, and release memory."""
+        runner, draft, config = self.runner, self.draft, self.config
+        store = WeightStore(
+            self.scheduler.state,
+            self.device,
+            Model(runner, runner.weight_aliases(), runner.sharding),
+            refuse_nonfinite=config.refuse_nonfinite_weights,
+        )
+        weights = install(
+            self.scheduler.control,
+            store,
+            loaders={Selector.TARGET: runner},
+            regions=self._regions(),
+            rank=0 if ranks is None else ranks.rank,
+        )
+        if config.await_fleet:
+            weights.membership.wait_for_fleet()
+        if draft is not None:
+            weights.register_draft(Model(draft, draft.weight_aliases()), draft)
+        return weights
+
     def _register_caches(self) -> None:
-        """What else a flush forgets, in this order: compiled grammars, then the figures of the old cache."""
+        """Let a flush also forget compiled grammars, and then the figures of the old prefix cache."""
         if self.grammars is not None:
             self.scheduler.register(Participant("grammar_cache", self.grammars.flush))
         figures = self.scheduler.state.requests.cache_figures
@@ -324,7 +327,7 @@ class Engine(EngineVerbs):
         return self._random.getrandbits(62)
 
     def generation(self, request: Request) -> Generation:
-        """What fills in with a request's outputs. Its text is made with the request's own options."""
+        """The object that fills in with a request's outputs. Its text is made with the request's own options."""
         maker, params = None, request.params
         if self.vocabulary is not None and not params.stop:
             maker = RequestText(self.vocabulary, request.prompt.tolist(), params.text_options)
@@ -384,7 +387,7 @@ class Engine(EngineVerbs):
         return step
 
     def encode(self, text: str, special: bool = True) -> list[int]:
-        """Token ids of a text; ``special``: with what the tokenizer puts before and behind by itself.
+        """Token ids of a text; ``special``: with the special tokens that the tokenizer adds around it.
 
         Raises:
             MissingTokenizer: the model directory has none.

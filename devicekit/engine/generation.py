@@ -1,4 +1,4 @@
-"""What a caller holds of a request: its tokens and text as they come, and how it ended."""
+"""A request as its caller sees it: tokens and text as they come, and how it ended."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from devicekit.text.vocabulary import Decodes, Vocabulary, vocabulary_of
 
 
 class IncrementalText:
-    """Text of a growing list of tokens, of which what was given out never changes."""
+    """The text of a growing list of tokens. Text that was given out never changes."""
 
     def __init__(self, detokenizer: Vocabulary | Decodes) -> None:
         self._decoder = TokenDecoder(vocabulary_of(detokenizer))
@@ -43,9 +43,8 @@ class Generation:
     # Makes the text where the scheduler does not; None: it does, or there is none.
     maker: RequestText | None = None
     keep_stop: bool = False  # leave what stopped the output in its text
-    offsets: list[int] = field(
-        default_factory=list
-    )  # where each token with a log-probability begins in the text
+    # Where in the text each token with a log-probability begins.
+    offsets: list[int] = field(default_factory=list)
 
     @property
     def done(self) -> bool:
@@ -53,7 +52,7 @@ class Generation:
 
     @property
     def completed(self) -> bool:
-        """Whether it came to an end of its own: it was not broken off, and did not fail."""
+        """Whether the output is complete: the request was not aborted and did not fail."""
         return self.finish is not None and self.finish.kind in (FinishKind.STOP, FinishKind.LENGTH)
 
     def receive(self, output: Output) -> str:

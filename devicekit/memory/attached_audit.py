@@ -1,4 +1,4 @@
-"""The conservation audit of what hangs on pages: every id in one place, and every pin somebody's."""
+"""The conservation audit of attachments: every id is in one place, and every pin has a holder."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from devicekit.memory.pages import PagePool
 
 
 def audit_attached(attached: Attachments, pages: PagePool, held: Sequence[Int32] = ()) -> Conservation:
-    """Account for every id that hangs, or may hang, on ``pages``.
+    """Account for every id that is attached, or may be attached, to ``pages``.
 
-    Pinned ids count as owned and idle ones as evictable. What hangs on a free page, or is pinned more often than
-    by the holders given, is leaked; what is pinned less often is in two places.
+    Pinned ids count as owned and idle ones as evictable. An id on a free page, or pinned more often than by the
+    holders given, is leaked; one that is pinned less often is in two places.
 
     Args:
         held: the pages whose attachments each holder has pinned.

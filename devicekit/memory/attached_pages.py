@@ -1,8 +1,8 @@
-"""Pools whose pages bear something: it leaves with the page that is given back.
+"""Page pools with attachments: what is attached to a page leaves with it when the page is given back.
 
-`AttachedAllocator` hands out plain pages, on which something may be hung later. `PairedAllocator` hands out pages
-with a window page on each: for models in which some layers look back only so far, and keep their keys and values
-in a smaller pool of their own. Both hold a `PageAllocator`, and answer as a `PagePool`.
+`AttachedAllocator` hands out plain pages, to which something may be attached later. `PairedAllocator` hands out
+pages with a window page attached to each: for models in which some layers look back only so far, and keep their
+keys and values in a smaller pool of their own. Both hold a `PageAllocator`, and answer as a `PagePool`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from devicekit.memory.pages import PageAllocator, PageBytes
 
 
 class AttachedAllocator:
-    """Hands out the page ids 1 to ``num_pages``, on which up to ``count`` things may hang (``attached``)."""
+    """Hands out the page ids 1 to ``num_pages``; up to ``count`` of them can have an attachment (``attached``)."""
 
     __slots__ = ("_plain", "attached")
 
@@ -45,18 +45,18 @@ class AttachedAllocator:
         return self._plain.take_one()
 
     def give(self, pages: PageBytes) -> None:
-        """As `PageAllocator.give`; with what hangs on the pages."""
+        """As `PageAllocator.give`; takes back what is attached to the pages too."""
         self._plain.give(pages)
         ids = pages if isinstance(pages, np.ndarray) else np.frombuffer(pages, np.int32)
         self.attached.forget(ids)
 
     def give_one(self, page: int) -> None:
-        """As `PageAllocator.give_one`; with what hangs on it."""
+        """As `PageAllocator.give_one`; takes back what is attached to it too."""
         self._plain.give_one(page)
         self.attached.forget(np.array([page], np.int32))
 
     def reset(self) -> None:
-        """Make every page free again, and everything that hangs on them."""
+        """Make every page free again, and every attachment."""
         self._plain.reset()
         self.attached.reset()
 
@@ -106,11 +106,11 @@ class PairedAllocator:
         return page
 
     def give(self, pages: PageBytes) -> None:
-        """As `PageAllocator.give`; with what hangs on the pages."""
+        """As `PageAllocator.give`; takes back the window pages too."""
         self.bare.give(pages)
 
     def give_one(self, page: int) -> None:
-        """As `PageAllocator.give_one`; with what hangs on it."""
+        """As `PageAllocator.give_one`; takes back its window page too."""
         self.bare.give_one(page)
 
     def reset(self) -> None:

@@ -1,9 +1,8 @@
-"""Things that hang on pages and are fewer than pages: window pages, or snapshots of recurrent states.
+"""Attachments to pages, of which there are fewer than pages: window pages, or snapshots of recurrent states.
 
-Page ids stay the only currency: tables, the prefix cache and requests know nothing else. What hangs on a page is
-an id of a second pool, found at ``of[page]``. It goes with the page when that is given back. Until then it is
-either pinned, by those who will look at it again, or idle: it stays where it is while nobody else needs its place,
-and those idle longest go first.
+Tables, the prefix cache and requests know page ids only. An attachment is an id of a second pool, found at
+``of[page]``, and is taken back with its page. Until then it is either pinned, by requests that will read it again,
+or idle. An idle one stays where it is until another page needs it; those idle longest go first.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ Int64 = npt.NDArray[np.int64]
 
 
 class Attachments:
-    """A pool of ``count`` ids that hang on pages 1 to ``num_pages``.
+    """A pool of ``count`` ids that can be attached to the pages 1 to ``num_pages``.
 
     Pages are given as int32 arrays. ``of`` keeps its address for good; it is to be read only.
     """
@@ -47,7 +46,7 @@ class Attachments:
         return self.ids.available + self.idle
 
     def attach(self, pages: Int32) -> bool:
-        """Hang an id on each of these pages, which have none, pinned once. False, and nothing done: too few."""
+        """Attach a pinned id to each of these pages, which have none. False, and nothing done: too few ids."""
         short = len(pages) - self.ids.available
         if short > 0 and not self._drop(short):
             return False
@@ -69,7 +68,7 @@ class Attachments:
         return identity != 0
 
     def pin(self, pages: Int32) -> None:
-        """Keep what hangs on these pages, each given once; something does on all of them."""
+        """Keep what is attached to these pages, each given once. Every one of them has an attachment."""
         self._hold(pages, np.ones(len(pages), np.int32))
 
     def unpin(self, pages: Int32) -> None:
@@ -80,9 +79,9 @@ class Attachments:
         self._rest(np.unique(pages[self.pins[pages] == 0]))
 
     def merge(self, source: Int32, target: Int32) -> None:
-        """Source pages are about to be given back, and target pages with the same contents take their place.
+        """Move attachments from source pages, about to be given back, to target pages with the same contents.
 
-        Pins move. What hangs on a source page moves where the target page has nothing.
+        Pins move. An attachment moves where the target page has none.
         """
         pins = self.pins[source]
         moved = (self.of[source] != 0) & (self.of[target] == 0)
@@ -97,7 +96,7 @@ class Attachments:
         self.forget(source)
 
     def forget(self, pages: Int32) -> None:
-        """Take back what hangs on these pages, pinned or not."""
+        """Take back what is attached to these pages, pinned or not."""
         bearing = pages[self.of[pages] != 0]
         if len(bearing):
             self.idle -= int(np.count_nonzero(self.pins[bearing] == 0))
@@ -119,7 +118,7 @@ class Attachments:
         self.pins[pages] = before + pins
 
     def _rest(self, pages: Int32, *, new: bool = True) -> None:
-        """Put pages whose attachment nobody holds at the end of the queue."""
+        """Put pages whose attachment nobody pins at the end of the queue."""
         if not len(pages):
             return
         self._clock += 1
@@ -155,7 +154,7 @@ class Attachments:
         self._since[pages] = 0
 
     def _tidy(self) -> None:
-        """Leave out of the queue what is not idle any more."""
+        """Remove from the queue what is not idle any more."""
         kept = [(time, pages[self._since[pages] == time]) for time, pages in self._queue]
         self._queue = deque((time, pages) for time, pages in kept if len(pages))
         self._queued = sum(len(pages) for _, pages in self._queue)

@@ -1,12 +1,12 @@
-"""The conservation audit: does every page have exactly one owner, answered as data, never by raising.
+"""The conservation audit: whether every page has exactly one owner. The answer is data; nothing raises.
 
 For pages, with or without a prefix cache, and for request rows and state slots alike::
 
     audit(pool, owned=pages_of_running_requests, cache=cache)
     audit(table.rows, owned=rows_of_running_requests)
 
-`owned` is either how many ids the callers hold outside the cache, or the ids themselves. Ids cost a sort and
-find the culprit; a number costs nothing and only finds that there is one.
+`owned` is either how many ids the callers hold outside the cache, or the ids themselves. Ids cost a sort and name
+the ids that are wrong; a number costs nothing and only says that some are.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class TreeSanity:
 
     @property
     def sound(self) -> bool:
-        """Counters and structure agree."""
+        """Whether counters and structure agree."""
         return (
             self.evictable == self.evictable_counter
             and self.protected == self.protected_counter
@@ -69,7 +69,7 @@ class Conservation:
 
     @property
     def balanced(self) -> bool:
-        """Nothing is wrong, as far as it was looked for."""
+        """Whether every id is accounted for, as far as was checked."""
         return (
             not self.difference
             and not self.leaked

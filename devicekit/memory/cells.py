@@ -37,7 +37,7 @@ def flat(array: npt.NDArray[Any]) -> memoryview:
 
 
 class Rows:
-    """The rows of a contiguous int32 matrix ``[rows, width]``, by pieces."""
+    """The rows of a contiguous int32 matrix ``[rows, width]``, read and written piece by piece."""
 
     __slots__ = ("_bytes", "_cells", "_width")
 
@@ -69,5 +69,5 @@ class Rows:
 
 @lru_cache(maxsize=4096)
 def _reader(count: int) -> Callable[[memoryview, int], tuple[int, ...]]:
-    """What makes a tuple of ``count`` int32 at an offset in bytes."""
+    """A function that reads ``count`` int32 at an offset in bytes, as a tuple."""
     return Struct(f"{count}i").unpack_from

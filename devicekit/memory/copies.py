@@ -40,7 +40,7 @@ class Copier(Protocol):
 
     @property
     def reason(self) -> str | None:
-        """Why they do not; ``None`` if they do."""
+        """Why copies do not overlap; ``None`` if they do."""
         ...
 
     def begin(self, work: Callable[[], None], *, blocks: bool) -> Event | None:

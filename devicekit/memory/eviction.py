@@ -1,8 +1,8 @@
-"""Which cached prefix goes first: the eviction policies, and the order that unlocked nodes wait in.
+"""Which cached prefix goes first: the eviction policies, and the order in which unlocked nodes wait.
 
-Only the front of the order is ever looked at, so evicting costs the same whatever the cache holds. That the
-front has no children needs no search either: nodes are released children first, and a policy never ranks
-a node below its descendants. Both hold for every policy here; a policy of your own must keep the second.
+Only the front of that order is ever looked at, so evicting costs the same whatever the cache holds. No search is
+needed to find a node without children either: nodes are released children first, and no policy ranks a node below
+its descendants. Both hold for every policy here; a policy of your own must keep the second.
 """
 
 from __future__ import annotations

@@ -89,12 +89,12 @@ class HostKVPool:
         return Copy(owner, len(source), self.copier.begin(work, blocks=True))
 
     def release(self) -> int:
-        """Free the host memory, contents and all, until `resume`; bytes. No copy may be under way."""
+        """Free the host memory, contents and all, until `resume`; returns its bytes. No copy may be under way."""
         self._rows = _Released()
         return self.nbytes
 
     def resume(self) -> int:
-        """Allocate the host memory again; bytes."""
+        """Allocate the host memory again; returns its bytes."""
         self._rows = self._allocate()
         return self.nbytes
 

@@ -23,7 +23,7 @@ _NOTHING = (0, 1, 1, 1)  # the shape of what models without keys and values leav
 
 @dataclass(frozen=True, slots=True)
 class KVLayout:
-    """The shape of what one token leaves behind in every layer of a model."""
+    """The shape of the keys and values of one token in every layer of a model."""
 
     num_layers: int
     num_kv_heads: int
@@ -44,24 +44,24 @@ class KVLayout:
 
     @classmethod
     def nothing(cls, dtype: torch.dtype) -> KVLayout:
-        """Of a model that keeps no keys and values at all: its pages are numbers, and take no memory."""
+        """The layout of a model that keeps no keys and values: its pages are numbers, and take no memory."""
         return cls(*_NOTHING, dtype)
 
     @property
     def window(self) -> int | None:
-        """Keys, its own included, beyond which no layer looks back from a token; None: some layer sees all."""
+        """How many keys, its own included, a token reads at most in any layer; None: all, in some layer."""
         limits = [window for window in self.windows if window is not None]
         return max(limits) if limits and len(limits) == self.num_layers else None
 
     @property
     def partial_window(self) -> int | None:
-        """Keys, its own included, beyond which some layers do not look back while others see all; else None."""
+        """How many keys a token reads in layers with a window, where other layers have none; None otherwise."""
         limits = [window for window in self.windows if window is not None]
         return max(limits) if limits and len(limits) < self.num_layers else None
 
     @property
     def windowed_layers(self) -> int:
-        """Layers that look back only so far."""
+        """Number of layers with a window."""
         return sum(window is not None for window in self.windows)
 
     @property
@@ -166,13 +166,13 @@ class KVPool:
         ]
 
     def release(self) -> int:
-        """Free the memory of all buffers, contents and all, until `resume`; bytes."""
+        """Free the memory of all buffers, contents and all, until `resume`; returns its bytes."""
         self.device.synchronize()  # a kernel may still be reading them
         self._keys = self._values = _Released()
         return self.nbytes
 
     def resume(self) -> int:
-        """Allocate the buffers again, with contents as unspecified as at first; bytes."""
+        """Allocate the buffers again, with unspecified contents; returns their bytes."""
         self._keys, self._values = self._allocate_all()
         return self.nbytes
 
@@ -205,7 +205,7 @@ class KVPool:
 
 
 class _Released(Sequence[torch.Tensor]):
-    """Stands where the buffers were, so that using them costs no test while they are there."""
+    """Stands in for the buffers while they are released, so that using them raises without a check before."""
 
     def __len__(self) -> int:
         return 0

@@ -24,7 +24,7 @@ class TableMirror:
         self.tensor = torch.zeros(table.pages.shape, dtype=torch.int32, device=device)
 
     def sync(self) -> int:
-        """Upload what was marked since the last call, on the current stream; how many rows it concerned."""
+        """Upload what was marked since the last call, on the current stream; returns the number of rows."""
         table = self.table
         blocks = self._changes.take()
         if not len(blocks):

@@ -32,7 +32,7 @@ _SINGLES = 64  # ids moved between the stack and the list of single ids at once
 
 
 class PagePool(Protocol):
-    """What hands out page ids and takes them back: all that a prefix cache and an audit need to know of it."""
+    """A pool that hands out page ids and takes them back: what a prefix cache and an audit need of it."""
 
     @property
     def num_pages(self) -> int: ...

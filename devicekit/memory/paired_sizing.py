@@ -12,12 +12,12 @@ _SPARE = 2  # how many times what running requests pin: the rest keeps cached pr
 
 
 def pages_in_reach(window: int, page_size: int, chunk: int = 1) -> int:
-    """Window pages that ``chunk`` consecutive tokens, wherever they begin, look at or write."""
+    """Window pages that ``chunk`` consecutive tokens read or write, wherever they begin."""
     return -(-(window - 1 + chunk) // page_size) + 1
 
 
 def least_window_pages(window: int, page_size: int, max_batch_tokens: int) -> int:
-    """Window pages without which a long prompt cannot run, not even alone, behind a cached prefix."""
+    """Window pages that one long prompt behind a cached prefix needs to run at all."""
     return pages_in_reach(window, page_size, max_batch_tokens) + pages_in_reach(window, page_size)
 
 

@@ -130,7 +130,7 @@ class PrefixCache(PrefixTree):
         return Match(pages, at // page_ids.WIDTH, node)
 
     def shorten(self, match: Match, pages: int) -> Match:
-        """The first `pages` pages of a match that has just been made, for whoever can use no more of it."""
+        """The first `pages` pages of a match that has just been made, for callers that can use no more of it."""
         excess = page_ids.count(match.pages) - pages
         self._hit_bytes -= excess * self._page_bytes
         node = self._climb(match.node, excess)
@@ -138,7 +138,7 @@ class PrefixCache(PrefixTree):
 
     @property
     def version(self) -> tuple[int, int]:
-        """Another value after every change of what is cached: pages that ever came in, and that ever went."""
+        """Pages that ever came in, and that ever went: differs after every change of what is cached."""
         gone = self._evicted + self._forgotten
         return self.total + gone, gone
 
@@ -184,7 +184,7 @@ class PrefixCache(PrefixTree):
         *,
         priority: int = 0,
     ) -> Insertion:
-        """`insert` by one who holds the beginning: all it is given, and answers, is what follows `held`.
+        """`insert` for a caller that holds the beginning: arguments and answer are about what follows `held`.
 
         Costs the same however long the beginning is. The lock on `held` moves to the node of the answer.
         """
@@ -200,7 +200,7 @@ class PrefixCache(PrefixTree):
         return self._grow(start, key, mine, namespace, held, priority)
 
     def append(self, held: Node, key: bytes, pages: bytes) -> Node | None:
-        """`extend` by whole pages where that is cheap, as nearly always; None, and nothing done, where it is not.
+        """`extend` by whole pages in the common case that is cheap; None, and nothing done, in others.
 
         Args:
             key: tokens, int32 bytes, as many as ``pages`` hold: at least one page.
@@ -274,7 +274,7 @@ class PrefixCache(PrefixTree):
         return Insertion(mine, duplicates, node)
 
     def evict(self, pages: int) -> int:
-        """Give `pages` unlocked pages back to the allocator, or all there are; how many it were."""
+        """Give up to `pages` unlocked pages back to the allocator; returns how many."""
         gone: list[bytes] = []
         freed = 0
         while freed < pages and (node := self._order.first()) is not None:
@@ -317,7 +317,7 @@ class PrefixCache(PrefixTree):
             self._feed.cleared()
 
     def reclaim(self, nodes: int) -> int:
-        """Release the memory of up to `nodes` nodes that `reset` forgot; how many. For idle moments."""
+        """Free the memory of up to `nodes` nodes that `reset` detached; returns how many. Called while idle."""
         done = 0
         while self._retired and done < nodes:
             node = self._retired[-1].first()

@@ -1,4 +1,4 @@
-"""What the prefix cache answers."""
+"""Records that the prefix cache answers with."""
 
 from __future__ import annotations
 

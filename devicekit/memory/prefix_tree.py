@@ -50,7 +50,7 @@ class PrefixTree:
         return len(self._roots)
 
     def lock(self, node: Node) -> None:
-        """Keep the prefix that ends at `node` from being evicted; once more for each call."""
+        """Keep the prefix that ends at `node` from being evicted. Locks are counted."""
         while not node.locks:
             queue, parent = node.queue, node.parent
             if queue is None or parent is None:
@@ -91,7 +91,7 @@ class PrefixTree:
             waiting += node.children.values()
 
     def _descend(self, node: Node, key: bytes) -> tuple[Node, int, bytes]:
-        """Follow `key` as far as it is known, cutting an edge where it parts: node, bytes of key, pages."""
+        """Follow `key` as far as it is known, splitting an edge where it departs: node, bytes of key, pages."""
         page, at = self._page_bytes, 0
         parts: list[bytes] = []
         while (child := node.children.get(key[at : at + page])) is not None:
@@ -109,7 +109,7 @@ class PrefixTree:
         return node, at, b"".join(parts)
 
     def _climb(self, node: Node, pages: int) -> Node:
-        """The node that ends so many pages before this one, cutting an edge where none does."""
+        """The node that ends so many pages before this one, splitting an edge where there is none."""
         while pages and pages >= node.size and node.parent is not None:
             pages -= node.size
             node = node.parent

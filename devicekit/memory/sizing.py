@@ -50,11 +50,6 @@ class KVPlan:
         """Tokens that the pool holds."""
         return self.num_pages * self.page_size
 
-    @property
-    def tokens_per_request(self) -> int:
-        """Tokens for each request when ``max_running`` of them share the pool evenly, in whole pages."""
-        return self.num_pages // self.max_running * self.page_size
-
 
 def plan_kv(
     available_bytes: int | None,
@@ -91,17 +86,16 @@ def plan_kv(
         usable = int(available_bytes * fraction) - reserve_bytes
         needed = table_bytes + (1 + -(-min_tokens // page_size)) * page_bytes
         if usable < needed:
+            usable = max(usable, 0)
             raise NotEnoughMemory(
-                f"not enough memory for one request of {min_tokens} tokens: {needed:,} bytes needed, "
-                f"{max(usable, 0):,} usable "
-                f"({available_bytes:,} available x {fraction:g} - {reserve_bytes:,} reserved)",
+                f"not enough memory for one request of {min_tokens} tokens: {needed:,} bytes needed, {usable:,} "
+                f"usable ({available_bytes:,} available x {fraction:g} - {reserve_bytes:,} reserved)",
                 needed_bytes=needed,
-                usable_bytes=max(usable, 0),
+                usable_bytes=usable,
             )
         # Pages that take no memory are as many as requests can ask for.
-        fitting = (
-            (usable - table_bytes) // page_bytes - 1 if page_bytes else table_bytes // _TABLE_ENTRY_BYTES
-        )
+        most = table_bytes // _TABLE_ENTRY_BYTES
+        fitting = (usable - table_bytes) // page_bytes - 1 if page_bytes else most
         wanted = fitting if wanted is None else min(wanted, fitting)
         unused = usable - table_bytes - (wanted + 1) * page_bytes
     if wanted is None:

@@ -148,9 +148,8 @@ def select_type(device_type: str) -> Selection:
         one for one in candidates if one.manifest is not None and one.manifest.device_type == device_type
     ]
     serving.sort(key=lambda candidate: candidate.name != device_type)
-    named = [
-        one for one in candidates if one.manifest is None and one.name == device_type
-    ]  # broken, not absent
+    # One whose manifest is broken counts too: it is not absent.
+    named = [one for one in candidates if one.manifest is None and one.name == device_type]
     if not serving and not named:
         raise _unknown(device_type, candidates)
     return _first_with_hardware((*named, *serving), _policy(None))

@@ -74,7 +74,7 @@ class ReleaseEntry:
 
 @dataclass(slots=True)
 class PointCounters:
-    """What one point did so far."""
+    """Totals of one release point so far."""
 
     emptied: int = 0
     skipped: int = 0
@@ -92,7 +92,7 @@ class Ledger:
         self._entries: deque[ReleaseEntry] = deque(maxlen=keep)
 
     def append(self, entry: ReleaseEntry) -> None:
-        """Add a decision; the oldest one gives way when there are too many."""
+        """Add a decision. The oldest one is dropped when there are too many."""
         self._entries.append(entry)
 
     def query(

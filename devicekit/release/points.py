@@ -1,4 +1,4 @@
-"""The release points of one device: decides at each whether to empty, does it, and keeps the books."""
+"""The release points of one device: decides at each whether to empty the cache, does it, and records it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _GUARDED_STATES = {
 
 @dataclass(slots=True)
 class ReleasePoints:
-    """The release points of one device. `configured` makes them as the user set them.
+    """The release points of one device. `configured` makes them as the user has set them.
 
     Args:
         device: whose cache is emptied. The effect reaches every device of the process.
@@ -116,8 +116,8 @@ class ReleasePoints:
     def after_failed_request(self) -> ReleaseEntry:
         """Pass the point of a request that failed for any other reason than memory.
 
-        It asks for emptying where `LARGE` bytes would come back: what a large request had made lies in the cache,
-        in blocks that the next one may not fit. And where the device shares its memory with the host.
+        It asks for emptying where `LARGE` bytes would come back, since a large request's blocks may not fit the
+        next one, and where the device shares its memory with the host.
         """
         try:
             reclaimable = self.device.memory_stats().releasable
@@ -129,7 +129,7 @@ class ReleasePoints:
         return self.attempt(ReleasePoint.REQUEST_FAILED, shared or (agreed is not None and agreed >= LARGE))
 
     def attempt(self, point: ReleasePoint, requested: bool | None = None) -> ReleaseEntry:
-        """Pass a release point after something that has been done, and stays done if this fails.
+        """Pass a release point after something that is done and stays done, even if this fails.
 
         Returns:
             The ledger's entry; its ``error`` says what failed, here or on another rank.
@@ -203,7 +203,7 @@ _RARE = frozenset({SkipReason.DRY_RUN, SkipReason.FAILED})
 
 
 def _impossible(policy: ReleasePolicy, stats: MemoryStats, releasable: int | None) -> SkipReason | None:
-    """Why the state of the allocator speaks against emptying."""
+    """Why the allocator's state rules emptying out; ``None``: it does not."""
     if (guarded := _GUARDED_STATES.get(stats.state)) is not None:
         return guarded
     if policy.kind != "when_reclaimable":

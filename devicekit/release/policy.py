@@ -65,7 +65,7 @@ class InvalidReleaseSetting(ConfigurationError):
         return f"{self.source[:_SHOWN]}={self.value[:_SHOWN]!r}: {problem}" if self.source else problem
 
     def at(self, source: str, value: str) -> InvalidReleaseSetting:
-        """The same problem, with where it stands."""
+        """The same error, with where the setting stands."""
         return InvalidReleaseSetting(super().__str__(), source=source, value=value)
 
 

@@ -30,7 +30,7 @@ _SWITCH = {"1": True, "yes": True, "true": True, "0": False, "no": False, "false
 
 @dataclass(frozen=True, slots=True)
 class ReleaseSettings:
-    """What was set. Points that were not have no policy here; ``dry_run`` is ``None`` when nobody said."""
+    """Release points as set. A point without a setting has no policy here; so ``dry_run`` may be ``None``."""
 
     policies: Mapping[ReleasePoint, ReleasePolicy]
     dry_run: bool | None = None

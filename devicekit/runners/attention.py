@@ -77,9 +77,8 @@ class PagedAttention:
         self._plan = plan
         self._layers = layers  # the pool's number of each of the model's layers that attends
         self._slots = slots  # [T] where the batch's own keys and values go
-        self._window_slots = (
-            slots if window_slots is None else window_slots
-        )  # the same, in layers with a window
+        # The same for layers with a window.
+        self._window_slots = slots if window_slots is None else window_slots
 
     def attend(self, call: AttentionCall) -> torch.Tensor:
         query = call.query[0].transpose(0, 1)  # [T, heads, dim]

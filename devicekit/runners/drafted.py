@@ -34,9 +34,8 @@ class DraftedRunner:
     def __init__(self, target: Runner, draft: Draft) -> None:
         self.target = target
         self.draft = draft
-        self.proposed: StepOutput | None = (
-            None  # the draft's own choice for each wanted position of the last pass
-        )
+        # The draft's own choice for each wanted position of the last pass.
+        self.proposed: StepOutput | None = None
         own, others = target.limits, draft.limits
         if others.vocab_size < own.vocab_size:
             raise ConfigurationError(

@@ -231,9 +231,8 @@ def _tell_llama4(module: _Module) -> None:
     chunked = bool(kinds) and kinds[module.layer_idx] == "chunked_attention"
     scale: QueryScale | None = None
     if module.attn_temperature_tuning and not module.use_rope:
-        module.attn_temperature_tuning = (
-            False  # it counts the tokens of the pass, which are of many sequences
-        )
+        # It counts the tokens of the pass, which are of many sequences.
+        module.attn_temperature_tuning = False
 
         def scale(positions: torch.Tensor) -> torch.Tensor:
             steps = torch.floor((positions.float() + 1.0) / module.floor_scale)

@@ -108,9 +108,8 @@ class TransformersRunner:
             except RuntimeError:
                 sketch_model(directory, dtype=dtype)  # says so if it is the model, whatever the device
                 raise
-        sketch = sketch_model(
-            directory, dtype=dtype, split=split
-        )  # whether it can be, before anything is read
+        # Raises if the model cannot be served, before a weight is read.
+        sketch = sketch_model(directory, dtype=dtype, split=split)
         model, sharding = load_part(directory, dtype=dtype, split=split, wholes=sketch.wholes)
         return cls(directory, model.to(device.torch_device), device, dtype=dtype, sharding=sharding)
 

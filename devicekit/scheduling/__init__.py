@@ -1,15 +1,19 @@
-"""Requests, the running batch, admission, and the scheduler loop. To be read in this order:
+"""The scheduler: requests, the running batch, admission, and the loop that runs forward passes.
 
-`request` and `messages` are what goes in and comes out, `batch` is what a runner is handed. `scheduler` is the
-loop. A step of it is `checking` and `waiting` (who comes in), `retraction` (room for those who run), `reservation`
-and `planning` (what the pass computes), and `results` with `stopping` and `stop_watch` (what became of it), and
-`streaming` (who is told of it, as `token_columns`). `running` holds the
-decoding requests, as `columns` of flat arrays; beside them, `sampling` and `adjusting` hold what some want.
-`kv` is a request's hold on the pools, `state` what all of these share, `audit` whether every id is accounted for,
-and `resting` how long there is nothing to do.
+In the order in which the modules are best read:
 
-Apart from that, `verbs` is what operators do, `pools` what models other than the plainest need, `ranks` several
-processes that serve as one, and `agreement` what they have to agree on.
+- `request` and `messages`: what goes in and what comes out. `batch`: what a runner gets and returns.
+- `scheduler`: the loop. A step takes requests in (`checking`, `waiting`, `gate`), makes room for the running ones
+  (`retraction`), plans the pass (`planning`, `reservation`), lays it out as arrays (`batch_building`), and applies
+  its result (`results`, `stopping`, `stop_watch`, `streaming`, `token_columns`).
+- `requests`: the life of every request. `running`: those that decode, as `columns` of flat arrays. `sampling`,
+  `adjusting`, `constraining` and `scoring`: what only some requests ask for.
+- `kv_cache`: rows, pages and cached prefixes. `audit`: whether every id is accounted for.
+- `state`: what all of these share, with `deadlines`, `participants`, `withdrawals` and `staged` as its smaller
+  parts. `resting`: how long there is nothing to do.
+- `verbs`: what operators do. `ranks`: several processes that serve as one.
+
+`agreement`, `kv` and `pools` are old names, kept for one release.
 """
 
 import devicekit.numpy_needed  # noqa: F401  # before whatever would fail without it

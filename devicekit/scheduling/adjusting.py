@@ -1,6 +1,6 @@
-"""What requests want done to logits before a token is chosen: penalties, biases, and no end before its time.
+"""Changes to logits before a token is chosen: penalties, biases, and no end token before ``min_new_tokens``.
 
-Only a request that asks for such a thing has a `LogitAdjuster`, and a pass without one of them costs nothing.
+Only a request that asks for one of these has a `LogitAdjuster`. A pass without such requests pays nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SCALE, _COUNT, _BIAS = range(3)
 
 
 def adjustments(requests: Requests, joining: Sequence[Request], known: Int32) -> LogitAdjustments | None:
-    """What is to be done to the logits of a pass; ``None`` if nothing.
+    """The changes to the logits of a pass; ``None`` if no request asks for any.
 
     Args:
         joining: requests whose prompt the pass completes; their logits follow those of the running batch.
@@ -50,7 +50,7 @@ def adjustments(requests: Requests, joining: Sequence[Request], known: Int32) ->
 
 
 class LogitAdjuster:
-    """The wishes of one request, and how often each token has come up in its output."""
+    """What one request asks for, and how often each token has come up in its output."""
 
     def __init__(self, request: Request, limits: ModelLimits) -> None:
         params = request.params
@@ -96,7 +96,7 @@ class LogitAdjuster:
         self._values[kind, entry] = value
 
     def _entry(self, token: int) -> int:
-        """Where a token's numbers are; a new one is neutral."""
+        """Index of a token's numbers. A token that is seen for the first time gets neutral ones."""
         entry = self._place.setdefault(token, len(self._place))
         if entry == len(self._tokens):
             self._tokens = np.concatenate((self._tokens, np.zeros_like(self._tokens)))

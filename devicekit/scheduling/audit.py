@@ -1,4 +1,4 @@
-"""Has every page, row and state slot of a live scheduler exactly one owner: answered as data, never by raising."""
+"""Whether every page, row and state slot of a live scheduler has one owner. The answer is data: nothing raises."""
 
 from __future__ import annotations
 
@@ -11,33 +11,32 @@ from devicekit.scheduling.errors import SchedulingError
 
 @dataclass(frozen=True, slots=True)
 class PoolAudit:
-    """The account of every pool, each by itself."""
+    """The account of every pool."""
 
     pages: Conservation
     rows: Conservation
     states: Conservation | None = None  # state slots; None: the model has no recurrent layers
-    window_pages: Conservation | None = (
-        None  # pages of layers with a window; None: they have no pool of their own
-    )
+    # Pages of layers with a window; None: they have no pool of their own.
+    window_pages: Conservation | None = None
 
     snapshots: Conservation | None = None  # of recurrent states; None: none are kept
     host_pages: Conservation | None = None  # of the prefix cache's second tier; None: it has none
 
     @property
     def balanced(self) -> bool:
-        """Nothing is wrong in any pool."""
+        """Whether every id of every pool is accounted for."""
         return not self.unbalanced
 
     @property
     def unbalanced(self) -> tuple[str, ...]:
-        """Names of the pools in which something is wrong."""
+        """Names of the pools in which ids are missing, or held twice."""
         return tuple(name for name, account in self.accounts() if not account.balanced)
 
     def __str__(self) -> str:
         return "; ".join(f"{name} {_terms(account)}" for name, account in self.accounts())
 
     def accounts(self) -> Iterator[tuple[str, Conservation]]:
-        """The account of each pool that there is, by its name."""
+        """Name and account of each pool."""
         for field in fields(self):
             account = getattr(self, field.name)
             if account is not None:

@@ -61,9 +61,10 @@ class Picks:
 
 @dataclass(slots=True)
 class LogprobWishes:
-    """Of which distribution the log-probabilities of the wanted positions are, and of which further tokens.
+    """Which log-probabilities are wanted: of which distribution, and of which further tokens.
 
-    Usually of the one that the token was drawn from: adjusted, and divided by the temperature if that is not 0.
+    Usually of the distribution that the token was drawn from: adjusted, and divided by the temperature if that is
+    not 0.
     """
 
     raw: npt.NDArray[np.bool_]  # [L] of the logits as the model gives them
@@ -116,9 +117,8 @@ class ForwardBatch:
     # [pages + 1] the page that stands for each page in layers with a window; None: the same one. 0: no token of
     # this batch looks there.
     window_pages: Int32 | None = None
-    logprobs: LogprobWishes | None = (
-        None  # None: of the distribution that tokens are drawn from, and of no others
-    )
+    # None: of the distribution that tokens are drawn from, and of no others.
+    logprobs: LogprobWishes | None = None
     masks: TokenMasks | None = None  # None: any token may come anywhere
     scored: ScoredPositions | None = None  # None: nothing is asked of prompts
 
@@ -155,7 +155,7 @@ _RENAMED = {
 
 @dataclass(slots=True)
 class Logprobs:
-    """Log-probabilities at some positions, natural logarithm. NaN: the logits there are no numbers."""
+    """Log-probabilities at some positions, natural logarithm. NaN where the logits are NaN or infinite."""
 
     chosen: Float32  # [L]
     top_ids: Int32  # [L, k] the likeliest, in order
@@ -167,8 +167,8 @@ class Logprobs:
 class StepOutput:
     """The next token of each wanted position.
 
-    Where the logits are NaN or infinite there is none: ``tokens`` has -1 - token there, with what a choice that
-    takes no notice of it would have given, and ``invalid`` is set.
+    Where the logits are NaN or infinite there is no token: ``invalid`` is set, and ``tokens`` has ``-1 - t``
+    there, where ``t`` is what would have been chosen regardless.
     """
 
     tokens: Int32  # [L]
@@ -184,9 +184,8 @@ class ModelLimits:
     vocab_size: int
     max_positions: int  # prompt and output together, tokens
     eos_token_ids: frozenset[int]
-    window: int | None = (
-        None  # keys that a token sees in any layer, itself included; None: all, in some layer
-    )
+    # Keys that a token sees in any layer, itself included; None: all, in some layer.
+    window: int | None = None
     partial_window: int | None = None  # keys that a token sees in layers with a window, where others see all
 
     def __post_init__(self) -> None:
@@ -220,8 +219,8 @@ class SplitRunner(Protocol):
     def is_split(self) -> bool: ...
 
     def prepare(self, batch: ForwardBatch) -> Callable[[], StepOutput]:
-        """Everything of `Runner.step` that can be foreseen to fail, and what does the rest.
+        """Do the part of `Runner.step` that may fail on one rank alone; return a function that does the rest.
 
-        The rest exchanges tensors with other ranks: all of them begin it, or none does.
+        The rest exchanges tensors with other ranks, so either all ranks call it or none.
         """
         ...

@@ -1,4 +1,4 @@
-"""From a plan to the flat arrays that a runner reads."""
+"""Turns a plan into the flat arrays that a runner reads."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from devicekit.scheduling.state import SchedulerState
 
 
 class BatchBuilder:
-    """Lays a plan out as the flat arrays that a runner reads.
+    """Turns a plan into the flat arrays that a runner reads.
 
-    The decoding tokens are where they are, in the running batch's columns; the chunks go behind them.
+    Decoding tokens stay in the running batch's columns; the tokens of prompt chunks are written behind them.
     """
 
     def __init__(self, state: SchedulerState, max_running: int, max_batch_tokens: int) -> None:
@@ -37,7 +37,7 @@ class BatchBuilder:
         self._decoding: dict[int, ForwardBatch] = {}  # plain ones without chunks, by their number of columns
 
     def build(self, plan: Plan) -> ForwardBatch:
-        """The batch of a plan. Its arrays may share memory with the scheduler's: they are good for one pass."""
+        """The batch of a plan. Its arrays may share memory with the scheduler's, and are valid for one pass."""
         requests, count = self._requests, plan.decoding
         sampling = requests.running.sampling
         plain = sampling.idle and not (self._kv.fills or requests.adjusted or requests.constrained)

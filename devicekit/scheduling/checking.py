@@ -1,4 +1,4 @@
-"""Whether a request can ever run: everything that is wrong with it is said before anything is allocated for it."""
+"""Checks whether a request can ever run, and says all that is wrong with it before anything is allocated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from devicekit.scheduling.request import Request, SamplingParams
 
 
 class RequestCheck:
-    """The check of one model and one KV pool. May be asked from any thread.
+    """Checks requests against one model and one KV pool. Safe from any thread.
 
     Args:
         pool_tokens: tokens that the whole pool holds.
@@ -31,7 +31,7 @@ class RequestCheck:
         self._mark = object()  # of this check, on requests that have passed it; no copy of one bears it
 
     def require(self, request: Request) -> None:
-        """As `check`, for a request that may have passed it on its way here.
+        """As `check`, but a request that has passed it already is not checked again.
 
         Raises:
             InvalidRequest: it can never run.
@@ -40,7 +40,7 @@ class RequestCheck:
             self.check(request)
 
     def check(self, request: Request) -> None:
-        """Pass a request, or say everything that is wrong with it.
+        """Accept a request, or raise with everything that is wrong with it.
 
         Raises:
             InvalidRequest: it can never run.
@@ -67,7 +67,7 @@ class RequestCheck:
 
     @staticmethod
     def _largest(prompt: Int32) -> int:
-        """The largest token; a negative one is huge, unsigned."""
+        """The largest token id, read as unsigned: a negative one counts as huge."""
         tokens = prompt.view(np.uint32)
         return tokens.item(tokens.argmax())
 

@@ -18,7 +18,7 @@ _STEP = (1, 1, -1)
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """Every column of the state, one number at a time."""
+    """The cells of every column, to be read and written one number at a time."""
 
     slot: memoryview  # KV slot that the step writes
     token_cell: memoryview  # where in the table's tokens, counted through all rows, the step's token goes
@@ -32,7 +32,7 @@ class Cells:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The first ``n`` columns, as `Cells`."""
+    """The first ``n`` columns as arrays; see `Cells` for what each one holds."""
 
     tokens: Int32  # [n]
     positions: Int32  # [n]

@@ -1,4 +1,4 @@
-"""Which tokens may come next, of requests whose output follows a grammar. Nobody else pays for it."""
+"""Token masks for requests whose output follows a grammar. A pass without such requests pays nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def token_masks(requests: Requests, joining: Sequence[Request], vocab_size: int) -> TokenMasks | None:
-    """The masks of a pass; ``None`` if nobody in it follows a grammar.
+    """The masks of a pass; ``None`` if no request in it follows a grammar.
 
     Args:
         joining: requests whose prompt the pass completes; their tokens follow those of the running batch.

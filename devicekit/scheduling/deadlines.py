@@ -1,4 +1,4 @@
-"""Which requests have run out of time: asking costs nothing while none has."""
+"""Finds the requests whose deadline has passed. While there is none, asking costs next to nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from devicekit.scheduling.request import Request
 
 
 class Deadlines:
-    """Requests with a deadline, the earliest first. What has ended is forgotten when its turn comes."""
+    """Requests with a deadline, the earliest first. One that has ended is removed when its turn comes."""
 
     def __init__(self) -> None:
         self._queue: list[tuple[float, int, Request]] = []
@@ -24,7 +24,7 @@ class Deadlines:
         heapq.heappush(self._queue, (deadline, request.arrival, request))
 
     def discard(self, request: Request) -> None:
-        """It has ended."""
+        """Forget a request that has ended."""
         self._live.discard(request.arrival)
         if len(self._queue) > 2 * len(self._live) + 64:  # at least half of it has ended
             self._queue = [one for one in self._queue if one[1] in self._live]
@@ -32,14 +32,14 @@ class Deadlines:
 
     @property
     def next(self) -> float | None:
-        """The earliest deadline of those that have not ended."""
+        """The earliest deadline of a request that has not ended; ``None``: there is none."""
         queue = self._queue
         while queue and queue[0][1] not in self._live:
             heapq.heappop(queue)
         return queue[0][0] if queue else None
 
     def expired(self, now: float) -> list[Request]:
-        """Those whose time is up, the earliest first."""
+        """Take out the requests whose deadline has passed, the earliest first."""
         found: list[Request] = []
         while (due := self.next) is not None and now >= due:
             request = heapq.heappop(self._queue)[2]

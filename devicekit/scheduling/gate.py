@@ -1,8 +1,12 @@
-"""What may run: whether requests are admitted and forward passes start, and who says that they may not.
+"""Whether requests are admitted and forward passes start, and what prevents it.
 
-Four things stop generation, and each has its own owner. A pause is an operator's. Admission is closed by
-operations that wait for the running requests to end, from their submission to their answer. A hold is kept by a
-part of the engine that misses something: memory is released, weights are not written. A failure is for good.
+Four things stop generation, each with an owner of its own:
+
+- a pause, set by an operator;
+- closed admission, from the moment when an operation is submitted that waits for the running requests to end until
+  it is answered;
+- a hold, set by a part of the engine that cannot work now: its memory is released, or its weights are missing;
+- a failure, which is final.
 """
 
 from __future__ import annotations
@@ -12,23 +16,23 @@ from types import MappingProxyType
 
 
 class HoldToken:
-    """One part's right to hold generation back. Requests wait meanwhile."""
+    """Lets one part of the engine hold generation back. Requests wait meanwhile."""
 
     def __init__(self, name: str, change: Callable[[str, str | None], None]) -> None:
         self._name = name
         self._change = change
 
     def hold(self, reason: str) -> None:
-        """Start no forward pass until `release`. Saying so again changes the reason."""
+        """Start no forward pass until `release`. Calling it again changes the reason."""
         self._change(self._name, reason)
 
     def release(self) -> None:
-        """It may go on, as far as this part is concerned."""
+        """End this part's hold."""
         self._change(self._name, None)
 
 
 class AdmissionGate:
-    """Whether requests may start and passes may run. Everything in here is changed by its methods alone.
+    """Whether requests may start and passes may run. Only its own methods change it.
 
     ``may_run`` says whether a forward pass may start, ``admitting`` whether waiting requests may, and
     ``continue_at`` when a pause ends by itself (the clock's seconds; ``None``: never).
@@ -52,7 +56,7 @@ class AdmissionGate:
 
     @property
     def failure(self) -> str:
-        """Why nothing will run any more: the device is lost, or another rank. Empty while all is well."""
+        """Why nothing can run any more: the device or a rank is lost. Empty while all is well."""
         return self._failure
 
     @property
@@ -71,7 +75,7 @@ class AdmissionGate:
 
     @property
     def holds(self) -> Mapping[str, str]:
-        """Why no forward pass may run, by who says so."""
+        """The reason of each hold, by the name of the part that holds."""
         return MappingProxyType(self._holds)
 
     @property
@@ -82,19 +86,19 @@ class AdmissionGate:
     # -- Admission, by `Control` ------------------------------------------------------------------------------
 
     def close(self, operation_id: str) -> None:
-        """An operation was submitted that waits for the running requests to end: meanwhile no new ones start."""
+        """Start no new requests until `open`: this operation waits for the running ones to end."""
         self._closed_by[operation_id] = None
         self.admitting = False
 
     def open(self, operation_id: str) -> None:
-        """It is answered."""
+        """Undo `close`: the operation is answered."""
         self._closed_by.pop(operation_id, None)
         self.admitting = not self._closed_by
 
     # -- Pauses, by the verbs ---------------------------------------------------------------------------------
 
     def pause(self, now: float) -> bool:
-        """Be paused; whether that is new."""
+        """Begin a pause. Returns False if there was one already."""
         if self._paused_at is not None:
             return False
         self._paused_at = now
@@ -103,7 +107,7 @@ class AdmissionGate:
         return True
 
     def continue_by_itself(self, at: float | None) -> None:
-        """When the pause ends without anybody saying so. The last to say counts."""
+        """Say when the pause ends by itself; ``None``: never. The last call counts."""
         self.continue_at = at
 
     def resume(self) -> None:
@@ -115,7 +119,7 @@ class AdmissionGate:
     # -- Holds, by parts of the engine ------------------------------------------------------------------------
 
     def token(self, name: str) -> HoldToken:
-        """The means to hold generation back under this name."""
+        """A token with which the part of this name can hold generation back."""
         return HoldToken(name, self._hold)
 
     def _hold(self, name: str, reason: str | None) -> None:
@@ -128,7 +132,7 @@ class AdmissionGate:
     # -- The end ----------------------------------------------------------------------------------------------
 
     def fail(self, why: str) -> None:
-        """Generate no more. The first reason is the one that is told."""
+        """Stop generating for good. When called again, the first reason is kept."""
         self._failure = self._failure or why
         self._changed()
 

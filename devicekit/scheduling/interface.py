@@ -13,7 +13,7 @@ from devicekit.scheduling.verbs.control import Control
 
 
 class EngineScheduler(Protocol):
-    """`Scheduler` and `LockstepScheduler` are ones. See `Scheduler` for what each method does."""
+    """The methods that `Scheduler` and `LockstepScheduler` share; `Scheduler` says what each does."""
 
     @property
     def state(self) -> SchedulerState: ...

@@ -101,9 +101,10 @@ class Drain(Operation):
 
 @dataclass(frozen=True, slots=True)
 class Withdraw(Operation):
-    """Nobody waits for another operation any more.
+    """Say that nobody waits for another operation any more.
 
-    If it is still waiting itself, it is refused and changes nothing; one that has begun goes on to its end.
+    If that operation is still waiting itself, it is refused and changes nothing. If it has begun, it goes on to
+    its end.
     """
 
     operation_id: str = ""
@@ -121,12 +122,12 @@ class Selector(str, enum.Enum):
 class UpdateWeights(Operation):
     """Replace the model's weights. Each source is a subclass.
 
-    What is new is brought and checked, and what is old is kept, while requests go on. It is written between two
-    forward passes: at once while paused, and otherwise as soon as no request is in flight; from when it is at
-    hand on, new requests wait.
+    The new weights are loaded and checked, and the old ones kept, while requests go on. They are written between
+    two forward passes: at once while paused, and otherwise as soon as no request is in flight. Once they are ready
+    to be written, new requests wait.
     """
 
-    stages: ClassVar[bool] = True  # False: it can be brought only while nothing is generated
+    stages: ClassVar[bool] = True  # False: new weights can be loaded only while nothing is generated
 
     flush_cache: bool = True
     empty_cache: bool | None = None  # None: as the release point's policy says
@@ -156,14 +157,14 @@ class UpdateOutcome(str, enum.Enum):
 
 
 class Refusal(str, enum.Enum):
-    """What kind of no an answer is."""
+    """Why an operation was refused."""
 
     INVALID = "invalid"  # the operation makes no sense as it stands
     UNSUPPORTED = "unsupported"  # this engine has nothing that could do it
     BUSY = "busy"  # not idle: the reply's blockers say why
     TIMED_OUT = "timed_out"  # it was still not idle when the time was up
     WITHDRAWN = "withdrawn"  # it was still waiting when whoever asked had gone
-    CONFLICT = "conflict"  # not in the state that things are in
+    CONFLICT = "conflict"  # not possible in the present state
     FAILED = "failed"  # it was begun, and failed
 
 
@@ -181,7 +182,7 @@ class Reply:
 
 
 def emptied(message: str, release: ReleaseEntry) -> str:
-    """A message, and what went wrong with emptying the allocator's cache after what it tells of."""
+    """``message``, and what went wrong when the allocator's cache was emptied, if anything did."""
     if not release.error:
         return message
     return f"{message} The allocator's cache could not be emptied: {release.error}."
@@ -223,7 +224,7 @@ class AbortReply(Reply):
 
 
 class Staging(str, enum.Enum):
-    """When new weights were brought and checked."""
+    """When new weights were loaded and checked."""
 
     BESIDE = "beside"  # while requests went on
     BETWEEN = "between"  # between two passes: the model is small, or a session holds generation back anyway
@@ -273,9 +274,7 @@ class Output(NamedTuple):  # a dataclass that is frozen takes five times as long
 class Step(NamedTuple):
     """What came out of one step."""
 
-    told: tuple[
-        Output, ...
-    ]  # of requests that ended, and of streams of which there is more to say than tokens
+    told: tuple[Output, ...]  # of requests that ended, and of streams that gained more than tokens
     replies: tuple[Reply, ...]
     ran: int = 0  # tokens computed
     columns: TokenColumns | None = None  # tokens of all other streams; None: of none
@@ -295,7 +294,7 @@ def _increments(columns: TokenColumns) -> Iterator[Output]:
 
 
 def increment(stream: Stream, tokens: tuple[int, ...], output_tokens: int) -> Output:
-    """What a stream that goes on has gained, as an object; ``output_tokens`` are all so far."""
+    """What a stream that goes on has gained, as an object; ``output_tokens`` counts all so far."""
     return Output(
         stream.id,
         tokens,

@@ -23,7 +23,7 @@ class Participant:
 
 
 class Participants:
-    """All of them, in the order in which they were registered."""
+    """All participants, in the order in which they were registered."""
 
     def __init__(self) -> None:
         self._all: list[Participant] = []
@@ -37,7 +37,7 @@ class Participants:
 
     @property
     def faults(self) -> Mapping[str, str]:
-        """Those that could not collect finished work the last time, or say what they have, and why not."""
+        """Participants that failed when last asked for their work, or to collect it, each with its error."""
         return MappingProxyType(self._faults)
 
     def register(self, participant: Participant) -> None:
@@ -45,7 +45,7 @@ class Participants:
         self._all.append(participant)
 
     def pending(self, part: Participant) -> int:
-        """How much unfinished work one has. One that cannot say may have some: it blocks."""
+        """How much unfinished work a participant has. One that fails to say counts as having some."""
         if part.pending is None:
             return 0
         asked = f"{part.name}, asked for its work"
@@ -58,7 +58,7 @@ class Participants:
         return count
 
     def retire(self) -> None:
-        """Have each collect the work it has finished. One that fails goes on blocking."""
+        """Let each participant collect its finished work. One that fails goes on blocking."""
         for part in self._all:
             if part.retire is None:
                 continue
@@ -70,7 +70,7 @@ class Participants:
                 self._faults.pop(part.name, None)
 
     def flush(self) -> tuple[str, ...]:
-        """Have each forget its cache, whatever the others do; the names of those that raised."""
+        """Let each participant forget its cache, even if another fails; the names of those that failed."""
         failed: list[str] = []
         for part in self._all:
             try:

@@ -36,13 +36,13 @@ class Planner:
         self._scores_at_once = self._scores_left = positions_at_once(state.runner.limits.vocab_size)
 
     def halve(self, tokens: int) -> int:
-        """After a pass of ``tokens`` ran out of memory: the most to plan from now on, or 0 if it was one."""
+        """Plan smaller passes after one of ``tokens`` ran out of memory: the new limit, 0 if it was one token."""
         self._limit = tokens // 2 or 1
         self._passes = 0
         return tokens // 2
 
     def succeeded(self) -> None:
-        """A pass went through. After some of them, larger ones are planned again."""
+        """Count a pass that succeeded. After enough of them, larger passes are planned again."""
         if self._limit == self._max_batch_tokens:
             return
         self._passes += 1
@@ -79,7 +79,7 @@ class Planner:
             budget = self._take_chunk(plan, request, budget)
 
     def _is_being_computed(self, group: str) -> bool:
-        """Whether one of the group computes their prompt now, who will share it when it is done."""
+        """Whether a request of the group computes their prompt now: the others will share it."""
         prefilling = self._requests.prefilling
         return self._kv.prefix is not None and any(one.group == group for one in prefilling)
 
@@ -93,7 +93,7 @@ class Planner:
         return budget - count
 
     def _take_scored(self, request: Request, count: int) -> int:
-        """As many of ``count`` tokens as do not have more prompt positions scored in this pass than it may."""
+        """Cut ``count`` down to the tokens whose prompt positions this pass can still score."""
         first = max(request.computed, request.scored or 0)
         count = min(count, max(0, first - request.computed) + self._scores_left)
         last = min(request.computed + count, len(request.prompt) - 1)

@@ -42,9 +42,8 @@ class SamplingParams:
     logprobs: int | None = None  # how many alternatives to report per token; 0: the chosen one only
     logprob_ids: tuple[int, ...] = ()  # further tokens to report at each position
     raw_logprobs: bool = False  # of the model's own distribution, not of the one that tokens are drawn from
-    prompt_logprobs: int | None = (
-        None  # prompt token from which on log-probabilities are reported; None: of none
-    )
+    # Prompt token from which on log-probabilities are reported; None: of none.
+    prompt_logprobs: int | None = None
     grammar: Grammar | None = None  # what the output must follow; needs a tokenizer and the extra "grammar"
     # How its text is made.
     skip_special_tokens: bool = True

@@ -1,6 +1,7 @@
 """The requests that are not finished, and their life: waiting, prefilling, running, ended, or back to waiting.
 
-Nobody else moves a request from one place to another, reports its tokens, or says which weights made them.
+Only `Requests` moves a request from one of these to another, reports its tokens, and records which weights made
+them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from devicekit.text import RequestText, Vocabulary
 
 @dataclass(slots=True)
 class CacheFigures:
-    """How the prefix cache has served since it was last flushed. Figures of a cache that is gone say nothing."""
+    """How much of the prompts the prefix cache has held since it was last flushed."""
 
     prompt_tokens: int = 0  # of requests that ended
     cached_tokens: int = 0  # of those, found in the cache
@@ -38,7 +39,7 @@ class CacheFigures:
         return self.cached_tokens / self.prompt_tokens if self.prompt_tokens else None
 
     def reset(self) -> None:
-        """A new cache begins."""
+        """Count anew, after a flush."""
         self.prompt_tokens = self.cached_tokens = 0
         self.epochs += 1
 
@@ -46,8 +47,9 @@ class CacheFigures:
 class Requests(Mapping[str, Request]):
     """All requests that are not finished, by id.
 
-    Those that cost something in every step are listed by what it is that they want, while they hold KV; all others
-    cost nothing beyond their place in the batch. To be read only, like everything in here.
+    A request that costs something in every step is also listed by what it asks for, while it holds KV (``watch``,
+    ``streams``, ``adjusted`` and so on); all others cost nothing beyond their column in the batch. Nobody else
+    writes to any of these.
     """
 
     def __init__(
@@ -98,7 +100,7 @@ class Requests(Mapping[str, Request]):
         return len(self.running.requests) + len(self.prefilling)
 
     def namespace(self, request: Request) -> Hashable:
-        """Within which cached prefixes may be shared: never across tenants, adapters or weights."""
+        """The namespace in which prefixes may be shared: never across tenants, adapters or weights."""
         return (request.namespace, self.weights_epoch)
 
     # -- The life of a request --------------------------------------------------------------------------------
@@ -112,12 +114,12 @@ class Requests(Mapping[str, Request]):
         self.waiting.add(request)
 
     def refuse(self, request: Request, message: str) -> None:
-        """End a request that was not taken in."""
+        """Report the end of a request that was not taken in."""
         finish = Finish(FinishKind.ERROR, message=message)
         self._outputs.append(Output(request.id, (), finish, prompt_tokens=len(request.prompt)))
 
     def start(self, request: Request) -> None:
-        """The first of those that wait has its row and its pages: its prompt is computed from now on."""
+        """Begin with the prompt of a waiting request that has got its row and pages."""
         self.waiting.remove(request)
         if request.total == len(request.prompt):
             request.cached_tokens = request.computed
@@ -131,7 +133,7 @@ class Requests(Mapping[str, Request]):
             self.constrained[request.id] = request
 
     def join(self, request: Request, token: int) -> None:
-        """A prompt is computed, and this is the token behind it: from now on the request decodes."""
+        """Let a request whose prompt is computed decode from now on; ``token`` is its first output token."""
         self._kv.publish(request)
         self.prefilling.remove(request)
         self._kv.table.tokens[request.row, request.total] = token
@@ -148,14 +150,14 @@ class Requests(Mapping[str, Request]):
                 self.streaming[request.id] = request
 
     def end_prompt(self, request: Request, finish: Finish) -> None:
-        """A prompt is computed, and nothing but that was wanted."""
+        """End a request whose prompt is computed and of which nothing else was wanted."""
         self._kv.publish(request)
         self.finish(request, finish)
 
     def take_back(self, request: Request, finish: Finish) -> None:
-        """End a request whose last step gave no token: the one that was noted for it is none of its output.
+        """End a request whose last step gave no valid token, and drop the token that was recorded for it.
 
-        What it computed is not shared. As `complete`, its column stays vacant.
+        What it computed is not shared. Its column stays vacant, as after `complete`.
         """
         if request.column < 0:
             self.finish(request, finish)
@@ -172,7 +174,7 @@ class Requests(Mapping[str, Request]):
     def complete(self, request: Request, finish: Finish) -> None:
         """End a running request that came to its end, and leave what it computed in the prefix cache.
 
-        Its column stays vacant: call ``running.close_up`` when all that end and join are through.
+        Its column stays vacant: call ``running.close_up`` when all requests of this pass have ended or joined.
         """
         self._vacate(request)
         self._kv.publish(request)
@@ -205,7 +207,7 @@ class Requests(Mapping[str, Request]):
         self._outputs.append(self._output(request, tokens, finish))
 
     def _detach(self, request: Request) -> None:
-        """Take a request out of where it is."""
+        """Take a request out of the batch or list that it is in."""
         if request.column >= 0:
             self._vacate(request)
             self.running.close_up()
@@ -228,7 +230,7 @@ class Requests(Mapping[str, Request]):
     # -- What is reported -------------------------------------------------------------------------------------
 
     def unreported(self, request: Request, *, settled: bool = False) -> tuple[int, ...]:
-        """Output tokens that no `Output` has carried yet; ``settled``: how many it has is written back already."""
+        """Output tokens that no `Output` has carried yet; ``settled``: their number is written back already."""
         if request.column >= 0 and not settled:
             self.running.settle(request)
         return self._unreported(request)
@@ -238,23 +240,23 @@ class Requests(Mapping[str, Request]):
         self._outputs.append(self._output(request, tokens, None))
 
     def report_streams(self) -> None:
-        """Report what a pass has given to requests that stream nothing but tokens."""
+        """Report what a pass gave to requests that stream nothing but tokens."""
         self._columns = self.streams.tell()
 
     @property
     def outputs(self) -> tuple[Output, ...]:
-        """What was reported one by one and not taken yet."""
+        """The outputs that `take_outputs` will return."""
         return tuple(self._outputs)
 
     def take_outputs(self) -> tuple[Output, ...]:
-        """What was reported one by one since the last call."""
+        """The outputs since the last call, without what `take_columns` returns."""
         if not self._outputs:
             return ()
         outputs, self._outputs = tuple(self._outputs), []
         return outputs
 
     def take_columns(self) -> TokenColumns | None:
-        """What streams gained since the last call."""
+        """The tokens of streams since the last call."""
         columns, self._columns = self._columns, None
         return columns
 
@@ -310,14 +312,14 @@ class Requests(Mapping[str, Request]):
     # -- Which weights made what ------------------------------------------------------------------------------
 
     def weights_changed(self, version: str) -> None:
-        """Weights have changed, and have a new name; what requests hold now is no longer shared with others."""
+        """Record that the weights changed and have a new name. What requests hold is shared no more."""
         self.name_weights(version)
         for request in self._holding_kv():
             request.no_prefix_sharing = True
         self.weights_epoch += 1
 
     def name_weights(self, version: str) -> None:
-        """Give the weights another name; output tokens up to here were made under the old one."""
+        """Give the weights another name; output tokens so far are recorded under the old one."""
         for request in self._holding_kv():
             if request.column >= 0:
                 self.running.settle(request)
@@ -326,17 +328,17 @@ class Requests(Mapping[str, Request]):
         self.streams.changed()
 
     def _holding_kv(self) -> Iterator[Request]:
-        """All others have no token that the weights of now have made, or have it noted."""
+        """The requests that hold KV. Of all others it is recorded already which weights made their tokens."""
         yield from self.running.requests
         yield from self.prefilling
 
     def mark_invalid(self, request: Request) -> None:
-        """A token was drawn from logits that are no numbers, and the request goes on."""
+        """Count a token that was drawn from NaN or infinite logits, of a request that goes on."""
         request.invalid_logits += 1
         self.streams.changed()
 
     def _close_span(self, request: Request) -> None:
-        """Note which weights made the output tokens since the last note."""
+        """Record which weights made the output tokens since the last record."""
         spans, end = request.spans, request.total - len(request.prompt)
         if not spans:
             if end:
@@ -351,13 +353,13 @@ class Requests(Mapping[str, Request]):
             request.spans = (*spans, VersionSpan(self.weight_version, known, end))
 
     def bring_text(self, request: Request, text: RequestText, count: int) -> None:
-        """Add to a request's text what is missing of its first ``count`` tokens: none of them ends it."""
+        """Add what is missing of a request's first ``count`` tokens to its text. None of them ends it."""
         if text.pushed < count:
             missing = self._output_tokens(request, text.pushed)[: count - text.pushed]
             text.extend(missing, each=request.params.logprobs is not None)
 
     def _end_text(self, request: Request, text: RequestText, finish: Finish) -> Finish:
-        """End a request's text. What is found only now, as nothing comes any more, has stopped it."""
+        """End a request's text. A stop string that is certain only now is the reason for its end."""
         if not text.ended:
             self.bring_text(request, text, request.num_output)
         stop = text.end(searched=finish.kind in (FinishKind.STOP, FinishKind.LENGTH))

@@ -23,15 +23,15 @@ class NewTokenRatio:
         self.value = self._start
 
     def decay(self) -> None:
-        """A step went well."""
+        """Lower the share a little, after a step that went well."""
         if self.value > self._floor:
             self.value = max(self.value - self._decay, self._floor)
 
     def retracted(self, decoded: int, remaining: int, requests: int) -> None:
-        """A retraction left ``requests`` running, with ``decoded`` tokens out and ``remaining`` to come."""
+        """Set the share after a retraction that left ``requests`` running."""
         total = decoded + remaining
         self.value = min(1.0, (decoded + LOOK_AHEAD * requests) / (total + 1))
 
     def reset(self) -> None:
-        """Nothing runs: start over."""
+        """Go back to the first share, when nothing runs."""
         self.value = self._start

@@ -1,4 +1,4 @@
-"""What becomes of a forward pass: tokens are noted, prompts join the batch, and what is finished ends."""
+"""Applies the result of a forward pass: adds tokens, lets completed prompts join the batch, and ends requests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _INVALID = (
 
 
 class ResultProcessor:
-    """Brings the tokens of a pass to their requests."""
+    """Gives the tokens of a pass to their requests."""
 
     def __init__(
         self, requests: Requests, known: Int32, stops: StopConditions, invalid_logits: str = "refuse"
@@ -65,7 +65,7 @@ class ResultProcessor:
                 self._stream(request)
 
     def _advance(self, tokens: Int32, invalid: Mapping[str, Request]) -> Iterable[tuple[Request, Finish]]:
-        """Append the running requests' tokens; those that this ended, each once, but none of ``invalid``."""
+        """Append the running requests' tokens; returns those that this ends, without any of ``invalid``."""
         requests, running = self._requests, self._requests.running
         at_limit = running.end_step(tokens)
         ended = self._stops.ended(tokens)
@@ -94,7 +94,7 @@ class ResultProcessor:
         )
 
     def _check(self, request: Request, token: int) -> Finish | None:
-        """Whether its newest token ends a request: a stop condition, or its grammar."""
+        """Why its newest token ends a request: a stop condition, or its grammar; ``None``: it goes on."""
         if request.text is not None:
             self._requests.bring_text(request, request.text, request.num_output - 1)
         finish = self._stops.check(request, token)
@@ -111,7 +111,7 @@ class ResultProcessor:
         return finish
 
     def _look_at_invalid(self, plan: Plan, result: StepOutput) -> tuple[Int32, dict[str, Request]]:
-        """The tokens as they are, and the requests that end because theirs is none; marked ones go on."""
+        """The tokens without marks, and the requests that invalid ones end: none, if they only count them."""
         requests, tokens = self._requests, result.tokens
         asking = [*requests.running.requests[: plan.decoding]]
         asking += [request for request, _, end in plan.chunks if end == request.total]
@@ -140,11 +140,10 @@ class ResultProcessor:
             self._requests.complete(request, finish)
 
     def _stream(self, request: Request) -> None:
-        """Report new tokens, holding back those whose text may turn out to be the beginning of a stop string."""
+        """Report new tokens, but hold back those that may turn out to begin a stop string."""
         text = request.text
-        increment = self._requests.unreported(
-            request, settled=text is not None
-        )  # it was looked at in this pass
+        # One with a text was looked at in this pass, and its number of tokens written back.
+        increment = self._requests.unreported(request, settled=text is not None)
         if text is not None and text.holds:
             settled = text.settled(request.num_output) - request.reported
             increment = increment[: max(0, settled)]

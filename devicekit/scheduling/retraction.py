@@ -1,4 +1,4 @@
-"""Who gives up its KV when the pool runs short: the request that has generated least."""
+"""Frees pages when the pool runs short: the request that has generated least gives up its KV."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ class Retraction:
         return False
 
     def shed_load(self, most: int) -> bool:
-        """Keep no more than ``most`` requests running. False when that is none: the pass cannot be smaller."""
+        """Keep at most ``most`` requests running. False if that is none: the pass cannot get smaller."""
         if most:
             for request in self._ranked()[most:]:
                 self._retract(request)
         return most > 0
 
     def _ranked(self) -> list[Request]:
-        """Running requests, first the one to keep its KV longest: most generated, then shortest prompt."""
+        """Running requests, the first to keep its KV longest: by priority, most generated, shortest prompt."""
         running = self._state.running
         for request in running.requests:
             running.settle(request)

@@ -23,7 +23,7 @@ _NOBODY: list[Request] = []
 class RunningBatch:
     """Up to ``table.num_rows`` decoding requests over one page pool.
 
-    ``view`` shows the running columns; it is good from `begin_step` until `end_step`, `join` or `leave`.
+    ``view`` shows the running columns; it is valid from `begin_step` until `end_step`, `join` or `vacate`.
 
     Args:
         behind: columns behind the running ones, in which whoever builds a batch may lay out more tokens.
@@ -54,14 +54,14 @@ class RunningBatch:
         return len(self.requests)
 
     def _show(self, count: int) -> None:
-        """Show ``count`` columns: once after joins and leaves, and not in every step."""
+        """Make ``view`` the first ``count`` columns: after joins and leaves, not in every step."""
         self._shown = count
         self.view = self.columns.view(count)
 
     # -- Joining and leaving ----------------------------------------------------------------------------------
 
     def join(self, request: Request) -> None:
-        """Add a request whose tokens but the last have their KV in the pool."""
+        """Add a request. All its tokens but the last have their KV in the pool."""
         column = self._vacant.pop() if self._vacant else len(self.requests)
         total, size, cells = request.total, self._page_size, self._cells
         position = total - 1
@@ -92,13 +92,11 @@ class RunningBatch:
         else:
             self.requests[column] = request
 
-    def leave(self, request: Request) -> None:
-        """Take a request out; how many tokens it has is written back to it."""
-        self.vacate(request)
-        self.close_up()
-
     def vacate(self, request: Request) -> None:
-        """As `leave`, but its column stays vacant for whoever joins, until `close_up`: both in the same step."""
+        """Take a request out, and write back to it how many tokens it has.
+
+        Its column stays vacant for whoever joins, until `close_up` in the same step.
+        """
         column = request.column
         self.settle(request)
         left = request.max_total_tokens - request.total
@@ -115,7 +113,7 @@ class RunningBatch:
         self._vacant.append(column)
 
     def close_up(self) -> None:
-        """Move the last columns to where columns are vacant."""
+        """Move the last columns into the vacant ones."""
         if not self._vacant:
             return
         for column in sorted(self._vacant, reverse=True):
@@ -146,7 +144,7 @@ class RunningBatch:
         return full
 
     def begin_step(self, full: Int64 | None = None) -> bool:
-        """Give every column whose page is full a new one. False, and nothing changed: the pool is short.
+        """Give a new page to every column whose page is full. False, and nothing changed: there are too few.
 
         Args:
             full: what `full_columns` says, for a caller that has asked already.

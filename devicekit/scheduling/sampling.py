@@ -1,4 +1,4 @@
-"""Sampling parameters of the running batch, as columns; a batch that is all greedy carries none of them."""
+"""Sampling parameters of the running batch, as columns. A batch in which all are greedy carries none."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class SamplingColumns:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing that runs wants anything but the likeliest token."""
+        """Whether every running request takes the likeliest token, and nothing else is asked for."""
         return not (self._sampled or self.logprobs)
 
     def join(self, column: int, request: Request) -> None:
-        """Note what a request that joins wants. One that wants nothing need not be said: its column is greedy."""
+        """Record what a request that joins asks for. A greedy one needs no call: its column is greedy already."""
         params = request.params
         if params.temperature > 0:
             self._sampled += 1
@@ -46,7 +46,7 @@ class SamplingColumns:
             self.logprobs.pop(request.id, None)
 
     def move(self, column: int, to: int) -> None:
-        """Let a request have another column."""
+        """Move a request's entries to another column."""
         self._floats[:, to] = self._floats[:, column]
         self._top_k[to] = self._top_k[column]
         self._seed[to] = self._seed[column]

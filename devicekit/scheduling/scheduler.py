@@ -20,13 +20,13 @@ from devicekit.memory.rows import RequestTable
 from devicekit.oom import OutOfMemoryRecovery, describe
 from devicekit.release import ReleasePoint, ReleasePoints
 from devicekit.scheduling.audit import PoolAudit, PoolsUnbalanced
-from devicekit.scheduling.batch import ForwardBatch, Runner, StepOutput
+from devicekit.scheduling.batch import ForwardBatch, ModelLimits, Runner, StepOutput
 from devicekit.scheduling.batch_building import BatchBuilder
 from devicekit.scheduling.checking import RequestCheck
 from devicekit.scheduling.deadlines import Deadlines
 from devicekit.scheduling.errors import InvalidRequest, PassFailed
 from devicekit.scheduling.gate import AdmissionGate
-from devicekit.scheduling.kv_cache import build_kv_cache
+from devicekit.scheduling.kv_cache import KVCacheManager, build_kv_cache
 from devicekit.scheduling.limits import SchedulerLimits
 from devicekit.scheduling.messages import Blocker, Operation, Step
 from devicekit.scheduling.participants import Participant, Participants
@@ -104,19 +104,7 @@ class Scheduler:
         )
         kv = build_kv_cache(table, limits, model, states)
         deadlines = Deadlines()
-        requests = Requests(
-            kv,
-            RunningBatch(table, kv.decode_pages, limits.page_size, limits.max_batch_tokens),
-            WaitingQueue(
-                limits.policy,
-                lambda request: kv.cached_tokens(request, requests.namespace(request)),
-                lambda: (kv.cache_version, requests.weights_epoch),
-            ),
-            deadlines,
-            model,
-            clock,
-            self._stops.vocabulary,
-        )
+        requests = _requests(kv, deadlines, limits, model, clock, self._stops.vocabulary)
         self.state = SchedulerState(
             runner=runner,
             kv=kv,
@@ -251,7 +239,7 @@ class Scheduler:
         return Step(requests.take_outputs(), self.control.take_replies(), computed, requests.take_columns())
 
     def close(self) -> Step:
-        """Take no further step. One process need not say so to anybody."""
+        """Take no further step. Nothing to do here; `LockstepScheduler` tells the other ranks."""
         return Step((), ())
 
     def blockers(self) -> tuple[Blocker, ...]:
@@ -338,7 +326,7 @@ class Scheduler:
             raise PoolsUnbalanced(found)
 
     def _fail(self, plan: Plan, error: Exception, kind: ErrorKind | None) -> None:
-        """End the requests of a pass that failed; all there are, if the device is gone."""
+        """End the requests of a pass that failed; if the device is lost, end all."""
         message = f"The forward pass failed: {describe(error)}"
         if (lost := self.state.coordinator.lost) is not None:
             self.state.gate.fail(str(lost))  # whatever it looks like from here
@@ -351,6 +339,25 @@ class Scheduler:
             requests.finish(request, Finish(FinishKind.ERROR, message=message))
         if kind is not ErrorKind.OUT_OF_MEMORY and self.state.coordinator.lost is None:
             self.state.releases.after_failed_request()
+
+
+def _requests(
+    kv: KVCacheManager,
+    deadlines: Deadlines,
+    limits: SchedulerLimits,
+    model: ModelLimits,
+    clock: Clock,
+    vocabulary: Vocabulary | None,
+) -> Requests:
+    """The requests, with the batch and the queue between which they move."""
+    running = RunningBatch(kv.table, kv.decode_pages, limits.page_size, limits.max_batch_tokens)
+    waiting = WaitingQueue(
+        limits.policy,
+        lambda request: kv.cached_tokens(request, requests.namespace(request)),
+        lambda: (kv.cache_version, requests.weights_epoch),
+    )
+    requests = Requests(kv, running, waiting, deadlines, model, clock, vocabulary)
+    return requests
 
 
 def _row_width(longest: int, page_size: int) -> int:

@@ -1,8 +1,8 @@
-"""Log-probabilities: which a pass is to give, and whose they are when it has.
+"""Log-probabilities: which ones a pass is to give, and to whom they go afterwards.
 
 Those of output tokens come with each token. Those of prompt tokens come with the chunks in which the prompt is
-computed; as many positions as fit `SCORED_VALUES` logits in one pass, so that a long prompt never holds its length
-times the vocabulary at once.
+computed; one pass scores as many positions as fit `SCORED_VALUES` logits, so that a long prompt never holds its
+length times the vocabulary at once.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Which weight updates are at hand, and which of them wait for word to be written.
+"""Which weight updates are loaded and ready to be written, and which of them have to wait before that.
 
-A verb that settles requests for an update has it read and checked first, while they go on.
+A transaction loads and checks its update while requests go on, and has it written once they are settled.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ class StagedUpdates:
         self._at_hand: set[str] = set()
 
     def hold_back(self, operation_id: str) -> None:
-        """Have an update wait, once it is at hand, until `let_go`."""
+        """Make an update wait, once it is ready, until `let_go`."""
         self._held_back.add(operation_id)
 
     def let_go(self, operation_id: str) -> None:
-        """It may be written, or is given up."""
+        """End `hold_back`: the update may be written, or is given up."""
         self._held_back.discard(operation_id)
 
     def held_back(self, operation_id: str) -> bool:
         return operation_id in self._held_back
 
     def note(self, operation_id: str) -> None:
-        """An update is at hand: all that is left is to write it."""
+        """Record that an update is ready: it only has to be written."""
         self._at_hand.add(operation_id)
 
     def forget(self, operation_id: str) -> None:
-        """It was written or refused."""
+        """Forget an update that was written or refused."""
         self._at_hand.discard(operation_id)
 
     def at_hand(self, operation_id: str) -> bool:

@@ -1,8 +1,8 @@
-"""What the parts of a scheduler share: objects with one writer each, and what is asked of all of them together.
+"""What the parts of a scheduler share: objects with one writer each, and what is asked of several of them.
 
-`Requests` alone moves requests, `AdmissionGate` alone says what may run, `Deadlines` when time is up, and
-`Participants` what else is in flight, `Withdrawals` what nobody waits for, `StagedUpdates` which weights are at
-hand. Verbs, planner and results act through their methods.
+`Requests` moves requests, `AdmissionGate` says what may run, `Deadlines` when time is up, `Participants` what else
+is in flight, `Withdrawals` which operations nobody waits for, and `StagedUpdates` which weights are ready to be
+written. Verbs, planner and results act through their methods.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class SchedulerState:
         return counts
 
     def fail_all(self, message: str) -> None:
-        """The device or a rank is gone for good: every request ends, and no other is taken on."""
+        """End every request and take on no more: the device or a rank is lost."""
         self.gate.fail(message)
         for request in list(self.requests.values()):
             self.requests.finish(request, Finish(FinishKind.ERROR, message=message))

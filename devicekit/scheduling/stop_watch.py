@@ -36,9 +36,8 @@ class StopWatch:
         self._always: dict[Request, None] = {}
         self._watched: dict[Request, None] = {}
         self._undecided: dict[Request, None] = {}  # watched ones in which a match may still grow
-        self._bytes: UInt8 | None = (
-            None  # [vocabulary, 32] bit b % 8 of byte b // 8: whether byte b is in a token
-        )
+        # [vocabulary, 32] bit b % 8 of byte b // 8: whether byte b is in a token.
+        self._bytes: UInt8 | None = None
         self._arranged = -1  # changes of the batch when this was made:
         self._token_columns: Int64 = np.empty(0, np.int64)
         self._tokens: Int32 = np.empty(0, np.int32)
@@ -50,7 +49,7 @@ class StopWatch:
         return bool(self._always or self._watched)
 
     def join(self, request: Request) -> None:
-        """A request with conditions of its own joins the running batch."""
+        """Watch a request that joins the running batch."""
         if self._must_see_all(request):
             self._always[request] = None
             return
@@ -58,13 +57,13 @@ class StopWatch:
         self.note(request)
 
     def leave(self, request: Request) -> None:
-        """A request has left it, or is not to be looked at any more."""
+        """Watch a request no more."""
         self._always.pop(request, None)
         self._undecided.pop(request, None)
         self._watched.pop(request, None)
 
     def note(self, request: Request) -> None:
-        """A request was looked at and goes on."""
+        """Record that a request was looked at and goes on."""
         if request.text is not None and request.text.undecided and request in self._watched:
             self._undecided[request] = None
         elif self._undecided:

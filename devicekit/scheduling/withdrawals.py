@@ -1,4 +1,4 @@
-"""Which operations nobody waits for any more, so that their waiting ends."""
+"""Which operations nobody waits for any more, so that they stop waiting too."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Withdrawals:
         self._ids: set[str] = set()
 
     def add(self, operation_id: str) -> None:
-        """Nobody waits for this one, nor for what it is made of."""
+        """Withdraw an operation, and the ones that it is made of."""
         self._ids.add(operation_id)
 
     def forget(self, operation_id: str) -> None:
-        """It is answered."""
+        """Forget an operation that is answered."""
         self._ids.discard(operation_id)
 
     def has(self, operation: Operation) -> bool:

@@ -11,9 +11,8 @@ from starlette.requests import ClientDisconnect, Request
 from devicekit.documents import UnreadableDocument, parse_sent
 from devicekit.server.errors import BadRequest, BodyTooLarge, ClientGone, NotJson, Overloaded
 
-_SMALL = (
-    64 << 10
-)  # bytes; bodies up to this have room of their own, so that long ones cannot shut out all others
+# Bytes: bodies up to this size have room of their own, so that long ones cannot shut out all others.
+_SMALL = 64 << 10
 _SMALL_TOGETHER = 64 << 20
 _DIGITS = 20  # of a length, more than any has
 MOST_VALUES = 4_000_000
@@ -22,9 +21,8 @@ MOST_CONTAINERS = 200_000
 """Lists and objects among them, each of which takes up to a hundred times what it took in the body."""
 
 _JSON_KIND = re.compile(r"application/[a-z0-9.-]+\+json")
-_TEXTS = re.compile(
-    rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL
-)  # matches from any quote on: never goes back
+# Matches from any quote on, so that it never goes back.
+_TEXTS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 
 
 class Bodies:

@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 from devicekit.server.errors import BadRequest
 
-_DENSEST = (
-    16  # characters of a token, on the average of a whole prompt, beyond which nothing is worth the work
-)
+# Characters of a token, on the average of a whole prompt, beyond which nothing is worth the work.
+_DENSEST = 16
 _SHORT = 4096  # characters that are made tokens of in any case
 _STEP = 4  # a text is tried in parts, each so many times as long as the one before
 _SPARE = 64  # tokens by which the beginning of a text may have more than the whole: words are cut at its end

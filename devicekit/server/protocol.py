@@ -151,9 +151,8 @@ class BoundedProtocol(HttpToolsProtocol):
         waited_for = [one for one in itertools.islice(others, _LOOKED_AT) if one._is_waited_for()]
         longest = min(waited_for, key=lambda one: one._heard, default=self)
         longest.transport.abort()
-        self.connections.discard(
-            longest
-        )  # now, and not when the event loop comes to it: others may come before
+        # Now, not when the event loop tells us: other connections may come before that.
+        self.connections.discard(longest)
 
     def _is_waited_for(self) -> bool:
         """Whether it is the client's turn: to send something, to read, or to ask again."""

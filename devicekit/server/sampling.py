@@ -14,9 +14,8 @@ from devicekit.server.structured import GrammarArguments
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 LogitBias = Annotated[dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Finite], Field(max_length=8192)]
 StopText = Annotated[str, Field(max_length=1024)]
-StopTexts = (
-    StopText | Annotated[list[StopText], Field(max_length=256)]
-)  # each is looked for in every token's text
+# Bounded, since each is looked for in every token's text.
+StopTexts = StopText | Annotated[list[StopText], Field(max_length=256)]
 TokenIds = Annotated[list[int], Field(max_length=1024)]
 MAX_SEQUENCES = 128  # per prompt
 

@@ -24,9 +24,8 @@ class Snapshot:
     prefilling: int
     waiting: int
     paused: bool
-    holds: tuple[
-        str, ...
-    ]  # why nothing is generated besides a pause: memory is released, weights are missing
+    # Why nothing is generated besides a pause: memory is released, weights are missing.
+    holds: tuple[str, ...]
     epoch: int
     failure: str  # why nothing will run any more; empty while all is well
     weight_version: str

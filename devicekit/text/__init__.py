@@ -1,7 +1,7 @@
-"""The one text of a request: made once, token by token, and read by everybody who speaks of it.
+"""The text of a request: decoded once, token by token, and used by everything that needs text.
 
-`Vocabulary` is what is known of a model's tokenizer, `RequestText` the text of one request: decoded as tokens
-come, cut at its stop strings, and given out as soon as nothing can take it back. Positions are characters of it.
+`Vocabulary` is what decoding knows of a model's tokenizer. `RequestText` is the text of one request: decoded as
+tokens come, cut at its stop strings, and given out as soon as it is final. Positions are characters of it.
 """
 
 import devicekit.numpy_needed  # noqa: F401  # before whatever would fail without it

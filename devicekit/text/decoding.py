@@ -1,8 +1,8 @@
-"""Token ids to text, one by one: what was given out never changes, and together it is the text of the whole.
+"""Turns token ids into text, one by one. Text that was given out never changes, and adds up to the whole.
 
-Where a token stands for bytes (byte-level tokenizers, and the byte tokens of others) the bytes are put together
-here: a character over several tokens waits for its last one, and bytes that can no longer become one are given
-out as replacement characters. Everything else is the tokenizer's own business, and asked of its own decoder.
+Where a token stands for bytes (byte-level tokenizers, and the byte tokens of others), the bytes are put together
+here: a character over several tokens waits for its last one, and bytes that can no longer become one are given out
+as replacement characters. For everything else the tokenizer's own decoder is asked.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Pieces(dict[int, bytes]):
 
     @classmethod
     def of(cls, vocabulary: Vocabulary, skip_special_tokens: bool) -> _Pieces:
-        """The same ones for whoever asks, from any thread."""
+        """The pieces of a vocabulary, shared by all callers. Safe from any thread."""
         key = (id(vocabulary), skip_special_tokens)
         found = cls._known.get(key)
         if found is None:
@@ -102,7 +102,7 @@ class TokenDecoder:
         return self._own(self._bytes.decode(b"", final=True)) + self._ask(token)
 
     def end(self) -> str:
-        """No token comes any more: half a character is given out as what it is."""
+        """End the list of tokens: half a character is given out as replacement characters."""
         rest = self._own(self._bytes.decode(b"", final=True))
         if self._waiting:
             rest += self._added(self._waiting)
@@ -110,13 +110,13 @@ class TokenDecoder:
         return rest
 
     def all(self, tokens: Sequence[int]) -> str:
-        """The text that many tokens add; the same as pushing each."""
+        """The text that many tokens add; the same as `push` for each."""
         if self._byte_level:
             return self._own(self._bytes.decode(b"".join(map(self._pieces.__getitem__, tokens))))
         return "".join(map(self.push, tokens))
 
     def _begin_in_prompt(self) -> int:
-        """Take up half a character at the end of the prompt; how many replacement characters it was shown as."""
+        """Take over half a character at the end of the prompt; how many replacement characters it showed as."""
         raw: list[bytes] = []
         for token in reversed(self._context):
             if (piece := self._vocabulary.raw_bytes(token)) is None:
@@ -127,7 +127,7 @@ class TokenDecoder:
         return (1 if self._byte_level else len(half)) if half else 0
 
     def _own(self, text: str) -> str:
-        """The output's part of the first text: what became of half a character of the prompt is not."""
+        """The part of the first text that belongs to the output, without the completed half character."""
         if not (self._shown and text):
             return text
         begin = 0

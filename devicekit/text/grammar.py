@@ -1,7 +1,7 @@
-"""Grammars that an output must follow: as they are asked for, compiled once, and stepped through token by token.
+"""Grammars that an output must follow: compiled once, and then followed token by token.
 
-Compiling and matching are llguidance's (extra ``grammar``). A compiled grammar is kept for whoever asks for the
-same one again; `GrammarCompiler.flush` forgets them all.
+Compiling and matching are llguidance's (extra ``grammar``). Compiled grammars are kept for the next request with
+the same one; `GrammarCompiler.flush` forgets them all.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class GrammarMatcher:
         masks.fill_next_token_bitmask(self._matcher, mask, 0)
 
     def require(self) -> None:
-        """Pass where the output may go on, or may end here.
+        """Do nothing where the output may go on, or may end here.
 
         Raises:
             GrammarRefused: nothing can follow and it is not fulfilled, or it is too much to follow.
@@ -80,7 +80,7 @@ class GrammarMatcher:
             )
 
     def advance(self, token: int) -> bool:
-        """Take the next token; whether nothing may follow it any more.
+        """Take the next token; returns whether nothing may follow it any more.
 
         Raises:
             GrammarRefused: this token must not come here, or as `require`.
@@ -93,7 +93,7 @@ class GrammarMatcher:
 
 
 class GrammarCompiler:
-    """Compiles grammars for one tokenizer. May be used from any thread.
+    """Compiles grammars for one tokenizer. Safe from any thread.
 
     Args:
         tokenizer: of transformers, over the tokenizers library.
@@ -139,7 +139,7 @@ class GrammarCompiler:
         return GrammarMatcher(found.deep_copy(), lambda: self._forget(grammar))
 
     def _forget(self, grammar: Grammar) -> None:
-        """Keep nothing of a grammar that leads nowhere: what was tried takes memory."""
+        """Drop what was compiled of a grammar that failed: it takes memory."""
         with self._lock:
             self._cache.pop(grammar, None)
 
@@ -187,7 +187,7 @@ def _nothing() -> None:
 
 
 def _translate(library: Any, grammar: Grammar) -> str:
-    """A grammar as the library writes it."""
+    """A grammar in the form that the library takes."""
     source: str
     if grammar.kind is GrammarKind.JSON_SCHEMA:
         source = library.LLMatcher.grammar_from_json_schema(grammar.source, defaults=_JSON_OPTIONS)

@@ -1,4 +1,4 @@
-"""The text of one request's output: decoded once, cut at its stop strings, given out as soon as it may be."""
+"""The text of one request's output: decoded once, cut at its stop strings, and given out once it is final."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TextOptions:
 
 
 class RequestText:
-    """Grows by `push`, ends by `end`, and is read by `take` as far as nothing can take it back.
+    """Grows by `push`, ends by `end`, and is read by `take` as far as it is final.
 
     Args:
         prompt: its last tokens are the context of the first output token.
@@ -48,13 +48,13 @@ class RequestText:
     # -- Growing ----------------------------------------------------------------------------------------------
 
     def push(self, token: int) -> str | None:
-        """Add a token; the stop string that is now found, if there is one."""
+        """Add a token; returns the stop string that is found by now, if any."""
         self._grow(self._decoder.push(token), len(self._ends) + 1)
         self._ends.append(self._length)
         return self.stopped
 
     def extend(self, tokens: Sequence[int], *, each: bool = False) -> str | None:
-        """Add many tokens; the stop string that is now found, if there is one.
+        """Add many tokens; returns the stop string that is found by now, if any.
 
         Args:
             each: `offsets` and `settled` will be asked of single ones among them. Otherwise they are decoded
@@ -105,12 +105,12 @@ class RequestText:
 
     @property
     def undecided(self) -> bool:
-        """Whether a stop string was found that the next token may yet make a longer one, or not."""
+        """Whether a stop string was found that the next token may make a longer one."""
         return self._matcher is not None and self._matcher.undecided
 
     @property
     def holds(self) -> bool:
-        """Whether anything is kept from `take`, for it may become a part of a stop string."""
+        """Whether any text is kept from `take` because it may become a part of a stop string."""
         return self._matcher is not None and self.stopped is None and self._matcher.held > 0
 
     @property
@@ -119,14 +119,14 @@ class RequestText:
         return self._free > 0
 
     def take(self) -> str:
-        """The text since the last call that nothing can take back any more."""
+        """The text that has become final since the last call."""
         size = self._free
         text, self._pending = self._pending[:size], self._pending[size:]
         self._taken += size
         return text
 
     def settled(self, tokens: int) -> int:
-        """How many of the first ``tokens`` tokens have no text that would still be held back by a `take`."""
+        """How many of the first ``tokens`` tokens have only text that is final."""
         ends, free = self._ends, self._taken + self._free
         while tokens and ends[tokens - 1] > free:
             tokens -= 1
@@ -161,7 +161,7 @@ class RequestText:
             self._cut(matcher)
 
     def _cut(self, matcher: StopMatcher) -> None:
-        """Take the stop string, and what came behind it, off the text."""
+        """Remove the stop string, and what came after it, from the text."""
         begin, size = matcher.found or (0, 0)
         at = self._first + begin - self._taken  # never before what was taken: that much was held back
         self.stopped = self._pending[at : at + size]

@@ -14,7 +14,7 @@ _FEW = 16  # stop strings that are looked for one by one in long text
 
 
 class StopStrings:
-    """Stop strings as an automaton. Build it with `compiled`, which keeps those of late."""
+    """Stop strings as an automaton. Build it with `compiled`, which keeps the latest ones."""
 
     def __init__(self, strings: tuple[str, ...]) -> None:
         self.strings = strings
@@ -24,9 +24,8 @@ class StopStrings:
         self.depth = [0]
         self.longest = [0]
         self.fail = [0]
-        self.reach = (
-            max(map(len, strings), default=1) - 1
-        )  # characters before one that can end a match with it
+        # How many characters before the last one a match can have.
+        self.reach = max(map(len, strings), default=1) - 1
         for string in strings:
             self._insert(string)
         self._link()
@@ -71,9 +70,9 @@ class StopStrings:
 
 
 class StopMatcher:
-    """Looks for stop strings in one text. ``found`` is where the first one begins and how long it is.
+    """Finds stop strings in one text. ``found`` is where the first one begins, and its length.
 
-    A match stands once no other could begin before it, or begin with it and be longer.
+    A match is final once no other could begin before it, or begin with it and be longer.
     """
 
     def __init__(self, stops: StopStrings) -> None:
@@ -93,11 +92,11 @@ class StopMatcher:
 
     @property
     def undecided(self) -> bool:
-        """Whether there is a match, and it does not stand yet."""
+        """Whether there is a match that is not final yet."""
         return self._best is not None and self.found is None
 
     def feed(self, text: str) -> bool:
-        """Look at more text; whether a match stands."""
+        """Look at more text; returns whether there is a final match."""
         stops, node, at = self._stops, self._node, self._seen
         if self._best is None and self._passes(text):
             return False
@@ -113,7 +112,7 @@ class StopMatcher:
         return self.found is not None
 
     def _passes(self, text: str) -> bool:
-        """Take in text that has no match in it, if that can be seen without looking at each character."""
+        """Take in text without a match, if that can be told without looking at each character."""
         stops, node = self._stops, self._node
         if not node and stops.edges[0].keys().isdisjoint(text):
             self._seen += len(text)
@@ -132,7 +131,7 @@ class StopMatcher:
         return True
 
     def end(self) -> bool:
-        """No text comes any more: a match that could have been longer stands as it is."""
+        """End the text: a match that could have become longer is final now."""
         self.found = self.found or self._best
         return self.found is not None
 

@@ -1,4 +1,4 @@
-"""The vocabulary of a Hugging Face tokenizer: fast ones are asked in the terms of the library behind them."""
+"""The vocabulary of a Hugging Face tokenizer. Of fast ones, the library behind them is asked."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class TokenizerVocabulary:
 
     @cached_property
     def _table(self) -> Mapping[int, bytes]:
-        """Of a byte-level tokenizer: the bytes of every token."""
+        """The bytes of every token, of a byte-level tokenizer."""
         alphabet = _byte_alphabet()
         found: dict[int, bytes] = {}
         for token, name in self._names.items():
@@ -117,7 +117,7 @@ class TokenizerVocabulary:
 
     @cached_property
     def _byte_pieces(self) -> Mapping[int, bytes]:
-        """Of a tokenizer with byte tokens: the byte of each."""
+        """The byte of each byte token, of a tokenizer that has some."""
         return {
             token: bytes([int(match[1], 16)])
             for token, name in self._names.items()

@@ -1,4 +1,4 @@
-"""What has to be known of a tokenizer to turn its tokens into text one by one."""
+"""What decoding needs to know of a tokenizer to turn tokens into text one by one."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ class Vocabulary(Protocol):
         ...
 
     def stream(self, context: Sequence[int], skip_special_tokens: bool) -> Callable[[int], str | None] | None:
-        """The tokenizer's own incremental decoder: called with a token, it answers the text that this adds.
+        """The tokenizer's own incremental decoder: called with a token, it returns the text that this adds.
 
-        ``None`` if it has none. The answer is ``None`` where it cannot tell.
+        ``None`` if it has none. The decoder returns ``None`` where it cannot tell.
         """
         ...
 
 
 class Decodes(Protocol):
-    """The least: token ids in, text out."""
+    """The least that is needed: token ids in, text out."""
 
     def decode(self, tokens: Sequence[int]) -> str: ...
 
 
 class PlainVocabulary:
-    """A vocabulary of which nothing is known but how to decode. Characters cut over tokens are waited for."""
+    """A vocabulary that can only decode. Characters over several tokens are waited for."""
 
     byte_level = False
     knows_bytes = False
@@ -80,5 +80,5 @@ class PlainVocabulary:
 
 
 def vocabulary_of(decoder: Vocabulary | Decodes) -> Vocabulary:
-    """A vocabulary as it is, and anything else that decodes as one of which no more is known."""
+    """A vocabulary is returned as it is; anything else that decodes becomes a `PlainVocabulary`."""
     return decoder if isinstance(decoder, Vocabulary) else PlainVocabulary(decoder)

@@ -13,11 +13,8 @@ from devicekit.contract import CAPABILITIES, ErrorKind
 from devicekit.torchlike.backend import TorchModuleBackend
 
 _BYTES = 1 << 20
-_BLOCKS = (
-    _BYTES,
-    64 * _BYTES,
-    256 * _BYTES,
-)  # an allocator may keep small ones for good, and give large ones back
+# An allocator may keep small ones for good, and give large ones back.
+_BLOCKS = (_BYTES, 64 * _BYTES, 256 * _BYTES)
 
 
 def shown_by_effect(backend: TorchModuleBackend, capability: str) -> bool:

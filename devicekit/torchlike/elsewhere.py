@@ -31,9 +31,8 @@ print(json.dumps(plain(seen_here(device_type))))
 def package_of(device_type: str) -> str | None:
     """The package that another process can import to have ``torch.<device_type>``; ``None``: nobody can tell."""
     home, _, _ = str(getattr(getattr(torch, device_type, None), "__name__", "")).partition(".")
-    wanted = (
-        f"torch.{device_type}" if home == "torch" else home
-    )  # torch's own, unless it was made here by hand
+    # torch's own module, unless one was put in its place.
+    wanted = f"torch.{device_type}" if home == "torch" else home
     try:
         found = importlib.util.find_spec(wanted) if wanted else None
     except (ImportError, ValueError):  # a module without a place

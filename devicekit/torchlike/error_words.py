@@ -112,9 +112,8 @@ def cuda_like_rules(
 def _heading(label: str) -> str:
     """What stands before a runtime's sentence, in torch's words and in those of the libraries around it."""
     own = rf"\b{label}(?:RT)?"
-    place = (
-        r"(?: \(?(?:in )?[^\s'\"]{1,200}[:(][^\n'\"]{0,200}?)?"  # a file and a line, or the call that failed
-    )
+    # A file and a line, or the call that failed.
+    place = r"(?: \(?(?:in )?[^\s'\"]{1,200}[:(][^\n'\"]{0,200}?)?"
     number = r"(?:\d+ |\(\d+\) ?)?"
     return (
         rf"(?i:{own} (?:runtime |driver )?(?:error|failure){place} ?(?:: {number}|{number}['\"])"

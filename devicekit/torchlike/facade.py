@@ -66,9 +66,8 @@ _PARTS = ("memory",)  # submodules
 _MADE_WITH = {"Stream": 2, "Event": 1}  # arguments that the hooks give
 # What torch answers for whatever device is its accelerator.
 _UNTRIED = frozenset({"is_available", "device_count", "current_device", "set_device", "device"})
-_MAINTAINED = frozenset(
-    {"allocated_bytes", "reserved_bytes"}
-)  # what every allocator behind torch.accelerator counts
+# What every allocator behind torch.accelerator counts.
+_MAINTAINED = frozenset({"allocated_bytes", "reserved_bytes"})
 
 
 def facade(

@@ -1,4 +1,4 @@
-"""Work in a thread of its own, beside the engine's, which looks now and then whether it is done."""
+"""Runs work in a thread of its own. The engine's thread looks now and then whether it is done."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Task(Generic[_T]):
         return self._made[0]
 
     def abandon(self) -> None:
-        """Nobody wants the result: it is let go, now or as soon as it is there."""
+        """Drop the result, now or as soon as it is there."""
         with self._lock:
             self._wanted = False
             made = self._take()

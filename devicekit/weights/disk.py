@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Written(Protocol):
-    """What a runner reports of an update."""
+    """A runner's report of an update."""
 
     @property
     def tensors(self) -> int: ...
@@ -31,7 +31,7 @@ class StagedModel(Protocol):
     def write(self) -> Written: ...
 
     def settle(self) -> None:
-        """Take note of where the weights come from now: they were written, and will not be taken back."""
+        """Remember the new source of the weights: they were written, and will not be taken back."""
         ...
 
 
@@ -83,7 +83,7 @@ def load_checkpoint(
     path: str,
     within: Sequence[str],
 ) -> Callable[[], Staged]:
-    """What reads a checkpoint for the selected models, and checks that it fits.
+    """A function that reads a checkpoint for the selected models, and checks that it fits.
 
     Args:
         store: that has the weights of the models.

@@ -1,4 +1,4 @@
-"""The process groups over which trainers send weights: joined by name, beside the engine's own."""
+"""The process groups over which trainers send weights. They have names, and are apart from the engine's own."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ class _Joining:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def meet(self) -> bool:
-        """The others are there; whether they are still waited for."""
+        """Called when the other ranks have come; returns whether they are still waited for."""
         with self._lock:
             self._met = not self._given_up
             return self._met
 
     def give_up(self) -> bool:
-        """Wait for the others no longer; whether they have not come yet."""
+        """Stop waiting for the other ranks; returns whether they had not come yet."""
         with self._lock:
             self._given_up = not self._met
             return self._given_up
@@ -85,9 +85,9 @@ class UpdateGroups:
         return self._groups[name]
 
     def init(self, operation: InitUpdateGroup) -> Callable[[], Reply | None]:
-        """Join a group; answered when everybody has. A group of the same name is left first.
+        """Join a group; answered when everybody has joined. A group of the same name is left first.
 
-        That one may be of a trainer that has died: its successor uses the same name, and nobody else can tell.
+        That one may belong to a trainer that has died: its successor uses the same name, and nobody else can tell.
 
         Raises:
             InvalidOperation: a field makes no sense, or the device has no collective backend of its own.
@@ -186,7 +186,7 @@ class UpdateGroups:
             _join(joining, operation, rank, backend)
 
     def drop(self, name: str) -> None:
-        """Forget a group, in whatever condition it is."""
+        """Forget a group, whatever state it is in."""
         group, _ = self._groups.pop(name)
         torch.distributed.destroy_process_group(group)
         # Some backends wait for what is under way when the last reference goes, until its timeout: not here.
@@ -195,7 +195,7 @@ class UpdateGroups:
         threading.Thread(target=last.clear, daemon=True).start()
 
     def discard(self, name: str) -> None:
-        """As `drop`, if it is there: other ranks may have lost a group that this one never had."""
+        """As `drop`, if the group is there: other ranks may have lost one that this rank never had."""
         if name in self._groups:
             self.drop(name)
 
@@ -223,7 +223,7 @@ def _check(operation: InitUpdateGroup, rank: int) -> None:
 def _meet(address: str, rank: int, world_size: int, timeout: timedelta) -> tuple[Store, int, int]:
     """The store where the ranks meet.
 
-    What is found at an address where no trainer is, and how soon, is not told: ports could be looked for so.
+    An error does not say what was found at an address without a trainer, or how soon: that would allow port scans.
     """
     # A little longer than torch itself looks: a process that ends while a thread of torch's ends too is aborted.
     limit = timeout.total_seconds() + _LONGER

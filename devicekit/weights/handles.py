@@ -1,7 +1,7 @@
 """Handles of shared tensors as JSON, so that they travel between processes without pickling anything.
 
-A handle is told field by field. Reading one takes values only, and puts them where a handle of this device's own
-has such values: which classes and functions there are is never up to whoever sent it.
+A handle is written field by field. Reading one takes values only, and puts them where a handle of this device has
+such values. So the sender never decides which classes and functions are used.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def import_json(device: Device, document: object) -> torch.Tensor:
 
 
 def handle_from_json(document: object, like: object, where: str = "handle") -> object:
-    """What `handle_to_json` told of a handle of the same kind as ``like``.
+    """Read what `handle_to_json` wrote of a handle of the same kind as ``like``.
 
     Raises:
         InvalidOperation: it is of another kind.

@@ -1,4 +1,4 @@
-"""Gives a scheduler every operation on weights and memory."""
+"""Registers every operation on weights and memory with a scheduler."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from devicekit.weights.update import Updater
 
 @dataclass(frozen=True, slots=True)
 class WeightControl:
-    """What stands behind the operations, for whoever wants to look at it."""
+    """The objects behind the operations on weights, for callers that want to look at them."""
 
     store: WeightStore
     updater: Updater
@@ -33,7 +33,7 @@ class WeightControl:
     _loaders: dict[Selector, DiskLoader]
 
     def register_draft(self, draft: Model, loader: DiskLoader | None = None) -> None:
-        """Have operations on weights concern a draft model too, and those that select it that one alone.
+        """Let operations on weights concern a draft model too, or that one alone if they select it.
 
         Args:
             loader: loads a model directory into it; without one its weights come from elsewhere.

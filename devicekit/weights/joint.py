@@ -14,11 +14,11 @@ class JointRegion:
         self._parts = parts
 
     def release(self) -> int:
-        """Free the memory of every part; bytes."""
+        """Free the memory of every part; returns its bytes."""
         return sum(part.release() or 0 for part in self._parts)
 
     def resume(self) -> int:
-        """Allocate every part again; bytes. If there is no memory for one, none has any afterwards."""
+        """Allocate every part again; returns the bytes. If one part does not fit, none is allocated."""
         size = 0
         resumed: list[Region] = []
         try:

@@ -1,8 +1,8 @@
-"""Who steers this engine as part of a fleet, and whether it waits for that fleet's weights.
+"""Which fleet steers this engine, and whether the engine waits for that fleet's weights.
 
-A fleet claims an engine before it changes anything, and gets a lease: a word that all it says afterwards must
-carry. Another claim makes another lease, so that what an earlier process said and what arrives late is refused. An
-engine that was started anew knows no lease.
+A fleet claims an engine before it changes anything, and gets a lease: a word that all its later operations must
+carry. Another claim makes another lease, so that an earlier process, or a message that arrives late, is refused.
+An engine that was restarted knows no lease.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class Membership:
 
     @property
     def steered_by(self) -> str | None:
-        """Who has claimed this engine, in words for people; ``None``: nobody."""
+        """Who has claimed this engine, for people to read; ``None``: nobody."""
         return (self._steered_by or self._fleet) if self._lease else None
 
     def require(self, lease: str) -> None:
-        """Let pass who may steer: the holder of the lease, or anybody while there is none.
+        """Do nothing for the holder of the lease, or for anybody while there is none.
 
         Raises:
             Conflict: somebody else does, or the lease is an old one.
@@ -57,7 +57,7 @@ class Membership:
         raise Conflict(f"{self.steered_by} steers this engine: what comes without its lease is refused.")
 
     def claim(self, operation: ClaimForFleet) -> Reply:
-        """Have one fleet alone steer this engine from now on.
+        """Let one fleet alone steer this engine from now on.
 
         Raises:
             InvalidOperation: the fleet or the lease has no name.
@@ -78,7 +78,7 @@ class Membership:
         return self._reply(operation.id, "Claimed.", self._lease)
 
     def end_claim(self, operation: EndClaim) -> Reply:
-        """Let others steer. An old lease ends nothing."""
+        """Let others steer. An old lease changes nothing."""
         if operation.lease == self._lease:
             self._fleet = self._lease = self._steered_by = ""
         return self._reply(operation.id, "Not claimed under this lease any more.")
@@ -89,9 +89,9 @@ class Membership:
         self._hold.hold("it waits for the weights of its fleet: POST /join_fleet once it has them")
 
     def hold(self, operation: HoldForFleet) -> Callable[[], Reply | None]:
-        """Generate nothing until `join`; what runs is retracted, kept as it is, or comes to its end first.
+        """Generate nothing until `join`. Running requests are retracted, kept as they are, or run to their end.
 
-        It is no pause: an operator's pause before it is there after it, and to continue does not end it.
+        This is no pause: a pause that an operator has set outlives it, and continuing does not end it.
 
         Raises:
             Conflict: another fleet steers.
@@ -126,7 +126,7 @@ class Membership:
         return poll
 
     def join(self, operation: JoinFleet) -> Reply:
-        """Generate, if the weights are the fleet's.
+        """Start to generate, if the weights are the fleet's.
 
         Raises:
             Conflict: they are not, or another fleet steers.

@@ -1,4 +1,4 @@
-"""Memory occupation: regions whose memory is given away while somebody else needs it, and taken back.
+"""Memory occupation: regions whose memory is given back while another process needs it, and taken again.
 
 Each region is mapped or released. Asking for the state that it is in already is success, with ``changed`` false.
 While any is released nothing is generated: requests wait.
@@ -39,7 +39,7 @@ class MemoryTag(str, enum.Enum):
 
 
 class Region(Protocol):
-    """Memory that can be given back and taken again. Both do all or nothing, and answer bytes if they can."""
+    """Memory that can be given back and taken again. Both do all or nothing, and return bytes if they can."""
 
     def release(self) -> int | None: ...
 
@@ -48,7 +48,7 @@ class Region(Protocol):
 
 @dataclass(slots=True)
 class _Progress:
-    """What was done so far, and what went wrong."""
+    """What was done so far, and what failed."""
 
     reports: list[RegionReport]
     failure: str = ""
@@ -69,7 +69,7 @@ class Occupation:
 
     @property
     def released(self) -> frozenset[MemoryTag]:
-        """Regions without memory, here or on another rank: they are there when they are on every rank."""
+        """Regions without memory, here or on another rank: a region is there only if every rank has it."""
         return frozenset(self._released)
 
     def release(self, operation: ReleaseMemory) -> MemoryReply:
@@ -81,10 +81,8 @@ class Occupation:
         tags = _parse(operation.tags)
         blockers = self._state.blockers()
         if MemoryTag.WEIGHTS in tags and self._store.staging:
-            blockers = (
-                *blockers,
-                Blocker("weight update", 1),
-            )  # it reads the weights, or has still to write them
+            # An update reads the weights, or has still to write them.
+            blockers = (*blockers, Blocker("weight update", 1))
         if blockers:
             return MemoryReply(
                 operation.id, False, f"Not idle: {describe(blockers)}.", blockers, refusal=Refusal.BUSY
@@ -193,7 +191,7 @@ class Occupation:
             done.failure = f"the cache of host memory was not emptied: {type(error).__name__}: {error}"
 
     def _tell(self) -> None:
-        """Hold generation back while anything is released, and the weights' users where that is them."""
+        """Hold generation back while a region is released, and tell the weights' users if it is theirs."""
         self._store.note_released(MemoryTag.WEIGHTS in self._released)
         if self._released:
             names = " and ".join(sorted(tag.value for tag in self._released))

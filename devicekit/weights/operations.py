@@ -131,7 +131,7 @@ class PrepareWeights(Operation):
 
 @dataclass(frozen=True, slots=True)
 class CommitWeights(UpdateWeights):
-    """Write what `PrepareWeights` has read. Committed twice, the second changes nothing and answers as the first.
+    """Write what `PrepareWeights` has read. A second commit changes nothing and answers as the first did.
 
     The selector is that of the preparation.
     """
@@ -142,7 +142,7 @@ class CommitWeights(UpdateWeights):
 
 @dataclass(frozen=True, slots=True)
 class DiscardWeights(Operation):
-    """Forget what was prepared; nothing was written. Also of what was never prepared."""
+    """Forget what was prepared; nothing was written. Succeeds if nothing was prepared, too."""
 
     update_id: str = ""
     lease: str = ""  # of the fleet's claim, where there is one
@@ -152,7 +152,8 @@ class DiscardWeights(Operation):
 class ClaimForFleet(Operation):
     """Let one fleet alone steer this engine until `EndClaim`.
 
-    The same fleet may claim again: its earlier leases end. Another fleet may not, unless it takes the engine over.
+    The same fleet may claim again, which ends its earlier leases. Another fleet may not, unless it takes the
+    engine over.
 
     Args:
         again: within one verb, after an earlier claim: refused where another process has claimed the engine since,
@@ -169,7 +170,7 @@ class ClaimForFleet(Operation):
 
 @dataclass(frozen=True, slots=True)
 class EndClaim(Operation):
-    """Let others steer. With a lease that is not the present one nothing changes."""
+    """Let others steer. With an old lease nothing changes."""
 
     lease: str = ""
 
@@ -184,20 +185,19 @@ class HoldMode(str, enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class HoldForFleet(Operation):
-    """Generate nothing until `JoinFleet`. It is no pause: to continue does not end it, and a pause outlives it."""
+    """Generate nothing until `JoinFleet`. It is no pause: `Continue` does not end it, a pause outlives it."""
 
     mode: HoldMode = HoldMode.RETRACT
-    timeout: float | None = (
-        None  # seconds for what runs to end, with `HoldMode.FINISH`; None: as long as it takes
-    )
+    # Seconds for what runs to end, with `HoldMode.FINISH`; None: as long as it takes.
+    timeout: float | None = None
     lease: str = ""  # of the fleet's claim, where there is one
 
 
 @dataclass(frozen=True, slots=True)
 class JoinFleet(Operation):
-    """The weights are those of the fleet: an engine that waited for this starts to generate.
+    """Say that the weights are the fleet's: an engine that waited for this starts to generate.
 
-    Refused where they are not: another version or, if it is given, another checksum.
+    Refused where they are not: another version or, if one is given, another checksum.
     """
 
     weight_version: str = ""
@@ -207,7 +207,7 @@ class JoinFleet(Operation):
 
 @dataclass(frozen=True, slots=True)
 class PreparedReply(Reply):
-    """The answer to all that a fleet asks of an engine, but `CommitWeights`."""
+    """The answer to every operation of a fleet but `CommitWeights`."""
 
     update_id: str = ""
     tensors: int = 0
@@ -218,7 +218,7 @@ class PreparedReply(Reply):
 
 @dataclass(frozen=True, slots=True)
 class UpdateWeightVersion(Operation):
-    """Rename the weights. They stay what they are, and so do caches."""
+    """Rename the weights. Neither they nor caches change."""
 
     weight_version: str = ""
     abort_all_requests: bool = True

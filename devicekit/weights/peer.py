@@ -1,8 +1,8 @@
 """The weights of another engine that serves the same model, read over its control plane.
 
-All of them are read and compared before any is written: their names, types and shapes with this engine's, and the
-digest of all with the one that is expected. A peer that stalls, ends midway, lies or changes its weights meanwhile
-has changed nothing here. Each rank reads wholes, one after the other, and keeps its part in host memory.
+All of them are read and compared before any is written: names, types and shapes with this engine's, and the digest
+of all with the expected one. A peer that stalls, ends midway, lies or changes its weights meanwhile has changed
+nothing here. Each rank reads whole weights, one after the other, and keeps its part in host memory.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ Key = tuple[Selector, str]
 
 
 class PeerFailed(DeviceKitError):
-    """Another engine did not give its weights, or not those that were asked for."""
+    """Another engine did not give its weights, or gave other ones."""
 
 
 class PeerFetch:
-    """Weights on their way, on a thread of their own: requests go on meanwhile."""
+    """Weights that are being read, on a thread of their own: requests go on meanwhile."""
 
     def __init__(self, store: WeightStore, operation: PrepareWeights) -> None:
         """
@@ -74,7 +74,7 @@ class PeerFetch:
         self._thread.start()
 
     def take(self) -> Staged | None:
-        """What can be written; ``None``: it is on its way.
+        """The weights, ready to be written; ``None``: they are not complete yet.
 
         Raises:
             PeerFailed: it will not come.
@@ -88,7 +88,7 @@ class PeerFetch:
         return self._store.stage_parts(parts)
 
     def cancel(self) -> None:
-        """Let go of it, soon. What came is forgotten."""
+        """Stop soon. What was read is dropped."""
         self._stopped.set()
         self._parts = {}
 
@@ -145,7 +145,7 @@ class PeerFetch:
 
 
 class _Peer:
-    """An engine that is asked for weights. It answers in time, with as many bytes as were asked for, or not."""
+    """The engine that is asked for weights. It must answer in time, with as many bytes as were asked for."""
 
     def __init__(self, operation: PrepareWeights, stopped: threading.Event) -> None:
         self.name = operation.peer
@@ -153,9 +153,8 @@ class _Peer:
         self._stopped = stopped
         self._url = _parse(operation.peer)
         kind = http.client.HTTPSConnection if self._url.scheme == "https" else http.client.HTTPConnection
-        self._connection = kind(
-            self._url.hostname or "", self._url.port, timeout=operation.patience
-        )  # it follows no redirection
+        # It follows no redirections.
+        self._connection = kind(self._url.hostname or "", self._url.port, timeout=operation.patience)
 
     def read(self, names: list[str], size: int) -> dict[str, torch.Tensor]:
         """These weights, whole; ``size``: their bytes. Raises PeerFailed."""
@@ -236,7 +235,7 @@ def _parse(url: str) -> SplitResult:
 
 
 def _refusal(answer: http.client.HTTPResponse) -> str:
-    """Why not, as the peer says it."""
+    """Why the peer refused, in its words."""
     if answer.status == http.client.NOT_FOUND:
         return f"it has no {READ_WEIGHTS} (404)"
     content = answer.read(_LONGEST_REFUSAL)

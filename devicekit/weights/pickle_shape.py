@@ -1,7 +1,7 @@
-"""How large what a pickle builds is, found without building it.
+"""Finds out how large a pickle's result would be, without building it.
 
 A pickle may refer to what it has built before, and so hold in 200 bytes what takes for ever to walk through. Here
-its opcodes are followed with nodes in the place of values, and what each node holds is added up.
+its opcodes are followed with nodes in place of values, and the sizes of nodes are added up.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _cut(stack: list[_Node], begin: int) -> list[_Node]:
 
 
 def _count(root: _Node) -> None:
-    """Count what a node holds, after all that is in it."""
+    """Add up what a node holds, after all that is in it."""
     waiting = [root]
     open_: set[int] = set()
     while waiting:

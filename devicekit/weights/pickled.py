@@ -105,7 +105,7 @@ class _Reader(pickle.Unpickler):
 
 
 def _told(name: str, arguments: tuple[object, ...]) -> str:
-    """An error of the sender's, of which not more is told than anybody reads."""
+    """The sender's error, cut to a length that people read."""
     texts = [one[:_LONGEST_TEXT] if isinstance(one, str) else type(one).__name__ for one in arguments[:8]]
     return f"{name}: {', '.join(texts)}"[:_LONGEST_TEXT]
 

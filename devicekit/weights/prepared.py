@@ -1,8 +1,8 @@
-"""Weight updates in two phases: read and checked now, written when all who take part are ready to.
+"""Weight updates in two phases: read and checked now, written when all engines that take part are ready.
 
 An engine keeps one prepared update at a time: it takes as much host memory as the weights do, and as much again
-for the old values where those are kept. They are read from a path, or from a peer: another engine that has them
-(`devicekit.weights.peer`).
+for the old values where those are kept. The weights are read from a path, or from a peer: another engine that has
+them (`devicekit.weights.peer`).
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from devicekit.weights.update import Ready, Updater
 
 
 class Fetch(Protocol):
-    """Weights on their way from a peer."""
+    """Weights that are being read from a peer."""
 
     def take(self) -> Staged | None:
-        """What can be written; ``None``: not yet. Raises what went wrong."""
+        """The weights, ready to be written; ``None``: not yet. Raises what went wrong."""
         ...
 
     def cancel(self) -> None:
-        """Let go of it."""
+        """Stop reading."""
         ...
 
 
@@ -47,7 +47,7 @@ FetchPeer = Callable[[PrepareWeights], Fetch]
 
 @dataclass(slots=True)
 class _Prepared:
-    """An update that is on its way, or can be written."""
+    """An update that is being read, or can be written."""
 
     update_id: str
     origin: str  # a path, or a peer's URL
@@ -55,14 +55,14 @@ class _Prepared:
     ready: Ready | None = None  # None: on its way
 
     def go_on(self) -> None:
-        """Bring it as far as it comes now."""
+        """Advance it as far as it goes without waiting."""
         try:
             next(self.bring)
         except StopIteration as end:
             self.ready = end.value
 
     def close(self) -> None:
-        """Let go of it."""
+        """Drop it."""
         self.bring.close()
         if self.ready is not None:
             self.ready.close()
@@ -70,7 +70,7 @@ class _Prepared:
 
 @dataclass(frozen=True, slots=True)
 class _Committed:
-    """What became of an update, and how the weights were then."""
+    """A committed update: its answer, and the state of the weights after it."""
 
     update_id: str
     reply: UpdateReply
@@ -158,7 +158,7 @@ class PreparedUpdates:
             return (yield from updater.ready(load))
 
     def _from_peer(self, operation: PrepareWeights) -> Generator[None, None, Ready]:
-        """Fetched before it takes its turn: a peer may be slow, and other updates do not wait for it."""
+        """Fetch before taking a turn: a peer may be slow, and other updates need not wait for it."""
         updater, store = self._updater, self._updater.store
         run_on_all_ranks(store.state.coordinator, lambda: store.require_room_for(Selector.TARGET))
         fetch = self._fetch(operation)
@@ -233,7 +233,7 @@ class PreparedUpdates:
         return self._reply(operation.id, operation.update_id, "Nothing is prepared under this name any more.")
 
     def _forget(self) -> None:
-        """Let go of what is prepared, or on its way."""
+        """Drop what is prepared, or being read."""
         known, self._prepared = self._prepared, None
         if known is not None:
             known.close()

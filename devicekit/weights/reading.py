@@ -1,4 +1,4 @@
-"""Looking at weights without changing them, and renaming their version."""
+"""Reads weights without changing them, and renames their version."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def get_weights(store: WeightStore, operation: GetWeights) -> WeightsReply:
 
 
 def whole_bytes(store: WeightStore, names: Sequence[str], selector: Selector) -> int:
-    """Bytes of these weights, each whole; of a name that nobody knows, none."""
+    """Bytes of these weights as wholes. Names that do not exist count as 0."""
     known, models = store.tensors(selector), store.selected(selector)
     sizes = 0
     for name in names:

@@ -1,4 +1,4 @@
-"""The memory of the weights, given back for a while with or without a copy on the host."""
+"""The memory of the weights, which can be given back for a while, with or without a copy on the host."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class WeightsRegion:
         return frozenset(self._parameters())
 
     def back_up(self) -> int:
-        """Copy every parameter to host memory, page-locked where that can be had; its bytes.
+        """Copy every parameter to host memory, page-locked where possible; returns the bytes.
 
         The next `release` keeps the copies, and `resume` puts them back.
         """
@@ -57,11 +57,11 @@ class WeightsRegion:
         return sum(copy.nbytes for copy in backups.values())
 
     def drop_backup(self) -> None:
-        """Let go of copies that no `release` has taken."""
+        """Drop copies that no `release` has taken."""
         self._backups = {}
 
     def release(self) -> int:
-        """Free the parameters' memory; bytes."""
+        """Free the parameters' memory; returns its bytes."""
         self._store.device.synchronize()  # a kernel may still be reading them
         size = 0
         for key, parameter in self._parameters().items():
@@ -73,7 +73,7 @@ class WeightsRegion:
         return size
 
     def resume(self) -> int:
-        """Give every parameter memory again, and its values where there is a copy of them; bytes."""
+        """Give every parameter memory again, and its values where there is a copy of them; returns the bytes."""
         fresh = {
             key: torch.empty_strided(
                 one.size, one.stride, dtype=one.parameter.dtype, device=one.parameter.device

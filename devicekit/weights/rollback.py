@@ -1,4 +1,4 @@
-"""Takes back a weight update that fails half-way: old values are kept in host memory until its end."""
+"""Takes back a weight update that fails half-way. The old values are kept in host memory until its end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RolledBack(DeviceKitError):
 
 
 class NothingKept(DeviceKitError):
-    """There are no old values to put back: they were too many bytes."""
+    """There are no old values to put back: they would have taken too many bytes."""
 
 
 class OldValues:

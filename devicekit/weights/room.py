@@ -1,4 +1,4 @@
-"""Whether there is memory for what an update takes before it is written. Asked before any of it is taken."""
+"""Checks whether there is memory for an update before any of it is taken."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A session of several updates: nothing is generated between its first and its last, and its end sums them up."""
+"""A session of several updates: nothing is generated from its first to its last, and its end sums them up."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ class UpdateSession:
 
     @property
     def open(self) -> bool:
-        """Whether one is under way."""
+        """Whether a session is under way."""
         return self._tally is not None
 
     @property
     def version(self) -> str | None:
-        """What the session's updates so far have named the weights."""
+        """The name that the session's updates so far have given the weights."""
         return None if self._tally is None else self._tally.version
 
     def updated(self, reply: UpdateReply) -> None:
-        """An update has written its weights."""
+        """Note an update that has written its weights."""
         if (tally := self._tally) is not None:
             tally.updates += 1
             tally.tensors += reply.tensors
@@ -60,7 +60,7 @@ class UpdateSession:
             tally.version = reply.weight_version
 
     def failed(self, *, partial: bool = False) -> None:
-        """An update has failed, with some weights written or none."""
+        """Note an update that failed, with some weights written or none."""
         if (tally := self._tally) is not None:
             tally.failures += 1
             tally.partial |= partial

@@ -1,4 +1,4 @@
-"""The weights being served: found by name, checked before they are written, and which cannot be trusted."""
+"""The weights being served: finds them by name, checks new ones, and knows which cannot be trusted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STAGE_BESIDE = 1 << 20
 
 
 class WeightSource(Protocol):
-    """Whoever holds weights: a runner."""
+    """An object that holds weights: a runner."""
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every weight once, by the name that updates use."""
@@ -38,7 +38,7 @@ class Parts(Protocol):
     """What this rank holds of weights that several ranks hold together."""
 
     def whole_shape(self, name: str, part: Sequence[int]) -> tuple[int, ...]:
-        """Of the weight whose part has the shape ``part`` here."""
+        """The shape of the whole weight whose part here has the shape ``part``."""
         ...
 
     def shard(self, name: str, whole: torch.Tensor) -> torch.Tensor:
@@ -46,7 +46,7 @@ class Parts(Protocol):
         ...
 
     def whole(self, name: str, part: torch.Tensor) -> torch.Tensor:
-        """The weight whose part is here. Every rank asks for the same, within `Coordinator.exchanging`."""
+        """The whole weight whose part is here. Every rank asks for the same, within `Coordinator.exchanging`."""
         ...
 
 
@@ -54,7 +54,8 @@ class Parts(Protocol):
 class Model:
     """One model's weights. ``aliases`` are further names, of tensors that ``source`` gives under another.
 
-    With ``parts``, ``source`` has this rank's part of each. Whoever brings or asks for weights knows wholes only.
+    With ``parts``, ``source`` has this rank's part of each. Callers that give or ask for weights know whole ones
+    only.
     """
 
     source: WeightSource
@@ -84,11 +85,11 @@ class Loaded:
 
 
 class Staged(Protocol):
-    """New weights that were checked and are at hand. Nothing of the model has changed yet."""
+    """New weights that were loaded and checked, ready to be written. The model has not changed yet."""
 
     @property
     def names(self) -> frozenset[tuple[Selector, str]]:
-        """What writing will change."""
+        """The weights that writing will change."""
         ...
 
     def write(self) -> Loaded:
@@ -96,7 +97,7 @@ class Staged(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of what was staged, written or not."""
+        """Drop what was staged, written or not."""
         ...
 
 
@@ -197,7 +198,7 @@ class WeightStore:
         return found
 
     def note_released(self, released: bool) -> None:
-        """Whether the weights' memory is released, here or on another rank."""
+        """Record whether the weights' memory is released, here or on another rank."""
         self.mappings += released != self.released
         self.released = released
 
@@ -207,12 +208,12 @@ class WeightStore:
         return self._turn
 
     def take_turn(self, operation_id: str) -> bool:
-        """Whether it is the turn of this update: two that are staged at once would take twice the memory."""
+        """Whether it is this update's turn: two that are staged at once would take twice the memory."""
         self._turn = self._turn or operation_id
         return self._turn == operation_id
 
     def end_turn(self, operation_id: str) -> None:
-        """It is over, if it was this one's."""
+        """End this update's turn, if it was its."""
         if self._turn == operation_id:
             self._turn = ""
 
@@ -249,13 +250,13 @@ class WeightStore:
         return StagedTensors(staged, on_close)
 
     def stage_parts(self, parts: Mapping[tuple[Selector, str], torch.Tensor]) -> StagedTensors:
-        """This rank's own parts, which fit: they stay where they are until they are written."""
+        """Stage this rank's own parts, which fit. They stay where they are until they are written."""
         self.require_mapped()
         weights = self.tensors(Selector.ALL)
         return StagedTensors([_Write(key, weights[key], part) for key, part in parts.items()])
 
     def _own_part(self, one: _Write) -> torch.Tensor:
-        """Of what was given, this rank's part, where the weight is and in its type."""
+        """This rank's part of what was given, on the weight's device and in its type."""
         kind, name = one.key
         part = self.models[kind].shard(name, one.new)
         return part.to(one.old.device, one.old.dtype)
@@ -263,7 +264,7 @@ class WeightStore:
     def require_room(
         self, keys: Iterable[tuple[Selector, str]], *, on_host: int = 0, on_device: int = 0
     ) -> None:
-        """Raise `NoRoom` unless new weights fit in memory, beside the old values of these if they are kept."""
+        """Raise `NoRoom` unless new weights fit in memory, beside their old values if those are kept."""
         weights = self.tensors(Selector.ALL)
         kept = sum(weights[key].nbytes for key in set(keys))
         if kept > self.rollback_bytes:
@@ -305,16 +306,16 @@ class WeightStore:
 
     @property
     def untrusted(self) -> frozenset[tuple[Selector, str]]:
-        """Weights that hold no known value: generation waits until each was written."""
+        """Weights whose values are unknown: generation waits until each was written."""
         return frozenset(self._untrusted)
 
     def distrust(self, names: Iterable[tuple[Selector, str]]) -> None:
-        """Their values are not known any more."""
+        """Record that the values of these weights are unknown."""
         self._untrusted.update(names)
         self._hold()
 
     def trust(self, names: Iterable[tuple[Selector, str]]) -> None:
-        """They have been written."""
+        """Record that these weights have been written."""
         self._untrusted.difference_update(names)
         self._hold()
 
@@ -340,7 +341,7 @@ def nonfinite(tensors: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
 
 
 def _is_in_place(one: _Write) -> bool:
-    """Whether what was given is where the weight is already, and in its type."""
+    """Whether what was given is on the weight's device already, and in its type."""
     return one.new.device == one.old.device and one.new.dtype == one.old.dtype
 
 
@@ -353,7 +354,7 @@ def _misfit(shape: tuple[int, ...], dtype: torch.dtype, new: torch.Tensor) -> st
 
 
 def _refuse_contradictions(staged: list[_Write]) -> None:
-    """One weight given twice, by one name or by two of its names, must be given one value."""
+    """Raise where one weight is given twice, by one name or by two, with different values."""
     seen: dict[tuple[Selector, str], torch.Tensor] = {}
     for one in staged:
         known = seen.setdefault(one.key, one.new)

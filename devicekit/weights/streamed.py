@@ -59,7 +59,7 @@ def stream_handler(
 
 
 def _connect(coordinator: Coordinator, open_socket: Callable[[], MessageSocket]) -> MessageSocket:
-    """Every rank its own, or none."""
+    """Connect on every rank, or on none."""
     opened: list[MessageSocket] = []
     try:
         run_on_all_ranks(coordinator, lambda: opened.append(open_socket()))
@@ -84,7 +84,7 @@ def _own(operation: UpdateWeightsFromStream, uuid: str | None) -> str:
 
 
 class _Stream:
-    """One stream, and the updates that it is made of: a session of one for each bucket."""
+    """One stream, and the updates that it consists of: a session with one update for each bucket."""
 
     def __init__(
         self, updater: Updater, begin: Begin, operation: UpdateWeightsFromStream, socket: MessageSocket
@@ -100,7 +100,7 @@ class _Stream:
         self._buckets = 0
 
     def run(self) -> Generator[None, None, Reply]:
-        """Take the stream in; stops where it has to wait."""
+        """Take in the whole stream; yields where it has to wait."""
         operation = self._operation
         inside = self._updater.session.open
         updates: list[UpdateReply] = []
@@ -124,7 +124,7 @@ class _Stream:
         return self._sum_up(updates, ended)
 
     def _take_in(self, updates: list[UpdateReply]) -> Generator[None, None, None]:
-        """Answer message after message until the last, of every rank. After a failure nothing more is written."""
+        """Answer message after message of every rank until the last. After a failure nothing more is written."""
         over = everybody = False
         while not everybody:
             content = yield from self._receive(over)
@@ -152,7 +152,7 @@ class _Stream:
         self._failure = self._failure or why
 
     def _agree(self) -> None:
-        """What failed on any rank has failed on all: they go the same way from here."""
+        """Treat what failed on any rank as failed on all, so that they go the same way from here."""
         self._failure = "; ".join(self._coordinator.names([self._failure] if self._failure else []))
 
     def _answer(self, failure: str) -> None:
@@ -169,7 +169,7 @@ class _Stream:
             return content
 
     def _receive(self, over: bool) -> Generator[None, None, bytes | None]:
-        """The next message, once every rank has one; ``None`` where there will be none because it is over."""
+        """The next message, once every rank has one; ``None``: the stream is over."""
         state, timeout = self._updater.store.state, self._operation.timeout
         deadline = state.clock.now() + timeout
         arrived: list[bytes] = []
@@ -186,7 +186,7 @@ class _Stream:
             yield
 
     def _apply(self, message: object, updates: list[UpdateReply]) -> Generator[None, None, None]:
-        """Take over the buffer, or write the weights that lie in it now."""
+        """Open the buffer, or write the weights that are in it now."""
         coordinator, operation = self._coordinator, self._operation
         handles = coordinator.least(not isinstance(message, list))
         if handles:

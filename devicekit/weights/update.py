@@ -1,4 +1,4 @@
-"""What every weight update shares: when it may run, what happens to caches, and what its answer says."""
+"""What all weight updates share: when they may run, what happens to caches, and what they answer."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ Load = Callable[[], Staged]
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """New weights that only have to be written, and the old values, if those may be kept."""
+    """New weights that only have to be written, and the old values if they are kept."""
 
     staged: Staged
     old: OldValues
     staging: Staging
 
     def close(self) -> None:
-        """Let go of what was staged. What goes wrong there on one rank must be no answer of that rank alone."""
+        """Drop what was staged. A failure here on one rank alone does not count as that rank's answer."""
         try:
             self.staged.close()
         except Exception as error:
@@ -78,8 +78,8 @@ class Updater:
     ) -> Callable[[], Reply | None]:
         """Stage an update while requests go on, and write it as soon as it may be.
 
-        While paused, at once: requests in flight keep their KV and go on with the new weights. Otherwise it
-        waits until no request holds KV; new ones stay in the queue meanwhile.
+        While paused, at once: requests in flight keep their KV and go on with the new weights. Otherwise it waits
+        until no request holds KV; new ones stay in the queue meanwhile.
 
         Args:
             load: as `Load`; no rank writes before all have loaded.
@@ -93,7 +93,7 @@ class Updater:
         return polled(self._run(operation, lambda: self.ready(load), arrived))
 
     def run_prepared(self, operation: UpdateWeights, prepared: Ready) -> Generator[None, None, Reply]:
-        """As `begin`, of what was staged before, to be run step by step. Raises as that does."""
+        """As `begin`, for an update that is staged already, as a generator. Raises as that does."""
         self._accept(operation)
 
         def at_hand() -> Generator[None, None, Ready]:
@@ -139,7 +139,7 @@ class Updater:
     def _in_turn(
         self, operation: UpdateWeights, make_ready: Callable[[], Generator[None, None, Ready]]
     ) -> Generator[None, None, Reply]:
-        """Stage and write. Until it writes it may be closed, and nothing has changed."""
+        """Stage and write. Before it writes it may be closed, and nothing has changed."""
         state = self.store.state
         with self.turn(operation.id) as mine:
             while not mine():
@@ -161,14 +161,14 @@ class Updater:
 
     @contextmanager
     def turn(self, operation_id: str) -> Iterator[Callable[[], bool]]:
-        """What tells whether it is this update's turn, as `WeightStore.take_turn`, and whose end ends that."""
+        """A block around one update's turn. Gives a function that tells whether it is its turn yet."""
         try:
             yield lambda: self.store.take_turn(operation_id)
         finally:
             self.store.end_turn(operation_id)
 
     def received(self, take: Callable[[], Staged | None]) -> Generator[None, None, Staged]:
-        """What ``take`` gives, asked in each step until every rank has it. Raises on all if it failed on any."""
+        """Call ``take`` in each step until every rank has a result. Raises on all ranks if it failed on any."""
         staged: Staged | None = None
         ready = False
         try:
@@ -219,7 +219,7 @@ class Updater:
                 task.abandon()
 
     def _keep(self, ready: Ready) -> None:
-        """Keep the old values, unless those are kept that will be written over."""
+        """Keep the old values, unless those that will be written over are kept already."""
         now = self.weights_now
         if not ready.old.are_of(now):
             weights = self.store.tensors(Selector.ALL)
@@ -227,7 +227,7 @@ class Updater:
 
     @property
     def weights_now(self) -> tuple[int, int]:
-        """Another one once a weight has changed, or its memory was released."""
+        """A value that differs after a weight has changed, or the weights' memory was released."""
         return self.store.state.weights_epoch, self.store.mappings
 
     def _write(self, ready: Ready) -> Loaded:
@@ -349,7 +349,7 @@ def _exclusive(state: SchedulerState) -> bool:
 def clean_up(state: SchedulerState, operation: UpdateWeights, done: UpdateReply) -> UpdateReply:
     """Flush and empty as the operation says, after its weights are written.
 
-    Admission is still closed: requests that wait for this very update do not stand in its way.
+    Admission is still closed, so requests that wait for this very update do not prevent the flush.
     """
     if not operation.flush_cache:
         release = state.releases.attempt(ReleasePoint.WEIGHT_UPDATE, operation.empty_cache)
@@ -378,7 +378,7 @@ def clean_up(state: SchedulerState, operation: UpdateWeights, done: UpdateReply)
 
 
 def _next_version(version: str) -> str:
-    """A name for weights that came without one: the old name's number, counted up."""
+    """A name for weights that came without one: the number in the old name, plus one."""
     stem, separator, number = version.rpartition("+")
     if separator and number.isdigit():
         return f"{stem}+{int(number) + 1}"

@@ -1,4 +1,4 @@
-"""The KV cache that suits a model and the sizes it is to have."""
+"""Builds the KV cache manager that a model needs."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The prefix cache's second level: what the device had to forget is fetched back from host memory.
+"""The prefix cache's second level: what was evicted from the device is loaded back from host memory.
 
-Prefixes are written through to the host when they enter the cache, and loaded when a request is admitted whose
-prompt is longer known there than on the device. Copies may take a while: until one has finished, both sides are
-locked, and it counts as a reason for not being idle, under the name `host_copies`.
+A prefix is written through to the host when it enters the cache. It is loaded when a request is admitted of whose
+prompt the host holds more than the device. Until a copy has finished, its pages are locked on both sides, and it
+keeps the engine from being idle, under the name `host_copies`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class HostCacheManager:
 
     @property
     def copies(self) -> tuple[Copy, ...]:
-        """Copies that have not been found finished yet, oldest first."""
+        """Copies that are not known to have finished, oldest first."""
         return tuple(one.copy for one in self._underway)
 
     @property
@@ -71,22 +71,22 @@ class HostCacheManager:
         return self.pool.pages
 
     def audit(self) -> Conservation:
-        """Account for each of them."""
+        """Account for every host page."""
         return audit(self.pool.pages, cache=self._tree)
 
     @property
     def tree(self) -> PrefixCache:
-        """What is on the host, for audits."""
+        """The prefixes that are on the host, for audits."""
         return self._tree
 
     def participant(self) -> Participant:
-        """What the scheduler needs to know."""
+        """How the scheduler collects finished copies, and forgets what is on the host."""
         return Participant(BLOCKER, self.flush, lambda: len(self._underway), self.retire)
 
     # -- For `KVCacheManager` ------------------------------------------------------------------------------------
 
     def load(self, tokens: Int32, namespace: Hashable, known: int, target: bytes, owner: str) -> int:
-        """Fetch what the host knows of a prompt beyond its first ``known`` pages.
+        """Load what the host holds of a prompt beyond its first ``known`` pages.
 
         Args:
             target: device pages for the tokens behind those, which nobody else uses yet.
@@ -114,7 +114,7 @@ class HostCacheManager:
         return count
 
     def store(self, tokens: Int32, namespace: Hashable, pages: bytes, node: Node, owner: str) -> None:
-        """Write a cached prefix through to the host, as far as it is not there and there is room.
+        """Copy a cached prefix to the host, as far as it is not there yet and there is room.
 
         Args:
             pages: device pages of ``tokens``, all of them full.
@@ -166,7 +166,7 @@ class HostCacheManager:
         self.counters.stored += page_ids.count(target)
 
     def _begun(self, copy: Copy | None) -> bool:
-        """Whether every rank has begun a copy; if not, this one's is waited for, and counts for nothing."""
+        """Whether every rank has begun a copy. If not, this rank's is waited for and then dropped."""
         begun = self._coordinator.least(copy is not None)
         if copy is not None and not begun:
             copy.wait()
@@ -206,7 +206,7 @@ class HostCacheManager:
             self._prefix.unlock(one.device)
 
     def _abandon(self) -> None:
-        """Use host memory no more: nobody knows what is in it."""
+        """Stop using host memory: nobody knows what is in it."""
         self._mapped = False
         while self._underway:
             self._unlock(self._underway.popleft())
@@ -236,13 +236,13 @@ class HostCacheManager:
         self._tree.reset()
 
     def release(self) -> int:
-        """Free the host memory until `resume`; bytes. Meanwhile the tier stores and finds nothing."""
+        """Free the host memory until `resume`; returns its bytes. Nothing is stored or found meanwhile."""
         self.flush()
         self._mapped = False
         return self.pool.release()
 
     def resume(self) -> int:
-        """Allocate the host memory again; bytes."""
+        """Allocate the host memory again; returns its bytes."""
         size = self.pool.resume()
         self._mapped = True
         return size

@@ -18,7 +18,7 @@ Chunk = tuple[Request, int, int]
 
 
 class LayerCacheManager:
-    """Asked by `KVCacheManager` at each of its steps, in the order in which they stand here."""
+    """`KVCacheManager` calls these methods at each of its steps, in the order in which they stand here."""
 
     restricts = False
     """Whether `usable` may say less than what it is given."""
@@ -42,30 +42,30 @@ class LayerCacheManager:
         return True
 
     def remaining_tokens(self, most: int, requests: int) -> int:
-        """Of ``most`` tokens that ``requests`` may still produce together, those that will take further pages."""
+        """How many of the ``most`` tokens that ``requests`` may still produce together need new pages."""
         return most
 
     def usable(self, pages: Int32) -> int:
-        """How many of a prefix's pages there may be so that these layers can continue behind them."""
+        """How many leading pages of a cached prefix can be used, so that these layers can continue after them."""
         return len(pages)
 
     def hold(self, row: int, matched: Int32, shared: int) -> None:
-        """Keep what a request begins with, whose cached pages are the first ``shared`` of those that match."""
+        """Keep what a request needs of its cached prefix, the first ``shared`` of the matching pages."""
 
     def let_go(self, row: int) -> None:
-        """Undo `hold`: there was no room after all."""
+        """Undo `hold`: the request was not admitted."""
 
     def fits(self, needed: int, spare: int) -> bool:
-        """Whether a request for which `hold` was called can have this many pages, and leave ``spare`` of them."""
+        """Whether a request, after `hold`, can take ``needed`` pages and leave ``spare`` free."""
         return True
 
     def seat(self, request: Request, own: Int32) -> None:
-        """A request has its row; these are the pages behind the cached ones."""
+        """Called when a request has its row; ``own`` are its pages after the cached ones."""
 
     # -- A pass -----------------------------------------------------------------------------------------------
 
     def before_pass(self, running: RunningBatch, prefilling: Sequence[Request]) -> None:
-        """Let go of what requests need no more, before they are given what they need next."""
+        """Release what requests no longer need, before they are given what they need next."""
 
     def computable(self, request: Request, count: int) -> int:
         """How many of the next ``count`` tokens of a prompt one pass may compute."""
@@ -77,16 +77,16 @@ class LayerCacheManager:
     # -- Behind it --------------------------------------------------------------------------------------------
 
     def replaced(self, ours: Int32, theirs: Int32) -> None:
-        """Pages of a request are about to be given back, in favour of others with the same contents."""
+        """Called before a request's pages are given back for cached ones with the same contents."""
 
     def published(self, request: Request) -> None:
-        """A request's prefix is in the cache, as far as it is computed."""
+        """Called when the computed part of a request is in the prefix cache."""
 
     def free(self, request: Request) -> None:
-        """A request is about to give back its row and its pages."""
+        """Called before a request gives back its row and its pages."""
 
     def reset(self) -> None:
-        """Everything is forgotten; pages have been reset already."""
+        """Forget everything. The pages have been reset already."""
 
     # -- Accounts ---------------------------------------------------------------------------------------------
 

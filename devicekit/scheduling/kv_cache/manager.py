@@ -32,7 +32,7 @@ class CacheTier(Protocol):
     """A further level behind the prefix cache."""
 
     def load(self, tokens: Int32, namespace: Hashable, known: int, target: bytes, owner: str) -> int:
-        """Fill device pages ``target`` with what comes behind the first ``known`` pages; how many."""
+        """Load what follows the first ``known`` pages of a prompt into ``target``; returns how many pages."""
         ...
 
     def store(self, tokens: Int32, namespace: Hashable, pages: bytes, node: Node, owner: str) -> None:
@@ -49,12 +49,12 @@ class CacheTier(Protocol):
         ...
 
     def audit(self) -> Conservation:
-        """Account for each of them."""
+        """Account for every page of the tier."""
         ...
 
 
 class KVCacheManager:
-    """Gives and takes rows and pages for requests, sharing cached prefixes where there is a cache.
+    """Gives rows and pages to requests and takes them back, sharing cached prefixes where there is a cache.
 
     Args:
         pages: what prompts take their pages from, and the prefix cache gives them back to.
@@ -101,7 +101,7 @@ class KVCacheManager:
 
     @property
     def may_start(self) -> bool:
-        """Whether there is anything left for another request: it takes a row, and a page of its own at least."""
+        """Whether another request could start: it needs a row, and at least one page of its own."""
         if not self.table.available:
             return False
         if not (self.pages.available or (self.prefix is not None and self.prefix.evictable)):
@@ -110,15 +110,15 @@ class KVCacheManager:
 
     @property
     def cache_version(self) -> Hashable:
-        """Another value after every change of what is cached. Costs nothing to ask."""
+        """A value that differs after every change of what is cached. Costs nothing to ask."""
         return None if self.prefix is None else self.prefix.version
 
     def cached_tokens(self, request: Request, namespace: Hashable) -> int:
-        """Leading tokens of a waiting request that are cached. Counts as no use of them."""
+        """Leading tokens of a waiting request that are cached. Does not count as a use of them."""
         return 0 if self.prefix is None else self.prefix.peek(request.tokens[: request.reusable], namespace)
 
     def remaining_tokens(self, most: int, requests: int) -> int:
-        """Of ``most`` tokens that ``requests`` may still produce together, those that will take further pages."""
+        """How many of the ``most`` tokens that ``requests`` may still produce together need new pages."""
         for layer in self.layers:
             most = layer.remaining_tokens(most, requests)
         return most
@@ -164,7 +164,7 @@ class KVCacheManager:
         return True
 
     def _match(self, row: int, request: Request, namespace: Hashable) -> Match | None:
-        """The longest cached prefix that every layer can continue, kept from being evicted; ``None``: no cache."""
+        """Lock and return the longest cached prefix that every layer can continue; ``None``: no cache."""
         prefix = self.prefix
         if prefix is not None and not self.layers:
             return prefix.hold(_reusable(request), namespace)
@@ -201,12 +201,12 @@ class KVCacheManager:
     # -- A pass -----------------------------------------------------------------------------------------------
 
     def before_pass(self, running: RunningBatch, prefilling: Sequence[Request]) -> None:
-        """Let go of what requests need no more, before they are given what they need next."""
+        """Release what requests no longer need, before they are given what they need next."""
         for layer in self.layers:
             layer.before_pass(running, prefilling)
 
     def make_room(self, count: int) -> bool:
-        """Evict until running requests can take ``count`` pages. False: even so they cannot."""
+        """Evict until running requests can take ``count`` pages. False if that is not possible."""
         for layer in self.layers:
             if layer.available is not None and count > layer.available:
                 return False
@@ -229,14 +229,14 @@ class KVCacheManager:
         return count
 
     def fill(self, batch: ForwardBatch, chunks: Iterable[Chunk]) -> None:
-        """Add to a batch what layers of special kinds read; where ``fills`` is false there is nothing."""
+        """Add to a batch what layers of special kinds read. Where ``fills`` is false there is nothing to add."""
         for layer in self.layers:
             layer.fill(batch, chunks)
 
-    # -- Behind it --------------------------------------------------------------------------------------------
+    # -- After a pass -----------------------------------------------------------------------------------------
 
     def publish(self, request: Request) -> None:
-        """Share the full pages of a request, as far as it is computed, with later requests."""
+        """Put the full pages of a request, as far as it is computed, into the prefix cache."""
         prefix, held = self.prefix, request.last_node
         if prefix is not None and held is not None and not request.no_prefix_sharing:
             known, full = request.cached_pages, request.computed // self.page_size
@@ -251,7 +251,7 @@ class KVCacheManager:
             layer.published(request)
 
     def _insert(self, prefix: PrefixCache, request: Request, held: Node, known: int, full: int) -> Node:
-        """Bring a request's pages behind the first ``known`` into the cache; its new place there."""
+        """Put a request's pages after the first ``known`` into the cache; returns its new node there."""
         row, size = request.row, self.page_size
         key = self.table.token_rows.ids(row, known * size, full * size)
         pages = self.table.page_rows.ids(row, known, full)
@@ -263,7 +263,7 @@ class KVCacheManager:
         return done.node
 
     def _replace(self, row: int, known: int, mine: bytes, done: Insertion) -> None:
-        """Go on with the cache's pages where somebody else published the same tokens first."""
+        """Use the cache's pages where another request has published the same tokens first."""
         if self.layers:
             ours, theirs = page_ids.as_array(mine), page_ids.as_array(done.pages)
             changed = ours != theirs
@@ -288,12 +288,12 @@ class KVCacheManager:
         request.row = request.num_pages = request.cached_pages = request.dropped_pages = request.computed = 0
 
     def tidy(self) -> None:
-        """Take apart a little of what `reset` only forgot. For idle moments."""
+        """Take apart some of the tree that `reset` only detached. Called while idle."""
         if self.prefix is not None:
             self.prefix.reclaim(_TIDY_NODES)
 
     def reset(self) -> int:
-        """Forget every cached prefix and free every page, row and state slot. Nothing may hold any.
+        """Forget every cached prefix and free every page, row and state slot. No request may hold any.
 
         Returns:
             Cached pages that were forgotten.
@@ -344,7 +344,7 @@ class KVCacheManager:
 
     @property
     def unbalanced(self) -> PoolAudit | None:
-        """The first time that ids were found missing: something leaks."""
+        """The first audit that found ids missing or held twice; ``None``: there was none."""
         return self._unbalanced
 
     @property
@@ -360,7 +360,7 @@ class KVCacheManager:
 
 
 def _first_own(request: Request) -> int:
-    """What is dropped ends behind what is cached."""
+    """Number of the first page that is a request's own: dropped and cached ones come before it."""
     return request.dropped_pages or request.cached_pages
 
 

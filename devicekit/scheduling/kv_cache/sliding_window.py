@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class SlidingWindowManager(LayerCacheManager):
-    """Lets a request that decodes hold no more than its window, however long it gets.
+    """Keeps a decoding request to the pages of its window, however long it gets.
 
     Args:
         window: keys that a token sees, itself included.
@@ -32,19 +32,19 @@ class SlidingWindowManager(LayerCacheManager):
         self._window = window
 
     def remaining_tokens(self, most: int, requests: int) -> int:
-        """Whoever decodes beyond its window gives back what it takes."""
+        """A request that decodes beyond its window gives back a page for each that it takes."""
         return min(most, requests * self._window)
 
     def before_pass(self, running: RunningBatch, prefilling: Sequence[Request]) -> None:
-        """Give back about as many pages of each request as it takes now."""
+        """Give back about as many pages of each request as it is about to take."""
         for column in running.full_columns().tolist():
             self.drop(running.requests[column], int(running.view.positions[column]) - self._window + 1)
 
     def drop(self, request: Request, first: int) -> None:
-        """Give back the pages before token ``first``, at which no layer will look again.
+        """Give back the pages before token ``first``, which no layer will read again.
 
-        The cache may evict what the request shared of them. With a hole at its beginning the request shares
-        nothing from then on.
+        Cached ones among them may be evicted. From then on the request publishes nothing, since its beginning is
+        missing.
         """
         begin, end = request.dropped_pages or request.cached_pages, first // self._page_size
         if end <= begin:

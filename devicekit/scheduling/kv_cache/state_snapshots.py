@@ -1,10 +1,10 @@
 """Models with recurrent layers whose prefixes are cached.
 
-Pages alone do not continue such a model: it takes the state that its recurrent layers had at the end of them. So
-while a prompt is computed its state is copied at the last page boundary before its end, and where the prompt
-parts from one that is cached. The copy is a snapshot, and hangs on the page that ends there. A prefix is reused as
-far as the deepest page with a snapshot. Snapshots that nobody begins with are given up when new ones are taken,
-those unused for longest first; with a page that leaves the cache its snapshot goes too.
+Such a model cannot continue from cached pages alone: it also needs the state that its recurrent layers had at the
+end of them. So while a prompt is computed, its state is copied at the last page boundary before its end, and at
+the boundary where the prompt departs from a cached one. The copy is a snapshot, and is attached to the page that
+ends there. A prefix can be reused as far as its deepest page with a snapshot. When new snapshots need room, those
+that no request has begun with for longest are dropped. A page that leaves the cache takes its snapshot with it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from devicekit.scheduling.request import Request
 
 @dataclass(slots=True)
 class _Prompt:
-    """What becomes of a prompt's states while it is computed."""
+    """The snapshots of one prompt while it is computed."""
 
     begun_with: Int32  # the page whose snapshot it begins with, or none
     start: int  # tokens before it
@@ -36,7 +36,7 @@ class _Prompt:
 
 
 class StateSnapshotManager(LayerCacheManager):
-    """Keeps states of requests for those that come later.
+    """Keeps states of requests for later requests with the same prefix.
 
     Snapshots are in the state pool's slots behind those of ``states``.
     """
@@ -109,7 +109,7 @@ class StateSnapshotManager(LayerCacheManager):
         self.snapshots.merge(ours, theirs)
 
     def published(self, request: Request) -> None:
-        """The snapshots that were taken on the way are there for everybody."""
+        """Let all requests use the snapshots that were taken of this one."""
         prompt = self._prompts.pop(request.row, None)
         if prompt is not None:
             self._let_go(prompt)

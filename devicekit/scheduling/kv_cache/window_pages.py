@@ -1,9 +1,10 @@
 """Models in which only some layers have a window: those layers' keys and values are in a smaller pool.
 
-Pages are as ever: in the table, the prefix cache and the running batch. On those that some token may still look
-at through a window hangs a window page, pinned by each request that may. A prompt longer than its window takes as
-many window pages as a chunk can reach, and they wander along with it. Window pages that nobody looks at any more
-stay on their pages, so that cached prefixes can be continued, until somebody needs them.
+Pages work as usual in the table, the prefix cache and the running batch. Beside that, a window page is attached to
+each page that some token may still read through a window, and pinned by each request that may. A prompt longer
+than its window takes as many window pages as one chunk can reach, and moves them along with its chunks. Window
+pages that no request pins stay on their pages, so that cached prefixes can be continued, until another request
+needs them.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _ALL = np.iinfo(np.int64).max  # pages taken from now on come with window pages
 
 
 class WindowPagesManager(LayerCacheManager):
-    """Pins the window pages that requests look at.
+    """Pins the window pages that requests read.
 
     Args:
         pages: what running requests take their pages from, with a window page each.
@@ -79,7 +80,7 @@ class WindowPagesManager(LayerCacheManager):
         return self.windows.available
 
     def usable(self, pages: Int32) -> int:
-        """How many of a prefix's pages there may be so that those in the window before its end can be read."""
+        """How many leading pages of a prefix can be used: those in the window before its end must be readable."""
         at = np.arange(len(pages))
         first_seen = np.maximum((at + 1) * self._page_size - self._window + 1, 0) // self._page_size
         last_missing = np.maximum.accumulate(np.where(self.windows.of[pages] != 0, -1, at))
@@ -160,7 +161,7 @@ class WindowPagesManager(LayerCacheManager):
         return max(position - self._window + 1, 0) // self._page_size
 
     def _move_window(self, request: Request) -> None:
-        """Let a prompt's window pages follow its chunks."""
+        """Move a prompt's window pages along with its chunks."""
         row = request.row
         first, end = int(self._first[row]), int(self._end[row])
         seen = self._first_seen(request.computed)

@@ -258,7 +258,7 @@ class RankGroup:
     # -- The end ----------------------------------------------------------------------------------------------
 
     def leave(self, reason: str, *, mine: bool = True, waited: float = 0.0) -> RankLost:
-        """Leave for good, and find out with the others who is to blame; the error to raise.
+        """Leave for good, and agree with the others on which rank is lost; returns the error to raise.
 
         Args:
             mine: this rank failed by itself; otherwise it noticed that another one did not come.
@@ -279,7 +279,7 @@ class RankGroup:
             self.lost = RankLost("The ranks were told to stop.")
 
     def _hang_up(self) -> None:
-        """Whoever waits for this rank hears of it at once: in a question, or in the middle of a pass."""
+        """Close every connection, so that whoever waits for this rank hears of it at once."""
         self._line.cut()
         for channel in self._channels:
             channel.drop()

@@ -1,4 +1,4 @@
-"""Verbs that wait: written as generators, and made of other verbs."""
+"""Verbs that wait, written as generators that are made of other verbs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from devicekit.scheduling.messages import Reply
 
 
 def awaited(answer: Reply | Callable[[], Reply | None]) -> Generator[None, None, Reply]:
-    """Ask, once at each turn, until there is a reply."""
+    """Wait for a reply: ask for it once each time that the generator is resumed."""
     while not isinstance(answer, Reply):
         reply = answer()
         if reply is not None:
@@ -18,7 +18,7 @@ def awaited(answer: Reply | Callable[[], Reply | None]) -> Generator[None, None,
 
 
 def polled(run: Generator[None, None, Reply]) -> Callable[[], Reply | None]:
-    """What takes a verb as far as it comes, each time it is asked, and has its reply at the end."""
+    """A function that runs a verb until it has to wait, at each call; when the verb ends it returns the reply."""
 
     def poll() -> Reply | None:
         try:

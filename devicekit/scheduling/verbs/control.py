@@ -173,11 +173,11 @@ class Control:
                 self._reply(one.operation, reply, one.arrived)
 
     def watch(self, listener: Listener) -> None:
-        """Tell ``listener`` of every operation that is answered. One that raises is told of nothing any more."""
+        """Tell ``listener`` of every operation that is answered. One that raises is removed."""
         self._listeners = (*self._listeners, listener)
 
     def unwatch(self, listener: Listener) -> None:
-        """Tell it no more."""
+        """Stop telling ``listener``."""
         self._listeners = tuple(one for one in self._listeners if one != listener)
 
     def _withdraw(self, operation: Withdraw) -> Reply:

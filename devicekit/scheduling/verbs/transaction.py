@@ -27,7 +27,7 @@ from devicekit.scheduling.messages import (
     emptied,
 )
 from devicekit.scheduling.state import SchedulerState
-from devicekit.scheduling.verbs.awaiting import awaited
+from devicekit.scheduling.verbs.awaiting import awaited, polled
 from devicekit.scheduling.verbs.flush import check_timeout
 
 Poll = Callable[[], "Reply | None"]
@@ -86,21 +86,13 @@ class TransactionHandler:
         if self._busy:
             raise Conflict("Another transaction is in progress.")
         self._busy = True
-        run = _Run(self._state, self._begin, operation).run()
+        return polled(self._run(operation))
 
-        def poll() -> Reply | None:
-            try:
-                next(run)
-            except StopIteration as end:
-                self._busy = False
-                reply: TransactionReply = end.value
-                return reply
-            except Exception:
-                self._busy = False
-                raise
-            return None
-
-        return poll
+    def _run(self, operation: Transaction) -> Generator[None, None, Reply]:
+        try:
+            return (yield from _Run(self._state, self._begin, operation).run())
+        finally:
+            self._busy = False
 
 
 class _Run:
