@@ -125,14 +125,13 @@ _HOMES = {
         "unregister_backend",
     ),
 }
-_OVER_TORCH = ("devicekit.available", "devicekit.device", "devicekit.opening")
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> object:
     if (home := _HOME_OF.get(name)) is None:
         raise AttributeError(f"module 'devicekit' has no attribute {name!r}")
-    if home in _OVER_TORCH:
+    if home == "devicekit.device":
         from devicekit.registry.torch_import import require_torch
 
         require_torch()

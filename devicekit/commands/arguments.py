@@ -1,4 +1,4 @@
-"""Kinds of values that options take."""
+"""Types of values for options."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _serve(options: argparse.Namespace, ranks: RankGroup | None) -> int:
-    """Serve, or as another rank than the first take part in what rank 0 serves; the exit status."""
+    """Serve; on other ranks than the first, take part in what rank 0 serves. Returns the exit status."""
     from devicekit.commands import launched
     from devicekit.coordination import SingleRank, run_on_all_ranks
     from devicekit.engine import Engine

@@ -1,4 +1,4 @@
-"""What ``devicekit serve`` can be told, and what engine and server make of it."""
+"""The options of ``devicekit serve``, and what engine and server make of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LONGEST_TEMPLATE = 1 << 20  # bytes
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of every option, by group."""
+    """The parser with every option, by group."""
     parser = argparse.ArgumentParser(
         prog="devicekit serve", description="Serve a local Hugging Face model directory over HTTP."
     )

@@ -49,16 +49,16 @@ class Event:
 
 
 class Timeline(AbstractContextManager["Timeline"], Protocol):
-    """Where the demo reports to."""
+    """What the demo reports to."""
 
     def say(self, text: str) -> None:
-        """A line of prose."""
+        """Show a line of prose."""
 
     def record(self, event: Event) -> None:
-        """A verb that was carried out."""
+        """Show a verb that was carried out."""
 
     def progress(self, done: int, total: int, note: str) -> None:
-        """How many of the requests are done."""
+        """Show how many of the requests are done."""
 
 
 class PlainTimeline:

@@ -1,4 +1,4 @@
-"""The environment variables devicekit reads, in one list, so that a misspelt one is an error and not a shrug."""
+"""The environment variables that devicekit reads, in one list, so that a misspelt one is an error."""
 
 from __future__ import annotations
 

@@ -1,20 +1,25 @@
 """Every hook of the contract: its signature, its kind, and what a device does when a backend lacks it.
 
 A vendor writes a class whose methods bear `hookimpl` and repeat these signatures exactly: the same argument names
-in the same order, no defaults, no keyword-only arguments. Indices are plain ints. Of a device that does not exist
-a hook raises, or says that it knows nothing; what is so on every device alike may be said of any index.
+in the same order, no defaults, no keyword-only arguments. Indices are plain ints. What follows holds for every
+hook that does not say otherwise, and for the methods of the objects that hooks return.
 
-Unless a hook says otherwise it must not print, change the current device or stream, or read or write the
-environment. One that observes or releases initialises no device unless it says that it may; one that orders work,
-sets a limit or hands out memory may initialise the device it is asked about. But for what initialising a device
-does, it leaves the process as it found it: folders, limits, signals, threads, open files, random states, and the
-defaults of Python and torch. What another hook set or counts it leaves as well: peaks, counters, limits, settings.
-It does the same each time, in every thread, in a child forked before anything initialised the device, and after a
-call that raised; it keeps no tensor and no error that it is given, and writes to none. It may be called from a
-finalizer, and so while another hook of the same thread runs. What it returns is not changed by later calls. Memory
-in use stays as it is. Sizes may be counted in pages of up to 64 MiB. How long a hook takes is not limited,
-where it says nothing of waiting. All this holds for the methods of what a hook hands out as well.
-Where manifest and hook name the same thing, they agree.
+- A hook does not print, change the current device or stream, or read or write the environment.
+- A hook that observes or releases initialises no device unless it says that it may. One that orders work, sets a
+  limit or hands out memory may initialise the device it is asked about.
+- Apart from what initialising a device does, a hook leaves the process as it found it: folders, limits, signals,
+  threads, open files, random states, and the defaults of Python and torch. It also leaves what other hooks set or
+  count: peaks, counters, limits, settings. Memory in use stays as it is.
+- A hook does the same each time, in every thread, in a child that was forked before anything initialised the
+  device, and after a call that raised. It may be called from a finalizer, and so while another hook of the same
+  thread runs.
+- A hook keeps no tensor and no error that it is given, and writes to none. What it returns is not changed by later
+  calls.
+- For a device that does not exist, a hook raises or says that it knows nothing. What is the same on every device
+  may be answered for any index.
+- Sizes may be counted in pages of up to 64 MiB. How long a hook takes is limited only where it says something
+  about waiting.
+- Where manifest and hook name the same thing, they agree.
 """
 
 from __future__ import annotations
@@ -87,8 +92,8 @@ class BackendSpec:
     def supported_dtypes(self, index: int) -> frozenset[torch.dtype] | None:
         """The dtypes in which the device multiplies matrices; ``None`` if that is not known. May initialise.
 
-        All of the floating-point ones; integers and complex numbers may be left out. Of the 8-bit floats only
-        those that its hardware has: ``float8_e4m3fn`` and ``float8_e4m3fnuz`` differ.
+        All floating-point ones must be listed; integers and complex numbers may be left out. Of the 8-bit floats,
+        only those that the hardware has: ``float8_e4m3fn`` and ``float8_e4m3fnuz`` differ.
         """
         raise NotImplementedError
 
@@ -96,7 +101,7 @@ class BackendSpec:
     def can_access_peer(self, index: int, peer: int) -> bool:
         """Whether kernels on the device can reach the memory of device ``peer``. May initialise.
 
-        Of a device and itself it may say either: nobody needs to ask.
+        Where both are the same device, either answer is allowed: nobody needs to ask.
         """
         raise NotImplementedError
 
@@ -109,14 +114,14 @@ class BackendSpec:
 
     @hook(_ORDERING, "Ordering")
     def current_stream(self, index: int) -> Stream:
-        """The calling thread's current stream on the device. Two streams are the same where they are equal."""
+        """The calling thread's current stream on the device. Equal streams are the same stream."""
         raise NotImplementedError
 
     @hook(_ORDERING, "Ordering")
     def create_stream(self, index: int, priority: int) -> Stream:
         """A stream to work on. Lower numbers run first; 0 is the default, and out-of-range values are clamped.
 
-        Each of 32 is another one; a runtime that has no more may then hand them out again.
+        The first 32 streams differ; a runtime that has no more may then hand them out again.
         """
         raise NotImplementedError
 
@@ -146,8 +151,8 @@ class BackendSpec:
     def native_handle(self, stream: Stream) -> int:
         """The stream as the vendor's own libraries take it: the value of a pointer, opaque to everybody else.
 
-        Good while ``stream`` lives; of a device's streams that are not equal, each has its own. 0 is the default
-        stream of some runtimes, and no error.
+        It is valid while ``stream`` lives. Streams of a device that are not equal have different handles. 0 is the
+        default stream of some runtimes, and no error.
         """
         raise NotImplementedError
 
@@ -177,7 +182,7 @@ class BackendSpec:
     def is_capturing(self, index: int) -> bool:
         """Whether the current stream is capturing a graph.
 
-        Of a device that exists it never raises, not even before initialisation.
+        Never raises for a device that exists, not even before initialisation.
         """
         raise NotImplementedError
 
@@ -227,7 +232,7 @@ class BackendSpec:
         """This process's allocator on the device. Initialises nothing, empties nothing, does not synchronise.
 
         Before initialisation, or in a forked child that cannot use the device, every number is ``None`` and
-        ``state`` says why. Of a device that was not used while another was, either that or zeros.
+        ``state`` says why. For a device that was not used while another one was, either that or zeros.
         """
         raise NotImplementedError
 

@@ -84,7 +84,7 @@ class KeyReader:
         return found
 
     def patterns(self, key: str) -> tuple[str, ...]:
-        """Paths with few wildcards: each is looked for whenever a backend is chosen."""
+        """Paths with few wildcards, since each is looked for whenever a backend is chosen."""
         found = tuple(self.strings(key))
         for pattern in found:
             wild = sum(any(sign in part for sign in "*?[") for part in pattern.split("/"))
@@ -128,7 +128,7 @@ class KeyReader:
         return tuple(parsed)
 
     def names(self, key: str, known: Mapping[str, object], what: str) -> frozenset[str]:
-        """The known names of a list; unknown ones are of a newer contract, or mistakes."""
+        """The known names of a list. Unknown ones belong to a newer contract, or are mistakes."""
         return frozenset(name for name in self.strings(key) if self._knows(name, known, what, key))
 
     def refuse_beside(self, document: Mapping[str, object]) -> None:

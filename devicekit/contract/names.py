@@ -25,7 +25,7 @@ def resembling(name: str, known: Iterable[str]) -> str | None:
 
 
 def edits(one: str, other: str, most: int) -> int | None:
-    """How many edits make ``other`` of ``one``; ``None``: more than ``most``."""
+    """How many edits turn ``one`` into ``other``; ``None``: more than ``most``."""
     if abs(len(one) - len(other)) > most:
         return None
     before: list[int] = []

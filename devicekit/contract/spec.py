@@ -51,7 +51,7 @@ class HookSpec:
         return f"{self.name}({', '.join(self.parameters)})"
 
     def parameters_at(self, contract: Version) -> tuple[str, ...]:
-        """The parameters that contract version had: later ones are only ever appended."""
+        """The parameters of a contract version: later versions only append."""
         oldest = Version(self.since)
         return tuple(
             name

@@ -1,4 +1,4 @@
-"""Values of any size and shape, in messages of bounded length that can be printed."""
+"""Puts values of any size and shape into messages: printable, and of bounded length."""
 
 from __future__ import annotations
 

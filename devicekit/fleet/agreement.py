@@ -8,7 +8,7 @@ from devicekit.fleet.outcomes import MemberOutcome, MemberView
 
 
 def problems(views: Sequence[MemberView]) -> list[MemberOutcome]:
-    """What keeps engines from being one fleet: each one's outcome, a success where nothing does."""
+    """What prevents engines from being one fleet: an outcome for each, a success where nothing does."""
     found: list[MemberOutcome] = []
     instances: dict[str, str] = {}
     kinds = [one.kind for one in views if one.reachable]
@@ -35,7 +35,7 @@ def problems(views: Sequence[MemberView]) -> list[MemberOutcome]:
 
 
 def notes(views: Sequence[MemberView]) -> tuple[str, ...]:
-    """What keeps no verb from being done, and should be known."""
+    """What prevents no verb, and should be known."""
     found: list[str] = []
     versions = sorted({str(one.weight_version) for one in views if one.serving})
     if len(versions) > 1:

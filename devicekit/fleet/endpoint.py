@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Unreachable(Exception):
-    """No answer came: whether the engine did what it was asked is unknown."""
+    """No answer came: it is unknown whether the engine did what it was asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +20,12 @@ class Answer:
 
     @property
     def success(self) -> bool:
-        """Whether it did what it was asked."""
+        """Whether the engine did what it was asked."""
         return self.status < 400 and self.document.get("success", True) is not False
 
     @property
     def message(self) -> str:
-        """What it says of it, for people."""
+        """The engine's message, for people."""
         error = self.document.get("error")
         nested = error.get("message") if isinstance(error, Mapping) else None
         found = self.document.get("message") or nested or self.document.get("status_message")

@@ -1,4 +1,4 @@
-"""The fleet itself: who belongs to it, a verb for all its engines, and what each of them made of it."""
+"""The fleet itself: which engines belong to it, and verbs over all of them with an outcome for each."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Fleet:
 
     @asynccontextmanager
     async def steering(self, verb: str) -> AsyncIterator[Mapping[str, MemberOutcome]]:
-        """Be the only one that changes anything; each engine's answer to being claimed.
+        """Be the only fleet that changes anything. Gives each engine's answer to the claim.
 
         Raises:
             FleetBusy: another verb of this fleet is under way, or another fleet steers an engine.
@@ -107,7 +107,7 @@ class Fleet:
         return self._busy
 
     async def refresh(self) -> None:
-        """Ask the source who belongs to the fleet. While a verb is under way its engines stay the same.
+        """Ask the source which engines belong to the fleet. While a verb is under way they stay the same.
 
         Raises:
             UnknownMembers: it does not say.
@@ -139,9 +139,9 @@ class Fleet:
     # -- Claims -----------------------------------------------------------------------------------------------
 
     async def claim(self, endpoint: Endpoint) -> MemberOutcome:
-        """Have this fleet alone steer an engine on; fails where another process has steered any since.
+        """Claim an engine for the verb under way. Fails if another process has steered one since the verb began.
 
-        What this verb would bring to the others is of a time before that one: it changes nothing more.
+        In that case the verb's work is out of date, and it changes nothing more.
         """
         if not self._overtaken:
             outcome = await self._claim(endpoint, again=True)
@@ -197,7 +197,7 @@ class Fleet:
         return list(await asyncio.gather(*(self.view(one) for one in self.endpoints)))
 
     async def survey(self, claims: Mapping[str, MemberOutcome]) -> list[MemberView]:
-        """As `look`, of engines that were all claimed at one moment: whoever came since is later in everything.
+        """As `look`, with all engines claimed at one moment, so that a later fleet comes after all of them.
 
         Raises:
             FleetBusy: another fleet has steered one while the others were claimed.
@@ -222,9 +222,9 @@ class Fleet:
         expected: str | None = None,
         timeout: float | None = None,
     ) -> tuple[str | None, list[MemberOutcome]]:
-        """Whether these engines have the same weights of this version: their checksum, and each one's word.
+        """Whether these engines have the same weights of this version: their checksum, and an outcome for each.
 
-        Where checksums differ, those of the fewer are the wrong ones; as many on both sides: all are.
+        Where checksums differ, those of the minority are wrong; with a tie, all are.
 
         Args:
             expected: the checksum that they must have, where it is known.
@@ -249,7 +249,7 @@ class Fleet:
         timeout: float | None = None,
         leased: bool = False,
     ) -> list[MemberOutcome]:
-        """The same to all, or to some; each one's outcome. ``leased``: with the lease of each."""
+        """Send the same to all engines, or to some; an outcome for each. ``leased``: with each one's lease."""
         chosen = self.endpoints if endpoints is None else endpoints
         if leased and self._overtaken:
             return [MemberOutcome(one.name, False, self._overtaken, CONFLICT) for one in chosen]
@@ -267,7 +267,7 @@ class Fleet:
         *,
         timeout: float | None = None,
     ) -> MemberOutcome:
-        """One engine's outcome; that it did not answer is one too."""
+        """Call one engine. That it did not answer is an outcome too."""
         async with self._limit:
             try:
                 if timeout is None or timeout <= _LONG:
@@ -321,7 +321,7 @@ class Fleet:
 async def _watched(
     endpoint: Endpoint, path: str, body: Mapping[str, object] | None, timeout: float
 ) -> Answer:
-    """Wait long for an answer, but not for an engine that says nothing at all any more."""
+    """Wait long for an answer, but give up on an engine that answers nothing else either."""
     asking = asyncio.ensure_future(endpoint.call(path, body, timeout=timeout))
     silent = 0
     try:

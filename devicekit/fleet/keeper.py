@@ -1,4 +1,4 @@
-"""What a served fleet does by itself: finish what was cut short, and bring weights to whoever lacks them."""
+"""What a served fleet does by itself: finish interrupted updates, and bring weights to engines that lack them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Keeper:
         self._said = ""
 
     async def run(self) -> None:
-        """Resume once, then look again and again. What goes wrong is told in the log, once each."""
+        """Resume once, then look again and again. Each problem is logged once."""
         if self._fleet.file.record.update is not None:
             await self._try(FleetUpdate(self._fleet).resume)
         while True:
@@ -39,7 +39,7 @@ class Keeper:
             await asyncio.sleep(self._every)
 
     async def look(self) -> FleetReply | None:
-        """Tend the engines that need it; ``None``: none does, or something else is under way.
+        """Tend the engines that need it; ``None``: no engine does, or another verb is under way.
 
         Raises:
             FleetBusy: another fleet steers an engine.

@@ -1,4 +1,4 @@
-"""Where the engines of a fleet are told, for instance in the DNS of a headless service."""
+"""Where a fleet learns which engines it has, for instance from the DNS of a headless service."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class MemberSource(Protocol):
 
 
 class DnsMembers:
-    """Every address of a name, as of a headless service of Kubernetes. It is resolved anew each time."""
+    """Every address of a name, as of a headless service in Kubernetes. It is resolved anew each time."""
 
     def __init__(self, host: str, port: int) -> None:
         whole("port", port, least=1, most=65535)

@@ -1,4 +1,4 @@
-"""What became of a verb on each engine, and of the fleet as a whole."""
+"""The outcome of a verb on each engine, and on the fleet as a whole."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _KIND = ("model_type", "architectures", "vocab_size", "max_context_length", "pag
 
 @dataclass(frozen=True, slots=True)
 class MemberOutcome:
-    """What one engine made of a verb."""
+    """The outcome of a verb on one engine."""
 
     member: str
     success: bool
@@ -46,7 +46,7 @@ class MemberView:
 
     @classmethod
     def of(cls, outcome: MemberOutcome) -> MemberView:
-        """What the answer of ``/server_info`` says. What is not of the right type was not said."""
+        """Read the answer of ``/server_info``. A value of a wrong type counts as not said."""
         if not outcome.success:
             return cls(outcome.member, False, outcome.message)
         seen = outcome.document
@@ -67,7 +67,7 @@ class MemberView:
 
     @property
     def serving(self) -> bool:
-        """Whether it generates, as far as it says."""
+        """Whether the engine generates, as far as it says."""
         return self.status in ("ok", "degraded") and not self.awaits_fleet
 
 
@@ -91,7 +91,7 @@ class FleetReply:
 
 
 def still_waiting(outcomes: Sequence[MemberOutcome], views: Sequence[MemberView]) -> list[MemberOutcome]:
-    """The same, but that who says that it still waits for its fleet's weights has not done what it answered."""
+    """The outcomes, as failures for engines that say they still wait for their fleet's weights."""
     waiting = {one.member for one in views if one.awaits_fleet}
     message = "joined, and says that it generates nothing"
     return [

@@ -1,4 +1,4 @@
-"""Engines that have the fleet's weights, and give them to those that lack them: to few at a time each."""
+"""Engines that have the fleet's weights, and give them to those that lack them: each to few at a time."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ _AT_ONCE = 2  # engines that read from one: who has the weights then gives them 
 
 
 class Peers:
-    """Who can be asked. Whoever is brought the weights is one more."""
+    """The engines that can be asked. An engine that has got the weights becomes one."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._reading = dict.fromkeys(names, 0)
         self._changed = asyncio.Condition()
 
     async def add(self, name: str) -> None:
-        """It has the weights now."""
+        """Add an engine that has the weights now."""
         async with self._changed:
             self._reading.setdefault(name, 0)
             self._changed.notify_all()
 
     @asynccontextmanager
     async def one(self, without: Collection[str]) -> AsyncIterator[str | None]:
-        """One from which few read within the block, as soon as there is one; ``None``: all were tried.
+        """A block with an engine from which few read, once there is one; ``None``: all were tried.
 
         Args:
             without: those that were tried.

@@ -80,7 +80,7 @@ class RecordFile:
         self.record = record
 
     def save(self, **changes: object) -> FleetRecord:
-        """Change fields of the record, on disk before this returns.
+        """Change fields of the record. The change is on disk before this returns.
 
         Raises:
             RecordNotWritten: it cannot be written; the record is the old one.
@@ -104,7 +104,7 @@ class RecordFile:
 
 @contextmanager
 def open_record(path: Path, members: Sequence[str] = (), *, sourced: bool = False) -> Iterator[RecordFile]:
-    """Hold the file of a fleet; the file is made where there is none.
+    """Hold the file of a fleet. It is created if there is none.
 
     Args:
         members: the engines that there must be; none: those that the file names.

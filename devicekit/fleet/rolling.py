@@ -58,7 +58,7 @@ class Rolling:
         return FleetReply(not back, message, tuple(outcomes), outcome, update.version, notes=notes(views))
 
     async def back(self, update: Update) -> FleetReply:
-        """Bring the weights of before to each engine that has lost them."""
+        """Bring the former weights back to each engine that has lost them."""
         fleet, before = self._fleet, self._fleet.file.record.served
         if before is None or before.path is None:
             return FleetReply(
@@ -77,7 +77,7 @@ class Rolling:
 
     @staticmethod
     def _noted(update: Update, brought: Sequence[Brought]) -> Update:
-        """With the checksum of the new weights, once somebody has confirmed one."""
+        """The update with the checksum of the new weights, once an engine has confirmed one."""
         known = [one.checksum for one in brought if one.checksum]
         return replace(update, checksum=known[0]) if known and not update.checksum else update
 

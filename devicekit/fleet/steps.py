@@ -1,4 +1,4 @@
-"""The steps of an update, on some engines or on one. Each may be done twice, on engines that are claimed."""
+"""The steps of an update, on some engines or on one. Each may be repeated on engines that are claimed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from devicekit.ranges import finite
 
 @dataclass(frozen=True, slots=True)
 class Brought:
-    """What became of bringing weights to one engine."""
+    """The outcome of bringing weights to one engine."""
 
     outcome: MemberOutcome
     checksum: str | None = None  # that the engine has confirmed; None: it has not
@@ -34,7 +34,7 @@ class Steps:
     async def prepare(
         self, endpoints: Sequence[Endpoint], update: Update, peer: str | None = None
     ) -> list[MemberOutcome]:
-        """Have them read and check the checkpoint, or the weights of a peer. Nothing is written."""
+        """Let engines read and check the checkpoint, or the weights of a peer. Nothing is written."""
         body: dict[str, object] = {"update_id": update.id}
         if peer is None:
             body["model_path"] = update.path
@@ -43,13 +43,13 @@ class Steps:
         return await self._say("/prepare_weight_update", body, endpoints, self._timeout)
 
     async def discard(self, endpoints: Sequence[Endpoint], update: Update) -> list[MemberOutcome]:
-        """Have them forget what they prepared."""
+        """Let engines forget what they prepared."""
         return await self._say("/discard_weight_update", {"update_id": update.id}, endpoints)
 
     async def hold(
         self, endpoints: Sequence[Endpoint], update: Update, *, finish: bool = False
     ) -> list[MemberOutcome]:
-        """Have them generate nothing. Retracted requests hold no cache, so that it can be flushed.
+        """Let engines generate nothing. Retracted requests hold no cache, so that it can be flushed.
 
         Args:
             finish: once what runs has come to its end.
@@ -61,11 +61,11 @@ class Steps:
         return await self._say("/hold_for_fleet", {"mode": mode}, endpoints, self._timeout)
 
     async def join(self, endpoints: Sequence[Endpoint], version: str) -> list[MemberOutcome]:
-        """Have them generate, if this is the version that they have."""
+        """Let engines generate, if they have this version."""
         return await self._say("/join_fleet", {"weight_version": version}, endpoints)
 
     async def commit_all(self, update: Update) -> list[MemberOutcome]:
-        """Commit on every engine; who cannot, having forgotten what it prepared, prepares once more."""
+        """Commit on every engine. One that has forgotten what it prepared prepares once more."""
         endpoints = self._fleet.endpoints
         first = await self._commit(endpoints, update)
         again = [endpoint for endpoint, one in zip(endpoints, first, strict=True) if not one.success]
@@ -74,7 +74,7 @@ class Steps:
         return [found[endpoint.name] for endpoint in endpoints]
 
     async def commit_one(self, endpoint: Endpoint, update: Update, peer: str | None = None) -> MemberOutcome:
-        """Claim, hold, prepare and commit: whatever the engine has forgotten of it, or never heard."""
+        """Claim, hold, prepare and commit: repeats whatever the engine has forgotten or never heard."""
         claimed = await self._fleet.claim(endpoint)
         if not claimed.success:
             return claimed
@@ -102,7 +102,7 @@ class Steps:
         finish: bool = True,
         peer: str | None = None,
     ) -> Brought:
-        """Give one engine these weights, and have it generate.
+        """Give one engine these weights, and let it generate.
 
         Args:
             expected: the checksum that it must have in the end, where it is known.
@@ -131,7 +131,7 @@ class Steps:
     async def _exchange(
         self, endpoint: Endpoint, update: Update, *, finish: bool, peer: str | None
     ) -> MemberOutcome:
-        """Read, then stop, then write; where it need not go on until then, stop first."""
+        """Read, then stop, then write. An engine that is idle anyway stops first."""
         if not finish:
             return await self.commit_one(endpoint, update, peer)
         [outcome] = await self.prepare([endpoint], update, peer)
@@ -143,7 +143,7 @@ class Steps:
         return (await self._commit([endpoint], update))[0]
 
     async def _serves_old(self, endpoint: Endpoint, before: MemberView) -> bool:
-        """Whether an engine where nothing was written goes on as it did; have it do so."""
+        """Whether an engine in which nothing was written generates as before; lets it do so."""
         version = before.weight_version
         if before.awaits_fleet or version is None:
             return False

@@ -1,6 +1,7 @@
-"""Bring the fleet's weights to engines that lack them: restarted, joined, or held after a failure.
+"""Brings the fleet's weights to engines that lack them: restarted, joined, or held after a failure.
 
-From the path where they are, if it is known; where an engine cannot have them from there, from engines that do.
+They come from their path, if it is known. An engine that cannot read them there gets them from engines that have
+them.
 """
 
 from __future__ import annotations
@@ -122,6 +123,6 @@ async def _bring(steps: Steps, endpoint: Endpoint, served: Served, peer: str | N
 
 
 def _update(served: Served) -> Update:
-    """Another each time: what was committed under a name is not committed again."""
+    """An update with a new id: what was committed under an id is not committed again."""
     identity = f"tend-{uuid.uuid4().hex}"
     return Update(identity, served.path or "", served.version, Phase.ROLLING, checksum=served.checksum)

@@ -1,4 +1,4 @@
-"""Have engines serve what they have, where the fleet that held them is gone: an operator's last resort."""
+"""Lets engines serve what they have when the fleet that held them is gone: an operator's last resort."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _MOST = 30.0  # seconds for an answer
 
 
 async def held_view(endpoint: Endpoint) -> MemberView:
-    """What an engine says of itself: `held_by` tells of what it says who has it."""
+    """What an engine says of itself. `held_by` reads from it who has the engine."""
     return MemberView.of(await _call(endpoint, "/server_info", None))
 
 
 def held_by(view: MemberView) -> str:
-    """Who has an engine, as it says; empty: nobody, and it generates if nothing else keeps it."""
+    """Who has an engine, as it says; empty: nobody, and it generates if nothing else prevents it."""
     if view.steered_by is not None:
         return view.steered_by
     return "a fleet that has not said who it is" if view.awaits_fleet else ""
 
 
 async def release_hold(endpoint: Endpoint, view: MemberView) -> MemberOutcome:
-    """Take an engine from its fleet, which can say nothing to it any more, and have it generate with what it has.
+    """Take an engine from its fleet, which can no longer steer it, and let it generate with what it has.
 
-    Nothing is compared: whether these are the weights of any fleet is the operator's business.
+    Nothing is compared: whether these are the weights of any fleet is for the operator to know.
     """
     who = f"an operator (process {os.getpid()} on {socket.gethostname()})"
     claim = {"fleet": f"release-hold-{uuid.uuid4().hex}", "steered_by": who, "take_over": True}

@@ -129,7 +129,7 @@ class FleetUpdate:
         return FleetReply(False, message, tuple(outcomes), "unchanged", self._version(), notes=notes(views))
 
     async def _learn(self, views: Sequence[MemberView]) -> None:
-        """What all serve alike is the fleet's until the update is done: otherwise it could not be taken back."""
+        """Record what all engines serve as the fleet's, so that the update can be taken back."""
         versions, paths = {one.weight_version for one in views}, {one.model_path for one in views}
         version = str(versions.pop())
         if versions or len(paths) > 1:
@@ -151,7 +151,7 @@ class FleetUpdate:
     async def _give_up(
         self, update: Update, outcomes: Sequence[MemberOutcome], why: str, claims: Claims
     ) -> FleetReply:
-        """Nothing was written anywhere: let everybody forget it, and generate on who did before."""
+        """Nothing was written anywhere: let every engine forget the update, and generate if it did before."""
         fleet, record = self._fleet, self._fleet.file.record
         await self._steps.discard(fleet.endpoints, update)
         joining = self._others({*record.held, *update.waiting})
@@ -173,7 +173,7 @@ class FleetUpdate:
     # -- Writing ----------------------------------------------------------------------------------------------
 
     async def _write(self, update: Update, claims: Claims) -> FleetReply:
-        """Have every engine write what it prepared, and find out which did. None generates."""
+        """Let every engine write what it prepared, and find out which did. None generates meanwhile."""
         fleet = self._fleet
         await self._steps.hold(fleet.endpoints, update)  # who was started anew meanwhile, or is not held yet
         outcomes = await self._steps.commit_all(update)

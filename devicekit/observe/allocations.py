@@ -50,24 +50,24 @@ class Allocation:
 
 
 class Adaptor:
-    """What `watch` tells of allocations. Each method does nothing here: override what is of interest.
+    """What `watch` tells of allocations. Each method does nothing here: override the ones you need.
 
     Methods are called with a lock held that serialises all adaptors of the device; allocations made by an adaptor
     itself are not seen.
     """
 
     def admit(self, size: int) -> None:
-        """``size`` bytes are about to be allocated. Raise an out-of-memory error to prevent it."""
+        """Called before ``size`` bytes are allocated. Raise an out-of-memory error to prevent it."""
 
     def allocated(self, allocation: Allocation) -> None:
-        """A storage was allocated."""
+        """Called after a storage was allocated."""
 
     def refuse(self) -> Exception | None:
-        """After every adaptor has taken note: an error to raise instead of handing the result out."""
+        """Called when every adaptor knows of a result: an error to raise instead of handing it out."""
         return None
 
     def freed(self, allocation: Allocation, at: float) -> None:
-        """A storage was freed, ``at`` seconds of `time.perf_counter`."""
+        """Called after a storage was freed, ``at`` seconds of `time.perf_counter`."""
 
     def out_of_memory(self, error: Exception, size: int | None, attempt: int) -> bool:
         """An operator that wanted ``size`` bytes (``None``: unknown) failed. True: try it once more.

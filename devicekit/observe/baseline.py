@@ -85,7 +85,7 @@ class Baseline:
 
 
 class Outcome(str, Enum):
-    """What comparing one metric came to."""
+    """The result of comparing one metric."""
 
     PASSED = "passed"
     IMPROVED = "improved"  # by more than 20 %: the baseline is out of date

@@ -26,7 +26,7 @@ from devicekit.release import ReleaseEntry, ReleasePoints
 
 
 class VerbSource(Protocol):
-    """Whoever says what was done, as an engine's ``scheduler.control`` does."""
+    """An object that tells of the operations it has done, as an engine's ``scheduler.control`` does."""
 
     def watch(self, listener: Callable[[str, float, bool], None]) -> None:
         """Call ``listener`` with the name, the seconds and the success of everything that was done."""

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 
 def is_first_sight(operator: torch._ops.OpOverload) -> bool:
-    """Whether the operator is torch's way to present what it has just made of Python data, as its own argument."""
+    """Whether the operator is torch's way to pass on a tensor that it has just made of Python data."""
     return operator._schema.name == "aten::lift_fresh"
 
 

@@ -1,4 +1,4 @@
-"""Before a replica: what steers engines goes to the fleet, and everything else to the engine."""
+"""Stands before a replica: requests that steer engines go to the fleet, and all others to the engine."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Front:
         await self._app(scope, receive, send)
 
     def _let_in(self, request: Request) -> None:
-        """As every replica does: no web page steers, and no caller without the key."""
+        """Check as every replica does: no web page steers, and no caller without the key."""
         serving: Serving = self._app.state.serving
         serving.origins.require_own_page(request.headers, steering=True, navigable=False)
         if request.method == "GET":

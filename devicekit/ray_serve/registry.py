@@ -1,4 +1,4 @@
-"""Which replicas there are: each says so itself, again and again, until Ray says that it is gone."""
+"""Which replicas there are: each announces itself again and again, until Ray says that it is gone."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Registry:
         self._actors: dict[str, Any] = {}
 
     def heard(self, url: str, actor: Any) -> None:
-        """A replica has said that it is there."""
+        """Record a replica that has announced itself."""
         self._heard[url] = time.monotonic()
         self._actors[url] = actor
 
     def left(self, url: str) -> None:
-        """A replica has said that it ends."""
+        """Record that a replica ends."""
         self._heard.pop(url, None)
         self._actors.pop(url, None)
 

@@ -1,4 +1,4 @@
-"""One replica: the server's own application over one engine, behind what keeps control out of a single replica."""
+"""One replica: the server's own application over one engine, behind a front that keeps control out of it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Replica:
             await asyncio.sleep(BEAT)
 
     async def check_health(self) -> None:
-        """For Ray, which replaces a replica that raises here again and again."""
+        """Called by Ray, which replaces a replica that keeps raising here."""
         status, message = status_of(self._serving)
         if status in ("failed", "stalled"):
             raise RuntimeError(f"The engine is {status}: {message}")

@@ -1,4 +1,4 @@
-"""The fleet of an application, as a deployment of its own that there is once."""
+"""The fleet of an application, as a deployment of which there is one."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ class Steward:
         self._keeping = asyncio.ensure_future(keeper.run())
 
     async def heard(self, url: str, actor: Any) -> None:
-        """A replica is there."""
+        """Called by a replica that is there."""
         self._registry.heard(url, actor)
 
     async def left(self, url: str) -> None:
-        """A replica ends."""
+        """Called by a replica that ends."""
         self._registry.left(url)
 
     async def joined(self, url: str) -> None:
@@ -84,7 +84,7 @@ class Steward:
         )
 
     async def check_health(self) -> None:
-        """For Ray: raise if the fleet looks after nobody any more."""
+        """Called by Ray: raise if the fleet is no longer looked after."""
         if self._keeping.done():
             raise RuntimeError(f"The fleet's keeper ended: {self._keeping}")
 

@@ -1,7 +1,7 @@
-"""Reads what installed distributions say of themselves: a broken one is an answer, and not the end of the others.
+"""Reads the metadata of installed distributions. A broken one is reported, and does not hide the others.
 
-``importlib.metadata`` reads every distribution for every question, and one that cannot be read fails them all; of
-two metadata folders of one name it sees the first. Both are told apart here.
+``importlib.metadata`` reads every distribution for every question, so that one that cannot be read fails them all;
+of two metadata folders of one name it sees the first. Both cases are told apart here.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def installed_version(name: str) -> str | None:
 
 
 def printable(text: str) -> str:
-    """What a distribution says of itself, fit for a message: one line of bounded length, without control codes."""
+    """A distribution's text in a form fit for messages: one line of bounded length, without control codes."""
     shown = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text[:_LONGEST])
     return shown.encode("utf-8", "replace").decode("utf-8")
 

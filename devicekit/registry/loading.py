@@ -1,4 +1,4 @@
-"""Takes one candidate from its manifest to a checked backend; a failure is final and repeats itself."""
+"""Takes one candidate from its manifest to a checked backend. A failure is final, and raised again each time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from devicekit.registry.validation import check_hooks
 
 
 class LoadFailure(Exception):
-    """Carries the stage beside the error; never leaves the registry."""
+    """Carries the stage together with the error; never leaves the registry."""
 
     def __init__(self, stage: Stage, error: DeviceKitError) -> None:
         super().__init__(str(error))
@@ -79,7 +79,7 @@ def load_staged(candidate: Candidate) -> OpenedBackend:
 
 @contextmanager
 def _looking() -> Iterator[None]:
-    """Reading all attributes of a plugin is no use of them: Python 3.13 warns when a ``partial`` is read."""
+    """A block without Python 3.13's warning about reading a ``partial``: attributes are only read here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"functools\.partial will be", category=FutureWarning)
         yield
@@ -122,7 +122,7 @@ def _construct(candidate: Candidate) -> object:
 
 
 def _require_torch(candidate: Candidate) -> None:
-    """Import before it what every plugin imports: the first failure is each candidate's, and no later one."""
+    """Import torch before the plugin, so that a failure of torch itself is the same for every candidate."""
     try:
         require_torch()
     except TorchImportError as error:
@@ -171,7 +171,7 @@ def _reentered(candidate: Candidate) -> BackendLoadError:
 
 
 def _forget_unregistered() -> None:
-    """Let go of backends registered in this process and taken back since."""
+    """Drop backends that were registered in this process and taken back since."""
     current = registered()
     for candidate in [one for one in _outcomes if one.factory is not None and one not in current]:
         del _outcomes[candidate]

@@ -1,4 +1,4 @@
-"""What the author of a plugin should know and its users need not: what is old in it, and what is going away."""
+"""Notices for the author of a plugin, which its users need not see: what is old in it, or going away."""
 
 from __future__ import annotations
 

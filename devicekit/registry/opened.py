@@ -74,7 +74,7 @@ class OpenedBackend:
         }
 
     def fix_device_count(self, count: int) -> None:
-        """What is visible counts from now on: a device is about to be opened. The probe asks no more."""
+        """Keep the visible devices as they are: one is about to be opened, and the probe asks no more."""
         self.device_count = count
 
     def function(self, hook: str) -> Callable[..., object] | None:
@@ -163,7 +163,7 @@ class _Answering:
 
 
 class _HooksOnly(pluggy.PluginManager):
-    """Looks at no attribute that is not a hook: a vendor's property may raise, or initialise the device."""
+    """Reads hooks only: another attribute, such as a vendor's property, may raise or initialise the device."""
 
     def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
         return super().parse_hookimpl_opts(plugin, name) if name in HOOKS else None

@@ -15,7 +15,7 @@ DEFAULT_TIMEOUT = 20.0  # seconds; a cold driver on a many-device node answers w
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What a backend said of its hardware."""
+    """What a backend has answered about its hardware."""
 
     available: bool
     device_count: int

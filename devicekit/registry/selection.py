@@ -33,7 +33,7 @@ FIRST_PARTY = ("cpu", "cuda", "musa", "npu", "rocm", "xpu")
 
 
 class Policy(enum.Enum):
-    """What a plugin that fails does to an automatic choice."""
+    """What an automatic choice does when a plugin fails."""
 
     STRICT = "strict"  # any failure raises
     MATCHING = "matching"  # a failure raises unless the machine plainly lacks that hardware

@@ -34,7 +34,7 @@ def require_torch() -> None:
 
 
 def _told(error: BaseException) -> str:
-    """An error and the one at the bottom of it, which is what an extension failed of."""
+    """An error together with its first cause, which is why an extension failed."""
     bottom, passed = error, {id(error)}
     while (below := bottom.__cause__ or bottom.__context__) is not None and id(below) not in passed:
         bottom = below

@@ -1,4 +1,4 @@
-"""Sees what a backend answered to an observed call, so that no observer can put another answer in its place."""
+"""Records what a backend answered to an observed call, so that no observer can replace the answer."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from devicekit.contract.hooks import HOOKS, hookimpl
 
 
 class _Calls(threading.local):
-    """This thread's observed calls, the innermost last; each holds the backend's answer once it has come."""
+    """This thread's observed calls, the innermost last; each holds the backend's answer once there is one."""
 
     def __init__(self) -> None:
         self.open: list[list[object]] = []
 
 
 class Witness:
-    """Wraps every hook, nearest to the backend."""
+    """The innermost wrapper of every hook."""
 
     def __init__(self, label: str) -> None:
         self._label = label
@@ -33,7 +33,7 @@ class Witness:
         return result
 
     def guard(self, call: Callable[..., object], names: tuple[str, ...]) -> Callable[..., object]:
-        """``call``, taking positional arguments and letting no other answer than the backend's through."""
+        """``call`` with positional arguments, which raises unless the result is the backend's own answer."""
 
         def observed(*arguments: object) -> object:
             answers: list[object] = []

@@ -50,7 +50,7 @@ class Components:
         return strategy
 
     def attached(self) -> Iterator[tuple[str, Strategy]]:
-        """Those that have a strategy already."""
+        """Components that have a strategy already."""
         return iter(list(self._strategies.items()))
 
     def forget(self, name: str) -> None:
@@ -69,7 +69,7 @@ class Components:
             )
 
     def check_declared(self, names: set[str]) -> None:
-        """Raise `UndeclaredComponent` where a component has a mode that moves it, and is not among ``names``."""
+        """Raise `UndeclaredComponent` if a mode moves a component that is not among ``names``."""
         moved = {name for name, mode in self._modes.items() if not isinstance(mode, Resident)}
         if missing := sorted(moved - names):
             raise UndeclaredComponent(

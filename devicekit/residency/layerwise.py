@@ -1,4 +1,4 @@
-"""Layer-wise offload: a component larger than the device, one layer at a time, the next on its way meanwhile."""
+"""Layer-wise offload, for a component larger than the device: one layer at a time, with the next on its way."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Placement(str, enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class LayerwiseOffload:
-    """Each layer is copied to the device when its turn comes, and dropped after it. For frozen weights.
+    """Each layer is copied to the device for its turn, and dropped after it. For frozen weights.
 
     Args:
         prefetch: how many layers are under way while one computes, on a backend with streams.
@@ -80,7 +80,7 @@ class _Part:
             self._upload, self._here = None, True
 
     def leave(self) -> Upload | None:
-        """Give up the device's tensors. What is returned must be waited for: its copies may still be under way."""
+        """Free the device's tensors. Wait for what is returned: its copies may still be under way."""
         upload, self._upload, self._here = self._upload, None, False
         self.tensors.install(self.image)
         return upload
@@ -116,7 +116,7 @@ class _LayerwiseOffload(Strategy):
 
     @property
     def bytes(self) -> int:
-        """The most that is on the device at once."""
+        """The most bytes that are on the device at once."""
         staying = [part.tensors.bytes for part in self._layers if part.resident]
         passing = sorted((part.tensors.bytes for part in self._layers if not part.resident), reverse=True)
         return self._rest.tensors.bytes + sum(staying) + sum(passing[: 1 + self._depth])
@@ -176,7 +176,7 @@ class _LayerwiseOffload(Strategy):
             self.prefetches_failed += 1
 
     def enter_layer(self, index: int) -> None:
-        """Have a layer on the device, and the next ones on their way."""
+        """Bring a layer to the device, and begin to bring the next ones."""
         if not self._active:
             return
         self._layers[index].enter(self._dtype)
@@ -186,7 +186,7 @@ class _LayerwiseOffload(Strategy):
             self._fetch_ahead(self._layers[(index + ahead) % len(self._layers)])
 
     def leave_layer(self, index: int) -> None:
-        """Give up a layer's device memory."""
+        """Free a layer's device memory."""
         if self._active and not self._layers[index].resident:
             self._layers[index].leave()
 
@@ -194,9 +194,10 @@ class _LayerwiseOffload(Strategy):
 def _hooks(
     strategy: weakref.ref[_LayerwiseOffload], index: int
 ) -> tuple[Callable[[nn.Module, object], None], Callable[[nn.Module, object, object], None]]:
-    """What a layer calls before and after its work.
+    """Functions that a layer calls before and after its work.
 
-    Weakly: module and strategy would otherwise keep each other, and device memory, until a garbage collection.
+    They hold the strategy weakly: module and strategy would otherwise keep each other, and device memory, until a
+    garbage collection.
     """
 
     def before(module: nn.Module, inputs: object) -> None:

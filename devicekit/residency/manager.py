@@ -1,4 +1,4 @@
-"""Residency: each component of a pipeline is on the device while it is used, and then where its mode says."""
+"""Residency: a component of a pipeline is on the device while it is used; then it goes where its mode says."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Residency:
     def begin_request(
         self, stages: Sequence[Stage], *, warmup: bool | Iterable[bool] = False
     ) -> RequestReport:
-        """Take in what a request is going to use. Components that are configured to be moved are parked.
+        """Take in the stages of a request. Components that are configured to be moved are parked.
 
         Args:
             warmup: whether this is one; for a group of requests one answer each, and then all must be.
@@ -129,7 +129,7 @@ class Residency:
         return report
 
     def finish_request(self) -> RequestReport:
-        """End what is in use, release what is not to be kept, and bring early what the next request wants."""
+        """End open uses, release what is not kept, and prefetch what the next request needs."""
         request = self._current()
         try:
             if request.active is not None:
@@ -151,7 +151,7 @@ class Residency:
         return request.report
 
     def _after_failure(self, error: Exception) -> None:
-        """Pass the release point of a request that failed; whoever runs out of memory passes that one himself."""
+        """Pass the release point of a failed request; running out of memory has a point of its own."""
         if self.device.classify_error(error) not in (ErrorKind.OUT_OF_MEMORY, ErrorKind.DEVICE_LOST):
             self.releases.after_failed_request()
 
@@ -168,7 +168,7 @@ class Residency:
             self.begin_use(use.component, use.phase)
 
     def end_stage(self) -> None:
-        """End the use that is still open, unless the next one is the same, and give up stale prefetches."""
+        """End the open use, unless the next one is the same, and drop prefetches that nobody took."""
         request = self._current()
         if request.active is not None and not request.active.same(request.upcoming):
             self._finish_use(request)
@@ -179,7 +179,7 @@ class Residency:
     # -- A use ------------------------------------------------------------------------------------------------
 
     def begin_use(self, component: str, phase: str = "") -> nn.Module:
-        """Have a component on the device; another one that is in use ends first. Returns the component.
+        """Bring a component to the device and return it. A use of another one ends first.
 
         Raises:
             UnknownComponent: there is no such component.
@@ -242,7 +242,7 @@ class Residency:
             self.last_out_of_memory = recovery.last or self.last_out_of_memory
 
     def _make_room(self, component: str) -> None:
-        """Let go of what a component needs more: prefetches, and what is only kept ready."""
+        """Release what a component needs more urgently: prefetches, and components that are only kept ready."""
         for name, strategy in self._components.attached():
             if name != component:
                 strategy.park()

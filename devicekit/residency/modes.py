@@ -40,7 +40,7 @@ class Strategy(ABC):
 
     @property
     def bytes(self) -> int:
-        """What a use brings to the device at once."""
+        """Bytes that a use brings to the device at once."""
         return ModuleTensors([self.module]).bytes
 
     @property
@@ -49,24 +49,24 @@ class Strategy(ABC):
         return ModuleTensors([self.module]).bytes_on(self.transfer.device.torch_device)
 
     def prefetch(self, dtype: torch.dtype | None) -> None:  # noqa: B027  # a mode may have nothing to do
-        """Begin to bring it to the device, so that `ready` need not wait."""
+        """Begin to bring the component to the device, so that `ready` need not wait."""
 
     @abstractmethod
     def ready(self, dtype: torch.dtype | None) -> None:
-        """Have it on the device, for work that is submitted from now on."""
+        """Bring the component to the device, for work that is submitted from now on."""
 
     @abstractmethod
     def park(self) -> None:
-        """End a use, and give up a prefetch that none has taken."""
+        """End a use, and drop a prefetch that none has taken."""
 
     def detach(self) -> None:
-        """Undo what was done to the module, which ends up parked."""
+        """Undo what was done to the module, which is parked then."""
         self.park()
 
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """It stays on the device from its first use on."""
+    """The component stays on the device from its first use on."""
 
     def attach(self, module: nn.Module, transfer: Transfer) -> Strategy:
         """The strategy for one module."""
@@ -75,7 +75,7 @@ class Resident:
 
 @dataclass(frozen=True, slots=True)
 class ComponentOffload:
-    """It is moved to the device for each use, and back."""
+    """The component is moved to the device for each use, and back."""
 
     def attach(self, module: nn.Module, transfer: Transfer) -> Strategy:
         """The strategy for one module."""
@@ -84,7 +84,7 @@ class ComponentOffload:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotOffload:
-    """It is copied to the device for each use and dropped there: changes to its weights on the device are lost."""
+    """The component is copied to the device for each use and dropped there; changes to its weights are lost."""
 
     def attach(self, module: nn.Module, transfer: Transfer) -> Strategy:
         """The strategy for one module."""
@@ -130,7 +130,7 @@ class _Whole(Strategy):
 
 
 class _Resident(_Whole):
-    """Nothing more: parking leaves it where it is."""
+    """Parking leaves the component where it is."""
 
 
 class _ComponentOffload(_Whole):

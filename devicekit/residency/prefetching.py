@@ -1,4 +1,4 @@
-"""Bringing a component to the device before its use, where there is room, and what came of it."""
+"""Brings a component to the device before its use, where there is room, and records how that went."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from devicekit.residency.modes import Strategy
 
 
 class PrefetchOutcome(str, enum.Enum):
-    """What came of a chance to bring a component early."""
+    """How an attempt to bring a component early went."""
 
     STARTED = "started"
     NO_ROOM = "not enough memory is free"
@@ -25,7 +25,7 @@ class PrefetchOutcome(str, enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Prefetch:
-    """One chance to bring a component early."""
+    """One attempt to bring a component early."""
 
     component: str
     outcome: PrefetchOutcome
@@ -34,7 +34,7 @@ class Prefetch:
 def try_prefetch(
     strategy: Strategy, device: Device, dtype: torch.dtype | None, margin: int
 ) -> PrefetchOutcome:
-    """Begin to bring a component to the device, if ``margin`` bytes stay free beside it.
+    """Begin to bring a component to the device, if ``margin`` bytes stay free besides.
 
     Raises:
         whatever the copy raises, but for out of memory: then the component is brought in time instead.

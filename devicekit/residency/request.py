@@ -1,4 +1,4 @@
-"""One request's way through its declared uses: what is in use, what comes next, what to keep."""
+"""One request's way through its declared uses: what is in use, what is next, and what to keep."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class RequestState:
         raise ResidencyError(f"No stage {shown(name)} is left in this request; left are: {left}.")
 
     def take(self, component: str, phase: str) -> ComponentUse:
-        """The planned use that begins now; one that nobody declared is as good, and the plan goes on after it."""
+        """The planned use that begins now. An undeclared one is allowed; the plan goes on after it."""
         wanted = ComponentUse(component, phase)
         for index in range(self.position, len(self.plan)):
             if self.plan[index].same(wanted):
@@ -55,7 +55,7 @@ class RequestState:
         return wanted
 
     def is_last(self, use: ComponentUse) -> bool:
-        """Whether nothing that is planned uses its component again."""
+        """Whether no planned use needs its component again."""
         return all(later.component != use.component for later in self.plan[self.position :])
 
     def kept(self, component: str) -> bool:

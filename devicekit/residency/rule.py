@@ -47,7 +47,7 @@ class Released:
 
     @property
     def left_behind(self) -> int:
-        """What this use left in the cache, its activations included as far as the allocator counts."""
+        """Bytes that this use left in the cache, with its activations as far as the allocator counts."""
         if self.cached_before is None or self.cached_after is None:
             return self.left
         return min(max(self.left, self.cached_after - self.cached_before), self.cached_after)

@@ -32,7 +32,7 @@ class Upload:
 
 
 class Transfer:
-    """The way between the host and one device.
+    """Copies tensors between the host and one device.
 
     Args:
         pin: page-lock host copies, where the backend can.
@@ -91,7 +91,7 @@ class Transfer:
         return hosts
 
     def settle(self) -> None:
-        """Wait for what is under way, and drop every reference to it."""
+        """Wait for copies under way, and drop every reference to them."""
         while self._in_flight:
             self._in_flight.popleft()[0].synchronize()
 

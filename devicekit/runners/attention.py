@@ -44,7 +44,7 @@ class KeyBias(Protocol):
     """A bias of attention scores that depends on the key's position alone, as that of ALiBi."""
 
     def __call__(self, length: int, like: torch.Tensor) -> torch.Tensor:
-        """Of the first ``length`` positions, [heads, length], with the dtype and device of ``like``."""
+        """The bias of the first ``length`` positions, [heads, length], with dtype and device of ``like``."""
         ...
 
 
@@ -53,10 +53,10 @@ QueryScale = Callable[[torch.Tensor], torch.Tensor]
 
 
 class AttentionContext(Protocol):
-    """What a forward pass carries to its attention layers."""
+    """What attention layers use during a forward pass."""
 
     def attend(self, call: AttentionCall) -> torch.Tensor:
-        """Answer ``[1, T, heads, value_dim]``."""
+        """The result of attention: ``[1, T, heads, value_dim]``."""
         ...
 
 
@@ -105,7 +105,7 @@ class PagedAttention:
 
 @dataclass(frozen=True, slots=True)
 class Special:
-    """What a module's call of attention does not say. `own_attention` leaves it at the module, as ``SPECIAL``."""
+    """What a module's call does not say about its attention; `own_attention` sets it at the module."""
 
     window: int | None = None  # of chunks
     query_scale: QueryScale | None = None
@@ -122,7 +122,7 @@ def attend(call: AttentionCall) -> torch.Tensor:
 
 @contextmanager
 def attending(context: AttentionContext) -> Iterator[None]:
-    """Forward passes in this block, on this thread, take their attention from ``context``."""
+    """A block in which forward passes on this thread take their attention from ``context``."""
     token = _context.set(context)
     try:
         yield
@@ -199,7 +199,7 @@ def _read(buffer: torch.Tensor, reach: Reach) -> list[torch.Tensor]:
 def _attend_by_hand(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, call: AttentionCall
 ) -> torch.Tensor:
-    """The same for models that bend the scores in a way the fused kernel has no argument for."""
+    """The same for models that change scores in a way for which the fused kernel has no argument."""
     scores = torch.matmul(query, key.transpose(-1, -2)) * call.scale
     if call.softcap is not None:
         scores = torch.tanh(scores / call.softcap) * call.softcap

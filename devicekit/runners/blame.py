@@ -1,4 +1,4 @@
-"""Which setting of a config an error of transformers is about: often it says the value alone, or less."""
+"""Finds the setting of a config that an error of transformers is about: often it names the value alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which part of a tensor each rank holds, and how a whole and its parts become each other."""
+"""Which part of a tensor each rank holds, and how to get from a whole to the parts and back."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ Runs = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A tensor cut along one dimension of ``size``. Ranks may hold what others hold too."""
+    """A tensor that is cut along a dimension of ``size``. Ranks may hold the same rows."""
 
     dim: int  # from the front
     size: int
     runs: tuple[Runs, ...]  # of each rank
 
     def length(self, rank: int) -> int:
-        """Of a rank's part along the dimension."""
+        """Length of a rank's part along the dimension."""
         return sum(end - start for start, end in self.runs[rank])
 
     def part(self, whole: torch.Tensor, rank: int) -> torch.Tensor:
-        """What a rank holds: a view where it is one run, and else a copy."""
+        """A rank's part: a view if it is one run of rows, otherwise a copy."""
         pieces = [whole.narrow(self.dim, start, end - start) for start, end in self.runs[rank]]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, self.dim)
 
@@ -43,13 +43,13 @@ class Cut:
 
 
 def even(dim: int, size: int, ranks: int) -> Cut:
-    """One run each, as long as the others' but for the last ones."""
+    """One run for each rank, of equal length but for the last ones."""
     step = -(-size // ranks)
     return Cut(dim, size, tuple(((min(r * step, size), min((r + 1) * step, size)),) for r in range(ranks)))
 
 
 def packed(dim: int, size: int, ranks: int, blocks: int) -> Cut:
-    """An even part of each of ``blocks`` that lie one behind the other. ``ranks * blocks`` divides ``size``."""
+    """An even part of each of ``blocks`` blocks in a row. ``ranks * blocks`` divides ``size``."""
     block, step = size // blocks, size // blocks // ranks
     return Cut(
         dim,
@@ -62,10 +62,10 @@ def packed(dim: int, size: int, ranks: int, blocks: int) -> Cut:
 
 
 def kv_heads(dim: int, size: int, ranks: int, heads: int, kv: int) -> Cut:
-    """The key or value heads that each rank's query heads look at, as many times as they need them there.
+    """The key or value heads that each rank's query heads read, each as often as it is needed there.
 
     ``heads`` query heads share ``kv`` heads evenly, and ``ranks`` divides ``heads``. On a rank every key head
-    serves equally many query heads again: one that serves more of them is there more than once.
+    again serves equally many query heads: one that would serve more is there more than once.
     """
     group, local = heads // kv, heads // ranks
     block = math.gcd(group, local)

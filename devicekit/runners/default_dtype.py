@@ -1,6 +1,6 @@
-"""torch's default dtype, which a process has one of: while transformers builds a model it is that model's.
+"""torch's default dtype, of which a process has one: while transformers builds a model, it is the model's dtype.
 
-A pass that runs in another thread meanwhile would compute in another type. So a pass and a model's building
+A pass that runs in another thread meanwhile would compute in the wrong type, so a pass and the building of a model
 exclude each other. Building reads no weights and takes a fraction of a second, whatever the size.
 """
 

@@ -1,4 +1,4 @@
-"""The small files of a model directory, each read once, and all of them as they were together."""
+"""The small files of a model directory: each is read once, and all are of the same moment."""
 
 from __future__ import annotations
 

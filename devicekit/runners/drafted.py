@@ -25,7 +25,7 @@ class Draft(Runner, Protocol):
 class DraftedRunner:
     """Runs a draft and then its target on every batch. Tokens are the target's.
 
-    Prefixes, chunks and retractions concern both alike. What the draft would have said is in ``proposed``.
+    Prefixes, chunks and retractions apply to both alike. The draft's own choice is in ``proposed``.
 
     Raises:
         ConfigurationError: the draft cannot follow the target.
@@ -75,5 +75,5 @@ class DraftedRunner:
         return self.target.step(batch)
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """The target's."""
+        """The target's weights."""
         return self.target.named_weights()

@@ -51,7 +51,7 @@ class MissingDependency(ModelError):
 
 
 def first_few(problems: Sequence[str]) -> str:
-    """Three of them, and how many more there are."""
+    """The first three problems, and how many more there are."""
     shown = "; ".join(problems[:3])
     return shown if len(problems) <= 3 else f"{shown}; and {len(problems) - 3} more"
 

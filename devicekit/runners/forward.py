@@ -11,7 +11,7 @@ from devicekit.runners.own_attention import OWN_ATTENTION
 
 
 class PackedForward:
-    """Calls a model with the tokens of many sequences in one row. It looks elsewhere for what they remember."""
+    """Calls a model with the tokens of many sequences in one row. Keys, values and states are kept elsewhere."""
 
     def __init__(self, model: hf.PreTrainedModel) -> None:
         self._model = model

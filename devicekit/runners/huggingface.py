@@ -1,7 +1,7 @@
-"""All that is used of Hugging Face's packages, and the error when they are not installed.
+"""Everything that is used of Hugging Face's packages, and the error if they are not installed.
 
-Importing transformers takes seconds, so that each name is imported when it is first used: write
-``from devicekit.runners import huggingface as hf``. That the packages are there is looked up at once.
+Importing transformers takes seconds, so each name is imported when it is first used: write ``from
+devicekit.runners import huggingface as hf``. Whether the packages are there is checked at once.
 """
 
 from __future__ import annotations

@@ -36,10 +36,10 @@ def load_model(directory: ModelDirectory, *, dtype: torch.dtype | None) -> hf.Pr
 def load_part(
     directory: ModelDirectory, *, dtype: torch.dtype | None, split: Split, wholes: Mapping[str, Whole]
 ) -> tuple[hf.PreTrainedModel, Sharding]:
-    """One rank's part of a model, as `load_model`. What is not this rank's is let go as it is read, where it can.
+    """One rank's part of a model, as `load_model`. What other ranks hold is dropped while reading, where possible.
 
-    It can where the checkpoint stores what is cut under the model's own names, and not in pieces as that of some
-    mixtures.
+    It is possible where the checkpoint stores what is cut under the model's own names, and not in pieces as that
+    of some mixtures.
 
     Args:
         wholes: shape and cut of each parameter that is cut.
@@ -151,7 +151,7 @@ class Whole:
 
 
 def find_wholes(model: hf.PreTrainedModel, sharding: Sharding) -> dict[str, Whole]:
-    """Every parameter that is cut, by every name of it. Of a model that may be without memory."""
+    """Every parameter that is cut, by each of its names. The model may be without memory."""
     first = aliases(model)
     shapes = {
         name: sharding.whole_shape(name, tensor.shape)
@@ -177,11 +177,11 @@ def aliases(model: hf.PreTrainedModel) -> dict[str, str]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Let transformers load something, without bars and reports: what they say comes back as typed errors.
+    """Let transformers load something in this block, without bars and reports: messages come back as typed errors.
 
     While it loads, it changes torch's default dtype (see `default_dtype`) and methods of its own classes for the
-    whole process, and puts back what it found: of two at once, one would put back the other's. So one thread at a
-    time.
+    whole process, and puts back what it found. Of two at once, one would put back the other's changes, so one
+    thread at a time may be in here.
     """
     with _loading:
         bars, verbosity = (

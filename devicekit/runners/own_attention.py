@@ -1,7 +1,7 @@
-"""Models whose attention is not asked for through transformers' registry: theirs is put in its place by hand.
+"""Models that do not ask transformers' registry for attention: it is replaced in their modules.
 
-Their projections and embeddings of positions stay their own; only what looks at other tokens is replaced. A model
-type that is not named here and does not ask the registry is refused.
+Their projections and embeddings of positions stay their own; only what reads other tokens is replaced. A model
+type that neither stands here nor asks the registry is refused.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class OwnAttention:
 
 
 def install(model: hf.PreTrainedModel, model_type: str) -> None:
-    """Have a model's attention ask the context; doing it again changes nothing."""
+    """Let a model's attention ask the context. Doing it again changes nothing."""
     for module in model.modules():
         _tell_shared_layers_apart(module)
     own = OWN_ATTENTION.get(model_type)
@@ -55,13 +55,13 @@ def install(model: hf.PreTrainedModel, model_type: str) -> None:
 
 
 def loads_as(config: hf.PreTrainedConfig) -> str:
-    """The implementation of attention that a model is to be built with, before `install`."""
+    """The attention implementation with which a model must be built, before `install`."""
     own = OWN_ATTENTION.get(config.get_text_config().model_type)
     return ATTENTION_NAME if own is None or own.loads_as is None else own.loads_as
 
 
 def knows_no_end(model_type: str) -> bool:
-    """Whether a model's positions are in a bias alone, which goes on as far as keys do."""
+    """Whether a model knows positions by a bias alone, which extends as far as there are keys."""
     own = OWN_ATTENTION.get(model_type)
     return own is not None and not own.positions
 
@@ -128,7 +128,7 @@ def _by_width(module: _Module) -> float:
 
 
 class _GrowingBias:
-    """A bias by position, made by the model's own function, and made anew for what is longer than ever before."""
+    """A bias by position, made by the model's own function, and made anew for each longer sequence."""
 
     def __init__(self, make: Callable[[int, torch.Tensor], torch.Tensor]) -> None:
         self._make = make
@@ -243,7 +243,7 @@ def _tell_llama4(module: _Module) -> None:
 
 
 def _tell_shared_layers_apart(module: _Module) -> None:
-    """A module that several layers share is told with each call which of them it is."""
+    """Tell a module that several layers share, with each call, which layer it is."""
     if hasattr(module, _DONE) or not hasattr(module, "layer_idx"):
         return
     if "layer_idx" in inspect.signature(type(module).forward).parameters:

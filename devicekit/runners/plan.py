@@ -1,4 +1,4 @@
-"""Who attends to what in one step: built once from a batch, used by every layer."""
+"""Which keys each token of a batch reads: built once for a step, used by every layer."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ class _Runs:
 
 @dataclass(frozen=True, slots=True)
 class _Sight:
-    """Which keys a token sees in some layers, and how it may read them."""
+    """Which keys a token reads in some layers, and how it may read them."""
 
     window: int | None
     chunked: bool
     in_order: bool
 
     def first_keys(self, positions: Int64) -> Int64:
-        """The first key that a token at each position sees."""
+        """The first key that a token at each position reads."""
         if self.window is None:
             return np.zeros_like(positions)
         if self.chunked:
@@ -79,7 +79,7 @@ class AttentionPlan:
     def __init__(
         self, batch: ForwardBatch, device: torch.device, pages: torch.Tensor, *, in_place: bool = False
     ) -> None:
-        """Nothing is built before it is asked for.
+        """Segments are built when they are first asked for.
 
         Args:
             pages: the batch's request table on the device, int32 [rows, pages_per_row].
@@ -187,7 +187,7 @@ class AttentionPlan:
 
 
 def window_slots(batch: ForwardBatch, pages: Int32) -> Int64:
-    """Where layers with pages of their own write each token: the slots of ``pages`` of its pages."""
+    """The slot that each token is written to, in layers with pages of their own."""
     page, offset = np.divmod(batch.slot_mapping, batch.page_size)
     slots: Int64 = pages[page].astype(np.int64) * batch.page_size + offset
     return slots
@@ -221,7 +221,7 @@ def _cut(batch: ForwardBatch, window: int | None) -> _Runs:
 
 
 def _group(queries: Int64, keys: Int64, most: int) -> list[Int64]:
-    """Put runs of like shape together: few kernels, little padding, at most so many cells."""
+    """Group runs of similar shape: few kernels, little padding, and at most so many cells in each."""
     order = np.lexsort((keys, queries))
     groups: list[Int64] = []
     begin = 0

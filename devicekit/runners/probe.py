@@ -1,4 +1,4 @@
-"""What a model keeps per token and request, found by running one token through it, not by reading its config."""
+"""Finds out what a model keeps per token and request by running one token through it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from devicekit.runners.tensor_parallel import split_model
 
 @dataclass(frozen=True, slots=True)
 class ModelSketch:
-    """What a model will take, known without reading its weights."""
+    """What is known of a model without reading its weights."""
 
     layout: KVLayout
     weight_bytes: int
@@ -48,7 +48,7 @@ class ModelSketch:
 
 @dataclass(frozen=True, slots=True)
 class ModelLayout:
-    """What each layer of a model leaves behind."""
+    """What each layer of a model keeps."""
 
     kv: KVLayout
     attention_layers: tuple[int, ...]  # the model's numbers of the KV layout's layers
@@ -185,13 +185,13 @@ def probe_layout(model: hf.PreTrainedModel, *, path: Path) -> ModelLayout:
 
 
 def _holds_nan(model: hf.PreTrainedModel) -> bool:
-    """Whether its weights are no numbers to begin with: then nothing can be told by what comes out."""
+    """Whether the weights hold NaN already: then its outputs tell nothing."""
     return any(bool(torch.isnan(one.float()).any()) for one in model.parameters())
 
 
 @contextmanager
 def _unknown_first(model: hf.PreTrainedModel) -> Iterator[None]:
-    """The embedding of each pass's first token is not a number, and neither is what comes to depend on it."""
+    """A block in which the first token's embedding is NaN in each pass, as is all that depends on it."""
 
     def spoil(module: torch.nn.Module, arguments: object, output: torch.Tensor) -> torch.Tensor:
         spoilt = output.clone()
@@ -266,7 +266,7 @@ def _why_not(model: hf.PreTrainedModel, probe: _Probe, forward: PackedForward) -
 
 
 def _unserved_states(model: hf.PreTrainedModel) -> list[str]:
-    """Classes of its modules that take a cache of states, but for those that are served."""
+    """Classes of modules that take a cache of states and are not served."""
     served = {kind.module for kind in RECURRENT.values()}
     kinds = {type(module) for module in model.modules()} - {type(model)}
     takers = (kind for kind in kinds if "cache_params" in inspect.signature(kind.forward).parameters)

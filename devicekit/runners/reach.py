@@ -1,7 +1,7 @@
-"""Where the keys lie that a decoding token attends to: a few long runs of slots, which can be read in place.
+"""Where the keys lie that a decoding token reads: a few long runs of slots, which can be read in place.
 
-A request's pages are mostly neighbours: they were taken together. Where reading memory is what attention costs,
-as on a host, copying the keys of a long context to one place first would cost more than attending to them.
+A request's pages are mostly neighbours, because they were taken together. Where attention is bound by reading
+memory, as on a host, copying the keys of a long context to one place first would cost more than attending to them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Reach:
 
 
 def decoding(batch: ForwardBatch, window: int | None) -> Int64:
-    """The sequences of a batch that have one token to compute and many keys to look at."""
+    """The sequences of a batch with one token to compute and many keys to read."""
     keys = batch.seq_lens if window is None else np.minimum(batch.seq_lens, window)
     found: Int64 = np.flatnonzero((np.diff(batch.query_start_loc) == 1) & (keys >= LONG_REACH))
     return found

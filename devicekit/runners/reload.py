@@ -1,4 +1,4 @@
-"""New weights into a model that is being served: read beside it, compared, and copied."""
+"""Updates the weights of a model that is being served: reads new ones beside it, compares, and copies."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _BOOKKEEPING = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class UpdateRecord:
-    """What an update wrote."""
+    """What an update has written."""
 
     tensors: int
     bytes: int
@@ -41,7 +41,7 @@ class UpdateRecord:
 
 @dataclass(frozen=True, slots=True)
 class StagedModel:
-    """Another checkpoint's weights, in host memory, beside the tensors whose place they take."""
+    """Another checkpoint's weights in host memory, with the tensors that they will replace."""
 
     old: dict[str, torch.Tensor]
     new: dict[str, torch.Tensor]
@@ -128,7 +128,7 @@ def _tensor_differences(old: dict[str, torch.Tensor], new: dict[str, torch.Tenso
 
 
 def _tie_differences(model: hf.PreTrainedModel, new: dict[str, torch.Tensor]) -> list[str]:
-    """Two names of one tensor in the model must be given one value."""
+    """Names of one tensor of the model for which a checkpoint has different values."""
     owner = {id(tensor): name for name, tensor in model.named_parameters()}
     return [
         f"{name} differs from {owner[id(tensor)]}, and the model holds them in one tensor"
@@ -138,7 +138,7 @@ def _tie_differences(model: hf.PreTrainedModel, new: dict[str, torch.Tensor]) ->
 
 
 def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Equal to the bit: NaN, which equals nothing, included."""
+    """Whether two tensors are equal to the bit, NaN included."""
     return one.data_ptr() == other.data_ptr() or torch.equal(
         one.contiguous().reshape(-1).view(torch.uint8), other.contiguous().reshape(-1).view(torch.uint8)
     )

@@ -1,4 +1,4 @@
-"""From logits to tokens: adjusted, then greedy, or a draw that depends only on a request's seed and position."""
+"""From logits to tokens: adjusted, then greedy or drawn. A draw depends on a request's seed and position only."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def adjust(logits: torch.Tensor, adjustments: LogitAdjustments) -> torch.Tensor:
 
 
 def mask(logits: torch.Tensor, masks: TokenMasks) -> torch.Tensor:
-    """A copy of ``logits`` ([L, vocabulary]) in which no token has a chance that may not come."""
+    """A copy of ``logits`` ([L, vocabulary]) in which the tokens that may not come have no chance."""
     rows = torch.from_numpy(masks.rows).to(logits.device)
     words = torch.from_numpy(masks.bits).to(logits.device)
     allowed = (words.unsqueeze(-1) >> torch.arange(32, device=words.device, dtype=words.dtype)) & 1
@@ -62,7 +62,7 @@ def choose(logits: torch.Tensor, sampling: SamplingArrays | None) -> torch.Tenso
 
 
 def tempered(logits: torch.Tensor, sampling: SamplingArrays | None) -> torch.Tensor:
-    """Logits that tokens are drawn from, before top-k, top-p and min-p; of greedy rows as they are."""
+    """The logits that tokens are drawn from, before top-k, top-p and min-p. Greedy rows stay as they are."""
     if sampling is None:
         return logits
     temperature = _column(sampling.temperature, logits)

@@ -12,22 +12,22 @@ from devicekit.runners.cuts import Cut
 
 
 class Exchange(Protocol):
-    """Tensors from rank to rank. Every rank calls the same, in the same order."""
+    """Exchanges tensors between ranks. Every rank makes the same calls in the same order."""
 
     def sum(self, tensor: torch.Tensor) -> None:
-        """Add up everybody's contiguous tensor, in place."""
+        """Add up the contiguous tensors of all ranks, in place."""
         ...
 
     def gather(self, part: torch.Tensor, shapes: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-        """Everybody's tensor, whose shapes are known."""
+        """The tensor of every rank, of known shapes."""
         ...
 
 
 class Alone:
-    """No other rank: what comes out has the right shapes, and no meaning."""
+    """An exchange without other ranks: results have the right shapes, and no meaning."""
 
     def sum(self, tensor: torch.Tensor) -> None:
-        """Nothing is added."""
+        """Add nothing."""
 
     def gather(self, part: torch.Tensor, shapes: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         return [part.new_zeros(tuple(shape)) for shape in shapes]
@@ -50,7 +50,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """How much of a model one rank holds. Pairs are: here, and in the model."""
+    """How much of a model one rank holds. Each pair is: on this rank, and in the whole model."""
 
     ranks: int
     held: int  # bytes of weights
@@ -75,7 +75,7 @@ class Sharding:
     exchange: Exchange = field(default_factory=Alone)
 
     def whole_shape(self, name: str, part: Sequence[int]) -> tuple[int, ...]:
-        """Of the weight whose part has the shape ``part`` here."""
+        """The shape of the whole weight whose part here has the shape ``part``."""
         shape = list(part)
         if (cut := self.cuts.get(name)) is not None:
             shape[cut.dim] = cut.size
@@ -87,12 +87,12 @@ class Sharding:
         return whole if cut is None else cut.part(whole, self.split.rank)
 
     def whole(self, name: str, part: torch.Tensor) -> torch.Tensor:
-        """The weight whose part is here. Every rank asks for the same."""
+        """The whole weight whose part is here. Every rank asks for the same."""
         cut = self.cuts.get(name)
         return part if cut is None else cut.assemble(self.gather(cut, part))
 
     def gather(self, cut: Cut, part: torch.Tensor) -> list[torch.Tensor]:
-        """Everybody's part."""
+        """Every rank's part."""
         shapes = []
         for rank in range(self.split.ranks):
             shape = list(part.shape)

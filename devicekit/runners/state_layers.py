@@ -1,8 +1,8 @@
-"""Recurrent layers on packed batches: each sequence's state comes from the state pool and goes back to it.
+"""Recurrent layers on packed batches: each sequence's state is read from the state pool and written back to it.
 
-A recurrent layer takes one sequence, or several of one length, and transformers' cache. Here the packed tokens
-are cut into groups of sequences with equally many tokens (all that decode are one group), and a group's states
-stand in for the cache. New states reach the pool only when the whole pass has succeeded, so that a pass that
+A recurrent layer takes one sequence, or several of one length, and transformers' cache. Here the packed tokens are
+cut into groups of sequences with equally many tokens (all that decode are one group), and a group's states take
+the place of the cache. New states reach the pool only when the whole pass has succeeded, so that a pass that
 failed can be run again.
 """
 
@@ -84,7 +84,7 @@ _context: ContextVar[StateContext] = ContextVar("devicekit_states")
 
 
 class LayerStates:
-    """The states of one layer for some sequences, in the form in which a layer asks transformers' cache for them.
+    """The states of one layer for some sequences, as a layer asks transformers' cache for them.
 
     ``states`` is by name, ``[sequences, *shape]``; empty before the first token, and current after a call.
     """
@@ -158,7 +158,7 @@ Mixer = Callable[[torch.Tensor, LayerStates], torch.Tensor]
 
 
 class StateContext(Protocol):
-    """What a forward pass carries to its recurrent layers."""
+    """What recurrent layers use during a forward pass."""
 
     def mix(self, layer: int, mixer: Mixer, hidden: torch.Tensor, *, continues: bool) -> torch.Tensor:
         """Run the packed tokens ``hidden`` ([1, T, width]) of a layer through ``mixer``; the same shape.
@@ -255,7 +255,7 @@ class PackedStates:
         return torch.empty_like(hidden) if output is None else output.unsqueeze(0)
 
     def commit(self) -> None:
-        """Make this step's states those that the next one reads, and copy those that are to be kept."""
+        """Make this step's states the ones that the next step reads, and copy those that are to be kept."""
         for layer, name, slots, value in self._changed:
             self._pool.write(layer, name, slots, value)
         self._changed = []
@@ -265,7 +265,7 @@ class PackedStates:
 
 @contextmanager
 def mixing(context: StateContext) -> Iterator[None]:
-    """Recurrent layers in this block, on this thread, take their states from ``context``."""
+    """A block in which recurrent layers on this thread take their states from ``context``."""
     token = _context.set(context)
     try:
         yield
@@ -274,7 +274,7 @@ def mixing(context: StateContext) -> Iterator[None]:
 
 
 def install(model: torch.nn.Module, model_type: str) -> None:
-    """Have the recurrent layers of a model ask the context for their states; doing it again changes nothing."""
+    """Let the recurrent layers of a model ask the context for states. Doing it again changes nothing."""
     kind = RECURRENT.get(model_type)
     if kind is None:
         return

@@ -41,7 +41,7 @@ _GATE_AND_UP = 2  # what lies one behind the other in a packed projection
 
 
 def split_model(model: hf.PreTrainedModel, split: Split, *, path: Path) -> Sharding:
-    """Leave a model with one rank's part of its parameters; raises UnsupportedModel, and then it is of no use."""
+    """Leave one rank's part of its parameters in a model. After UnsupportedModel it cannot be used any more."""
     splitter = Splitter(model, split, path)
     splitter.cut()
     return splitter.install()
@@ -58,7 +58,7 @@ class _Rule:
 
 
 class Splitter:
-    """Splits one model: first its parameters are cut, and once they have values its modules learn to exchange."""
+    """Splits one model: cuts its parameters first, and lets modules exchange once parameters have values."""
 
     def __init__(self, model: hf.PreTrainedModel, split: Split, path: Path) -> None:
         self._model = model
@@ -93,7 +93,7 @@ class Splitter:
         self._to_install = rules
 
     def install(self) -> Sharding:
-        """Have modules exchange what they compute. Raises UnsupportedModel."""
+        """Let modules exchange what they compute. Raises UnsupportedModel."""
         for rule in self._to_install:
             if rule.style is not None:
                 self._install(rule, rule.style)
@@ -119,7 +119,7 @@ class Splitter:
         return plan
 
     def _require_tested_plans(self) -> None:
-        """Plans change with every release: those that nobody tried may leave weights whole, or cut them wrong."""
+        """Refuse untested versions: plans change with every release, and may leave or cut weights wrongly."""
         found = version("transformers")
         first, last = TESTED_TRANSFORMERS
         if not first <= Version(found).release[:2] <= last:
@@ -143,7 +143,7 @@ class Splitter:
         return found
 
     def _leave_whole_where_tied_to_whole(self, rules: list[_Rule]) -> None:
-        """A tensor of two modules can be cut only if the plan names both."""
+        """Leave a tensor of two modules whole unless the plan names both."""
         named = {f"{rule.name}.{own}" for rule in rules for own in rule.parameters}
         every = list(self._model.named_parameters(remove_duplicate=False))
         whole = {id(tensor) for name, tensor in every if name not in named}
@@ -190,7 +190,7 @@ class Splitter:
         return even(dim, size, self._split.ranks)
 
     def _attention_cut(self, name: str, dim: int, size: int) -> Cut | None:
-        """Of a projection to or from heads; ``None`` for any other."""
+        """The cut of a projection to or from heads; ``None`` for any other."""
         leaf = name.rpartition(".")[2]
         if leaf not in ("q_proj", "k_proj", "v_proj", "o_proj"):
             return None
@@ -250,7 +250,7 @@ def _compute_by(module: nn.Module, forward: Forward) -> None:
 
 
 def _gathered(module: nn.Module, sharding: Sharding, cut: Cut) -> Forward:
-    """Each rank computes some of the columns, and all get all of them."""
+    """Each rank computes some of the columns, and all ranks get all of them."""
     compute = cast("Forward", module.forward)
 
     def forward(*args: object, **kwargs: object) -> torch.Tensor:
@@ -311,7 +311,7 @@ def _summed(module: nn.Module, sharding: Sharding) -> Forward:
 
 
 def _dispatched(module: nn.Module, sharding: Sharding, cut: Cut) -> Forward:
-    """Each rank computes with its own experts, and gives nothing for the others."""
+    """Each rank computes its own experts, and adds nothing for the others."""
     compute = cast("Forward", module.forward)
     [(start, end)] = cut.runs[sharding.split.rank]
     # transformers' own kernels for experts skip the number behind the last one, if they are told of it.

@@ -119,7 +119,7 @@ class TransformersRunner:
         return self.sharding is not None
 
     def exchange(self, exchange: Exchange) -> None:
-        """Reach the other ranks by this from now on."""
+        """Use this exchange to reach the other ranks."""
         if self.sharding is None:
             raise ValueError("this model is whole, and has nothing to exchange")
         self.sharding.exchange = exchange
@@ -176,7 +176,7 @@ class TransformersRunner:
         return self._pool
 
     def _foresee(self, batch: ForwardBatch) -> None:
-        """Take as much memory at once as the pass may need bit by bit, and let go of it."""
+        """Allocate at once as much memory as the pass may need bit by bit, and free it."""
         text = self.model.config.get_text_config()
         width = 4 * text.hidden_size + 3 * (getattr(text, "intermediate_size", None) or 4 * text.hidden_size)
         asked = len(batch.logits_indices) + (0 if batch.scored is None else len(batch.scored.at))

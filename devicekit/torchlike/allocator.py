@@ -1,7 +1,7 @@
-"""The settings of torch's caching allocators, which torch reads and changes only by functions of its inside.
+"""The settings of torch's caching allocators, which only private functions of torch read and change.
 
-The names of that inside stand here and nowhere else. Settings are written ``name:value,name:value``, in square
-brackets where a value is a list.
+Those functions are named here and nowhere else. Settings are written ``name:value,name:value``, in square brackets
+where a value is a list.
 """
 
 from __future__ import annotations

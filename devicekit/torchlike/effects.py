@@ -1,6 +1,6 @@
 """Shows by effect what a device without a plugin can do: tries it once, on little memory, and looks.
 
-Functions that exist prove nothing: a vendor's ``empty_cache`` may be there and its allocator keep nothing.
+That a function exists proves nothing: a vendor may have an ``empty_cache`` and an allocator that keeps nothing.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def pins(device_type: str) -> bool:
 
 
 def inert_hooks(backend: TorchModuleBackend, shown: Collection[str]) -> frozenset[str]:
-    """Hooks whose functions are there and do not what they should, on a device that is.
+    """Hooks whose functions exist and do not do what they should, on a device that is there.
 
     Args:
         shown: the capabilities that it was seen to have.

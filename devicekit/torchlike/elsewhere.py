@@ -1,7 +1,7 @@
 """Tries a device in a fresh Python, so that this process neither initialises it nor has to fork.
 
-A forked child has one thread of its parent's many: what the others held stays locked, and a trial that computes
-may wait for it for ever.
+A forked child has one of its parent's many threads: locks that the others held stay locked, and a trial that
+computes may wait for them for ever.
 """
 
 from __future__ import annotations

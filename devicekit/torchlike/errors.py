@@ -84,7 +84,7 @@ def _judge_text(text: str, rules: ErrorRules, *, whole: bool) -> ErrorKind | Non
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what caused it, outermost first; a chain that bites its tail is followed once."""
+    """The error and its causes, outermost first. A chain that leads back into itself is followed once."""
     seen: set[int] = set()
     one: BaseException | None = error
     while one is not None and id(one) not in seen:

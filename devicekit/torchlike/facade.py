@@ -184,7 +184,7 @@ def _fitting(function: object, arguments: int, indexed: bool) -> _Function | Non
 
 
 def _made_as_torchs_own(kind: object) -> bool:
-    """Whether a vendor's stream or event takes the arguments of torch's, and not those of torch.cuda's.
+    """Whether a vendor's stream or event takes the arguments of torch's own classes, not those of torch.cuda's.
 
     A subclass with a constructor of its own publishes what that takes.
     """
@@ -284,7 +284,7 @@ def _of_torch(device_type: str) -> dict[str, _Function]:
 
 @contextmanager
 def _stream_made_current(stream: torch.Stream) -> Iterator[None]:
-    """A block in which a torch.Stream is current. Afterwards the one before is, and the device before."""
+    """A block in which a torch.Stream is current; stream and device are restored after it."""
     shared, index = torch.accelerator, stream.device.index
     before, device = shared.current_stream(index), shared.current_device_index()
     shared.set_stream(stream)
@@ -354,7 +354,7 @@ def _for_single_device(found: ModuleType, indexed: bool) -> dict[str, _Function]
 
 
 class _Nothing:
-    """The context of the only device."""
+    """A context that does nothing: there is one device only."""
 
     def __enter__(self) -> None:
         return None

@@ -1,8 +1,8 @@
-"""What was found out about a device without a plugin, by trying it: here, or in another process.
+"""Finds out about a device without a plugin by trying it, here or in another process.
 
-To try a device is to initialise it, after which no child of this process can use it. So a device that can tell
-that it is not in use yet is tried in a process which ends with what it initialised: a fresh one, or a forked child
-where the module exists in this process only.
+Trying a device initialises it, after which no child of this process can use it. So a device that can tell that it
+is not in use yet is tried in a process which ends with what it initialised: a fresh one, or a forked child where
+the module exists in this process only.
 """
 
 from __future__ import annotations

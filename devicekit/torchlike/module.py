@@ -1,4 +1,4 @@
-"""A vendor's module, its version and its quirks: what the hooks of a backend stand on."""
+"""The vendor's module, its version and its quirks: what a backend's hooks are built on."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class VendorModule:
         return str(torch.__version__)
 
     def _is_built(self) -> bool:
-        """Whether this torch was built for this vendor's devices, and for no impersonator's."""
+        """Whether this torch was built for this vendor's devices, and not for an impersonator's."""
         asked = getattr(self.module, "_is_compiled", None)
         return asked is None or bool(asked())  # a module that does not tell is there because it was built
 

@@ -1,4 +1,4 @@
-"""Hooks that exist only where the vendor's module has what they rest on, decided once when a backend is made.
+"""Hooks that exist only where the vendor's module has what they need, decided once when a backend is made.
 
 A hook that is set to ``None``, on the class or the object, is absent for the registry, for pluggy, and for
 ``Device.supports``.
@@ -17,7 +17,7 @@ _T = TypeVar("_T")
 
 
 def needs(*names: str) -> Callable[[_F], _F]:
-    """Mark a hook as resting on attributes of the vendor's module; a dot reaches into a submodule."""
+    """Mark a hook as needing attributes of the vendor's module; a dot reaches into a submodule."""
 
     def mark(function: _F) -> _F:
         setattr(function, _NEEDS, names)
@@ -56,7 +56,7 @@ def hide_unmet(backend: object, module: object) -> None:
 
 
 def needed(backend: type, hook: str) -> tuple[str, ...]:
-    """What ``hook`` rests on: as its own definition says, or else the one it overrides."""
+    """What ``hook`` needs: as its own definition says, or else the one it overrides."""
     for one in backend.__mro__:
         found: tuple[str, ...] | None = getattr(vars(one).get(hook), _NEEDS, None)
         if found is not None:
@@ -65,9 +65,9 @@ def needed(backend: type, hook: str) -> tuple[str, ...]:
 
 
 def hidden_overrides(backend: object, module: object) -> tuple[str, ...]:
-    """Sentences on a plugin's own hooks that are absent for what the hooks that they override rest on.
+    """Sentences about a plugin's own hooks that are absent because of what the overridden hooks need.
 
-    One that calls what it overrides, or the module, rests on the same; others may not.
+    A hook that calls the one it overrides, or the module, needs the same; others may not.
     """
     told = []
     for hook in HOOKS:

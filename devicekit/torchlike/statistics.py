@@ -43,10 +43,10 @@ def memory_stats(raw: Mapping[str, int], source: str, keys: Mapping[str, str] = 
 
 
 def maintained(raw: Mapping[str, int], trusted: frozenset[str]) -> dict[str, int]:
-    """Only those counters of ``torch.accelerator`` that somebody maintains.
+    """Only those counters of ``torch.accelerator`` that the backend maintains.
 
-    It reports every counter that torch knows of, and 0 for those the backend never touches: a counter that is
-    not ``trusted`` is believed once it has moved.
+    It reports every counter that torch knows of, and 0 for those the backend never touches: a counter that is not
+    ``trusted`` is believed once it has moved.
     """
     return {key: value for key, value in raw.items() if value != 0 or key.split(".")[0] in trusted}
 
