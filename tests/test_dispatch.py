@@ -12,6 +12,7 @@ import devicekit
 from devicekit import Device, DeviceProperties, HostMemoryStats, MemoryInfo, MemoryStats, hookimpl
 from devicekit.contract import HOOKS, HookKind, Telemetry
 from devicekit.contract.errors import HookError, HookResultError, UnsupportedHook
+from tests.odd_errors import ODD_ERRORS, odd
 
 TENSOR = torch.zeros(1)
 
@@ -279,3 +280,12 @@ def test_two_open_backends_never_hear_each_others_calls(register):
     devices["two"].synchronize()
     assert calls["one"] == ["synchronize", "empty_cache"]
     assert calls["two"] == ["synchronize"]
+
+
+@pytest.mark.parametrize("name", ODD_ERRORS)
+def test_no_exception_is_too_odd_to_be_named_by_its_hook(register, name):
+    error = odd(name)
+    device = register(backend_with(**raising("synchronize", error)))
+    with pytest.raises(HookError, match=r"^synchronize of backend 'acme'") as caught:
+        device.synchronize()
+    assert caught.value.__cause__ is error

@@ -197,13 +197,21 @@ def _refuse_result(backend: OpenedBackend, spec: HookSpec, found: object) -> NoR
 
 def raise_as_hook_error(backend: OpenedBackend, hook: str, error: BaseException) -> NoReturn:
     """Raise ``error`` under the hook's name; out of memory, and devicekit's own errors, keep their type."""
-    if isinstance(error, DeviceKitError) or classify(backend, error) is ErrorKind.OUT_OF_MEMORY:
+    # By the type alone: isinstance would ask the object, which may fail.
+    if issubclass(type(error), DeviceKitError) or classify(backend, error) is ErrorKind.OUT_OF_MEMORY:
         raise error
     raise HookError(
-        f"{hook} of backend {backend.label} failed: {type(error).__name__}: {error}",
+        f"{hook} of backend {backend.label} failed: {type(error).__name__}: {_words_of(error)}",
         backend=backend.name,
         hook=hook,
     ) from error
+
+
+def _words_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # what cannot be printed must not replace what failed
+        return "its message cannot be printed"
 
 
 def classify(backend: OpenedBackend, error: BaseException) -> ErrorKind | None:
@@ -218,4 +226,4 @@ def classify(backend: OpenedBackend, error: BaseException) -> ErrorKind | None:
             kind = None
     if isinstance(kind, ErrorKind):
         return kind
-    return ErrorKind.OUT_OF_MEMORY if isinstance(error, torch.OutOfMemoryError) else None
+    return ErrorKind.OUT_OF_MEMORY if issubclass(type(error), torch.OutOfMemoryError) else None

@@ -76,6 +76,8 @@ class SimConfig:
             if getattr(self, field) <= 0:
                 raise ValueError(f"SimConfig.{field} must be positive, not {getattr(self, field)!r}")
         for field in (
+            "small_limit",
+            "large_limit",
             "kernel_seconds",
             "copy_latency",
             "driver_alloc_seconds",

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from devicekit.contract import hookimpl
+from devicekit.contract.causes import chain
 from devicekit.contract.errors import UnsupportedHook
 from devicekit.contract.handles import DeviceGraph, Event, MemoryPool, Stream
 from devicekit.contract.manifest import Manifest
@@ -298,14 +299,11 @@ class SimBackend:
 
     @hookimpl
     def classify_error(self, error: BaseException) -> ErrorKind | None:
-        seen: set[int] = set()
-        cause: BaseException | None = error
-        while cause is not None and id(cause) not in seen:
-            seen.add(id(cause))
+        for one in chain(error):
             for kind, types in _KINDS.items():
-                if isinstance(cause, types):
+                # By the type alone: an object may lie about its class, or fail when it is asked.
+                if issubclass(type(one), types):
                     return kind
-            cause = cause.__cause__ or cause.__context__
         return None
 
     @hookimpl
@@ -369,7 +367,8 @@ class SimBackend:
 
     @hookimpl
     def record_memory_history(self, index: int, enabled: bool) -> None:
-        _initialized(index).device(index).allocator.record_history = enabled
+        machine = _initialized(index) if enabled else active.simulator()
+        machine.device(index).allocator.record_history = enabled
 
 
 def _initialized(index: int) -> Simulator:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ from devicekit.testing.streams import SimStream
 __all__ = ["OtherProcess", "Simulator"]
 
 _CHANGEABLE = ("small_limit", "large_limit")  # read anew for each allocation
+_NUMBER = re.compile("[0-9]{1,18}")  # 18 digits: more bytes than any machine has
 # Above any pid that Linux hands out, so that no code mistakes it for a process it could signal.
 _pids = itertools.count(1 << 23)
 
@@ -172,12 +174,15 @@ class Simulator:
             raise ValueError(
                 f"{name!r} is no setting that can be changed: those are {', '.join(_CHANGEABLE)}"
             )
+        if _NUMBER.fullmatch(value) is None:
+            raise ValueError(f"{name} is a number of bytes in digits, and not {value[:100]!r}")
+        now = self.devices[0].allocator.config
+        if name == "small_limit":
+            now = replace(now, small_limit=int(value))
+        else:
+            now = replace(now, large_limit=int(value))
         for device in self.devices:
-            config, number = device.allocator.config, int(value)
-            if name == "small_limit":
-                device.allocator.config = replace(config, small_limit=number)
-            else:
-                device.allocator.config = replace(config, large_limit=number)
+            device.allocator.config = now
 
     # What tests arrange.
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 
 from devicekit.contract import ErrorKind
+from devicekit.contract.causes import chain
 from devicekit.contract.errors import DeviceKitError
 
 # torch's own wording, the same on every device.
@@ -49,7 +50,7 @@ def classify(error: BaseException, rules: ErrorRules) -> ErrorKind | None:
     outermost error that is recognised decides.
     """
     found: ErrorKind | None = None
-    for one in _chain(error):
+    for one in chain(error):
         kind = _judge(one, rules)
         if kind is ErrorKind.DEVICE_LOST:
             return kind
@@ -58,15 +59,26 @@ def classify(error: BaseException, rules: ErrorRules) -> ErrorKind | None:
 
 
 def _judge(error: BaseException, rules: ErrorRules) -> ErrorKind | None:
-    if isinstance(error, rules.out_of_memory_types):
+    own = type(error)  # isinstance would ask the object, which may lie about its class or fail
+    if issubclass(own, rules.out_of_memory_types):
         return ErrorKind.OUT_OF_MEMORY
-    code = getattr(error, "error_code", None)  # torch.AcceleratorError, since torch 2.8
-    if isinstance(error, RuntimeError) and type(code) is int and code in rules.codes:
+    code = _asked(lambda: getattr(error, "error_code", None))  # torch.AcceleratorError, since torch 2.8
+    if issubclass(own, RuntimeError) and type(code) is int and code in rules.codes:
         return rules.codes[code]
-    speaks = isinstance(error, _SPEAKS_FOR_DRIVER)
-    if not speaks and (isinstance(error, _QUOTES) or type(error).__module__ == "builtins"):
+    speaks = issubclass(own, _SPEAKS_FOR_DRIVER)
+    if not speaks and (issubclass(own, _QUOTES) or _asked(lambda: own.__module__) == "builtins"):
         return None
-    return _judge_text(_text(error), rules, whole=speaks)
+    # A subclass of str may come back, with slices of its own.
+    text = _asked(lambda: str.__getitem__(str(error), slice(_LONGEST)))
+    return _judge_text(text, rules, whole=speaks) if isinstance(text, str) else None
+
+
+def _asked(question: Callable[[], object]) -> object:
+    """What an exception answers; one that fails when it is asked says nothing."""
+    try:
+        return question()
+    except Exception:
+        return None
 
 
 def _judge_text(text: str, rules: ErrorRules, *, whole: bool) -> ErrorKind | None:
@@ -81,23 +93,6 @@ def _judge_text(text: str, rules: ErrorRules, *, whole: bool) -> ErrorKind | Non
             if pattern is not None and re.search(pattern, text):
                 return kind
     return ErrorKind.WRONG_DEVICE if whole and _WRONG_DEVICE.search(text) else None
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and its causes, outermost first. A chain that leads back into itself is followed once."""
-    seen: set[int] = set()
-    one: BaseException | None = error
-    while one is not None and id(one) not in seen:
-        seen.add(id(one))
-        yield one
-        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)[:_LONGEST]
-    except Exception:  # an exception whose __str__ raises says nothing
-        return ""
 
 
 def __getattr__(name: str) -> object:

@@ -5,13 +5,19 @@ from __future__ import annotations
 import builtins
 import importlib
 import sys
+from collections.abc import Callable
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 
 from devicekit.contract import ErrorKind
+from devicekit.testing.sim_backend import SimBackend
 from devicekit.torchlike import ErrorRules, classify
+from tests.odd_errors import ODD_ERRORS, deep, odd
+from tests.plugins.support import VENDORS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -94,3 +100,24 @@ def test_a_chain_that_bites_its_tail_and_an_error_without_words_end_in_none() ->
     first, second = Mute(), RuntimeError("no")
     first.__context__, second.__context__ = second, first
     assert _classify("cuda", first) is None
+
+
+def _everybody() -> dict[str, Callable[[BaseException], ErrorKind | None]]:
+    plugins = {name: partial(_classify, name) for name in ("cpu", *VENDORS)}
+    return {**plugins, "sim": SimBackend().classify_error}
+
+
+@pytest.mark.parametrize("who", _everybody())
+def test_no_exception_makes_a_classifier_raise_or_hides_what_it_came_from(who: str) -> None:
+    judge = _everybody()[who]
+    for name, base, by_cause in product(ODD_ERRORS, (RuntimeError, Exception, KeyError), (True, False)):
+        assert judge(odd(name, base)) is None, name
+        assert judge(odd(name, base, torch.OutOfMemoryError(), by_cause)) is ErrorKind.OUT_OF_MEMORY, name
+        assert judge(odd(name, torch.OutOfMemoryError)) is ErrorKind.OUT_OF_MEMORY, name
+    assert judge(deep(torch.OutOfMemoryError("at the bottom"), 10_000)) is ErrorKind.OUT_OF_MEMORY
+
+
+def test_a_vendors_words_count_where_only_the_code_cannot_be_read() -> None:
+    error = odd("error_code raises ValueError")
+    error.args = ("CUDA error: out of memory",)
+    assert _classify("cuda", error) is ErrorKind.OUT_OF_MEMORY

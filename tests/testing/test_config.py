@@ -21,6 +21,8 @@ def test_a_copy_costs_latency_and_bandwidth() -> None:
         ("kernel_seconds", -1.0),
         ("copy_bandwidth", 0.0),
         ("small_limit", 4 * MIB),
+        ("small_limit", -5),
+        ("large_limit", -1),
         ("large_limit", 64 * MIB),
     ],
 )

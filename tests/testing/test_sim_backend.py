@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import devicekit
-from devicekit.contract.errors import InvalidDevice
+from devicekit.contract.errors import HookError, InvalidDevice
 from devicekit.contract.handles import DeviceGraph, Event, MemoryPool, Stream
 from devicekit.contract.hooks import HOOKS
 from devicekit.contract.records import AllocatorState, ErrorKind
@@ -188,6 +188,40 @@ def test_memory_history_is_recorded_on_request(device: Device) -> None:
     held.append(torch.empty(8, device=device.torch_device))
     device.record_memory_history(False)
     assert sum(bool(frame) for frame in frames()) == 1
+
+
+def test_to_stop_a_recording_that_was_not_started_is_no_use(device: Device) -> None:
+    device.record_memory_history(False)
+    assert not torch.sim.is_initialized()
+    device.record_memory_history(True)
+    assert torch.sim.is_initialized()
+
+
+def test_a_setting_takes_digits_and_nothing_like_them(device: Device) -> None:
+    """By generation: whatever is no plain number raises, and what was set before stays for every device."""
+    before = device.allocator_settings()
+    forms = (
+        "-{}",
+        "+{}",
+        " {}",
+        "{}\n",
+        "{}.0",
+        "{}e3",
+        "0x{}",
+        "{}_0",
+        "{}MB",
+        "{},{}",
+        "\u0665{}",
+        "{}" * 9,
+    )
+    for form in (*forms, "", "None", "9" * 5000):
+        for setting in before or ():
+            with pytest.raises(HookError) as refused:
+                device.set_allocator_setting(setting.name, form.replace("{}", "1024"))
+            assert isinstance(refused.value.__cause__, ValueError)
+            assert device.allocator_settings() == before
+    device.set_allocator_setting("small_limit", "0")
+    assert ("small_limit", "0") in [(one.name, one.value) for one in device.allocator_settings() or ()]
 
 
 def test_a_memory_fraction_limits_this_device_only(device: Device) -> None:
