@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from devicekit.commands.choice import choice_text
+from devicekit.commands.demo_display import Display, PlainDisplay, VerbLine
 from devicekit.commands.text import human_bytes
-from devicekit.commands.timeline import Event, PlainTimeline, Timeline
 from devicekit.contract.errors import ConfigurationError
 from devicekit.device import device_of
 from devicekit.devtools.reference import Comparison, Oracle, noisy_copy, write_model
@@ -85,8 +85,8 @@ def main(arguments: Sequence[str]) -> int:
         options.device = _simulated_device()
     if options.second_model and not options.model:
         raise ConfigurationError("--second-model needs --model.")
-    with tempfile.TemporaryDirectory(prefix="devicekit-demo-") as folder, _open_timeline() as timeline:
-        return _Demo(timeline, options.device, _checkpoints(options, Path(folder), timeline)).run()
+    with tempfile.TemporaryDirectory(prefix="devicekit-demo-") as folder, _open_display() as display:
+        return _Demo(display, options.device, _checkpoints(options, Path(folder), display)).run()
 
 
 def _simulated_device() -> str:
@@ -95,18 +95,18 @@ def _simulated_device() -> str:
     return register().name
 
 
-def _open_timeline() -> Timeline:
-    """The best timeline this terminal can show."""
+def _open_display() -> Display:
+    """The best display this terminal can show."""
     try:
-        from devicekit.commands.rich_timeline import RichTimeline
+        from devicekit.commands.rich_display import RichDisplay
     except ImportError:
-        return PlainTimeline()
-    return RichTimeline()
+        return PlainDisplay()
+    return RichDisplay()
 
 
-def _checkpoints(options: argparse.Namespace, folder: Path, timeline: Timeline) -> tuple[Path, Path]:
+def _checkpoints(options: argparse.Namespace, folder: Path, display: Display) -> tuple[Path, Path]:
     if options.model is None:
-        timeline.say("Writing a small Llama-style checkpoint, and a second version of it, to disk.")
+        display.say("Writing a small Llama-style checkpoint, and a second version of it, to disk.")
         return (
             write_model(folder / "v1", seed=1),
             write_model(folder / "v2", seed=2),
@@ -121,7 +121,7 @@ def _checkpoints(options: argparse.Namespace, folder: Path, timeline: Timeline) 
             f"A second version of {directory.path} takes {human_bytes(size)}, and {human_bytes(free)} are free "
             f"in {folder.parent}. Name one with --second-model."
         )
-    timeline.say(f"Writing a second version of {directory.path} ({human_bytes(size)}), with a little noise.")
+    display.say(f"Writing a second version of {directory.path} ({human_bytes(size)}), with a little noise.")
     return directory.path, noisy_copy(directory, folder / "v2")
 
 
@@ -133,8 +133,8 @@ class _Served:
 
 
 class _Demo:
-    def __init__(self, timeline: Timeline, request: str | None, checkpoints: tuple[Path, Path]) -> None:
-        self._timeline = timeline
+    def __init__(self, display: Display, request: str | None, checkpoints: tuple[Path, Path]) -> None:
+        self._display = display
         self._request = request
         self._first, self._second = checkpoints
         self._served: list[_Served] = []
@@ -143,13 +143,13 @@ class _Demo:
         """The whole demo; returns the exit status."""
         selection = select(self._request)
         index = parse_request(self._request)[1] if self._request else None
-        self._timeline.say(choice_text(selection))
+        self._display.say(choice_text(selection))
         device = device_of(selection.backend, index or 0)
         # In float32 the two implementations agree to the last token; narrower types round differently.
         engine = Engine.open(self._first, device, config=EngineConfig(), dtype=torch.float32)
         engine.scheduler.state.requests.name_weights(_FIRST_VERSION)
         plan = engine.plan
-        self._timeline.say(
+        self._display.say(
             f"{human_bytes(plan.available_bytes)} available; KV pool of {plan.num_pages} pages of "
             f"{plan.page_size} tokens ({human_bytes(plan.pool_bytes)}).\n"
         )
@@ -168,7 +168,9 @@ class _Demo:
                 prompt = engine.encode(text)
             params = SamplingParams(max_new_tokens=length, temperature=0.0)
             self._served.append(_Served(prompt, engine.submit(prompt, params), length))
-        self._timeline.record(Event("submit", f"{len(_PROMPTS)} prompts of mixed length", engine.blockers()))
+        self._display.record(
+            VerbLine("submit", f"{len(_PROMPTS)} prompts of mixed length", engine.blockers())
+        )
 
     def _serve_until(self, engine: Engine, done: int) -> None:
         """Step until that many requests are done and no prompt is half computed."""
@@ -199,7 +201,7 @@ class _Demo:
             engine.step()
             self._show_progress(engine)
         release = reply.release
-        event = Event(
+        line = VerbLine(
             verb,
             reply.message if reply.success else f"refused: {reply.message}",
             blockers,
@@ -210,15 +212,15 @@ class _Demo:
             reserved_after=release.reserved_after if release else None,
             seconds=reply.seconds,
         )
-        self._timeline.record(event)
+        self._display.record(line)
 
     def _show_progress(self, engine: Engine) -> None:
         running = len(engine.scheduler.state.running)
-        self._timeline.progress(self._done(), len(self._served), f"{running} running")
+        self._display.progress(self._done(), len(self._served), f"{running} running")
 
     def _verify(self, engine: Engine) -> int:
         """Compare every output with the reference; returns the exit status."""
-        self._timeline.say("\nComparing every token with transformers' own generate, one prompt at a time.")
+        self._display.say("\nComparing every token with transformers' own generate, one prompt at a time.")
         torch_device = engine.device.torch_device
         versions = ((_FIRST_VERSION, self._first), (_SECOND_VERSION, self._second))
         oracle = Oracle(versions, torch.float32, torch_device)
@@ -226,18 +228,18 @@ class _Demo:
         for number, one in enumerate(self._served):
             comparison = oracle.compare(one.prompt, one.generation, one.limit)
             tally[tuple(span.version for span in one.generation.spans)].append(comparison)
-            self._timeline.progress(number + 1, len(self._served), "comparing")
+            self._display.progress(number + 1, len(self._served), "comparing")
         for made_by, comparisons in sorted(tally.items()):
             equal = sum(one.equal for one in comparisons)
             tokens = sum(one.tokens for one in comparisons)
             which = " then ".join(made_by)
-            self._timeline.say(
+            self._display.say(
                 f"  {equal} of {len(comparisons)} outputs equal ({tokens} tokens), made by weights {which}"
             )
         wrong = [one for comparisons in tally.values() for one in comparisons if not one.equal]
         for comparison in wrong:
-            self._timeline.say(f"  {comparison.id} differs from token {comparison.first_difference} on.")
-        self._timeline.say(_FAILED if wrong else _NEXT)
+            self._display.say(f"  {comparison.id} differs from token {comparison.first_difference} on.")
+        self._display.say(_FAILED if wrong else _NEXT)
         return 1 if wrong else 0
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class EvictionPolicy:
     """Nodes of the lowest rank go first; among equals, the one released longest ago.
 
     `enter(turn, priority)` ranks what an insertion adds, where `turn` counts insertions; every node above
@@ -37,23 +37,23 @@ def _same(rank: int) -> int:
     return rank
 
 
-POLICIES: dict[str, Policy] = {
+POLICIES: dict[str, EvictionPolicy] = {
     # Least recently matched, inserted or released.
-    "lru": Policy(enter=lambda turn, priority: 0, hit=_same),
+    "lru": EvictionPolicy(enter=lambda turn, priority: 0, hit=_same),
     # Fewest matches.
-    "lfu": Policy(enter=lambda turn, priority: 1, hit=lambda rank: rank + 1),
+    "lfu": EvictionPolicy(enter=lambda turn, priority: 1, hit=lambda rank: rank + 1),
     # Oldest insertion; a match does not make it younger.
-    "fifo": Policy(enter=lambda turn, priority: turn, hit=_same),
+    "fifo": EvictionPolicy(enter=lambda turn, priority: turn, hit=_same),
     # Lowest priority of any request that inserted it or something below it.
-    "priority": Policy(enter=lambda turn, priority: priority, hit=_same),
+    "priority": EvictionPolicy(enter=lambda turn, priority: priority, hit=_same),
     # What was never matched before what was: one long scan cannot push out shared prefixes.
-    "slru": Policy(enter=lambda turn, priority: 0, hit=lambda rank: 1),
+    "slru": EvictionPolicy(enter=lambda turn, priority: 0, hit=lambda rank: 1),
 }
 
 
-def find_policy(policy: str | Policy) -> Policy:
+def find_policy(policy: str | EvictionPolicy) -> EvictionPolicy:
     """The policy of that name; raises `UnknownPolicy`."""
-    if isinstance(policy, Policy):
+    if isinstance(policy, EvictionPolicy):
         return policy
     try:
         return POLICIES[policy]
@@ -118,6 +118,6 @@ class RankedOrder(ReleaseOrder):
         self._limit = 64 + 2 * len(self._queues)
 
 
-def order_for(policy: Policy) -> ReleaseOrder:
+def order_for(policy: EvictionPolicy) -> ReleaseOrder:
     """An empty order for this policy."""
     return ReleaseOrder() if policy is POLICIES["lru"] else RankedOrder()

@@ -56,7 +56,7 @@ import numpy.typing as npt
 from devicekit.memory import page_ids
 from devicekit.memory.errors import CacheInUse
 from devicekit.memory.events import CacheListener, EventFeed
-from devicekit.memory.eviction import POLICIES, Policy, ReleaseOrder, find_policy, order_for
+from devicekit.memory.eviction import POLICIES, EvictionPolicy, ReleaseOrder, find_policy, order_for
 from devicekit.memory.prefix_node import Node, Root, common_pages
 from devicekit.memory.prefix_records import Insertion, Match, PrefixStats
 from devicekit.memory.prefix_tree import PrefixTree
@@ -75,12 +75,12 @@ _RECLAIM = 64  # nodes of a cache that was reset, let go of at each insertion
 class PrefixCache(PrefixTree):
     """A radix tree over token bytes, in whole pages of `page_size` tokens; see the module for its use.
 
-    `policy` is one of lru, lfu, fifo, priority, slru, or a `Policy`; `UnknownPolicy` otherwise. A `page_size`
+    `policy` is lru, lfu, fifo, priority, slru, or an `EvictionPolicy`; `UnknownPolicy` otherwise. A `page_size`
     below 1 is a ValueError. `by_priority` says whether the priority of an insertion counts, even of one that adds
     nothing.
     """
 
-    def __init__(self, allocator: PagePool, page_size: int, *, policy: str | Policy = "lru") -> None:
+    def __init__(self, allocator: PagePool, page_size: int, *, policy: str | EvictionPolicy = "lru") -> None:
         whole("page_size", page_size, least=1)
         super().__init__(page_size, find_policy(policy))
         self.allocator = allocator

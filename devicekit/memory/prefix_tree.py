@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from devicekit.memory import page_ids
 from devicekit.memory.errors import StaleNode
-from devicekit.memory.eviction import POLICIES, Policy, ReleaseOrder, order_for
+from devicekit.memory.eviction import POLICIES, EvictionPolicy, ReleaseOrder, order_for
 from devicekit.memory.prefix_node import Node, Root, common_pages
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class PrefixTree:
     `evictable` and `protected` (locked) count pages; both are plain attributes, to be read only.
     """
 
-    def __init__(self, page_size: int, policy: Policy) -> None:
+    def __init__(self, page_size: int, policy: EvictionPolicy) -> None:
         self.page_size = page_size
         self.evictable = 0
         self.protected = 0

@@ -130,37 +130,10 @@ def probe_layout(model: hf.PreTrainedModel, *, path: Path) -> ModelLayout:
     asks for something that pages of keys and values cannot answer.
     """
     model_type = model.config.get_text_config().model_type
-    if (kind := RECURRENT.get(model_type)) is not None and older_than(kind.since):
-        raise _refusal(
-            model, path, f"needs transformers {kind.since} or newer; this is {version('transformers')}"
-        )
-    if model_type not in RECURRENT and (unserved := _unserved_states(model)):
-        # Not every release of transformers says so in the config.
-        listed = ", ".join(unserved)
-        raise _refusal(model, path, f"is a hybrid: {listed} keeps a recurrent state that is not served")
+    _require_served_states(model, model_type, path)
     probe = _Probe()
     forward = PackedForward(model)
-    try:
-        own_attention.install(model, model_type)
-        state_layers.install(model, model_type)
-        with torch.no_grad(), attending(probe), mixing(probe), _unknown_first(model):
-            # The first token of two that have nothing to do with each other.
-            both = torch.zeros(2, dtype=torch.int64, device=model.device)
-            logits = forward(both, both.clone(), both[1:] + 1)
-            mixed = model.device.type != "meta" and bool(torch.isnan(logits).any())
-    except NotImplementedError as error:
-        raise _refusal(
-            model, path, f"needs an operation that {model.device} does not have: {one_line(error)}"
-        ) from error
-    except (TypeError, ValueError, KeyError, AttributeError, IndexError, RuntimeError) as error:
-        if type(error) is RuntimeError and model.device.type != "meta":
-            raise  # it may be the device's, and then has a meaning of its own
-        hint = (
-            f"; this is transformers {version('transformers')}, tested are {TESTED_TRANSFORMERS}"
-            if model_type in RECURRENT
-            else ""
-        )
-        raise _refusal(model, path, f"does not run on packed tokens: {one_line(error)}{hint}") from error
+    mixed = _run(model, model_type, path, probe, forward)
     reason = _why_not(model, probe, forward)
     if reason is None and mixed and not _holds_nan(model):
         reason = (
@@ -182,6 +155,44 @@ def probe_layout(model: hf.PreTrainedModel, *, path: Path) -> ModelLayout:
         windows=tuple(call.window for call in probe.calls),
     )
     return ModelLayout(kv, tuple(call.layer for call in probe.calls), states, first.query.shape[1])
+
+
+def _require_served_states(model: hf.PreTrainedModel, model_type: str, path: Path) -> None:
+    if (kind := RECURRENT.get(model_type)) is not None and older_than(kind.since):
+        raise _refusal(
+            model, path, f"needs transformers {kind.since} or newer; this is {version('transformers')}"
+        )
+    if model_type not in RECURRENT and (unserved := _unserved_states(model)):
+        # Not every release of transformers says so in the config.
+        listed = ", ".join(unserved)
+        raise _refusal(model, path, f"is a hybrid: {listed} keeps a recurrent state that is not served")
+
+
+def _run(
+    model: hf.PreTrainedModel, model_type: str, path: Path, probe: _Probe, forward: PackedForward
+) -> bool:
+    """Run two unrelated tokens through a model; whether the first one reached the second."""
+    try:
+        own_attention.install(model, model_type)
+        state_layers.install(model, model_type)
+        with torch.no_grad(), attending(probe), mixing(probe), _unknown_first(model):
+            # The first token of two that have nothing to do with each other.
+            both = torch.zeros(2, dtype=torch.int64, device=model.device)
+            logits = forward(both, both.clone(), both[1:] + 1)
+            return model.device.type != "meta" and bool(torch.isnan(logits).any())
+    except NotImplementedError as error:
+        raise _refusal(
+            model, path, f"needs an operation that {model.device} does not have: {one_line(error)}"
+        ) from error
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError, RuntimeError) as error:
+        if type(error) is RuntimeError and model.device.type != "meta":
+            raise  # it may be the device's, and then has a meaning of its own
+        hint = (
+            f"; this is transformers {version('transformers')}, tested are {TESTED_TRANSFORMERS}"
+            if model_type in RECURRENT
+            else ""
+        )
+        raise _refusal(model, path, f"does not run on packed tokens: {one_line(error)}{hint}") from error
 
 
 def _holds_nan(model: hf.PreTrainedModel) -> bool:

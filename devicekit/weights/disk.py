@@ -25,7 +25,7 @@ class Written(Protocol):
     def bytes(self) -> int: ...
 
 
-class StagedModel(Protocol):
+class StagedCheckpoint(Protocol):
     """A checkpoint that was read and fits."""
 
     def write(self) -> Written: ...
@@ -51,7 +51,7 @@ class DiskLoader(Protocol):
     It checks the whole checkpoint before it offers to write the first tensor, and raises if anything is wrong.
     """
 
-    def stage_from_disk(self, path: str, within: Sequence[str] = ()) -> StagedModel:
+    def stage_from_disk(self, path: str, within: Sequence[str] = ()) -> StagedCheckpoint:
         """Read and check a checkpoint.
 
         Args:
@@ -106,7 +106,7 @@ class _StagedModels:
     """One checkpoint for each of the chosen models."""
 
     names: frozenset[tuple[Selector, str]]
-    models: list[StagedModel]
+    models: list[StagedCheckpoint]
 
     def write(self) -> Loaded:
         models = self.models

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 
 import torch.distributed
 from torch.distributed import ProcessGroup, distributed_c10d
@@ -101,6 +102,7 @@ class UpdateGroups:
         )
         self._joining.add(name)
         joining.thread.start()
+        answer = partial(GroupReply, operation.id, group_name=name, rank=rank, backend=backend)
 
         def poll() -> Reply | None:
             if not self.coordinator.least(not joining.thread.is_alive()):
@@ -108,15 +110,7 @@ class UpdateGroups:
                     return None
                 self._joining.discard(name)
                 message = f"Withdrawn while it waited for the others of update group {shown(name)}."
-                return GroupReply(
-                    operation.id,
-                    False,
-                    message,
-                    refusal=Refusal.WITHDRAWN,
-                    group_name=name,
-                    rank=rank,
-                    backend=backend,
-                )
+                return answer(False, message, refusal=Refusal.WITHDRAWN)
             self._joining.discard(name)
             if joining.group is not None:
                 self._groups[name] = joining.group, operation.timeout
@@ -126,18 +120,8 @@ class UpdateGroups:
                 if joining.group is not None:
                     self.drop(name)
                 message = f"Update group {shown(name)} could not be joined: {error}"
-                return GroupReply(
-                    operation.id,
-                    False,
-                    message,
-                    refusal=Refusal.FAILED,
-                    group_name=name,
-                    rank=rank,
-                    backend=backend,
-                )
-            return GroupReply(
-                operation.id, True, f"Joined {shown(name)}.", group_name=name, rank=rank, backend=backend
-            )
+                return answer(False, message, refusal=Refusal.FAILED)
+            return answer(True, f"Joined {shown(name)}.")
 
         return poll
 
@@ -153,7 +137,7 @@ class UpdateGroups:
             raise Conflict(f"{len(self._joining)} update groups are being joined already.")
         if sum(one.name == _LOOKING for one in threading.enumerate()) >= _MOST_LOOKING:
             raise Conflict(
-                "Too many of those that were to be joined have never answered: restart this engine."
+                "Too many update groups that were to be joined never answered: restart this engine."
             )
         backend = operation.backend or self.device.collective_backend()
         if backend is None:

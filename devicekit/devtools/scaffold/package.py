@@ -78,22 +78,14 @@ def new_backend(
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigurationError(f"{folder} exists and is not an empty folder.")
-    module = None if over is None else _MODULE.fullmatch(over)
-    if over is not None and module is None:
-        raise ConfigurationError(
-            f"The vendor's module is written torch.NAME, as in 'torch.acme', not {over!r}."
-        )
     start = start if over is None else Start.OVER_MODULE
-    if start is Start.OVER_MODULE and module is None:
+    module = name if over is None else _module(over)
+    if start is Start.OVER_MODULE and over is None:
         raise ConfigurationError("To start over a module, name it: over='torch.acme'.")
-    if tried is not None and module is None:
+    if tried is not None and over is None:
         raise ConfigurationError("A package to try needs the module that it brings: over='torch.NAME'.")
-    effects = seen(module[1], tried) if tried is not None and module is not None else None
-    values = {
-        **_values(name, start, module[1] if module is not None else name),
-        **_claims(start, effects),
-        **_trial(module[1] if module is not None else name, tried, effects),
-    }
+    effects = None if tried is None else seen(module, tried)
+    values = {**_values(name, start, module), **_claims(start, effects), **_trial(module, tried, effects)}
     texts = {path.format(name=name): _render(template, values) for path, template in _FILES.items()}
     if start is Start.OVER_MODULE:
         texts[f"devicekit_{name}/backend.py"] = _render("over_module.py", values)
@@ -107,6 +99,15 @@ def new_backend(
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text, encoding="utf-8")
     return tuple(folder / path for path in sorted(texts))
+
+
+def _module(over: str) -> str:
+    found = _MODULE.fullmatch(over)
+    if found is None:
+        raise ConfigurationError(
+            f"The vendor's module is written torch.NAME, as in 'torch.acme', not {over!r}."
+        )
+    return found[1]
 
 
 def _values(name: str, start: Start, module: str) -> Mapping[str, str]:

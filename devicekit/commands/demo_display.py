@@ -1,4 +1,4 @@
-"""A timeline of verbs on a terminal, with a progress line below it; plain text where rich is not installed."""
+"""What ``devicekit demo`` shows: a line for each verb, and its progress; plain text without rich."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from devicekit.scheduling.messages import Blocker, describe
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """One line of the timeline."""
+class VerbLine:
+    """The line about one verb."""
 
     verb: str
     outcome: str
@@ -48,27 +48,27 @@ class Event:
         return f"{human_bytes(self.reserved_before)} → {human_bytes(self.reserved_after)}"
 
 
-class Timeline(AbstractContextManager["Timeline"], Protocol):
+class Display(AbstractContextManager["Display"], Protocol):
     """What the demo reports to."""
 
     def say(self, text: str) -> None:
         """Show a line of prose."""
 
-    def record(self, event: Event) -> None:
+    def record(self, line: VerbLine) -> None:
         """Show a verb that was carried out."""
 
     def progress(self, done: int, total: int, note: str) -> None:
         """Show how many of the requests are done."""
 
 
-class PlainTimeline:
-    """One line per event, and a dot-free progress report only when it changes by a tenth."""
+class PlainDisplay:
+    """One line for each verb, and a progress line only when it has changed by a tenth."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
         self._reported = -1
 
-    def __enter__(self) -> PlainTimeline:
+    def __enter__(self) -> PlainDisplay:
         return self
 
     def __exit__(
@@ -79,10 +79,10 @@ class PlainTimeline:
     def say(self, text: str) -> None:
         print(text)
 
-    def record(self, event: Event) -> None:
-        print(f"{time.monotonic() - self._started:6.2f} s  {event.verb:<22} {event.outcome}")
-        if event.details:
-            print(f"{'':10}{'':<22} {event.details}")
+    def record(self, line: VerbLine) -> None:
+        print(f"{time.monotonic() - self._started:6.2f} s  {line.verb:<22} {line.outcome}")
+        if line.details:
+            print(f"{'':10}{'':<22} {line.details}")
 
     def progress(self, done: int, total: int, note: str) -> None:
         tenth = 10 * done // max(total, 1)

@@ -1,4 +1,4 @@
-"""The timeline drawn with rich: events scroll by, and a progress bar stays at the bottom."""
+"""The display drawn with rich: lines scroll by, and a progress bar stays at the bottom."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
-from devicekit.commands.timeline import Event
+from devicekit.commands.demo_display import VerbLine
 
 _INDENT = 33  # columns in front of an outcome
 
 
-class RichTimeline:
-    """A `Timeline` for terminals. Without a terminal it prints the same lines, uncoloured and without a bar."""
+class RichDisplay:
+    """A `Display` for terminals. Without a terminal it prints the same lines, uncoloured and without a bar."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False)
@@ -31,7 +31,7 @@ class RichTimeline:
         self._task = self._progress.add_task("starting", total=None, visible=False)
         self._started = time.monotonic()
 
-    def __enter__(self) -> RichTimeline:
+    def __enter__(self) -> RichDisplay:
         self._progress.start()
         return self
 
@@ -43,16 +43,16 @@ class RichTimeline:
     def say(self, text: str) -> None:
         self._console.print(text, markup=False, soft_wrap=True)
 
-    def record(self, event: Event) -> None:
-        line = Text(f"{time.monotonic() - self._started:6.2f} s  ", style="dim")
-        line.append(f"{event.verb:<22} ", style="bold cyan")
-        line.append(event.outcome, style="default")
-        self._console.print(line, soft_wrap=True)
-        if event.details:
-            self._detail(Text(event.details, style="dim"))
+    def record(self, line: VerbLine) -> None:
+        text = Text(f"{time.monotonic() - self._started:6.2f} s  ", style="dim")
+        text.append(f"{line.verb:<22} ", style="bold cyan")
+        text.append(line.outcome, style="default")
+        self._console.print(text, soft_wrap=True)
+        if line.details:
+            self._detail(Text(line.details, style="dim"))
 
     def _detail(self, text: Text) -> None:
-        """Below the outcome: in as many lines as a terminal needs, and in one where nobody's width is known."""
+        """Print below the outcome: wrapped on a terminal, and in one line where there is no width to wrap at."""
         if self._console.is_terminal:
             self._console.print(Padding(text, (0, 0, 0, _INDENT)))
         else:
