@@ -166,7 +166,8 @@ sys.stdin.readline()
 """
 
 
-def test_slime_broadcasts_weights_over_a_process_group(server: Server, models: Models) -> None:
+@pytest.mark.parametrize("as_text", [False, True], ids=["slime", "a port in words, as AReaL's"])
+def test_weights_are_broadcast_over_a_process_group(server: Server, models: Models, as_text: bool) -> None:
     slime = Slime(server.url)
     file = models.b / "model.safetensors"
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -181,7 +182,8 @@ def test_slime_broadcasts_weights_over_a_process_group(server: Server, models: M
         slime.post("pause_generation")
         slime.flush_cache()
         group = {"group_name": "slime-pp_0", "backend": "gloo"}
-        place = {"master_address": "127.0.0.1", "master_port": port, "rank_offset": 1, "world_size": 2}
+        place = {"master_address": "127.0.0.1", "master_port": str(port) if as_text else port}
+        place |= {"rank_offset": 1, "world_size": 2}
         joined = pool.submit(slime.post, "init_weights_update_group", {**place, **group})
         assert trainer.stdout.readline() == "joined\n"
         assert joined.result()["success"] is True
@@ -311,6 +313,86 @@ def test_verl_sleeps_and_wakes(server: Server, models: Models) -> None:
     )
     assert _verl_flush(server)["success"] is True
     assert _greedy(server) == expected
+
+
+def _areal(server: Server, tokens: list[int], limit: int) -> tuple[list[int], list[float], str]:
+    """What AReaL asks for and reads: tokens and log-probabilities out of the pairs, why it ended."""
+    params = {
+        "top_p": 1.0,
+        "top_k": 100_000_000,
+        "max_new_tokens": limit,
+        "temperature": 0.0,
+        "stop_token_ids": None,
+        "ignore_eos": True,
+        "skip_special_tokens": True,
+        "frequency_penalty": 0.0,
+    }
+    document = {
+        "input_ids": tokens,
+        "image_data": None,
+        "sampling_params": params,
+        "return_logprob": True,
+        "stream": False,
+    }
+    answer = _retrying(lambda: requests.post(f"{server.url}/generate", json=document, timeout=60))
+    meta = answer["meta_info"]
+    pairs = meta["output_token_logprobs"]
+    return [one[1] for one in pairs], [one[0] for one in pairs], meta["finish_reason"]["type"]
+
+
+def test_areal_goes_on_where_an_update_interrupted(server: Server, models: Models) -> None:
+    """A pause hands back what was generated; AReaL asks again with it behind the prompt until it has enough."""
+    prompt, limit = [5, 6, 7], 2000
+
+    def rollout() -> tuple[list[int], list[float], int]:
+        tokens: list[int] = []
+        logprobs: list[float] = []
+        rounds, reason = 0, "abort"
+        while reason == "abort" and len(tokens) < limit:
+            more, scores, reason = _areal(server, prompt + tokens, limit - len(tokens))
+            tokens, logprobs, rounds = tokens + more, logprobs + scores, rounds + 1
+        return tokens, logprobs, rounds
+
+    whole, _, _ = rollout()
+    slime = Slime(server.url)
+    with ThreadPoolExecutor() as pool:
+        pending = pool.submit(rollout)
+        server.eventually(lambda: server.load()["num_running_reqs"] == 1)
+        slime.post("pause_generation")
+        update = {"model_path": str(models.a), "abort_all_requests": True}
+        assert slime.post("update_weights_from_disk", update)["success"] is True
+        slime.post("continue_generation")
+        tokens, logprobs, rounds = pending.result()
+    assert (tokens, len(logprobs)) == (whole, limit)  # the same weights again: nothing lost, nothing twice
+    assert rounds > 1
+
+
+def test_areal_offloads_and_loads(server: Server, models: Models) -> None:
+    expected = _greedy(server)
+    slime = Slime(server.url)
+    slime.post("pause_generation")
+    slime.post("release_memory_occupation")
+    slime.post("resume_memory_occupation", {"tags": ["weights"]})
+    slime.post("update_weights_from_disk", {"model_path": str(models.a), "abort_all_requests": True})
+    slime.post("resume_memory_occupation", {"tags": ["kv_cache"]})
+    slime.post("continue_generation")
+    assert _greedy(server) == expected
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "payload", "status", "word"),
+    [
+        ("generate", {"input_ids": [5], "return_routed_experts": True}, 400, "return_routed_experts"),
+        ("generate", {"input_ids": [5], "lora_path": "actor-v1"}, 400, "lora_path"),
+        ("load_lora_adapter", {"lora_name": "actor-v1", "lora_path": "/actor"}, 404, "load_lora_adapter"),
+    ],
+)
+def test_what_areal_may_ask_for_and_is_not_there_is_refused_by_name(
+    server: Server, endpoint: str, payload: dict[str, object], status: int, word: str
+) -> None:
+    answer = server.post(f"/{endpoint}", payload)
+    assert answer.status_code == status
+    assert word in answer.json()["error"]["message"]
 
 
 # A trainer with the modules that its pickles name, sharing host memory, which is kept until it is told to end.
