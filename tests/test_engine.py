@@ -272,7 +272,7 @@ def test_log_probabilities_come_with_each_token(engine: Engine) -> None:
         (["a"], {}, "flat list"),
         ([2**40], {}, "do not fit"),
         ([1] * 600, {}, "takes fewer than 512"),
-        ([1], {"max_new_tokens": 0}, "max_new_tokens"),
+        ([1], {"max_new_tokens": -1}, "max_new_tokens"),
         ([1], {"temperature": -0.1}, "temperature"),
         ([1], {"temperature": float("nan")}, "temperature"),
         ([1], {"top_p": 0.0}, "top_p"),

@@ -109,7 +109,7 @@ def test_without_a_seed_samples_and_engines_differ_unless_the_engine_has_one(
     ("n", "params", "reason"),
     [
         (0, PARAMS, "at least 1, not 0"),
-        (2, SamplingParams(max_new_tokens=0), "max_new_tokens"),
+        (2, SamplingParams(max_new_tokens=-1), "max_new_tokens"),
         (2, SamplingParams(seed=2**63 - 1), "seed must fit 64 bits"),
     ],
 )

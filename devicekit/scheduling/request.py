@@ -24,7 +24,7 @@ _HOTTEST = 1e6  # every token is as likely as any other long before that
 class SamplingParams:
     """How tokens are drawn and when to stop."""
 
-    max_new_tokens: int = 128
+    max_new_tokens: int = 128  # 0: the prompt is computed, and cached, and that is all
     temperature: float = 1.0  # 0: greedy
     top_k: int = 0  # 0: no limit
     top_p: float = 1.0
@@ -83,9 +83,8 @@ class SamplingParams:
         def say(name: str) -> str:
             return names.get(name, name)
 
-        if self.max_new_tokens < (1 if self.prompt_logprobs is None else 0):
-            least = f"at least 1, or 0 with {say('prompt_logprobs')}"
-            found.append(f"{say('max_new_tokens')} must be {least}, not {self.max_new_tokens}")
+        if self.max_new_tokens < 0:
+            found.append(f"{say('max_new_tokens')} must be 0 or more, not {self.max_new_tokens}")
         if not 0 <= self.temperature <= _HOTTEST:
             found.append(f"temperature must be from 0 to {_HOTTEST:g}, not {self.temperature}")
         if self.top_k < 0:

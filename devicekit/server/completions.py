@@ -57,7 +57,7 @@ async def complete(serving: Serving, arguments: CompletionArguments, request: Re
     serving.check_count(len(prompts) * count)
     sequences: list[SequenceSpec] = []
     for index, tokens in enumerate(prompts):
-        chosen = _echoing(params, tokens) if arguments.echo else params
+        chosen = _echoing(params) if arguments.echo else params
         one = arguments.spec(serving, tokens, chosen, "" if len(prompts) == 1 else f"_{index}")
         sequences += several(one, count)
     await serving.compile(sequences)
@@ -77,13 +77,9 @@ async def complete(serving: Serving, arguments: CompletionArguments, request: Re
     return await respond(sum(map(values_of, generations)), whole)
 
 
-def _echoing(params: SamplingParams, tokens: Sequence[int]) -> SamplingParams:
-    """Parameters that report of the prompt too; without log-probabilities of nothing but that it was read."""
-    if params.logprobs is not None:
-        return dataclasses.replace(params, prompt_logprobs=0)
-    if params.max_new_tokens == 0:
-        return dataclasses.replace(params, logprobs=0, prompt_logprobs=max(0, len(tokens) - 1))
-    return params
+def _echoing(params: SamplingParams) -> SamplingParams:
+    """Parameters that report of the prompt too, where log-probabilities are wanted."""
+    return params if params.logprobs is None else dataclasses.replace(params, prompt_logprobs=0)
 
 
 async def _prompts(

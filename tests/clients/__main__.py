@@ -24,13 +24,18 @@ TEMPLATE = (
     "{% for t in tools or [] %}[{{ t.function.name }}]{% endfor %}"
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
 )
-# Program, and what it needs: packages of an index, or of npm.
+_SGLANG = (
+    "torch transformers triton aiohttp datasets ipython msgspec numpy orjson pillow psutil pybase64 pydantic"
+    " requests -c constraints.txt; --no-deps sglang"
+)
+# Program, and what it needs: packages of an index, after a semicolon those installed by themselves, or one of npm.
 CLIENTS = {
     "openai (Python)": ("openai_python.py", "openai"),
     "openai (Node)": ("openai_node.mjs", "openai"),
     "litellm": ("litellm_client.py", "litellm"),
     "langchain-openai": ("langchain_client.py", "langchain-openai"),
     "lm-eval": ("lm_eval_client.py", "lm-eval[api] transformers"),
+    "SGLang's own": ("sglang_client.py", _SGLANG),
     "openai behind sglang-router": ("gateway_client.py", "sglang-router openai"),
     "openai behind smg": ("gateway_client.py", "smg openai"),
 }
@@ -78,7 +83,8 @@ def environment(folder: Path, program: str, package: str) -> list[str]:
     python = folder / f"venv-{name}" / "bin" / "python"
     if not python.is_file():
         subprocess.run([sys.executable, "-m", "venv", str(python.parents[1])], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *package.split()], check=True)
+        for one in package.split(";"):
+            subprocess.run([str(python), "-m", "pip", "install", "--quiet", *one.split()], check=True)
     return [str(python)]
 
 

@@ -205,20 +205,25 @@ def test_explicit_nulls_and_an_empty_stop_mean_nothing(shared: Server, path: str
 def test_what_is_out_of_range_is_named_as_the_client_wrote_it(shared: Server) -> None:
     ranges = {
         "/v1/completions": {
-            "max_tokens": 0,
+            "max_tokens": -1,
             "min_tokens": 99,
             "logprobs": 9999,
             "temperature": -1,
             "top_p": 2,
         },
         "/v1/chat/completions": {
-            "max_tokens": 0,
+            "max_tokens": -1,
             "min_tokens": 10**9,
             "temperature": -1,
             "stop_token_ids": [-1],
         },
         "/generate": {"top_logprobs_num": 9999, "token_ids_logprob": [-1], "return_logprob": True},
-        "sampling_params": {"max_new_tokens": 0, "min_new_tokens": 10**6, "min_p": -1, "presence_penalty": 9},
+        "sampling_params": {
+            "max_new_tokens": -1,
+            "min_new_tokens": 10**6,
+            "min_p": -1,
+            "presence_penalty": 9,
+        },
     }
     for path, fields in ranges.items():
         for name, value in fields.items():

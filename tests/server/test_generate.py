@@ -35,6 +35,32 @@ def test_text_gives_the_engines_own_tokens_and_text(shared: Server, expected: di
     assert meta["weight_version"] == "default"
 
 
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"return_logprob": True}, {"sampling_params": {"regex": "[0-9]+"}}, {"sampling_params": {"n": 2}}],
+    ids=["alone", "log-probabilities", "grammar", "several"],
+)
+def test_no_tokens_wanted_is_a_prompt_computed_and_cached(
+    shared: Server, more: dict[str, dict[str, object]]
+) -> None:
+    prompt = "A prompt that others are to begin with, " * 8 + str(sorted(more))
+    params = {"temperature": 0, "max_new_tokens": 0}
+    asked = {"text": prompt, **more, "sampling_params": {**params, **more.get("sampling_params", {})}}
+    for again in (False, True):
+        found = shared.post("/generate", asked).json()
+        for one in found if isinstance(found, list) else [found]:
+            assert (one["text"], one["output_ids"]) == ("", [])
+            assert one["meta_info"]["finish_reason"]["type"] == "length"
+            assert one["meta_info"]["completion_tokens"] == 0
+            assert again <= (one["meta_info"]["cached_tokens"] > 0)
+    streamed = shared.post("/generate", {**asked, "stream": True}).text.split("\n\n")
+    assert "[DONE]" in streamed[-2]
+    followed = shared.post(
+        "/generate", {"text": prompt + " and more", "sampling_params": {"max_new_tokens": 1}}
+    )
+    assert followed.json()["meta_info"]["cached_tokens"] > 0
+
+
 def test_token_ids_give_the_same_as_text(shared: Server, expected: dict[str, tuple]) -> None:
     ids, tokens, _ = expected["Pages of keys"]
     assert shared.generate(ids, **GREEDY)["output_ids"] == tokens
@@ -154,7 +180,10 @@ REFUSED = {
     "a foreign token": ({"input_ids": [99999]}, "vocabulary"),
     "an enormous token": ({"input_ids": [10**30]}, ""),
     "too long a prompt": ({"input_ids": [1] * 65_536}, "65536"),
-    "no tokens wanted": ({"text": "a", "sampling_params": {"max_new_tokens": 0}}, "max_new_tokens"),
+    "fewer than no tokens wanted": (
+        {"text": "a", "sampling_params": {"max_new_tokens": -1}},
+        "max_new_tokens",
+    ),
     "a wrong type": ({"text": "a", "sampling_params": {"top_p": "much"}}, "top_p"),
     "a temperature below 0": ({"text": "a", "sampling_params": {"temperature": -1}}, "temperature"),
     "too high a penalty": ({"text": "a", "sampling_params": {"frequency_penalty": 3}}, "frequency_penalty"),

@@ -126,7 +126,7 @@ def test_a_chat_without_a_limit_goes_on_to_its_end(serve: Serve, tmp_path: Path)
 @pytest.mark.parametrize(
     "more",
     [
-        {"max_tokens": 0},
+        {"max_tokens": -1},
         {"top_p": 0},
         {"presence_penalty": 3},
         {"logit_bias": {"9999": 1}},

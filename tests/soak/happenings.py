@@ -107,7 +107,7 @@ def senseless_requests_come(world: World, draw: Draw) -> bool:
             world.wrong.append(f"{identity} took the place of another")
         return True
     prompt = {"empty": [], "long": [3] * 5000, "foreign": [997], "negative": [-1]}.get(what, prompt)
-    wrong = {"limit": {"max_new_tokens": 0}, "heat": {"temperature": -1.0}, "stop": {"stop": ("",)}}
+    wrong = {"limit": {"max_new_tokens": -1}, "heat": {"temperature": -1.0}, "stop": {"stop": ("",)}}
     if what in wrong:
         params = SamplingParams(**wrong[what])  # type: ignore[arg-type]
     if what == "time":
