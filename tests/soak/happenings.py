@@ -73,7 +73,7 @@ def requests_come(world: World, draw: Draw) -> bool:
 
 def _params(draw: Draw, samples: bool) -> SamplingParams:
     plain = draw.number(0, 2) > 0
-    most = draw.number(1, 24)
+    most = draw.number(0, 24)  # none: a prompt to be cached
     return SamplingParams(
         max_new_tokens=most,
         temperature=1.0 if samples or not plain else 0.0,

@@ -88,6 +88,8 @@ class ShadowRunner(HashRunner):
         if [token for _, token in wanted] != got:
             self.wrong.append(f"tokens {got} came out, and {[token for _, token in wanted]} should have")
         for (book, _), token in zip(wanted, got, strict=False):
+            if not book.params.max_new_tokens:
+                continue  # its prompt was wanted, and no token
             book.tokens.append(token)
             book.versions.append(state.weight_version)
         self.seen["tokens"] += len(got)
