@@ -18,12 +18,14 @@ import requests
 
 def without_engine():
     found = importlib.util.find_spec("sglang")
+    assert found is not None
+    assert found.submodule_search_locations is not None
     package = sys.modules["sglang"] = types.ModuleType("sglang")
-    package.__path__ = [str(Path(found.origin).parent)]
-    disaggregation = types.ModuleType("sglang.srt.disaggregation.utils")
-    disaggregation.FAKE_BOOTSTRAP_HOST = "2.2.2.2"
-    sys.modules["sglang.srt.disaggregation"] = types.ModuleType("sglang.srt.disaggregation")
-    sys.modules[disaggregation.__name__] = disaggregation
+    package.__path__ = list(found.submodule_search_locations)
+    names = {"FAKE_BOOTSTRAP_HOST": "2.2.2.2"}
+    for name in ("sglang.srt.disaggregation", "sglang.srt.disaggregation.utils"):
+        sys.modules[name] = types.ModuleType(name)
+    vars(sys.modules[name]).update(names)
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing of these checks is on a hub
