@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
+import os
 import pickle
 import sys
+from pathlib import Path
 
 import torch
 
 from devicekit_conformance import process_state
 from devicekit_conformance.context import Context
 from devicekit_conformance.target import Target
+
+_IMPORTS = 8  # of a tensor, one after the other
 
 
 def main(address: str, probe: str | None = None) -> None:
@@ -21,7 +26,8 @@ def main(address: str, probe: str | None = None) -> None:
     told: list[dict[str, object]] = []
     with contextlib.suppress(Exception):
         context.raw_hook("import_ipc")(object())  # after which the others are to be imported all the same
-    for handle in pickle.load(sys.stdin.buffer):
+    handles: list[bytes] = pickle.load(sys.stdin.buffer)
+    for handle in handles:
         context.hook("import_ipc")(pickle.loads(handle))  # a handle is good for more than one time
         before = _state(context)
         tensor = context.hook("import_ipc")(pickle.loads(handle))
@@ -44,7 +50,32 @@ def main(address: str, probe: str | None = None) -> None:
             )
             tensor.add_(1)
             context.hook("synchronize")(place or 0)
+    left = _left_by_imports(context, handles[0])
+    if left:
+        raise SystemExit(f"import_ipc() of {_IMPORTS} tensors that went at once left {left} behind")
     print(json.dumps(told))
+
+
+def _left_by_imports(context: Context, handle: bytes) -> str:
+    """What grows with each tensor that is imported and goes; empty where nothing does."""
+    growing = {"open files": 0, "mappings": 0}
+    for _ in range(3):
+        before = _held()
+        for _ in range(_IMPORTS):
+            context.hook("import_ipc")(pickle.loads(handle))
+        gc.collect()
+        now = _held()
+        growing = {one: now[one] - before[one] for one in growing if now[one] - before[one] >= _IMPORTS}
+    return ", ".join(f"{count} {name}" for name, count in growing.items())
+
+
+def _held() -> dict[str, int]:
+    """What a process has only so many of."""
+    try:
+        maps = Path("/proc/self/maps").read_text(encoding="ascii", errors="replace").count("\n")
+        return {"open files": len(os.listdir("/proc/self/fd")), "mappings": maps}
+    except OSError:
+        return {"open files": 0, "mappings": 0}
 
 
 def _state(context: Context) -> dict[str, object]:

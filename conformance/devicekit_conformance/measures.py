@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from devicekit_conformance.context import MIB, Context, NotApplicable
@@ -32,6 +34,18 @@ def large_of(trial: Trial) -> int:
     """A large block's size: `LARGE`, or less where torch itself says that the device is small."""
     own = trial.own("mem_get_info", trial.index)
     return LARGE if own is None or own[1] >= 8 * LARGE else 32 * MIB
+
+
+def within_the_machine(total: int) -> str:
+    """Why so many bytes cannot be what the host has for this process; empty where they can."""
+    try:
+        page, pages = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
+        held = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * page
+    except (OSError, ValueError, IndexError):
+        return ""
+    if total > page * pages:
+        return f"the machine has {page * pages} bytes"
+    return f"this process alone holds {held} bytes" if total < held else ""
 
 
 def stats(ctx: Context, index: int = 0) -> MemoryStats:

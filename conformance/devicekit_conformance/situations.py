@@ -26,7 +26,8 @@ from devicekit_conformance.trial import Trial
 from devicekit_conformance.worlds import same_in_every_world, worlds
 
 __all__ = [
-    "after_all_others", "again", "beside", "fact", "first", "forked", "leaking", "on_every_device", "reentered",
+    "FACTS", "after_all_others", "again", "beside", "fact", "first", "forked", "in_order", "leaking",
+    "on_every_device", "reentered",
 ]  # fmt: skip
 
 _COMPARED = frozenset({"manual_seed"})  # whose effect remembers what it was before
@@ -37,7 +38,7 @@ _THREAD_LIMIT = 20.0  # seconds
 _MOVES_MEMORY = frozenset(
     {"empty_cache", "collect_ipc", "memory_pool", "create_graph", "export_ipc", "import_ipc"}
 )
-_FACTS = frozenset(
+FACTS = frozenset(  # hooks whose answer is the same in every process
     {
         "allocator_settings", "can_access_peer", "collective_backend", "copies_overlap", "device_count",
         "device_properties", "is_available", "priority_range", "profiler_activity", "supported_dtypes",
@@ -45,6 +46,7 @@ _FACTS = frozenset(
     }
 )  # fmt: skip
 _HUNDRED_LIMIT = 8.0  # seconds, for a hundred calls and ten of a slow hook on a busy machine
+_USES = 24  # of what a hook makes, from its making to its end
 _AT_ONCE = 40  # calls of each of the threads that call at once
 _ALONE = 8  # calls that nothing disturbs, to see whether an answer moves by itself
 
@@ -73,12 +75,12 @@ def first(trial: Trial) -> None:
 def fact(trial: Trial) -> list[str]:
     """What the hook says, where that is the same in every process; nothing of hooks whose answers may change."""
     parameters = frozen_contract.hook(trial.hook).parameters
-    if trial.hook not in _FACTS or parameters not in ((), ("index",)):
+    if trial.hook not in FACTS or parameters not in ((), ("index",)):
         return []
-    return [repr(_sorted(trial.call(*((trial.index,) if parameters else ()))))]
+    return [repr(in_order(trial.call(*((trial.index,) if parameters else ()))))]
 
 
-def _sorted(answer: object) -> object:
+def in_order(answer: object) -> object:
     """Sets print in any order."""
     return sorted(answer, key=str) if isinstance(answer, frozenset) else answer
 
@@ -102,9 +104,9 @@ def again(trial: Trial) -> None:
         _in_thread(lambda one: _tells(one, arguments, told), within(trial, "in another thread"))
         used = trial.tensor(BLOCK)  # so that there is something to tell
         same_for_all(trial, arguments)
-        if trial.hook in _FACTS:
+        if trial.hook in FACTS:
             given = arguments
-            same_in_every_world(trial, lambda: repr(_sorted(trial.ctx.raw_hook(trial.hook)(*given))))
+            same_in_every_world(trial, lambda: repr(in_order(trial.ctx.raw_hook(trial.hook)(*given))))
         told = _told(trial, arguments)
         fail_once(trial)
         _tells(within(trial, "after a call that raised"), arguments, told)
@@ -131,6 +133,7 @@ def again(trial: Trial) -> None:
         if changed:
             within(trial, "somewhere in a hundred calls").fail("; ".join(changed[:3]))
         _tells(within(trial, "after a hundred calls"), arguments, told)
+        _use_often(trial)
     else:
         _repeat_effect(trial, run)
     run(within(trial, "after a hundred calls"))
@@ -164,8 +167,8 @@ def _told(trial: Trial, arguments: tuple[Any, ...]) -> str:
     if not frozen_contract.hook(trial.hook).only_looks:
         return ""
     found = trial.ctx.raw_hook(trial.hook)(*arguments)
-    if trial.hook in _FACTS:
-        return repr(_sorted(found))
+    if trial.hook in FACTS:
+        return repr(in_order(found))
     if dataclasses.is_dataclass(found):
         known = [one.name for one in dataclasses.fields(found) if getattr(found, one.name) is not None]
         return f"{', '.join(known) or 'nothing'}"
@@ -194,6 +197,26 @@ def _in_thread(run: Callable[[Trial], None], trial: Trial) -> None:
         trial.fail(f"did not return within {_THREAD_LIMIT:g} s")
     if raised:
         raise raised[0]
+
+
+def _use_often(trial: Trial) -> None:
+    """What the hook makes is used and ended as often; it is as good as the first, and leaves as little."""
+    from devicekit_conformance.keeping import keep
+
+    if not frozen_contract.hook(trial.hook).creates:
+        return
+    ends = time.monotonic() + _HUNDRED_LIMIT
+    for number in range(_USES):
+        used = within(trial, f"when what it makes is used for the {number + 1}. time", watched=False)
+        around = Surroundings(trial.ctx, "", trial.index, thorough=False)
+        kept = keep(used)
+        if kept is None:
+            return
+        kept.finish()
+        changed = around.changes()
+        used.expect(not changed, "; ".join(changed[:3]))
+        if time.monotonic() > ends:
+            return
 
 
 def _repeat_effect(trial: Trial, run: Callable[[Trial], None]) -> None:

@@ -356,9 +356,42 @@ def set_allocator_setting(trial: Trial) -> None:
         trial.equal(_settings(trial), expected, f"what the settings are once {name} was set to {wanted}")
         there = elsewhere.submit(_settings, trial).result()
         trial.equal(there, expected, f"what another thread is told once {name} was set to {wanted}")
+        changed = {index: _allocates(trial, index) for index in range(trial.count)}
         trial.call(name, value)
         trial.equal(_settings(trial), before, f"what the settings are once {name} was set back")
+        _of_every_device(trial, f"{name} was set from {wanted} to {value}", changed)
     elsewhere.shutdown()
+
+
+_SIZES = (512, 300_000, 1_500_000, 3_000_000, 12_000_000, 24_000_000)  # which allocators serve differently
+
+
+def _allocates(trial: Trial, index: int) -> list[object]:
+    """How torch counts what blocks of several sizes take on a device whose cache is empty."""
+    if not isinstance(trial.own("memory_stats", index), dict):
+        return []
+    trial.drop_cache()
+    kept: list[torch.Tensor] = []
+    told: list[object] = []
+    before = trial.own("memory_stats", index)
+    for size in _SIZES:
+        kept.append(trial.tensor(size, index))
+        now = trial.own("memory_stats", index)
+        told.append({name: now[name] - before.get(name, 0) for name in now if name.endswith(".current")})
+    kept.clear()
+    trial.drop_cache()
+    return told
+
+
+def _of_every_device(trial: Trial, what: str, before: dict[int, list[object]]) -> None:
+    """A setting is the process's: what it changes on one device, it changes on all of them."""
+    after = {index: _allocates(trial, index) for index in before}
+    if any(_allocates(trial, index) != told for index, told in after.items()):
+        return  # this allocator does not do the same each time
+    changed = [index for index in before if before[index] != after[index]]
+    same = [index for index in before if before[index] == after[index]]
+    told = f"once {what}, device {changed[:1]} allocates otherwise, and device {same[:1]} as before"
+    trial.expect(not (changed and same), told)
 
 
 def _sets_one_only(trial: Trial, before: dict[str, tuple[str, bool | None]]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from devicekit_conformance import frozen_contract
 from devicekit_conformance.context import MIB
 from devicekit_conformance.effects import effect
-from devicekit_conformance.measures import BLOCK, GIB, ROUNDING, granule, large_of
+from devicekit_conformance.measures import BLOCK, GIB, ROUNDING, granule, large_of, within_the_machine
 from devicekit_conformance.trial import Trial
 
 _OWN_KEYS = {
@@ -255,6 +255,9 @@ def _plausible(trial: Trial, found: Any) -> None:
     )
     if found.free is not None and found.total is not None:
         trial.expect(found.free <= found.total, f"free is {found.free} and total is {found.total}")
+    if trial.ctx.manifest.host and found.total is not None:
+        told = within_the_machine(found.total)
+        trial.expect(not told, f"total is {found.total}, and {told}")
     own = trial.own("mem_get_info", trial.index)
     if own is None or found.source != "runtime":
         return

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
+
 import torch
 
 from devicekit_conformance.effects import effect
@@ -16,6 +19,22 @@ _DRAWN: dict[tuple[int, int], dict[int, list[float]]] = {}  # by backend and dev
 
 def _draw(trial: Trial, index: int | None = None, count: int = 16) -> list[float]:
     return list(trial.ctx.probe.random(trial.index if index is None else index, count))
+
+
+_KINDS: tuple[Callable[[torch.Tensor], object], ...] = (
+    torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.exponential_, torch.Tensor.bernoulli_,
+)  # fmt: skip
+
+
+def _of_every_kind(trial: Trial) -> list[list[float]]:
+    """Numbers of several distributions, an odd count of each: some generators make two at once and keep one."""
+    found: list[list[float]] = []
+    for fill in _KINDS:
+        numbers = trial.tensor(12).view(torch.float32)
+        with contextlib.suppress(RuntimeError, NotImplementedError):  # not every device has every kind
+            fill(numbers)
+            found.append(numbers.cpu().tolist())
+    return found
 
 
 @effect("manual_seed")
@@ -41,6 +60,12 @@ def manual_seed(trial: Trial) -> None:
     last = _draw(trial)
     trial.call(trial.index, (1 << 63) - 1)
     trial.expect(_draw(trial) == last, "two draws after the largest seed differ")
+    followed = []
+    for _ in range(2):
+        _of_every_kind(trial)
+        trial.call(trial.index, 5)
+        followed.append(_of_every_kind(trial))
+    trial.expect(followed[0] == followed[1], "after other distributions were drawn from, a seed gives others")
     for index in trial.others:
         trial.call(trial.index, 5)
         first = _draw(trial, index)
@@ -72,6 +97,13 @@ def get_rng_state(trial: Trial) -> None:
     if trial.has("set_rng_state") and trial.ctx.claims("rng_state"):
         trial.other("set_rng_state", trial.index, kept.clone())
         trial.equal(_draw(trial), first, "what is drawn after the state was restored")
+        _of_every_kind(trial)
+        kept, first_of_all = trial.call(trial.index).clone(), _of_every_kind(trial)
+        _draw(trial, count=7)
+        trial.other("set_rng_state", trial.index, kept)
+        trial.equal(
+            _of_every_kind(trial), first_of_all, "what several distributions give after it was restored"
+        )
 
 
 @effect("set_rng_state")
@@ -96,5 +128,11 @@ def set_rng_state(trial: Trial) -> None:
             trial.call(trial.index, given)
             trial.expect(torch.equal(given, saved), "it changed the state that it was given")
             trial.equal(_draw(trial), wanted, "what is drawn after the state was restored")
+        _of_every_kind(trial)
+        saved = state(trial.index)
+        first = _of_every_kind(trial)
+        _draw(trial, count=7)
+        trial.call(trial.index, saved)
+        trial.equal(_of_every_kind(trial), first, "what several distributions give after it was restored")
         for index, before in strange.items():
             trial.expect(torch.equal(state(index), before), f"it changed the state of device {index}")

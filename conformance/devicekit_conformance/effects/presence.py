@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from devicekit_conformance.context import MIB
 from devicekit_conformance.effects import effect
+from devicekit_conformance.measures import within_the_machine
 from devicekit_conformance.trial import Trial
 
 
@@ -130,12 +132,33 @@ def device_properties(trial: Trial) -> None:
             value = getattr(found, name)
             same = value is not None and getattr(theirs, name) == value
             trial.expect(not same, f"device {index} has the same {name}, {value}")
+    _is_of_the_device(trial, found)
     info = trial.own("mem_get_info", trial.index)
     if info is not None and found.total_memory is not None:
         near = 0.8 * found.total_memory <= info[1] <= 1.25 * found.total_memory
         trial.expect(
             near, f"total_memory is {found.total_memory}, and torch's own mem_get_info says {info[1]}"
         )
+
+
+def _is_of_the_device(trial: Trial, found: Any) -> None:
+    """What it has at all, whatever of it is in use; and in bytes, as other hooks and the system count."""
+    block = trial.tensor(8 * MIB).fill_(1)
+    trial.equal(trial.call(trial.index), found, "with memory in use, the answer")
+    del block
+    total = found.total_memory
+    if total is None:
+        return
+    if trial.runtime is None and trial.has("memory_info"):
+        other = getattr(trial.other("memory_info", trial.index), "total", None)
+        near = other is None or 0.8 * total <= other <= 1.25 * total
+        trial.expect(near, f"total_memory is {total}, and memory_info() says {other}")
+    if trial.ctx.manifest.host:
+        told = within_the_machine(total)
+        trial.expect(not told, f"total_memory is {total}, and {told}")
+        units, cores = found.compute_units, os.cpu_count()
+        many = units is not None and cores is not None and units > cores
+        trial.expect(not many, f"compute_units is {units}, and the machine has {cores} processors")
 
 
 _PCI = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from devicekit_conformance import frozen_contract
-from devicekit_conformance.context import Context, NotApplicable, NotRun
+from devicekit_conformance.context import Context, NotApplicable, NotRun, fail
 from devicekit_conformance.rulebook import requirement
 
 _PROFILES = ("core", "memory", "streams", "host", "processes")
@@ -89,10 +89,35 @@ def _enter(number: int, profile: str, place: int, name: str, sentence: str, why:
     )(check)
 
 
-def _hooks(ctx: Context, profile: str, situation: str) -> list[str]:
+def _enter_programs(id: str, profile: str, sentence: str, why: str, programs: int, of: str | None) -> None:
+    def check(ctx: Context) -> None:
+        from devicekit_conformance.programs import draw, fault_of
+        from devicekit_conformance.trying import warm_up
+
+        judged = _hooks(ctx, of, "in_any_order")
+        warm_up()
+        for number in range(programs):
+            steps = draw(judged, sorted(ctx.implemented), ctx.device_count, f"{profile} {number}")
+            fault = fault_of(ctx, steps)
+            if fault is not None:
+                fail(fault)
+
+    check.__name__ = f"{profile}_hooks_in_any_order"
+    check.__doc__ = " ".join(sentence.split()) + "\n\n" + " ".join(why.split())
+    requirement(
+        id,
+        profile=profile,
+        isolated=_LIMIT,
+        device=False,
+        after=("DK-CORE-002", "DK-ORDER-001", "DK-EACH-101"),
+        every=True,
+    )(check)
+
+
+def _hooks(ctx: Context, profile: str | None, situation: str) -> list[str]:
     if ctx.device_count == 0:
         raise NotRun("there is no device on this machine")
-    mine = [name for name in sorted(ctx.implemented) if frozen_contract.profile_of(name) == profile]
+    mine = [name for name in sorted(ctx.implemented) if profile in (None, frozen_contract.profile_of(name))]
     if situation == "on_every_device":
         if not ctx.manifest.indexed:
             raise NotApplicable("this backend has one device, which has no index")
@@ -107,3 +132,22 @@ def _hooks(ctx: Context, profile: str, situation: str) -> list[str]:
 for _number, _profile in enumerate(_PROFILES, 1):
     for _place, (_name, _sentence, _why) in enumerate(_SITUATIONS, 1):
         _enter(_number, _profile, _place, _name, _sentence, _why)
+    _enter_programs(
+        f"DK-EACH-{_number}09",
+        _profile,
+        """Hooks MUST do what the contract says in any order, in any thread and on any device, and leave alone what
+        others made.""",
+        """A program is drawn from all of them, the same one each time: work, plain calls, calls that are refused,
+        memory that runs out, and streams, events, graphs, pools, settings and answers that are kept meanwhile. A
+        failure names the shortest part of it that fails.""",
+        1,
+        _profile,
+    )
+_enter_programs(
+    "DK-EACH-609",
+    "hardware",
+    "Hooks of all profiles MUST do what the contract says in any order, as in long programs of all of them.",
+    "What is rare is seen in none that is short.",
+    6,
+    None,
+)

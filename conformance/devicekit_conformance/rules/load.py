@@ -218,3 +218,25 @@ def importing_leaves_no_files(ctx: Context) -> None:
         left = sorted(os.listdir(home))
         os.chdir("/")
     expect(not left, f"it left {', '.join(left[:5])}")
+
+
+@requirement("DK-LOAD-013", profile="core", isolated=60.0, device=False)
+def importing_selects_nothing(ctx: Context) -> None:
+    """After importing and constructing a backend, device 0 and its default stream MUST be the current ones.
+
+    What a process begins with is what an engine relies on that has selected nothing.
+    """
+    if not ctx.manifest.indexed:
+        raise NotApplicable("this backend has one device, which has no index")
+    if ctx.device_count == 0:
+        raise NotRun("there is no device on this machine")
+    chosen = ctx.probe.current_index()
+    expect(chosen in (None, 0), f"device {chosen} is current")
+    ctx.probe.tensor(16, 0)  # after which it can be asked
+    chosen = ctx.probe.current_index()
+    expect(chosen in (None, 0), f"once the device is used, device {chosen} is current")
+    module = getattr(ctx.probe, "runtime", None)
+    current, default = (getattr(module, name, None) for name in ("current_stream", "default_stream"))
+    if callable(current) and callable(default):
+        for index in range(ctx.device_count):
+            expect(current(index) == default(index), f"another stream of device {index} is current")
