@@ -16,10 +16,7 @@ _BETWEEN = ("os", "posixpath", "collections.abc", "_collections_abc")  # whose c
 @contextlib.contextmanager
 def reads_of(plugin: object) -> Iterator[list[str]]:
     """Inside, note the variables that the module or package of ``plugin`` asks for, by name."""
-    module = type(plugin).__module__
-    file = getattr(sys.modules.get(module), "__file__", None)
-    package = module.partition(".")[0]
-    own = str(Path(file).parent) if file and "." in module and package != "devicekit" else file
+    own = tuple(_own_code(plugin))
     kind, seen = type(os.environ), list[str]()
     honest = kind.__getitem__
 
@@ -27,7 +24,7 @@ def reads_of(plugin: object) -> Iterator[list[str]]:
         frame = sys._getframe(1)
         while frame.f_back is not None and frame.f_globals.get("__name__") in _BETWEEN:
             frame = frame.f_back
-        if own is not None and frame.f_code.co_filename.startswith(own):
+        if frame.f_code.co_filename.startswith(own):
             seen.append(str(key))
         return honest(self, key)
 
@@ -36,3 +33,16 @@ def reads_of(plugin: object) -> Iterator[list[str]]:
         yield seen
     finally:
         kind.__getitem__ = honest  # type: ignore[method-assign]
+
+
+def _own_code(plugin: object) -> Iterator[str]:
+    """The files and folders of the classes that have its hooks. What it has from devicekit is not its own."""
+    for base in type(plugin).__mro__:
+        package, _, within = base.__module__.partition(".")
+        file = getattr(sys.modules.get(base.__module__), "__file__", None)
+        if file is None or not any(hasattr(one, "devicekit_impl") for one in vars(base).values()):
+            continue
+        if package != "devicekit":
+            yield str(Path(file).parent) if within else file
+        elif base is type(plugin):
+            yield file

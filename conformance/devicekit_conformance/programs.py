@@ -249,7 +249,9 @@ class _Program:
     def _selection(self) -> dict[str, object]:
         """The device and the streams that are current in the thread that asks, by roads that no hook steers."""
         trial = self._trial
-        found: dict[str, object] = {"device": trial.ctx.probe.current_index()}
+        found: dict[str, object] = {}
+        if callable(getattr(trial.runtime, "set_device", None)):  # or effects cannot set it back either
+            found["device"] = trial.ctx.probe.current_index()
         for index in range(trial.count):
             found[f"stream of device {index}"] = trial.own("current_stream", index)
         return found

@@ -256,7 +256,7 @@ def _restores_what_was(trial: Trial, outer: Any, inner: Any, current: Callable[[
     trial.expect(current() == before, f"after {_DEEP} blocks within each other, another stream is current")
     for index in trial.others[:1]:
         theirs = trial.own("current_stream", index)
-        if trial.has("set_current_stream"):
+        if theirs is not None and trial.has("set_current_stream"):
             set_there = trial.new_stream(index)
             with trial.current(trial.index), trial.call(outer):
                 trial.other("set_current_stream", set_there)
