@@ -8,13 +8,25 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from devicekit.contract import CAPABILITIES, CONTRACT_VERSION, HOOKS, HookKind, HookSpec, Manifest
+from devicekit.contract import (
+    CAPABILITIES,
+    CONTRACT_VERSION,
+    HOOKS,
+    HookKind,
+    HookSpec,
+    Manifest,
+    handles,
+    hooks,
+)
+from devicekit.contract.handles import DeviceGraph, Event, MemoryPool, Stream, TimingEvent
 from devicekit.contract.manifest import FILE_NAME
 from devicekit.registry.validation import implemented_hooks
 from devicekit_conformance.frozen_contract import profile_of
@@ -80,16 +92,36 @@ def render(support: Sequence[Support]) -> str:
         f"The hooks of device contract {CONTRACT_VERSION}. This page is written by",
         "`python -m tools.reference`; edit the code and write it again.",
         "",
-        "A backend is a class whose methods bear `@devicekit.hookimpl` and repeat these signatures: the same",
-        "names in the same order, without defaults. Callers pass every argument by position.",
+        "Callers pass every argument by position.",
         "",
+        *_for_all_hooks(),
         *_support_table(support),
     ]
     for group, specs in groupby(HOOKS.values(), key=lambda spec: spec.group):
         lines += [f"## {group}", ""]
         for spec in specs:
             lines += _section(spec)
-    return "\n".join([*lines, *_capabilities()]).rstrip() + "\n"
+    return "\n".join([*lines, *_handed_out(), *_capabilities()]).rstrip() + "\n"
+
+
+def _for_all_hooks() -> list[str]:
+    """What the module of the hooks says, after its first sentence."""
+    _, _, rest = inspect.cleandoc(hooks.__doc__ or "").partition("\n\n")
+    return ["## What holds for every hook", "", rest, ""]
+
+
+def _handed_out() -> list[str]:
+    """The protocols of what hooks return, method by method."""
+    lines = ["## What hooks hand out", "", inspect.cleandoc(handles.__doc__ or ""), ""]
+    for protocol in (Stream, Event, TimingEvent, DeviceGraph, MemoryPool):
+        lines += [f"### {protocol.__name__}", "", inspect.cleandoc(protocol.__doc__ or ""), ""]
+        for name, method in vars(protocol).items():
+            if inspect.isfunction(method) and not name.startswith("_"):
+                signature = str(inspect.signature(method)).replace("(self, ", "(").replace("(self)", "()")
+                said = textwrap.indent(inspect.getdoc(method) or "", "  ").strip()
+                lines += [f"- `{name}{signature.replace(chr(39), '')}`: {said}"]
+        lines += [""]
+    return lines
 
 
 def _support_table(support: Sequence[Support]) -> list[str]:

@@ -19,7 +19,11 @@ class Event(Protocol):
     """
 
     def record(self, stream: Stream | None = None) -> None:
-        """Mark the current end of ``stream``, of the event's device (default: the current device's stream)."""
+        """Mark the current end of ``stream``, of the event's device.
+
+        The default is that device's current stream, for whoever has made the device current. Where another device
+        is current, ``stream`` must be given.
+        """
 
     def query(self) -> bool:
         """Whether all work before the mark has finished. Does not wait."""
@@ -28,7 +32,10 @@ class Event(Protocol):
         """Block the calling thread until the mark is reached."""
 
     def wait(self, stream: Stream | None = None) -> None:
-        """Make later work of ``stream`` (default as for `record`) wait for the mark. Does not block the thread."""
+        """Make later work of ``stream`` wait for the mark, on whichever device. Does not block the thread.
+
+        The default is the current stream of the calling thread's current device.
+        """
 
 
 @runtime_checkable

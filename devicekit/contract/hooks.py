@@ -1,25 +1,33 @@
 """Every hook of the contract: its signature, its kind, and what a device does when a backend lacks it.
 
 A vendor writes a class whose methods bear `hookimpl` and repeat these signatures exactly: the same argument names
-in the same order, no defaults, no keyword-only arguments. Indices are plain ints. What follows holds for every
-hook that does not say otherwise, and for the methods of the objects that hooks return.
+in the same order, no keyword-only arguments, and no defaults, except that an argument which a later contract
+appended may have one (``interprocess=False``, ``pool=None``), so that older hosts can call the hook. Indices are
+plain ints from 0. What follows holds for every hook that does not say otherwise, and for the methods of the
+objects that hooks return.
 
 - A hook does not print, change the current device or stream, or read or write the environment.
 - A hook that observes or releases initialises no device unless it says that it may. One that orders work, sets a
   limit or hands out memory may initialise the device it is asked about.
 - Apart from what initialising a device does, a hook leaves the process as it found it: folders, limits, signals,
-  threads, open files, random states, and the defaults of Python and torch. It also leaves what other hooks set or
-  count: peaks, counters, limits, settings. Memory in use stays as it is.
+  threads, open files, random states, locale, logging, warning filters, and the defaults of Python and torch. It
+  also leaves what other hooks set or count: peaks, counters, limits, settings. Memory in use stays as it is.
+- Apart from what loading the vendor's own software does, importing the plugin and making its object leave the
+  process as a hook must. They initialise no device, and the process may fork afterwards.
+- Each thread has its own current device, and its own current stream on each device. A new thread begins on device
+  0 and on default streams, whatever the thread that started it had made current.
 - A hook does the same each time, in every thread, in a child that was forked before anything initialised the
   device, and after a call that raised. It may be called from a finalizer, and so while another hook of the same
   thread runs.
 - A hook keeps no tensor and no error that it is given, and writes to none. What it returns is not changed by later
   calls.
-- For a device that does not exist, a hook raises or says that it knows nothing. What is the same on every device
-  may be answered for any index.
+- For a device that does not exist, a hook raises, in whatever words, or says that it knows nothing; it never takes
+  another device for it. What is the same on every device may be answered for any index, and what belongs to no
+  device yet, as a new event, may be made for any.
 - Sizes may be counted in pages of up to 64 MiB. How long a hook takes is limited only where it says something
   about waiting.
-- Where manifest and hook name the same thing, they agree.
+- Where manifest and hook name the same thing, they agree. A hook that the object sets to ``None`` is absent, and
+  what the manifest says of it (``noop``, ``emulated``, a capability) falls with it and is no fault.
 """
 
 from __future__ import annotations
@@ -85,7 +93,10 @@ class BackendSpec:
 
     @hook(_OBSERVING, "Selection")
     def device_properties(self, index: int) -> DeviceProperties:
-        """What the device is. May initialise."""
+        """What device ``index`` is, whichever one is current. May initialise.
+
+        It stays the same while the process lives, unless somebody changes the machine.
+        """
         raise NotImplementedError
 
     @hook(_OBSERVING, "Selection", since="1.1")
@@ -93,7 +104,8 @@ class BackendSpec:
         """The dtypes in which the device multiplies matrices; ``None`` if that is not known. May initialise.
 
         All floating-point ones must be listed; integers and complex numbers may be left out. Of the 8-bit floats,
-        only those that the hardware has: ``float8_e4m3fn`` and ``float8_e4m3fnuz`` differ.
+        only those that the hardware has: ``float8_e4m3fn`` and ``float8_e4m3fnuz`` differ, and one that software
+        multiplies by way of another format is left out.
         """
         raise NotImplementedError
 
@@ -121,7 +133,7 @@ class BackendSpec:
     def create_stream(self, index: int, priority: int) -> Stream:
         """A stream to work on. Lower numbers run first; 0 is the default, and out-of-range values are clamped.
 
-        The first 32 streams differ; a runtime that has no more may then hand them out again.
+        The first 32 of one priority on one device differ; a runtime that has no more may then hand them out again.
         """
         raise NotImplementedError
 
@@ -151,8 +163,9 @@ class BackendSpec:
     def native_handle(self, stream: Stream) -> int:
         """The stream as the vendor's own libraries take it: the value of a pointer, opaque to everybody else.
 
-        It is valid while ``stream`` lives. Streams of a device that are not equal have different handles. 0 is the
-        default stream of some runtimes, and no error.
+        It names the vendor's queue, not the Python object: equal streams have the same handle each time, and
+        streams of a device that are not equal have different ones. It is valid while ``stream`` or an equal one
+        lives, as wide as a pointer, and without a sign. 0 is the default stream of some runtimes, and no error.
         """
         raise NotImplementedError
 
@@ -233,12 +246,16 @@ class BackendSpec:
 
         Before initialisation, or in a forked child that cannot use the device, every number is ``None`` and
         ``state`` says why. For a device that was not used while another one was, either that or zeros.
+        Otherwise every allocation and release before the call is counted.
         """
         raise NotImplementedError
 
     @hook(_OBSERVING, "Observing")
     def memory_info(self, index: int) -> MemoryInfo:
-        """The driver's free and total bytes, all processes included. May initialise."""
+        """The driver's free and total bytes, all processes included. May initialise.
+
+        Asked anew at each call; what was just allocated or released may not show yet where the driver counts late.
+        """
         raise NotImplementedError
 
     @hook(_OBSERVING, "Observing")
@@ -248,7 +265,10 @@ class BackendSpec:
 
     @hook(_OBSERVING, "Observing")
     def host_memory_stats(self) -> HostMemoryStats:
-        """The backend's cache of pinned host memory."""
+        """The backend's cache of pinned host memory. What was registered is not in it.
+
+        Before initialisation, or in a forked child that cannot use the device, the numbers are ``None`` or 0.
+        """
         raise NotImplementedError
 
     @hook(_OBSERVING, "Observing")
@@ -262,12 +282,15 @@ class BackendSpec:
 
     @hook(_RELEASING, "Observing")
     def reset_peak_memory_stats(self, index: int) -> None:
-        """Make every peak equal to its current value. Before initialisation it does nothing."""
+        """Make every peak equal to its current value. Before initialisation it does nothing.
+
+        Nothing else does: peaks outlast `empty_cache` and `set_memory_fraction`.
+        """
         raise NotImplementedError
 
     @hook(_OBSERVING, "Observing", since="1.1")
     def telemetry(self, index: int) -> Telemetry:
-        """Temperature, power, utilisation and clocks. Initialises nothing."""
+        """Temperature, power, utilisation and clocks, as the vendor sampled them last. Initialises nothing."""
         raise NotImplementedError
 
     # -- Limits and pools -------------------------------------------------------------------------------------
@@ -276,8 +299,9 @@ class BackendSpec:
     def set_memory_fraction(self, index: int, fraction: float) -> None:
         """Limit this process to a share of the device's total; beyond it, out of memory.
 
-        ``fraction`` is a float, 0.0 to 1.0. What the allocator holds counts, and stays. Raises for
-        numbers beyond these.
+        ``fraction`` is a float, 0.0 to 1.0; raises for others and for NaN. All that the allocator has reserved
+        counts, its cache included. A limit below that takes nothing back. It holds until another one is set,
+        whatever is emptied.
         """
         raise NotImplementedError
 
@@ -296,7 +320,7 @@ class BackendSpec:
         """Change one setting of the allocator for this process, as in ``("max_split_size_mb", "128")``.
 
         `allocator_settings` shows it at once. Raises ValueError for a setting that does not exist or cannot be
-        changed any more, and for a value that cannot be read.
+        changed any more, and for a value that cannot be read, or only in part.
         """
         raise NotImplementedError
 
@@ -306,8 +330,10 @@ class BackendSpec:
     def classify_error(self, error: BaseException) -> ErrorKind | None:
         """What ``error`` means on this backend; ``None`` if it is none of ours. Never raises.
 
-        Judged by its type first, then by its code, then by its message; where these say nothing, by what it came
-        from, ``__cause__`` or ``__context__``.
+        Judged by its type first, then by its code, then by its message. Where these say nothing, what it came from
+        is judged in the same way: its ``__cause__`` where it has one, otherwise its ``__context__`` unless
+        ``raise ... from None`` hides that. A lost device anywhere among them may come before all else. No class of
+        exception, however odd, and no chain, however long or circular, makes it raise.
         """
         raise NotImplementedError
 
@@ -324,15 +350,19 @@ class BackendSpec:
 
     @hook(_OBSERVING, "Host side", since="1.1")
     def is_pinned(self, tensor: torch.Tensor) -> bool:
-        """Whether a host tensor's memory is page-locked for this backend's devices. Initialises nothing."""
+        """Whether a host tensor's memory is page-locked for this backend's devices. Initialises nothing.
+
+        It is not where its first or its last byte is not; what lies between need not be looked at. For a tensor
+        without elements, either answer is allowed.
+        """
         raise NotImplementedError
 
     @hook(_ORDERING, "Host side", since="1.1")
     def register_host_memory(self, tensor: torch.Tensor) -> None:
         """Page-lock the memory of a contiguous host tensor where it is, until it is unregistered.
 
-        What is locked are the bytes of its elements, and at most the pages on which they are. Raises for memory
-        that is registered or page-locked already, and for other tensors.
+        What is locked are the bytes of its elements, and at most the pages on which they are. Raises for memory of
+        which any part is registered or page-locked already, for a tensor without elements, and for other tensors.
         """
         raise NotImplementedError
 
@@ -340,7 +370,7 @@ class BackendSpec:
     def unregister_host_memory(self, tensor: torch.Tensor) -> None:
         """Undo `register_host_memory`, before the tensor goes.
 
-        Another tensor of the same address and size will do. Raises for any other memory.
+        Another tensor of the same address and size will do. Raises for any other memory, and for a part of it.
         """
         raise NotImplementedError
 
@@ -356,6 +386,7 @@ class BackendSpec:
         """Seed the device's default generator with 0 to 2**63 - 1: from the same seed the same numbers follow.
 
         Other seeds should give others; some generators take 32 bits of a seed, as torch's own on the host does.
+        No other generator is seeded: not another device's, the host's or Python's.
         """
         raise NotImplementedError
 
@@ -383,15 +414,20 @@ class BackendSpec:
 
     @hook(_OBSERVING, "Processes")
     def is_bad_fork(self) -> bool:
-        """Whether this process was forked after its parent initialised the device, and cannot use it."""
+        """Whether this process was forked after its parent initialised the device, and cannot use it.
+
+        So are its own forked children. Once true, it stays true, whatever is tried.
+        """
         raise NotImplementedError
 
     @hook(_ORDERING, "Processes")
     def export_ipc(self, tensor: torch.Tensor) -> object:
         """A picklable handle by which another process can map the tensor's memory, wherever that begins.
 
-        For a contiguous tensor with elements, which the exporter keeps until it was imported, once. Who exports
-        waits first for what is still to write there (`synchronize`, or an event that is sent along).
+        For a contiguous tensor with elements, which the exporter keeps until it was imported; its process outlives
+        the imported tensor. A handle is good for one import. A tensor may be exported again, and several handles
+        may be under way. Who exports waits first for what is still to write there (`synchronize`, or an event that
+        is sent along).
         """
         raise NotImplementedError
 
@@ -421,7 +457,7 @@ class BackendSpec:
     def record_memory_history(self, index: int, enabled: bool) -> None:
         """Start or stop recording allocations for `memory_snapshot`; some vendors do so on all devices at once.
 
-        To stop what was not started does nothing. What was recorded may be forgotten.
+        To stop what was not started does nothing, and initialises nothing. What was recorded may be forgotten.
         """
         raise NotImplementedError
 

@@ -17,6 +17,8 @@ from devicekit.contract import AllocatorSetting
 _FIXED = frozenset({"backend"})  # chosen when torch is imported
 _SETTING = re.compile(r"\s*([A-Za-z_]\w*)\s*:\s*((?:\[[^\]]*\]|[^,\[])+)\s*(?:,|$)")
 _NAME = re.compile(r"[A-Za-z_]\w*")
+# A word, a number or a list of numbers. torch itself reads the beginning of what is not one, and wraps negatives.
+_VALUE = re.compile(r"[A-Za-z_]\w*|[0-9]{1,18}(?:\.[0-9]+)?|\[[0-9>:,\s]*\]", re.ASCII)
 
 
 def readable() -> bool:
@@ -43,7 +45,7 @@ def change(module: ModuleType, name: str, value: str) -> None:
     Raises:
         ValueError: the setting does not exist, is fixed, or takes no such value.
     """
-    if _NAME.fullmatch(name) is None or re.search(r"[,:\s]", value.partition("[")[0]):
+    if _NAME.fullmatch(name) is None or _VALUE.fullmatch(value) is None:
         raise ValueError(f"{name!r} set to {value!r} is no setting of an allocator")
     if name in _FIXED:
         raise ValueError(f"{name} is fixed since the allocator started; set it in the environment instead")
@@ -53,7 +55,7 @@ def change(module: ModuleType, name: str, value: str) -> None:
     change_all = own if own is not None else torch._C._accelerator_setAllocatorSettings
     try:
         change_all(text)
-    except RuntimeError as error:  # torch's word for an unknown key or a wrong value
+    except (RuntimeError, LookupError) as error:  # torch's words for an unknown key or a wrong value
         raise ValueError(f"{name}:{value} was refused: {error}") from error
 
 

@@ -26,7 +26,7 @@ from devicekit.contract import (
     hookimpl,
 )
 from devicekit.contract.errors import UnsupportedHook
-from devicekit.torchlike import allocator, ipc, properties, statistics
+from devicekit.torchlike import allocator, ipc, pinned, properties, statistics
 from devicekit.torchlike.errors import classify
 from devicekit.torchlike.handles import TorchGraph, TorchMemoryPool, clamp_priority
 from devicekit.torchlike.module import VendorModule
@@ -258,6 +258,8 @@ class TorchModuleBackend(VendorModule):
     @hookimpl
     @needs("set_per_process_memory_fraction")
     def set_memory_fraction(self, index: int, fraction: float) -> None:
+        if not 0.0 <= fraction <= 1.0:  # nor NaN, which some vendors' own checks let through
+            raise ValueError(f"a fraction is from 0 to 1, not {fraction!r}")
         self.module.set_per_process_memory_fraction(float(fraction), index)  # every vendor refuses an int
 
     @hookimpl
@@ -283,11 +285,11 @@ class TorchModuleBackend(VendorModule):
 
     @hookimpl
     def pin_memory(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.pin_memory()
+        return pinned.pin(tensor)
 
     @hookimpl
     def is_pinned(self, tensor: torch.Tensor) -> bool:
-        return tensor.is_pinned()
+        return pinned.is_pinned(tensor)
 
     @hookimpl
     def copies_overlap(self, index: int) -> bool:
@@ -360,4 +362,5 @@ class TorchModuleBackend(VendorModule):
     @hookimpl
     @needs("memory._record_memory_history")
     def record_memory_history(self, index: int, enabled: bool) -> None:
-        self.module.memory._record_memory_history("all" if enabled else None)
+        if enabled or self._is_used():  # the vendor's function initialises
+            self.module.memory._record_memory_history("all" if enabled else None)

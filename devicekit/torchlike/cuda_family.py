@@ -52,6 +52,7 @@ class CudaFamilyBackend(TorchModuleBackend):
             self._keys = statistics.ASYNC_ALLOCATOR_KEYS
             hide(self, "memory_snapshot", "record_memory_history")
         self._integrated = functools.cache(self._ask_integrated)
+        self._registered: dict[int, int] = {}  # bytes, by address: the runtime looks at the address alone
 
     def _allocates_asynchronously(self) -> bool:
         # Settled by the environment when torch is imported; asking initialises nothing.
@@ -73,12 +74,21 @@ class CudaFamilyBackend(TorchModuleBackend):
     def register_host_memory(self, tensor: torch.Tensor) -> None:
         if tensor.device.type != "cpu" or not tensor.is_contiguous():
             raise ValueError(f"only contiguous tensors in host memory can be registered, not {tensor.device}")
-        self._check(self.module.cudart().cudaHostRegister(tensor.data_ptr(), tensor.nbytes, 0), "registered")
+        address, nbytes = tensor.data_ptr(), tensor.nbytes
+        if not nbytes:
+            raise ValueError("a tensor without elements has no memory to register")
+        self._check(self.module.cudart().cudaHostRegister(address, nbytes, 0), "registered")
+        self._registered[address] = nbytes
 
     @hookimpl
     @needs("cudart")
     def unregister_host_memory(self, tensor: torch.Tensor) -> None:
-        self._check(self.module.cudart().cudaHostUnregister(tensor.data_ptr()), "unregistered")
+        address, nbytes = tensor.data_ptr(), tensor.nbytes
+        known = self._registered.get(address, nbytes)  # whatever was registered by another road
+        if known != nbytes:
+            raise ValueError(f"{known} bytes were registered there, and not {nbytes}")
+        self._check(self.module.cudart().cudaHostUnregister(address), "unregistered")
+        self._registered.pop(address, None)
 
     def _check(self, result: object, what: str) -> None:
         code = int(getattr(result, "value", result))  # type: ignore[call-overload]  # the runtime's enumeration

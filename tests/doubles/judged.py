@@ -24,7 +24,7 @@ from tests.doubles.driver import GIB, Card, Driver, Queue
 from tests.doubles.vendors import FLAVOURS, Double, build, install
 
 _WORK_MILLISECONDS = 20.0
-_PINNED = "pinned_by_double"
+_pool: dict[int, int] = {}  # memory that pin_memory locked: bytes, by address
 # By the vendors' manuals, not by the plugins.
 _VISIBLE = {
     "cuda": "CUDA_VISIBLE_DEVICES",
@@ -55,7 +55,7 @@ def _become(name: str) -> None:
     driver.cards = [Card(total=16 * GIB, padding=driver.padding) for _ in driver.cards]
     patch = _Forever()
     install(patch, double)
-    patch.setattr(torch.Tensor, "pin_memory", _pinned)
+    patch.setattr(torch.Tensor, "pin_memory", lambda tensor: _pinned(tensor, driver))
     patch.setattr(torch.Tensor, "is_pinned", lambda tensor: _is_pinned(tensor, driver))
     if name in _COLLECTIVES:
         patch.setattr(dist.Backend, "backend_list", [*dist.Backend.backend_list, _COLLECTIVES[name]])
@@ -142,18 +142,29 @@ class DoubleProbe:
         return self._driver.cards[index].reserved
 
     def pinned(self, tensor: torch.Tensor) -> bool | None:
-        return _is_pinned(tensor, self._driver)
+        return _locked(tensor.data_ptr(), self._driver)
 
 
 def _is_pinned(tensor: torch.Tensor, driver: Driver) -> bool:
-    address = tensor.data_ptr()
-    registered = any(first <= address < first + size for first, size in driver.registered.items())
-    return registered or getattr(tensor, _PINNED, False) or getattr(tensor._base, _PINNED, False)
+    """As torch says it, which looks where a tensor's storage begins."""
+    return tensor.device.type == "cpu" and _locked(tensor.untyped_storage().data_ptr(), driver)
 
 
-def _pinned(tensor: Any) -> torch.Tensor:
-    found = tensor if getattr(tensor, _PINNED, False) else tensor.clone()
-    setattr(found, _PINNED, True)
+def _locked(address: int, driver: Driver) -> bool:
+    return any(
+        first <= address < first + size
+        for ranges in (driver.registered, _pool)
+        for first, size in ranges.items()
+    )
+
+
+def _pinned(tensor: torch.Tensor, driver: Driver) -> torch.Tensor:
+    if _is_pinned(tensor, driver) or not tensor.numel():
+        return tensor
+    found = tensor.clone()
+    storage = found.untyped_storage()
+    _pool[storage.data_ptr()] = storage.nbytes()
+    weakref.finalize(storage, _pool.pop, storage.data_ptr(), None)
     return found
 
 

@@ -147,7 +147,12 @@ class DeviceModule:
         return SimpleNamespace(cudaHostRegister=self._register, cudaHostUnregister=self._unregister)
 
     def _register(self, address: int, nbytes: int, flags: int) -> int:
-        if address in self.driver.registered:
+        if not nbytes:
+            return 1  # invalid value
+        if any(
+            first < address + nbytes and address < first + size
+            for first, size in self.driver.registered.items()
+        ):
             return 712  # already registered
         self.driver.registered[address] = nbytes
         return 0

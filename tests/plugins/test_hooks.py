@@ -178,6 +178,31 @@ def test_the_memory_fraction_limits_one_device(fraction: float, bench: Bench) ->
     assert [card.fraction for card in bench.driver.cards] == [1.0, float(fraction)]
 
 
+@pytest.mark.parametrize("wrong", [-0.1, 1.1, float("nan"), float("inf")])
+@serving("set_memory_fraction")
+def test_a_fraction_that_is_none_is_refused_before_the_vendor_sees_it(wrong: float, bench: Bench) -> None:
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        bench.backend.set_memory_fraction(1, wrong)
+    assert not bench.driver.initialised
+
+
+@serving("register_host_memory")
+def test_what_is_registered_is_unregistered_by_its_address_and_size(bench: Bench) -> None:
+    whole = torch.arange(4096)
+    bench.backend.register_host_memory(whole[:1024])
+    for other in (whole[:1], whole[:1023], whole, whole[100:101], whole[2048:], torch.arange(1024)):
+        with pytest.raises((ValueError, RuntimeError)):
+            bench.backend.unregister_host_memory(other)
+    for again in (whole[:1024], whole[1000:], whole[:0], whole[::2]):
+        with pytest.raises((ValueError, RuntimeError)):
+            bench.backend.register_host_memory(again)
+    bench.backend.register_host_memory(whole[1024:])
+    bench.backend.unregister_host_memory(whole[:1024].view(32, 32))
+    bench.backend.register_host_memory(whole[:8])
+    bench.backend.unregister_host_memory(whole[:8])
+    assert list(bench.driver.registered) == [whole[1024:].data_ptr()]
+
+
 @serving("memory_pool")
 def test_a_pool_is_used_only_inside_its_context(bench: Bench) -> None:
     pool = bench.backend.memory_pool(1)
@@ -185,6 +210,14 @@ def test_a_pool_is_used_only_inside_its_context(bench: Bench) -> None:
     with pool.use():
         assert bench.driver.pool_in_use is not None
     assert bench.driver.pool_in_use is None
+
+
+@serving("record_memory_history")
+def test_to_stop_a_recording_before_the_first_use_is_no_use(bench: Bench) -> None:
+    bench.backend.record_memory_history(0, False)
+    assert not bench.driver.initialised
+    bench.driver.initialised = bench.driver.forked = True
+    bench.backend.record_memory_history(0, False)  # nor does it fail in a child that cannot use the device
 
 
 @serving("record_memory_history")

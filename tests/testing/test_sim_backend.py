@@ -16,7 +16,7 @@ from devicekit.contract.records import AllocatorState, ErrorKind
 from devicekit.device import Device
 from devicekit.registry import unregister_backend
 from devicekit.testing import MIB, DeviceLost, ForkedAfterUse, SimConfig, Simulator, WrongDevice, simulation
-from devicekit.testing.sim_backend import manifest, register
+from devicekit.testing.sim_backend import SimBackend, manifest, register
 
 
 @pytest.fixture
@@ -51,6 +51,23 @@ def test_statistics_are_unknown_before_first_use_and_reading_them_is_no_use(devi
     assert stats.allocated is None
     assert not torch.sim.is_initialized()
     assert device.host_memory_stats().reserved is None
+
+
+@pytest.mark.parametrize("index", [-1, 2, 10_000])
+def test_an_index_that_does_not_exist_is_taken_for_no_other(machine: Simulator, index: int) -> None:
+    machine.initialize()
+    same_on_all = {"copies_overlap", "supported_dtypes", "priority_range", "submit_work"}
+    fitting: dict[str, object] = {
+        "fraction": 0.5,
+        "enabled": False,
+        "state": torch.get_rng_state(),
+        "pool": None,
+    }
+    for name, spec in HOOKS.items():
+        if spec.parameters[:1] != ("index",) or name in same_on_all or not hasattr(SimBackend, name):
+            continue
+        with pytest.raises(WrongDevice):
+            getattr(SimBackend(), name)(index, *(fitting.get(one, 0) for one in spec.parameters[1:]))
 
 
 def test_statistics_name_every_quantity(device: Device) -> None:

@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 
-from devicekit.contract import HOOKS
+from devicekit.contract import HOOKS, hooks
+from devicekit.contract.handles import DeviceGraph, Event, MemoryPool, Stream, TimingEvent
 from devicekit_conformance.frozen_contract import profile_of
 from tools.reference import CHECKOUT, main, read_support, render
 
@@ -12,6 +13,17 @@ from tools.reference import CHECKOUT, main, read_support, render
 def test_the_page_in_the_repository_is_the_one_the_code_writes():
     written = (CHECKOUT / "docs" / "hooks.md").read_text(encoding="utf-8")
     assert written == render(read_support(CHECKOUT / "plugins")), "run: python -m tools.reference"
+
+
+def test_what_holds_for_all_hooks_and_for_what_they_return_is_on_the_page():
+    page = render([])
+    assert (hooks.__doc__ or "").partition("\n\n")[2].strip() in page
+    for protocol in (Stream, Event, TimingEvent, DeviceGraph, MemoryPool):
+        section = page.split(f"### {protocol.__name__}\n")[1].split("\n### ")[0]
+        methods = [name for name in vars(protocol) if not name.startswith("_")]
+        assert [line.split("(")[0] for line in section.splitlines() if line.startswith("- `")] == [
+            f"- `{name}" for name in methods
+        ]
 
 
 @pytest.mark.parametrize("hook", HOOKS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -129,10 +129,42 @@ def classify_error(trial: Trial) -> None:
     loop.__context__ = ValueError("inner")
     loop.__context__.__context__ = loop
     trial.expect(trial.call(loop) is None, "it finds something in errors that are each other's context")
+    if thorough:
+        for error in _odd():
+            kind = _unwatched(trial, error)
+            trial.expect(
+                kind is None, f"it takes an error whose class is odd for {getattr(kind, 'value', kind)}"
+            )
     provoked = list(_provoked(trial))
     _judges_itself_first(trial, provoked)
     for wanted, error in provoked:
         _recognises(trial, wanted, error, [str(other) for kind, other in provoked if kind != wanted])
+
+
+def _odd() -> Iterator[BaseException]:
+    """Errors whose classes raise when they are asked, or answer nonsense."""
+
+    def fail(*_: object) -> NoReturn:
+        raise OSError("it cannot be asked")
+
+    for name in ("__cause__", "__context__", "__suppress_context__", "args", "error_code"):
+        for found in (property(fail), property(lambda self: 3)):
+            yield type("Odd", (RuntimeError,), {name: found})("out of luck")
+    for name in ("__str__", "__repr__", "__bool__", "__len__"):
+        yield type("Odd", (RuntimeError,), {name: fail})("out of luck")
+    deep: BaseException = RuntimeError("the first of many")
+    for number in range(3000):
+        above = RuntimeError(f"layer {number}")
+        above.__context__, deep = deep, above
+    yield deep
+
+
+def _unwatched(trial: Trial, error: BaseException) -> object:
+    """Without a look at the error itself, which it may not bear."""
+    try:
+        return trial.ctx.raw_hook(trial.hook)(error)
+    except Exception as raised:
+        trial.fail(f"raised {type(raised).__name__} for an error whose class is odd")
 
 
 def _quick(trial: Trial, error: BaseException) -> Any:
@@ -168,6 +200,8 @@ def _judges_itself_first(trial: Trial, provoked: list[tuple[str, BaseException]]
             setattr(error, name, below)
             value = getattr(_quick(trial, error), "value", None)
             error.__cause__, error.__context__, error.__suppress_context__ = kept
+            if other == "device_lost" and value == other:
+                continue  # nobody is to try again on a lost device, wherever it is said
             trial.equal(
                 value, wanted, f"what {_told(error)} is taken for, which came from one of kind {other},"
             )

@@ -189,6 +189,13 @@ def _by_other_roads(trial: Trial) -> None:
         trial.other("unregister_host_memory", place)
         trial.expect(there is True, "it is False for registered memory")
         trial.expect(trial.call(place) is False, "it is True for memory that is registered no more")
+        trial.other("register_host_memory", place[:1024])
+        part, apart = trial.call(place[10:100]), trial.call(place[3072:])
+        trial.other("unregister_host_memory", place[:1024])
+        trial.expect(part is True, "it is False for a part of registered memory")
+        trial.expect(
+            apart is False, "it is True for memory that is not registered, where a part before it is"
+        )
     del used
 
 
@@ -213,6 +220,7 @@ def register_host_memory(trial: Trial) -> None:
             trial.other("unregister_host_memory", tensor.view(size))  # the memory counts, not the object
     whole = torch.zeros(64, 64)
     _refuses(trial, whole.t(), "a tensor that is not contiguous")
+    _refuses(trial, torch.empty(0), "a tensor without elements")
     trial.expect(trial.ctx.probe.pinned(whole) is not True, "what it refused is page-locked after it")
     if trial.has("pin_memory") and trial.ctx.claims("pinned_memory"):
         pinned: Any = trial.ctx.raw_hook("pin_memory")(whole)
@@ -243,6 +251,10 @@ def unregister_host_memory(trial: Trial) -> None:
     trial.call(kept)
     trial.expect(trial.ctx.probe.pinned(kept) is not True, "the memory is page-locked after it")
     _refuses(trial, torch.arange(4096), "memory that was never registered")
+    trial.other("register_host_memory", tensor[:2048])
+    for other, what in ((tensor[100:101], "a part"), (tensor[:100], "the beginning"), (tensor, "more than")):
+        _refuses(trial, other, f"{what} of the memory that is registered")
+    trial.call(tensor[:2048])
     trial.other("register_host_memory", tensor)
     trial.in_a_thread(lambda: trial.other(trial.hook, tensor))
     trial.expect(trial.ctx.probe.pinned(tensor) is not True, "another thread cannot undo it")

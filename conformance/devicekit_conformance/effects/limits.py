@@ -351,6 +351,7 @@ def set_allocator_setting(trial: Trial) -> None:
             _refused(trial, name, another, "cannot be changed")
         if changeable is not True or not value.isdigit():
             continue
+        _refused(trial, name, f"{value}x", "was given a value that cannot be read")
         wanted = _another(trial, name, value)
         expected = {**before, name: (wanted, changeable)}
         trial.equal(_settings(trial), expected, f"what the settings are once {name} was set to {wanted}")

@@ -88,4 +88,5 @@ class Backend(TorchModuleBackend):
     @hookimpl
     @needs("_record_memory_history")  # at the top of this vendor's module
     def record_memory_history(self, index: int, enabled: bool) -> None:
-        self.module._record_memory_history("all" if enabled else None)
+        if enabled or self._is_used():  # the vendor's function initialises
+            self.module._record_memory_history("all" if enabled else None)
