@@ -8,14 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from devicekit.front_door import front_door
-from devicekit.registry.candidates import Candidate, register_backend, unregister_backend
+from devicekit.registry.candidates import Candidate, Stage, register_backend, unregister_backend
 from devicekit.registry.discovery import ENTRY_POINT_GROUP, discover
 
 if TYPE_CHECKING:
     from devicekit.registry.loading import load
     from devicekit.registry.opened import OpenedBackend
     from devicekit.registry.selection import CandidateReport, Policy, Selection, Verdict, select
-    from devicekit.registry.stages import Stage
 
 __all__ = [
     "ENTRY_POINT_GROUP",
@@ -39,6 +38,5 @@ __getattr__, __dir__ = front_door(
         "devicekit.registry.loading": ("load",),
         "devicekit.registry.opened": ("OpenedBackend",),
         "devicekit.registry.selection": ("CandidateReport", "Policy", "Selection", "Verdict", "select"),
-        "devicekit.registry.stages": ("Stage",),
     },
 )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass
 
 from devicekit.contract.errors import IncompatibleBackend
+from devicekit.contract.manifest import Manifest
 from devicekit.registry.candidates import Candidate
-from devicekit.registry.hardware import hardware_signs
 from devicekit.registry.requirements import check_requirements, is_allowed
 
 
@@ -41,3 +42,19 @@ def availability(candidate: Candidate) -> Availability:
     if signs is None:
         return Availability(None, "says nothing of its hardware", signs)
     return Availability(None, f"sign of its hardware: {signs[0]}", signs)
+
+
+def hardware_signs(manifest: Manifest) -> list[str]:
+    """Paths of this machine that the manifest names as signs of the hardware."""
+    return sorted(path for pattern in manifest.hardware for path in glob.glob(pattern))
+
+
+def hardware_seen(manifest: Manifest | None) -> bool:
+    """Whether the machine shows signs of the hardware, judged without the plugin.
+
+    A manifest that is unreadable or names no sign leaves the question open, and open counts as present: a
+    backend that somebody installed is not to be passed over in silence.
+    """
+    if manifest is None or manifest.host or not manifest.hardware:
+        return True
+    return bool(hardware_signs(manifest))

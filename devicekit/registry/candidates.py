@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,17 @@ from devicekit.contract.errors import DeviceKitError, DuplicateBackend
 from devicekit.contract.manifest import Manifest
 from devicekit.contract.text import shown
 from devicekit.registry.locking import registry_lock
+
+
+class Stage(enum.Enum):
+    """How far a candidate got. Each stage is entered only after the one before it succeeded."""
+
+    FOUND = "found"  # an entry point or an in-process registration exists, and nothing else bears its name
+    MANIFEST = "manifest"  # backend.toml is read and checked
+    VERSION = "version"  # contract, torch and vendor ranges are met
+    IMPORT = "import"  # the plugin is imported and constructed
+    HOOKS = "hooks"  # every hook is known and has the contract's signature
+    PROBE = "probe"  # is_available() and device_count() answered in time
 
 
 @dataclass(frozen=True, slots=True)

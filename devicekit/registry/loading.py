@@ -13,11 +13,10 @@ from devicekit.contract.errors import (
     DeviceKitError,
     TorchImportError,
 )
-from devicekit.registry.candidates import Candidate, registered, roll_back_registrations
+from devicekit.registry.candidates import Candidate, Stage, registered, roll_back_registrations
 from devicekit.registry.locking import registry_lock
 from devicekit.registry.opened import OpenedBackend
 from devicekit.registry.requirements import check_allowed, check_requirements
-from devicekit.registry.stages import Stage
 from devicekit.registry.torch_import import require_torch
 from devicekit.registry.validation import check_hooks
 

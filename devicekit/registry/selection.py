@@ -19,15 +19,14 @@ from devicekit.contract.errors import (
     UnknownBackend,
 )
 from devicekit.contract.text import shown
-from devicekit.registry.candidates import Candidate
+from devicekit.registry.availability import hardware_seen, hardware_signs
+from devicekit.registry.candidates import Candidate, Stage
 from devicekit.registry.discovery import ENTRY_POINT_GROUP, discover
-from devicekit.registry.hardware import hardware_seen, hardware_signs
 from devicekit.registry.loading import LoadFailure, load_staged
 from devicekit.registry.opened import OpenedBackend
 from devicekit.registry.probing import probe, refuse_inside_probe
 from devicekit.registry.request import parse_request, requested_by_environment
 from devicekit.registry.requirements import allowed_in_vain, is_allowed
-from devicekit.registry.stages import Stage
 
 FIRST_PARTY = ("cpu", "cuda", "musa", "npu", "rocm", "xpu")
 

@@ -161,7 +161,7 @@ def _read_config(documents: Documents) -> hf.PreTrainedConfig:
     named = document.get("architectures")
     if named is not None and not (isinstance(named, list) and all(isinstance(one, str) for one in named)):
         raise InvalidModelDirectory(
-            f"{root}: config.json names its architectures in no list of texts", path=str(root)
+            f"{root}: architectures in config.json must be a list of texts", path=str(root)
         )
     if (count := _count_of_no_model(document)) is not None:
         raise InvalidModelDirectory(

@@ -1,4 +1,4 @@
-"""Notices when a client goes away while its request is worked on."""
+"""Notices when a client disconnects while its request is worked on."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _gone: ContextVar[asyncio.Future[None] | None] = ContextVar("gone", default=None
 
 
 async def disconnect(request: Request) -> None:
-    """Wait until the client is gone. The request's body must have been read."""
+    """Wait until the client has disconnected. The request's body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 @contextmanager
 def listening(request: Request) -> Iterator[None]:
-    """Listen, in this task, for the client to go; `gone` tells of it. The request's body must have been read."""
+    """Listen in this task for the client to disconnect; `gone` tells. The body must have been read."""
     future = asyncio.ensure_future(disconnect(request))
     token = _gone.set(future)
     try:
@@ -31,5 +31,5 @@ def listening(request: Request) -> Iterator[None]:
 
 
 def gone() -> asyncio.Future[None] | None:
-    """Done when the client of the request that this task works on is gone; ``None``: nobody listens."""
+    """A future that is done when the client of this task's request is gone; ``None``: nobody listens."""
     return _gone.get()

@@ -1,4 +1,4 @@
-"""Answers in JSON of any length. Long ones are made and written out away from the event loop, piece by piece."""
+"""JSON answers of any length. Long ones are built and written away from the event loop, piece by piece."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def respond(size: int, build: Callable[[], object]) -> Response:
 def pieces(document: object) -> Iterator[bytes]:
     """A document as JSON, in pieces.
 
-    Whoever writes a long document in one go holds up every other thread for as long.
+    Writing a long document in one go would hold up every other thread for as long.
     """
     waiting: list[str] = []
     size = 0
@@ -74,7 +74,7 @@ def _parts_of_list(items: list[object] | tuple[object, ...]) -> Iterator[str]:
 
 
 def _few(node: object) -> bool:
-    """Whether something has so few values in it that it may be written in one go."""
+    """Whether a value is small enough to be written in one go."""
     waiting, count = [node], 0
     while waiting:
         one = waiting.pop()

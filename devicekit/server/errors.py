@@ -1,4 +1,4 @@
-"""What a request over HTTP can be refused for, and the one shape in which every refusal is told.
+"""Errors that a request over HTTP can end with, and the one form in which all of them are sent.
 
 ::
 
@@ -31,14 +31,14 @@ _LONGEST_MESSAGE = 2000  # characters
 
 
 class HttpError(DeviceKitError):
-    """A refusal with a status of its own."""
+    """An error with an HTTP status of its own."""
 
     status: ClassVar[int] = 500
     kind: ClassVar[str] = "server_error"
 
 
 class BadRequest(HttpError):
-    """What was sent makes no sense."""
+    """The request makes no sense."""
 
     status = 400
     kind = "invalid_request_error"
@@ -52,7 +52,7 @@ class Unauthorized(HttpError):
 
 
 class Forbidden(HttpError):
-    """The request comes from where none is accepted."""
+    """The request comes from a place that is not allowed."""
 
     status = 403
     kind = "permission_error"
@@ -80,20 +80,20 @@ class TooManyRequests(HttpError):
 
 
 class NotFound(HttpError):
-    """There is no such thing."""
+    """What was asked for does not exist."""
 
     status = 404
     kind = "invalid_request_error"
 
 
 class Unavailable(HttpError):
-    """Nothing can be generated now, and not because there is too much to do."""
+    """Nothing can be generated now, for another reason than load."""
 
     status = 503
 
 
 class Overloaded(HttpError):
-    """The server is doing as much as it does at once. Trying again later may succeed."""
+    """The server is at its limit. Trying again later may succeed."""
 
     status = 503
 
@@ -110,7 +110,7 @@ class EngineStopped(DeviceKitError):
 
 
 def error_response(error: DeviceKitError, *, verb: bool = False) -> JSONResponse:
-    """The response that tells of an error.
+    """The response for an error.
 
     Args:
         verb: of an operation, whose clients look for ``success`` and ``message``.
@@ -123,7 +123,7 @@ def error_response(error: DeviceKitError, *, verb: bool = False) -> JSONResponse
 
 
 def bounded(message: str) -> str:
-    """A message as it is told: what was sent may be in it."""
+    """A message cut to a bounded length, since it may quote what was sent."""
     return message if len(message) <= _LONGEST_MESSAGE else f"{message[:_LONGEST_MESSAGE]}…"
 
 

@@ -32,7 +32,7 @@ class GenerationFailed(HttpError):
 
 
 def failure(finish: Finish | None) -> HttpError | None:
-    """What is told of a sequence that ended in an error; ``None`` of any other."""
+    """The error to send for a sequence that ended in one; ``None`` for any other."""
     if finish is None or finish.kind is not FinishKind.ERROR:
         return None
     return BadRequest(finish.message) if finish.refused else GenerationFailed(finish.message)
@@ -51,13 +51,13 @@ class SequenceSpec:
 
 
 def namespace_of(extra_key: str | None, cache_salt: str | None) -> str | None:
-    """Within what a request shares cached prefixes: with those that send the same key and the same salt."""
+    """The namespace for cached prefixes: shared by requests with the same key and the same salt."""
     given = [one for one in (extra_key, cache_salt) if one]
     return json.dumps(given) if given else None
 
 
 class Group:
-    """Sequences in flight. Whoever does not read to the end must `close` it.
+    """Sequences in flight. A caller that does not read to the end must `close` it.
 
     Args:
         endpoint: that was asked, as metrics name it.
@@ -110,7 +110,7 @@ class Group:
             raise
 
     async def updates(self) -> AsyncIterator[tuple[int, str, Output]]:
-        """Which sequence went on, the text that it gained, and what it gained altogether."""
+        """Index of the sequence that went on, its new text, and its generation so far."""
         async for output in self._outputs:
             index = self._by_id[output.id]
             if output.finish is not None:
@@ -147,7 +147,7 @@ def _each_once(requests: Iterable[Request]) -> Iterable[SamplingParams]:
 
 
 def values_of(generation: Generation) -> int:
-    """Values in the answer of one sequence, about."""
+    """About how many values the answer of one sequence has."""
     alternatives = len(generation.logprobs[0].top) if generation.logprobs else 0
     return len(generation.tokens) + len(generation.logprobs) * (3 + 3 * alternatives)
 
@@ -169,7 +169,7 @@ def several(sequence: SequenceSpec, count: int) -> list[SequenceSpec]:
 
 
 async def while_connected(request: HttpRequest, work: Callable[[], Awaitable[_T]]) -> _T:
-    """Do something for as long as the client is there; the request's body must have been read.
+    """Run some work for as long as the client is connected; the request's body must have been read.
 
     Raises:
         ClientGone: it went away first, and the work was cancelled.

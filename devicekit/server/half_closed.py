@@ -1,8 +1,8 @@
-"""Tells clients that have closed their side behind their last request, and read, from those that are gone.
+"""Tells clients that have closed their sending side and still read from those that are gone.
 
-Both look the same from here: no more comes from them. But who is gone refuses whatever is sent to it, and whoever
-reads passes over what means nothing: an interim answer before the answer, or a leading zero of the next chunk's
-length.
+Both look the same from here: no more comes from them. But a client that is gone refuses whatever is sent to it,
+and one that reads skips what means nothing: an interim answer before the answer, or a leading zero of the next
+chunk's length.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Lookout:
         self._later()
 
     def cancel(self) -> None:
-        """Look no more."""
+        """Stop sending."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,4 +1,4 @@
-"""What happened lately: recent control operations, and a memory sample for every second."""
+"""The recent past: control operations, failed requests, and a memory sample for every second."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Failure:
 
 
 class History:
-    """Bounded, and only in memory."""
+    """Bounded, and kept in memory only."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -110,7 +110,7 @@ class History:
             return MemoryStats()
 
     def answered(self, operation: Operation, reply: Reply) -> None:
-        """Keep what became of an operation."""
+        """Record an operation that was answered."""
         name = type(operation).__name__
         record = OperationRecord(time.time(), name, reply.success, reply.message, reply.seconds)
         last = self.operations[-1] if self.operations else None
@@ -120,7 +120,7 @@ class History:
             self.operations.append(record)
 
     def ended(self, outputs: Sequence[Output]) -> None:
-        """Keep what requests failed for, and how soon those that ended had their first token."""
+        """Record why requests failed, and how soon those that ended had their first token."""
         for output in outputs:
             if output.finish is None:
                 continue

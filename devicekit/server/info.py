@@ -108,7 +108,7 @@ async def model(serving: Serving, arguments: Arguments, request: Request) -> Res
     """One model, in OpenAI's format."""
     name = request.path_params["name"]
     if name.startswith("{") and name.endswith("}"):  # what a description of the API has in its place
-        raise BadRequest(f"{name} stands for the name of a model.")
+        raise BadRequest(f"Put the name of a model in the place of {name}.")
     if name != serving.model_name:
         raise NotFound(f"There is no model {shown(name)} here, only {shown(serving.model_name)}.")
     return JSONResponse(_model(serving))

@@ -1,4 +1,4 @@
-"""Where every id of every pool is, and how scattered the free ones are: counted when somebody asks."""
+"""Where every id of every pool is, and how scattered the free ones are. Counted on request."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class PoolCount:
 
     @property
     def missing(self) -> int:
-        """Ids that nobody has; negative where some have two owners."""
+        """Ids that are in no term; negative where some are in two."""
         return self.total - self.available - self.evictable - self.protected - self.owned
 
 
 class Inventory:
-    """The last count of the pools, renewed when it is asked for and is old."""
+    """The last count of the pools, renewed when it is asked for and old."""
 
     def __init__(self, loop: EngineLoop) -> None:
         self._loop = loop

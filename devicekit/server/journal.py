@@ -1,4 +1,4 @@
-"""What a server tells its operator: what it serves, updates of weights, and verbs that were refused."""
+"""What a server logs for its operator: what it serves, updates of weights, and refused verbs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _log = logging.getLogger(__name__)
 
 
 def started(engine: Engine) -> None:
-    """Tell model, device, versions and how the pool of keys and values was sized."""
+    """Log model, device, versions and how the pool of keys and values was sized."""
     plan, device = engine.plan, engine.device
     _log.info(
         "devicekit %s serves %s on %s:%d, backend %s",
@@ -36,7 +36,7 @@ def started(engine: Engine) -> None:
 
 
 def answered(operation: Operation, reply: Reply) -> None:
-    """Tell of an operation that changed the weights, or that was not done."""
+    """Log an operation that changed the weights, or that was not done."""
     name = type(operation).__name__
     if not reply.success:
         blockers = ", ".join(f"{one.name}={one.count}" for one in reply.blockers)

@@ -1,4 +1,4 @@
-"""Whom a server lets in: everyone, holders of the API key, or operators."""
+"""Who may call a server: everyone, holders of the API key, or operators."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from devicekit.server.settings import ServerSettings
 
 
 class Access(enum.Enum):
-    """What an endpoint asks of its callers."""
+    """What an endpoint demands of its callers."""
 
     OPEN = "open"  # health and metrics: probes carry no keys
     USER = "user"  # the API key, if one is set
@@ -26,7 +26,7 @@ class Keys:
         self._admin = settings.admin_api_key
 
     def check(self, access: Access, headers: Mapping[str, str]) -> bool:
-        """Let a caller pass; whether a key was asked for, and given.
+        """Let a caller pass. Returns whether a key was demanded, and given.
 
         Raises:
             Unauthorized: a key is needed, and this is not it.

@@ -49,7 +49,7 @@ class Latency:
             ]
 
     def ended(self, endpoint: str, output: Output) -> None:
-        """Note a request that has ended."""
+        """Record a request that has ended."""
         times = output.times
         if times is None:
             return
@@ -67,13 +67,13 @@ class Latency:
 
 
 class Rate:
-    """Tokens a second, over the last seconds."""
+    """Tokens per second over the last seconds."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque()
 
     def add(self, tokens: int) -> None:
-        """So many came now."""
+        """Count tokens that came now."""
         now = time.monotonic()
         self._seen.append((now, tokens))
         self._forget(now)
@@ -90,7 +90,7 @@ class Rate:
 
 
 class Counts:
-    """Totals of one server, as both families of names tell them."""
+    """Totals of one server, reported under both families of names."""
 
     def __init__(self) -> None:
         self.prompt_tokens = self.cached_tokens = self.output_tokens = self.requests = self.aborted = 0

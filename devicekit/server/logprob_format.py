@@ -1,4 +1,4 @@
-"""Log-probabilities on the wire: tokens by names that tell them apart, and no number where there is none."""
+"""Log-probabilities in answers: tokens under names that tell them apart, and null where there is no number."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Named(NamedTuple):
 
 
 def token_name(vocabulary: Vocabulary, token: int) -> str:
-    """What a token looks like; of one that is no whole characters, its bytes."""
+    """How a token looks; its bytes, if it is not whole characters."""
     raw = vocabulary.token_bytes(token)
     try:
         return raw.decode()

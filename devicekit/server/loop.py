@@ -1,7 +1,7 @@
 """The engine's own thread, and the bridge between it and coroutines.
 
 The thread steps the scheduler while there is work and sleeps on its inbox otherwise, also while paused. Outputs
-and replies cross over by id: each has one place to go, and one that nobody waits for any more goes nowhere.
+and replies are delivered by id: each has one receiver, or none if nobody waits for it any more.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class EngineLoop:
 
     @property
     def snapshot(self) -> Snapshot:
-        """How the scheduler was after its last step. Made for whoever looks; from any thread."""
+        """The scheduler after its last step. Made when it is asked for; from any thread."""
         return self._observation.snapshot
 
     @property
@@ -115,12 +115,12 @@ class EngineLoop:
 
     @property
     def forked(self) -> bool:
-        """Whether this is a copy of the process that the thread runs in, and has no such thread."""
+        """Whether this process is a fork of the one that runs the thread, and has no such thread."""
         return os.getpid() != self._process
 
     @property
     def silent_seconds(self) -> float:
-        """How long the thread has not shown that it goes on: a second, while there is nothing to do."""
+        """Seconds since the thread last gave a sign of life: up to one while there is nothing to do."""
         return time.monotonic() - self._heard
 
     @property
@@ -129,7 +129,7 @@ class EngineLoop:
         return len(self._outputs)
 
     def oldest(self, count: int) -> list[tuple[str, float]]:
-        """Of requests that have not ended, those that came first: id, and seconds since then."""
+        """The requests in flight that came first: id, and seconds since then."""
         now = time.monotonic()
         return [(identity, now - since) for identity, since in itertools.islice(self._since.items(), count)]
 
@@ -198,7 +198,7 @@ class EngineLoop:
             self._scheduler.post(Withdraw(f"withdraw {operation.id}", operation.id))
 
     async def look(self, at: Callable[[EngineScheduler], _T]) -> _T:
-        """Have the engine's thread call ``at`` with the scheduler between two steps. It must change nothing.
+        """Let the engine's thread call ``at`` with the scheduler between two steps. It must change nothing.
 
         Raises:
             EngineStopped: nothing runs any more.
@@ -316,7 +316,7 @@ class EngineLoop:
                 self._scheduler.wait(self._rest())
 
     def _rest(self) -> float:
-        """Seconds to sleep, at most, before the next step."""
+        """The most seconds to sleep before the next step."""
         seconds = idle_seconds(self._scheduler.state, self._scheduler.control)
         if seconds == 0:
             return _RETRY

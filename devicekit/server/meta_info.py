@@ -1,4 +1,4 @@
-"""``meta_info``: what SGLang's answers tell of a request besides its text."""
+"""``meta_info``: what SGLang's answers say about a request besides its text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from devicekit.text import Vocabulary
 
 @dataclass(frozen=True, slots=True)
 class MetaInfo:
-    """Tells of the requests of one call.
+    """Builds ``meta_info`` for the requests of one call.
 
     Args:
         began: time.monotonic() when it came.
@@ -27,7 +27,7 @@ class MetaInfo:
     with_text: bool = False
 
     def of(self, spec: SequenceSpec, generation: Generation) -> dict[str, object]:
-        """What there is to tell of a request now."""
+        """The ``meta_info`` of a request as it is now."""
         version = self.serving.loop.snapshot.weight_version
         if generation.done and generation.spans:
             version = generation.spans[-1].version

@@ -1,4 +1,4 @@
-"""What Prometheus scrapes: counters kept as things happen, and gauges read when it asks."""
+"""What Prometheus scrapes: counters that are kept as things happen, and gauges that are read at a scrape."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Metrics:
         self._updates = seconds("weight_update_seconds", "Weight updates that wrote something.", ["source"])
 
     def watch(self, loop: EngineLoop, releases: ReleasePoints, page_size: int) -> None:
-        """Read gauges from here when scraped."""
+        """Read gauges from these objects when scraped."""
         self.registry.register(_Gauges(loop, releases))
         if self._sglang:
             names = SGLangNames(self.counts, self._model_name, page_size, lambda: loop.snapshot)

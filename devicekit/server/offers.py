@@ -1,7 +1,7 @@
-"""HTTP/1.1 from clients that offer to go on in another protocol: the offer is not taken, and the request is read.
+"""Reads HTTP/1.1 requests that offer to switch to another protocol as if they made no offer.
 
-A client that would rather speak HTTP/2 says so in an ordinary request's headers; Java's does so unasked. httptools
-stops behind such headers. It takes the body for the other protocol, and what comes later for the next request.
+A client that prefers HTTP/2 says so in an ordinary request's headers; Java's does so by default. httptools stops
+after such headers: it takes the body for the other protocol, and what comes later for the next request.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _OFFER = frozenset({b"upgrade", b"http2-settings"})  # headers, and what Connect
 
 
 class Reader(Protocol):
-    """What is told as a request is read, as httptools tells it."""
+    """The callbacks of httptools while a request is read."""
 
     url: bytes
     headers: list[tuple[bytes, bytes]]
@@ -29,7 +29,7 @@ class Reader(Protocol):
 
 
 class OfferlessParser:
-    """In place of `httptools.HttpRequestParser`: a request that makes an offer is read as if it made none."""
+    """Replaces `httptools.HttpRequestParser`: a request that makes an offer is read as if it made none."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader

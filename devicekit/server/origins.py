@@ -27,7 +27,7 @@ _PORTS = {"http": "80", "https": "443"}
 
 
 class Origins:
-    """What one server takes for its own name, and which pages may call it.
+    """The names that a server has, and the web pages that may call it.
 
     Args:
         host: the address that it listens on.

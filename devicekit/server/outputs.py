@@ -1,6 +1,6 @@
-"""The outputs of requests that were submitted together, as a coroutine reads them.
+"""The outputs of requests that were submitted together, for a coroutine to read.
 
-Here tokens that came as columns become objects: one for all that a stream has gained since somebody last looked.
+Tokens that came as columns become objects here: one for all that a stream has gained since the last look.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from devicekit.scheduling.token_columns import Stream
 
 @dataclass(slots=True)
 class _Gained:
-    """What a stream has gained and nobody has read."""
+    """What a stream has gained since the last look."""
 
     stream: Stream
     tokens: list[int]
@@ -23,7 +23,7 @@ class _Gained:
 
 
 class Outputs:
-    """Iterate over it until every request has ended. Whoever stops earlier must `close` it.
+    """Iterate over it until every request has ended. A caller that stops earlier must `close` it.
 
     Args:
         ids: of the requests.

@@ -10,7 +10,7 @@ from devicekit.server.errors import BadRequest
 
 
 class AllowedRoots:
-    """Confines paths that come from outside.
+    """Checks paths that come from outside.
 
     Args:
         roots: directories; what lies in them, links followed, may be read. Of a snapshot in a cache of a model

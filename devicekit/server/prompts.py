@@ -1,4 +1,4 @@
-"""Makes tokens of texts that come from outside: not of more of them than the model takes."""
+"""Makes tokens of texts from outside, but of no more text than the model can take."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SPARE = 64  # tokens by which the beginning of a text may have more than the wh
 
 
 def tokens_of(encode: Callable[[str], list[int]], text: str, longest: int) -> list[int]:
-    """The tokens of a text, unless there are far too many for the model: what is behind those is not looked at.
+    """The tokens of a text. Of one that is far too long, the rest is not looked at.
 
     Args:
         encode: makes tokens.

@@ -1,4 +1,4 @@
-"""HTTP on a connection, with bounds on what comes before anybody reads it, and on how long anything may take."""
+"""HTTP on a connection, with limits on what is sent before a request is whole, and on how long each part takes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LOOKED_AT = 128  # connections, of which one is to go
 
 
 def raise_file_limit() -> None:
-    """Let this process have as many files open as it may, within reason: each connection is one."""
+    """Let this process open as many files as it may, within reason: each connection is one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST_CONNECTIONS + _RESERVED
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -32,7 +32,7 @@ def raise_file_limit() -> None:
 
 
 def most_connections() -> int:
-    """Connections that there is room for at once, so that files remain for everything else."""
+    """How many connections there may be at once, so that files remain for everything else."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return (
         _MOST_CONNECTIONS
@@ -42,7 +42,7 @@ def most_connections() -> int:
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """A connection whose client must come to the point. One that waits between two requests is not concerned."""
+    """A connection whose client must finish its request in time. Waiting between requests is allowed."""
 
     _before_body = True  # the line and headers of a request are on their way
     _in_body = False
@@ -70,7 +70,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio has it: whether the connection stays
-        """Answer what was asked in whole, although nothing more will come."""
+        """Answer whole requests, although nothing more will come."""
         one = self.cycle
         asked = one is not None and not (self._before_body or self._in_body or one.response_complete)
         # HTTP/1.0 has nothing that could be sent to find out whether anybody reads; proxies that speak it hang up.
@@ -146,7 +146,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._expect_reading()
 
     def _make_room(self) -> None:
-        """End the connection that has been waited for longest, of some; this one where none is waited for."""
+        """Of some connections that wait for a client, close the one that has waited longest, else this one."""
         others = (one for one in self.connections if one is not self and isinstance(one, BoundedProtocol))
         waited_for = [one for one in itertools.islice(others, _LOOKED_AT) if one._is_waited_for()]
         longest = min(waited_for, key=lambda one: one._heard, default=self)
@@ -155,13 +155,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self.connections.discard(longest)
 
     def _is_waited_for(self) -> bool:
-        """Whether it is the client's turn: to send something, to read, or to ask again."""
+        """Whether it is the client's turn: to send, to read, or to ask again."""
         idle = self.cycle is None or self.cycle.response_complete
         owing = self._timer is not None and not self._owes_an_answer()
         return idle or owing or self._write_timer is not None
 
     def _expect_reading(self) -> None:
-        """Have the client take what waits for it in time. A connection that is closed stays until it has."""
+        """Demand that the client reads in time. A closed connection stays until it has."""
         if self._write_timer is None:
             self._write_timer = self.loop.call_later(_WRITE_SECONDS, self.transport.abort)
 
@@ -198,7 +198,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._timer = None
 
     def _refuse(self, status: int, message: str) -> None:
-        """Say why, unless an answer is under way, and close the connection."""
+        """Send the reason, unless an answer is under way, and close the connection."""
         self._relax()
         if self.transport.is_closing():
             return

@@ -1,4 +1,4 @@
-"""``X-Request-Id``: what a client calls a request comes back with its answer; without one a name is made."""
+"""``X-Request-Id``: the client's name of a request is sent back with its answer; without one, one is made."""
 
 from __future__ import annotations
 

@@ -70,10 +70,10 @@ def server(app: Starlette, *, access_log: bool = False) -> Server:
 
 
 class Server(uvicorn.Server):
-    """Says where it serves once requests and signals can come, and goes down in good order.
+    """Prints where it serves once requests and signals can come, and shuts down in good order.
 
-    Told to stop, it takes no more requests to generate, lets those in flight end in the time that is set for it,
-    and tells the others; then it closes its connections. Told again, the process ends at once.
+    Told to stop, it takes no more requests to generate, lets those in flight end within the set time, and ends the
+    others; then it closes its connections. Told again, the process ends at once.
     """
 
     asked_to_stop = False  # may be set from any thread, and however early: it stops once it has begun

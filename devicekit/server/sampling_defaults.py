@@ -1,4 +1,4 @@
-"""What holds on OpenAI's endpoints where a request says nothing: what the model's makers say."""
+"""Defaults for OpenAI's endpoints: what the model's makers recommend."""
 
 from __future__ import annotations
 

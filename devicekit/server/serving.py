@@ -1,4 +1,4 @@
-"""What every endpoint works with: the engine, its loop, and the rules of this server."""
+"""What every endpoint works with: the engine, its loop, and the limits of this server."""
 
 from __future__ import annotations
 
@@ -75,15 +75,15 @@ class Serving:
         self._ids = itertools.count(1)
 
     async def keep_watch(self) -> None:
-        """Look at the clocks, until cancelled."""
+        """Compare the clocks every second, until cancelled."""
         while True:
             self.watch.look()
             await asyncio.sleep(LOOK_EVERY)
 
     async def drain(self, *, hurry: Callable[[], bool]) -> None:
-        """Take no more requests, let those in flight end in the time set for it, and end the engine's thread.
+        """Take no more requests, let those in flight end within the set time, and end the engine's thread.
 
-        What has not ended then is told that the server is stopping.
+        What has not ended by then is told that the server is stopping.
 
         Args:
             hurry: whether to wait no longer.
@@ -103,7 +103,7 @@ class Serving:
 
     @property
     def longest(self) -> int:
-        """Tokens of a prompt and its output together, at most: what the model takes and the KV pool holds."""
+        """The most tokens of a prompt and its output together: what the model takes and the KV pool holds."""
         engine = self.engine
         return min(engine.runner.limits.max_positions, engine.plan.num_tokens)
 
@@ -160,7 +160,7 @@ class Serving:
         )
 
     async def compute(self, size: int, work: Callable[[], _T]) -> _T:
-        """Work on so many characters or numbers: away from the event loop if many, as others would wait for it."""
+        """Do work on so many characters or numbers; away from the event loop if they are many."""
         if size <= _LONG:
             return work()
         return await asyncio.get_running_loop().run_in_executor(None, work)
@@ -198,7 +198,7 @@ class Serving:
         )
         if most > _LOGPROBS:
             raise BadRequest(
-                f"Those are up to {most} entries of logprobs; this server gives {_LOGPROBS} in one answer. "
+                f"The answer would have up to {most} log-probabilities, and this server gives {_LOGPROBS} in one. "
                 "Ask for fewer tokens, sequences or alternatives at once."
             )
 

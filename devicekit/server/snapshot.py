@@ -18,7 +18,7 @@ from devicekit.weights.store import HOLD as UNTRUSTED
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """How things stood after a step, paused or not."""
+    """The state after a step, paused or not."""
 
     running: int
     prefilling: int
@@ -48,7 +48,7 @@ class Snapshot:
 
     @property
     def resting(self) -> bool:
-        """Whether nothing is generated, on purpose."""
+        """Whether nothing is generated on purpose."""
         return self.paused or bool(self.holds)
 
     @property
@@ -58,7 +58,7 @@ class Snapshot:
 
 
 class _Noted(NamedTuple):
-    """Everything in a snapshot that changes, bare: none of it is changed by the steps that follow."""
+    """Everything in a snapshot that changes, as plain values that later steps do not change."""
 
     steps: int
     computed: int
@@ -81,9 +81,9 @@ class _Noted(NamedTuple):
 
 
 class Observation:
-    """What readers on other threads see of a scheduler: as it was after its last step, or at the beginning.
+    """The scheduler's state for readers on other threads: as after its last step, or at the beginning.
 
-    A step costs a note of bare numbers. It becomes a `Snapshot` when somebody looks, on their thread.
+    A step costs a note of plain numbers. It becomes a `Snapshot` when somebody reads it, on that thread.
     """
 
     def __init__(self, scheduler: EngineScheduler) -> None:
@@ -93,7 +93,7 @@ class Observation:
         self._shown = (self._noted, _snapshot(self._noted))
 
     def note(self, steps: int, computed_tokens: int) -> None:
-        """Look at the scheduler, from its own thread."""
+        """Record the scheduler's state, from its own thread."""
         state = self._state
         requests, gate, kv = state.requests, state.gate, state.kv
         figures, prefix = requests.cache_figures, kv.prefix
@@ -120,12 +120,12 @@ class Observation:
 
     @property
     def failure(self) -> str:
-        """As `Snapshot.failure`, for those who want nothing else."""
+        """As `Snapshot.failure`, without making a snapshot."""
         return self._noted.failure
 
     @property
     def snapshot(self) -> Snapshot:
-        """How the scheduler was after its last step; the same object until there is another. From any thread."""
+        """The state after the last step; the same object until there is another. From any thread."""
         noted = self._noted
         known, shown = self._shown
         if known is not noted:

@@ -1,4 +1,4 @@
-"""Notices what happens to the whole process from outside: it was held up, the machine slept, the clock was set."""
+"""Notices what happened to the process from outside: it was stopped, the machine slept, the clock was set."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def boot_time() -> float:
 
 @dataclass(slots=True)
 class Watch:
-    """Has to `look` every second, and compares the clocks with what they were.
+    """Compares the clocks with what they were; `look` must be called every second.
 
     Args:
         wall: the time of day, in seconds.

@@ -171,7 +171,7 @@ def _tensor(kind: object, storage: object, metadata: object) -> SharedTensor:
 def _by_descriptor(kind: object, descriptor: object, size: object) -> SharedStorage:
     sender = descriptor.fields.get("_id") if isinstance(descriptor, _Descriptor) else None
     if not isinstance(sender, tuple) or len(sender) != 2 or type(size) is not int:
-        raise PickleRefused("This pickle is refused: a storage in it is nowhere.")
+        raise PickleRefused("This pickle is refused: a storage in it has no place.")
     address, key = sender
     if not isinstance(address, str) or type(key) is not int:
         raise PickleRefused("This pickle is refused: shared memory is handed over on this machine only.")
@@ -182,13 +182,13 @@ def _by_name(
     kind: object, manager: object, handle: object, size: object, dtype: object = None
 ) -> SharedStorage:
     if not isinstance(manager, bytes) or not isinstance(handle, bytes) or type(size) is not int or dtype:
-        raise PickleRefused("This pickle is refused: a storage in it is nowhere.")
+        raise PickleRefused("This pickle is refused: a storage in it has no place.")
     return SharedStorage(size, name=(manager, handle))
 
 
 def _whole(numbers: object) -> tuple[int, ...]:
     if not isinstance(numbers, tuple):
-        raise PickleRefused("This pickle is refused: a shape in it is none.")
+        raise PickleRefused("This pickle is refused: a shape in it is not one.")
     return numbers
 
 

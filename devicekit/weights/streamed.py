@@ -79,7 +79,9 @@ def _own(operation: UpdateWeightsFromStream, uuid: str | None) -> str:
         found = [*sockets.values()]
     if len(found) != 1:
         of = "this device, which knows no uuid" if uuid is None else f"a device with the uuid {uuid}"
-        raise InvalidOperation(f"Of {len(sockets)} sockets, {len(found)} can be that of {of}; one must.")
+        raise InvalidOperation(
+            f"Exactly one of the sockets must be that of {of}; of {len(sockets)} sockets, {len(found)} are."
+        )
     return found[0]
 
 

@@ -97,7 +97,7 @@ def test_an_abandoned_request_is_aborted_and_its_id_stays_taken_until_then(
 def test_of_a_group_with_one_bad_request_none_is_submitted(run: Callable[[Scenario], Engine]) -> None:
     async def scenario(loop: EngineLoop) -> None:
         with pytest.raises(InvalidRequest):
-            loop.submit([_request("good"), _request("bad", 0)])
+            loop.submit([_request("good"), _request("bad", -1)])
         assert loop.in_flight == 0
 
     run(scenario)

@@ -204,8 +204,8 @@ def test_a_stream_within_a_session_belongs_to_it(rig: Rig, stream: Streamer) -> 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"sockets": {}}, "Of 0 sockets, 0 can be"),
-        ({"sockets": {"a": "ipc:///x", "b": "ipc:///y"}}, "Of 2 sockets, 2 can be"),
+        ({"sockets": {}}, "of 0 sockets, 0 are"),
+        ({"sockets": {"a": "ipc:///x", "b": "ipc:///y"}}, "of 2 sockets, 2 are"),
         ({"sockets": {"a": "tcp://127.0.0.1:80"}}, "within a machine"),
         ({"sockets": {"a": "ipc://"}}, "no address"),
         ({"sockets": {"a": "ipc:///x"}, "timeout": float("inf")}, "positive number of seconds"),

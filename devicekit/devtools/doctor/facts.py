@@ -12,9 +12,8 @@ from devicekit.contract.environment import check_environment, shown
 from devicekit.contract.errors import ConfigurationError
 from devicekit.contract.versions import CONTRACT_VERSION
 from devicekit.devtools.doctor.examine import AUTOLOAD_GROUP
-from devicekit.registry.availability import availability
+from devicekit.registry.availability import availability, hardware_signs
 from devicekit.registry.candidates import Candidate
-from devicekit.registry.hardware import hardware_signs
 from devicekit.registry.installed import entries, installed_version, printable
 from devicekit.registry.probing import probe_timeout
 from devicekit.registry.request import requested_by_environment

@@ -22,7 +22,7 @@ def pause(state: SchedulerState, operation: Pause) -> PauseReply:
     """
     after = operation.continue_after
     if after is not None and not (math.isfinite(after) and after > 0):
-        raise InvalidOperation(f"A pause continues after a positive number of seconds, not {after}.")
+        raise InvalidOperation(f"continue_after must be a positive number of seconds, not {after}.")
     now = state.clock.now()
     changed = state.gate.pause(now)
     # The last to pause says how long: an earlier owner's limit must not end this one's pause.
