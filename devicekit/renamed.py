@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Callable, Mapping
+from operator import attrgetter
+from typing import Any
 
 
 def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], object]:
@@ -29,3 +31,20 @@ def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], object]:
         return found
 
     return find
+
+
+def renamed_attribute(owner: object, name: str, names: Mapping[str, str]) -> Any:
+    """What a class's ``__getattr__`` answers for attributes that have moved.
+
+    Args:
+        names: for each old name the new one, or the way to it, as in ``gate.fail``.
+    """
+    kind, new = type(owner).__name__, names.get(name)
+    if new is None:
+        raise AttributeError(f"{kind} has no attribute {name!r}")
+    warnings.warn(
+        f"{kind}.{name} is now .{new}; the old name goes with the next release",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    return attrgetter(new)(owner)

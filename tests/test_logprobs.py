@@ -191,7 +191,7 @@ def test_logits_that_are_no_numbers_give_no_numbers(path: Path, value: float, po
     found = [engine.submit(prompt, params) for prompt in ([1, 2], [3, 4, 5])]
     while not all(one.done for one in found):
         engine.step()
-    assert engine.scheduler.state.invalid_logits
+    assert engine.scheduler.state.requests.invalid_logits
     for one in found:
         if policy == "refuse":
             assert one.finish.kind is FinishKind.ERROR

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from devicekit.ranges import whole
+from devicekit.renamed import renamed_attribute
 
 if TYPE_CHECKING:
     import torch
@@ -123,15 +123,7 @@ class ForwardBatch:
     scored: ScoredPositions | None = None  # None: nothing is asked of prompts
 
     def __getattr__(self, name: str) -> Any:  # whatever the array is
-        new = _RENAMED.get(name)
-        if new is None:
-            raise AttributeError(f"ForwardBatch has no attribute {name!r}")
-        warnings.warn(
-            f"ForwardBatch.{name} is now .{new}; the old name goes with the next release",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-        return getattr(self, new)
+        return renamed_attribute(self, name, _RENAMED)
 
     @property
     def page_table(self) -> Int32:

@@ -7,14 +7,13 @@ written. Verbs, planner and results act through their methods.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Any
 
 from devicekit.clock import Clock
 from devicekit.coordination import Coordinator
 from devicekit.release import ReleasePoints
+from devicekit.renamed import renamed_attribute
 from devicekit.scheduling.batch import Runner
 from devicekit.scheduling.deadlines import Deadlines
 from devicekit.scheduling.gate import AdmissionGate
@@ -70,44 +69,14 @@ class SchedulerState:
         return self.requests.weight_version
 
     @property
-    def weights_epoch(self) -> int:
-        """Grows whenever a weight changes."""
-        return self.requests.weights_epoch
-
-    @property
-    def invalid_logits(self) -> int:
-        """Tokens so far for which the logits were NaN or infinite."""
-        return self.requests.invalid_logits
-
-    @property
     def paused(self) -> bool:
         """Whether an operator has paused generation."""
         return self.gate.paused
 
     @property
-    def epoch(self) -> int:
-        """Grows with every change between running and paused."""
-        return self.gate.epoch
-
-    @property
-    def failure(self) -> str:
-        """Why nothing will run any more; empty while all is well."""
-        return self.gate.failure
-
-    @property
     def healthy(self) -> bool:
         """Whether forward passes can run at all."""
         return self.gate.healthy
-
-    @property
-    def admitting(self) -> bool:
-        """Whether waiting requests may start."""
-        return self.gate.admitting
-
-    @property
-    def may_run(self) -> bool:
-        """Whether a forward pass may start."""
-        return self.gate.may_run
 
     # -- What takes several parts -----------------------------------------------------------------------------
 
@@ -133,28 +102,25 @@ class SchedulerState:
             self.requests.finish(request, Finish(FinishKind.ERROR, message=message))
 
     def __getattr__(self, name: str) -> Any:  # whatever the part has
-        part = _MOVED.get(name)
-        if part is None:
-            raise AttributeError(f"SchedulerState has no attribute {name!r}")
-        warnings.warn(
-            f"SchedulerState.{name} is now .{part}; the old name goes with the next release",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-        return attrgetter(part)(self)
+        return renamed_attribute(self, name, _MOVED)
 
 
 _MOVED = {
     "adjusted": "requests.adjusted",
+    "admitting": "gate.admitting",
     "closed_by": "gate.closed_by",
     "complete": "requests.complete",
     "continue_at": "gate.continue_at",
     "empty": "releases.attempt",
+    "epoch": "gate.epoch",
     "fail": "gate.fail",
+    "failure": "gate.failure",
     "faults": "participants.faults",
     "finish": "requests.finish",
     "give_up": "fail_all",
     "holds": "gate.holds",
+    "invalid_logits": "requests.invalid_logits",
+    "may_run": "gate.may_run",
     "name_weights": "requests.name_weights",
     "namespace": "requests.namespace",
     "outputs": "requests.outputs",
@@ -166,4 +132,5 @@ _MOVED = {
     "streaming": "requests.streaming",
     "unreported": "requests.unreported",
     "weights_changed": "requests.weights_changed",
+    "weights_epoch": "requests.weights_epoch",
 }

@@ -228,7 +228,7 @@ class Updater:
     @property
     def weights_now(self) -> tuple[int, int]:
         """A value that differs after a weight has changed, or the weights' memory was released."""
-        return self.store.state.weights_epoch, self.store.mappings
+        return self.store.state.requests.weights_epoch, self.store.mappings
 
     def _write(self, ready: Ready) -> Loaded:
         """Write on every rank; raises `RolledBack` or `PartlyWritten` on all if it failed on any."""

@@ -224,7 +224,7 @@ class Rig:
             "running": [(one.id, one.total) for one in state.running.requests],
             "prefilling": [(one.id, one.computed) for one in state.prefilling],
             "waiting": [one.id for one in state.waiting],
-            "paused": (state.paused, state.epoch),
+            "paused": (state.paused, state.gate.epoch),
             "weights": (state.weight_version, self.salt),
             "emptied": {point: counter.emptied for point, counter in self.releases.counters.items()},
         }

@@ -76,7 +76,7 @@ def test_two_drains_end_together(rig: Rig) -> None:
     rig.step(20)
     assert rig.replies["a"].success
     assert rig.replies["b"].success
-    assert rig.scheduler.state.admitting
+    assert rig.scheduler.state.gate.admitting
 
 
 @pytest.mark.parametrize("timeout", [math.nan, math.inf])

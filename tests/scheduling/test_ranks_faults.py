@@ -101,7 +101,7 @@ def update_that_is_not_written() -> Record:
         rank.do(UpdateWeightsFromTensor("u", tensors=NEW))
         rank.request("held", A, 5)
         rank.scheduler.step()
-        assert not rank.scheduler.state.may_run
+        assert not rank.scheduler.state.gate.may_run
         rank.do(Flush("f"))
 
     return rank.play(script)

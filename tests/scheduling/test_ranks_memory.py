@@ -109,7 +109,7 @@ def memory_that_does_not_come_back() -> Record:
     def script(rank: Rank) -> None:
         rank.do(ReleaseMemory("release"))
         rank.do(ResumeMemory("resume"))
-        rank.record.notes["held"] = not rank.scheduler.state.may_run
+        rank.record.notes["held"] = not rank.scheduler.state.gate.may_run
         rank.do(ResumeMemory("again"))
         rank.do(UpdateWeightsFromTensor("u", tensors=NEW))
 

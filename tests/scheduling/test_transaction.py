@@ -105,7 +105,7 @@ def test_an_update_that_does_not_fit_is_refused_before_anything_is_paused(rig: R
     reply = rig.do(Transaction("t", update=BAD), TransactionReply)
     assert names(reply) == [("update", False)]
     assert (reply.failed, reply.refusal, reply.paused) == ("update", Refusal.INVALID, False)
-    assert rig.scheduler.state.epoch == 0, "it was paused"
+    assert rig.scheduler.state.gate.epoch == 0, "it was paused"
     rig.run()
     assert rig.outputs[request] == expected([1, 2, 3], 12, old)
     again = UpdateWeightsFromTensor("t/update", tensors=NEW)

@@ -38,7 +38,7 @@ def test_what_waits_is_refused_at_once_and_changes_nothing(rig: Rig, name: str) 
     reply = rig.replies["one"]
     assert (reply.success, reply.refusal) == (False, Refusal.WITHDRAWN)
     assert not rig.scheduler.state.paused
-    assert rig.scheduler.state.admitting
+    assert rig.scheduler.state.gate.admitting
     later = rig.add([4, 5], 2)
     rig.run()
     assert {running, later} <= rig.finishes.keys()

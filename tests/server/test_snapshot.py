@@ -36,7 +36,7 @@ def _agrees(seen: Snapshot, scheduler: Scheduler) -> None:
         len(state.prefilling),
         len(state.waiting),
     )
-    assert (seen.paused, seen.epoch, seen.failure) == (state.paused, state.epoch, state.failure)
+    assert (seen.paused, seen.epoch, seen.failure) == (state.paused, state.gate.epoch, state.gate.failure)
     assert seen.holds == tuple(state.gate.holds.values())
     assert seen.blockers == scheduler.blockers()
     assert seen.weight_version == state.weight_version

@@ -171,8 +171,10 @@ def check_weights(world: World) -> None:
     """The weights are what the answers said, and so are their name and what cannot be trusted."""
     state, store, wrong = world.state, world.control.store, world.wrong
     busy = any(isinstance(one.operation, Transaction) for one in world.posted.values())
-    if state.weights_epoch < world.changes or (not busy and state.weights_epoch > world.changes):
-        wrong.append(f"weights epoch {state.weights_epoch} after {world.changes} changes")
+    if state.requests.weights_epoch < world.changes or (
+        not busy and state.requests.weights_epoch > world.changes
+    ):
+        wrong.append(f"weights epoch {state.requests.weights_epoch} after {world.changes} changes")
     if busy:
         return
     if world.version not in (None, state.weight_version):

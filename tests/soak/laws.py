@@ -181,8 +181,8 @@ def _blockers(world: World) -> None:
 
 def _state(world: World) -> None:
     state, posted = world.state, world.posted
-    if state.paused != bool(state.epoch % 2):
-        world.wrong.append(f"paused is {state.paused} in epoch {state.epoch}")
+    if state.paused != bool(state.gate.epoch % 2):
+        world.wrong.append(f"paused is {state.paused} in epoch {state.gate.epoch}")
     if (state.gate.paused_at is None) == state.paused:
         world.wrong.append(f"paused since {state.gate.paused_at}, and paused is {state.paused}")
     if strangers := {one for one in state.gate.closed_by if one.split("/")[0] not in posted}:

@@ -138,8 +138,10 @@ def end(world: World) -> None:
     step(world)
     if world.state.blockers() or world.posted:
         world.wrong.append(f"an idle engine was not flushed: {world.state.blockers()}")
-    if world.state.weights_epoch != world.changes:
-        world.wrong.append(f"weights epoch {world.state.weights_epoch} after {world.changes} changes")
+    if world.state.requests.weights_epoch != world.changes:
+        world.wrong.append(
+            f"weights epoch {world.state.requests.weights_epoch} after {world.changes} changes"
+        )
 
 
 def _settle(world: World) -> None:

@@ -116,8 +116,8 @@ FAULTS: tuple[Fault, ...] = (
         "I3",
         "a transaction that is done keeps others out",
         "scheduling/verbs/transaction.py",
-        "            except StopIteration as end:\n                self._busy = False\n",
-        "            except StopIteration as end:\n",
+        "        finally:\n            self._busy = False\n",
+        "        finally:\n            pass\n",
     ),
     Fault(
         "I3",

@@ -119,7 +119,7 @@ def test_weights_of_two_versions_are_repaired_by_either_source(rig: Rig) -> None
     update(rig, "breaking")
     reply = rig.do(UpdateWeightsFromTensor("t", tensors=NEW), UpdateReply)
     assert (reply.success, reply.tensors) == (True, 6)
-    assert rig.scheduler.state.may_run
+    assert rig.scheduler.state.gate.may_run
 
 
 def test_a_model_that_nobody_can_load_is_said(new_rig: MakeRig) -> None:

@@ -48,7 +48,7 @@ def test_a_session_waits_for_running_requests(rig: Rig) -> None:
     rig.step()
     assert request in rig.finishes
     assert rig.replies["b"].success
-    assert rig.scheduler.state.admitting
+    assert rig.scheduler.state.gate.admitting
 
 
 def test_begin_in_a_session_and_end_without_one_are_conflicts(rig: Rig) -> None:

@@ -123,7 +123,7 @@ def test_requests_run_and_start_until_all_that_is_left_is_to_write(rig: Rig, gat
     assert rig.salt == old
     let_go(gate)
     rig.step()
-    assert not rig.scheduler.state.admitting
+    assert not rig.scheduler.state.gate.admitting
     late = rig.add([4, 5, 6], 5)
     reply = answered(rig, "u")
     assert (reply.outcome, reply.staging, reply.rollback) == (
@@ -145,8 +145,8 @@ def test_what_does_not_fit_is_refused_without_anything_having_waited(rig: Rig, g
 
     def looked() -> bool:
         rig.step()
-        assert rig.scheduler.state.admitting
-        assert rig.scheduler.state.may_run
+        assert rig.scheduler.state.gate.admitting
+        assert rig.scheduler.state.gate.may_run
         return "u" in rig.replies
 
     wait_until(looked, 30)
@@ -162,7 +162,7 @@ def test_a_transaction_settles_only_once_the_weights_are_at_hand(rig: Rig, gate:
     rig.step(2)
     begun(rig, Transaction("t", Settle.RETRACT, held()))
     rig.step(10)
-    assert rig.scheduler.state.epoch == 0, "it was paused to stage"
+    assert rig.scheduler.state.gate.epoch == 0, "it was paused to stage"
     known = rig.progress(request)[1]
     assert len(known) >= 11
     let_go(gate)
@@ -181,13 +181,13 @@ def test_a_drain_that_fails_lets_go_of_what_was_staged(rig: Rig, gate: threading
     begun(rig, Transaction("t", Settle.DRAIN, held(), timeout=3.0))
     let_go(gate)
     rig.step(2)
-    assert not rig.scheduler.state.admitting
+    assert not rig.scheduler.state.gate.admitting
     rig.clock.sleep(4)
     rig.step()
     reply = rig.replies["t"]
     assert isinstance(reply, TransactionReply)
     assert (reply.failed, reply.paused, reply.outcome) == ("drain", False, UpdateOutcome.UNCHANGED)
-    assert rig.scheduler.state.admitting
+    assert rig.scheduler.state.gate.admitting
     assert rig.weights.store.staging == ""
     rig.run()
     assert rig.outputs[request] == expected([1, 2, 3], 60, old)
@@ -238,7 +238,7 @@ def test_what_cannot_be_let_go_changes_no_answer(rig: Rig) -> None:
     rig.step(2)
     operation = UpdateWeightsFromTensor("u")
     answer = rig.weights.updater.begin(operation, Stuck)
-    wait_until(lambda: answer() is None and not rig.scheduler.state.admitting, 30)
+    wait_until(lambda: answer() is None and not rig.scheduler.state.gate.admitting, 30)
     rig.scheduler.state.withdrawals.add("u")
     reply = answer()
     assert isinstance(reply, UpdateReply)
@@ -351,9 +351,9 @@ def test_a_checkpoint_is_read_while_requests_go_on(
     engine.post(PrepareWeights("p", "u", str(checkpoints[1])))
     engine.step()
     assert reading.wait(30)
-    before = len(engine.scheduler.state.requests[running.id].tokens), engine.scheduler.state.epoch
+    before = len(engine.scheduler.state.requests[running.id].tokens), engine.scheduler.state.gate.epoch
     steps = sum(engine.step().ran for _ in range(10))
-    assert (steps, engine.scheduler.state.epoch) == (10, before[1])
+    assert (steps, engine.scheduler.state.gate.epoch) == (10, before[1])
     assert engine.perform(DiscardWeights("d", "u"), PreparedReply).success
     engine.step()
     given_up = engine.take_reply("p")

@@ -157,15 +157,15 @@ def test_what_makes_no_sense_is_told_to_both_sides_and_nothing_is_written(
     assert told[-1] == "ok"  # the end of a stream is taken note of, whatever became of it
     assert any(words in line for line in told) or "failure" in script or script == "none"
     assert rig.salt == before
-    assert rig.scheduler.state.may_run
-    assert rig.scheduler.state.admitting
+    assert rig.scheduler.state.gate.may_run
+    assert rig.scheduler.state.gate.admitting
 
 
 def test_a_failure_in_the_middle_writes_no_more_and_is_partial(rig: Rig, stream: Streamer) -> None:
     reply, told = stream(rig, "buffer embed.weight stranger head.weight none")
     assert (reply.success, reply.outcome, reply.tensors) == (False, UpdateOutcome.PARTIAL, 1)
     assert [line == "ok" for line in told] == [True, True, False, False, True]
-    assert rig.scheduler.state.may_run
+    assert rig.scheduler.state.gate.may_run
     assert rig.runner.weights["embed.weight"].equal(NEW["embed.weight"])
     assert not rig.runner.weights["head.weight"].equal(NEW["head.weight"])
 
@@ -179,14 +179,14 @@ def test_a_sender_that_is_killed_is_noticed_at_once(rig: Rig, address: str) -> N
     assert (reply.success, reply.outcome) == (False, UpdateOutcome.PARTIAL)
     assert "the sender is gone" in reply.message
     assert told == ["ok", "ok"]
-    assert rig.scheduler.state.may_run
+    assert rig.scheduler.state.gate.may_run
 
 
 def test_a_sender_that_never_speaks_is_given_up(rig: Rig, address: str) -> None:
     before = rig.snapshot()
     rig.post(UpdateWeightsFromStream("s", sockets={"any": address}, timeout=30.0))
     rig.step(3)
-    assert not rig.scheduler.state.may_run
+    assert not rig.scheduler.state.gate.may_run
     rig.clock.time += 30
     rig.step(2)
     assert "nothing came for 30 s" in rig.replies["s"].message
@@ -197,7 +197,7 @@ def test_a_stream_within_a_session_belongs_to_it(rig: Rig, stream: Streamer) -> 
     assert rig.do(BeginWeightUpdate("b"), SessionReply).success
     reply, _ = stream(rig, f"buffer {ALL} none")
     assert reply.success
-    assert not rig.scheduler.state.may_run
+    assert not rig.scheduler.state.gate.may_run
     assert rig.do(EndWeightUpdate("e"), SessionReply).updates == 3
 
 

@@ -221,7 +221,7 @@ def test_what_does_not_fit_is_refused_whole(rig: Rig, tensors: dict[str, torch.T
     assert (reply.success, reply.refusal) == (False, Refusal.INVALID)
     assert words in reply.message
     assert rig.snapshot() == before
-    assert rig.scheduler.state.admitting
+    assert rig.scheduler.state.gate.admitting
 
 
 def test_a_part_of_the_weights_can_be_updated_in_another_float_type(rig: Rig) -> None:
@@ -277,7 +277,7 @@ def test_failing_half_way_is_taken_back_if_the_old_values_could_be_kept(
     assert (reply.success, reply.outcome, reply.refusal) == (False, outcome, Refusal.FAILED)
     taken_back = outcome is UpdateOutcome.UNCHANGED
     assert (rig.snapshot() == before) is taken_back
-    assert rig.scheduler.state.may_run is taken_back
+    assert rig.scheduler.state.gate.may_run is taken_back
     assert rig.do(UpdateWeightsFromTensor("again", tensors=make_weights(1)), UpdateReply).success
 
 

@@ -25,7 +25,9 @@ def drain(state: SchedulerState, operation: Drain) -> Callable[[], Reply | None]
         waiting = len(state.waiting)
         if not remaining:
             state.gate.pause(state.clock.now())
-            return DrainReply(operation.id, True, "Drained and paused.", waiting=waiting, epoch=state.epoch)
+            return DrainReply(
+                operation.id, True, "Drained and paused.", waiting=waiting, epoch=state.gate.epoch
+            )
         # What cannot go on never ends by itself: say so at once rather than when the time is up. Who could help
         # may even wait for this: an update that would write the weights that are missing.
         stuck = _stuck(state.gate)
@@ -40,7 +42,7 @@ def drain(state: SchedulerState, operation: Drain) -> Callable[[], Reply | None]
                 refusal=refusal,
                 remaining=remaining,
                 waiting=waiting,
-                epoch=state.epoch,
+                epoch=state.gate.epoch,
             )
         return None
 

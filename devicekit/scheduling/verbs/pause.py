@@ -39,7 +39,7 @@ def pause(state: SchedulerState, operation: Pause) -> PauseReply:
         operation.id,
         True,
         "Generation paused.",
-        epoch=state.epoch,
+        epoch=state.gate.epoch,
         changed=changed,
         aborted=aborted,
         retracted=retracted,
