@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -647,6 +648,27 @@ def test_what_a_module_lets_pass_is_found_by_asking(monkeypatch: pytest.MonkeyPa
         "set_device",
         "synchronize",
     }
+
+
+def test_torch_is_not_asked_for_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    class Careless(Accelerator):
+        """Hands every index to an allocator that looks it up without a check."""
+
+        def memory_stats(self, device_index: object = None, /) -> dict[str, int]:
+            asked.append(device_index)
+            return super().memory_stats(device_index)
+
+    _acme(monkeypatch, Careless("acme"))
+    known = Findings(served=frozenset({"memory_stats", "reset_peak_memory_stats", "mem_get_info"}))
+    module = GenericBackend("acme", known).module
+    assert known.served <= lenient_functions(module)
+    assert not asked
+    backend = GenericBackend("acme", replace(known, lenient=lenient_functions(module)))
+    with pytest.raises(RuntimeError) as caught:
+        backend.memory_stats(5)
+    assert backend.classify_error(caught.value) is ErrorKind.WRONG_DEVICE
 
 
 def test_a_fork_is_told_from_a_context_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
