@@ -119,8 +119,8 @@ def facade(
 def lenient_functions(module: ModuleType) -> frozenset[str]:
     """What of a `facade` answers for a device that does not exist, as if for the current one.
 
-    Found out by asking; may initialise the device. What torch itself asks the vendor's allocator is taken for such:
-    it hands an index on as it is, and an allocator that reads beyond its end ends the process.
+    Found out by asking; may initialise the device. What torch itself asks of an allocator is taken for such:
+    it hands an index on as it is, and one that reads beyond its end ends the process.
     """
     torchs = {name: function for name, function in _of_torch("").items() if name in _OF_THE_ALLOCATOR}
     wrong = (-1, -7, module.device_count() + 5)

@@ -23,12 +23,13 @@ from devicekit.devtools.audit.names import Names, Scope
 from devicekit.devtools.audit.patched import patched
 from devicekit.devtools.audit.place import Place
 from devicekit.devtools.audit.questions import Asked, device_asked, tensor_asked
-from devicekit.devtools.audit.rendering import NEED_PARENTHESES, Part, Rendering
-from devicekit.devtools.audit.syntax import filled, is_class_name, names_device
+from devicekit.devtools.audit.rendering import NEED_PARENTHESES, Part, Rendering, keeps_order
+from devicekit.devtools.audit.syntax import arguments_of, filled, is_class_name, names_device
 from devicekit.devtools.audit.table import (
     ANNOTATIONS,
     ANY_VENDOR,
     ANY_WORD,
+    CONTEXTS,
     PROPERTIES,
     READ,
     STATISTICS,
@@ -54,9 +55,10 @@ class Editor:
         self._ascii = text.isascii()
         self._chosen = ChosenDevice(names, tree, device_name)
         self._edits: dict[ast.AST, Edit] = {}
-        self._guards = Guards(tree, marks)
+        self._guards = Guards(tree, marks, words.vendors_in(text))
         self._patched = patched(tree, text, marks)
         self._graphs: dict[ast.Call, Captured] = {}
+        self._handed: set[ast.Call] = set()
         self._read: dict[ast.expr, str] = {}  # attributes of what calls give
         self._has_graphs = "Graph()" in text
         bound = names.module.bound.get("devicekit")
@@ -77,12 +79,21 @@ class Editor:
                 kept = {node: edit for node, edit in kept.items() if node not in one.calls}
         return self._guards.settle(kept, set(places))
 
+    def mention(self, node: ast.AST) -> None:
+        """Note a question for some vendor, whether or not it can be rewritten."""
+        self._guards.mention(node, words.vendors_in(ast.unparse(node)))
+
     def swallowed(self, node: ast.AST, edits: Iterable[Edit]) -> Edit | None:
         """The edit that takes ``node`` away with what is around it."""
         span = self._span(node)
         around = (one for one in edits if _within(span, one.span))
         kept = ((one, [part for part in one.parts if not isinstance(part, str)]) for one in around)
         return next((one for one, parts in kept if not any(_within(span, part) for part in parts)), None)
+
+    def hand_on(self, node: ast.Call) -> None:
+        """Note what a call is given that is a call itself: a context that is not entered may be asked anything."""
+        if not ast.unparse(node.func).endswith(("enter_context", "enter_async_context")):
+            self._handed.update(one for one in arguments_of(node) if isinstance(one, ast.Call))
 
     def follow_graphs(self, node: ast.AST, scope: Scope) -> None:
         """Note the graphs that a function makes and captures."""
@@ -219,7 +230,7 @@ class Editor:
         if row is None:
             return
         if place.annotation and name in ANNOTATIONS:
-            self._edits[node] = Edit(self._span(node), (ANNOTATIONS[name],), safe=True)
+            self._keep(Edit(self._span(node), (ANNOTATIONS[name],), safe=True), node, place)
         elif not row.called and row.code.startswith("torch.") and (torch := self._torch(node, place)):
             code = row.code.replace("torch", torch, 1)
             self._edits[node] = Edit(self._span(node), (code,), safe=True, imports=())
@@ -234,6 +245,7 @@ class Editor:
             return
         given = dict(zip(("device", "non_blocking"), node.args, strict=False))
         given |= {one.arg: one.value for one in node.keywords if one.arg is not None}
+        asked = tuple(given.values())
         handle = self._handle(given.pop("device", None), place)
         if handle is None or any(isinstance(one, ast.Starred) for one in node.args):
             return
@@ -241,7 +253,13 @@ class Editor:
         parts = (".to(", *parts, ".torch_device")
         for name, value in given.items():
             parts = (*parts, f", {name}=", self._span(value))
-        self._keep(Edit(self._span(node), (*parts, ")"), place.runs, imports), node, place)
+        # An object of the engine's own moves itself as it likes, and may do one by the other.
+        own = ast.unparse(receiver) in ("self", "cls", "super()")
+        methods = self._names.methods()
+        if own and not methods.isdisjoint({node.func.attr, "to"}):
+            return
+        safe = place.runs and not own and node.func.attr not in methods and keeps_order(asked, parts)
+        self._keep(Edit(self._span(node), (*parts, ")"), safe, imports), node, place)
 
     def literals(self, node: ast.Call, place: Place) -> None:
         """``tensor.to("cuda")``."""
@@ -259,7 +277,7 @@ class Editor:
                 and isinstance(value.value, str)
                 and words.is_device(value.value)
             ):
-                text, named = self._text_of(value.value, place, ".torch_device")
+                text, named = self._text_of(value.value, place, ".torch_device.type")
                 parts.append(text)
                 imports += named
             elif isinstance(value, ast.JoinedStr) and (made := self._formatted(value, place)) is not None:
@@ -314,7 +332,7 @@ class Editor:
             first = "not " if asked.negated else ""
             parts = (f"{first}devicekit.on_accelerator(", self._span(whose), ")")
             # Whoever is asked for another place than the vendor's may mean what every other vendor is.
-            certain = not asked.negated and not asked.by_word
+            certain = not asked.negated and not asked.by_word and not place.named
             self._keep(Edit(self._span(node), parts, certain, ("devicekit",)), node, place)
         return "devicekit.on_accelerator(tensor or device)"
 
@@ -322,14 +340,14 @@ class Editor:
         """A device's name where a device is expected."""
         if self._may_name_device(place):
             text, imports = self._text_of(node.value, place, ".torch_device.type")  # type: ignore[arg-type]  # a string
-            self._keep(Edit(self._span(node), (text,), place.runs, imports), node, place)
+            self._keep(Edit(self._span(node), (text,), self._uses(place), imports), node, place)
 
     def formatted(self, node: ast.JoinedStr, place: Place) -> None:
         """``f"cuda:{rank}"`` where a device is expected."""
         if not self._may_name_device(place):
             return
         if (made := self._formatted(node, place)) is not None:
-            self._keep(Edit(self._span(node), (made[0],), place.runs, made[1]), node, place)
+            self._keep(Edit(self._span(node), (made[0],), self._uses(place), made[1]), node, place)
 
     def collective(self, node: ast.Constant, place: Place) -> None:
         """The backend of ``init_process_group``."""
@@ -344,6 +362,13 @@ class Editor:
         """Whether the value of an expression is a device to use: a class's own word says what the class is for."""
         fixed = place.frozen or place.compiled or place.scope.is_class
         return not fixed and words.may_hold_device(place.assigned)
+
+    def _uses(self, place: Place) -> bool:
+        """Whether a device's name is there to use that device, which fails where there is none.
+
+        What is itself named after a vendor says for whom it is, and settings of a type are taken without a device.
+        """
+        return place.runs and not place.named and not place.setting
 
     # -- Parts ------------------------------------------------------------------------------------------------
 
@@ -362,7 +387,7 @@ class Editor:
         if place.frozen or place.compiled or place.annotation or path.split(".")[2] in self._patched:
             return False
         given = _given(call, row)
-        if given is None:
+        if given is None or (call in self._handed and row.name in CONTEXTS):
             return False
         if isinstance(inner := given.get("device"), ast.Call) and len(inner.args) == 1:
             path_of = self._names.path(inner.func, place.scope) or ""
@@ -381,7 +406,11 @@ class Editor:
             return False
         parts = Rendering(given, handle[0], torch, self._span).parts(wanted)
         imports = (handle[1] if "device" in named else ()) + (("devicekit",) if "devicekit" in named else ())
-        edit = Edit(self._span(whole), tuple(parts), (row.certain or certain) and place.runs, imports)
+        asked = (*given.values(), *(() if which is None else (which,)))
+        about = place.named and row.name in ("device_count", "is_available")
+        chosen = words.vendors_in(path) <= words.CHOSEN
+        safe = (row.certain or certain) and chosen and place.runs and keeps_order(asked, parts) and not about
+        edit = Edit(self._span(whole), tuple(parts), safe, imports)
         self._keep(edit, whole, place)
         if row.name == "is_available":
             self._guards.ask(whole, place.scope, row.name, path.split(".")[-2])
@@ -470,7 +499,11 @@ class Editor:
 
     def _keep(self, edit: Edit, node: ast.AST, place: Place) -> None:
         text = "".join(part for part in edit.parts if isinstance(part, str))
-        if not (place.formatted and ('"' in text or "'" in text)):
+        if not words.vendors_in(ast.unparse(node)) <= words.CHOSEN:
+            edit = replace(edit, safe=False)
+        home = place.scope.home("devicekit")
+        hidden = home not in (None, self._names.module) and "devicekit" in edit.imports
+        if not hidden and not (place.formatted and ('"' in text or "'" in text)):
             self._edits[node] = edit
 
     def _span(self, node: ast.AST) -> Span:

@@ -2,19 +2,35 @@
 
 The question changes its answer on other vendors' devices. That is right only where everything that it guards was
 rewritten too; a guard over code that still names a vendor stays as it is. So does one of several, each of which
-asks for another vendor: the first would be true for all.
+asks for another vendor, unless all do the same: the first would be true for all.
 """
 
 from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from devicekit.devtools.audit import words
 from devicekit.devtools.audit.findings import Edit
 from devicekit.devtools.audit.marks import Marks
 from devicekit.devtools.audit.names import Scope
+
+
+@dataclass(frozen=True, slots=True)
+class _Guard:
+    """A part of a test, what runs where it holds, and what runs where it does not."""
+
+    question: ast.expr
+    region: list[ast.AST]
+    otherwise: Sequence[ast.AST] = ()
+
+    @property
+    def says(self) -> str:
+        """What is guarded, whichever vendor it names."""
+        return words.without_vendors("\n".join(map(ast.unparse, self.region)))
+
 
 _LEAVE = (ast.Return, ast.Raise, ast.Continue, ast.Break)
 
@@ -22,11 +38,13 @@ _LEAVE = (ast.Return, ast.Raise, ast.Continue, ast.Break)
 class Guards:
     """The questions of one file, and what each guards."""
 
-    def __init__(self, tree: ast.Module, marks: Marks) -> None:
+    def __init__(self, tree: ast.Module, marks: Marks, vendors: set[str]) -> None:
         self._tree = tree
         self._marks = marks
+        self._named = vendors  # by the whole file
         self._questions: dict[ast.AST, object] = {}
-        self._vendors: dict[object, set[str]] = defaultdict(set)
+        self._mentions: dict[ast.AST, set[str]] = {}
+        self._vendors: dict[object, set[frozenset[str]]] = defaultdict(set)
         self._rest: dict[ast.stmt, Sequence[ast.stmt]] = {}
 
     def follow(self, node: ast.stmt, rest: Sequence[ast.stmt]) -> None:
@@ -38,7 +56,11 @@ class Guards:
         """Note a question, of what in which scope it is asked, and for whom."""
         # A scope holds dictionaries and is the only one of its kind.
         self._questions[node] = (id(scope), about)
-        self._vendors[id(scope), about].add(vendor)
+        self._vendors[id(scope), about].add(frozenset(words.vendors_in(vendor)))
+
+    def mention(self, node: ast.AST, vendors: set[str]) -> None:
+        """Note a question for vendors that is rewritten or not."""
+        self._mentions[node] = vendors
 
     def settle(self, edits: Mapping[ast.AST, Edit], found: set[ast.AST]) -> dict[ast.AST, Edit]:
         """The edits, in which a question is safe only where all that it guards is.
@@ -48,47 +70,87 @@ class Guards:
             found: every expression that names a vendor.
         """
         settled = dict(edits)
-        open_questions = self._questions.keys() & settled.keys()
-        if not open_questions:
+        if not self._questions.keys() & settled.keys():
             return settled
-        regions = {question: region for question, region in self._regions() if question in open_questions}
-        for question in sorted(open_questions, key=lambda node: settled[node].span, reverse=True):
+        guards: dict[ast.AST, _Guard] = {guard.question: guard for guard in self._guards()}
+        for question in sorted(
+            self._questions.keys() & settled.keys(), key=lambda node: settled[node].span, reverse=True
+        ):
+            guard = guards.get(question)
             guarded = [
                 settled.get(one)
-                for part in regions.get(question, ())
+                for part in (guard.region if guard else ())
                 for one in ast.walk(part)
                 if one in found and one is not question
             ]
             if not guarded or not all(edit is not None and edit.safe for edit in guarded):
                 settled[question] = replace(settled[question], safe=False)
-                if len(self._vendors[self._questions[question]]) > 1:
-                    del settled[question]
+        for question in self._contested(settled, guards):
+            del settled[question]
         return settled
 
-    def _regions(self) -> Iterator[tuple[ast.AST, list[ast.AST]]]:
+    def _contested(self, settled: Mapping[ast.AST, Edit], guards: Mapping[ast.AST, _Guard]) -> list[ast.AST]:
+        """The questions that would take from another vendor what is meant for it alone."""
+        groups: dict[object, list[ast.AST]] = defaultdict(list)
+        for question, group in self._questions.items():
+            groups[group].append(question)
+        found = []
+        for group, questions in groups.items():
+            alike = {guards[one].says if one in guards else "" for one in questions}
+            vendors = self._vendors[group]
+            whole = len(alike) == 1 and all(one in settled and settled[one].safe for one in questions)
+            # Code that knows CUDA asks for another vendor to do there what it does nowhere else.
+            apart = "cuda" in self._named and not any("cuda" in one for one in vendors)
+            if (len(vendors) > 1 and not whole) or apart:
+                found += [one for one in questions if one in settled]
+            else:
+                found += [one for one in questions if one in settled and self._takes(guards.get(one), guards)]
+        return found
+
+    def _takes(self, guard: _Guard | None, guards: Mapping[ast.AST, _Guard]) -> bool:
+        """Whether something else is done for another vendor where the answer was no."""
+        if guard is None:
+            return False
+        own = words.vendors_in(ast.unparse(guard.question))
+        inside = set(_all(guard.otherwise))
+        others = [one for one, vendors in self._mentions.items() if one in inside and vendors - own]
+        return any(self._says_at(one, guards) != guard.says for one in others)
+
+    def _says_at(self, mention: ast.AST, guards: Mapping[ast.AST, _Guard]) -> str | None:
+        around = (guard for guard in guards.values() if mention in set(ast.walk(guard.question)))
+        return next((guard.says for guard in around), None)
+
+    def _guards(self) -> Iterator[_Guard]:
         """Each question that stands where it guards something, and that."""
         for node in self._marks.walk(self._tree):
             if isinstance(node, ast.If):
                 yield from self._of_if(node)
             elif isinstance(node, ast.IfExp):
                 for question, beside, positive in _asked(node.test):
-                    yield question, [*beside, node.body if positive else node.orelse]
+                    yes, no = (node.body, node.orelse) if positive else (node.orelse, node.body)
+                    yield _Guard(question, [*beside, yes], [*beside, no])
             elif isinstance(node, ast.Assert):
                 for question, beside, positive in _asked(node.test):
                     if positive:
-                        yield question, [*beside, *self._rest.get(node, ())]
+                        yield _Guard(question, [*beside, *self._rest.get(node, ())])
             elif isinstance(node, ast.BoolOp) and isinstance(node.op, ast.And):
                 for number, value in enumerate(node.values):
-                    yield value, list(node.values[number + 1 :])
+                    yield _Guard(value, list(node.values[number + 1 :]))
 
-    def _of_if(self, node: ast.If) -> Iterator[tuple[ast.AST, list[ast.AST]]]:
+    def _of_if(self, node: ast.If) -> Iterator[_Guard]:
+        leaves = isinstance(node.body[-1], _LEAVE) or _skips(node.body[-1])
+        after = self._rest.get(node, ()) if leaves else ()
         for question, beside, positive in _asked(node.test):
             if positive:
-                yield question, [*beside, *node.body]
+                yield _Guard(question, [*beside, *node.body], [*beside, *node.orelse, *after])
             elif node.orelse:
-                yield question, [*beside, *node.orelse]
-            elif isinstance(node.body[-1], _LEAVE) or _skips(node.body[-1]):
-                yield question, [*beside, *self._rest.get(node, ())]
+                yield _Guard(question, [*beside, *node.orelse], [*beside, *node.body])
+            elif leaves:
+                yield _Guard(question, [*beside, *after], [*beside, *node.body])
+
+
+def _all(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    return (one for node in nodes for one in ast.walk(node))
 
 
 def _asked(test: ast.expr) -> Iterator[tuple[ast.expr, list[ast.AST], bool]]:

@@ -77,6 +77,10 @@ class Names:
             return None
         return home.functions.get(node.id)
 
+    def methods(self) -> set[str]:
+        """What the classes of this file define."""
+        return {name for one in self._scopes.values() if one.is_class for name in one.functions}
+
     def path(self, node: ast.expr, scope: Scope) -> str | None:
         """The dotted path that an expression stands for, as in ``torch.cuda.synchronize``; ``None``: unknown."""
         after: list[str] = []

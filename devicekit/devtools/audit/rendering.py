@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from devicekit.devtools.audit.findings import Span
 
 Part = str | Span
 NEED_PARENTHESES = (ast.NamedExpr, ast.Yield, ast.YieldFrom, ast.GeneratorExp)
+
+
+_ACTS = (ast.Call, ast.Await, ast.Yield, ast.YieldFrom, ast.NamedExpr)
+
+
+def keeps_order(asked: Iterable[ast.expr], parts: Sequence[Part]) -> bool:
+    """Whether what does something when it is evaluated is evaluated in the old order."""
+    spans = [part for part in parts if not isinstance(part, str)]
+    acts = any(isinstance(one, _ACTS) for node in asked for one in ast.walk(node))
+    return not acts or spans == sorted(spans)
 
 
 @dataclass(frozen=True, slots=True)

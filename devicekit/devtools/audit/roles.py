@@ -13,6 +13,8 @@ _TAKE_DEVICE = {
     "torch.Generator": 0, "torch.amp.GradScaler": 0, "torch.distributed.device_mesh.init_device_mesh": 0,
     "torch.distributed.init_device_mesh": 0,
 }  # fmt: skip
+# What only sets something for a type of device, or asks how it is set: torch serves it without such a device.
+_SET_FOR_TYPE = re.compile(r"(\w+\.)*(\w*autocast\w*|\w*GradScaler|custom_[fb]wd|fork_rng)")
 # Decorators that hand on what they are given.
 _HAND_ON = re.compile(
     r"(torch\.(no_grad|inference_mode|enable_grad)|(functools\.)?(lru_cache|cache|wraps)|(contextlib\.)?contextmanager)"
@@ -33,6 +35,11 @@ def role(path: str, number: int, keyword: str | None) -> str:
     if keyword is None:
         return "device" if _TAKE_DEVICE.get(path) == number else ""
     return "" if keyword == "backend" else keyword
+
+
+def sets_for_type(path: str) -> bool:
+    """Whether a function takes a type of device without using such a device, as ``torch.autocast`` does."""
+    return _SET_FOR_TYPE.fullmatch(path) is not None
 
 
 def parameters_of(node: ast.AST | None) -> list[str]:

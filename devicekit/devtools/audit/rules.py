@@ -13,16 +13,17 @@ from devicekit.devtools.audit.findings import RULES, Edit, Finding, Rule
 from devicekit.devtools.audit.fixes import Editor
 from devicekit.devtools.audit.marks import Marks
 from devicekit.devtools.audit.names import Names
-from devicekit.devtools.audit.roles import parameters_of, role
+from devicekit.devtools.audit.roles import parameters_of, role, sets_for_type
 from devicekit.devtools.audit.syntax import (
     arguments_of,
+    called_name,
     filled,
     moves_tensor,
     names_device,
     short,
     uses_environment,
 )
-from devicekit.devtools.audit.table import ANY_VENDOR, replacement_of
+from devicekit.devtools.audit.table import ANY_VENDOR, OWN_MOVES, replacement_of
 from devicekit.devtools.audit.walk import Walker
 
 __all__ = ["RULES", "Analysis", "Finding", "Rule", "analyse", "findings_in"]
@@ -195,6 +196,7 @@ class _Visitor(Walker):
 
     def visit_Call(self, node: ast.Call) -> None:
         self._check_variable(node)
+        self._editor.hand_on(node)
         name = node.func.attr if isinstance(node.func, ast.Attribute) else None
         arguments = arguments_of(node)
         literals = any(map(names_device, arguments))
@@ -209,7 +211,7 @@ class _Visitor(Walker):
                 self.visit(argument)
         elif name in words.DEVICES and moves_tensor(node):
             self._editor.move(node, self._place)
-            self._report(node, "DK003", short(node))
+            self._report(node, "DK003", short(node), changes=OWN_MOVES)
             self.visit(node.func.value)  # type: ignore[attr-defined]  # it has a name, so it is an attribute
         elif name == "to" and literals:
             self._editor.literals(node, self._place)
@@ -239,13 +241,14 @@ class _Visitor(Walker):
             self.visit(called)
         path = self._path(node.func) or ""
         takes = parameters_of(self._names.definition(node.func, self._place.scope)) if node.args else []
-        for number, argument in enumerate(node.args):
-            if isinstance(argument, ast.Starred):
-                takes = []
-            own = takes[number] if number < len(takes) and words.may_hold_device(takes[number]) else ""
-            self._visit_in_role(argument, role(path, number, None) or own)
-        for keyword in node.keywords:
-            self._visit_in_role(keyword.value, role(path, -1, keyword.arg))
+        with self._at(setting=sets_for_type(path or called_name(called))):
+            for number, argument in enumerate(node.args):
+                if isinstance(argument, ast.Starred):
+                    takes = []
+                own = takes[number] if number < len(takes) and words.may_hold_device(takes[number]) else ""
+                self._visit_in_role(argument, role(path, number, None) or own)
+            for keyword in node.keywords:
+                self._visit_in_role(keyword.value, role(path, -1, keyword.arg))
 
     def _visit_in_role(self, node: ast.expr, role: str) -> None:
         if role == self._place.assigned:
@@ -327,6 +330,8 @@ class _Visitor(Walker):
     def _report(
         self, node: ast.AST, rule: str, what: str, instead: str = "", *, changes: str = "", flag: str = ""
     ) -> None:
+        if rule == "DK004":
+            self._editor.mention(node)
         if not instead:
             instead, changes = advice_of(what) if rule == "DK001" else ("", "")
         line, column = getattr(node, "lineno", 1), getattr(node, "col_offset", 0)

@@ -64,6 +64,9 @@ ANY_VENDOR = "true for an accelerator of any vendor; what it guards must be read
 ANY_WORD = f"{ANY_VENDOR}; a device with an index counts too, and a word that torch does not know raises"
 """What changes where code compared a device with a word."""
 
+OWN_MOVES = "calls to() instead, which an object of a class of one's own must have"
+"""What changes where something is moved."""
+
 _UNKNOWN = "None where nobody counts, and before the first allocation, instead of 0"
 _STREAMS = "raises UnsupportedHook on a device without streams; ask device.supports() first"
 _KERNELS = (
@@ -73,6 +76,7 @@ _POOLS = "device.memory_pool().use(), a private pool of any vendor's allocator"
 _ALLOCATOR = "a custom allocator is the backend plugin's to install"
 _DEBUGGING = "a tool of one vendor: keep it in a debugging script, and waive it"
 _MANAGEMENT = "device.telemetry(), in which None is unknown"
+_HOST_SEED = "seeds the host's generator where there is no accelerator, as torch.manual_seed does"
 _HOST_STATS = "device.host_memory_stats()"
 _GRAPH = "graph = device.create_graph(pool=...), then: with graph.capture(): ..., and graph.replay()"
 
@@ -80,7 +84,8 @@ _ROWS = (
     # Presence and selection
     _row("is_available()", "devicekit.accelerator_available()",
          changes=ANY_VENDOR),
-    _row("device_count()", "devicekit.accelerator_count()"),
+    _row("device_count()", "devicekit.accelerator_count()",
+         changes="accelerators of any vendor are counted"),
     _row("current_device()", "device.index"),
     _row("set_device(device)", "devicekit.make_current(device)"),
     _row("device(device)", "device.current()"),
@@ -193,8 +198,8 @@ _ROWS = (
     _row("XPUPluggableAllocator(path, alloc, free)", advice=_ALLOCATOR),
     _row("MUSAPluggableAllocator(path, alloc, free)", advice=_ALLOCATOR),
     # Random
-    _row("manual_seed(seed)", "device.manual_seed(seed)"),
-    _row("manual_seed_all(seed)", "device.manual_seed_all(seed)"),
+    _row("manual_seed(seed)", "device.manual_seed(seed)", changes=_HOST_SEED),
+    _row("manual_seed_all(seed)", "device.manual_seed_all(seed)", changes=_HOST_SEED),
     _row("get_rng_state(device=None)", "device.get_rng_state()"),
     _row("set_rng_state(new_state, device=None)", "device.set_rng_state(new_state)"),
     _row("get_rng_state_all()", advice="device.get_rng_state() for each device"),
@@ -236,7 +241,7 @@ _ROWS = (
     _row("amp", advice="torch.amp, which takes the device's type"),
     _row("amp.autocast(enabled=True, dtype=None, cache_enabled=True)",
          "torch.autocast(device.torch_device.type, enabled=enabled, dtype=dtype, cache_enabled=cache_enabled)",
-         changes="torch's own default dtype for that device"),
+         certain=False, changes="takes effect on the host too; torch's own default dtype for that device"),
     _row("amp.GradScaler()", advice="torch.amp.GradScaler(device.torch_device.type)"),
 )  # fmt: skip
 
@@ -286,12 +291,13 @@ PROPERTIES: Mapping[str, str] = MappingProxyType(
 """Attributes of ``get_device_properties()`` and the field of `DeviceProperties` that means the same."""
 
 
-_CONTEXTS = frozenset({"device", "stream", "StreamContext", "use_mem_pool"})
+CONTEXTS = frozenset({"device", "stream", "StreamContext", "use_mem_pool"})
+"""What gives a context to be entered."""
 _STREAM = frozenset(name for name in dir(Stream) if not name.startswith("_"))
 _EVENT = frozenset(name for name in dir(TimingEvent) if not name.startswith("_"))
 READ: Mapping[str, frozenset[str]] = MappingProxyType(
     {
-        **dict.fromkeys(_CONTEXTS, frozenset()),
+        **dict.fromkeys(CONTEXTS, frozenset()),
         **dict.fromkeys(("current_stream", "default_stream", "Stream"), _STREAM),
         "Event": _EVENT,
         "get_device_properties": frozenset(PROPERTIES),

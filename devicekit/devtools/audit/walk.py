@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from devicekit.devtools.audit import words
 from devicekit.devtools.audit.fixes import Editor
 from devicekit.devtools.audit.marks import Marks
 from devicekit.devtools.audit.names import Names, annotations_of, defaults_of
@@ -50,8 +51,11 @@ class Walker(ast.NodeVisitor):
         with self._at(frozen=True):
             for part in (*node.bases, *(one.value for one in node.keywords)):
                 self.visit(part)
-        with self._at(scope=self._names.scope(node)):
+        with self._at(scope=self._names.scope(node), named=self._is_named(node)):
             self.visit_body(node.body)
+
+    def _is_named(self, node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+        return self._place.named or bool(words.vendors_in(node.name))
 
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         self._visit_decorators(node.decorator_list)
@@ -65,7 +69,8 @@ class Walker(ast.NodeVisitor):
             for annotation in annotations_of(node.args):
                 self._visit_annotation(annotation)
             self._visit_annotation(node.returns)
-            with self._at(scope=self._names.scope(node), runs=True, device=device):
+            inner = self._names.scope(node)
+            with self._at(scope=inner, runs=True, device=device, named=self._is_named(node)):
                 self.visit_body(node.body)
 
     visit_AsyncFunctionDef = visit_FunctionDef

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 DEVICES = frozenset(
     {"cuda", "hip", "rocm", "xpu", "npu", "musa", "mps", "mtia", "hpu", "mlu", "gcu", "xla", "ipu", "maia"}
 )
+CHOSEN = frozenset({"cuda", "hip", "rocm", "xpu", "npu", "musa"})
+"""Those whose backends are chosen by themselves; any other device is used only where its backend is named."""
 # Packages that only one vendor's hardware needs.
 PACKAGES = frozenset(
     {
@@ -66,6 +68,8 @@ _DEVICE_LITERAL = re.compile(rf"({_DEVICES})(:(\d*|\{{\w*\}}|%[dsi]))?")
 _HANDLE = re.compile(rf"({_DEVICES})_(stream|event)|sycl_(queue|event)")
 _HOLDS_DEVICE = re.compile(r"(\w*_)?device(_type|_str|_name)?|map_location")
 _QUESTION = re.compile(rf"_?(is|has|on|use|using)_(torch_)?({_DEVICES})(_available|_alike|_platform)?")
+_VENDOR = re.compile(rf"(?<![a-z])(?:{_DEVICES})")
+_SAME = {"hip": "cuda", "rocm": "cuda"}  # which torch calls by one name
 _COLLECTIVE = re.compile(rf"(\w+:)?({'|'.join(sorted(COLLECTIVES))})")
 
 
@@ -87,6 +91,16 @@ def may_hold_device(name: str) -> bool:
 def is_question(name: str) -> bool:
     """Whether a name asks which vendor it is: ``is_cuda``, ``_is_npu``, ``is_xpu_available``."""
     return _QUESTION.fullmatch(name.lower()) is not None
+
+
+def vendors_in(text: str) -> set[str]:
+    """The vendors that a piece of code names, in words or in names."""
+    return {_SAME.get(one, one) for one in _VENDOR.findall(text.lower())}
+
+
+def without_vendors(text: str) -> str:
+    """A piece of code in which every vendor's name is the same, to see whether it says the same of several."""
+    return _VENDOR.sub("@", text.lower())
 
 
 def is_collective(text: str) -> bool:

@@ -64,11 +64,10 @@ LINES = {
     "y = x.cuda()": "y = x.to(@.torch_device)",
     "y = (x + 1).cuda(non_blocking=True)": "y = (x + 1).to(@.torch_device, non_blocking=True)",
     "y = x.cuda(i, True)": "y = x.to(devicekit.device_for(i).torch_device, non_blocking=True)",
-    "y = x.to('cuda')": "y = x.to(@.torch_device)",
+    "y = x.to('cuda')": "y = x.to(@.torch_device.type)",
     "y = x.to(torch.half).to(device='npu', non_blocking=True)":
-        "y = x.to(torch.half).to(device=@.torch_device, non_blocking=True)",
+        "y = x.to(torch.half).to(device=@.torch_device.type, non_blocking=True)",
     "y = x.to(f'npu:{torch.npu.current_device()}')": "y = x.to(str(@.torch_device))",
-    "y = torch.is_autocast_enabled('cuda')": "y = torch.is_autocast_enabled(@.torch_device.type)",
     "y = x.to(f'cuda:{rank}')": "y = x.to(f'{@.torch_device.type}:{rank}')",
     "y = torch.zeros(2, device='cuda')": "y = torch.zeros(2, device=@.torch_device.type)",
     "y = torch.zeros(2, device='cuda:0')": 'y = torch.zeros(2, device=f"{@.torch_device.type}:0")',
@@ -98,7 +97,6 @@ LINES = {
     "y = torch.cuda.device_count()": "y = devicekit.accelerator_count()",
     "print(f'{torch.cuda.memory_allocated() / 1e9:.2f} GB')":
         "print(f'{@.memory_stats().allocated / 1e9:.2f} GB')",
-    "with torch.cuda.amp.autocast(): pass": "with torch.autocast(@.torch_device.type): pass",
     "y = getattr(torch, 'cuda').current_device()": "y = @.index",
     "é = 'ü'; torch.cuda.synchronize()": "é = 'ü'; @.synchronize()",
 }  # fmt: skip
@@ -291,7 +289,8 @@ def test_a_guard_is_rewritten_with_all_that_it_guards(before: str, after: str) -
 def test_where_a_tensor_is_is_asked_of_any_vendor_if_what_follows_is_ready(
     question: str, instead: str
 ) -> None:
-    before = f"if {question}:\n    torch.cuda.synchronize()"
+    vendor = next(one for one in ("cuda", "npu", "xpu") if one in question)
+    before = f"if {question}:\n    torch.{vendor}.synchronize()"
     after = f"if {instead}:\n    {HERE}.synchronize()"
     assert fixed(inside(before)).partition("rank):\n")[2] == inside(after).partition("rank):\n")[2]
     kept = f"assert {question}\nkernel(x)"
