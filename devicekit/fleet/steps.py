@@ -131,7 +131,7 @@ class Steps:
     async def _exchange(
         self, endpoint: Endpoint, update: Update, *, finish: bool, peer: str | None
     ) -> MemberOutcome:
-        """Read, then stop, then write. An engine that is idle anyway stops first."""
+        """Read, then stop, then write. An engine that need not finish its requests stops first."""
         if not finish:
             return await self.commit_one(endpoint, update, peer)
         [outcome] = await self.prepare([endpoint], update, peer)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
+import pytest
 import torch
+
+from tests.doubles.surface import Surface, strict_module
 
 
 class Mps:
@@ -96,3 +99,44 @@ class Accelerator:
         self.calls.append(name)
         if name in self.fails:
             raise RuntimeError(f"Allocator for acme is not a DeviceAllocator. ({name})")
+
+
+def install_acme(
+    patch: pytest.MonkeyPatch, shared: Accelerator, version: str = "2.13.0", **functions: object
+) -> Accelerator:
+    """Put a module of these functions in place as ``torch.acme``, beside a version's ``torch.accelerator``."""
+    module = ModuleType("torch.acme")
+    module.__dict__.update(functions)
+    patch.setattr(torch, "acme", module, raising=False)
+    patch.setattr(torch, "accelerator", strict_module(Surface("accelerator", version), shared, {}))
+    return shared
+
+
+class VendorFunctions:
+    """A module in the manner of many: counting initialises, and a device that is not there is the current one."""
+
+    def __init__(self) -> None:
+        self.initialised = False
+        self.peaks_reset: list[int] = []
+
+    def functions(self) -> dict[str, object]:
+        return {
+            "is_initialized": lambda: self.initialised,
+            "is_available": lambda: self.count() > 0,
+            "device_count": self.count,
+            "_is_in_bad_fork": lambda: False,
+            "current_device": lambda: 0,
+            "set_device": lambda device: None,
+            "synchronize": lambda device=None: None,
+            "memory_stats": self.memory_stats,
+            "reset_peak_memory_stats": self.peaks_reset.append,
+        }
+
+    def count(self) -> int:
+        self.initialised = True
+        return 2
+
+    def memory_stats(self, device: int) -> dict[str, int]:
+        if device > 1:
+            raise IndexError(f"no device {device}")
+        return {"allocated_bytes.all.current": 11}
