@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,15 +92,80 @@ def test_a_mutant_knows_the_lines_that_run_it() -> None:
     assert one.text.count("\n") == long.count("\n"), "what stands below stays in its line"
 
 
-def test_tests_are_chosen_by_the_lines_they_run_the_fastest_first() -> None:
-    lines = {"slow": {"a.py": [3, 4], "b.py": [1]}, "fast": {"a.py": [3]}, "other": {"a.py": [9]}}
-    coverage = Coverage(lines, {"slow": 5.0, "fast": 1.0, "other": 0.5})
-    assert coverage.tests("a.py", [3], None, 60) == (["fast", "slow"], 6.0)
-    assert coverage.tests("a.py", [4, 5], 3, 60) == (["slow", "fast"], 6.0), "and what runs the function"
-    assert coverage.tests("a.py", [3], None, 2) == (["fast"], 1.0)
-    assert coverage.tests("a.py", [3], None, 0)[0] == ["fast"], "one at least"
-    assert coverage.tests("a.py", [], None, 60)[0] == ["other", "fast", "slow"]
-    assert coverage.tests("c.py", [3], 3, 60) == ([], 0.0)
+def test_a_mutant_knows_where_a_value_of_the_module_is_used() -> None:
+    [one] = [
+        one
+        for one in mutants("m.py", "MOST = 3\nOTHER = 'a'\ndef f(a):\n    return a < MOST\n")
+        if one.line == 1
+    ]
+    assert (one.before, one.uses) == ("3", (4,))
+
+
+def test_tests_are_tried_by_how_near_they_are_to_the_change_and_the_fastest_first() -> None:
+    lines = {
+        "t.py::slow": {"a.py": [3, 4], "b.py": [1]},
+        "t.py::fast": {"a.py": [3]},
+        "u.py::other": {"a.py": [9]},
+    }
+    seconds = {
+        "t.py::slow": 5.0,
+        "t.py::fast": 1.0,
+        "u.py::other": 0.5,
+        "u.py::besides": 0.1,
+        "v.py::no": 0.1,
+    }
+    coverage = Coverage(lines, seconds)
+    coverage.add(["u.py::newer", "v.py::newer"])
+    slow, fast, other = lines
+    beside = ["u.py::besides", "u.py::newer"]
+    assert coverage.tests("a.py", [3], None) == [[fast, slow], [], [other], beside]
+    assert coverage.tests("a.py", [4, 5], 3) == [[slow], [fast], [other], beside], (
+        "and what runs the function"
+    )
+    assert coverage.tests("a.py", [], None) == [[], [], [other, fast, slow], beside]
+    assert coverage.tests("c.py", [3], 3) == [[], [], [], []]
+
+
+def test_as_many_tests_run_as_there_is_time_for_and_one_at_least() -> None:
+    coverage = Coverage({}, {"slow": 5.0, "fast": 1.0, "other": 0.5})
+    assert coverage.within(["fast", "slow", "other"], 60) == (["fast", "slow", "other"], 6.5)
+    assert coverage.within(["fast", "slow", "other"], 2) == (["fast", "other"], 1.5)
+    assert coverage.within(["fast", "slow"], 0) == (["fast"], 1.0)
+
+
+SHARING = """
+import pytest
+import made
+
+@pytest.fixture(scope="module")
+def shared():
+    return made.value()
+
+def test_first(shared): assert shared == 3
+def test_second(shared): assert shared
+def test_alone(): pass
+"""
+
+
+def test_what_a_shared_fixture_runs_counts_for_each_test_that_uses_it(tmp_path: Path) -> None:
+    (tmp_path / "made.py").write_text("def value():\n    return 3\n")
+    (tmp_path / "test_sharing.py").write_text(SHARING)
+    measure = (
+        "import json, sys, pytest\n"
+        "from tools.mutants.covering import Covering\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "covering = Covering(sys.argv[1])\n"
+        "pytest.main(['-q', '-p', 'no:cacheprovider', '--rootdir', sys.argv[1], sys.argv[1]], [covering])\n"
+        "names = ('first', 'second', 'alone')\n"
+        "print(json.dumps(covering.found({f'test_sharing.py::test_{one}': 1.0 for one in names})))\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", measure, str(tmp_path)],
+        capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True,
+    )  # fmt: skip
+    lines = json.loads(ran.stdout.splitlines()[-1])["lines"]
+    using = {test.partition("::")[2] for test, files in lines.items() if 2 in files.get("made.py", [])}
+    assert using == {"test_first", "test_second"}, ran.stdout
 
 
 LOADED = """

@@ -9,7 +9,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -31,25 +31,15 @@ AREAS: dict[str, tuple[str, ...]] = {
     "registry": ("devicekit/registry/*.py",),
 }
 TESTS = (
-    *("tests/scheduling", "tests/memory", "tests/weights", "tests/registry"),
-    *(
-        f"tests/server/test_{name}.py"
-        for name in (
-            "access",
-            "bodies",
-            "origins",
-            "budgets",
-            "fields",
-            "fuzz",
-            "hostile",
-            "links",
-            "peer_weights",
-        )
-    ),
-    *(f"tests/test_{name}.py" for name in ("engine", "generation", "logprobs", "oom")),
+    *("tests/scheduling", "tests/memory", "tests/weights", "tests/registry", "tests/server"),
+    *(f"tests/test_{name}.py" for name in ("engine", "generation", "logprobs", "oom", "opening", "files")),
 )
 # Processes by the dozen, which cost minutes and are not followed.
-_LEFT_OUT = ("tests/scheduling/test_ranks*.py", "tests/registry/wheels*")
+_LEFT_OUT = (
+    *("tests/scheduling/test_ranks*.py", "tests/registry/wheels*", "tests/server/test_killed_*.py"),
+    *(f"tests/server/test_{name}.py" for name in ("clients", "fleet", "gateway", "load", "pages", "run")),
+)
+_Judge = Callable[[Mutant, Sequence[str], float], "int | None"]
 _FACTOR, _GRACE = 4.0, 15.0  # a mutant may take this many times as long as the tests did, and so many seconds
 
 
@@ -73,8 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, help="mutants to judge; default: all")
     parser.add_argument("--area", choices=AREAS, action="append", help="default: every area")
     parser.add_argument(
-        "--budget", type=float, default=20.0, help="seconds of tests for each; default: %(default)g"
+        "--budget", type=float, default=10.0, help="seconds of tests for each; default: %(default)g"
     )
+    parser.add_argument(
+        "--more", type=float, default=60.0,
+        help="seconds of further tests for each that these let pass: of all test files that run anything of its "
+        "file; default: %(default)g",
+    )  # fmt: skip
     parser.add_argument("--only", help="mutants whose name contains this")
     parser.add_argument(
         "--map", type=Path, help="where to keep which tests call what; default: measured anew"
@@ -127,6 +122,7 @@ class Judge:
         self._folder = folder
         self._map: Path = (options.map or folder / "covering.json").resolve()
         self._budget: float = options.budget
+        self._more: float = options.more
         self._rows: Path = (options.json or folder / "rows.json").resolve()
         self._screen = os.fdopen(os.dup(1), "w")  # processes of pytest's have an output of their own
         self._coverage = Coverage({}, {})
@@ -145,7 +141,8 @@ class Judge:
         left = {row.name for row in self._kept() if row.outcome == SURVIVED and not row.anew}
         for area, mutant in chosen:
             if mutant.name in left or not mutant.lines:
-                self._add(self._anew(area, mutant))
+                # Where all that may notice it has run, only what was run before a change could reach it is left.
+                self._add(self._anew(area, mutant, 0.0 if mutant.lines else self._more))
         return self._kept()
 
     def _quickly(self, tests: Collected, chosen: Sequence[tuple[str, Mutant]]) -> None:
@@ -153,43 +150,52 @@ class Judge:
             began = time.monotonic()
             tests.measure(self._map)
             self._tell(f"measured in {time.monotonic() - began:.0f} s which tests run what")
-        self._coverage = _read(self._map)
+        self._coverage = _read(self._map, tests.names())
         if chosen and chosen[0][1].lines:
             _, first = chosen[0]
             unchanged = replace(first, text=(self._folder / first.file).read_text(encoding="utf-8"))
-            names, usual = self._coverage.tests(first.file, first.lines, first.function, self._budget)
+            names, usual = self._coverage.within(self._order(first)[0], self._budget)
             if tests.judge(unchanged, names, _FACTOR * usual + _GRACE) != 0:
                 raise SystemExit(f"Nothing can be judged: tests fail without a change: {', '.join(names)}")
         done = {(row.name, row.line) for row in self._kept()}
         for area, mutant in chosen:
             if mutant.lines and (mutant.name, mutant.line) not in done:
-                self._add(self._row(area, mutant, lambda *given: tests.judge(*given), anew=False))
+                self._add(self._row(area, mutant, tests.judge, self._more, anew=False))
 
-    def _anew(self, area: str, mutant: Mutant) -> Row:
+    def _anew(self, area: str, mutant: Mutant, more: float) -> Row:
         def judge(mutant: Mutant, tests: Sequence[str], seconds: float) -> int | None:
             with ground.changed(self._folder / mutant.file, mutant.text):
                 return ground.forked(self._folder, ["-x", *tests], seconds)
 
-        return self._row(area, mutant, judge, anew=True)
+        return self._row(area, mutant, judge, more, anew=True)
 
-    def _row(
-        self,
-        area: str,
-        mutant: Mutant,
-        judge: Callable[[Mutant, Sequence[str], float], int | None],
-        anew: bool,
-    ) -> Row:
-        tests, usual = self._coverage.tests(mutant.file, mutant.lines, mutant.function, self._budget)
-        if not tests:
+    def _row(self, area: str, mutant: Mutant, judge: _Judge, more: float, anew: bool) -> Row:
+        near, far = self._order(mutant)
+        if not near:
             return Row(area, mutant.name, mutant.line, "not reached", 0, 0.0, anew)
-        began, limit = time.monotonic(), _FACTOR * usual + _GRACE
+        began = time.monotonic()
+        tests, usual = self._coverage.within(near, self._budget)
+        outcome, count = self._outcome(mutant, tests, usual, judge), len(tests)
+        if outcome == SURVIVED and more:
+            tests, usual = self._coverage.within([one for one in far if one not in {*tests}], more)
+            outcome, count = self._outcome(mutant, tests, usual, judge), count + len(tests)
+        return Row(area, mutant.name, mutant.line, outcome, count, round(time.monotonic() - began, 1), anew)
+
+    def _order(self, mutant: Mutant) -> tuple[list[str], list[str]]:
+        """The tests that run a change, and all that may notice it."""
+        parts = self._coverage.tests(mutant.file, [*mutant.lines, *mutant.uses], mutant.function)
+        near = parts[0] + parts[1]
+        every = near + parts[2] + parts[3]
+        return near or every, every
+
+    def _outcome(self, mutant: Mutant, tests: Sequence[str], usual: float, judge: _Judge) -> str:
+        if not tests:
+            return SURVIVED
+        limit = _FACTOR * usual + _GRACE
         status = judge(mutant, tests, limit)
-        outcome = "hung" if status is None else SURVIVED if status == 0 else "killed"
         if status is None and ground.forked(self._folder, ["-x", *tests], limit) is None:
-            outcome = NOT_JUDGED  # on a machine so busy the unchanged code is no faster
-        return Row(
-            area, mutant.name, mutant.line, outcome, len(tests), round(time.monotonic() - began, 1), anew
-        )
+            return NOT_JUDGED  # on a machine so busy the unchanged code is no faster
+        return "hung" if status is None else SURVIVED if status == 0 else "killed"
 
     def _kept(self) -> list[Row]:
         if not self._rows.is_file():
@@ -207,9 +213,14 @@ class Judge:
         print(line, file=self._screen, flush=True)
 
 
-def _read(file: Path) -> Coverage:
+def _read(file: Path, names: Collection[str] | None = None) -> Coverage:
+    """What was measured of the tests that there still are, and those that came since then."""
     found = json.loads(file.read_text(encoding="utf-8"))
-    return Coverage(found["lines"], found["seconds"])
+    names = found["seconds"] if names is None else names
+    known = {test: seconds for test, seconds in found["seconds"].items() if test in names}
+    coverage = Coverage({test: lines for test, lines in found["lines"].items() if test in known}, known)
+    coverage.add({*names}.difference(found["failing"]))
+    return coverage
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Which tests run which lines: measured while they run, in every thread of their process."""
+"""Which tests run which lines: measured while they run, in every thread of their process.
+
+What a fixture runs that several tests share counts for each of them, whichever came first and had it made.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from typing import Any
 
 import pytest
 
+_GUESS = 2.0  # seconds
+
 Tracer = Callable[[FrameType, str, Any], Any]
 
 
@@ -19,14 +24,18 @@ class Covering:
 
     Args:
         folder: that the files are in; others do not count.
+        following: whether lines are noted; without it, only how long tests take.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, following: bool = True) -> None:
         self._folder = folder.rstrip("/") + "/"
+        self._following = following
         self._lines: dict[str, set[tuple[str, int]]] = {}  # by test
         self._seconds: dict[str, float] = {}
         self._failed: set[str] = set()
         self._left: dict[CodeType, set[int]] = {}  # lines that this test has not run yet
+        self._shared: dict[tuple[str, str], set[tuple[str, int]]] = {}  # by the fixture's place and name
+        self._users: dict[tuple[str, str], set[str]] = {}
 
     def found(self, shares: Mapping[str, float]) -> dict[str, object]:
         """What was noted, to be kept.
@@ -34,6 +43,9 @@ class Covering:
         Args:
             shares: for each test, how many times as many cases it has as were run.
         """
+        for fixture, lines in self._shared.items():
+            for test in self._users.get(fixture, ()):
+                self._lines[test] |= lines
         kept: dict[str, dict[str, list[int]]] = {}
         for test, lines in self._lines.items():
             if test not in self._failed:
@@ -47,18 +59,41 @@ class Covering:
         test = item.nodeid.partition("[")[0]
         self._left = {}
         began = time.monotonic()
-        threading.settrace(self._called)
-        sys.settrace(self._called)
+        if self._following:
+            threading.settrace(self._called)
+            sys.settrace(self._called)
         try:
             yield
         finally:
             sys.settrace(None)
             threading.settrace(None)
             self._seconds[test] = self._seconds.get(test, 0.0) + time.monotonic() - began
-            named = self._lines.setdefault(test, set())
-            for code, left in [*self._left.items()]:
-                file = code.co_filename.removeprefix(self._folder)
-                named.update((file, line) for line in _lines(code) - left)
+            self._lines.setdefault(test, set()).update(self._run())
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_fixture_setup(
+        self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+    ) -> Iterator[None]:
+        if fixturedef.scope == "function":
+            yield
+            return
+        before, self._left = self._left, {}
+        yield
+        fixture = (fixturedef.baseid, fixturedef.argname)
+        self._shared.setdefault(fixture, set()).update(self._run())
+        for item in request.session.items:
+            if fixture[1] in getattr(item, "fixturenames", ()) and item.nodeid.startswith(fixture[0]):
+                self._users.setdefault(fixture, set()).add(item.nodeid.partition("[")[0])
+        for code, left in self._left.items():
+            before[code] = before.get(code, left) & left
+        self._left = before
+
+    def _run(self) -> set[tuple[str, int]]:
+        found: set[tuple[str, int]] = set()
+        for code, left in [*self._left.items()]:
+            file = code.co_filename.removeprefix(self._folder)
+            found.update((file, line) for line in _lines(code) - left)
+        return found
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
@@ -92,7 +127,7 @@ class Coverage:
     def __init__(
         self, lines: Mapping[str, Mapping[str, Sequence[int]]], seconds: Mapping[str, float]
     ) -> None:
-        self._seconds = seconds
+        self._seconds = {**seconds}
         self._by_line: dict[tuple[str, int], list[str]] = {}
         self._by_file: dict[str, set[str]] = {}
         for test, files in lines.items():
@@ -101,25 +136,39 @@ class Coverage:
                 for line in numbers:
                     self._by_line.setdefault((file, line), []).append(test)
 
-    def tests(
-        self, file: str, lines: Iterable[int], function: int | None, limit: float
-    ) -> tuple[list[str], float]:
-        """Tests that run one of the lines, or else anything of the file, and the seconds that they take.
+    def add(self, tests: Iterable[str]) -> None:
+        """Count on tests that were not measured: they are newer."""
+        for test in tests:
+            self._seconds.setdefault(test, _GUESS)
 
-        The fastest first, then those that run the function, as many as fit into ``limit`` seconds: at least one.
+    def tests(self, file: str, lines: Iterable[int], function: int | None) -> list[list[str]]:
+        """Tests that may notice a change, in the order in which they may: those that run one of the lines, those
+        that run the function, those that run anything of the file, and all others of the test files of these.
+
+        In each part the fastest first. A measured map is never whole: of a test with many cases few were followed,
+        and what runs in processes that tests start was not.
         """
-        ran = {test for line in lines for test in self._by_line.get((file, line), ())}
-        # Not all cases of a test were followed.
-        near = {*self._by_line.get((file, function or 0), ())} - ran
-        # What no test runs by itself may still be run in processes that tests start.
-        found = (ran, near) if ran or near else (self._by_file.get(file, set()),)
+        parts = [
+            {test for line in lines for test in self._by_line.get((file, line), ())},
+            {*self._by_line.get((file, function or 0), ())},
+            self._by_file.get(file, set()),
+        ]
+        beside = {test.partition("::")[0] for test in set.union(*parts)}
+        parts.append({one for one in self._seconds if one.partition("::")[0] in beside})
+        seen: set[str] = set()
+        found: list[list[str]] = []
+        for part in parts:
+            found.append(sorted(part - seen, key=lambda one: (self._seconds[one], one)))
+            seen |= part
+        return found
+
+    def within(self, tests: Iterable[str], limit: float) -> tuple[list[str], float]:
+        """The first of some tests, as many as fit into ``limit`` seconds, at least one; and their seconds."""
         chosen: list[str] = []
         spent = 0.0
-        for test in (
-            one for some in found for one in sorted(some, key=lambda one: (self._seconds[one], one))
-        ):
+        for test in tests:
             if chosen and spent + self._seconds[test] > limit:
-                break
+                continue
             chosen.append(test)
             spent += self._seconds[test]
         return chosen, spent

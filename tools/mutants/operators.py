@@ -16,6 +16,7 @@ class Mutant:
     line: int
     function: int | None  # line where it begins; None: the change is at the module's level
     lines: range  # of the statement, down to the change; empty where it runs as the module is imported
+    uses: tuple[int, ...]  # lines that name what such a statement gives a value to
     operator: str
     before: str
     after: str
@@ -118,7 +119,8 @@ def mutants(file: str, text: str) -> list[Mutant]:
     """Every mutant of a source."""
     found: list[Mutant] = []
     lines = text.splitlines(keepends=True)
-    for node, function, statement in _places(ast.parse(text)):
+    module = ast.parse(text)
+    for node, function, statement in _places(module):
         for operator in OPERATORS:
             for name, place, changed in operator(node):
                 before, after = _written(place), _written(changed)
@@ -126,8 +128,22 @@ def mutants(file: str, text: str) -> list[Mutant]:
                 if new is not None and before != after:
                     begin, end = getattr(place, "lineno", 0), getattr(place, "end_lineno", 0)
                     run = range(statement or end + 1, end + 1)
-                    found.append(Mutant(file, begin, function, run, name, before, after, new))
+                    uses = () if run else _uses(module, begin)
+                    found.append(Mutant(file, begin, function, run, uses, name, before, after, new))
     return found
+
+
+def _uses(module: ast.Module, line: int) -> tuple[int, ...]:
+    given = {
+        one.id
+        for statement in module.body
+        if isinstance(statement, (ast.Assign, ast.AnnAssign)) and statement.lineno <= line
+        and line <= (statement.end_lineno or line)
+        for one in ast.walk(statement)
+        if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)
+    }  # fmt: skip
+    named = (one for one in ast.walk(module) if isinstance(one, ast.Name) and one.id in given)
+    return tuple(sorted({one.lineno for one in named if isinstance(one.ctx, ast.Load)}))
 
 
 _Place = tuple[ast.AST, int | None, int | None]
