@@ -24,7 +24,6 @@ class RequestCheck:
     ) -> None:
         self._has_grammars = has_grammars
         self._limits = limits
-        self._longest = min(limits.max_positions, pool_tokens)
         self._pool_tokens = pool_tokens
         self._has_tokenizer = has_tokenizer
         self._approved: SamplingParams | None = None  # many requests in a row have the same
@@ -45,25 +44,21 @@ class RequestCheck:
         Raises:
             InvalidRequest: it can never run.
         """
-        prompt, params = request.prompt, request.params
-        if (
-            (params is self._approved or self._approve(params))
-            and 0 < len(prompt) < self._longest
-            and self._largest(prompt) < self._limits.vocab_size
-            and (request.timeout is None or request.timeout > 0)
-            and (params.prompt_logprobs is None or params.prompt_logprobs < len(prompt))
-        ):
-            request.checked = self._mark
-            return
-        raise InvalidRequest(f"Request {shown(request.id)} cannot run: {'; '.join(self._problems(request))}.")
+        if problems := self._problems(request):
+            raise InvalidRequest(f"Request {shown(request.id)} cannot run: {'; '.join(problems)}.")
+        request.checked = self._mark
 
-    def _approve(self, params: SamplingParams) -> bool:
-        if params.problems(self._limits) or (params.stop and not self._has_tokenizer):
-            return False
+    def _problems_of_params(self, params: SamplingParams) -> list[str]:
+        if params is self._approved:
+            return []
+        found = params.problems(self._limits)
+        if params.stop and not self._has_tokenizer:
+            found.append("it has stop strings, and this engine has no tokenizer")
         if params.grammar is not None and not self._has_grammars:
-            return False
-        self._approved = params
-        return True
+            found.append("its output is to follow a grammar, and this engine has no tokenizer")
+        if not found:
+            self._approved = params
+        return found
 
     @staticmethod
     def _largest(prompt: Int32) -> int:
@@ -73,11 +68,7 @@ class RequestCheck:
 
     def _problems(self, request: Request) -> list[str]:
         limits, size = self._limits, len(request.prompt)
-        found = request.params.problems(limits)
-        if request.params.stop and not self._has_tokenizer:
-            found.append("it has stop strings, and this engine has no tokenizer")
-        if request.params.grammar is not None and not self._has_grammars:
-            found.append("its output is to follow a grammar, and this engine has no tokenizer")
+        found = self._problems_of_params(request.params)
         if size == 0:
             found.append("the prompt is empty")
         elif self._largest(request.prompt) >= limits.vocab_size:

@@ -72,7 +72,7 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> Starle
             yield
         finally:
             watching.cancel()
-            await serving.loop.stop()
+            await serving.close()
 
     origins = serving.settings.allowed_origins
     cross_origin = Middleware(
@@ -88,6 +88,8 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> Starle
         exception_handlers={HTTPException: on_http_exception, Exception: on_fault},
         lifespan=lifespan,
     )
+    # A client that follows to where the Host header says takes its key along, and through a proxy without TLS.
+    app.router.redirect_slashes = False
     app.state.serving = serving
     app.state.openapi = openapi.describe(ENDPOINTS)
     app.state.meanings = meanings(

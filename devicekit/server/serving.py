@@ -8,6 +8,7 @@ import itertools
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -39,6 +40,7 @@ _R = TypeVar("_R", bound=Reply)
 _T = TypeVar("_T")
 _DRAIN_LOOK = 0.05  # seconds
 _LOGPROBS = 4_000_000  # in one answer
+_COMPILING = 2  # grammars at a time
 _LONG = 4096  # characters, or numbers; working on more than that must not hold up everybody else
 
 
@@ -73,6 +75,8 @@ class Serving:
         self.stopping = ""  # why no requests are taken any more; empty while they are
         self.probe: asyncio.Future[tuple[str, str, int]] | None = None  # of health, while it is under way
         self._ids = itertools.count(1)
+        # Of its own: those who wait for a body to be read do not wait for a grammar.
+        self._compiling = ThreadPoolExecutor(_COMPILING, "devicekit-grammar")
 
     async def keep_watch(self) -> None:
         """Compare the clocks every second, until cancelled."""
@@ -95,7 +99,12 @@ class Serving:
             if hurry() or self.loop.failure or self.loop.snapshot.failure or self.loop.snapshot.resting:
                 break
             await asyncio.sleep(_DRAIN_LOOK)
+        await self.close()
+
+    async def close(self) -> None:
+        """End the engine's thread, and those that compile grammars."""
         await self.loop.stop()
+        self._compiling.shutdown(wait=False)
 
     def next_id(self) -> str:
         """An id for an operation."""
@@ -139,7 +148,7 @@ class Serving:
             if grammars is None or grammar is None:
                 raise BadRequest("Structured output needs a tokenizer, and this model has none.")
             try:
-                await asyncio.get_running_loop().run_in_executor(None, grammars.matcher, grammar)
+                await asyncio.get_running_loop().run_in_executor(self._compiling, grammars.matcher, grammar)
             except GrammarRefused as error:
                 raise BadRequest(str(error)) from error
 
@@ -190,12 +199,7 @@ class Serving:
         return self.loop.submit(requests)
 
     def _check_logprobs(self, requests: Sequence[Request]) -> None:
-        longest = self.engine.runner.limits.max_positions
-        most = sum(
-            (1 + one.params.logprobs) * min(one.params.max_new_tokens, longest)
-            for one in requests
-            if one.params.logprobs is not None
-        )
+        most = sum(_entries(one, self.longest) for one in requests)
         if most > _LOGPROBS:
             raise BadRequest(
                 f"The answer would have up to {most} log-probabilities, and this server gives {_LOGPROBS} in one. "
@@ -225,3 +229,13 @@ class Serving:
         self.metrics.answered(operation, reply)
         self.history.answered(operation, reply)
         journal.answered(operation, reply)
+
+
+def _entries(request: Request, longest: int) -> int:
+    """Log-probabilities that a request asks for, at most."""
+    params = request.params
+    if params.logprobs is None:
+        return 0
+    start = params.prompt_logprobs
+    scored = 0 if start is None else max(0, len(request.prompt) - start)
+    return (1 + params.logprobs + len(params.logprob_ids)) * (scored + min(params.max_new_tokens, longest))

@@ -114,7 +114,7 @@ def json_grammar(schema: object) -> Grammar:
 def choice_grammar(choices: list[str]) -> Grammar:
     """One of these texts. All are one terminal: what a parser would have to keep of each a lexer need not."""
     quoted = [json.dumps(choice, ensure_ascii=False) for choice in choices]
-    return Grammar(GrammarKind.LARK, f"start: CHOICE\nCHOICE: {' | '.join(quoted)}")
+    return Grammar(GrammarKind.CHOICE, f"start: CHOICE\nCHOICE: {' | '.join(quoted)}")
 
 
 def only(found: list[Grammar]) -> Grammar | None:

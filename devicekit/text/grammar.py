@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from devicekit.contract.errors import DeviceKitError
+from devicekit.text.deep_stack import with_deep_stack
 
 if TYPE_CHECKING:
     import llguidance
@@ -44,6 +45,17 @@ class GrammarKind(str, enum.Enum):
     REGEX = "regex"
     EBNF = "ebnf"  # rules with ::=, beginning at root; or a Lark grammar, beginning at start
     LARK = "grammar"  # Lark's, whatever its texts look like
+    CHOICE = "choice"  # Lark's, with nothing but a terminal that is one of some texts
+
+
+# Characters. Compiling takes time by the square of them, up to a second for these, and a stack as deep as they go;
+# a choice takes neither.
+_LONGEST = {
+    GrammarKind.JSON_SCHEMA: 64 << 10,
+    GrammarKind.REGEX: 16 << 10,
+    GrammarKind.EBNF: 16 << 10,
+    GrammarKind.LARK: 64 << 10,  # of tools, whose schemas are in it
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +161,9 @@ class GrammarCompiler:
             self._cache.clear()
 
     def _compile(self, grammar: Grammar) -> llguidance.LLMatcher:
+        size, most = len(grammar.source), _LONGEST.get(grammar.kind)
+        if most is not None and size > most:
+            raise GrammarRefused(_refusal(grammar, f"it has {size} characters, and {most} are the most"))
         try:
             import llguidance
         except ImportError as error:
@@ -156,12 +171,16 @@ class GrammarCompiler:
                 f"Structured output needs a package that is not installed ({error}); get it with: "
                 "pip install 'devicekit[grammar]'"
             ) from error
+        tokens = self._tokens(llguidance)
+        return with_deep_stack(lambda: self._compiled(llguidance, tokens, grammar))
+
+    def _compiled(self, llguidance: Any, tokens: Any, grammar: Grammar) -> llguidance.LLMatcher:
         try:
             source = _translate(llguidance, grammar)
         except Exception as error:  # what a grammar's text can be wrong in is the library's to say
             raise GrammarRefused(_refusal(grammar, str(error))) from error
         limits = llguidance.LLParserLimits(initial_lexer_fuel=_LEXER)
-        matcher = llguidance.LLMatcher(self._tokens(llguidance), source, log_level=0, limits=limits)
+        matcher: llguidance.LLMatcher = llguidance.LLMatcher(tokens, source, log_level=0, limits=limits)
         beginning = matcher.deep_copy()
         if not matcher.is_error():  # some that are sound have no first token
             GrammarMatcher(beginning, _nothing).fill(np.zeros((1, self.mask_width), np.int32))

@@ -28,6 +28,9 @@ GENERATING = {
 }
 
 
+SAMPLING = {"sampling_params": SamplingArguments}
+
+
 def brief(path: str) -> dict[str, object]:
     """What makes an output one token long."""
     return {"sampling_params": {"max_new_tokens": 1}} if path == "/generate" else {"max_tokens": 1}
@@ -59,33 +62,42 @@ def test_an_optional_field_may_be_null(endpoint: Endpoint) -> None:
 
 
 # What clients send who write out every setting of another engine: with these values it changes nothing.
-_DEFAULTS = {
-    **dict.fromkeys(
-        ("length_penalty", "typical_p", "tfs", "beam_width", "num_beams", "n", "best_of", "top_p"), 1
-    ),
-    **dict.fromkeys(
-        ("top_a", "epsilon_cutoff", "eta_cutoff", "no_repeat_ngram_size", "mirostat", "min_p"), 0
-    ),
-    **dict.fromkeys(("mirostat_mode", "dry_multiplier", "xtc_probability", "smoothing_factor", "top_k"), 0),
-    **dict.fromkeys(
-        ("dynatemp_range", "min_tokens", "min_new_tokens", "presence_penalty", "top_logprobs"), 0
-    ),
-    **dict.fromkeys(("frequency_penalty", "top_logprobs_num"), 0),
-    **dict.fromkeys(("top_k", "logprob_start_len"), -1),
-    "repetition_penalty": 1.0,
-    "modalities": ["text"],
-    "function_call": "none",
-    "tool_choice": "auto",
-    "parallel_tool_calls": True,
+_DEFAULTS: dict[str, tuple[object, ...]] = {
+    **dict.fromkeys(("length_penalty", "typical_p", "tfs", "beam_width", "num_beams", "n", "best_of"), (1,)),
+    **dict.fromkeys(("top_p", "repetition_penalty"), (1.0,)),
+    **dict.fromkeys(("top_a", "epsilon_cutoff", "eta_cutoff", "no_repeat_ngram_size", "mirostat"), (0,)),
+    **dict.fromkeys(("mirostat_mode", "dry_multiplier", "xtc_probability", "smoothing_factor"), (0,)),
+    **dict.fromkeys(("dynatemp_range", "min_p", "min_tokens", "min_new_tokens"), (0,)),
+    **dict.fromkeys(("presence_penalty", "frequency_penalty", "top_logprobs", "top_logprobs_num"), (0,)),
+    **dict.fromkeys(("skip_special_tokens", "spaces_between_special_tokens", "add_special_tokens"), (True,)),
+    **dict.fromkeys(("add_generation_prompt", "parallel_tool_calls"), (True,)),
+    "top_k": (-1, 0),
+    "logprob_start_len": (-1,),
+    "modalities": (["text"],),
+    "function_call": ("none",),
+    "guided_decoding_backend": ("auto",),
+    "verbosity": ("medium",),
+    "sampling_logprobs_mode": ("selected",),
+    "logprobs_mode": ("sampled",),
+    "thinking": ({"type": "disabled"},),
+    "tool_choice": ("none", "auto"),
 }
 
 
-@pytest.mark.parametrize(("name", "value"), _DEFAULTS.items(), ids=_DEFAULTS)
-def test_a_default_of_others_that_is_written_out_asks_for_nothing(name: str, value: object) -> None:
-    for nothing in (value, None, False, "", [], {}):
+@pytest.mark.parametrize(("name", "values"), _DEFAULTS.items(), ids=_DEFAULTS)
+def test_a_default_of_others_that_is_written_out_asks_for_nothing(
+    name: str, values: tuple[object, ...]
+) -> None:
+    assert name in REFUSED or name in meanings({one.path: one.arguments for one in ENDPOINTS} | SAMPLING)
+    for nothing in (*values, None, False, "", [], {}):
         assert not asks_for_something(name, nothing)
-    others = (value + 2, value + 3) if isinstance(value, (int, float)) else ("other",)
-    assert all(asks_for_something(name, one) for one in others if type(value) is not bool)
+    for value in values:
+        others = (value + 2, value + 3, value + 0.5) if isinstance(value, (int, float)) else ("other",)
+        assert all(asks_for_something(name, one) for one in others if type(value) is not bool)
+
+
+def test_every_default_of_others_is_known_here() -> None:
+    assert dict(NEUTRAL) == _DEFAULTS
     assert asks_for_something("input_embeds", 0)
     assert asks_for_something("input_embeds", [0])
 

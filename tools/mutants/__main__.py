@@ -31,14 +31,18 @@ AREAS: dict[str, tuple[str, ...]] = {
     "registry": ("devicekit/registry/*.py",),
 }
 TESTS = (
-    *("tests/scheduling", "tests/memory", "tests/weights", "tests/registry", "tests/server"),
-    *(f"tests/test_{name}.py" for name in ("engine", "generation", "logprobs", "oom", "opening", "files")),
+    *("tests/scheduling", "tests/memory", "tests/weights", "tests/registry"),
+    *(
+        f"tests/server/test_{name}.py"
+        for name in (
+            *("access", "bodies", "origins", "budgets", "fields", "fuzz", "hostile", "links"),
+            *("peer_weights", "schema", "weights"),
+        )
+    ),
+    *(f"tests/test_{name}.py" for name in ("engine", "generation", "logprobs", "oom")),
 )
 # Processes by the dozen, which cost minutes and are not followed.
-_LEFT_OUT = (
-    *("tests/scheduling/test_ranks*.py", "tests/registry/wheels*", "tests/server/test_killed_*.py"),
-    *(f"tests/server/test_{name}.py" for name in ("clients", "fleet", "gateway", "load", "pages", "run")),
-)
+_LEFT_OUT = ("tests/scheduling/test_ranks*.py", "tests/registry/wheels*")
 _Judge = Callable[[Mutant, Sequence[str], float], "int | None"]
 _FACTOR, _GRACE = 4.0, 15.0  # a mutant may take this many times as long as the tests did, and so many seconds
 

@@ -5,18 +5,16 @@ What a fixture runs that several tests share counts for each of them, whichever 
 
 from __future__ import annotations
 
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import CodeType, FrameType
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import coverage
 import pytest
 
 _GUESS = 2.0  # seconds
-
-Tracer = Callable[[FrameType, str, Any], Any]
+_FIXTURE = " makes "  # between the place and the name of a fixture
+_Fixture = tuple[str, str]  # where it holds, and its name
 
 
 class Covering:
@@ -29,13 +27,16 @@ class Covering:
 
     def __init__(self, folder: str, following: bool = True) -> None:
         self._folder = folder.rstrip("/") + "/"
-        self._following = following
-        self._lines: dict[str, set[tuple[str, int]]] = {}  # by test
+        self._test = ""
         self._seconds: dict[str, float] = {}
         self._failed: set[str] = set()
-        self._left: dict[CodeType, set[int]] = {}  # lines that this test has not run yet
-        self._shared: dict[tuple[str, str], set[tuple[str, int]]] = {}  # by the fixture's place and name
-        self._users: dict[tuple[str, str], set[str]] = {}
+        self._users: dict[_Fixture, set[str]] = {}  # of fixtures that tests share
+        self._following: coverage.Coverage | None = None
+        if following:
+            self._following = coverage.Coverage(
+                data_file=None, config_file=False, include=[f"{self._folder}*"], messages=False
+            )
+            self._following.set_option("run:disable_warnings", ["no-data-collected", "already-imported"])
 
     def found(self, shares: Mapping[str, float]) -> dict[str, object]:
         """What was noted, to be kept.
@@ -43,82 +44,58 @@ class Covering:
         Args:
             shares: for each test, how many times as many cases it has as were run.
         """
-        for fixture, lines in self._shared.items():
-            for test in self._users.get(fixture, ()):
-                self._lines[test] |= lines
-        kept: dict[str, dict[str, list[int]]] = {}
-        for test, lines in self._lines.items():
-            if test not in self._failed:
-                kept[test] = {}
-                for file, line in sorted(lines):
-                    kept[test].setdefault(file, []).append(line)
-        return {"lines": kept, "seconds": {one: self._seconds[one] * shares[one] for one in kept}}
+        kept = {one: shares[one] * spent for one, spent in self._seconds.items() if one not in self._failed}
+        lines: dict[str, dict[str, list[int]]] = {test: {} for test in kept}
+        for who, file, line in self._noted():
+            for test in self._users.get(who, ()) if isinstance(who, tuple) else (who,):
+                if test in kept:
+                    lines[test].setdefault(file, []).append(line)
+        return {"lines": lines, "seconds": kept}
+
+    def _noted(self) -> Iterator[tuple[str | _Fixture, str, int]]:
+        if self._following is None:
+            return
+        if self._seconds:
+            self._following.stop()
+        data = self._following.get_data()
+        for file in sorted(data.measured_files()):
+            for line, contexts in sorted(data.contexts_by_lineno(file).items()):
+                for context in filter(None, contexts):
+                    place, fixture, name = context.partition(_FIXTURE)
+                    yield (place, name) if fixture else context, file.removeprefix(self._folder), line
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         test = item.nodeid.partition("[")[0]
-        self._left = {}
+        self._test = test
         began = time.monotonic()
-        if self._following:
-            threading.settrace(self._called)
-            sys.settrace(self._called)
+        if self._following is not None:
+            if not self._seconds:
+                self._following.start()  # for good: threads of shared fixtures go on from test to test
+            self._following.switch_context(test)
         try:
             yield
         finally:
-            sys.settrace(None)
-            threading.settrace(None)
             self._seconds[test] = self._seconds.get(test, 0.0) + time.monotonic() - began
-            self._lines.setdefault(test, set()).update(self._run())
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_fixture_setup(
         self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
     ) -> Iterator[None]:
-        if fixturedef.scope == "function":
+        if self._following is None or fixturedef.scope == "function":
             yield
             return
-        before, self._left = self._left, {}
-        yield
         fixture = (fixturedef.baseid, fixturedef.argname)
-        self._shared.setdefault(fixture, set()).update(self._run())
+        self._following.switch_context(_FIXTURE.join(fixture))
+        yield
+        self._following.switch_context(self._test)
         for item in request.session.items:
             if fixture[1] in getattr(item, "fixturenames", ()) and item.nodeid.startswith(fixture[0]):
                 self._users.setdefault(fixture, set()).add(item.nodeid.partition("[")[0])
-        for code, left in self._left.items():
-            before[code] = before.get(code, left) & left
-        self._left = before
-
-    def _run(self) -> set[tuple[str, int]]:
-        found: set[tuple[str, int]] = set()
-        for code, left in [*self._left.items()]:
-            file = code.co_filename.removeprefix(self._folder)
-            found.update((file, line) for line in _lines(code) - left)
-        return found
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
             self._failed.add(report.nodeid.partition("[")[0])
-
-    def _called(self, frame: FrameType, event: str, argument: Any) -> Tracer | None:
-        code = frame.f_code
-        if not code.co_filename.startswith(self._folder):
-            return None
-        left = self._left.get(code)
-        if left is None:
-            left = self._left[code] = _lines(code)
-        left.discard(frame.f_lineno)
-        return self._ran if left else None  # a function of which all is known costs nothing more
-
-    def _ran(self, frame: FrameType, event: str, argument: Any) -> Tracer | None:
-        left = self._left.get(frame.f_code)
-        if left is None:  # it began in an earlier test
-            left = self._left[frame.f_code] = _lines(frame.f_code)
-        left.discard(frame.f_lineno)
-        return self._ran if left else None
-
-
-def _lines(code: CodeType) -> set[int]:
-    return {line for _, _, line in code.co_lines() if line is not None}
 
 
 class Coverage:

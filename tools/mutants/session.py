@@ -19,7 +19,7 @@ from tools.mutants import ground
 from tools.mutants.covering import Covering
 from tools.mutants.operators import Mutant
 
-_MEASURED = 3  # cases of one test that are followed; the others are taken to call the same
+_MEASURED = 2  # cases of one test that are followed; the others are taken to call the same
 
 
 class Collected:
