@@ -47,6 +47,16 @@ def test_no_key_or_a_wrong_one_is_401(locked: Server, headers: dict[str, str]) -
         assert (path, locked.http.get(path, headers=headers).status_code) == (path, 401)
 
 
+@pytest.mark.parametrize("keys", [("user", "guess"), ("guess", "user"), ("user", "user"), ("user", "admin")])
+def test_of_two_keys_none_counts(locked: Server, keys: tuple[str, str]) -> None:
+    """Whoever stands before this server may have looked at the other one."""
+    sent = [("Authorization", f"Bearer {key}") for key in keys]
+    assert locked.http.get("/v1/loads", headers=httpx.Headers(sent)).status_code == 401
+    assert locked.http.get("/v1/loads", headers=httpx.Headers(sent[:1])).status_code == (
+        200 if keys[0] == "user" else 401
+    )
+
+
 def test_probes_need_no_key(locked: Server) -> None:
     for path in ("/health", "/health_generate", "/ready", "/ping", "/metrics", "/", "/openapi.json", "/docs"):
         assert (path, locked.get(path).status_code) == (path, 200)

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from devicekit.server import protocol
+from devicekit.text import Grammar, GrammarMatcher
 from tests.server.conftest import Models, Serve, Server
 
 _BODY = json.dumps({"text": "a", "sampling_params": {"max_new_tokens": 3, "temperature": 0}}).encode()
@@ -310,6 +311,82 @@ def test_others_are_served_while_a_long_prompt_is_understood(server: Server, pat
     assert meanwhile > 5
     assert long.result().status_code == 400
     assert "takes fewer than" in long.result().json()["error"]["message"]
+
+
+def test_a_schema_that_would_end_the_process_is_refused(server: Server) -> None:
+    """A chain of references takes a level of the stack for each, where it is compiled."""
+    chain = {f"{at}": {"anyOf": [{"$ref": f"#/$defs/{at + 1}"}, {"type": "null"}]} for at in range(1900)}
+    schema = {"$defs": {**chain, "1900": {"type": "null"}}, "$ref": "#/$defs/0"}
+    wishes = {"/generate": {"sampling_params": {"json_schema": schema}, "text": "a"}}
+    wished = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    chat = {"messages": [{"role": "user", "content": "a"}], "response_format": wished}
+    wishes["/v1/chat/completions"] = chat
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema, "strict": True}}
+    for path, wish in [*wishes.items(), ("/v1/chat/completions", {**chat, "response_format": None})]:
+        more = {} if wish.get("response_format", 1) else {"tools": [tool], "tool_choice": "required"}
+        answer = server.post(path, {**wish, **more})
+        assert answer.status_code == 400, answer.text
+        assert "characters, and 65536 are the most" in answer.json()["error"]["message"]
+
+
+def test_who_waits_for_a_grammar_holds_up_no_long_body(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grammars = server.serving.engine.grammars
+    assert grammars is not None
+    compiled, go_on, asked = grammars.matcher, threading.Event(), threading.Semaphore(0)
+
+    def slow(grammar: Grammar) -> GrammarMatcher:
+        asked.release()
+        assert go_on.wait(60)
+        return compiled(grammar)
+
+    monkeypatch.setattr(grammars, "matcher", slow)
+    wish = {"text": "a", "sampling_params": {"regex": "a", "max_new_tokens": 1}}
+    long = {"text": "a", "sampling_params": {"max_new_tokens": 1}, "user": "x" * 100_000}
+    with ThreadPoolExecutor(40) as pool:
+        try:
+            waiting = [pool.submit(server.post, "/generate", wish) for _ in range(40)]
+            assert asked.acquire(timeout=60)
+            with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as other:
+                assert other.post("/generate", json=long).status_code == 200
+        finally:
+            go_on.set()
+        assert {one.result().status_code for one in waiting} == {200}
+
+
+@pytest.mark.parametrize(
+    ("wish", "entries"),
+    [
+        ({"top_logprobs_num": 99, "sampling_params": {"n": 100, "max_new_tokens": 401}}, 100 * 401 * 100),
+        (
+            {"token_ids_logprob": [1] * 99, "sampling_params": {"n": 100, "max_new_tokens": 401}},
+            100 * 401 * 100,
+        ),
+        (
+            {
+                "top_logprobs_num": 199,
+                "logprob_start_len": 1,
+                "sampling_params": {"n": 50, "max_new_tokens": 1},
+            },
+            50 * 200 * 500,
+        ),
+    ],
+    ids=["best", "chosen", "of the prompt"],
+)
+def test_all_that_an_answer_may_hold_is_counted(
+    server: Server, wish: dict[str, object], entries: int
+) -> None:
+    answer = server.post("/generate", {"input_ids": [5] * 500, "return_logprob": True, **wish})
+    assert answer.status_code == 400, answer.json()["meta_info"].keys()
+    assert f"up to {entries} entries" in answer.json()["error"]["message"]
+
+
+def test_no_request_is_sent_on_to_where_its_host_header_says(server: Server) -> None:
+    for path in ("/flush_cache/", "/generate/", "/ping/"):
+        answer = server.http.post(path, json={}, headers={"Host": "localhost"}, follow_redirects=False)
+        assert answer.status_code == 404
+        assert "location" not in answer.headers
 
 
 # -- Chat templates -------------------------------------------------------------------------------------------
