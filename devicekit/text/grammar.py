@@ -172,15 +172,17 @@ class GrammarCompiler:
                 "pip install 'devicekit[grammar]'"
             ) from error
         tokens = self._tokens(llguidance)
-        return with_deep_stack(lambda: self._compiled(llguidance, tokens, grammar))
+        return with_deep_stack(lambda: self._compiled(tokens, grammar))
 
-    def _compiled(self, llguidance: Any, tokens: Any, grammar: Grammar) -> llguidance.LLMatcher:
+    def _compiled(self, tokens: llguidance.LLTokenizer, grammar: Grammar) -> llguidance.LLMatcher:
+        import llguidance
+
         try:
             source = _translate(llguidance, grammar)
         except Exception as error:  # what a grammar's text can be wrong in is the library's to say
             raise GrammarRefused(_refusal(grammar, str(error))) from error
         limits = llguidance.LLParserLimits(initial_lexer_fuel=_LEXER)
-        matcher: llguidance.LLMatcher = llguidance.LLMatcher(tokens, source, log_level=0, limits=limits)
+        matcher = llguidance.LLMatcher(tokens, source, log_level=0, limits=limits)
         beginning = matcher.deep_copy()
         if not matcher.is_error():  # some that are sound have no first token
             GrammarMatcher(beginning, _nothing).fill(np.zeros((1, self.mask_width), np.int32))
