@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from devicekit.text import Grammar, GrammarKind
 LIMITS = ModelLimits(100, 300, frozenset())
 ABOVE, BELOW = math.inf, -math.inf
 # What a parameter means nothing without.
-BESIDE = {"logprob_ids": {"logprobs": 0}, "prompt_logprobs": {"logprobs": 0}}
+BESIDE: dict[str, dict[str, Any]] = {"logprob_ids": {"logprobs": 0}, "prompt_logprobs": {"logprobs": 0}}
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_what_a_request_gets_that_says_nothing() -> None:
         "spaces_between_special_tokens": True,
     }
     assert not SamplingParams().adjusts
-    request = Request("r", np.array([4, 5, 6]))
+    request = Request("r", np.array([4, 5, 6], np.int32))
     made = {one.name: getattr(request, one.name) for one in dataclasses.fields(request)}
     ours = {"id", "prompt", "params", "tokens", "total", "column"}
     assert not any(value for name, value in made.items() if name not in ours), made
@@ -145,14 +146,16 @@ def test_each_of_these_alone_changes_logits(given: dict) -> None:
 )
 def test_what_is_to_be_scored_is_computed(scored: int | None, cached: int) -> None:
     params = SamplingParams(prompt_logprobs=scored, logprobs=0)
-    assert Request("r", np.arange(5), params).reusable == cached
+    assert Request("r", np.arange(5, dtype=np.int32), params).reusable == cached
 
 
 def test_a_prompt_is_a_flat_list_of_integers_of_32_bits() -> None:
     least, greatest = -(2**31), 2**31 - 1
-    for sound in ([], [least, 0, greatest], np.array([1, 2], np.uint8), np.array([1], np.int64)):
+    given: list[Any] = [[], [least, 0, greatest], np.array([1, 2], np.uint8), np.array([1], np.int64)]
+    for sound in given:
         found = prompt_array(sound)
         assert (found.dtype, [*found]) == (np.int32, [*sound])
-    for wrong in ([least - 1], [greatest + 1], [2**64], [[1]], 1, ["a"], [1.0], [[1], [1, 2]], [None]):
+    given = [[least - 1], [greatest + 1], [2**64], [[1]], 1, ["a"], [1.0], [[1], [1, 2]], [None]]
+    for wrong in given:
         with pytest.raises(InvalidRequest, match="prompt"):
-            prompt_array(wrong)  # type: ignore[arg-type]
+            prompt_array(wrong)

@@ -125,5 +125,5 @@ def test_deep_work_has_its_room_and_its_outcome() -> None:
     assert with_deep_stack(lambda: depth(500)) == 500
     assert with_deep_stack(threading.current_thread) is not threading.current_thread()
     with pytest.raises(KeyError, match="what it raises"):
-        with_deep_stack(lambda: {}["what it raises"])
+        with_deep_stack(lambda: {"a": 1}["what it raises"])
     assert threading.stack_size() == usual

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from tools.mutants import ground
@@ -130,6 +131,8 @@ class Judge:
         self._rows: Path = (options.json or folder / "rows.json").resolve()
         self._screen = os.fdopen(os.dup(1), "w")  # processes of pytest's have an output of their own
         self._coverage = Coverage({}, {})
+        self._sound: set[str] = set()  # tests that have passed without a change
+        self._unsound: set[str] = set()
 
     def judged(self, chosen: Sequence[tuple[str, Mutant]]) -> list[Row]:
         """Judge what is not judged yet: in processes forked after collection, and what is left in new ones."""
@@ -164,7 +167,22 @@ class Judge:
         done = {(row.name, row.line) for row in self._kept()}
         for area, mutant in chosen:
             if mutant.lines and (mutant.name, mutant.line) not in done:
-                self._add(self._row(area, mutant, tests.judge, self._more, anew=False))
+                judge = partial(self._honestly, tests)
+                self._add(self._row(area, mutant, judge, self._more, anew=False))
+
+    def _honestly(self, tests: Collected, mutant: Mutant, names: Sequence[str], seconds: float) -> int | None:
+        """As `Collected.judge`. A test that fails without the change as well has noticed nothing."""
+        while True:
+            names = [one for one in names if one not in self._unsound]
+            status, noticed = tests.judge(mutant, names, seconds), tests.noticed()
+            if status is None or noticed is None or noticed in self._sound:
+                return status
+            text = (self._folder / mutant.file).read_text(encoding="utf-8")
+            if tests.judge(replace(mutant, text=text), [noticed], seconds) == 0:
+                self._sound.add(noticed)
+                return status
+            self._unsound.add(noticed)
+            self._tell(f"fails without a change as well: {noticed}")
 
     def _anew(self, area: str, mutant: Mutant, more: float) -> Row:
         def judge(mutant: Mutant, tests: Sequence[str], seconds: float) -> int | None:

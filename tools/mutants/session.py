@@ -33,6 +33,7 @@ class Collected:
     def __init__(self, folder: Path, work: Callable[[Collected], None]) -> None:
         self.folder = folder
         self._work = work
+        self._noticed = folder / "noticed.txt"
         self._items: dict[str, list[pytest.Item]] = {}
 
     @pytest.hookimpl(tryfirst=True)
@@ -72,13 +73,18 @@ class Collected:
     def judge(self, mutant: Mutant, tests: Sequence[str], seconds: float) -> int | None:
         """Run tests with a change: 0 if they pass, ``None`` if they take longer than ``seconds``."""
         items = [one for name in tests for one in self._items.get(name, ())]
+        self._noticed.unlink(missing_ok=True)
 
         def judged() -> int:
             change(self.folder / mutant.file, mutant.text)
-            return self._run(items, _Failures(), stop=True)
+            return self._run(items, _Tell(self._noticed), stop=True)
 
         with ground.changed(self.folder / mutant.file, mutant.text):  # for processes that tests start
             return ground.fork(judged, seconds)
+
+    def noticed(self) -> str | None:
+        """The test that failed as tests were last judged; ``None``: none did, or their process ended."""
+        return self._noticed.read_text(encoding="utf-8") if self._noticed.is_file() else None
 
     def _run(self, items: Sequence[pytest.Item], plugin: object, stop: bool) -> int:
         """Run tests, with a plugin that sees it; 1 as soon as one failed, where that is the end of it."""
@@ -100,6 +106,15 @@ class _Failures:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.any = self.any or report.failed
+
+
+class _Tell:
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed and not self._file.is_file():
+            self._file.write_text(report.nodeid.partition("[")[0], encoding="utf-8")
 
 
 def change(file: Path, text: str) -> None:
