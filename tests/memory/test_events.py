@@ -54,6 +54,19 @@ def test_only_what_is_new_is_announced_below_what_is_known() -> None:
     assert parted.tokens == tokens(8).tobytes()
 
 
+def test_what_grows_below_a_node_that_is_held_is_announced() -> None:
+    cache, events = build()
+    put(cache, tokens(1))
+    held = cache.hold(tokens(1)).node
+    for page in (2, 3):
+        pages = cache.allocator.take(1)
+        assert pages is not None
+        held = cache.extend(held, tokens(page), pages).node
+    first, *grown = stored(events)
+    assert [event.tokens for event in grown] == [tokens(2).tobytes(), tokens(3).tobytes()]
+    assert [event.parent for event in grown] == [first.hashes[-1], grown[0].hashes[-1]]
+
+
 def test_a_hash_depends_on_the_whole_prefix_and_the_namespace_and_nothing_else() -> None:
     one, events_one = build()
     put(one, tokens(1, 2, 3))

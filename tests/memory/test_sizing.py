@@ -32,6 +32,16 @@ def test_the_smallest_pool_is_one_page_and_one_byte_less_is_refused():
     assert (refusal.value.needed_bytes, refusal.value.usable_bytes) == (needed, needed - 1)
 
 
+@pytest.mark.parametrize("pages", [1, 2, 9])
+def test_there_are_as_many_pages_as_fit_beside_the_table_and_what_is_left_is_less_than_one(pages):
+    page = 16 * TOKEN
+    for over in (0, 1, page - 1):
+        plan = plan_kv(TABLE + (1 + pages) * page + over, LAYOUT, fraction=1.0, **SETTINGS)
+        assert (plan.num_pages, plan.unused_bytes) == (pages, over)
+        most = plan_kv(TABLE + 11 * page + over, LAYOUT, fraction=1.0, max_tokens=16 * pages, **SETTINGS)
+        assert (most.num_pages, most.unused_bytes) == (pages, (10 - pages) * page + over)
+
+
 def test_a_reserve_larger_than_memory_leaves_nothing():
     with pytest.raises(NotEnoughMemory) as refusal:
         plan_kv(1000, LAYOUT, reserve_bytes=10**9, **SETTINGS)

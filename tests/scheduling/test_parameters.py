@@ -27,7 +27,7 @@ BESIDE: dict[str, dict[str, Any]] = {"logprob_ids": {"logprobs": 0}, "prompt_log
         ("top_p", (math.nextafter(0, ABOVE), 1), (0, math.nextafter(1, ABOVE))),
         ("top_k", (0, 1 << 30), (-1,)),
         ("min_p", (0, 1), (math.nextafter(0, BELOW), math.nextafter(1, ABOVE))),
-        ("max_new_tokens", (1,), (0, -1)),
+        ("max_new_tokens", (0, 1), (-1,)),
         ("logprobs", (0, 100), (-1, 101)),
         ("logprob_ids", ((), (0, 99)), ((-1,), (100,), (1, 100))),
         ("prompt_logprobs", (0, 7), (-1,)),
@@ -58,7 +58,7 @@ def test_what_means_nothing_alone_is_refused_alone() -> None:
         assert SamplingParams(**given).problems(LIMITS) == ["logprob_ids and prompt_logprobs need logprobs"]
     assert SamplingParams(max_new_tokens=0, logprobs=0, prompt_logprobs=0).problems(LIMITS) == []
     [said] = SamplingParams(max_new_tokens=-1, logprobs=0, prompt_logprobs=0).problems(LIMITS)
-    assert said == "max_new_tokens must be at least 1, or 0 with prompt_logprobs, not -1"
+    assert said == "max_new_tokens must be 0 or more, not -1"
     grammar = Grammar(GrammarKind.REGEX, "a")
     assert SamplingParams(grammar=grammar).problems(LIMITS) == []
     [said] = SamplingParams(grammar=grammar, min_new_tokens=1).problems(LIMITS)
