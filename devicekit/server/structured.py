@@ -108,7 +108,8 @@ def json_grammar(schema: object) -> Grammar:
             raise BadRequest(f"json_schema is not JSON: {str(error)[:200]}") from error
     if not isinstance(schema, dict):
         raise BadRequest("json_schema must be a JSON object.")
-    return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(schema))
+    # As short as it can be: its length is bounded.
+    return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(schema, separators=(",", ":"), ensure_ascii=False))
 
 
 def choice_grammar(choices: list[str]) -> Grammar:
