@@ -126,6 +126,7 @@ class Driver:
         self.seeds: dict[int, int] = {}
         self.pinned = {"allocated_bytes.current": 0, "active_bytes.current": 0}
         self.registered: dict[int, int] = {}  # host memory in place: bytes, by address
+        self.pooled: dict[int, int] = {}  # and what the pool of pinned memory handed out
         self.ipc_waiting = 0
         self.history: object = "never set"
         self.pool_in_use: object = None
@@ -147,6 +148,11 @@ class Driver:
         self._chosen.pop(threading.get_ident(), None)
         if index:
             self._chosen[threading.get_ident()] = index
+
+    def locked(self, start: int, nbytes: int) -> bool:
+        """Whether any of these bytes of the host is page-locked."""
+        ranges = (*self.registered.items(), *self.pooled.items())
+        return any(first < start + nbytes and start < first + size for first, size in ranges)
 
     def allocate(self, index: int, size: int) -> int | None:
         """What creating a tensor does, or None if there is no room."""

@@ -24,7 +24,6 @@ from tests.doubles.driver import GIB, Card, Driver, Queue
 from tests.doubles.vendors import FLAVOURS, Double, build, install
 
 _WORK_MILLISECONDS = 20.0
-_pool: dict[int, int] = {}  # memory that pin_memory locked: bytes, by address
 # By the vendors' manuals, not by the plugins.
 _VISIBLE = {
     "cuda": "CUDA_VISIBLE_DEVICES",
@@ -142,20 +141,12 @@ class DoubleProbe:
         return self._driver.cards[index].reserved
 
     def pinned(self, tensor: torch.Tensor) -> bool | None:
-        return _locked(tensor.data_ptr(), self._driver)
+        return self._driver.locked(tensor.data_ptr(), 1)
 
 
 def _is_pinned(tensor: torch.Tensor, driver: Driver) -> bool:
-    """As torch says it, which looks where a tensor's storage begins."""
-    return tensor.device.type == "cpu" and _locked(tensor.untyped_storage().data_ptr(), driver)
-
-
-def _locked(address: int, driver: Driver) -> bool:
-    return any(
-        first <= address < first + size
-        for ranges in (driver.registered, _pool)
-        for first, size in ranges.items()
-    )
+    """As torch says it, which asks where a tensor's storage begins."""
+    return tensor.device.type == "cpu" and driver.locked(tensor.untyped_storage().data_ptr(), 1)
 
 
 def _pinned(tensor: torch.Tensor, driver: Driver) -> torch.Tensor:
@@ -163,8 +154,8 @@ def _pinned(tensor: torch.Tensor, driver: Driver) -> torch.Tensor:
         return tensor
     found = tensor.clone()
     storage = found.untyped_storage()
-    _pool[storage.data_ptr()] = storage.nbytes()
-    weakref.finalize(storage, _pool.pop, storage.data_ptr(), None)
+    driver.pooled[storage.data_ptr()] = storage.nbytes()
+    weakref.finalize(storage, driver.pooled.pop, storage.data_ptr(), None)
     return found
 
 

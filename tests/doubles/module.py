@@ -149,10 +149,7 @@ class DeviceModule:
     def _register(self, address: int, nbytes: int, flags: int) -> int:
         if not nbytes:
             return 1  # invalid value
-        if any(
-            first < address + nbytes and address < first + size
-            for first, size in self.driver.registered.items()
-        ):
+        if self.driver.locked(address, nbytes):
             return 712  # already registered
         self.driver.registered[address] = nbytes
         return 0

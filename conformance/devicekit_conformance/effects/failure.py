@@ -148,7 +148,7 @@ def _odd() -> Iterator[BaseException]:
         raise OSError("it cannot be asked")
 
     for name in ("__cause__", "__context__", "__suppress_context__", "args", "error_code"):
-        for found in (property(fail), property(lambda self: 3)):
+        for found in (property(fail), property(lambda self: [self])):
             yield type("Odd", (RuntimeError,), {name: found})("out of luck")
     for name in ("__str__", "__repr__", "__bool__", "__len__"):
         yield type("Odd", (RuntimeError,), {name: fail})("out of luck")
