@@ -126,6 +126,13 @@ def test_tests_are_tried_by_how_near_they_are_to_the_change_and_the_fastest_firs
     assert coverage.tests("c.py", [3], 3) == [[], [], [], []]
 
 
+def test_of_a_file_in_which_no_line_runs_the_tests_are_those_that_name_it(tmp_path: Path) -> None:
+    (tmp_path / "t.py").write_text("from a.records import One\n")
+    (tmp_path / "u.py").write_text("from a.others import Two\n")
+    coverage = Coverage({}, {"t.py::slow": 2.0, "u.py::no": 0.1, "t.py::fast": 1.0})
+    assert coverage.naming("a.records", tmp_path) == ["t.py::fast", "t.py::slow"]
+
+
 def test_as_many_tests_run_as_there_is_time_for_and_one_at_least() -> None:
     coverage = Coverage({}, {"slow": 5.0, "fast": 1.0, "other": 0.5})
     assert coverage.within(["fast", "slow", "other"], 60) == (["fast", "slow", "other"], 6.5)

@@ -208,6 +208,8 @@ class Judge:
         parts = self._coverage.tests(mutant.file, [*mutant.lines, *mutant.uses], mutant.function)
         near = parts[0] + parts[1]
         every = near + parts[2] + parts[3]
+        if not every:  # of a file of records no line runs but as it is imported
+            every = self._coverage.naming(mutant.file.removesuffix(".py").replace("/", "."), self._folder)
         return near or every, every
 
     def _outcome(self, mutant: Mutant, tests: Sequence[str], usual: float, judge: _Judge) -> str:
