@@ -15,7 +15,7 @@ _UPDATES = (
     *("UpdateWeights", "UpdateWeightsFromDisk", "UpdateWeightsFromTensor", "UpdateWeightsFromIPC"),
     *("UpdateWeightsFromStream", "UpdateWeightsFromDistributed", "CommitWeights"),
 )
-_GROUP = {"group_name": "weight_update_group"}
+_GROUP: dict[str, object] = {"group_name": "weight_update_group"}
 # All others are None, False, nothing or none.
 DEFAULTS: dict[str, dict[str, object]] = {
     **{name: {"flush_cache": True, "selector": Selector.ALL} for name in _UPDATES},
