@@ -144,7 +144,8 @@ def _rules(device_type: str, label: str) -> ErrorRules:
     """What runtimes say of their failures, under the name of this device."""
     like_cuda = cuda_like_rules(
         label,
-        out_of_memory=rf"{label} backend out of memory",
+        # The second as PyTorch's own reference device says it, which others start from.
+        out_of_memory=rf"{label} backend out of memory|Failed to allocate \d+ bytes on {device_type} device",
         not_initialised=(
             rf"Cannot execute \w+\(\) without {label} backend|was initiali[sz]ed before this process was forked"
             rf"|Cannot use (?i:{label}) in a forked subprocess"

@@ -267,6 +267,15 @@ def test_a_full_module_is_served_by_the_generic_backend_too(
     assert {"pin_memory", "copies_overlap", "export_ipc", "process_memory"} <= left_out
 
 
+def test_what_the_reference_device_says_of_full_memory_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    install_acme(monkeypatch, Accelerator("acme"))
+    backend = GenericBackend("acme", Findings())
+    said = "Failed to allocate 1152921504606846976 bytes on acme device "
+    assert backend.classify_error(RuntimeError(said)) is ErrorKind.OUT_OF_MEMORY
+    for other in (said.replace("acme", "pmeca"), said.replace("bytes", "handles")):
+        assert backend.classify_error(RuntimeError(other)) is None
+
+
 def test_out_of_memory_is_known_by_the_devices_name() -> None:
     backend = GenericBackend("mps")
     error = RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GiB, max allowed: 9.07 GiB).")
