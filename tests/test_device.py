@@ -63,6 +63,13 @@ def test_torch_allocates_on_the_device_it_names(cards, register):
     assert torch.zeros(2, device=plain.torch_device).device.type == "cpu"
 
 
+def test_no_stream_changes_nothing_where_there_are_none(cards):
+    with pytest.raises(UnsupportedHook), devicekit.get_device("cards").use_stream(object()):
+        pass
+    with devicekit.get_device("cards").use_stream(None) as nothing:
+        assert nothing is None
+
+
 def test_it_says_what_it_is(cards):
     assert repr(cards) == "<Device cards:1 of 'cards' (in process)>"
     assert (cards.name, cards.index) == ("cards", 1)

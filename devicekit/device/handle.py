@@ -100,9 +100,12 @@ class Device(DeviceControls):
         """A new stream. Lower priorities run first."""
         return self._hooks.create_stream(self.index, priority)
 
-    def use_stream(self, stream: Stream) -> AbstractContextManager[object]:
-        """A context in which ``stream`` is current; the previous one is restored on every exit."""
-        return self._hooks.use_stream(stream)
+    def use_stream(self, stream: Stream | None) -> AbstractContextManager[object]:
+        """A context in which ``stream`` is current; the previous one is restored on every exit.
+
+        ``None`` changes nothing, on a device without streams too, as with torch's own.
+        """
+        return nullcontext() if stream is None else self._hooks.use_stream(stream)
 
     @overload
     def create_event(self, *, timing: Literal[True], interprocess: bool = False) -> TimingEvent: ...

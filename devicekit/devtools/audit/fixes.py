@@ -40,6 +40,10 @@ from devicekit.devtools.audit.table import (
 # What reads a function's code, and what such a compiler calls as it is.
 _COMPILERS = re.compile(r"jit|compile|(?<![a-z])script|register_fake|triton|numba|(?<![a-z])trace")
 _COMPILER_PACKAGES = ("triton.", "numba.", "torch.jit.", "torch.compile")
+# What code says that TorchScript reads from elsewhere, by a call or as part of something larger.
+_SCRIPTED = re.compile(
+    r"\bjit\.(?:script|is_scripting|export|annotate|interface|Final|Future|fork|wait|Attribute)\b"
+)
 _NOT_COMPILED = re.compile(r"\.(disable|ignore|unused)$")
 _PREFIX = re.compile(r"([fF][rR]?|[rR][fF])(\"\"\"|'''|\"|')(\w+)(?=:)")
 
@@ -60,6 +64,7 @@ class Editor:
         self._graphs: dict[ast.Call, Captured] = {}
         self._handed: set[ast.Call] = set()
         self._read: dict[ast.expr, str] = {}  # attributes of what calls give
+        self._scripted = _SCRIPTED.search(text) is not None
         self._has_graphs = "Graph()" in text
         bound = names.module.bound.get("devicekit")
         self._possible = all(one == "devicekit" for one in bound or ()) and "*" not in self._patched
@@ -145,8 +150,7 @@ class Editor:
             return
         if (read := self._read.get(node)) is not None and read not in READ.get(row.name, {read}):
             return
-        # torch.cuda.stream(None) is a context that does nothing.
-        if row.name in ("stream", "StreamContext") and (not node.args or _is_none(node.args[0])):
+        if row.name in ("stream", "StreamContext") and not (node.args or node.keywords):
             return
         self._replace_call(node, node, row, row.expression, path, place)
 
@@ -499,7 +503,7 @@ class Editor:
 
     def _keep(self, edit: Edit, node: ast.AST, place: Place) -> None:
         text = "".join(part for part in edit.parts if isinstance(part, str))
-        if not words.vendors_in(ast.unparse(node)) <= words.CHOSEN:
+        if self._scripted or not words.vendors_in(ast.unparse(node)) <= words.CHOSEN:
             edit = replace(edit, safe=False)
         home = place.scope.home("devicekit")
         hidden = home not in (None, self._names.module) and "devicekit" in edit.imports

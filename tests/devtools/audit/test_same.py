@@ -178,6 +178,9 @@ def test_a_rewritten_program_asks_the_same_of_the_machine(seed: int) -> None:
 # What reads as a call like any other, and is another vendor's, the object's own, or a setting.
 UNCERTAIN = {
     "a class that is a vendor's": "class MPSThings:\n    def devices(self): return [torch.device('mps', 0)]",
+    "a part of what TorchScript reads":
+        "class M(torch.nn.Module):\n    def f(self): return torch.jit.fork(pick)\n"
+        "def pick(): return torch.cuda.current_device()",
     "a device that is not chosen by itself": "def f(x): torch.mps.synchronize(); return x.to('hpu')",
     "a device that is not chosen, by another name":
         "from torch import mps as m\ndef f(): m.synchronize()  # mps",
