@@ -59,14 +59,14 @@ class Editor:
         self._ascii = text.isascii()
         self._chosen = ChosenDevice(names, tree, device_name)
         self._edits: dict[ast.AST, Edit] = {}
-        self._guards = Guards(tree, marks, words.vendors_in(text))
+        bound = names.module.bound.get("devicekit")  # then the file may have named others before
+        self._guards = Guards(tree, marks, words.vendors_in(text) | ({"cuda"} if bound else set()))
         self._patched = patched(tree, text, marks)
         self._graphs: dict[ast.Call, Captured] = {}
         self._handed: set[ast.Call] = set()
         self._read: dict[ast.expr, str] = {}  # attributes of what calls give
         self._scripted = _SCRIPTED.search(text) is not None
         self._has_graphs = "Graph()" in text
-        bound = names.module.bound.get("devicekit")
         self._possible = all(one == "devicekit" for one in bound or ()) and "*" not in self._patched
 
     def follow(self, node: ast.stmt, rest: Sequence[ast.stmt]) -> None:
@@ -467,7 +467,10 @@ class Editor:
         source = "\n".join(self._lines[line - 1 : last_line])
         source = source[first : len(source) - len(self._lines[last_line - 1]) + last]
         matched = _PREFIX.match(source)
-        if place.formatted or matched is None or words.telltale(source[matched.end() :]) is not None:
+        # What is filled in stays as it is too: a second run must not do what the first one left.
+        filled_in = source[matched.end() :] if matched is not None else ""
+        told = words.telltale(filled_in) is not None or "devicekit." in filled_in
+        if place.formatted or matched is None or told:
             return None
         return f"{matched[1]}{matched[2]}{{{here}.torch_device.type}}{source[matched.end() :]}", imports
 

@@ -84,6 +84,8 @@ VALUES = (
     "x.to(device='cuda', dtype=note('dtype'))",
     "x.to(f'cuda:{{i}}')",
     "x.to('cuda:{{}}'.format(i))",
+    "x.to(f'cuda:{{i % {c}.device_count()}}')",
+    "{t}.zeros(1, device=f'cuda:{{{c}.current_device()}}')",
     "{t}.zeros(2, device='cuda')",
     "{t}.zeros(note('size'), device='cuda:1')",
     "{t}.zeros(2, device=f'cuda:{{i}}')",
