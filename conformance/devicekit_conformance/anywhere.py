@@ -12,7 +12,7 @@ from devicekit_conformance.printing import printed
 from devicekit_conformance.repeated import within, wrong_arguments
 from devicekit_conformance.trial import Trial
 
-__all__ = ["call_all_others", "initialises_nothing", "same_for_all"]
+__all__ = ["call_all_others", "initialises_nothing", "same_for_all", "try_all_others"]
 
 _OF_THE_THREAD = frozenset({"current_index", "current_stream", "is_capturing", "set_index"})
 _ALONE = 8  # calls that nothing disturbs, to see whether an answer moves by itself
@@ -104,6 +104,15 @@ def call_all_others(trial: Trial) -> None:
     trial.finish()
     if before is not None:
         trial.select(before)
+
+
+def try_all_others(trial: Trial) -> None:
+    """Call every other hook that takes nothing or a device, where it may well raise."""
+    for name in sorted(trial.ctx.implemented - {trial.hook} - _FOR_GOOD):
+        parameters = frozen_contract.hook(name).parameters
+        if parameters in ((), ("index",)):
+            with contextlib.suppress(Exception):
+                trial.ctx.raw_hook(name)(*((trial.index,) if parameters else ()))
 
 
 def _given(make: Any, other: Trial) -> tuple[Any, ...] | None:

@@ -36,13 +36,14 @@ def reads_of(plugin: object) -> Iterator[list[str]]:
 
 
 def _own_code(plugin: object) -> Iterator[str]:
-    """The files and folders of the classes that have its hooks. What it has from devicekit is not its own."""
+    """The files, or folders of packages, in which its hooks are. What it has from devicekit is not its own."""
     for base in type(plugin).__mro__:
         package, _, within = base.__module__.partition(".")
-        file = getattr(sys.modules.get(base.__module__), "__file__", None)
-        if file is None or not any(hasattr(one, "devicekit_impl") for one in vars(base).values()):
+        if package == "devicekit" and base is not type(plugin):
             continue
-        if package != "devicekit":
-            yield str(Path(file).parent) if within else file
-        elif base is type(plugin):
-            yield file
+        for one in vars(base).values():
+            code = getattr(one, "__code__", None)
+            if code is not None and hasattr(one, "devicekit_impl"):
+                file = Path(code.co_filename)
+                yield str(file.parent if within and package != "devicekit" else file)
+                break

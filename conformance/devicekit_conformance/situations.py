@@ -8,10 +8,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from devicekit_conformance import frozen_contract
-from devicekit_conformance.anywhere import call_all_others, initialises_nothing, same_for_all
+from devicekit_conformance.anywhere import call_all_others, initialises_nothing, same_for_all, try_all_others
 from devicekit_conformance.calling import arguments_for
 from devicekit_conformance.context import Failure, NotRun
 from devicekit_conformance.effects import effect_of
@@ -21,9 +22,10 @@ from devicekit_conformance.printing import printed
 from devicekit_conformance.probe import Token
 from devicekit_conformance.reentering import reentered
 from devicekit_conformance.repeated import fail_once, repeat, within, wrong_arguments
+from devicekit_conformance.replaced import Replaced
 from devicekit_conformance.surroundings import Surroundings
 from devicekit_conformance.trial import Trial
-from devicekit_conformance.worlds import same_in_every_world, worlds
+from devicekit_conformance.worlds import same_in_every_mode, same_in_every_world, worlds
 
 __all__ = [
     "FACTS", "after_all_others", "again", "beside", "fact", "first", "forked", "in_order", "leaking",
@@ -46,6 +48,7 @@ FACTS = frozenset(  # hooks whose answer is the same in every process
     }
 )  # fmt: skip
 _HUNDRED_LIMIT = 8.0  # seconds, for a hundred calls and ten of a slow hook on a busy machine
+_ONCE = frozenset({"register_host_memory", "unregister_host_memory"})  # refused the second time
 _USES = 24  # of what a hook makes, from its making to its end
 _AT_ONCE = 40  # calls of each of the threads that call at once
 _ALONE = 8  # calls that nothing disturbs, to see whether an answer moves by itself
@@ -107,10 +110,14 @@ def again(trial: Trial) -> None:
         if trial.hook in FACTS:
             given = arguments
             same_in_every_world(trial, lambda: repr(in_order(trial.ctx.raw_hook(trial.hook)(*given))))
+        if frozen_contract.hook(trial.hook).only_looks and trial.hook != "set_index":
+            same_in_every_mode(trial, partial(trial.ctx.raw_hook(trial.hook), *arguments))
         told = _told(trial, arguments)
         fail_once(trial)
         _tells(within(trial, "after a call that raised"), arguments, told)
         del used
+    if frozen_contract.hook(trial.hook).returns == ("NoneType",) and trial.hook not in _ONCE:
+        run(within(trial, "with each call made twice", ctx=_twice(trial)))
     stream = trial.new_stream()
     if stream is not None:
         with trial.current(trial.index), trial.on(stream):
@@ -137,6 +144,17 @@ def again(trial: Trial) -> None:
     else:
         _repeat_effect(trial, run)
     run(within(trial, "after a hundred calls"))
+
+
+def _twice(trial: Trial) -> Any:
+    """The context, in which each call of the hook is made again at once: what is so already stays so."""
+    function = trial.ctx.raw_hook(trial.hook)
+
+    def call(*arguments: object) -> object:
+        function(*arguments)
+        return function(*arguments)
+
+    return Replaced(trial.ctx, trial.hook, call)
 
 
 def _unsettle(trial: Trial) -> None:
@@ -451,6 +469,8 @@ def forked(trial: Trial) -> None:
 
     def both(one: Trial) -> None:
         judge(one, arguments, told)
+        try_all_others(one)
+        judge(within(one, f"{whose}, after every other hook was tried there"), arguments, told)
         _in_its_child(grandchild, lambda next: judge(next, arguments, told), 8.0)
 
     _in_its_child(child, both, 10.0)

@@ -14,7 +14,7 @@ from devicekit_conformance.effects.limits import total_of
 from devicekit_conformance.measures import GIB
 from devicekit_conformance.trial import Trial
 
-__all__ = ["same_in_every_world", "worlds"]
+__all__ = ["same_in_every_mode", "same_in_every_world", "worlds"]
 
 _TAKEN = 64 * MIB
 _ROOMY = 2 * GIB  # of which half is enough for all that is tried
@@ -36,11 +36,30 @@ World: TypeAlias = tuple[str, AbstractContextManager[object]]
 
 def _of_torch(trial: Trial) -> Iterator[World]:
     """Worlds that only an answer is asked in."""
-    yield "with another default dtype", _other_dtype()
-    yield "in inference mode", torch.inference_mode()
+    yield from _modes()
     others = getattr(trial.ctx.probe, "others_take", None)
     if callable(others):
         yield "while another process holds memory", others(trial.index, _TAKEN)
+
+
+def _modes() -> Iterator[World]:
+    yield "with another default dtype", _other_dtype()
+    yield "in inference mode", torch.inference_mode()
+    yield "without gradients", torch.no_grad()
+    yield "where operators choose their type", torch.autocast("cpu")
+
+
+def same_in_every_mode(trial: Trial, ask: Callable[[], object]) -> None:
+    """Fail where ``ask``, whose answer stands still, is told something else in one of torch's own modes."""
+    before = ask()
+    if any(ask() != before for _ in range(4)):
+        return
+    for name, mode in _modes():
+        with mode:
+            there = ask()
+        trial.expect(
+            there == before or ask() != before, f"{name} it says {there!r:.160}, and else {before!r:.160}"
+        )
 
 
 def worlds(trial: Trial) -> Iterator[World]:

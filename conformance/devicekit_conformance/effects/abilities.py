@@ -21,6 +21,10 @@ _WHOLE = ("clock", "memory_clock")
 _OWN = {"temperature": ("temperature", 1.0), "utilisation": ("utilization", 0.01)}
 
 
+# Truth values, scales of other numbers, and what torch has no arithmetic for.
+_ONLY_STORED = frozenset({"bool", "float8_e8m0fnu", "uint16", "uint32", "uint64"})
+
+
 @effect("supported_dtypes")
 def supported_dtypes(trial: Trial) -> None:
     found = trial.call(trial.index)
@@ -31,7 +35,9 @@ def supported_dtypes(trial: Trial) -> None:
     trial.expect(not strange, f"it has {strange[:1]}, no dtype")
     trial.expect(bool(found), "it is empty: what is not known is None")
     for dtype in sorted(found, key=str):
-        if dtype.is_floating_point and dtype.itemsize > 1:
+        name = str(dtype).rpartition(".")[2]
+        trial.expect(name not in _ONLY_STORED, f"it has {dtype}, in which nothing multiplies")
+        if dtype.is_complex or (dtype.is_floating_point and dtype.itemsize > 1):
             raised = _multiplies(trial, dtype)
             trial.expect(not raised, f"it has {dtype}, in which {raised}")
     for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
@@ -45,7 +51,7 @@ def _multiplies(trial: Trial, dtype: torch.dtype) -> str:
     there = trial.tensor(16 * dtype.itemsize)
     try:
         there = there.view(dtype).reshape(4, 4).copy_(left)
-        product = (there @ there).cpu().float()
+        product = (there @ there).cpu().to(torch.float32)
     except (NotRun, NotApplicable):
         raise
     except Exception as error:

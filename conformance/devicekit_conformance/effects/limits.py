@@ -288,20 +288,20 @@ def record_memory_history(trial: Trial) -> None:
         trial.call(trial.index, False)
         return
     del block
-    for enabled in (False, True, False):
+    for enabled in (False, True, True, False):  # started twice, it goes on
         trial.drop_cache()
         trial.call(trial.index, enabled)
+        for index in range(trial.count):
+            trial.other("memory_snapshot", index)  # who looks stops nothing
         kept += [trial.tensor(BLOCK + 4096 * len(kept), index) for index in range(trial.count)]
         for index in range(trial.count):
             details.setdefault(index, []).append(leaves(trial.other("memory_snapshot", index)))
         again = leaves(trial.other("memory_snapshot", trial.index))
         trial.equal(again, details[trial.index][-1], "how many facts a second snapshot holds")
-    for index, (off, on, again) in details.items():
-        grew, kept_on = on - off, again - on
-        if index == trial.index:  # some vendors record on every device at once
-            trial.expect(
-                grew > kept_on, "a snapshot tells no more of an allocation with recording on than with it off"
-            )
+    off, on, twice, again = details[trial.index]  # some vendors record on every device at once
+    for grew, how in ((on - off, "on"), (twice - on, "started twice")):
+        more = grew > again - twice
+        trial.expect(more, f"a snapshot tells no more of an allocation with recording {how} than with it off")
     del kept
 
 
@@ -351,7 +351,8 @@ def set_allocator_setting(trial: Trial) -> None:
             _refused(trial, name, another, "cannot be changed")
         if changeable is not True or not value.isdigit():
             continue
-        _refused(trial, name, f"{value}x", "was given a value that cannot be read")
+        for unreadable in (f"{value}x", *_UNREADABLE):
+            _refused(trial, name, unreadable, "was given a value that cannot be read")
         wanted = _another(trial, name, value)
         expected = {**before, name: (wanted, changeable)}
         trial.equal(_settings(trial), expected, f"what the settings are once {name} was set to {wanted}")
@@ -364,6 +365,7 @@ def set_allocator_setting(trial: Trial) -> None:
     elsewhere.shutdown()
 
 
+_UNREADABLE = ("12abc", "abc12", "1 2", "--1", "")  # for a number, though parts of it may be one
 _SIZES = (512, 300_000, 1_500_000, 3_000_000, 12_000_000, 24_000_000)  # which allocators serve differently
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from devicekit_conformance import frozen_contract
 from devicekit_conformance.context import MIB
 from devicekit_conformance.effects import effect
+from devicekit_conformance.effects.limits import leaves
 from devicekit_conformance.measures import BLOCK, GIB, ROUNDING, granule, large_of, within_the_machine
 from devicekit_conformance.trial import Trial
 
@@ -401,3 +402,22 @@ def memory_snapshot(trial: Trial) -> None:
             second.clear()
             trial.equal(len(trial.call(trial.index)), count, "after the list before was emptied, its length")
     del kept, elsewhere, block, private
+    if second is not None and trial.runtime is not None and trial.has("record_memory_history"):
+        _looks_on(trial)
+
+
+def _looks_on(trial: Trial) -> None:
+    """Who looks while allocations are recorded does not stop that: it is told as much of the next one."""
+    grown: dict[bool, tuple[int, int]] = {}
+    for recording in (False, True):
+        trial.other("record_memory_history", trial.index, recording)
+        trial.drop_cache()
+        kept = [trial.tensor(BLOCK)]  # before anybody looks
+        before = leaves(trial.call(trial.index))
+        kept.append(trial.tensor(BLOCK))
+        grown[recording] = before, leaves(trial.call(trial.index)) - before
+        del kept
+    trial.other("record_memory_history", trial.index, False)
+    (first, second), (first_on, second_on) = grown[False], grown[True]
+    stopped = first_on > first and second_on <= second
+    trial.expect(not stopped, "once it was called, allocations are recorded no more")

@@ -104,17 +104,21 @@ def native_handle(trial: Trial) -> None:
         if isinstance(own, int):
             trial.equal(found, own, f"the handle, by torch's own {name},")
     seen = {found: first}
-    for index in (*range(trial.count), *[trial.index] * (_MANY if not trial.situation else 0)):
-        stream = trial.new_stream(index)
+    urgent = trial.has("create_stream")
+    streams = [trial.other("create_stream", trial.index, one) for one in (-1, 1, -1) if urgent]
+    streams += [trial.new_stream(index) for index in range(trial.count)]
+    streams += [trial.new_stream() for _ in range(_MANY if not trial.situation else 0)]
+    for stream in streams:
         handle = trial.ctx.raw_hook(trial.hook)(stream)
         again = handle in seen and seen[handle] == stream  # there may be no more streams
-        told = f"a stream of device {index} has the handle of another stream"
+        told = "a stream has the handle of another stream"
         trial.expect(handle not in seen or again, told)
         seen[handle] = stream
     current = trial.own("current_stream", trial.index)
     if current is not None:
         handle = trial.ctx.raw_hook(trial.hook)(current)
-        trial.expect(handle not in seen, "the current stream has the handle of another one")
+        there = handle in seen and seen[handle] != current
+        trial.expect(not there, "the current stream has the handle of another one")
 
 
 @effect("priority_range")

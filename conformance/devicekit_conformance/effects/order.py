@@ -107,9 +107,10 @@ def create_stream(trial: Trial) -> None:
     _waits(trial, first, second)
     _waits_for_many(trial, first, made[2:])
     if not trial.situation:
-        many = [trial.call(trial.index, 0) for _ in range(_STREAMS)]
-        apart = all(one != other for one, other in itertools.combinations(many, 2))
-        trial.expect(apart, f"of {_STREAMS} streams two are one")
+        for priority in (0, -1, 1):
+            many = [trial.call(trial.index, priority) for _ in range(_STREAMS)]
+            apart = all(one != other for one, other in itertools.combinations(many, 2))
+            trial.expect(apart, f"of {_STREAMS} streams with the priority {priority} two are one")
 
 
 def _is_as_urgent_as_asked(trial: Trial, made: list[Any]) -> None:
@@ -255,6 +256,13 @@ def _restores_what_was(trial: Trial, outer: Any, inner: Any, current: Callable[[
             deep.enter_context(trial.call(trial.new_stream()))
     trial.expect(current() == before, f"after {_DEEP} blocks within each other, another stream is current")
     for index in trial.others[:1]:
+        device = trial.ctx.probe.current_index()
+        with trial.call(outer):
+            trial.select(index)
+        now = trial.ctx.probe.current_index()
+        trial.expect(
+            now == device, f"after a block in which device {index} was chosen, device {now} is current"
+        )
         theirs = trial.own("current_stream", index)
         if theirs is not None and trial.has("set_current_stream"):
             set_there = trial.new_stream(index)

@@ -30,6 +30,8 @@ def device_count(trial: Trial) -> None:
     own = trial.own("device_count")
     trial.expect(own is None or found == own, f"it is {found}, and torch's own says {own}")
     trial.equal(found, trial.ctx.device_count, "the number of devices")
+    one = trial.ctx.manifest.indexed or found <= 1
+    trial.expect(one, f"it is {found}, and by the manifest there is one device, which has no index")
 
 
 @effect("current_index")

@@ -250,7 +250,7 @@ def a_tensor_is_shared_with_another_process(ctx: Context) -> None:
         blocks.append(whole.reshape(60, 50))
         floats = ctx.probe.tensor(2400, index).view(torch.float32)
         floats.copy_(numbers[:600])
-        blocks += [floats[:200], floats[350:].reshape(10, 25), floats[300], floats[303:340]]
+        blocks += [floats[:200], floats[350:].reshape(10, 25), floats[300], floats[303:340].reshape(1, 37, 1)]
         for dtype in (torch.float16, torch.bfloat16, torch.uint8, torch.int64):
             other = ctx.probe.tensor(64 * dtype.itemsize, index).view(dtype)
             blocks.append(other.copy_(numbers[:64].to(dtype)))
