@@ -226,7 +226,7 @@ def _use_often(trial: Trial) -> None:
     ends = time.monotonic() + _HUNDRED_LIMIT
     for number in range(_USES):
         used = within(trial, f"when what it makes is used for the {number + 1}. time", watched=False)
-        around = Surroundings(trial.ctx, "", trial.index, thorough=False)
+        around = Surroundings(trial.ctx, trial.hook, trial.index, thorough=False)
         kept = keep(used)
         if kept is None:
             return
@@ -470,8 +470,9 @@ def forked(trial: Trial) -> None:
     def both(one: Trial) -> None:
         judge(one, arguments, told)
         try_all_others(one)
-        judge(within(one, f"{whose}, after every other hook was tried there"), arguments, told)
-        _in_its_child(grandchild, lambda next: judge(next, arguments, told), 8.0)
+        later = None if trial.hook == "telemetry" else told  # which moves by itself
+        judge(within(one, f"{whose}, after every other hook was tried there"), arguments, later)
+        _in_its_child(grandchild, lambda next: judge(next, arguments, later), 8.0)
 
     _in_its_child(child, both, 10.0)
     del block
