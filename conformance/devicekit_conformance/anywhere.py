@@ -39,6 +39,25 @@ def initialises_nothing(trial: Trial) -> None:
                 function(*arguments)
             made = trial.ctx.probe.initialised()
             within(trial, where).expect(made is not True, "it initialised the device, which it must not")
+    _after_others_that_do_not(trial, arguments)
+
+
+def _after_others_that_do_not(trial: Trial, arguments: tuple[Any, ...]) -> None:
+    """Of every device, and once others were asked that may not initialise it either."""
+    for name in sorted(trial.ctx.implemented - {trial.hook}):
+        spec = frozen_contract.hook(name)
+        if spec.initialises is False and spec.parameters in ((), ("index",)):
+            with contextlib.suppress(Exception):
+                trial.ctx.raw_hook(name)(*((trial.index,) if spec.parameters else ()))
+    if trial.ctx.probe.initialised() is not False:
+        return  # that is another's fault
+    indexed = frozen_contract.hook(trial.hook).parameters == ("index",)
+    for index in range(trial.count):
+        trial.ctx.raw_hook(trial.hook)(*((index,) if indexed else arguments))
+        told = (
+            f"asked of device {index} once others were called, it initialised the device, which it must not"
+        )
+        trial.expect(trial.ctx.probe.initialised() is not True, told)
 
 
 def same_for_all(trial: Trial, arguments: tuple[Any, ...]) -> None:
