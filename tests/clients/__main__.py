@@ -26,7 +26,7 @@ TEMPLATE = (
 )
 _SGLANG = (
     "torch transformers triton aiohttp datasets ipython msgspec numpy orjson pillow psutil pybase64 pydantic"
-    " requests -c constraints.txt; --no-deps sglang"
+    " pyzmq requests starlette -c constraints.txt; --no-deps sglang"
 )
 # Program, and what it needs: packages of an index, after a semicolon those installed by themselves, or one of npm.
 CLIENTS = {

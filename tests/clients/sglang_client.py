@@ -113,6 +113,6 @@ for check in (load_generator, language, native_page):
     try:
         check()
         problem = ""
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         problem = f"{type(error).__name__}: {error}"[:200]
     print(json.dumps({"check": check.__name__.replace("_", " "), "wrong": problem}), flush=True)
