@@ -133,7 +133,8 @@ class BackendSpec:
     def create_stream(self, index: int, priority: int) -> Stream:
         """A stream to work on. Lower numbers run first; 0 is the default, and out-of-range values are clamped.
 
-        The first 32 of one priority on one device differ; a runtime that has no more may then hand them out again.
+        The first eight of one priority on one device differ; a runtime that has no more may then hand them out
+        again.
         """
         raise NotImplementedError
 

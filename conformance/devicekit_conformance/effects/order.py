@@ -19,7 +19,7 @@ _AT_ONCE = 0.1  # seconds: what takes longer has waited
 _PRIORITIES = (0, 0, -1, 1, 100, -100, 200, -200, 40_000, -40_000, 3 << 30, -(3 << 30), 1 << 40, -(1 << 40))
 _POLLS = 120  # of work that is pending
 _DEEP = 12  # blocks within each other
-_STREAMS = 32  # each of so many is another one
+_STREAMS = 8  # each of so many is another one: torch_npu has pools of eight, others of 32
 
 
 @effect("synchronize")

@@ -95,10 +95,10 @@ def _without_head(call: Call) -> object:
 
 
 def _in_a_ring(call: Call) -> object:
-    """As torch's own does: streams are made once, and handed out in turn."""
+    """As the pools of torch and its extensions do: streams are made once, and handed out in turn."""
     index, priority = call.arguments
     ring = call.memory.setdefault(f"{index} {priority < 0}", [])
-    if len(ring) < 32:
+    if len(ring) < 8:
         ring.append(call.forward())
         return ring[-1]
     ring.append(ring.pop(0))
@@ -203,7 +203,7 @@ FREEDOMS: Mapping[str, Freedom] = {
         bodies={"get_rng_state": _with_head, "set_rng_state": _without_head},
     ),
     "streams_in_a_ring": Freedom(
-        "There are 32 streams, handed out in turn.", bodies={"create_stream": _in_a_ring}
+        "There are eight streams, handed out in turn.", bodies={"create_stream": _in_a_ring}
     ),
     "no_cache": Freedom("Memory goes back when it is freed.", config={"caching": False}),
     "synchronous": Freedom("Nothing is ever pending.", config={"blocking_launches": True}),
