@@ -339,13 +339,14 @@ def set_allocator_setting(trial: Trial) -> None:
     if not trial.has("allocator_settings"):
         return
     before = _settings(trial)
-    for name, (value, changeable) in before.items():
-        if changeable and name[:-1] not in before:
+    for name, value in before.items():
+        if _changeable(trial, name) and name[:-1] not in before:
             _refused(trial, name[:-1], value, "does not exist, though another's name begins so,")
     _sets_one_only(trial, before)
     elsewhere = ThreadPoolExecutor(1)
     elsewhere.submit(_settings, trial).result()  # a thread that looks before and after
-    for name, (value, changeable) in before.items():
+    for name, value in before.items():
+        changeable = _changeable(trial, name)
         if changeable is False:
             another = str(int(value) + 1) if value.isdigit() else value
             _refused(trial, name, another, "cannot be changed")
@@ -354,7 +355,7 @@ def set_allocator_setting(trial: Trial) -> None:
         for unreadable in (f"{value}x", *_UNREADABLE):
             _refused(trial, name, unreadable, "was given a value that cannot be read")
         wanted = _another(trial, name, value)
-        expected = {**before, name: (wanted, changeable)}
+        expected = {**before, name: wanted}
         trial.equal(_settings(trial), expected, f"what the settings are once {name} was set to {wanted}")
         there = elsewhere.submit(_settings, trial).result()
         trial.equal(there, expected, f"what another thread is told once {name} was set to {wanted}")
@@ -397,21 +398,26 @@ def _of_every_device(trial: Trial, what: str, before: dict[int, list[object]]) -
     trial.expect(not (changed and same), told)
 
 
-def _sets_one_only(trial: Trial, before: dict[str, tuple[str, bool | None]]) -> None:
+def _sets_one_only(trial: Trial, before: dict[str, str]) -> None:
     """Of two settings that are changed one after the other, each stays; so does what other hooks set."""
     lasting = Lasting(trial)
-    can = [name for name, (value, changeable) in before.items() if changeable is True and value.isdigit()]
-    wanted = {name: (_another(trial, name, before[name][0]), before[name][1]) for name in can[:2]}
-    trial.equal(
-        _settings(trial), {**before, **wanted}, f"once {' and '.join(wanted)} were set, the settings are"
-    )
+    can = [name for name, value in before.items() if value.isdigit() and _changeable(trial, name) is True]
+    wanted = {name: _another(trial, name, before[name]) for name in can[:2]}
+    told = f"once {' and '.join(wanted)} were set, the settings are"
+    trial.equal(_settings(trial), {**before, **wanted}, told)
     for name in reversed(wanted):
-        trial.call(name, before[name][0])
+        trial.call(name, before[name])
     lasting.check("after it")
 
 
-def _settings(trial: Trial) -> dict[str, tuple[str, bool | None]]:
-    return {one.name: (one.value, one.changeable) for one in trial.other("allocator_settings") or ()}
+def _settings(trial: Trial) -> dict[str, str]:
+    return {one.name: one.value for one in trial.other("allocator_settings") or ()}
+
+
+def _changeable(trial: Trial, name: str) -> bool | None:
+    """Whether a setting can be changed now: what starts the allocator may fix it."""
+    found = {one.name: one.changeable for one in trial.other("allocator_settings") or ()}
+    return found.get(name)
 
 
 def _another(trial: Trial, name: str, value: str) -> str:
