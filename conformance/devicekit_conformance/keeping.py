@@ -229,6 +229,7 @@ def _setting(trial: Trial) -> Kept | None:
     def settings() -> dict[str, str]:
         return {one.name: one.value for one in trial.other("allocator_settings") or ()}
 
+    trial.tensor(1)  # what starts the allocator may fix them
     changeable = [one for one in trial.other("allocator_settings") or () if one.changeable is True]
     for name, value in [(one.name, one.value) for one in changeable if one.value.isdigit()]:
         with contextlib.suppress(ValueError):

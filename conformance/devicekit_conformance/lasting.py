@@ -142,11 +142,15 @@ def _growths(trial: Trial) -> list[int]:
 
 
 def _same(trial: Trial, name: str) -> Callable[[], bool]:
-    wanted = dict(_changeable(trial)).get(name)
-    return lambda: dict(_changeable(trial)).get(name) == wanted
+    def value() -> str | None:
+        return {one.name: one.value for one in trial.other("allocator_settings") or ()}.get(name)
+
+    wanted = value()
+    return lambda: value() == wanted
 
 
 def _changeable(trial: Trial) -> list[tuple[str, str]]:
-    """Settings that are numbers and can be changed, with their values."""
+    """Settings that are numbers and can be changed, with their values; what starts the allocator may fix some."""
+    trial.tensor(1)
     found = trial.other("allocator_settings") or ()
     return [(one.name, one.value) for one in found if one.changeable is True and one.value.isdigit()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -306,7 +307,9 @@ def record_memory_history(trial: Trial) -> None:
 
 
 def leaves(value: Any) -> int:
-    """How many single facts a snapshot holds."""
+    """How many single facts a snapshot holds. A text may hold several, or none."""
+    if isinstance(value, str):
+        return len(re.findall(r"[^\s,;|]+", value))
     if isinstance(value, Mapping):
         return sum(map(leaves, value.values()))
     if isinstance(value, (list, tuple)):

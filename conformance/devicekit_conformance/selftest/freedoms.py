@@ -154,6 +154,17 @@ def _in_its_own_form(call: Call) -> object:
     return None if found is None else tuple(map(MappingProxyType, kept))
 
 
+def _fixed_once_started(call: Call) -> object:
+    found: Any = call.forward()
+    return tuple(dataclasses.replace(one, changeable=not machine().initialized) for one in found or ())
+
+
+def _refused_once_started(call: Call) -> object:
+    if machine().initialized:
+        raise ValueError(f"{call.arguments[0]} is fixed since the allocator started")
+    return call.forward()
+
+
 def _survive() -> None:
     def forked() -> None:
         machine()._owner = os.getpid()
@@ -204,6 +215,10 @@ FREEDOMS: Mapping[str, Freedom] = {
     ),
     "streams_in_a_ring": Freedom(
         "There are eight streams, handed out in turn.", bodies={"create_stream": _in_a_ring}
+    ),
+    "settings_fixed_at_start": Freedom(
+        "Settings can be changed until the allocator starts.",
+        bodies={"allocator_settings": _fixed_once_started, "set_allocator_setting": _refused_once_started},
     ),
     "no_cache": Freedom("Memory goes back when it is freed.", config={"caching": False}),
     "synchronous": Freedom("Nothing is ever pending.", config={"blocking_launches": True}),
