@@ -160,6 +160,7 @@ def test_a_wrong_probe_is_wrong_usage(command: Command, tmp_path: Path, backend:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.thorough
 def test_why_a_tier_is_experimental_is_said(command: Command, tmp_path: Path) -> None:
     done = command(*RUN, "cpu", "--profile", "host", "--quiet", folder=tmp_path)
     assert done.returncode == 0, done.stdout
