@@ -116,6 +116,15 @@ class LeavesAFolder(Honest):
         os.makedirs("kernel_meta", exist_ok=True)
 
 
+class SelectsADevice(Honest):
+    """Constructing the plugin makes the second device current."""
+
+    caught_by = "DK-LOAD-013"
+
+    def __init__(self) -> None:
+        self.set_index(1)
+
+
 class SecondInstanceDiffers(Honest):
     """The second instance in a process sees fewer devices."""
 
