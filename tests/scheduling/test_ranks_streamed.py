@@ -138,5 +138,7 @@ def without_a_socket() -> Record:
 
 def test_a_rank_without_a_stream_refuses_for_all_and_nothing_is_aborted(world: World) -> None:
     first = agree(world.play(without_a_socket))
-    assert first.replies["s"].message.startswith("rank 1: InvalidOperation: Of 1 sockets, 0 can be")
+    assert first.replies["s"].message.startswith(
+        "rank 1: InvalidOperation: Exactly one of the sockets must be that of a device"
+    )
     assert first.finishes["flying"].kind is FinishKind.LENGTH

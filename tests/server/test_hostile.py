@@ -266,7 +266,7 @@ def test_asking_for_headers_alone_steers_nothing(server: Server, models: Models)
         ({"text": "a", "sampling_params": {"temperature": 1e308}}, "temperature"),
         ({"text": "a", "sampling_params": {"n": 3, "sampling_seed": 2**63 - 1}}, "64 bits"),
         ({"text": "a", "sampling_params": {"logit_bias": {"1": 1, "01": 2}}}, "twice"),
-        ({"text": "a", "return_logprob": True, "top_logprobs_num": 10**30}, "logprobs"),
+        ({"text": "a", "return_logprob": True, "top_logprobs_num": 10**30}, "log-probabilities"),
     ],
 )
 def test_a_request_that_makes_no_sense_is_told_which_part(
@@ -379,7 +379,7 @@ def test_all_that_an_answer_may_hold_is_counted(
 ) -> None:
     answer = server.post("/generate", {"input_ids": [5] * 500, "return_logprob": True, **wish})
     assert answer.status_code == 400, answer.json()["meta_info"].keys()
-    assert f"up to {entries} entries" in answer.json()["error"]["message"]
+    assert f"up to {entries} log-probabilities" in answer.json()["error"]["message"]
 
 
 def test_no_request_is_sent_on_to_where_its_host_header_says(server: Server) -> None:
