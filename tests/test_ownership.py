@@ -36,6 +36,7 @@ FOREIGN = {
     "chat_template",
     "serving",  # of Starlette's application state
     "openapi",
+    "redirect_slashes",  # of its router
     "should_exit",  # of uvicorn's servers
     "keep_alive",  # of its answers under way
     "install_signal_handlers",

@@ -203,10 +203,13 @@ def test_what_is_too_much_is_refused_before_it_is_worked_on(
     shared: Server, document: dict[str, object]
 ) -> None:
     body = json.dumps(document).encode()
-    began = time.process_time()
-    answer = shared.http.post("/generate", content=body, headers={"Content-Type": "application/json"})
-    seconds = time.process_time() - began
-    assert answer.status_code == 400
+    spent = []
+    for _ in range(3):  # the least: other threads of this process work as well
+        began = time.process_time()
+        answer = shared.http.post("/generate", content=body, headers={"Content-Type": "application/json"})
+        spent.append(time.process_time() - began)
+        assert answer.status_code == 400
+    seconds = min(spent)
     assert seconds < 0.5 + 1e-6 * len(body), f"{seconds:.2f} s for {len(body)} bytes"
 
 

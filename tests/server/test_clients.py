@@ -342,7 +342,7 @@ def _areal(server: Server, tokens: list[int], limit: int) -> tuple[list[int], li
 
 def test_areal_goes_on_where_an_update_interrupted(server: Server, models: Models) -> None:
     """A pause hands back what was generated; AReaL asks again with it behind the prompt until it has enough."""
-    prompt, limit = [5, 6, 7], 2000
+    prompt, limit = [5, 6, 7], 800
 
     def rollout() -> tuple[list[int], list[float], int]:
         tokens: list[int] = []

@@ -174,7 +174,7 @@ def test_a_trainer_killed_in_mid_stream_leaves_what_it_was_acknowledged_and_a_se
         ({"handles": {"model.norm.weight": {"name": "x"}}}, "must be an object of"),
         ({"handles": {"model.norm.weight": "text"}}, "handles"),
         ({"zmq_handles": {"a": "tcp://127.0.0.1:1"}}, "within a machine"),
-        ({"zmq_handles": {"a": "ipc:///x", "b": "ipc:///y"}}, "2 can be"),
+        ({"zmq_handles": {"a": "ipc:///x", "b": "ipc:///y"}}, "2 are"),
         ({"zmq_handles": {"a": "ipc:///x"}, "timeout": 0}, "timeout"),
         ({"zmq_handles": {"a": "ipc:///x"}, "selector": "draft"}, "no draft model"),
     ],
