@@ -19,6 +19,7 @@ from bench.engine import write_model
 from bench.harness import Row, cpu_seconds, rows_beside
 from devicekit.engine import Engine, EngineConfig
 from devicekit.runners.huggingface import AutoModelForCausalLM
+from devicekit.runners.state_layers import cache_argument
 from devicekit.scheduling.request import SamplingParams
 
 _CASES = ((8, 32, 16), (8, 256, 16))  # requests, tokens of a prompt, tokens of an output
@@ -84,7 +85,7 @@ def _ours(engine: Engine, prompts: list[list[int]], output: int) -> None:
 
 
 def _floor(model: Any, tokens: torch.Tensor, output: int) -> None:
-    given, cache = tokens, None
+    given, cache, name = tokens, None, cache_argument(model)
     for _ in range(output):
-        done = model(input_ids=given, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        given, cache = done.logits[:, -1:].argmax(-1), done.past_key_values
+        done = model(input_ids=given, use_cache=True, logits_to_keep=1, **{name: cache})
+        given, cache = done.logits[:, -1:].argmax(-1), done[name]

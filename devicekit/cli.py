@@ -7,6 +7,7 @@ import importlib
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from types import MappingProxyType
@@ -84,6 +85,8 @@ def _run(given: Sequence[str]) -> int:
 
         print(f"devicekit {__version__}")
         return 0
+    # torch warns of a missing numpy when it is imported; a command that needs numpy says so itself.
+    warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
     run = _load(given[0])
     return run if isinstance(run, int) else run(given[1:])
 

@@ -158,12 +158,19 @@ class Target:
 
 
 def load_object(address: str) -> tuple[Callable[[], object], ModuleType]:
-    """The object behind ``module:attribute`` or ``file.py:attribute``, and the module that holds it."""
+    """The object behind ``module:attribute`` or ``file.py:attribute``, and the module that holds it.
+
+    Raises:
+        UsageError: the module has no such attribute, or the file is no Python file.
+    """
     name, attribute = address.rsplit(":", 1)
     module = _load_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
     found: object = module
     for part in attribute.split("."):
-        found = getattr(found, part)
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise UsageError(f"{name} has no {attribute}.") from None
     return found, module  # type: ignore[return-value]  # the caller checks that it can be called
 
 

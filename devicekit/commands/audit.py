@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from devicekit.contract.text import counted
 from devicekit.devtools.audit import RULES, Accepted, Cache, audit, mend
 
 
@@ -18,7 +19,7 @@ def main(arguments: Sequence[str]) -> int:
     report = audit(options.paths, exclude=options.exclude, accepted=accepted, cache=cache)
     if options.accept is not None:
         Accepted.of([*report.new, *report.accepted]).write(options.accept)
-        print(f"{len(report.new) + len(report.accepted)} findings accepted in {options.accept}")
+        print(f"{counted(len(report.new) + len(report.accepted), 'finding')} accepted in {options.accept}")
         return 0
     written = {
         "text": report.as_text,

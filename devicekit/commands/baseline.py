@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from devicekit.contract.text import counted
 from devicekit.observe.baseline import ENOUGH_RUNS, Baseline, compare
 from devicekit.observe.run import Run
 from devicekit.observe.tolerances import (
@@ -43,7 +44,9 @@ def main(arguments: Sequence[str]) -> int:
     if options.verb == "record":
         baseline = Baseline.from_runs([Run.read(path) for path in options.runs])
         baseline.write(options.output)
-        print(f"{len(baseline.metrics)} metrics of {baseline.runs} runs in {options.output}")
+        print(
+            f"{counted(len(baseline.metrics), 'metric')} of {counted(baseline.runs, 'run')} in {options.output}"
+        )
         return 0
     tolerances = {
         **tolerances_from(os.environ),

@@ -14,8 +14,8 @@ import torch
 
 from devicekit.commands.choice import choice_text
 from devicekit.commands.demo_display import Display, PlainDisplay, VerbLine
-from devicekit.commands.text import human_bytes
 from devicekit.contract.errors import ConfigurationError
+from devicekit.contract.text import human_bytes
 from devicekit.device import device_of
 from devicekit.devtools.reference import Comparison, Oracle, noisy_copy, write_model
 from devicekit.engine import Engine, EngineConfig, Generation

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
 
-from devicekit.commands.text import human_bytes, human_seconds
+from devicekit.contract.text import human_bytes, human_seconds
 from devicekit.scheduling.messages import Blocker, describe
 
 

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-from devicekit.commands.text import human_bytes
-from devicekit.contract.text import shown
+from devicekit.contract.text import human_bytes, shown
 from devicekit.devtools.doctor.diagnosis import Diagnosis, Facts
 
 
@@ -78,7 +77,7 @@ def _backend(one: Facts) -> Iterator[str]:
 
 def _choice(choice: Facts) -> Iterator[str]:
     if choice["ok"] is not True:
-        yield "no backend can be chosen: see the problems below"
+        yield "none: see the problems below"
     elif choice["request"] is None:
         yield f"{choice['backend']}"
     else:

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from devicekit.commands.choice import choice_text
-from devicekit.commands.text import human_bytes
 from devicekit.contract.environment import VARIABLES, shown
 from devicekit.contract.hooks import HOOKS
+from devicekit.contract.text import human_bytes
 from devicekit.contract.versions import CONTRACT_VERSION
 from devicekit.device import Device, available_memory, device_of
 from devicekit.registry.notices import notices

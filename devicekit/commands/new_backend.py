@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,5 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     start = Start.PLAIN if options.plain else Start.SIMULATED
     for path in new_backend(options.name, folder, start=start, over=options.over, tried=options.tried):
         print(f"  {path}")
-    print(f"\nNow:  pip install -e {folder}[test] && devicekit info --device {options.name}")
+    print(
+        f"\nNow:  pip install -e {shlex.quote(f'{folder}[test]')} && devicekit info --device {options.name}"
+    )
     return 0

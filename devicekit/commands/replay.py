@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from devicekit.commands.text import human_bytes, human_seconds
+from devicekit.contract.text import counted, human_bytes, human_seconds
 from devicekit.device import get_device
 from devicekit.observe.allocation_log import replay
 
@@ -27,7 +27,9 @@ def main(arguments: Sequence[str]) -> int:
     if options.json:
         print(json.dumps(dataclasses.asdict(report), indent=2))
     else:
-        print(f"{report.allocations} allocations on {device.name}:{device.index}, {report.failed} failed")
+        print(
+            f"{counted(report.allocations, 'allocation')} on {device.name}:{device.index}, {report.failed} failed"
+        )
         print(f"  took            {human_seconds(report.seconds)}")
         print(f"  asked for       {human_bytes(report.requested_peak)} at most")
         print(f"  peak allocated  {human_bytes(report.peak_allocated)}")

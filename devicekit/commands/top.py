@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from devicekit.commands.arguments import seconds
-from devicekit.commands.text import human_bytes
 from devicekit.contract.errors import ConfigurationError
+from devicekit.contract.text import human_bytes
 from devicekit.device import Device, get_device
 from devicekit.files import UnreadableFile, open_regular
 from devicekit.observe.recorder import Recorder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from devicekit.commands.text import human_bytes
+from devicekit.contract.text import human_bytes
 from devicekit.observe.figure import describe
 from devicekit.observe.timeline import Sample, Timeline
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from devicekit.contract.text import counted
 from devicekit.observe.allocations import Adaptor, Allocation, settle
 from devicekit.ranges import whole
 
@@ -61,9 +62,9 @@ class Track(Adaptor):
         for one in self.outstanding():
             sizes[one.stack] += one.allocation.bytes
             counts[one.stack] += 1
-        lines = [f"{sum(sizes.values())} bytes in {sum(counts.values())} allocations are outstanding"]
+        lines = [f"{sum(sizes.values())} bytes in {counted(sum(counts.values()), 'allocation')} outstanding"]
         for stack, size in sizes.most_common(top):
-            lines.append(f"{size} bytes in {counts[stack]} allocations")
+            lines.append(f"{size} bytes in {counted(counts[stack], 'allocation')}")
             lines += [f"    {frame}" for frame in stack]
         return "\n".join(lines)
 

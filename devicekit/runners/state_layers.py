@@ -83,6 +83,19 @@ _CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params")  # newest releas
 _context: ContextVar[StateContext] = ContextVar("devicekit_states")
 
 
+def cache_argument(module: torch.nn.Module) -> str:
+    """The name under which a module of transformers takes a cache, and under which a model answers with one.
+
+    Raises:
+        TypeError: it takes none under a name that is known.
+    """
+    parameters = inspect.signature(module.forward).parameters
+    for name in _CACHE_ARGUMENTS:
+        if name in parameters:
+            return name
+    raise TypeError(f"{type(module).__name__} takes no cache under any of the names {_CACHE_ARGUMENTS}")
+
+
 class LayerStates:
     """The states of one layer for some sequences, as a layer asks transformers' cache for them.
 
@@ -290,13 +303,7 @@ class _Packed:
         self._continues = kind.continues
         self._forward: Callable[..., torch.Tensor] = module.forward
         self._layer = cast("int", module.layer_idx)
-        parameters = inspect.signature(module.forward).parameters
-        known = [name for name in _CACHE_ARGUMENTS if name in parameters]
-        if not known:
-            raise TypeError(
-                f"{type(module).__name__} takes no cache under any of the names {_CACHE_ARGUMENTS}"
-            )
-        self._cache = known[0]
+        self._cache = cache_argument(module)
 
     def __call__(self, hidden_states: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
         return _context.get().mix(self._layer, self._mix, hidden_states, continues=self._continues)

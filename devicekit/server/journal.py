@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 
 from devicekit import __version__
+from devicekit.contract.text import human_bytes
 from devicekit.engine import Engine
 from devicekit.scheduling.messages import Operation, Reply, UpdateReply
+from devicekit.scheduling.verbs.transaction import TransactionReply
 
 _log = logging.getLogger(__name__)
 
@@ -24,13 +26,12 @@ def started(engine: Engine) -> None:
     )
     if engine.runner.share is not None:
         _log.info("Split among ranks: %s", engine.runner.share)
-    available = "unknown" if plan.available_bytes is None else str(plan.available_bytes)
     _log.info(
-        "KV pool: %d pages of %d tokens, %d bytes; available before: %s bytes; up to %d requests at once",
+        "KV pool: %d pages of %d tokens, %s; available before: %s; up to %d requests at once",
         plan.num_pages,
         plan.page_size,
-        plan.pool_bytes,
-        available,
+        human_bytes(plan.pool_bytes),
+        human_bytes(plan.available_bytes),
         engine.config.max_running,
     )
 
@@ -42,7 +43,13 @@ def answered(operation: Operation, reply: Reply) -> None:
         blockers = ", ".join(f"{one.name}={one.count}" for one in reply.blockers)
         kind = "failed" if reply.refusal is None else f"was refused ({reply.refusal.value})"
         _log.warning("%s %s: %s%s", name, kind, reply.message, f" [{blockers}]" if blockers else "")
-    elif isinstance(reply, UpdateReply):
-        _log.info("%s done in %.3f s: %s", name, reply.seconds, reply.message)
+    elif (update := _update_in(reply)) is not None:
+        _log.info("%s done in %.3f s: %s", name, reply.seconds, update.message)
     else:
         _log.debug("%s done in %.3f s", name, reply.seconds)
+
+
+def _update_in(reply: Reply) -> UpdateReply | None:
+    """The answer about weights that an answer is, or that a step of it is."""
+    answers = [step.reply for step in reply.steps] if isinstance(reply, TransactionReply) else [reply]
+    return next((one for one in answers if isinstance(one, UpdateReply)), None)

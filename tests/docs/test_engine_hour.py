@@ -48,6 +48,8 @@ def test_an_engine_developer_sees_what_the_page_says(clone: Path, capsys: pytest
     page = PAGE.read_text(encoding="utf-8")
     counts = [int(row) for row in re.findall(r"^ *(\d+) +\d+ +\d+ %", counted[1], re.MULTILINE)]
     assert f"{sum(counts)} places." in page
+    fixed = [int(row) for row in re.findall(r"^ *\d+ +(\d+) +\d+ %", counted[1], re.MULTILINE)]
+    assert re.search(rf"^ *{sum(counts)} +{sum(fixed)} +places", counted[1], re.MULTILINE)
     [(places, by_hand)] = re.findall(r"(\d+) places rewritten in \d+ files; (\d+) left", rewritten[1])
     assert f"here {places}" in page
     assert (int(places) + int(by_hand), len(LEFT.findall(left[1]))) == (sum(counts), int(by_hand))

@@ -34,6 +34,8 @@ def test_metrics_log_and_port_are_what_the_page_says(served: str, scratch: Path)
         assert generated.status_code == 200
         update = {"model_path": "models/v2", "weight_version": "v2"}
         assert client.post("/update_weights_from_disk", json=update).status_code == 200
+        transaction = {"settle": "in_place", "model_path": "models/v1", "weight_version": "v3"}
+        assert client.post("/transaction", json={**transaction, "flush_cache": False}).status_code == 200
         refused = client.post("/update_weights_from_disk", json={"model_path": "models"})
         assert refused.status_code == 400
         assert client.get("/server_info").json()["port"] == int(served)
@@ -54,6 +56,9 @@ def test_metrics_log_and_port_are_what_the_page_says(served: str, scratch: Path)
 
     log = (scratch / "serve.log").read_text()
     assert re.search(r"INFO +devicekit \S+ serves .*models/v1 on cpu:0, backend 'cpu'", log)
-    assert re.search(r"INFO +KV pool: \d+ pages of 16 tokens", log)
+    assert re.search(
+        r"INFO +KV pool: \d+ pages of 16 tokens, [\d.]+ [KM]iB; available before: [\d.]+ [MGT]iB;", log
+    )
     assert re.search(r"INFO +UpdateWeightsFromDisk done in \S+ s", log)
+    assert re.search(r"INFO +Transaction done in \S+ s: Weights updated to version 'v3'", log)
     assert re.search(r"WARNING +UpdateWeightsFromDisk (?:failed|was refused)", log)

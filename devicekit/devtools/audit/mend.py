@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from devicekit.contract.text import counted
 from devicekit.devtools.audit.chosen import check_name
 from devicekit.devtools.audit.files import Source, Unreadable, python_files, read, shown
 from devicekit.devtools.audit.findings import Edit, Finding, in_whole_groups
@@ -32,11 +33,15 @@ class Mended:
 
     def as_text(self) -> str:
         """The sums, and what to know about the new code."""
-        lines = [f"{text} ({count} times)" for text, count in sorted(self.changes.items())]
+        lines = [
+            f"{text} ({'once' if count == 1 else f'{count} times'})"
+            for text, count in sorted(self.changes.items())
+        ]
         if lines:
             lines.insert(0, "What behaves differently now:")
         lines.append(
-            f"{self.edits} places rewritten in {self.files} files; {len(self.left)} left to do by hand"
+            f"{counted(self.edits, 'place')} rewritten in {counted(self.files, 'file')}; "
+            f"{len(self.left)} left to do by hand"
         )
         return "\n".join(lines)
 

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass
 
+from devicekit.contract.text import counted
 from devicekit.devtools.audit.findings import RULES, Finding
 
 _SARIF = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -52,8 +53,8 @@ class AuditReport:
                 lines.append(f"{counts[rule.id]:6} {rule.id} {rule.title}; instead: {rule.instead}")
         score = "unknown" if self.score is None else f"{self.score:.1f} %"
         lines.append(
-            f"{len(self.new)} new, {len(self.accepted)} accepted, {len(self.waived)} waived in {self.files} files "
-            f"({self.lines} lines of code); portability {score}"
+            f"{len(self.new)} new, {len(self.accepted)} accepted, {len(self.waived)} waived "
+            f"in {counted(self.files, 'file')} ({counted(self.lines, 'line')} of code); portability {score}"
         )
         safe, unsafe = (sum(one.fix == kind for one in self.new) for kind in ("safe", "unsafe"))
         if safe or unsafe:
@@ -69,15 +70,18 @@ class AuditReport:
 
     def as_statistics(self) -> str:
         """What is called how often: the calls that stand for most of the findings come first."""
-        counted: Counter[tuple[str, str]] = Counter((one.rule, one.what) for one in self.new)
+        counts: Counter[tuple[str, str]] = Counter((one.rule, one.what) for one in self.new)
         fixed = Counter((one.rule, one.what) for one in self.new if one.fix == "safe")
         advice = {(one.rule, one.what): one.advice for one in self.new}
         so_far = 0
         lines = [" count  fixed   sum  what, and what to write instead"]
-        for key, count in counted.most_common():
+        for key, count in counts.most_common():
             so_far += count
             share = f"{100 * so_far / len(self.new):.0f} %"
             lines.append(f"{count:6} {fixed[key]:6} {share:>5}  {key[0]} {key[1]}: {advice[key]}")
+        lines.append(
+            f"{len(self.new):6} {fixed.total():6}        places, and how many of them --fix rewrites"
+        )
         calls = [one for one in self.new if one.rule == "DK001"]
         if calls:
             told = sum(bool(one.instead) for one in calls)

@@ -17,6 +17,7 @@ from devicekit.documents import read_json
 from devicekit.files import UnreadableFile
 from devicekit.registry.candidates import Candidate
 from devicekit.registry.discovery import discover
+from devicekit.registry.request import requested_by_environment
 from devicekit.registry.requirements import allowed_in_vain
 
 Facts = Mapping[str, object]
@@ -202,9 +203,8 @@ def _backend_problems(backends: Sequence[Facts], choice: Facts) -> Iterator[Prob
             serious=seen,
         )
     if choice["ok"] is not True:
-        if _says(choice["error"], known):
-            return
-        yield Problem(f"No backend can be chosen: {choice['error']}", "See the backends above.")
+        if not _says(choice["error"], known):
+            yield _nothing_chosen(backends, choice)
         return
     chosen = next((one for one in backends if one["name"] == choice["backend"]), None)
     unused = [str(one["name"]) for one in backends if one["hardware_signs"] and one is not chosen]
@@ -214,6 +214,17 @@ def _backend_problems(backends: Sequence[Facts], choice: Facts) -> Iterator[Prob
             "See why these backends find no device.",
             serious=False,
         )
+
+
+def _nothing_chosen(backends: Sequence[Facts], choice: Facts) -> Problem:
+    usable = [str(one["name"]) for one in backends if one["ok"] is True and one["automatic"] is False]
+    if choice["kind"] != "BackendUnavailable" or not usable or requested_by_environment() is not None:
+        return Problem(f"No backend can be chosen: {choice['error']}", "See the backends above.")
+    return Problem(
+        f"No backend is chosen by itself; used only when asked for by name: {', '.join(usable)}.",
+        f"Ask for one (DEVICEKIT_BACKEND={usable[0]}), or install one for this machine's devices.",
+        serious=False,
+    )
 
 
 def _conformance_problems(report: Facts | None, choice: Facts) -> Iterator[Problem]:

@@ -82,6 +82,7 @@ def describe(candidate: Candidate) -> dict[str, object]:
         "device_type": manifest.device_type if manifest else None,
         "contract": str(manifest.contract) if manifest else None,
         "host": manifest.host if manifest else None,
+        "automatic": manifest.automatic if manifest else None,
         "requires": {str(one): installed_version(one.name) for one in manifest.requires} if manifest else {},
         "hardware_signs": hardware_signs(manifest) if manifest else [],
         "problem": str(candidate.error) if candidate.error else None,

@@ -11,6 +11,7 @@ import torch
 from devicekit.engine import Generation
 from devicekit.runners import huggingface as hf
 from devicekit.runners.loading import quiet
+from devicekit.runners.state_layers import cache_argument
 
 
 def own_model(path: Path, dtype: torch.dtype | None = None) -> hf.PreTrainedModel:
@@ -61,16 +62,18 @@ class Oracle:
         for span in spans:
             last = span is spans[-1]
             room = limit - span.start if last else span.end - span.start
-            result = self._models[span.version].generate(
+            model = self._models[span.version]
+            name = cache_argument(model)
+            result = model.generate(
                 sequence,
                 attention_mask=torch.ones_like(sequence),
-                past_key_values=cache,
                 max_new_tokens=room,
                 do_sample=False,
                 return_dict_in_generate=True,
                 use_cache=True,
+                **{name: cache},
             )
-            sequence, cache = result.sequences, result.past_key_values
+            sequence, cache = result.sequences, result[name]
         found: list[int] = sequence[0, len(prompt) :].tolist()
         return found
 

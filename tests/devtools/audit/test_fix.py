@@ -467,7 +467,7 @@ def test_the_command_shows_rewrites_and_says_what_changes(
     assert main(["audit", "--fix", str(path)]) == 0
     told = capsys.readouterr().out
     assert "torch.cuda.memory_allocated: None where nobody counts" in told
-    assert told.endswith("1 places rewritten in 1 files; 0 left to do by hand\n")
+    assert told.endswith("1 place rewritten in 1 file; 0 left to do by hand\n")
     assert main(["audit", "--diff", str(path)]) == 0
     path.write_text("import torch\ntorch.cuda.synchronize()\n")
     assert main(["audit", "--fix", str(path)]) == 1

@@ -141,6 +141,29 @@ def test_a_sound_installation_has_no_problems(
         assert line in text
 
 
+@pytest.mark.parametrize("asked", [None, "fresh"])
+def test_a_backend_that_is_used_only_when_asked_for_is_no_fault(
+    asked: str | None, install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_backend(install, tmp_path, "fresh", "return True", "/dev/null")
+    package = tmp_path / "devicekit_fresh"
+    (package / "__init__.py").write_text(
+        BACKEND.format(available="return True").replace("return 0", "return 1")
+    )
+    manifest = MANIFEST.format(name="fresh", sign="/dev/null") + "automatic = false\n"
+    (package / "backend.toml").write_text(manifest.replace('device_type = "fresh"', 'device_type = "cpu"'))
+    monkeypatch.setenv("DEVICEKIT_ALLOWED_DISTRIBUTIONS", "devicekit_fresh")  # as if it were installed alone
+    if asked is not None:
+        monkeypatch.setenv("DEVICEKIT_BACKEND", asked)
+
+    diagnosis = diagnose()
+
+    told = [one.what for one in diagnosis.problems if "fresh" in one.what]
+    assert diagnosis.exit_status == 0, diagnosis.problems
+    assert [what for what in told if "only when asked for by name: fresh" in what] == told
+    assert bool(told) == (asked is None)
+
+
 @pytest.mark.parametrize(
     ("code", "said"),
     [

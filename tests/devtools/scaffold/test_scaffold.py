@@ -127,7 +127,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 def test_the_command_says_what_to_do_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "out"
     assert main(["new-backend", "zeta", "-o", str(folder)]) == 0
-    assert f"pip install -e {folder}[test] && devicekit info --device zeta" in capsys.readouterr().out
+    assert f"pip install -e '{folder}[test]' && devicekit info --device zeta" in capsys.readouterr().out
     assert (folder / "devicekit_zeta" / "backend.py").exists()
 
 
