@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 
 from devicekit_conformance import keeper, processes
+from devicekit_conformance.process_state import leave_out
 
 _CLEARING = 5.0  # seconds
 _WAITING = "OMP_WAIT_POLICY"  # read once, when the library is loaded
@@ -59,13 +60,17 @@ def _warm_up() -> None:
     with contextlib.suppress(ImportError):
         import torch.distributed.tensor  # noqa: F401  # torch does, when it first meets a tensor subclass
 
-    # Of devicekit's own modules only those that are words: the others notice a fork, and a worker is to be a
-    # process like any other.
-    import devicekit.contract  # noqa: F401
-    from devicekit_conformance import worker  # noqa: F401
+    # What each worker imports of devicekit and of the suite. A requirement of its own (DK-LOAD-008) has an
+    # interpreter in which nothing was imported.
+    import devicekit.device
+    import devicekit.registry.loading  # noqa: F401
+    from devicekit_conformance import programs, worker  # noqa: F401
+    from devicekit_conformance.effects import effect_of
     from devicekit_conformance.rulebook import rulebook
 
     rulebook()
+    effect_of("")
+    leave_out()
 
 
 @contextlib.contextmanager

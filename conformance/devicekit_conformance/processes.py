@@ -17,6 +17,7 @@ _SUBREAPER, _PARENT_DEATH = 36, 1  # prctl(2)
 _SHARES_MEMORY = "torch_shm_manag"  # torch starts one where memory is shared; the kernel keeps 15 characters
 # Two seconds: what is killed takes its time to go, and a fork bomb forks meanwhile.
 _ROUNDS, _PAUSE = 200, 0.01
+_BY_ITSELF = 20  # rounds in which what torch started may end by itself, and clear its files away
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,24 @@ def strays() -> list[Process]:
     ]
 
 
+def torch_shares_memory() -> bool:
+    """Whether torch has started its manager of shared memory in this process."""
+    return any(_name(pid) == _SHARES_MEMORY for pid in _children(os.getpid()) or ())
+
+
+def has_children() -> bool:
+    """Whether this process has children but for what torch itself starts."""
+    own = _children(os.getpid())
+    return own is None or any(_name(pid) != _SHARES_MEMORY for pid in own)
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").rstrip("\n")
+    except OSError:
+        return ""
+
+
 def _children(pid: int) -> list[int] | None:
     """Direct children by the kernel's own list; ``None`` where it keeps none."""
     try:
@@ -91,11 +110,12 @@ def end_session(session: int) -> None:
 
 def end_descendants(root: int) -> None:
     """Kill everything below ``root``, which is this process, until nothing is left to wait for."""
-    for _ in range(_ROUNDS):
+    for number in range(_ROUNDS):
         left = descendants(root)
-        for process in left:  # stopped first: what forks cannot get ahead of the killing
+        killed = [one for one in left if number >= _BY_ITSELF or not one.of_torch]
+        for process in killed:  # stopped first: what forks cannot get ahead of the killing
             _send(process.pid, signal.SIGSTOP)
-        for process in left:
+        for process in killed:
             _send(process.pid, signal.SIGKILL)
         if not reap_ended() and not left:
             return

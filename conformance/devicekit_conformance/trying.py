@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 
-from devicekit_conformance import process_state
+from devicekit_conformance import process_state, processes
 from devicekit_conformance.context import Context, Failure, NotApplicable, NotRun, fail
 from devicekit_conformance.effects import effect_of
 from devicekit_conformance.trial import Trial, in_folder_of_its_own
@@ -97,7 +97,19 @@ def in_a_child(ctx: Context, trial: Trial, script: Script, limit: float) -> tupl
         return "fail", f"{trial.hook}(): the process {how}"
     shutil.rmtree(str(answer["folder"]), ignore_errors=True)
     trial.facts[:] = answer["facts"]
+    if answer["shares memory"]:
+        _share_memory()
     return str(answer["ended"]), str(answer["said"])
+
+
+def _share_memory() -> None:
+    """Have torch start its manager of shared memory here, so that the children to come need none of their own.
+
+    It is a program that loads all of torch, and each process starts one that has not inherited it.
+    """
+    import torch
+
+    torch.empty(1, dtype=torch.uint8).untyped_storage()._share_filename_cpu_()
 
 
 def _read(reading: int, limit: float) -> bytes | None:
@@ -139,7 +151,8 @@ def _run(trial: Trial, script: Script, writing: int) -> None:
         where = f"{os.path.basename(place.filename)}:{place.lineno}"
         ended, said = "fail", f"{trial.hook}(): {type(error).__name__}: {str(error)[:200]} at {where}"
     said = said.encode("utf-8", "backslashreplace").decode()[:2000]
-    answer = {"ended": ended, "said": said, "folder": folder, "facts": trial.facts}
+    shares = processes.torch_shares_memory()
+    answer = {"ended": ended, "said": said, "folder": folder, "facts": trial.facts, "shares memory": shares}
     with contextlib.suppress(OSError):
         os.write(writing, json.dumps(answer).encode() + b"\n")
     os._exit(0)

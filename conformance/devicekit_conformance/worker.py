@@ -85,7 +85,11 @@ def _let_children_end() -> None:
     deadline = time.monotonic() + _CHILDREN_LIMIT
     with contextlib.suppress(ChildProcessError):
         options = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        while os.waitid(os.P_ALL, 0, options) is None and time.monotonic() < deadline:
+        while (
+            processes.has_children()
+            and os.waitid(os.P_ALL, 0, options) is None
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.01)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from devicekit_conformance.process_state import leave_out
 from devicekit_conformance.selftest.model import PROBE, Derived, derived, is_held_out
 from devicekit_conformance.selftest.page import page
 from devicekit_conformance.selftest.quick import Finding, judge
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = [row for path in arguments.merge for row in json.loads(path.read_text(encoding="utf-8"))]
     else:
         warm_up()
+        leave_out()
         rows = _judged(_chosen(arguments), arguments.json)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
