@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterator, Mapping
 from types import FunctionType, MappingProxyType
@@ -51,6 +52,12 @@ class Guard:
         now = dict(_parts())
         missing = object()
         return sorted(name for name, part in self._before.items() if now.get(name, missing) is not part)
+
+
+@functools.cache
+def guard() -> Guard:
+    """The picture of this process, or of the one that it was forked from, in which no backend is either."""
+    return Guard()
 
 
 def _parts() -> Iterator[tuple[str, object]]:

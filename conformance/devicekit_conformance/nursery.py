@@ -16,6 +16,8 @@ import time
 from collections.abc import Iterator
 
 from devicekit_conformance import keeper, processes
+from devicekit_conformance.integrity import guard
+from devicekit_conformance.large_pages import hold_in_large_pages
 from devicekit_conformance.process_state import leave_out
 
 _CLEARING = 5.0  # seconds
@@ -63,14 +65,17 @@ def _warm_up() -> None:
     # What each worker imports of devicekit and of the suite. A requirement of its own (DK-LOAD-008) has an
     # interpreter in which nothing was imported.
     import devicekit.device
-    import devicekit.registry.loading  # noqa: F401
+    import devicekit.registry.loading
+    import devicekit.torchlike  # noqa: F401
     from devicekit_conformance import programs, worker  # noqa: F401
     from devicekit_conformance.effects import effect_of
     from devicekit_conformance.rulebook import rulebook
 
     rulebook()
     effect_of("")
+    guard()
     leave_out()
+    hold_in_large_pages()
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from types import TracebackType
 
 from devicekit_conformance import frozen_contract, processes, wire
 from devicekit_conformance.context import Context, Failure, NotApplicable, NotRun
-from devicekit_conformance.integrity import Guard
+from devicekit_conformance.integrity import guard
 from devicekit_conformance.outcomes import Status
 from devicekit_conformance.plain_text import plain, told
 from devicekit_conformance.probe_check import faults_of_probe
@@ -53,7 +53,7 @@ def serve(connection: socket.socket, log: int) -> None:
     sys.path[:] = [*path, *(one for one in sys.path if one not in path)]
     os.chdir(str(order["folder"]))
     context = Context(Target(*order["target"]), lambda text: say(0, "note", plain(text, 200)))
-    rules, guard, own = rulebook(), Guard(), os.getpid()
+    rules, picture, own = rulebook(), guard(), os.getpid()
     getpid, leave, receive, loads = os.getpid, os._exit, connection.recv, json.loads
     say(0, "hello", str(own))
     while request := receive(wire.LARGEST):
@@ -72,7 +72,7 @@ def serve(connection: socket.socket, log: int) -> None:
                 say(number, "answer")  # from another process, and the judge will not have it
                 leave(0)
             _let_children_end()
-            changed = ", ".join(guard.changed()[:5])
+            changed = ", ".join(picture.changed()[:5])
             if status == _PASSES and (left := processes.strays()):
                 names = ", ".join(f"{plain(one.name, 40)} ({one.pid})" for one in left[:5])
                 status, cause = _WORDS[Status.FAIL], LEFT_BEHIND

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from devicekit_conformance.large_pages import hold_in_large_pages
 from devicekit_conformance.process_state import leave_out
 from devicekit_conformance.selftest.model import PROBE, Derived, derived, is_held_out
 from devicekit_conformance.selftest.page import page
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         warm_up()
         leave_out()
+        hold_in_large_pages()
         rows = _judged(_chosen(arguments), arguments.json)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
