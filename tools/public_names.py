@@ -39,6 +39,8 @@ ROOMS = (
     "devicekit.torchlike",
     "devicekit.testing",
     "devicekit.devtools.audit",
+    "devicekit_conformance",
+    "devicekit_conformance.probe",
 )
 
 
@@ -129,7 +131,8 @@ def _directive(room: str, name: str, value: object) -> list[str]:
 @cache
 def said_of(name: str) -> str:
     """The docstring below a constant's definition; empty where there is none."""
-    for path in sorted((CHECKOUT / "devicekit").rglob("*.py")):
+    sources = (CHECKOUT / "devicekit", CHECKOUT / "conformance" / "devicekit_conformance")
+    for path in sorted(path for folder in sources for path in folder.rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         if name not in text:
             continue

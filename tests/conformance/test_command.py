@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,14 @@ def test_wrong_usage_is_one_line_and_exit_code_4(
     assert done.returncode == 4
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_class_that_is_not_in_its_module_is_told_in_words(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("")
+    for address in ("mine:Backend", "mine.py:Backend"):
+        done = command("conformance", "run", "--backend", address, "--profile", "core", folder=tmp_path)
+        assert done.returncode == 1
+        assert re.search(r": \S*mine\S* has no Backend\.$", done.stdout.strip())
 
 
 def test_the_rule_book_can_be_printed(command: Command, tmp_path: Path) -> None:
