@@ -106,8 +106,11 @@ _ROWS = (
     _row("get_gencode_flags()", advice=_KERNELS),
     _row("get_soc_version()", advice=_KERNELS),
     _row("is_bf16_supported(including_emulation=True)",
-         advice="device.properties(): the dtypes that the device supports"),
-    _row("is_tf32_supported()", advice="device.properties(): the dtypes that the device supports"),
+         advice="torch.bfloat16 in device.supported_dtypes(), which is None where that is unknown"),
+    _row("is_tf32_supported()",
+         advice="nothing: torch.set_float32_matmul_precision(...) changes nothing where there is no such mode"),
+    _row("has_half", advice="torch.float16 in device.supported_dtypes(), which is None where that is unknown"),
+    _row("has_magma", advice="nothing: torch.linalg has what a device has, and raises elsewhere"),
     _row("can_device_access_peer(device, peer_device)", "device.can_access_peer(peer_device)", certain=False,
          changes="None where that is unknown; the peer is an index"),
     # Ordering

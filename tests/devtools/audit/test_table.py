@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,6 @@ _NOT_FOR_CALLERS = {
     "Device",
     "PYTORCH_RELEASES_CODE_CC",
     "classproperty",
-    "has_half",
-    "has_magma",
 }
 
 
@@ -54,6 +53,13 @@ def test_what_is_to_be_written_exists(row) -> None:
             assert hasattr(owner, node.attr), f"{ast.unparse(node)} does not exist"
     names = {node.id for node in ast.walk(row.expression) if isinstance(node, ast.Name)}
     assert names <= {"device", "devicekit", "torch", *row.parameters}
+
+
+def test_what_an_advice_names_exists() -> None:
+    for row in REPLACEMENTS.values():
+        for owner, name in re.findall(r"\b(device|devicekit)\.(\w+)", row.sentence):
+            there = devicekit.Device if owner == "device" else devicekit
+            assert name in ("index", "torch_device") or hasattr(there, name), f"{row.name}: {row.sentence}"
 
 
 def test_fields_and_types_exist() -> None:
