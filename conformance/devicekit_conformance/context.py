@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn, cast
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from devicekit_conformance.probe import Probe
 
 MIB = 1 << 20
+MARK = "devicekit_impl"  # the attribute by which a method is known for a hook
 
 
 class Failure(Exception):
@@ -72,6 +74,15 @@ class Context:
         return self.opened.implemented
 
     @functools.cached_property
+    def taken_back(self) -> frozenset[str]:
+        """Hooks that the backend's class has, and its object sets to ``None``: this software lacks them."""
+        kind = type(self.plugin)
+        offered = (name for name in dir(kind) if hasattr(getattr(kind, name, None), MARK))
+        return frozenset(
+            name for name in offered if inspect.getattr_static(self.plugin, name, self.plugin) is None
+        )
+
+    @functools.cached_property
     def device_count(self) -> int:
         """Devices that the backend reports; 0 when it says it is not available."""
         available, count = self.opened.function("is_available"), self.opened.function("device_count")
@@ -87,11 +98,14 @@ class Context:
         return device_of(self.opened, index)
 
     def claims(self, capability: str) -> bool:
-        """Whether the manifest does, outright or on condition that the hooks are there."""
+        """Whether the manifest does, outright or on condition that the hooks are there.
+
+        A claim falls with a hook that the backend's object takes back.
+        """
+        hooks = frozen_contract.capability(capability) or ()
         if capability in self.manifest.capabilities:
-            return True
-        conditional = capability in self.manifest.optional
-        return conditional and all(self.has(hook) for hook in frozen_contract.capability(capability) or ())
+            return self.taken_back.isdisjoint(hooks)
+        return capability in self.manifest.optional and all(self.has(hook) for hook in hooks)
 
     def has(self, hook: str) -> bool:
         return hook in self.implemented

@@ -12,6 +12,7 @@ import torch
 from devicekit_conformance import frozen_contract
 from devicekit_conformance.calling import arguments_for
 from devicekit_conformance.context import MIB
+from devicekit_conformance.pages import NUMBERS, on_own_pages
 from devicekit_conformance.printing import printed
 from devicekit_conformance.situations import FACTS, in_order
 from devicekit_conformance.trial import Trial
@@ -193,7 +194,7 @@ def _pool(trial: Trial) -> Kept | None:
 
 
 def _registered(trial: Trial) -> Kept | None:
-    place = torch.arange(4096)
+    place = on_own_pages()
     if not trial.has("unregister_host_memory"):
         return None
     trial.call(place)
@@ -205,7 +206,7 @@ def _registered(trial: Trial) -> Kept | None:
 
     return Kept(
         trial, "registered memory is not page-locked", locked,
-        lambda: torch.equal(place, torch.arange(4096)), lambda: trial.other("unregister_host_memory", place),
+        lambda: torch.equal(place, torch.arange(NUMBERS)), lambda: trial.other("unregister_host_memory", place),
     )  # fmt: skip
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from devicekit_conformance.pages import on_own_pages
+
 if TYPE_CHECKING:
     from devicekit_conformance.trial import Trial
 
@@ -63,7 +65,7 @@ class Lasting:
 
     def _locked(self) -> None:
         trial = self._trial
-        place, words = torch.arange(4096), torch.arange(4096)
+        place, words = on_own_pages(), torch.arange(4096)
         if self._has("register_host_memory", "unregister_host_memory"):
             trial.other("register_host_memory", place)
             self._checks.append(("registered memory", lambda: trial.ctx.probe.pinned(place) is not False))

@@ -23,6 +23,7 @@ from devicekit_conformance.probe import Token
 from devicekit_conformance.reentering import reentered
 from devicekit_conformance.repeated import fail_once, repeat, within, wrong_arguments
 from devicekit_conformance.replaced import Replaced
+from devicekit_conformance.silence import says_nothing
 from devicekit_conformance.surroundings import Surroundings
 from devicekit_conformance.trial import Trial
 from devicekit_conformance.worlds import same_in_every_mode, same_in_every_world, worlds
@@ -277,10 +278,8 @@ def on_every_device(trial: Trial) -> None:
             found = trial.ctx.raw_hook(trial.hook)(*arguments[:place], index, *arguments[place + 1 :])
         except Exception:
             continue
-        looks = frozen_contract.hook(trial.hook).missing is frozen_contract.Missing.ANSWER_UNKNOWN
-        if looks and (found is None or found in ([], ()) or _numberless(found)):
-            continue  # it says nothing of it
-        trial.fail(f"there is no device {index}, and it returned {found!r:.80}")
+        if not says_nothing(trial.hook, found):
+            trial.fail(f"there is no device {index}, and it returned {found!r:.80}")
 
 
 def _with_nothing_to_do(trial: Trial) -> None:
@@ -341,14 +340,6 @@ def _at_once(trial: Trial, chosen: list[int]) -> None:
     at_once.expect(not any(one.is_alive() for one in threads), f"did not return within {_THREAD_LIMIT:g} s")
     at_once.expect(not wrong, wrong[0] if wrong else "")
     del kept
-
-
-def _numberless(found: object) -> bool:
-    """Whether it is a record in which every number is unknown."""
-    if not dataclasses.is_dataclass(found):
-        return False
-    values = [getattr(found, one.name) for one in dataclasses.fields(found)]
-    return not [value for value in values if isinstance(value, int | float)]
 
 
 def beside(trial: Trial) -> None:

@@ -21,10 +21,25 @@ _DRAW = random.Random(_SEED)
 _SAMPLED = _DRAW.choice([name for name in FREEDOMS if name != "slow_hooks"])  # which takes minutes
 _OTHERS = _DRAW.sample([name for name in honest_names() if name not in FREEDOMS], 12)
 
+# What refused a freedom once, before anybody had judged it.
+_ONCE_REFUSED = {
+    "absent_devices_are_unknown": ["DK-CORE-009"],
+    "collectives_by_device_type": ["DK-PROC-004"],
+    "exactly_asked_for": ["DK-EACH-201"],
+    "gone_in_bad_forks": ["DK-EACH-105"],
+    "graphs_of_one_capture": ["DK-EACH-301"],
+    "half_taken_back": ["DK-CAP-001", "DK-CAP-008"],
+    "of_a_newer_contract": ["DK-LOAD-002"],
+    "one_import_a_handle": ["DK-PROC-011"],
+    "time_in_steps": ["DK-EACH-301"],
+    "whole_pages_are_locked": ["DK-EACH-406"],
+}
+
 
 @pytest.mark.parametrize(
     ("name", "only"),
     [
+        *(pytest.param(one, ids, id=f"{one}-once") for one, ids in _ONCE_REFUSED.items()),
         pytest.param(_SAMPLED, quick(BELOW_THE_ENGINE), id=f"{_SAMPLED}-quick"),
         *(pytest.param(one, None, marks=pytest.mark.thorough, id=one) for one in (*FREEDOMS, *_OTHERS)),
     ],

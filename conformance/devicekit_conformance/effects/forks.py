@@ -15,11 +15,8 @@ _NEVER_RAISE = frozenset({
     "classify_error",
     "collective_backend", "visible_devices_variable",
 })  # fmt: skip
-
-
-_FACTS = frozenset({
-    "collective_backend", "device_count", "is_available", "visible_devices_variable",
-})  # fmt: skip
+_PRESENCE = ("device_count", "is_available")
+_FACTS = frozenset({*_PRESENCE, "collective_backend", "visible_devices_variable"})
 
 
 def judge(trial: Trial, arguments: tuple[Any, ...] | None, told: object) -> None:
@@ -35,7 +32,9 @@ def judge(trial: Trial, arguments: tuple[Any, ...] | None, told: object) -> None
     except Exception as error:
         trial.expect(trial.hook not in _NEVER_RAISE, f"it raised {type(error).__name__}: {str(error)[:160]}")
         return
-    if trial.hook in _FACTS:
+    if trial.hook in _PRESENCE and not found and not works:
+        _is_gone(trial)
+    elif trial.hook in _FACTS:
         trial.expect(found == told, f"it says {found!r}, and the parent was told {told!r}")
     _invents_nothing(trial, found, told)
     if trial.hook == "is_bad_fork":
@@ -74,6 +73,13 @@ def _invents_nothing(trial: Trial, found: object, told: object) -> None:
         trial.expect(
             found is None or bool(found), f"it says {found!r}, and the parent was told of {len(told)}"
         )
+
+
+def _is_gone(trial: Trial) -> None:
+    """Where the device cannot be used, it may be there no more, if both hooks say so."""
+    count, available = (trial.ctx.raw_hook(name)() for name in _PRESENCE)
+    told = f"device_count() is {count} and is_available() {available}"
+    trial.expect(not count and not available, told)
 
 
 def _works(trial: Trial) -> bool:

@@ -235,6 +235,7 @@ def _fails_cleanly(trial: Trial, graph: object) -> None:
                 raise
         else:
             trial.fail(f"capture() swallowed {kind.__name__}")
+        graph.reset()  # type: ignore[attr-defined]  # nothing else is promised to work
         after = process_state.python_state() if not trial.situation else {}
         changed = process_state.changes(before, after)
         trial.expect(not changed, f"after {kind.__name__} inside capture(), {'; '.join(changed[:2])}")

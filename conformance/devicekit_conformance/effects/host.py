@@ -10,6 +10,7 @@ import torch
 from devicekit_conformance.context import MIB
 from devicekit_conformance.effects import effect
 from devicekit_conformance.measures import ROUNDING, granule
+from devicekit_conformance.pages import NUMBERS, on_own_pages
 from devicekit_conformance.trial import Trial
 
 _LARGE = 65 * MIB + 3  # bytes
@@ -95,7 +96,7 @@ def host_memory_stats(trial: Trial) -> None:
         trial.expect(found.allocated is now.allocated, "allocated is known in one of two calls")
     trial.equal(repr(found), told, "a record that was returned before another call")
     if trial.has("register_host_memory") and trial.has("unregister_host_memory"):
-        place = torch.arange(MIB)
+        place = on_own_pages(MIB)
         trial.other("register_host_memory", place)
         _sound(trial, trial.call())
         trial.other("unregister_host_memory", place)
@@ -183,15 +184,15 @@ def _by_other_roads(trial: Trial) -> None:
     if pinned is not None and trial.ctx.probe.pinned(pinned) is True:
         trial.expect(trial.call(pinned) is True, "it is False for what torch's own pin_memory() returned")
     if trial.has("register_host_memory") and trial.has("unregister_host_memory"):
-        place = torch.arange(4096)
+        place = on_own_pages()
         trial.other("register_host_memory", place)
         there = trial.ctx.raw_hook(trial.hook)(place)
         trial.other("unregister_host_memory", place)
         trial.expect(there is True, "it is False for registered memory")
         trial.expect(trial.call(place) is False, "it is True for memory that is registered no more")
-        trial.other("register_host_memory", place[:1024])
-        part, apart = trial.call(place[10:100]), trial.call(place[3072:])
-        trial.other("unregister_host_memory", place[:1024])
+        trial.other("register_host_memory", place[: NUMBERS // 4])
+        part, apart = trial.call(place[10:100]), trial.call(place[NUMBERS * 3 // 4 :])
+        trial.other("unregister_host_memory", place[: NUMBERS // 4])
         trial.expect(part is True, "it is False for a part of registered memory")
         trial.expect(
             apart is False, "it is True for memory that is not registered, where a part before it is"
@@ -204,7 +205,7 @@ def register_host_memory(trial: Trial) -> None:
     if not trial.has("unregister_host_memory"):
         return
     for size in (64, 4096, MIB):
-        tensor, plain = torch.arange(size), torch.arange(size)
+        tensor, plain = on_own_pages(size), torch.arange(size)
         address = tensor.data_ptr()
         trial.call(tensor)
         try:
@@ -233,15 +234,15 @@ def register_host_memory(trial: Trial) -> None:
 def unregister_host_memory(trial: Trial) -> None:
     if not trial.has("register_host_memory"):
         return
-    tensor, kept = torch.arange(4096), torch.arange(4096)
+    tensor, kept = on_own_pages(), on_own_pages()
     for one in (kept, tensor):
         trial.other("register_host_memory", one)
-    trial.call(tensor.view(64, 64))  # the memory counts, not the object
+    trial.call(tensor.view(64, -1))  # the memory counts, not the object
     trial.expect(trial.ctx.probe.pinned(tensor) is not True, "the memory is page-locked after it")
     trial.expect(
         trial.ctx.probe.pinned(kept) is not False, "other registered memory is not page-locked after it"
     )
-    trial.expect(torch.equal(tensor, torch.arange(4096)), "it changed the tensor")
+    trial.expect(torch.equal(tensor, torch.arange(NUMBERS)), "it changed the tensor")
     trial.other("register_host_memory", tensor)  # it can be done again
     trial.expect(
         trial.ctx.probe.pinned(tensor) is not False, "the memory cannot be page-locked again after it"
@@ -251,10 +252,10 @@ def unregister_host_memory(trial: Trial) -> None:
     trial.call(kept)
     trial.expect(trial.ctx.probe.pinned(kept) is not True, "the memory is page-locked after it")
     _refuses(trial, torch.arange(4096), "memory that was never registered")
-    trial.other("register_host_memory", tensor[:2048])
+    trial.other("register_host_memory", tensor[: NUMBERS // 2])
     for other, what in ((tensor[100:101], "a part"), (tensor[:100], "the beginning"), (tensor, "more than")):
         _refuses(trial, other, f"{what} of the memory that is registered")
-    trial.call(tensor[:2048])
+    trial.call(tensor[: NUMBERS // 2])
     trial.other("register_host_memory", tensor)
     trial.in_a_thread(lambda: trial.other(trial.hook, tensor))
     trial.expect(trial.ctx.probe.pinned(tensor) is not True, "another thread cannot undo it")

@@ -129,12 +129,12 @@ def _compare(trial: Trial, found: Any) -> None:
 
 
 def _kind(name: str) -> str:
-    return name.split("_")[0] if name.startswith(("num_", "peak_")) else "current"
+    return name.split("_")[0] if name.startswith(("num_", "peak_", "requested")) else "current"
 
 
 def _pages_of(found: Any) -> dict[str, int]:
-    """In which pages sizes are counted, peaks apart from what is now; counters are counted exactly."""
-    sizes: dict[str, list[int]] = {"current": [], "peak": [], "num": []}
+    """In which pages sizes are counted: what is now, peaks and what was asked for apart; counters, exactly."""
+    sizes: dict[str, list[int]] = {"current": [], "peak": [], "requested": [], "num": []}
     for name, value in _numbers(found):
         sizes[_kind(name)].append(value)
     return {kind: 0 if kind == "num" else granule(values) for kind, values in sizes.items()}

@@ -11,6 +11,7 @@ from devicekit_conformance.context import MIB
 from devicekit_conformance.effects import effect
 from devicekit_conformance.live import Live
 from devicekit_conformance.measures import BLOCK, ROUNDING
+from devicekit_conformance.pages import NUMBERS, on_own_pages
 from devicekit_conformance.probe import Token
 from devicekit_conformance.trial import Trial
 
@@ -148,14 +149,14 @@ def empty_host_cache(trial: Trial) -> None:
     before = _reserved(trial)
     del gone
     registers = trial.has("register_host_memory") and trial.has("unregister_host_memory")
-    place = torch.arange(4096)
+    place = on_own_pages()
     if registers:
         trial.other("register_host_memory", place)
     trial.call()
     after = _reserved(trial)
     locked = [trial.ctx.probe.pinned(one) is not False for one in (*live, *([place] if registers else []))]
     trial.expect(all(locked), "pinned or registered memory in use is not page-locked any more")
-    trial.expect(torch.equal(place, torch.arange(4096)), "registered memory in use holds other data")
+    trial.expect(torch.equal(place, torch.arange(NUMBERS)), "registered memory in use holds other data")
     if registers:
         trial.other("unregister_host_memory", place)
     trial.expect(all(bool((one == 7).all()) for one in live), "pinned memory in use holds other data")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from devicekit_conformance.context import Context, Failure, NotApplicable, expect
 from devicekit_conformance.measures import filled, intact
+from devicekit_conformance.pages import NUMBERS, on_own_pages
 from devicekit_conformance.rulebook import requirement
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def pinned_is_told_from_pageable(ctx: Context) -> None:
     import torch
 
     _needs(ctx, "is_pinned")
-    plain = torch.arange(4096)
+    plain = on_own_pages()
     asked = ctx.hook("is_pinned")
     expect(asked(plain) is False, "plain host memory is called pinned")
     if ctx.has("pin_memory"):
@@ -153,7 +154,7 @@ def pinned_is_told_from_pageable(ctx: Context) -> None:
         finally:
             ctx.hook("unregister_host_memory")(plain)
         expect(asked(plain) is False, "memory is called pinned after it was unregistered")
-        expect(torch.equal(plain, torch.arange(4096)), "registering changed what the memory holds")
+        expect(torch.equal(plain, torch.arange(NUMBERS)), "registering changed what the memory holds")
 
 
 @requirement("DK-CONTROL-007", profile="memory", since="1.1")

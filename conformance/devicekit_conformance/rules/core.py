@@ -8,6 +8,7 @@ from devicekit_conformance import frozen_contract
 from devicekit_conformance.context import Context, Failure, NotApplicable, expect, fail
 from devicekit_conformance.outcomes import Level
 from devicekit_conformance.rulebook import requirement
+from devicekit_conformance.silence import says_nothing
 
 
 @requirement("DK-CORE-001", profile="core", device=False)
@@ -113,7 +114,9 @@ def current_index_follows_set_index(ctx: Context) -> None:
 
 @requirement("DK-CORE-009", profile="core")
 def indices_that_do_not_exist_are_refused(ctx: Context) -> None:
-    """A hook that takes an index MUST raise for one that does not exist, rather than answer for another device."""
+    """A hook that takes an index MUST raise for one that does not exist, or say that it knows nothing, rather than
+    answer for another device.
+    """
     if not ctx.manifest.indexed:
         raise NotApplicable("this backend has one device, which has no index")
     accepted: list[str] = []
@@ -126,7 +129,8 @@ def indices_that_do_not_exist_are_refused(ctx: Context) -> None:
                 answer = ctx.raw_hook(name)(index)
             except Exception:
                 continue
-            accepted.append(f"{name}({index}) returned {answer!r}")
+            if not says_nothing(name, answer):
+                accepted.append(f"{name}({index}) returned {answer!r}")
     expect(not accepted, "; ".join(accepted))
 
 

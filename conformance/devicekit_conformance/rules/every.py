@@ -47,7 +47,8 @@ _SITUATIONS: tuple[tuple[str, str, str], ...] = (
         "forked",
         """In a child forked after the device was used, a hook MUST return or raise in time, and say what
         is so.""",
-        "Presence is answered as in the parent; what cannot be known is unknown, and never 0.",
+        """Presence is answered as in the parent, or the device is gone where it cannot be used; what cannot be
+        known is unknown, and never 0.""",
     ),
     (
         "leaking",

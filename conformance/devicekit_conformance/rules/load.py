@@ -13,12 +13,13 @@ from importlib import metadata
 
 from packaging.requirements import Requirement
 
+from devicekit.contract.hooks import HOOKS
+from devicekit.contract.names import misspelling_of
+from devicekit.contract.versions import reaches_beyond
 from devicekit_conformance import frozen_contract, process_state, snapshot
-from devicekit_conformance.context import Context, NotApplicable, NotRun, expect, fail
+from devicekit_conformance.context import MARK, Context, NotApplicable, NotRun, expect, fail
 from devicekit_conformance.outcomes import Level
 from devicekit_conformance.rulebook import requirement
-
-_MARK = "devicekit_impl"
 
 
 @requirement("DK-LOAD-001", profile="core", isolated=60.0, device=False)
@@ -33,28 +34,33 @@ def hooks_have_the_contracts_signatures(ctx: Context) -> None:
     """Every hook MUST be a plain method with exactly the contract's argument names and no defaults.
 
     pluggy drops a defaulted argument on some versions and passes it on others, and lets a hook leave arguments
-    out: the backend then works on the wrong device. Judged by the suite's own copy of the contract.
+    out: the backend then works on the wrong device. Judged by the suite's own copy of the contract. Where the
+    manifest admits a newer contract than the host's, that one's hooks and its arguments with defaults are left
+    alone.
     """
     faults: list[str] = []
+    beyond = reaches_beyond(ctx.manifest.contract)
     for name in dir(ctx.plugin):
         member = inspect.getattr_static(ctx.plugin, name, None)
         if name.startswith("_") or not (callable(member) or isinstance(member, (staticmethod, classmethod))):
             continue
         function = getattr(ctx.plugin, name)
-        decorated = hasattr(function, _MARK)
+        decorated = hasattr(function, MARK)
         known = name in frozen_contract.HOOKS or frozen_contract.is_newer(name)
         if decorated and not known:
+            if beyond and misspelling_of(name, HOOKS) is None:
+                continue
             faults.append(f"{name} is decorated and is no hook")
         elif not decorated and known:
             faults.append(f"{name} is a hook and is not decorated")
         elif decorated:
-            faults.extend(_signature_faults(name, function))
+            faults.extend(_signature_faults(name, function, beyond))
     required = [n for n, hook in frozen_contract.HOOKS.items() if hook.missing.value == "required"]
     faults.extend(f"required hook {name} is missing" for name in required if not ctx.has(name))
     expect(not faults, "; ".join(faults))
 
 
-def _signature_faults(name: str, function: Callable[..., object]) -> list[str]:
+def _signature_faults(name: str, function: Callable[..., object], beyond: bool) -> list[str]:
     if not inspect.isroutine(function):
         return [f"{name} is no plain method"]
     spec = frozen_contract.hook(name)
@@ -63,6 +69,8 @@ def _signature_faults(name: str, function: Callable[..., object]) -> list[str]:
     first = parameters[: len(spec.parameters)]  # what later contracts appended comes after these
     plain = plain and all(one.default is one.empty for one in first)
     own = tuple(one.name for one in parameters)
+    if beyond and all(one.default is not one.empty for one in parameters[len(HOOKS[name].parameters) :]):
+        own = own[: len(HOOKS[name].parameters)]
     if not plain or own[: len(first)] != spec.parameters or own not in _declared(name):
         return [f"{name}{inspect.signature(function)} must be {spec.signature}"]
     return []
@@ -70,8 +78,6 @@ def _signature_faults(name: str, function: Callable[..., object]) -> list[str]:
 
 def _declared(name: str) -> list[tuple[str, ...]]:
     """The parameters that the hook has in this copy of the contract, and with all that was appended since."""
-    from devicekit.contract.hooks import HOOKS
-
     ours, theirs = frozen_contract.hook(name).parameters, HOOKS[name].parameters
     return [theirs[:count] for count in range(len(ours), len(theirs) + 1)]
 

@@ -10,37 +10,34 @@ import dataclasses
 import itertools
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from devicekit.contract import CAPABILITIES, AllocatorState, DeviceProperties, MemoryInfo, MemoryStats
+from devicekit.contract import AllocatorState, DeviceProperties, MemoryInfo, MemoryStats
 from devicekit.contract.hooks import HOOKS, hookimpl
 from devicekit.contract.records import Telemetry
 from devicekit.contract.spec import HookKind
-from devicekit.testing import GIB, MIB, SimConfig, Simulator, active, sim_backend
+from devicekit.testing import GIB, MIB
 from devicekit.testing.errors import WrongDevice
-from devicekit_conformance.selftest.building import FIELDS, Body, Call, faulty, takes_index
+from devicekit_conformance.selftest.building import FIELDS, Body, Call, takes_index
+from devicekit_conformance.selftest.free_objects import (
+    lock_pages,
+    numbered,
+    on_locked_pages,
+    once,
+    strict_graph,
+    ticking,
+    unlock_pages,
+)
 from devicekit_conformance.selftest.honest import Honest, machine
+from devicekit_conformance.selftest.unusual import Freedom, build
 
 __all__ = ["FREEDOMS", "Freedom", "honest_names"]
 
 _PAGE = 64 * MIB
-
-
-@dataclass(frozen=True)
-class Freedom:
-    """One way to be unusual: another machine, other answers, or hooks left out."""
-
-    says: str
-    config: Mapping[str, Any] = field(default_factory=dict)
-    bodies: Mapping[str, Body] = field(default_factory=dict)
-    without: frozenset[str] = frozenset()
-    denied: frozenset[str] = frozenset()  # capabilities
-    arrange: Callable[[], object] = lambda: None
 
 
 def _up(value: int | None) -> int | None:
@@ -165,6 +162,19 @@ def _refused_once_started(call: Call) -> object:
     return call.forward()
 
 
+_BY_TYPE = "cpu:gloo,sim:gloo"
+
+
+def _prefetch_pages(self: Any, index: int, size: int) -> None:
+    raise NotImplementedError("nobody may call what this contract does not know")
+
+
+def _create_event(
+    self: Any, index: int, timing: bool, interprocess: bool = False, blocking: bool = False
+) -> object:
+    return Honest.create_event(self, index, timing, interprocess)
+
+
 def _survive() -> None:
     def forked() -> None:
         machine()._owner = os.getpid()
@@ -181,6 +191,15 @@ FREEDOMS: Mapping[str, Freedom] = {
     "pages_of_64_mib": Freedom("The driver hands out 64 MiB at least.", config=_pages(_PAGE)),
     "pages_of_2_mib": Freedom("The driver hands out 2 MiB at least.", config=_pages(2 * MIB)),
     "counts_in_pages": Freedom("Sizes are counted in 64 MiB.", bodies={"memory_stats": _in_pages}),
+    "exactly_asked_for": Freedom(
+        "Sizes are counted in 64 MiB, but for what callers asked for.",
+        bodies={
+            "memory_stats": lambda call: dataclasses.replace(
+                _in_pages(call),
+                requested=call.forward().requested,  # type: ignore[type-var]  # a record
+            )
+        },
+    ),
     "coarse_peaks": Freedom("Peaks are known to 64 MiB.", bodies={"memory_stats": _coarse_peaks}),
     "unknown_total": Freedom(
         "Nobody says how much there is.",
@@ -238,6 +257,13 @@ FREEDOMS: Mapping[str, Freedom] = {
     "small": Freedom("The device has 1 GiB.", config={"capacity": GIB}),
     "tiny": Freedom("The device has 256 MiB.", config={"capacity": 256 * MIB}),
     "survives_fork": Freedom("The device works in forked children.", arrange=_survive),
+    "gone_in_bad_forks": Freedom(
+        "In a child that cannot use the device there is none.",
+        bodies={
+            "is_available": lambda call: call.forward() and not machine().in_bad_fork(),
+            "device_count": lambda call: 0 if machine().in_bad_fork() else call.forward(),
+        },
+    ),
     "events_without_streams": Freedom(
         "There are events and one stream.",
         without=frozenset({"current_stream", "create_stream", "use_stream"}),
@@ -300,6 +326,37 @@ FREEDOMS: Mapping[str, Freedom] = {
     "snapshots_of_its_own_form": Freedom(
         "A snapshot has words of the vendor's own.", bodies={"memory_snapshot": _in_its_own_form}
     ),
+    "one_import_a_handle": Freedom(
+        "A handle is good for one import.", bodies={"export_ipc": numbered, "import_ipc": once}
+    ),
+    "collectives_by_device_type": Freedom(
+        "Each type of device has a collective backend of its own.",
+        bodies={"collective_backend": lambda call: _BY_TYPE},
+        manifest={"collective_backend": _BY_TYPE},
+    ),
+    "half_taken_back": Freedom(
+        "The vendor's software here lacks half of what the manifest speaks of.",
+        taken_back=frozenset(
+            {"collect_ipc", "create_graph", "create_stream", "export_ipc", "memory_stats", "submit_work"}
+        ),
+    ),
+    "of_a_newer_contract": Freedom(
+        "It has a hook and an argument that this contract does not know.",
+        members={"prefetch_pages": hookimpl(_prefetch_pages), "create_event": hookimpl(_create_event)},
+    ),
+    "time_in_steps": Freedom("Events are timed in steps of 16 ms.", bodies={"create_event": ticking}),
+    "graphs_of_one_capture": Freedom(
+        "A graph captures when it is empty, and else only resets or replays.",
+        bodies={"create_graph": strict_graph},
+    ),
+    "whole_pages_are_locked": Freedom(
+        "Registering locks the pages on which memory is, for nobody else to lock.",
+        bodies={
+            "register_host_memory": lock_pages,
+            "unregister_host_memory": unlock_pages,
+            "is_pinned": on_locked_pages,
+        },
+    ),
     "required_only": Freedom(
         "Only what is required is implemented.",
         without=frozenset(n for n, spec in HOOKS.items() if spec.kind is not HookKind.REQUIRED),
@@ -319,74 +376,20 @@ def honest_names() -> tuple[str, ...]:
 
 def _can_be_one(one: str, other: str) -> bool:
     first, second = FREEDOMS[one], FREEDOMS[other]
-    apart = not (first.config.keys() & second.config.keys()) and not (
-        first.bodies.keys() & second.bodies.keys()
-    )
-    return apart and not (first.without & second.bodies.keys()) and not (second.without & first.bodies.keys())
-
-
-def _build(names: list[str]) -> type[Honest]:
-    chosen = [
-        Freedom("", without=frozenset({name.removeprefix("without_")}))
-        if name.startswith("without_")
-        else FREEDOMS[name]
-        for name in names
-    ]
-    config: dict[str, Any] = {"capacity": 16 * GIB, "fill_uninitialized": False}
-    for one in chosen:
-        config.update(one.config)
-        one.arrange()
-    active.replace(Simulator(SimConfig(**config)))
-    without = frozenset().union(*(one.without for one in chosen))
-    denied = frozenset().union(*(one.denied for one in chosen))
-    bodies = {
-        name: body
-        for one in chosen
-        for name, body in one.bodies.items()
-        if name not in without and hasattr(Honest, name)  # what the honest backend lacks, it does not gain
-    }
-    manifest = sim_backend.manifest()
-    founded = {
-        name
-        for name in manifest.capabilities
-        if not without & set(CAPABILITIES[name].hooks) and name not in denied
-    }
-    manifest = dataclasses.replace(manifest, capabilities=frozenset(founded), noop=manifest.noop - without)
-    made = faulty(bodies, manifest=manifest)
-    return _hiding(made, without) if without else made
-
-
-def _hiding(made: type[Honest], without: frozenset[str]) -> type[Any]:
-    """A class of its own that has the others' hooks only."""
-
-    def forwarding(name: str) -> Callable[..., object]:
-        inherited = getattr(made, name)
-
-        def method(self: Any, *arguments: Any) -> object:
-            return inherited(self._inner, *arguments)
-
-        method.__name__ = name
-        method.__signature__ = _signature(name)  # type: ignore[attr-defined]  # what inspect reads
-        return hookimpl(method)
-
-    def construct(self: Any) -> None:
-        self._inner = made()
-
-    kept = [name for name in HOOKS if name not in without and hasattr(made, name)]
-    namespace: dict[str, object] = {name: forwarding(name) for name in kept}
-    namespace.update(__init__=construct, manifest=made.manifest)
-    return type("Unusual", (), namespace)
-
-
-def _signature(name: str) -> Any:
-    import inspect
-
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    return inspect.Signature([inspect.Parameter(one, kind) for one in ("self", *HOOKS[name].parameters)])
+    answers = first.bodies.keys() | first.members.keys()
+    others = second.bodies.keys() | second.members.keys()
+    apart = first.config.keys().isdisjoint(second.config) and answers.isdisjoint(others)
+    return apart and first.without.isdisjoint(others) and second.without.isdisjoint(answers)
 
 
 def __getattr__(name: str) -> type[Any]:
     parts = name.split("__")
     if name.startswith("__") or not all(part in FREEDOMS or part.startswith("without_") for part in parts):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return _build(parts)
+    return build([_freedom(part) for part in parts])
+
+
+def _freedom(name: str) -> Freedom:
+    if name.startswith("without_"):
+        return Freedom("", without=frozenset({name.removeprefix("without_")}))
+    return FREEDOMS[name]
