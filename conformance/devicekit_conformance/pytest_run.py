@@ -51,6 +51,7 @@ class Run:
                 target = target.with_own_probe()
                 target.check()
                 listed = Waivers.read(waivers) if waivers else Waivers()
+                profiles, patience = self.profiles, self._patience
                 if self._nursery is None:
                     self._nursery = Nursery()
                 if target.probe is not None:
@@ -58,7 +59,7 @@ class Run:
             except (UsageError, RunnerError) as error:
                 raise pytest.UsageError(str(error)) from None
             self._sessions[target.address] = Session(
-                target, self._nursery, listed, self.profiles, patience=self._patience
+                target, self._nursery, listed, profiles, patience=patience
             )
         return self._sessions[target.address]
 
