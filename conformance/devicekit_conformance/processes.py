@@ -17,7 +17,6 @@ _SUBREAPER, _PARENT_DEATH = 36, 1  # prctl(2)
 _SHARES_MEMORY = "torch_shm_manag"  # torch starts one where memory is shared; the kernel keeps 15 characters
 # Two seconds: what is killed takes its time to go, and a fork bomb forks meanwhile.
 _ROUNDS, _PAUSE = 200, 0.01
-_BY_ITSELF = 20  # rounds in which what torch started may end by itself, and clear its files away
 
 
 @dataclass(frozen=True)
@@ -110,12 +109,11 @@ def end_session(session: int) -> None:
 
 def end_descendants(root: int) -> None:
     """Kill everything below ``root``, which is this process, until nothing is left to wait for."""
-    for number in range(_ROUNDS):
+    for _ in range(_ROUNDS):
         left = descendants(root)
-        killed = [one for one in left if number >= _BY_ITSELF or not one.of_torch]
-        for process in killed:  # stopped first: what forks cannot get ahead of the killing
+        for process in left:  # stopped first: what forks cannot get ahead of the killing
             _send(process.pid, signal.SIGSTOP)
-        for process in killed:
+        for process in left:
             _send(process.pid, signal.SIGKILL)
         if not reap_ended() and not left:
             return
