@@ -31,8 +31,8 @@ def test_the_engine_example_runs(
     assert main(["example-model", "models"]) == 0
     exec(compile(code, "README.md", "exec"), {})
     printed = capsys.readouterr().out
-    assert "ReleaseEntry(" in printed
-    assert "success=True" in printed
+    assert "\nTrue None\n" in printed  # nobody counts what the host's allocator holds
+    assert "\nCache flushed.\n" in printed
     assert "VersionSpan(version='v2'" in printed
 
 

@@ -13,7 +13,7 @@ from devicekit.commands.choice import choice_text
 from devicekit.contract.environment import VARIABLES, shown
 from devicekit.contract.hooks import HOOKS
 from devicekit.contract.text import human_bytes
-from devicekit.contract.versions import CONTRACT_VERSION
+from devicekit.contract.versions import CONTRACT_VERSION, range_text
 from devicekit.device import Device, available_memory, device_of
 from devicekit.registry.notices import notices
 from devicekit.registry.opened import OpenedBackend
@@ -126,7 +126,7 @@ def _device_document(device: Device) -> Mapping[str, object]:
 def _print(selection: Selection, devices: list[Device], everything: bool) -> None:
     backend = selection.backend
     print(selection.explain() if everything else choice_text(selection))
-    print(f"\ndevice contract {CONTRACT_VERSION}, plugin accepts {backend.manifest.contract}")
+    print(f"\ndevice contract {CONTRACT_VERSION}, plugin accepts {range_text(backend.manifest.contract)}")
     for device in devices:
         _print_device(device)
     present = [name for name in HOOKS if name in backend.implemented]

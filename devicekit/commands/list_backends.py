@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import cast
 
+from devicekit.contract.versions import range_text
 from devicekit.registry.availability import availability
 from devicekit.registry.candidates import Candidate
 from devicekit.registry.discovery import discover
@@ -43,7 +44,7 @@ def _row(candidate: Candidate) -> _Row:
         "distribution": candidate.distribution,
         "version": candidate.version,
         "device_type": manifest.device_type if manifest else None,
-        "contract": str(manifest.contract) if manifest else None,
+        "contract": range_text(manifest.contract) if manifest else None,
         "here": here.usable,
         "reason": here.reason,
         "problem": str(candidate.error) if candidate.error else None,

@@ -15,6 +15,11 @@ SERVED_CONTRACTS: tuple[Version, ...] = tuple(
 _MINORS_AHEAD = 100  # how far a range is followed to see whether it reaches beyond this host
 
 
+def range_text(versions: SpecifierSet) -> str:
+    """A range of versions, the lower bound first: ``>=1.0,<2``."""
+    return ",".join(sorted(map(str, versions), reverse=True))
+
+
 def negotiate(accepted: SpecifierSet) -> tuple[Version, ...]:
     """The contracts that both sides speak, newest first; empty if there is none.
 

@@ -36,7 +36,7 @@ def availability(candidate: Candidate) -> Availability:
             return Availability(False, "no sign of its hardware, nor of its vendor's package", signs, False)
         return Availability(False, "; ".join(error.problems) or str(error), signs, False)
     if manifest.host:
-        return Availability(True, "this machine's processor", signs)
+        return Availability(True, "the host's processor", signs)
     if signs == ():
         return Availability(False, "no sign of its hardware", signs)
     if signs is None:

@@ -13,7 +13,7 @@ from packaging.version import InvalidVersion, Version
 from devicekit.contract.errors import ConfigurationError, IncompatibleBackend
 from devicekit.contract.names import resembling
 from devicekit.contract.text import shown
-from devicekit.contract.versions import CONTRACT_VERSION, SERVED_CONTRACTS, negotiate
+from devicekit.contract.versions import CONTRACT_VERSION, SERVED_CONTRACTS, negotiate, range_text
 from devicekit.registry.candidates import IN_PROCESS, Candidate
 from devicekit.registry.discovery import discover
 from devicekit.registry.installed import installed_version
@@ -71,8 +71,8 @@ def check_requirements(candidate: Candidate) -> tuple[Version, ...]:
     if not contracts:
         served = ", ".join(str(version) for version in SERVED_CONTRACTS)
         raise IncompatibleBackend(
-            f"Backend {candidate.label} was written for device contract {manifest.contract}, and this devicekit "
-            f"serves {served}. {_contract_remedy(candidate)}",
+            f"Backend {candidate.label} was written for device contract {range_text(manifest.contract)}, and this "
+            f"devicekit serves {served}. {_contract_remedy(candidate)}",
             backend=candidate.name,
         )
     unmet = {}

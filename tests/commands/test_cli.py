@@ -61,6 +61,7 @@ def test_list_imports_neither_torch_nor_a_plugin() -> None:
     (cpu,) = [row for row in json.loads(listed) if row["name"] == "cpu"]
     assert cpu["distribution"] == "devicekit-cpu"
     assert cpu["problem"] is None
+    assert cpu["contract"] == ">=1.0,<2"  # as its manifest writes it
 
 
 def test_info_explains_the_choice_and_names_missing_hooks(devicekit: Command) -> None:

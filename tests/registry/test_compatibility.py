@@ -108,7 +108,7 @@ def test_a_backend_from_the_future_is_refused_with_both_versions_and_never_impor
         devicekit.get_device("future")
     message = str(caught.value)
     assert "future-backend 7.0" in message
-    assert "contract <3,>=2.0" in message
+    assert "contract >=2.0,<3" in message
     assert f"serves {devicekit.CONTRACT_VERSION}" in message
     assert message.endswith("pip install --upgrade devicekit")
     assert "future_backend" not in sys.modules

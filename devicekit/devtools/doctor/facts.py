@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from devicekit import __version__
 from devicekit.contract.environment import check_environment, shown
 from devicekit.contract.errors import ConfigurationError
-from devicekit.contract.versions import CONTRACT_VERSION
+from devicekit.contract.versions import CONTRACT_VERSION, range_text
 from devicekit.devtools.doctor.examine import AUTOLOAD_GROUP
 from devicekit.registry.availability import availability, hardware_signs
 from devicekit.registry.candidates import Candidate
@@ -80,7 +80,7 @@ def describe(candidate: Candidate) -> dict[str, object]:
         "distribution": candidate.distribution,
         "version": candidate.version,
         "device_type": manifest.device_type if manifest else None,
-        "contract": str(manifest.contract) if manifest else None,
+        "contract": range_text(manifest.contract) if manifest else None,
         "host": manifest.host if manifest else None,
         "automatic": manifest.automatic if manifest else None,
         "requires": {str(one): installed_version(one.name) for one in manifest.requires} if manifest else {},
