@@ -258,7 +258,7 @@ class Editor:
         for name, value in given.items():
             parts = (*parts, f", {name}=", self._span(value))
         # An object of the engine's own moves itself as it likes, and may do one by the other.
-        own = ast.unparse(receiver) in ("self", "cls", "super()")
+        own = _is_own(receiver)
         methods = self._names.methods()
         if own and not methods.isdisjoint({node.func.attr, "to"}):
             return
@@ -295,7 +295,9 @@ class Editor:
                 return
             else:
                 parts.append(self._span(value))
-        self._keep(Edit(self._span(node), (*parts, ")"), place.runs, imports), node, place)
+        assert isinstance(node.func, ast.Attribute)
+        safe = place.runs and not _is_own(node.func.value)  # whose own way to move may need no device
+        self._keep(Edit(self._span(node), (*parts, ")"), safe, imports), node, place)
 
     def native_handle(self, node: ast.Attribute, place: Place) -> str:
         """``stream.cuda_stream``; what to write instead, if names say that it is a stream's or an event's."""
@@ -506,7 +508,7 @@ class Editor:
 
     def _keep(self, edit: Edit, node: ast.AST, place: Place) -> None:
         text = "".join(part for part in edit.parts if isinstance(part, str))
-        if self._scripted or not words.vendors_in(ast.unparse(node)) <= words.CHOSEN:
+        if self._scripted or place.apart or not words.vendors_in(ast.unparse(node)) <= words.CHOSEN:
             edit = replace(edit, safe=False)
         home = place.scope.home("devicekit")
         hidden = home not in (None, self._names.module) and "devicekit" in edit.imports
@@ -545,6 +547,11 @@ def _plain(node: ast.AST) -> bool:
 
 def _within(inner: Span, outer: Span) -> bool:
     return outer[0] <= inner[0] and inner[1] <= outer[1]
+
+
+def _is_own(node: ast.expr) -> bool:
+    """Whether a method is its own object's."""
+    return ast.unparse(node) in ("self", "cls", "super()")
 
 
 def _is_vendor(path: str) -> bool:

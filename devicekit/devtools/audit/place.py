@@ -20,5 +20,6 @@ class Place:
     switched: bool = False  # below "with torch.cuda.device(...)": the current device is another
     assigned: str = ""  # the name or keyword that receives the value
     named: bool = False  # in a class or function that is itself named after a vendor
+    apart: bool = False  # in a file, class or function for one vendor beside others: see `words.is_apart`
     setting: bool = False  # what a function takes that only sets something for a type of device
     device: str = ""  # a parameter that is a Device

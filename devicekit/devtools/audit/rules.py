@@ -98,7 +98,7 @@ class _Visitor(Walker):
         if aliases:
             marks = Marks(text, telltale, aliases)
             names = Names(tree, None if outer else marks)
-        super().__init__(names, marks, Editor(names, text, tree, marks, device_name))
+        super().__init__(path, names, marks, Editor(names, text, tree, marks, device_name))
         self._findings: list[tuple[Finding, ast.AST]] = []
 
     def result(self) -> Analysis:
@@ -243,6 +243,9 @@ class _Visitor(Walker):
         takes = parameters_of(self._names.definition(node.func, self._place.scope)) if node.args else []
         with self._at(setting=sets_for_type(path or called_name(called))):
             for number, argument in enumerate(node.args):
+                if number == 0 and path == "typing.cast":
+                    self._visit_annotation(argument)
+                    continue
                 if isinstance(argument, ast.Starred):
                     takes = []
                 own = takes[number] if number < len(takes) and words.may_hold_device(takes[number]) else ""

@@ -24,11 +24,11 @@ _LEAVES = (ast.expr_context, ast.operator, ast.unaryop, ast.cmpop, ast.boolop)
 class Walker(ast.NodeVisitor):
     """Visits what can hold a finding, outside in, and keeps `_place` as it goes."""
 
-    def __init__(self, names: Names, marks: Marks, editor: Editor) -> None:
+    def __init__(self, path: str, names: Names, marks: Marks, editor: Editor) -> None:
         self._names = names
         self._marks = marks
         self._editor = editor
-        self._place = Place(names.module)
+        self._place = Place(names.module, apart=words.is_apart(path))
 
     def visit_body(self, nodes: Sequence[ast.stmt]) -> None:
         """Statements one after the other, each known with those that follow it."""
@@ -51,11 +51,15 @@ class Walker(ast.NodeVisitor):
         with self._at(frozen=True):
             for part in (*node.bases, *(one.value for one in node.keywords)):
                 self.visit(part)
-        with self._at(scope=self._names.scope(node), named=self._is_named(node)):
+        with self._at(scope=self._names.scope(node), **self._of(node.name)):
             self.visit_body(node.body)
 
-    def _is_named(self, node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-        return self._place.named or bool(words.vendors_in(node.name))
+    def _of(self, name: str) -> dict[str, bool]:
+        """What the name of a class or function says of what it holds."""
+        return {
+            "named": self._place.named or bool(words.vendors_in(name)),
+            "apart": self._place.apart or words.is_apart(name),
+        }
 
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         self._visit_decorators(node.decorator_list)
@@ -65,12 +69,11 @@ class Walker(ast.NodeVisitor):
         compiled = any(self._editor.compiles(one, self._place.scope) for one in node.decorator_list)
         device = self._editor.device_parameter(node, self._place.scope) or self._place.device
         self._editor.follow_graphs(node, self._names.scope(node))
-        with self._at(compiled=self._place.compiled or compiled):
+        with self._at(compiled=self._place.compiled or compiled, **self._of(node.name)):
             for annotation in annotations_of(node.args):
                 self._visit_annotation(annotation)
             self._visit_annotation(node.returns)
-            inner = self._names.scope(node)
-            with self._at(scope=inner, runs=True, device=device, named=self._is_named(node)):
+            with self._at(scope=self._names.scope(node), runs=True, device=device):
                 self.visit_body(node.body)
 
     visit_AsyncFunctionDef = visit_FunctionDef

@@ -69,6 +69,8 @@ _HANDLE = re.compile(rf"({_DEVICES})_(stream|event)|sycl_(queue|event)")
 _HOLDS_DEVICE = re.compile(r"(\w*_)?device(_type|_str|_name)?|map_location")
 _QUESTION = re.compile(rf"_?(is|has|on|use|using)_(torch_)?({_DEVICES})(_available|_alike|_platform)?")
 _VENDOR = re.compile(rf"(?<![a-z])(?:{_DEVICES})")
+_NO_WORD = re.compile(r"[^A-Za-z0-9]|(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_APART = DEVICES - {"cuda"}
 _SAME = {"hip": "cuda", "rocm": "cuda"}  # which torch calls by one name
 _COLLECTIVE = re.compile(rf"(\w+:)?({'|'.join(sorted(COLLECTIVES))})")
 
@@ -96,6 +98,14 @@ def is_question(name: str) -> bool:
 def vendors_in(text: str) -> set[str]:
     """The vendors that a piece of code names, in words or in names."""
     return {_SAME.get(one, one) for one in _VENDOR.findall(text.lower())}
+
+
+def is_apart(name: str) -> bool:
+    """Whether a name or path says that its code is one vendor's, beside the code of others: ``MUSAConnector``.
+
+    "cuda" does not: code that knows one vendor only calls everything so.
+    """
+    return any(word.rstrip("0123456789").lower() in _APART for word in _NO_WORD.split(name))
 
 
 def without_vendors(text: str) -> str:

@@ -45,8 +45,7 @@ LINES = {
     "y = torch.cuda.memory_stats()['oversize_allocations.current']":
         "y = @.memory_stats().raw['oversize_allocations.current']",
     "y = torch.cuda.memory_stats().get('x', 0)": "y = @.memory_stats().raw.get('x', 0)",
-    "y = torch.cuda.memory_allocated() / 2": "y = @.memory_stats().allocated / 2",
-    "y = torch.cuda.memory.memory_reserved()": "y = @.memory_stats().reserved",
+    "y = torch.cuda.random.get_rng_state()": "y = @.get_rng_state()",
     "y = torch.cuda.get_device_properties(i).total_memory":
         "y = devicekit.device_for(i).properties().total_memory",
     "y = torch.cuda.get_device_properties(x.device).multi_processor_count":
@@ -96,8 +95,8 @@ LINES = {
     "torch.cuda.set_device(rank)": "devicekit.make_current(rank)",
     "torch.cuda.set_device(torch.cuda.device(rank))": "devicekit.make_current(rank)",
     "y = torch.cuda.device_count()": "y = devicekit.accelerator_count()",
-    "print(f'{torch.cuda.memory_allocated() / 1e9:.2f} GB')":
-        "print(f'{@.memory_stats().allocated / 1e9:.2f} GB')",
+    "print(f'{torch.cuda.mem_get_info()[1] / 1e9:.2f} GB')":
+        "print(f'{@.memory_info().total / 1e9:.2f} GB')",
     "y = getattr(torch, 'cuda').current_device()": "y = @.index",
     "é = 'ü'; torch.cuda.synchronize()": "é = 'ü'; @.synchronize()",
 }  # fmt: skip
@@ -194,6 +193,9 @@ def test_what_a_decorator_is_given_is_evaluated_on_import() -> None:
         "y = torch.cuda.can_device_access_peer(i, 1)": "y = devicekit.device_for(i).can_access_peer(1)",
         "y = torch.cuda.graph_pool_handle()": "y = @.graph_pool()",
         "y = torch.backends.mps.is_available()": "y = devicekit.accelerator_available()",
+        "y = torch.cuda.memory_allocated() / 2": "y = @.memory_stats().allocated / 2",
+        "y = torch.cuda.memory.max_memory_reserved(i)": "y = devicekit.device_for(i).memory_stats().peak_reserved",
+        "y = self.to('cuda')": "y = self.to(@.torch_device.type)",
     }.items(),
 )
 def test_what_means_more_or_less_than_before_is_written_only_when_asked(before: str, after: str) -> None:
@@ -374,6 +376,39 @@ def test_a_device_may_be_an_attribute_an_import_or_the_files_own() -> None:
     assert "d.synchronize()" in fixed(parameter)
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "apart"),
+    [
+        ("devices/musa/from_pointer.py", "def f(): torch.musa.synchronize()", True),
+        ("connectors/NPUConnector.py", "def f(s: torch.npu.Stream): return torch.device('npu')", True),
+        ("x.py", "class PagedMemMUSAConnectorV2:\n    def f(self): torch.musa.synchronize()", True),
+        ("x.py", "def peak_xpu_memory(s: torch.xpu.Stream): return torch.xpu.mem_get_info()", True),
+        ("x.py", "def f():\n    def on_hpu0(): torch.cuda.synchronize()", True),
+        (
+            "cuda_graph_runner.py",
+            "class CudaRunner:\n    def get_cuda(self): torch.cuda.synchronize()",
+            False,
+        ),
+        ("inputs/chips.py", "class XLargeInput:\n    def mpstat(self): torch.cuda.synchronize()", False),
+    ],
+)
+def test_code_for_one_vendor_beside_others_stays_that_vendors(path: str, body: str, apart: bool) -> None:
+    edits = analyse(f"import torch\n{body}\n", path).edits
+    assert edits
+    assert any(one.safe for one in edits) is not apart
+
+
+def test_what_is_said_to_be_a_type_is_one_everywhere() -> None:
+    code = (
+        "import torch\nfrom typing import cast\n\ndef f(s) -> torch.cuda.Stream:\n"
+        "    return cast(torch.cuda.Stream, s)\n"
+    )
+    assert fixed(code) == (
+        "from typing import cast\nimport devicekit\n\ndef f(s) -> devicekit.Stream:\n"
+        "    return cast(devicekit.Stream, s)\n"
+    )
+
+
 def test_annotations_and_exceptions_are_torch_and_devicekit_types() -> None:
     code = (
         "import torch as T\n\ndef f(s: T.cuda.Stream | None) -> list[T.cuda.Event]:\n    try: pass\n"
@@ -457,16 +492,14 @@ def test_the_command_shows_rewrites_and_says_what_changes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "a.py"
-    path.write_text("import torch\ndef f(x):\n    return torch.cuda.memory_allocated()\n")
+    path.write_text("import torch\ndef f(x):\n    return torch.cuda.get_device_name()\n")
     assert main(["audit", "--diff", str(path)]) == 1
     shown = capsys.readouterr().out
-    assert (
-        f"-    return torch.cuda.memory_allocated()\n+    return {HERE}.memory_stats().allocated\n" in shown
-    )
-    assert "torch.cuda.memory_allocated" in path.read_text()
+    assert f"-    return torch.cuda.get_device_name()\n+    return {HERE}.properties().name\n" in shown
+    assert "torch.cuda.get_device_name" in path.read_text()
     assert main(["audit", "--fix", str(path)]) == 0
     told = capsys.readouterr().out
-    assert "torch.cuda.memory_allocated: None where nobody counts" in told
+    assert "torch.cuda.get_device_name: None where the vendor does not say" in told
     assert told.endswith("1 place rewritten in 1 file; 0 left to do by hand\n")
     assert main(["audit", "--diff", str(path)]) == 0
     path.write_text("import torch\ntorch.cuda.synchronize()\n")
@@ -491,10 +524,10 @@ def test_torch_is_imported_no_longer_than_it_is_used() -> None:
     )
     assert "import torch as T" not in fixed("import torch as T\n\ndef f(): T.cuda.synchronize()\n")
     for kept in (
-        "import torch\n\ndef f(): return torch.cuda.memory_allocated(), torch.zeros(1)\n",
+        "import torch\n\ndef f(): return torch.cuda.device_count(), torch.zeros(1)\n",
         "import torch\n\n__all__ = ['torch']\ndef f(): torch.cuda.synchronize()\n",
         "import torch  # for others\nfrom torch.cuda import synchronize\ndef f(): synchronize()\n",
-        "import torch\nimport torch.nn\n\ndef f(): return torch.cuda.memory_allocated(), torch.nn.Module\n",
+        "import torch\nimport torch.nn\n\ndef f(): return torch.cuda.device_count(), torch.nn.Module\n",
     ):
         text = fixed(kept)
         assert "devicekit" in text
