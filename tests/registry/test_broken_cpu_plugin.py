@@ -81,7 +81,7 @@ BREAKAGES: dict[str, tuple[Edit, type[DeviceKitError], str]] = {
     "contract too old": (
         _substitute("backend.toml", 'contract = ">=1.0,<2"', 'contract = ">=0.4,<1"'),
         IncompatibleBackend,
-        r"contract <1,>=0.4, and this devicekit serves 1.1, 1.0. Try: pip install --upgrade devicekit-cpu$",
+        r"contract >=0.4,<1, and this devicekit serves 1.1, 1.0. Try: pip install --upgrade devicekit-cpu$",
     ),
     "contract from the future": (
         _substitute("backend.toml", 'contract = ">=1.0,<2"', 'contract = ">=3.1"'),
