@@ -63,7 +63,7 @@ def arguments_for(trial: Trial) -> tuple[Any, ...] | None:
     declared = inspect.signature(getattr(BackendSpec, trial.hook)).parameters
     for parameter in (declared[name] for name in trial.ctx.opened.parameters(trial.hook)):
         if parameter.name in HOOKS[trial.hook].added:
-            made.append(None)  # what was appended asks for nothing when it is None
+            made += frozen_contract.asking_nothing(trial.hook, 0, [parameter.name])
             continue
         maker = _BY_NAME.get(parameter.name) or _BY_TYPE.get(str(parameter.annotation))
         if maker is None:

@@ -91,6 +91,13 @@ class Context:
         found = count()
         return found if type(found) is int else 0
 
+    @functools.cached_property
+    def first_use(self) -> frozenset[str]:
+        """What initialising the device changes in a process; asked for before anything has."""
+        from devicekit_conformance.first_use import changed_by_first_use
+
+        return changed_by_first_use(self)
+
     def device(self, index: int = 0) -> Device:
         """The engine's handle, for what is to be seen through the host."""
         from devicekit.device import device_of
@@ -116,12 +123,12 @@ class Context:
         if function is None:
             raise NotApplicable(f"the backend does not implement {name}")
 
-        # What was appended to the hook since contract 1.0 asks for nothing when it is None.
-        appended = len(self.opened.parameters(name))
+        parameters = self.opened.parameters(name)
 
         def call(*arguments: object) -> object:
             try:
-                return function(*arguments, *[None] * (appended - len(arguments)))
+                appended = frozen_contract.asking_nothing(name, len(arguments), parameters)
+                return function(*arguments, *appended)
             except Exception as error:
                 shown = ", ".join(map(repr, arguments))
                 raise Failure(f"{name}({shown}) raised {type(error).__name__}: {error}") from error

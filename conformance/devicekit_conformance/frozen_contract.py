@@ -6,7 +6,9 @@ A host that answers a missing hook wrongly would agree with its own table; it do
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+import functools
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -135,6 +137,20 @@ def hook(name: str) -> FrozenHook:
 
     spec = DECLARED[name]
     return FrozenHook(name, Missing(spec.kind.value), spec.parameters, _types_of(spec.returns))
+
+
+def asking_nothing(name: str, given: int, parameters: Sequence[str]) -> list[object]:
+    """What a hook is given for those of its ``parameters`` after the first ``given``: it asks for nothing."""
+    nothing = _nothing_asked(name)
+    return [nothing[one] for one in parameters[given:]]
+
+
+@functools.cache
+def _nothing_asked(name: str) -> Mapping[str, object]:
+    from devicekit.contract.hooks import BackendSpec
+
+    declared = inspect.signature(getattr(BackendSpec, name)).parameters
+    return {one: False if declared[one].annotation == "bool" else None for one in declared}
 
 
 def is_newer(name: str) -> bool:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from devicekit_conformance import process_state
+from devicekit_conformance.first_use import FirstUse
 
 if TYPE_CHECKING:
     from devicekit_conformance.context import Context
@@ -42,10 +43,12 @@ class Surroundings:
         self._code = process_state.code() if thorough else {}
         self._devices = self._take_devices()
         self._descriptors = process_state.descriptors()
+        self._use = FirstUse(ctx)
 
     def changes(self) -> list[str]:
         """What is different now, as parts of a sentence."""
-        told = process_state.changes(self._process, self._take_process())
+        use = self._use
+        told = process_state.changes(use.without(self._process), use.without(self._take_process()))
         told += process_state.replaced(self._code, process_state.code()) if self._thorough else []
         devices = self._take_devices()
         # Of devices that had been initialised before.
@@ -55,7 +58,9 @@ class Surroundings:
             return told
         opened = process_state.descriptors()
         told += [
-            f"{path} is left open" for number, path in opened.items() if self._descriptors.get(number) != path
+            f"{path} is left open"
+            for number, path in opened.items()
+            if self._descriptors.get(number) != path and path not in use.excused
         ]
         told += ["an open file was closed" for number in self._descriptors if number not in opened][:1]
         return told

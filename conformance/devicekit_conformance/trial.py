@@ -82,9 +82,11 @@ class Trial:
         return found
 
     def fitted(self, hook: str, arguments: tuple[object, ...]) -> tuple[object, ...]:
-        """Arguments for what the backend's own hook takes: what was appended asks for nothing when it is None."""
-        taken = len(self.ctx.opened.parameters(hook)) if self.ctx.has(hook) else len(arguments)
-        return (*arguments, *[None] * (taken - len(arguments)))[:taken]
+        """Arguments for what the backend's own hook takes: what was appended asks for nothing."""
+        if not self.ctx.has(hook):
+            return arguments
+        taken = self.ctx.opened.parameters(hook)
+        return (*arguments, *frozen_contract.asking_nothing(hook, len(arguments), taken))[: len(taken)]
 
     def _check_type(self, found: object) -> None:
         try:

@@ -27,6 +27,7 @@ _SHOWN = 4
 def try_each(ctx: Context, hooks: Sequence[str], script: Script, limit: float = 25.0) -> None:
     """Run ``script`` on every hook; fail with what failed, or raise `NotRun` where nothing could be decided."""
     warm_up()
+    ctx.first_use  # noqa: B018  # found out while nothing has used the device
     faults: list[str] = []
     undecided: list[str] = []
     told: dict[str, list[str]] = {}

@@ -25,6 +25,7 @@ _OTHERS = _DRAW.sample([name for name in honest_names() if name not in FREEDOMS]
 _ONCE_REFUSED = {
     "absent_devices_are_unknown": ["DK-CORE-009"],
     "collectives_by_device_type": ["DK-PROC-004"],
+    "declared_types": ["DK-EACH-301"],
     "exactly_asked_for": ["DK-EACH-201"],
     "gone_in_bad_forks": ["DK-EACH-105"],
     "graphs_of_one_capture": ["DK-EACH-301"],
@@ -32,6 +33,7 @@ _ONCE_REFUSED = {
     "of_a_newer_contract": ["DK-LOAD-002"],
     "one_import_a_handle": ["DK-PROC-011"],
     "time_in_steps": ["DK-EACH-301"],
+    "watched_from_the_start": ["DK-EACH-301", "DK-EACH-401"],
     "whole_pages_are_locked": ["DK-EACH-406"],
 }
 

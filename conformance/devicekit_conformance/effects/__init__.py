@@ -13,6 +13,7 @@ import pkgutil
 from collections.abc import Callable
 
 from devicekit_conformance import frozen_contract, process_state
+from devicekit_conformance.first_use import FirstUse
 from devicekit_conformance.surroundings import OF_THE_HOST, Surroundings
 from devicekit_conformance.trial import Effect, Trial
 
@@ -53,10 +54,11 @@ def _leaving_nothing(run: Effect) -> Effect:
     def watched(trial: Trial) -> None:
         around = Surroundings(trial.ctx, trial.hook, trial.index, thorough=False)
         before = _of_the_process(trial) if trial.watched and trial.calls[0] == 0 else None
+        use = FirstUse(trial.ctx)
         run(trial)
         changed = [one for one in around.changes() if one.startswith("the current")]
         if before is not None:
-            changed += process_state.changes(before, _of_the_process(trial))
+            changed += process_state.changes(use.without(before), use.without(_of_the_process(trial)))
         if changed and trial.watched:
             trial.fail(f"{'; '.join(changed[:3])} after what it returned was used")
 

@@ -97,6 +97,7 @@ def _enter_programs(id: str, profile: str, sentence: str, why: str, programs: in
 
         judged = _hooks(ctx, of, "in_any_order")
         warm_up()
+        ctx.first_use  # noqa: B018  # found out while nothing has used the device
         for number in range(programs):
             steps = draw(judged, sorted(ctx.implemented), ctx.device_count, f"{profile} {number}")
             fault = fault_of(ctx, steps)

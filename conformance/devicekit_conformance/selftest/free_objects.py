@@ -1,19 +1,33 @@
-"""Honest events, graphs, handles and locked memory that promise no more than the contract does."""
+"""Honest events, graphs, handles, memory and first uses that promise no more than the contract does."""
 
 from __future__ import annotations
 
+import inspect
 import math
 import mmap
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from devicekit.testing import MIB, Simulator
+from devicekit.testing.driver import Holder
 from devicekit_conformance.selftest.building import Call
 
-__all__ = ["lock_pages", "numbered", "on_locked_pages", "once", "strict_graph", "ticking", "unlock_pages"]
+__all__ = [
+    "exact_types",
+    "lock_pages",
+    "numbered",
+    "on_locked_pages",
+    "once",
+    "strict_graph",
+    "ticking",
+    "unlock_pages",
+    "watch",
+]
 
 _TICK = 16  # milliseconds
 
@@ -103,3 +117,30 @@ def on_locked_pages(call: Call) -> object:
         return call.forward()
     pages = _pages_of(tensor) if tensor.numel() else ()
     return all(any(page <= one <= end for page, end in _locked.values()) for one in pages)
+
+
+def watch() -> None:
+    """Initialising starts a thread, opens a file and takes memory for a context."""
+    plain, started = Simulator.initialize, dict[str, object]()
+
+    def initialize(self: Simulator) -> None:
+        plain(self)
+        if not started:
+            started["file"] = os.open(os.devnull, os.O_RDONLY)
+            for device in self.devices:
+                device.memory.take(Holder(os.getpid(), "context"), 24 * MIB)
+            watch = threading.Thread(target=threading.Event().wait, name="watch", daemon=True)
+            started["thread"] = watch
+            watch.start()
+
+    Simulator.initialize = initialize  # type: ignore[method-assign]  # of the one machine here
+
+
+def exact_types(call: Call) -> object:
+    """Vendors' functions parse what they are given, and take nothing else."""
+    kinds = {"int": int, "bool": bool, "float": float, "str": str}
+    declared = list(inspect.signature(call.honest.func).parameters.values())[1:]  # type: ignore[attr-defined]
+    for parameter, given in zip(declared, call.arguments, strict=True):
+        if type(given) is not kinds.get(str(parameter.annotation), type(given)):
+            raise TypeError(f"{parameter.name} is {parameter.annotation}, and not {given!r:.80}")
+    return call.forward()

@@ -24,6 +24,7 @@ from devicekit.testing import GIB, MIB
 from devicekit.testing.errors import WrongDevice
 from devicekit_conformance.selftest.building import FIELDS, Body, Call, takes_index
 from devicekit_conformance.selftest.free_objects import (
+    exact_types,
     lock_pages,
     numbered,
     on_locked_pages,
@@ -31,6 +32,7 @@ from devicekit_conformance.selftest.free_objects import (
     strict_graph,
     ticking,
     unlock_pages,
+    watch,
 )
 from devicekit_conformance.selftest.honest import Honest, machine
 from devicekit_conformance.selftest.unusual import Freedom, build
@@ -356,6 +358,12 @@ FREEDOMS: Mapping[str, Freedom] = {
             "unregister_host_memory": unlock_pages,
             "is_pinned": on_locked_pages,
         },
+    ),
+    "watched_from_the_start": Freedom(
+        "Initialising starts a thread, opens a file, and takes memory.", arrange=watch
+    ),
+    "declared_types": Freedom(
+        "Arguments are of the types that are declared.", bodies=dict.fromkeys(HOOKS, exact_types)
     ),
     "required_only": Freedom(
         "Only what is required is implemented.",
