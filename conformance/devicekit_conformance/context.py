@@ -114,6 +114,22 @@ class Context:
             return self.taken_back.isdisjoint(hooks)
         return capability in self.manifest.optional and all(self.has(hook) for hook in hooks)
 
+    @property
+    def holds_tensors(self) -> bool:
+        """Whether what is allocated lies in the device's memory. Plain torch's tensors of type cpu are the host's.
+
+        A device for which torch has no type has its own memory; only a probe of the vendor's reaches that.
+        """
+        foreign = self.manifest.device_type == "cpu" and not self.manifest.host
+        return self.target.probe is not None or not foreign or self.claims("unified_memory")
+
+    def needs_its_memory(self) -> None:
+        """Raise `NotRun` where nothing can be allocated in the device's own memory."""
+        if not self.holds_tensors:
+            raise NotRun(
+                "torch has no tensors in this device's memory: it needs a probe that takes some of it"
+            )
+
     def has(self, hook: str) -> bool:
         return hook in self.implemented
 

@@ -270,7 +270,7 @@ def _plausible(trial: Trial, found: Any) -> None:
 
 def _is_what_can_be_allocated(trial: Trial) -> None:
     """Sixteen parts of what is free fit, nearly, and no more."""
-    if trial.ctx.manifest.host or trial.ctx.claims("unified_memory"):
+    if trial.ctx.manifest.host or trial.ctx.claims("unified_memory") or not trial.ctx.holds_tensors:
         return  # a host promises more than it has
     if trial.runtime is None and trial.has("empty_cache"):
         trial.other("empty_cache")

@@ -65,6 +65,7 @@ def free_falls(ctx: Context) -> None:
         if fall >= factor * LARGE // 2:
             return
         tried.append(f"{fall} of {factor * LARGE}")
+    ctx.needs_its_memory()
     fail(f"memory was taken from the driver, and free fell by {', '.join(tried)} bytes")
 
 

@@ -23,6 +23,7 @@ def _is_out_of_memory(ctx: Context, error: BaseException) -> bool:
 @requirement("DK-OOM-001", profile="memory", hooks=["classify_error"], after=["DK-CACHE-002"])
 def running_out_is_recognised(ctx: Context) -> None:
     """classify_error() MUST recognise what the runtime raises when the device has no memory left."""
+    ctx.needs_its_memory()
     error = ctx.probe.exhaust(0)
     settle(ctx)
     said = f"{type(error).__name__}: {str(error)[:200]}"
@@ -72,6 +73,7 @@ def classifying_never_raises(ctx: Context) -> None:
 @requirement("DK-OOM-004", profile="memory", hooks=["classify_error"], after=["DK-OOM-001"])
 def a_wrapped_error_is_recognised(ctx: Context) -> None:
     """classify_error() MUST recognise out of memory through __cause__ and __context__."""
+    ctx.needs_its_memory()
     error = ctx.probe.exhaust(0)
     settle(ctx)
     for name, wrap in (("__cause__", _caused_by), ("__context__", _in_context_of)):
