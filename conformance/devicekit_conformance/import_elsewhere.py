@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -30,7 +31,8 @@ def main(address: str, probe: str | None = None) -> None:
         context.raw_hook("import_ipc")(object())  # after which the others are to be imported all the same
     handles: list[list[bytes]] = pickle.load(sys.stdin.buffer)
     for first, second, *_ in handles:
-        context.hook("import_ipc")(pickle.loads(first))  # a tensor may be exported more than once
+        with ThreadPoolExecutor(1) as thread:  # a tensor may be exported more than once
+            thread.submit(context.hook("import_ipc"), pickle.loads(first)).result()
         before = _state(context)
         tensor = context.hook("import_ipc")(pickle.loads(second))
         changed = process_state.changes(before, _state(context)) if len(told) > 1 else []

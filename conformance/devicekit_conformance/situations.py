@@ -14,6 +14,7 @@ from typing import Any
 from devicekit_conformance import frozen_contract
 from devicekit_conformance.anywhere import call_all_others, initialises_nothing, same_for_all, try_all_others
 from devicekit_conformance.calling import arguments_for
+from devicekit_conformance.capturing import while_capturing
 from devicekit_conformance.context import Failure, NotRun
 from devicekit_conformance.effects import effect_of
 from devicekit_conformance.leaks import leaking
@@ -126,6 +127,7 @@ def again(trial: Trial) -> None:
     for name, world in worlds(trial):
         with world:
             run(within(trial, name))
+    while_capturing(trial)
     fail_once(trial)
     _in_thread(run, within(trial, "in another thread, after a call that raised"))
     run(within(trial, "after a call that raised"))
@@ -460,6 +462,8 @@ def forked(trial: Trial) -> None:
 
     def both(one: Trial) -> None:
         judge(one, arguments, told)
+        second = within(one, f"in a second thread of {whose[3:]}")
+        one.in_a_thread(lambda: judge(second, arguments, told if trial.hook != "telemetry" else None))
         try_all_others(one)
         later = None if trial.hook == "telemetry" else told  # which moves by itself
         judge(within(one, f"{whose}, after every other hook was tried there"), arguments, later)

@@ -9,7 +9,9 @@ import sys
 from devicekit_conformance.context import MIB, Context
 from devicekit_conformance.target import Target
 
-__all__ = ["facts"]
+__all__ = ["EXIT_STATUS", "facts"]
+
+EXIT_STATUS = 7  # of a program that has something to report: who ends a process may not make it another
 
 _OF_THE_BACKEND = (
     "is_available", "device_count", "collective_backend", "visible_devices_variable", "profiler_activity"
@@ -41,13 +43,14 @@ def _told(call: str, answer: object) -> dict[str, str]:
 
 
 def main(address: str, probe: str | None = None) -> None:
-    """Allocate, wait, free, say what the backend says, and return."""
+    """Allocate, wait, free, say what the backend says, and end with `EXIT_STATUS`."""
     context = Context(Target(address, probe))
     context.device_count  # noqa: B018  # opens the backend, which the probe may need to have happened
     block = context.probe.tensor(MIB, 0)
     context.hook("synchronize")(0)
     del block
-    print(json.dumps(facts(context)))
+    print(json.dumps(facts(context)), flush=True)
+    sys.exit(EXIT_STATUS)
 
 
 if __name__ == "__main__":

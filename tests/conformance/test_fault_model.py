@@ -72,3 +72,37 @@ def test_a_sample_of_the_faults_is_caught_by_a_sentence(
     ]
     found = _run(_SCRIPT, *chosen)
     assert not {name: one for name, one in found.items() if one[0] != "fail" or len(one[2]) < 10}
+
+
+# Kinds of faults that the suite once let pass, each of which has a property that finds it.
+_KINDS = (
+    "neighbours_are_confused",
+    "a_form_is_refused_or_lost",
+    "an_error_is_followed_wrongly",
+    "a_peak_is_lost",
+    "a_limit_is_taken_lightly",
+    "the_small_and_the_many",
+    "a_capture_is_not_whole",
+    "a_graphs_pool_is_ignored_or_kept",
+    "a_capture_confuses_others",
+    "a_wait_counts_once_or_at_home",
+    "streams_are_told_apart_badly",
+    "a_replay_is_not_waited_for",
+)
+
+
+@pytest.mark.parametrize("count", [3, pytest.param(None, marks=pytest.mark.thorough)])
+def test_faults_at_edges_and_around_captures_are_caught(
+    model: dict[str, list[str]], count: int | None
+) -> None:
+    """One of each of ``count`` kinds, or all of every kind."""
+    print(f"FAULT_MODEL_SEED={_SEED}")
+    source = random.Random(_SEED)
+    by_kind = {kind: [name for name in model if name.startswith(f"{kind}__")] for kind in _KINDS}
+    assert all(by_kind.values())
+    if count is None:
+        chosen = [name for names in by_kind.values() for name in names]
+    else:
+        chosen = [source.choice(by_kind[kind]) for kind in source.sample(_KINDS, count)]
+    found = _run(_SCRIPT, *chosen)
+    assert not {name: one for name, one in found.items() if one[0] != "fail" or len(one[2]) < 10}

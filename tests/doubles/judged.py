@@ -150,6 +150,8 @@ def _is_pinned(tensor: torch.Tensor, driver: Driver) -> bool:
 
 
 def _pinned(tensor: torch.Tensor, driver: Driver) -> torch.Tensor:
+    if tensor.device.type != "cpu":
+        raise RuntimeError(f"cannot pin {tensor.type()!r}: only dense CPU tensors can be pinned")
     if _is_pinned(tensor, driver) or not tensor.numel():
         return tensor
     found = tensor.clone()

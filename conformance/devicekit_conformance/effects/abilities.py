@@ -40,9 +40,19 @@ def supported_dtypes(trial: Trial) -> None:
         if dtype.is_floating_point and dtype.itemsize > 1:
             raised = _multiplies(trial, dtype)
             trial.expect(not raised, f"it has {dtype}, in which {raised}")
+    _of_eight_bits(trial, {str(one).rpartition(".")[2] for one in found})
     for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
         lacks = dtype not in found and not _multiplies(trial, dtype)
         trial.expect(not lacks, f"it lacks {dtype}, in which the device multiplies")
+
+
+def _of_eight_bits(trial: Trial, names: set[str]) -> None:
+    """No hardware has both forms of a format, and no processor the one whose zero has no sign."""
+    for form in ("float8_e4m3fn", "float8_e5m2"):
+        other = f"{form}uz" if form.endswith("fn") else f"{form}fnuz"
+        trial.expect(not {form, other} <= names, f"it has {form} and {other}, of which hardware has one")
+        impossible = trial.ctx.manifest.host and other in names
+        trial.expect(not impossible, f"it has {other}, in which no processor multiplies")
 
 
 def _multiplies(trial: Trial, dtype: torch.dtype) -> str:

@@ -13,6 +13,8 @@ from devicekit_conformance.effects import effect
 from devicekit_conformance.printing import printed
 from devicekit_conformance.trial import Trial
 
+_LAYERS = 120  # of errors that came from each other, as retries make them
+
 
 class _Unprintable(Exception):
     def __str__(self) -> str:
@@ -150,7 +152,7 @@ def _odd() -> Iterator[BaseException]:
     for name in ("__cause__", "__context__", "__suppress_context__", "args", "error_code"):
         for found in (property(fail), property(lambda self: [self])):
             yield type("Odd", (RuntimeError,), {name: found})("out of luck")
-    for name in ("__str__", "__repr__", "__bool__", "__len__"):
+    for name in ("__str__", "__repr__", "__bool__", "__len__", "__eq__", "__hash__", "__getattribute__"):
         yield type("Odd", (RuntimeError,), {name: fail})("out of luck")
     deep: BaseException = RuntimeError("the first of many")
     for number in range(3000):
@@ -208,6 +210,16 @@ def _judges_itself_first(trial: Trial, provoked: list[tuple[str, BaseException]]
 
 
 def _recognises(trial: Trial, wanted: str, error: BaseException, others: list[str]) -> None:
+    for given in _as_caught(error):
+        value = getattr(_quick(trial, given), "value", None)
+        trial.equal(value, wanted, f"what {_told(error)}, just caught, is taken for")
+    if wanted != "device_lost":  # which may come before all else, wherever it is
+        hidden = RuntimeError("the step failed")
+        hidden.__context__, hidden.__suppress_context__ = error, True
+        value = getattr(_quick(trial, hidden), "value", None)
+        trial.equal(
+            value, None, f"what an error raised from None is taken for, whose context {_told(error)} is,"
+        )
     error, arguments = error.with_traceback(None), error.args
     if type(error) is torch.OutOfMemoryError:  # by type first, whatever the words
         for words in ("lost: invalid device ordinal, the driver is not initialized", "", *others):
@@ -219,10 +231,34 @@ def _recognises(trial: Trial, wanted: str, error: BaseException, others: list[st
         kind = _quick(trial, given)
         value = getattr(kind, "value", None)
         trial.equal(value, wanted, f"what {_told(error)}{name} is taken for")
-    deep = next(given for name, given in _wrapped(error) if "deep" in name)
+    deep = next(given for name, given in _wrapped(error) if "four" in name)
     _quick(trial, deep)
     same = deep.__cause__ is not None and error.args == arguments
     trial.expect(same, "it changed the error that it was given")
+
+
+def _as_caught(error: BaseException) -> Iterator[BaseException]:
+    """The error with its traceback, alone and below one that was raised from it."""
+    try:
+        raise error
+    except BaseException as caught:
+        yield caught
+        try:
+            raise RuntimeError("the step failed") from caught
+        except RuntimeError as outer:
+            yield outer
+
+
+class _WithoutTruth(RuntimeError):
+    """What some libraries derive: equal to all others, of no hash, empty and false."""
+
+    __hash__ = None  # type: ignore[assignment]  # as where a class defines equality alone
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __len__(self) -> int:
+        return 0
 
 
 def _wrapped(error: BaseException) -> Iterator[tuple[str, BaseException]]:
@@ -242,6 +278,14 @@ def _wrapped(error: BaseException) -> Iterator[tuple[str, BaseException]]:
     last = RuntimeError("layer 4 failed")
     last.__cause__ = deep
     yield ", four layers deep,", last
+    odd, above = _WithoutTruth("odd"), _WithoutTruth("odder")
+    odd.__cause__, above.__context__ = error, odd
+    yield ", below errors of an odd class,", above
+    deeper: BaseException = error
+    for number in range(_LAYERS):
+        outer = RuntimeError(f"layer {number} failed")
+        outer.__context__, deeper = deeper, outer
+    yield f", {_LAYERS} layers deep,", deeper
 
 
 def _told(error: BaseException) -> str:

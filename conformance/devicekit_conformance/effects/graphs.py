@@ -11,6 +11,7 @@ from devicekit_conformance import process_state
 from devicekit_conformance.context import MIB
 from devicekit_conformance.crossing import KINDS, Elsewhere
 from devicekit_conformance.effects import effect
+from devicekit_conformance.effects.replays import all_of_a_graph, outlives_no_pool
 from devicekit_conformance.measures import BLOCK
 from devicekit_conformance.trial import Trial
 
@@ -101,6 +102,8 @@ def create_graph(trial: Trial) -> None:
         graph.reset()
         other.reset()
         _is_empty_after_reset(trial, graph, target, count)
+        if not trial.situation:
+            all_of_a_graph(trial)
     _gives_memory_back(trial)
 
 
@@ -264,6 +267,8 @@ def graph_pool(trial: Trial) -> None:
         trial.expect(pool is not other, "two pools are one")
         if not (trial.ctx.claims("shared_graph_pools") and trial.has("create_graph")):
             return
+        if not trial.situation:
+            outlives_no_pool(trial)
         trial.drop_cache()
         before = trial.ctx.probe.held(trial.index)
         source = trial.filled(4096, 1)

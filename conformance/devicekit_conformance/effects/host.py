@@ -9,6 +9,7 @@ import torch
 
 from devicekit_conformance.context import MIB
 from devicekit_conformance.effects import effect
+from devicekit_conformance.effects.locking import lock_and_unlock
 from devicekit_conformance.measures import ROUNDING, granule
 from devicekit_conformance.pages import NUMBERS, on_own_pages
 from devicekit_conformance.trial import Trial
@@ -29,6 +30,9 @@ def pin_memory(trial: Trial) -> None:
         torch.full((3 * MIB,), 9, dtype=torch.uint8),
         torch.linspace(0, 1, 33).to(torch.bfloat16),
         torch.tensor([1 + 2j, 3 - 4j]),
+        torch.tensor([1 + 2j, 3 - 4j]).conj(),
+        torch.tensor([1 + 2j, 3 - 4j]).conj().imag,
+        torch.linspace(0, 1, 9, requires_grad=True),
         torch.empty(0, 3),
         whole[::3],
         torch.tensor([5.5, 6.5]).reshape(2, 1).expand(2, 40),
@@ -57,6 +61,7 @@ def pin_memory(trial: Trial) -> None:
         twice = trial.call(pinned)
         trial.expect(twice.data_ptr() == pinned.data_ptr(), "pinning what is pinned made another copy")
         trial.expect(torch.equal(twice, kept), "pinning what is pinned changed it")
+    _refuses(trial, torch.empty(64, device="meta"), "a tensor that is nowhere")
     if not trial.ctx.manifest.host:
         _refuses(trial, trial.tensor(4096), "a tensor that is not on the host")
     if trial.has("register_host_memory") and trial.has("unregister_host_memory"):
@@ -104,6 +109,9 @@ def host_memory_stats(trial: Trial) -> None:
     after = trial.call()
     _sound(trial, after)
     trial.equal(after.allocated, found.allocated, "allocated, after the pinned block was freed,")
+    if trial.has("empty_host_cache"):
+        trial.other("empty_host_cache")
+        _sound(trial, trial.call())
     if after.reserved is not None and after.allocated is not None and now.reserved is not None:
         trial.expect(
             after.reserved >= after.allocated, f"allocated {after.allocated}, reserved {after.reserved}"
@@ -197,6 +205,8 @@ def _by_other_roads(trial: Trial) -> None:
         trial.expect(
             apart is False, "it is True for memory that is not registered, where a part before it is"
         )
+        if not trial.situation:
+            lock_and_unlock(trial)
     del used
 
 
@@ -219,6 +229,8 @@ def register_host_memory(trial: Trial) -> None:
             trial.expect(still, "registered memory is not page-locked once it was refused again")
         finally:
             trial.other("unregister_host_memory", tensor.view(size))  # the memory counts, not the object
+    if not trial.situation:
+        lock_and_unlock(trial)
     whole = torch.zeros(64, 64)
     _refuses(trial, whole.t(), "a tensor that is not contiguous")
     _refuses(trial, torch.empty(0), "a tensor without elements")
@@ -234,6 +246,8 @@ def register_host_memory(trial: Trial) -> None:
 def unregister_host_memory(trial: Trial) -> None:
     if not trial.has("register_host_memory"):
         return
+    if not trial.situation:
+        lock_and_unlock(trial)
     tensor, kept = on_own_pages(), on_own_pages()
     for one in (kept, tensor):
         trial.other("register_host_memory", one)

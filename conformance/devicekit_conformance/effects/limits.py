@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from devicekit_conformance.context import MIB
-from devicekit_conformance.crossing import KINDS
 from devicekit_conformance.effects import effect
 from devicekit_conformance.lasting import Lasting
-from devicekit_conformance.measures import BLOCK, GIB
+from devicekit_conformance.measures import BLOCK, ROUNDING
 from devicekit_conformance.trial import Trial
 
 if TYPE_CHECKING:
     import torch
-
-
-_LARGE = 96 * MIB
-_THOROUGH = 8  # calls; later ones are about what may be another in their situation
 
 
 def total_of(trial: Trial, index: int) -> int | None:
@@ -57,9 +52,11 @@ def set_memory_fraction(trial: Trial) -> None:
             theirs = total_of(trial, index)
             room = theirs is None or fits(trial, index, theirs * 3 // 5)
             trial.expect(room, f"it limits device {index} as well")
+        _leaves_the_limits_of_others(trial)
+        _counts_what_is_kept(trial, total)
         _counts_from_the_total(trial, total)
         _leaves_what_is_held(trial, total)
-        for wrong in (-0.5, float("nan"), 1.5):
+        for wrong in (-0.5, float("nan"), 1.5, "0.25", 1):
             _accepts_not(trial, wrong)
         trial.expect(
             not fits(trial, trial.index, total * 3 // 5), "a fraction that it refused changed the limit"
@@ -81,6 +78,39 @@ def _roads(trial: Trial) -> Iterator[tuple[str, AbstractContextManager[object]]]
         yield "on another stream", trial.on(stream)
     if trial.ctx.claims("memory_pools") and trial.has("memory_pool"):
         yield "from a pool", trial.other("memory_pool", trial.index).use()
+
+
+def _leaves_the_limits_of_others(trial: Trial) -> None:
+    """A device has the limit that was set for it, however low, whatever is set for another one later."""
+    for index in trial.others[:1]:
+        theirs = total_of(trial, index)
+        if theirs is None:
+            continue
+        trial.other(trial.hook, index, 0.25)
+        trial.call(trial.index, 0.5)
+        room = fits(trial, index, theirs * 2 // 5)
+        trial.other(trial.hook, index, 1.0)
+        trial.expect(not room, f"a limit of device {index} is gone once one was set for device {trial.index}")
+
+
+def _counts_what_is_kept(trial: Trial, total: int) -> None:
+    """What a pool keeps for itself is reserved, and counts like what is in use."""
+    if not (trial.ctx.claims("memory_pools") and trial.has("memory_pool")):
+        return
+    pool: Any = trial.other("memory_pool", trial.index)
+    with trial.current(trial.index), pool.use():
+        kept = trial.tensor(total // 4 // MIB * MIB)
+    del kept
+    try:
+        block: torch.Tensor | None = trial.tensor(total * 2 // 5 // MIB * MIB)
+    except Exception:
+        block = None
+    held = trial.ctx.probe.held(trial.index)
+    del block, pool
+    gc.collect()
+    trial.drop_cache()
+    told = f"with half of {total} allowed, the device holds {held}"
+    trial.expect(held is None or held <= total // 2 + ROUNDING, told)
 
 
 def _counts_from_all(trial: Trial, total: int) -> None:
@@ -139,12 +169,12 @@ def _nothing_is_allowed(trial: Trial, total: int) -> None:
     trial.expect(not fits(trial, trial.index, total // 16), "with nothing allowed, a sixteenth was allocated")
 
 
-def _accepts_not(trial: Trial, wrong: float) -> None:
+def _accepts_not(trial: Trial, wrong: object) -> None:
     try:
         trial.ctx.raw_hook(trial.hook)(trial.index, wrong)
     except Exception:
         return
-    trial.fail(f"it accepted {wrong}")
+    trial.fail(f"it accepted {wrong!r}")
 
 
 def fits(trial: Trial, index: int, size: int) -> bool:
@@ -161,120 +191,6 @@ def fits(trial: Trial, index: int, size: int) -> bool:
     del block
     trial.drop_cache()
     return True
-
-
-@effect("memory_pool")
-def memory_pool(trial: Trial) -> None:
-    with trial.current(trial.index):
-        with trial.current((trial.others or [trial.index])[0]):
-            first = trial.call(trial.index)
-        second = trial.call(trial.index)
-        trial.expect(first is not second, "two pools are one")
-        if not trial.ctx.claims("memory_pools") or not trial.ctx.claims("caching_allocator"):
-            return
-        roomy = (total_of(trial, trial.index) or 0) >= 2 * GIB
-        size = BLOCK + MIB * 2 if roomy else 12 * MIB
-        free_address = _address(trial, size)
-        if _address(trial, size) != free_address:
-            return  # this allocator hands nothing out again, so nothing can be told from addresses
-        with first.use():
-            inside = trial.tensor(size).fill_(8)
-        trial.expect(inside.data_ptr() != free_address, "memory of the common cache was served inside use()")
-        other = trial.tensor(size).fill_(9)
-        trial.expect(bool((inside == 8).all().item()), "a block from the pool was overwritten")
-        address = inside.data_ptr()
-        del inside, other
-        outside = [trial.tensor(size) for _ in range(2)]
-        trial.expect(
-            address not in [one.data_ptr() for one in outside], "memory of the pool was served outside"
-        )
-        with second.use():
-            strange = trial.tensor(size)
-        trial.expect(strange.data_ptr() != address, "memory of one pool was served by another")
-        with first.use():
-            again = trial.tensor(size)
-        trial.equal(again.data_ptr(), address, "the block that the pool hands out again")
-        del again, strange
-        with first.use():
-            elsewhere = trial.in_a_thread(lambda: trial.tensor(size))
-        trial.expect(elsewhere.data_ptr() != address, "the pool served another thread, outside of the block")
-        del elsewhere
-        outside += _after_another(trial, first, second, size, address)
-        for kind in KINDS:
-            try:
-                with first.use():
-                    raise kind
-            except BaseException as error:
-                if type(error) is not kind:
-                    raise
-            else:
-                trial.fail(f"use() swallowed {kind.__name__}")
-            after = trial.tensor(size)
-            served = after.data_ptr() == address
-            trial.expect(not served, f"after {kind.__name__} inside use(), the pool still serves")
-            outside.append(after)
-        del outside, after, first, second
-        trial.answers.clear()  # which holds the pools
-        if trial.calls[0] <= _THOROUGH:
-            _goes_back(trial, 3 * MIB)
-
-
-def _goes_back(trial: Trial, size: int) -> None:
-    """What a pool took goes back once nobody holds the pool, and nothing that is in use is in it."""
-    if not callable(getattr(trial.runtime, "empty_cache", None)):
-        return
-    trial.drop_cache()
-    before = trial.ctx.probe.held(trial.index)
-    pool: Any = trial.ctx.raw_hook(trial.hook)(trial.index)  # what the trial calls, it keeps
-    with pool.use():
-        block = trial.tensor(size).fill_(6)
-        large = _LARGE if (total_of(trial, trial.index) or 0) >= 2 * GIB else size
-        freed = trial.tensor(large)
-    address = freed.data_ptr()
-    del freed
-    common = trial.tensor(large)
-    trial.expect(common.data_ptr() != address, f"a block of {large} bytes of the pool was served outside")
-    del pool, common
-    gc.collect()
-    trial.drop_cache()
-    over = [trial.filled(size, 9) for _ in range(3)]
-    trial.expect(bool((block == 6).all().item()), "a block of a pool that nobody holds was overwritten")
-    del block, over
-    trial.drop_cache()
-    after = trial.ctx.probe.held(trial.index)
-    told = f"the device held {before} bytes before a pool was made, and {after} once nobody held it"
-    trial.expect(before is None or after is None or after <= before, told)
-
-
-def _after_another(trial: Trial, first: Any, second: Any, size: int, address: int) -> list[torch.Tensor]:
-    """After a block within the block, the pool serves again: another pool's, its own, or a graph's capture."""
-    made = []
-    insides: dict[str, Callable[[], AbstractContextManager[object]]] = {
-        "another pool's": second.use, "its own": first.use,
-    }  # fmt: skip
-    if trial.ctx.claims("graphs") and trial.has("create_graph"):
-        insides["a capture's"] = lambda: trial.other("create_graph", trial.index).capture()
-    for whose, inside in insides.items():
-        with first.use():
-            with inside():
-                pass
-            block = trial.tensor(size)
-        trial.equal(
-            block.data_ptr(), address, f"after {whose} block within the pool's, the block that is served"
-        )
-        del block
-        after = trial.tensor(size)
-        served = after.data_ptr() == address
-        trial.expect(not served, f"after {whose} block within the pool's, the pool serves outside")
-        made.append(after)
-    return made
-
-
-def _address(trial: Trial, size: int) -> int:
-    block = trial.tensor(size)
-    address = block.data_ptr()
-    del block
-    return address
 
 
 @effect("record_memory_history")
@@ -355,7 +271,13 @@ def set_allocator_setting(trial: Trial) -> None:
             _refused(trial, name, another, "cannot be changed")
         if changeable is not True or not value.isdigit():
             continue
-        for unreadable in (f"{value}x", *_UNREADABLE):
+        more = [
+            f"{value}{mark}{other}{sign}{before[other]}"
+            for other in before
+            for mark in ",; "
+            for sign in ":="
+        ]
+        for unreadable in (f"{value}x", *_UNREADABLE, *more):
             _refused(trial, name, unreadable, "was given a value that cannot be read")
         wanted = _another(trial, name, value)
         expected = {**before, name: wanted}

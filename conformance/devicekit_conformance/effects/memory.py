@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
 from typing import Any
@@ -10,7 +11,8 @@ from devicekit_conformance import frozen_contract
 from devicekit_conformance.context import MIB
 from devicekit_conformance.effects import effect
 from devicekit_conformance.effects.limits import leaves
-from devicekit_conformance.measures import BLOCK, GIB, ROUNDING, granule, large_of, within_the_machine
+from devicekit_conformance.effects.peaks import peaks_outlast
+from devicekit_conformance.measures import BLOCK, GIB, LARGE, ROUNDING, granule, large_of, within_the_machine
 from devicekit_conformance.trial import Trial
 
 _OWN_KEYS = {
@@ -28,6 +30,9 @@ _OWN_KEYS = {
     "num_device_free": "num_device_free",
     "num_segments": "segment.all.current",
 }
+
+
+_MANY = 24  # blocks, each of which takes a segment
 
 
 @effect("memory_stats")
@@ -76,6 +81,8 @@ def memory_stats(trial: Trial) -> None:
         again = trial.call(trial.index)
         trial.expect(again.raw or not second.raw, "emptying raw of one record emptied that of the next")
     _waits_for_a_stream(trial)
+    if not trial.situation:
+        peaks_outlast(trial)
     if trial.calls[0] < 12 and (trial.own("mem_get_info", trial.index) or (0, 0))[0] > 8 * GIB:
         huge = trial.tensor(5 * GIB)
         _compare(trial, trial.call(trial.index))
@@ -149,54 +156,6 @@ def _unit(value: int, truth: int) -> str:
         if truth >= size and value == truth // size:
             return f": that is {name}, not bytes"
     return ": it has wrapped around 32 bits" if truth > 2**31 and value % 2**32 == truth % 2**32 else ""
-
-
-@effect("reset_peak_memory_stats")
-def reset_peak_memory_stats(trial: Trial) -> None:
-    if trial.ctx.probe.initialised() is False:
-        trial.call(trial.index)
-    size = large_of(trial)
-    if trial.calls[0] <= 1:
-        trial.ctx.probe.exhaust(trial.index)  # so that there is something to forget
-        trial.own("empty_cache")
-    for index in range(trial.count):
-        top = trial.tensor(size + 512 * index, index)
-        del top
-        trial.own("empty_cache")  # so that the peak of what is reserved is above what is
-        kept = trial.tensor(BLOCK, index)
-        del kept
-    before = {index: _peaks(trial, index) for index in range(trial.count)}
-    counters = _counters(trial)
-    trial.call(trial.index)
-    trial.equal(_counters(trial), counters, "what is counted since the start")
-    for index in range(trial.count):
-        now = _peaks(trial, index)
-        for name, (value, peak) in now.items():
-            if index == trial.index:
-                near = value <= peak <= value + ROUNDING
-                trial.expect(near, f"right after it, {name} is {value} and its peak {peak}")
-            else:
-                trial.equal(peak, before[index][name][1], f"the peak of {name} on device {index}")
-
-
-def _counters(trial: Trial) -> list[object]:
-    own = trial.own("memory_stats", trial.index)
-    names = ("num_ooms", "num_alloc_retries", "num_device_alloc", "num_device_free")
-    return [own.get(name) if isinstance(own, dict) else None for name in names]
-
-
-def _peaks(trial: Trial, index: int) -> dict[str, tuple[int, int]]:
-    own = trial.own("memory_stats", index)
-    if isinstance(own, dict) and own:
-        names = ("allocated_bytes.all", "active_bytes.all", "reserved_bytes.all")
-        return {one: (own[f"{one}.current"], own[f"{one}.peak"]) for one in names if f"{one}.peak" in own}
-    if not trial.has("memory_stats"):
-        return {}
-    found = trial.other("memory_stats", index)
-    pairs = (
-        (name, getattr(found, name), getattr(found, f"peak_{name}")) for name in ("allocated", "reserved")
-    )
-    return {name: (value, peak) for name, value, peak in pairs if value is not None and peak is not None}
 
 
 @effect("memory_info")
@@ -402,8 +361,24 @@ def memory_snapshot(trial: Trial) -> None:
             second.clear()
             trial.equal(len(trial.call(trial.index)), count, "after the list before was emptied, its length")
     del kept, elsewhere, block, private
+    if second is not None and not trial.situation:
+        _lists_all(trial)
     if second is not None and trial.runtime is not None and trial.has("record_memory_history"):
         _looks_on(trial)
+
+
+def _lists_all(trial: Trial) -> None:
+    """A long list is as whole as a short one: each block is one entry more."""
+    if large_of(trial) < LARGE:
+        return  # there is no room for many
+    counts: list[int] = []
+    kept: list[object] = []
+    for _ in range(_MANY):
+        kept.append(trial.tensor(BLOCK))
+        counts.append(leaves(trial.call(trial.index)))
+    stopped = [number for number, (one, next) in enumerate(itertools.pairwise(counts), 2) if next <= one]
+    told = f"with {stopped[0]} blocks in use it tells no more than with one less" if stopped else ""
+    trial.expect(trial.runtime is None or not stopped, told)
 
 
 def _looks_on(trial: Trial) -> None:

@@ -76,6 +76,9 @@ def default_stream(trial: Trial) -> None:
     trial.expect(fresh is None or found == fresh, f"it is {found!r}, and a new thread begins on {fresh!r}")
     own = trial.own("default_stream", trial.index)
     trial.expect(own is None or found == own, f"it is {found!r}, and torch's own is {own!r}")
+    for index in trial.others:
+        theirs = trial.ctx.raw_hook(trial.hook)(index)
+        trial.expect(found != theirs and theirs != found, f"it is equal to that of device {index}")
     side = trial.new_stream()
     if side is None:
         return
@@ -110,6 +113,8 @@ def native_handle(trial: Trial) -> None:
     streams += [trial.new_stream() for _ in range(_MANY if not trial.situation else 0)]
     for stream in streams:
         handle = trial.ctx.raw_hook(trial.hook)(stream)
+        pointer = type(handle) is int and 0 <= handle < 1 << 64
+        trial.expect(pointer, f"it is {handle!r}, no value that a pointer can have")
         again = handle in seen and seen[handle] == stream  # there may be no more streams
         told = "a stream has the handle of another stream"
         trial.expect(handle not in seen or again, told)

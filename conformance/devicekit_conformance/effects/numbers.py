@@ -66,6 +66,12 @@ def manual_seed(trial: Trial) -> None:
         trial.call(trial.index, 5)
         followed.append(_of_every_kind(trial))
     trial.expect(followed[0] == followed[1], "after other distributions were drawn from, a seed gives others")
+    if trial.has("set_rng_state") and trial.has("get_rng_state") and trial.ctx.claims("rng_state"):
+        for _ in range(2):  # a state that was restored leaves nothing for later
+            trial.other("set_rng_state", trial.index, trial.other("get_rng_state", trial.index))
+            trial.call(trial.index, _SEEDS[0])
+            same = _draw(trial) == drawn[_SEEDS[0]]
+            trial.expect(same, "after a state was restored, other numbers follow a seed")
     for index in trial.others:
         trial.call(trial.index, 5)
         first = _draw(trial, index)

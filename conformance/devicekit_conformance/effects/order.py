@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import itertools
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from devicekit_conformance.crossing import KINDS, Elsewhere
 from devicekit_conformance.effects import effect
+from devicekit_conformance.effects.marks import (
+    after,
+    asked,
+    every_wait_counts,
+    leave_what_is_current,
+    unmarked,
+)
+from devicekit_conformance.effects.replays import work_of_a_replay
 from devicekit_conformance.trial import Trial
 
-_AT_ONCE = 0.1  # seconds: what takes longer has waited
 # Any int may be asked for; these are other numbers, some of the other sign, once they are cut to 8, 16 or 32 bits.
 _PRIORITIES = (0, 0, -1, 1, 100, -100, 200, -200, 40_000, -40_000, 3 << 30, -(3 << 30), 1 << 40, -(1 << 40))
-_POLLS = 120  # of work that is pending
-_STEP = 16.0  # milliseconds: the coarsest clock that times events, which tells whole ones
 _DEEP = 12  # blocks within each other
 _STREAMS = 8  # each of so many is another one: torch_npu has pools of eight, others of 32
 
@@ -47,6 +50,8 @@ def synchronize(trial: Trial) -> None:
     trial.call(trial.index)
     done = all(one is None or one.done() for one in theirs)
     trial.expect(done, "work that another thread had submitted was pending when it returned")
+    if not trial.situation:
+        work_of_a_replay(trial)
 
 
 @effect("current_stream")
@@ -107,24 +112,51 @@ def create_stream(trial: Trial) -> None:
         _is_done_when_its_work_is(trial, first, first)
     _waits(trial, first, second)
     _waits_for_many(trial, first, made[2:])
-    if not trial.situation:
-        for priority in (0, -1, 1):
-            many = [trial.call(trial.index, priority) for _ in range(_STREAMS)]
-            apart = all(one != other for one, other in itertools.combinations(many, 2))
-            trial.expect(apart, f"of {_STREAMS} streams with the priority {priority} two are one")
+    if trial.situation:
+        return
+    for priority in (0, -1, 1):
+        many = [trial.call(trial.index, priority) for _ in range(_STREAMS)]
+        apart = all(one != other for one, other in itertools.combinations(many, 2))
+        trial.expect(apart, f"of {_STREAMS} streams with the priority {priority} two are one")
+    _are_apart(trial)
+    elsewhere = [trial.new_stream(index) for index in trial.others[:1]]
+    every_wait_counts(trial, first, [second, *elsewhere])
+    event = _new_event(trial)
+    if event is not None:
+        unmarked(trial, first, event)
+        marked = _new_event(trial)
+        calls: dict[str, Callable[[], object]] = {
+            "wait_event": lambda: first.wait_event(marked), "wait_stream": lambda: first.wait_stream(second),
+            "query": first.query, "synchronize": first.synchronize,
+        }  # fmt: skip
+        leave_what_is_current(trial, first, calls)
+
+
+def _are_apart(trial: Trial) -> None:
+    """Streams of one priority differ though others are made between them, and none is one of another device."""
+    made = [trial.call(trial.index, priority) for _ in range(_STREAMS) for priority in (0, -1)]
+    told = [getattr(one, "priority", None) for one in made]
+    for priority in set(told) if len(set(told)) == 2 else ():  # or all of them are of one priority
+        many = [one for one, own in zip(made, told, strict=True) if own == priority]
+        apart = all(one != other for one, other in itertools.combinations(many, 2))
+        trial.expect(apart, f"of {_STREAMS} streams with the priority {priority}, made by turns, two are one")
+    for index in trial.others:
+        there = [trial.new_stream(index), trial.own("default_stream", index)]
+        same = any(one is not None and (one == mine or mine == one) for one in there for mine in made)
+        trial.expect(not same, f"a stream is equal to one of device {index}")
 
 
 def _is_as_urgent_as_asked(trial: Trial, made: list[Any]) -> None:
     """Clamped or not, priorities keep their order, and that of a stream that was asked for with 0 is 0."""
-    told = [(asked, getattr(one, "priority", None)) for asked, one in zip(_PRIORITIES, made, strict=True)]
-    known = sorted((asked, priority) for asked, priority in told if type(priority) is int)
-    for (asked, priority), (more, later) in itertools.pairwise(known):
+    told = [(wanted, getattr(one, "priority", None)) for wanted, one in zip(_PRIORITIES, made, strict=True)]
+    known = sorted((wanted, priority) for wanted, priority in told if type(priority) is int)
+    for (wanted, priority), (more, later) in itertools.pairwise(known):
         text = (
-            f"streams that were asked for with {asked} and {more} have the priorities {priority} and {later}"
+            f"streams that were asked for with {wanted} and {more} have the priorities {priority} and {later}"
         )
         trial.expect(priority <= later, text)
-    for asked, priority in known:
-        trial.expect(asked != 0 or priority == 0, f"a stream that was asked for with 0 has {priority}")
+    for wanted, priority in known:
+        trial.expect(wanted != 0 or priority == 0, f"a stream that was asked for with 0 has {priority}")
 
 
 def _is_on(trial: Trial, stream: Any) -> None:
@@ -142,7 +174,7 @@ def _is_done_when_its_work_is(trial: Trial, queue: Any, stream: Any) -> None:
         token = trial.long_work(queue)
         if token is None:
             return
-        said = _asked(trial, token, stream)
+        said = asked(trial, token, stream)
         trial.expect(said is not True or token.done(), "query() was True while work was pending")
         returned = stream.synchronize()
         trial.expect(returned is None, f"the stream's synchronize() returned {returned!r}")
@@ -157,7 +189,7 @@ def _waits(trial: Trial, stream: Any, source: Any) -> None:
     trial.expect(not pending or token is None or not token.done(), "wait_stream() blocked the host")
     mark = trial.work(stream)
     stream.synchronize()
-    _after(trial, token, mark, "wait_stream()")
+    after(trial, token, mark, "wait_stream()")
     event = _new_event(trial)
     if event is None:
         return
@@ -168,7 +200,7 @@ def _waits(trial: Trial, stream: Any, source: Any) -> None:
     trial.expect(not pending or token is None or not token.done(), "wait_event() blocked the host")
     mark = trial.work(stream)
     stream.synchronize()
-    _after(trial, token, mark, "wait_event()")
+    after(trial, token, mark, "wait_event()")
 
 
 def _waits_for_many(trial: Trial, stream: Any, sources: list[Any]) -> None:
@@ -180,13 +212,8 @@ def _waits_for_many(trial: Trial, stream: Any, sources: list[Any]) -> None:
     mark = trial.work(stream)
     stream.synchronize()
     for token in tokens:
-        _after(trial, token, mark, f"{len(sources)} calls of wait_stream()")
+        after(trial, token, mark, f"{len(sources)} calls of wait_stream()")
     trial.finish()
-
-
-def _after(trial: Trial, token: Any, mark: Any, what: str) -> None:
-    if token is not None and mark is not None and mark.done():
-        trial.expect(token.done(), f"work after {what} was done before what it waited for")
 
 
 def _new_event(trial: Trial) -> Any:
@@ -299,216 +326,3 @@ def _blocks_of_two_threads(trial: Trial, outer: Any, inner: Any, current: Callab
         ended = [thread.submit(current).result() for thread in (first, second)]
         trial.expect(ended == began, "after blocks of two threads that overlapped, another stream is current")
         second.submit(around.__exit__, None, None, None).result()
-
-
-@effect("create_event")
-def create_event(trial: Trial) -> None:
-    with trial.current(trial.index):
-        event, other = trial.call(trial.index, False), trial.call(trial.index, False)
-        trial.expect(event is not other, "two events are one")
-        for name in ("record", "query", "synchronize", "wait"):
-            trial.expect(hasattr(event, name), f"{type(event).__name__} has no {name}")
-        _drops_nothing(trial)
-        side, waiting = trial.new_stream(), trial.new_stream()
-        _marks(trial, trial.call(trial.index, False), None)
-        if side is not None:
-            marked = trial.call(trial.index, False)
-            _marks(trial, marked, side)
-            _marks(trial, marked, side, Elsewhere(marked))
-            with trial.on(side):
-                _marks(trial, trial.call(trial.index, False), None)
-                _marks(trial, marked, None)  # made before the stream was current
-            _orders(trial, trial.call(trial.index, False), side, waiting)
-            _outlived(trial, side, waiting)
-            for index in trial.others[:1]:
-                _across(trial, side, trial.new_stream(index))
-        _moves(trial, trial.call(trial.index, False), side)
-        _is_new(trial, side)
-        _measures(trial)
-
-
-def _drops_nothing(trial: Trial) -> None:
-    """An event that other processes are to wait for is one that can be exported, or it is refused."""
-    if len(trial.ctx.opened.parameters(trial.hook)) < 3 or trial.has("export_event"):
-        return
-    try:
-        trial.ctx.raw_hook(trial.hook)(trial.index, False, True)
-    except Exception:
-        return
-    trial.fail("it made an event for other processes, and there is no export_event()")
-
-
-def _marks(trial: Trial, recorded: Any, stream: Any, event: Any = None) -> None:
-    """Recorded behind work, the event is reached when the work is; ``event`` is the same one, asked elsewhere."""
-    event = recorded if event is None else event
-    trial.finish()
-    for _ in range(2):
-        token = trial.long_work(stream)
-        recorded.record(*(() if stream is None else (stream,)))
-        if token is None:
-            return
-        said = _asked(trial, token, event)
-        trial.expect(said is not True or token.done(), "query() was True while the marked work was pending")
-        event.synchronize()
-        trial.expect(token.done(), "the event's synchronize() returned while the marked work was pending")
-        trial.expect(event.query() is True, "query() is not True after synchronize()")
-
-
-def _moves(trial: Trial, event: Any, stream: Any) -> None:
-    """Recorded once more, while what it marked is pending, the event marks what came after."""
-    where = () if stream is None else (stream,)
-    trial.finish()
-    trial.long_work(stream)
-    event.record(*where)
-    token = trial.long_work(stream)
-    event.record(*where)
-    event.synchronize()
-    trial.expect(token is None or token.done(), "recorded twice, the event was reached with its first mark")
-
-
-def _is_new(trial: Trial, stream: Any) -> None:
-    """Made after another has gone whose mark is pending, an event says what one says that nobody recorded."""
-    trial.finish()
-    unused = trial.call(trial.index, False)
-    said = _said(unused)
-    gone = [trial.call(trial.index, False) for _ in range(3)]
-    token = trial.long_work(stream)
-    for one in gone:
-        one.record(*(() if stream is None else (stream,)))
-    gone.clear()
-    made = [trial.call(trial.index, False) for _ in range(3)]
-    pending = token is not None and not token.done()
-    for one in made:
-        trial.equal(_said(one), said, "what an event that nobody recorded says once others have gone")
-        waited = pending and token is not None and token.done()
-        trial.expect(not waited, "query() waited for what another event marks")
-    trial.finish()
-
-
-def _said(event: Any) -> object:
-    """What query() says, or raises: of an event that nobody recorded it may do either."""
-    try:
-        return event.query()
-    except Exception as error:
-        return type(error).__name__
-
-
-def _asked(trial: Trial, token: Any, handle: Any) -> object:
-    """What query() says, which must not be what it waited for."""
-    pending, began = not token.done(), time.perf_counter()
-    said: object = handle.query()
-    own_time = hasattr(trial.ctx.probe, "now")
-    for _ in range(_POLLS):  # who polls does not wait either
-        if own_time or time.perf_counter() - began < _AT_ONCE / 4:
-            handle.query()
-    # A probe with a clock of its own has no other reason for work to end meanwhile.
-    waited = hasattr(trial.ctx.probe, "now") or said is not True or time.perf_counter() - began > _AT_ONCE
-    if pending and waited:
-        trial.expect(not token.done(), "query() waited for the work")
-    return said
-
-
-def _orders(trial: Trial, event: Any, source: Any, waiting: Any) -> None:
-    """Work of another stream comes after the mark, and the host does not wait."""
-    if waiting is None:
-        return
-    for given in (True, False):
-        trial.finish()
-        token = trial.long_work(source)
-        event.record(source)
-        pending = token is not None and not token.done()
-        if given:
-            event.wait(waiting)
-        else:
-            with trial.on(waiting):
-                event.wait()
-        if pending:
-            trial.expect(token is None or not token.done(), "the event's wait() blocked the host")
-        mark = trial.work(waiting)
-        waiting.synchronize()
-        _after(trial, token, mark, "the event's wait()")
-    trial.finish()
-    token = trial.long_work(source)
-    quick = trial.work(waiting)
-    event.record(waiting)
-    event.synchronize()
-    early = token is not None and not token.done()
-    trial.finish()
-    del early, quick
-
-
-def _outlived(trial: Trial, source: Any, waiting: Any) -> None:
-    """A stream waits for a mark, though the event has gone."""
-    trial.finish()
-    token = trial.long_work(source)
-    event: Any = trial.ctx.raw_hook(trial.hook)(*trial.fitted(trial.hook, (trial.index, False)))
-    event.record(source)
-    event.wait(waiting)
-    del event
-    gc.collect()
-    mark = trial.work(waiting)
-    waiting.synchronize()
-    _after(trial, token, mark, "the wait() of an event that has gone")
-    trial.finish()
-
-
-def _across(trial: Trial, source: Any, waiting: Any) -> None:
-    """A stream of another device waits for a mark, and the host does not."""
-    trial.finish()
-    event, token = trial.call(trial.index, False), trial.long_work(source)
-    event.record(source)
-    pending = token is not None and not token.done()
-    event.wait(waiting)
-    blocked = pending and token is not None and token.done()
-    trial.expect(not blocked, "wait() of a stream of another device blocked the host")
-    mark = trial.work(waiting, waiting.device_index) if hasattr(waiting, "device_index") else None
-    waiting.synchronize()
-    _after(trial, token, mark, "wait() of a stream of another device")
-    trial.finish()
-
-
-def _elapsed_back(end: Any, start: Any) -> float | None:
-    """Milliseconds from the later mark to the earlier; ``None`` where that is refused."""
-    try:
-        found: float = end.elapsed_time(start)
-    except Exception:
-        return None
-    return found
-
-
-def _measures(trial: Trial) -> None:
-    """The time between two marks is that of the work between them, in milliseconds."""
-    clock = getattr(trial.ctx.probe, "now", time.perf_counter)
-    ratios = []
-    for repeat in (1, 8):
-        start, end = trial.call(trial.index, True), trial.call(trial.index, True)
-        if not hasattr(start, "elapsed_time"):
-            trial.fail(f"a timed {type(start).__name__} has no elapsed_time")
-        trial.finish()
-        began = clock()
-        start.record()
-        tokens = [trial.work() for _ in range(repeat)]
-        if tokens[0] is None:
-            return
-        last = tokens[-1]
-        pending = last is not None and not last.done()
-        end.record()
-        _elapsed_back(start, end)  # too early, which may raise, and must not be remembered
-        end.synchronize()
-        lasted = (clock() - began) * 1e3
-        elapsed = start.elapsed_time(end)
-        trial.expect(type(elapsed) is float, f"elapsed_time() is {elapsed!r}, no float")
-        trial.expect(elapsed >= 0, f"elapsed_time() is {elapsed}")
-        back = _elapsed_back(end, start)
-        told = f"elapsed_time() is {elapsed:g} from one mark to another, and {back} the other way"
-        trial.expect(back is None or elapsed == 0 or -1.1 * elapsed <= back <= -0.9 * elapsed, told)
-        if pending and lasted > 0.5 and trial.runtime is not None:
-            told = f"elapsed_time() is {elapsed:g}, and it took {lasted:g} ms"
-            step = _STEP if elapsed == int(elapsed) else 0.0
-            trial.expect(lasted / 30 - step <= elapsed <= 1.6 * lasted + 1 + step, told)
-            exact = hasattr(trial.ctx.probe, "now")  # where the probe's time is the device's own
-            trial.expect(not exact or abs(elapsed - lasted) <= max(0.1 * lasted, step), told)
-            ratios.append((elapsed, lasted))
-    if len(ratios) == 2 and ratios[1][1] > 4 * ratios[0][1]:
-        told = f"elapsed_time() is {ratios[0][0]:g} for work and {ratios[1][0]:g} for eight times as much"
-        trial.expect(ratios[1][0] > 1.5 * ratios[0][0], told)

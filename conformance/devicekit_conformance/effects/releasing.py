@@ -50,7 +50,9 @@ def empty_cache(trial: Trial) -> None:
     live.check("after it and new allocations")
     del over
     live.drop()
+    peaks = _peaks(trial)
     trial.call()
+    trial.equal(_peaks(trial), peaks, "with nothing in use, the peak of what was allocated, on each device,")
     if trial.ctx.claims("caching_allocator"):
         for index, more in _unused(trial, start).items():
             trial.fail(
