@@ -30,10 +30,15 @@ def granule(numbers: Sequence[int]) -> int:
     return min(common, ROUNDING) if common >= _COARSE else 0
 
 
-def large_of(trial: Trial) -> int:
+def large_of(trial: Trial, index: int | None = None) -> int:
     """A large block's size: `LARGE`, or less where torch itself says that the device is small."""
-    own = trial.own("mem_get_info", trial.index)
+    own = trial.own("mem_get_info", trial.index if index is None else index)
     return LARGE if own is None or own[1] >= 8 * LARGE else 32 * MIB
+
+
+def block_of(trial: Trial, index: int) -> int:
+    """`BLOCK`, or a third of it where the device has no room for many."""
+    return BLOCK if large_of(trial, index) == LARGE else BLOCK // 3
 
 
 def within_the_machine(total: int) -> str:

@@ -18,7 +18,7 @@ from devicekit_conformance.capturing import while_capturing
 from devicekit_conformance.context import Failure, NotRun
 from devicekit_conformance.effects import effect_of
 from devicekit_conformance.leaks import leaking
-from devicekit_conformance.measures import BLOCK
+from devicekit_conformance.measures import BLOCK, block_of
 from devicekit_conformance.printing import printed
 from devicekit_conformance.probe import Token
 from devicekit_conformance.reentering import reentered
@@ -368,7 +368,7 @@ def beside(trial: Trial) -> None:
         for index in range(trial.count):
             for stream in (None, *live.streams[index]):
                 with trial.current(index), trial.on(stream):
-                    cached = trial.tensor(2 * BLOCK, index)
+                    cached = trial.tensor(2 * block_of(trial, index), index)
                     del cached
         trial.finish()
         tokens = [

@@ -33,6 +33,7 @@ _ONCE_REFUSED = {
     "of_a_newer_contract": ["DK-LOAD-002"],
     "one_import_a_handle": ["DK-PROC-011"],
     "time_in_steps": ["DK-EACH-301"],
+    "tiny": ["DK-EACH-201", "DK-EACH-208"],
     "watched_from_the_start": ["DK-EACH-301", "DK-EACH-401"],
     "whole_pages_are_locked": ["DK-EACH-406"],
 }

@@ -10,7 +10,7 @@ import torch
 from devicekit_conformance.context import MIB
 from devicekit_conformance.effects import effect
 from devicekit_conformance.live import Live
-from devicekit_conformance.measures import BLOCK, ROUNDING
+from devicekit_conformance.measures import BLOCK, ROUNDING, block_of
 from devicekit_conformance.pages import NUMBERS, on_own_pages
 from devicekit_conformance.probe import Token
 from devicekit_conformance.trial import Trial
@@ -128,10 +128,11 @@ def _slack(trial: Trial) -> int:
 def _cache(trial: Trial, live: Live) -> None:
     """Leave freed blocks of every size in the cache of every device and stream."""
     for index in range(trial.count):
+        block = block_of(trial, index)
         for stream in (None, *live.streams[index]):
             with trial.current(index), trial.on(stream):
-                blocks = [trial.tensor(size, index) for size in (4096, MIB * 3, BLOCK, BLOCK, 5 * BLOCK)]
-                blocks.append(trial.tensor(8 * BLOCK, index))
+                blocks = [trial.tensor(size, index) for size in (4096, MIB * 3, block, block, 5 * block)]
+                blocks.append(trial.tensor(8 * block, index))
             trial.finish()
             del blocks
 
