@@ -30,6 +30,7 @@ from devicekit.devtools.audit.table import (
     ANY_VENDOR,
     ANY_WORD,
     CONTEXTS,
+    NEAR_PROPERTIES,
     PROPERTIES,
     READ,
     STATISTICS,
@@ -193,15 +194,15 @@ class Editor:
         if (
             not isinstance(call, ast.Call)
             or not isinstance(node.ctx, ast.Load)
-            or node.attr not in PROPERTIES
+            or (field := PROPERTIES.get(node.attr) or NEAR_PROPERTIES.get(node.attr)) is None
         ):
             return False
         path = self._names.path(call.func, place.scope) or ""
         row = replacement_of(path) if _is_vendor(path) else None
         if row is None or row.name != "get_device_properties":
             return False
-        wanted = ast.Attribute(row.expression, PROPERTIES[node.attr], ast.Load())
-        return self._replace_call(node, call, row, wanted, path, place, certain=True)
+        wanted = ast.Attribute(row.expression, field, ast.Load())
+        return self._replace_call(node, call, row, wanted, path, place, certain=node.attr in PROPERTIES)
 
     def item_of_call(self, node: ast.Subscript, place: Place) -> bool:
         """``memory_stats()["..."]`` and ``mem_get_info()[0]``; whether it is one."""

@@ -6,7 +6,14 @@ import sys
 from pathlib import Path
 
 from devicekit.devtools.audit.beside import MODULE, PRESENCE, SWITCHES
-from devicekit.devtools.audit.table import ANNOTATIONS, PROPERTIES, REPLACEMENTS, STATISTICS, Replacement
+from devicekit.devtools.audit.table import (
+    ANNOTATIONS,
+    NEAR_PROPERTIES,
+    PROPERTIES,
+    REPLACEMENTS,
+    STATISTICS,
+    Replacement,
+)
 
 PAGE = Path(__file__).parents[3] / "docs" / "replacements.md"
 
@@ -39,6 +46,7 @@ def render() -> str:
         ("An annotation", "is", {f"torch.cuda.{name}": code for name, code in ANNOTATIONS.items()}),
         ("A key of `memory_stats()`", "is the field", dict(STATISTICS)),
         ("An attribute of `get_device_properties()`", "is the field", dict(PROPERTIES)),
+        ("Another, with `--unsafe-fixes`", "is nearly the field", dict(NEAR_PROPERTIES)),
     ]
     tables = [
         "\n".join(

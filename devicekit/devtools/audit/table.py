@@ -301,6 +301,11 @@ PROPERTIES: Mapping[str, str] = MappingProxyType(
 )
 """Attributes of ``get_device_properties()`` and the field of `DeviceProperties` that means the same."""
 
+NEAR_PROPERTIES: Mapping[str, str] = MappingProxyType(
+    {"gcnArchName": "architecture", "uuid": "uuid", "is_integrated": "unified_memory"}
+)
+"""Those whose field is written otherwise: without the driver's modes, as text, or unknown."""
+
 
 CONTEXTS = frozenset({"device", "stream", "StreamContext", "use_mem_pool"})
 """What gives a context to be entered."""
@@ -311,7 +316,7 @@ READ: Mapping[str, frozenset[str]] = MappingProxyType(
         **dict.fromkeys(CONTEXTS, frozenset()),
         **dict.fromkeys(("current_stream", "default_stream", "Stream"), _STREAM),
         "Event": _EVENT,
-        "get_device_properties": frozenset(PROPERTIES),
+        "get_device_properties": frozenset(PROPERTIES) | frozenset(NEAR_PROPERTIES),
     }
 )
 """What can be read of a thing of devicekit's that a replacement gives, as it could of the vendor's."""

@@ -195,6 +195,7 @@ def test_what_a_decorator_is_given_is_evaluated_on_import() -> None:
         "y = torch.backends.mps.is_available()": "y = devicekit.accelerator_available()",
         "y = torch.cuda.memory_allocated() / 2": "y = @.memory_stats().allocated / 2",
         "y = torch.cuda.memory.max_memory_reserved(i)": "y = devicekit.device_for(i).memory_stats().peak_reserved",
+        "y = torch.cuda.get_device_properties().gcnArchName[:5]": "y = @.properties().architecture[:5]",
         "y = self.to('cuda')": "y = self.to(@.torch_device.type)",
     }.items(),
 )

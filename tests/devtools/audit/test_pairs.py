@@ -209,7 +209,7 @@ def test_whether_torch_has_the_module_is_asked_with_whether_there_is_one(rest: s
         "torch.cuda.stream(s).src_prev_stream": None,
         "torch.cuda.current_stream(i).device": None,
         "torch.cuda.Stream().cuda_stream_id": None,
-        "torch.cuda.get_device_properties(i).gcnArchName": None,
+        "torch.cuda.get_device_properties(i).warp_size": None,
         "torch.cuda.get_device_properties(i).total_memory": "devicekit.device_for(i).properties().total_memory",
         "torch.cuda.current_stream(i).query()": "devicekit.device_for(i).current_stream().query()",
         "torch.cuda.Event(enable_timing=True).elapsed_time(s)":
