@@ -35,7 +35,7 @@ _ONCE_REFUSED = {
     "time_in_steps": ["DK-EACH-301"],
     "tiny": ["DK-EACH-201", "DK-EACH-208"],
     "watched_from_the_start": ["DK-EACH-301", "DK-EACH-401"],
-    "whole_pages_are_locked": ["DK-EACH-406"],
+    "whole_pages_are_locked": ["DK-EACH-402", "DK-EACH-406"],
 }
 
 
