@@ -246,7 +246,14 @@ class Editor:
         receiver = node.func.value
         imported = self._names.path(receiver, place.scope)
         named = imported is not None and (imported in words.PACKAGES or self._is_imported(receiver, place))
-        if place.frozen or place.compiled or named or is_class_name(receiver):
+        # torch's storages take a device by name only, and give another type.
+        if (
+            place.frozen
+            or place.compiled
+            or named
+            or is_class_name(receiver)
+            or "storage" in _called(receiver)
+        ):
             return
         given = dict(zip(("device", "non_blocking"), node.args, strict=False))
         given |= {one.arg: one.value for one in node.keywords if one.arg is not None}
@@ -548,6 +555,11 @@ def _plain(node: ast.AST) -> bool:
 
 def _within(inner: Span, outer: Span) -> bool:
     return outer[0] <= inner[0] and inner[1] <= outer[1]
+
+
+def _called(node: ast.expr) -> str:
+    """The last name in an expression, in small letters: of ``x.untyped_storage()`` it is that."""
+    return ast.unparse(node.func if isinstance(node, ast.Call) else node).rpartition(".")[2].lower()
 
 
 def _is_own(node: ast.expr) -> bool:

@@ -58,7 +58,7 @@ def analyse(text: str, path: str, device_name: str | None = None) -> Analysis:
         if telltale is None:
             return Analysis(())
         visitor = _Visitor(path, text, tree, telltale, device_name)
-        visitor.visit_body(tree.body)
+        visitor.visit_statements(tree.body)
         return visitor.result()
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None) or 1

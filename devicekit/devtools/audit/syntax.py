@@ -28,6 +28,13 @@ def moves_tensor(node: ast.Call) -> bool:
     return len(node.args) <= 2 and all(one.arg in known for one in node.keywords)
 
 
+def imports_apart(node: ast.stmt) -> bool:
+    """Whether a statement imports a package that only one vendor's hardware needs, beside others'."""
+    if isinstance(node, ast.Import):
+        return any(one.name.partition(".")[0] in words.PACKAGES_APART for one in node.names)
+    return isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in words.PACKAGES_APART
+
+
 def is_main_block(node: ast.expr) -> bool:
     """Whether a test is that of ``if __name__ == "__main__"``."""
     return (

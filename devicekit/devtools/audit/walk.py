@@ -13,7 +13,7 @@ from devicekit.devtools.audit.fixes import Editor
 from devicekit.devtools.audit.marks import Marks
 from devicekit.devtools.audit.names import Names, annotations_of, defaults_of
 from devicekit.devtools.audit.place import Place
-from devicekit.devtools.audit.syntax import assigned_name, is_main_block
+from devicekit.devtools.audit.syntax import assigned_name, imports_apart, is_main_block
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +31,12 @@ class Walker(ast.NodeVisitor):
         self._place = Place(names.module, apart=words.is_apart(path))
 
     def visit_body(self, nodes: Sequence[ast.stmt]) -> None:
+        """The statements of a block, which is one vendor's if it imports a package of that vendor."""
+        apart = self._place.apart or any(map(imports_apart, nodes))
+        with self._at(apart=apart):
+            self.visit_statements(nodes)
+
+    def visit_statements(self, nodes: Sequence[ast.stmt]) -> None:
         """Statements one after the other, each known with those that follow it."""
         for number, node in enumerate(nodes):
             if self._marks.within(node):

@@ -127,6 +127,7 @@ UNTOUCHED = {
     "code for a compiler": "@torch.compile\ndef g(): torch.cuda.synchronize()",
     "code for another compiler": "@triton.jit(debug=True)\ndef g(): torch.cuda.synchronize()",
     "a method of that name elsewhere": "Capability.cuda()",
+    "a storage": "y = x.untyped_storage().cuda()\nstorage = x.storage()\nz = storage.cuda(i)",
     "a call with other arguments": "build.cuda(version=12)",
     "an event that blocks": "torch.cuda.Event(blocking=True)",
     "an event across processes": "torch.cuda.Event(interprocess=True)",
