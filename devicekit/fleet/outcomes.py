@@ -35,7 +35,7 @@ class MemberView:
     message: str = ""  # why not
     instance: str | None = None  # another after every start
     weight_version: str | None = None
-    status: str | None = None  # ok, degraded, paused, stalled, failed
+    status: str | None = None  # ok, degraded, paused, draining, drained, stopping, stalled, failed
     awaits_fleet: bool | None = None
     prepared_update: str | None = None
     model_path: str | None = None  # where its weights came from

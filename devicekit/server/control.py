@@ -98,8 +98,10 @@ async def resume(serving: Serving, arguments: ContinueArguments, request: Reques
 
 
 async def drain(serving: Serving, arguments: DrainArguments, request: Request) -> Response:
-    """Let what runs come to its end, start nothing new, and pause."""
-    reply = await serving.perform(Drain(serving.next_id(), arguments.timeout), DrainReply)
+    """Let what runs come to its end, take nothing new, and pause."""
+    with serving.drains.draining() as answered:
+        reply = await serving.perform(Drain(serving.next_id(), arguments.timeout), DrainReply)
+        answered(reply)
     return answer_by_kind(
         reply, remaining_requests=reply.remaining, waiting_requests=reply.waiting, epoch=reply.epoch
     )
@@ -219,7 +221,7 @@ ENDPOINTS = (
         "/drain",
         drain,
         DrainArguments,
-        "Let what runs come to its end, start nothing new, and pause.",
+        "Let what runs come to its end, take nothing new (503), and pause.",
         access=Access.CONTROL,
         tag="control",
     ),

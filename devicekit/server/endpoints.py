@@ -21,7 +21,7 @@ from devicekit.contract.text import shown
 from devicekit.server.absence import listening
 from devicekit.server.arguments import Arguments, Finite, Label
 from devicekit.server.bodies import Body, parse
-from devicekit.server.errors import BadRequest, Overloaded, error_response
+from devicekit.server.errors import BadRequest, error_response
 from devicekit.server.fields import refused, unknown_fields, without_ground
 from devicekit.server.keys import Access
 from devicekit.server.serving import Serving
@@ -94,8 +94,8 @@ class Endpoint(Generic[A]):
         return response
 
     def _let_in(self, serving: Serving, request: Request) -> None:
-        if serving.stopping and self.tag == GENERATION:
-            raise Overloaded(serving.stopping)
+        if self.tag == GENERATION:
+            serving.require_open()
         headers, access = request.headers, self.access
         steering = access is Access.CONTROL
         serving.origins.require_own_page(headers, steering=steering, navigable=access is Access.OPEN)

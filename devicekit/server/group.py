@@ -64,7 +64,8 @@ class Group:
         names: of parameters that this endpoint calls by another name.
 
     Raises:
-        InvalidRequest, TooManyRequests, BadRequest, EngineStopped: then none of them was submitted.
+        InvalidRequest, TooManyRequests, BadRequest, Unavailable, Overloaded, EngineStopped: then none of them was
+            submitted.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Group:
         names: Mapping[str, str],
     ) -> None:
         self._metrics, self._endpoint = serving.metrics, endpoint
+        serving.require_open()  # a drain may have begun while the body came
         serving.require_weights()
         longest = serving.engine.runner.limits.max_positions
         for one in sequences:

@@ -10,6 +10,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from devicekit.scheduling.request import Finish, FinishKind, Request, SamplingParams, prompt_array
+from devicekit.server.drains import DRAINED, DRAINING
 from devicekit.server.endpoints import Arguments, Endpoint, Handler
 from devicekit.server.keys import Access
 from devicekit.server.loop import FORKED
@@ -21,6 +22,7 @@ Health = tuple[str, str, int]
 """A word, a sentence if something is wrong, and the status of the answer."""
 
 _ABLE = ("ok", "degraded")
+_RESTING = ("paused", DRAINING, DRAINED)  # on purpose: alive, and not ready
 _LOOK = 0.05  # seconds between two looks at whether the engine got on
 
 
@@ -45,19 +47,21 @@ def status_of(serving: Serving) -> tuple[str, str]:
         notes.append(f"A pool is out of balance, and may run out in time: {lost}.")
     # Whatever holds generation back, requests wait for it as they do for a pause to end.
     message = "; ".join([*loop.snapshot.holds, *notes])
+    if word := serving.drains.word:
+        return word, "; ".join([serving.drains.reason, *([message] if message else [])])
     if loop.snapshot.resting:
         return "paused", message
     return "degraded" if lost else "ok", message
 
 
 async def health(serving: Serving, arguments: Arguments, request: HttpRequest) -> Response:
-    """Alive: 200, also while paused or degraded."""
+    """Alive: 200, also while paused, drained or degraded."""
     status, message = status_of(serving)
-    return _response(status, message, 200 if status in (*_ABLE, "paused") else 503)
+    return _response(status, message, 200 if status in (*_ABLE, *_RESTING) else 503)
 
 
 async def ready(serving: Serving, arguments: Arguments, request: HttpRequest) -> Response:
-    """Ready to generate: 503 while paused."""
+    """Ready to generate: 503 while paused or drained, and while draining."""
     status, message = status_of(serving)
     return _response(status, message, 200 if status in _ABLE else 503)
 
@@ -71,7 +75,7 @@ async def health_generate(serving: Serving, arguments: Arguments, request: HttpR
     """Able: 200 once the engine has computed something, for others or for this probe. Does not wait if paused."""
     status, message = status_of(serving)
     if status not in _ABLE:
-        return _response(status, message, 200 if status == "paused" else 503)
+        return _response(status, message, 200 if status in _RESTING else 503)
     # One probe serves all who ask meanwhile: each takes a place among the requests.
     if serving.probe is None or serving.probe.done():
         serving.probe = asyncio.ensure_future(_probe(serving))
@@ -130,8 +134,8 @@ def _endpoint(path: str, handler: Handler[Arguments], summary: str) -> Endpoint[
 
 
 ENDPOINTS = (
-    _endpoint("/health", health, "Alive: 200, also while paused."),
+    _endpoint("/health", health, "Alive: 200, also while paused or drained."),
     _endpoint("/health_generate", health_generate, "Able: 200 once the engine has computed a token."),
-    _endpoint("/ready", ready, "Ready to generate: 503 while paused."),
+    _endpoint("/ready", ready, "Ready to generate: 503 while paused or drained."),
     _endpoint("/ping", ping, "The web server answers."),
 )

@@ -18,7 +18,8 @@ from devicekit.scheduling.request import Request
 from devicekit.server import journal
 from devicekit.server.absence import gone
 from devicekit.server.bodies import Bodies
-from devicekit.server.errors import BadRequest, TooManyRequests, Unavailable
+from devicekit.server.drains import Drains
+from devicekit.server.errors import BadRequest, Overloaded, TooManyRequests, Unavailable
 from devicekit.server.history import History
 from devicekit.server.inventory import Inventory
 from devicekit.server.keys import Keys
@@ -63,6 +64,7 @@ class Serving:
             on_reply=self._on_reply,
             on_tick=lambda: self.history.sample(lambda: self.loop.snapshot),
         )
+        self.drains = Drains(lambda: self.loop.snapshot)
         self.inventory = Inventory(self.loop)
         self.metrics.watch(self.loop, engine.scheduler.state.releases, engine.config.page_size)
         own = (root,) if root != root.parent else ()  # never the whole file system by default
@@ -126,6 +128,15 @@ class Serving:
         if given and policy != "priority":
             raise BadRequest(f"priority: this server admits by {policy}; --policy priority goes by it.")
         return given or 0
+
+    def require_open(self) -> None:
+        """Let a request to generate pass unless the server is going, or its engine is being drained.
+
+        Raises:
+            Overloaded: it had better be sent to another server.
+        """
+        if reason := self.stopping or self.drains.reason:
+            raise Overloaded(reason)
 
     def require_weights(self) -> None:
         """Let a request pass that can be served, or that will be when memory is there again.

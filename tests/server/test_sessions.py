@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 import torch
 from safetensors.torch import load_file, save
@@ -52,6 +53,99 @@ def test_a_drain_that_takes_too_long_says_what_remains_and_goes_on(server: Serve
         assert (answer.json()["remaining_requests"], answer.json()["refusal"]) == (1, "timed_out")
         assert server.get("/ready").status_code == 200
         next(stream)
+
+
+def _asked(server: Server) -> list[httpx.Response]:
+    """What each way to ask for a token is answered, whole and as a stream."""
+    messages = [{"role": "user", "content": "a"}]
+    return [
+        server.post(path, {**document, "stream": stream})
+        for path, document in (
+            ("/generate", {"text": "a", "sampling_params": {"max_new_tokens": 1}}),
+            ("/v1/completions", {"prompt": "a", "max_tokens": 1}),
+            ("/v1/chat/completions", {"messages": messages, "max_tokens": 1}),
+        )
+        for stream in (False, True)
+    ]
+
+
+def _states(server: Server) -> list[tuple[int, str]]:
+    """What probes are told: of life, of traffic, of ability."""
+    answers = [server.get(path) for path in ("/health", "/ready", "/health_generate")]
+    return [(one.status_code, one.json()["status"]) for one in answers]
+
+
+def test_new_requests_are_turned_away_from_when_a_drain_begins_until_generation_is_continued(
+    server: Server,
+) -> None:
+    def turned_away(word: str) -> None:
+        assert _states(server) == [(200, word), (503, word), (200, word)]
+        assert word in server.get("/ready").json()["error"]["message"]
+        for answer in _asked(server):
+            assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1"), answer.text
+            assert word in answer.json()["error"]["message"]
+
+    with server.running(rid="runs") as stream, ThreadPoolExecutor(1) as pool:
+        draining = pool.submit(server.post, "/drain", {"timeout": 60})
+        server.eventually(lambda: server.get("/ready").status_code == 503)
+        turned_away("draining")
+        assert next(stream)["output_ids"], "what ran goes on"
+        server.post("/abort_request", {"rid": "runs"})
+        assert draining.result().status_code == 200
+    turned_away("drained")
+    assert server.post("/drain").status_code == 200, "draining twice is draining once"
+    assert server.post("/pause_generation", {"mode": "retract"}).status_code == 200
+    turned_away("drained")
+    server.post("/continue_generation")
+    assert [state for _, state in _states(server)] == ["ok"] * 3
+    assert {one.status_code for one in _asked(server)} == {200}
+
+
+def test_a_drain_that_was_given_up_turns_nobody_away(server: Server) -> None:
+    with server.running(rid="runs"):
+        assert server.post("/drain", {"timeout": 0}).status_code == 409
+        with pytest.raises(httpx.ReadTimeout):  # the operator goes away
+            server.post("/drain", {"timeout": 60}, timeout=0.2)
+        server.eventually(lambda: server.get("/ready").status_code == 200)
+        assert {one.status_code for one in _asked(server)} == {200}
+
+
+def test_requests_wait_during_a_pause_whatever_was_drained_before(server: Server) -> None:
+    server.post("/drain")
+    server.post("/continue_generation")
+    server.post("/pause_generation", {"mode": "in_place"})
+    assert _states(server) == [(200, "paused"), (503, "paused"), (200, "paused")]
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(server.generate, "a", max_new_tokens=1)
+        server.eventually(lambda: server.load()["num_waiting_reqs"] == 1)
+        assert not asking.done()
+        server.post("/continue_generation")
+        assert asking.result()["output_ids"]
+
+
+def test_what_came_before_a_drain_and_has_not_started_keeps_its_place(serve: Serve) -> None:
+    with serve(max_running=1) as server, ThreadPoolExecutor(2) as pool, server.running(rid="runs"):
+        waiting = pool.submit(server.generate, "a", max_new_tokens=1)
+        server.eventually(lambda: server.load()["num_waiting_reqs"] == 1)
+        draining = pool.submit(server.post, "/drain", {"timeout": 60})
+        server.eventually(lambda: server.get("/ready").status_code == 503)
+        server.post("/abort_request", {"rid": "runs"})
+        assert draining.result().json()["waiting_requests"] == 1
+        assert not waiting.done()
+        server.post("/continue_generation")
+        assert waiting.result()["output_ids"]
+
+
+def test_a_drain_within_a_transaction_turns_nobody_away(server: Server, models: Models) -> None:
+    with server.running(rid="runs"), ThreadPoolExecutor(2) as pool:
+        update = {"model_path": str(models.b), "weight_version": "7", "settle": "drain", "timeout": 60}
+        updating = pool.submit(server.post, "/transaction", update)
+        server.eventually(lambda: len(server.get("/status").json()["pending"]) == 1)
+        asking = pool.submit(server.generate, "a", max_new_tokens=1)
+        server.eventually(lambda: server.load()["num_waiting_reqs"] == 1 or asking.done())
+        server.post("/abort_request", {"rid": "runs"})
+        assert updating.result().status_code == 200
+        assert asking.result()["output_ids"]
 
 
 def test_a_pause_can_end_by_itself(server: Server) -> None:
