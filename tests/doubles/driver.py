@@ -37,10 +37,12 @@ class Card:
     def take(self, size: int) -> int | None:
         """A handle, or None if there is no room."""
         rounded = -(-(size + self.padding) // 512) * 512
-        missing = max(0, self.allocated + rounded - self.reserved)
-        segments = -(-missing // SEGMENT)
-        if segments * SEGMENT > min(self.free, self.total * self.fraction - self.reserved):
+        segments = self._missing(rounded)
+        if not self._has_room(segments):
             self.counters["num_alloc_retries"] += 1
+            self.flush()
+            segments = self._missing(rounded)
+        if not self._has_room(segments):
             self.counters["num_ooms"] += 1
             return None
         self.reserved += segments * SEGMENT
@@ -51,6 +53,15 @@ class Card:
         self.allocated += rounded
         self._note_peaks()
         return self.handles
+
+    def _missing(self, rounded: int) -> int:
+        """Segments that a block of so many bytes needs beside what is cached."""
+        return -(-max(0, self.allocated + rounded - self.reserved) // SEGMENT)
+
+    def _has_room(self, segments: int) -> bool:
+        """Whether the driver gives so many segments; a limit below what is cached forbids no use of the cache."""
+        room = min(self.free, self.total * self.fraction - self.reserved)
+        return not segments or segments * SEGMENT <= room
 
     def give_back(self, handle: int) -> None:
         size, rounded = self.live.pop(handle)

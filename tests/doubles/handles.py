@@ -184,13 +184,16 @@ def _device_class(module: DeviceModule) -> type:
 
 @contextmanager
 def use_stream(driver: Driver, stream: object) -> Iterator[None]:
-    """What a module's ``stream(stream)`` does."""
+    """What a module's ``stream(stream)`` does: its device is current inside, after it the one at entry."""
     queue: Queue = stream._queue  # type: ignore[attr-defined]
-    before, driver.current_queues[queue.index] = driver.current_queues[queue.index], queue
+    device = driver.current
+    before, there = driver.current_queues[device], driver.current_queues[queue.index]
+    driver.current, driver.current_queues[queue.index] = queue.index, queue
     try:
         yield
     finally:
-        driver.current_queues[queue.index] = before
+        driver.current_queues[queue.index] = there
+        driver.current, driver.current_queues[device] = device, before
 
 
 @contextmanager

@@ -105,7 +105,7 @@ class DoubleProbe:
     def tensor(self, size: int, index: int) -> torch.Tensor:
         handle = self._driver.allocate(index, size)
         if handle is None:
-            raise self._double.flavour.out_of_memory(index)
+            raise self._double.flavour.out_of_memory(index, size, self._driver.cards[index].total)
         block = torch.empty(0, dtype=torch.uint8).as_subclass(Block)
         block._place = _place(self._double.flavour.surface.module.removeprefix("torch."), index)
         weakref.finalize(block, self._driver.cards[index].give_back, handle).atexit = False

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from packaging.utils import canonicalize_name
 
-from tests.doubles.driver import COUNTERS, Card, Driver
+from tests.doubles.driver import COUNTERS, GIB, Card, Driver
 from tests.doubles.handles import classes
 from tests.doubles.module import DeviceModule
 from tests.doubles.surface import Surface, strict_module
@@ -40,8 +40,11 @@ class Flavour:
     def no_hardware(self) -> Exception:
         return RuntimeError(self.no_hardware_text or f"No {self.label} devices are available.")
 
-    def out_of_memory(self, index: int) -> Exception:
-        text = f"{self.label} out of memory. Tried to allocate 2.00 GiB. GPU {index} has a total capacity of 1 GiB"
+    def out_of_memory(self, index: int, size: int = 2 * GIB, total: int = GIB) -> Exception:
+        text = (
+            f"{self.label} out of memory. Tried to allocate {size / GIB:.2f} GiB. "
+            f"GPU {index} has a total capacity of {total / GIB:g} GiB"
+        )
         return torch.OutOfMemoryError(text) if self.oom_is_typed else RuntimeError(text)
 
     def statistics(self, card: Card) -> dict[str, int]:
