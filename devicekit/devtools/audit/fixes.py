@@ -24,7 +24,17 @@ from devicekit.devtools.audit.patched import patched
 from devicekit.devtools.audit.place import Place
 from devicekit.devtools.audit.questions import Asked, device_asked, tensor_asked
 from devicekit.devtools.audit.rendering import NEED_PARENTHESES, Part, Rendering, keeps_order
-from devicekit.devtools.audit.syntax import arguments_of, filled, is_class_name, names_device
+from devicekit.devtools.audit.source import Source
+from devicekit.devtools.audit.syntax import (
+    arguments_of,
+    filled,
+    is_by_position,
+    is_class_name,
+    is_none,
+    is_own,
+    last_name,
+    names_device,
+)
 from devicekit.devtools.audit.table import (
     ANNOTATIONS,
     ANY_VENDOR,
@@ -37,6 +47,7 @@ from devicekit.devtools.audit.table import (
     Replacement,
     replacement_of,
 )
+from devicekit.devtools.audit.texts import Texts
 
 # What reads a function's code, and what such a compiler calls as it is.
 _COMPILERS = re.compile(r"jit|compile|(?<![a-z])script|register_fake|triton|numba|(?<![a-z])trace")
@@ -46,7 +57,6 @@ _SCRIPTED = re.compile(
     r"\bjit\.(?:script|is_scripting|export|annotate|interface|Final|Future|fork|wait|Attribute)\b"
 )
 _NOT_COMPILED = re.compile(r"\.(disable|ignore|unused)$")
-_PREFIX = re.compile(r"([fF][rR]?|[rR][fF])(\"\"\"|'''|\"|')(\w+)(?=:)")
 
 
 class Editor:
@@ -56,9 +66,9 @@ class Editor:
         self, names: Names, text: str, tree: ast.Module, marks: Marks, device_name: str | None
     ) -> None:
         self._names = names
-        self._lines = text.split("\n")
-        self._ascii = text.isascii()
+        self._source = Source(text)
         self._chosen = ChosenDevice(names, tree, device_name)
+        self._texts = Texts(names, self._source, self._chosen)
         self._edits: dict[ast.AST, Edit] = {}
         bound = names.module.bound.get("devicekit")  # then the file may have named others before
         self._guards = Guards(tree, marks, words.vendors_in(text) | ({"cuda"} if bound else set()))
@@ -91,7 +101,7 @@ class Editor:
 
     def swallowed(self, node: ast.AST, edits: Iterable[Edit]) -> Edit | None:
         """The edit that takes ``node`` away with what is around it."""
-        span = self._span(node)
+        span = self._source.span(node)
         around = (one for one in edits if _within(span, one.span))
         kept = ((one, [part for part in one.parts if not isinstance(part, str)]) for one in around)
         return next((one for one, parts in kept if not any(_within(span, part) for part in parts)), None)
@@ -106,7 +116,7 @@ class Editor:
 
         def name_of(call: ast.Call) -> str:
             path = self._names.path(call.func, scope) or ""
-            row = replacement_of(path) if _is_vendor(path) else None
+            row = replacement_of(path) if words.is_vendor(path) else None
             return "" if row is None else row.name
 
         for one in captured_in(node, scope, name_of) if self._has_graphs else ():
@@ -162,11 +172,11 @@ class Editor:
         here, imports = self._chosen.here(place)
         made = node is captured.made
         parts: tuple[Part, ...] = (
-            (f"{here}.create_graph()",) if made else (self._span(node.args[0]), ".capture()")
+            (f"{here}.create_graph()",) if made else (self._source.span(node.args[0]), ".capture()")
         )
         safe = place.runs and not captured.leaves
-        group = self._span(captured.made)
-        self._keep(Edit(self._span(node), parts, safe, imports if made else (), group), node, place)
+        group = self._source.span(captured.made)
+        self._keep(Edit(self._source.span(node), parts, safe, imports if made else (), group), node, place)
 
     def presence(self, node: ast.BoolOp, place: Place) -> None:
         """``hasattr(torch, "xpu") and torch.xpu.is_available()``, which is one question."""
@@ -184,7 +194,7 @@ class Editor:
                 and isinstance(key.value, str)
                 and f"{self._names.path(owner, place.scope)}.{key.value}" == module
             ):
-                span = (self._span(asked)[0], self._span(available)[1])
+                span = (self._source.span(asked)[0], self._source.span(available)[1])
                 self._edits[available] = replace(edit, span=span)
 
     def attribute_of_call(self, node: ast.Attribute, place: Place) -> bool:
@@ -198,7 +208,7 @@ class Editor:
         ):
             return False
         path = self._names.path(call.func, place.scope) or ""
-        row = replacement_of(path) if _is_vendor(path) else None
+        row = replacement_of(path) if words.is_vendor(path) else None
         if row is None or row.name != "get_device_properties":
             return False
         wanted = ast.Attribute(row.expression, field, ast.Load())
@@ -214,7 +224,7 @@ class Editor:
         ):
             return False
         path = self._names.path(call.func, place.scope) or ""
-        row = replacement_of(path) if _is_vendor(path) else None
+        row = replacement_of(path) if words.is_vendor(path) else None
         if row is not None and row.name == "memory_stats" and key.value in STATISTICS:
             code = f"device.memory_stats().{STATISTICS[str(key.value)]}"
         elif row is not None and row.name == "mem_get_info" and key.value in (0, 1):
@@ -231,14 +241,16 @@ class Editor:
             return
         if path.startswith(f"{ACTIVITIES}.") and not place.annotation:
             here, imports = self._chosen.here(place)
-            self._keep(Edit(self._span(node), (f"{here}.profiler_activity()",), False, imports), node, place)
+            self._keep(
+                Edit(self._source.span(node), (f"{here}.profiler_activity()",), False, imports), node, place
+            )
         if row is None:
             return
         if place.annotation and name in ANNOTATIONS:
-            self._keep(Edit(self._span(node), (ANNOTATIONS[name],), safe=True), node, place)
+            self._keep(Edit(self._source.span(node), (ANNOTATIONS[name],), safe=True), node, place)
         elif not row.called and row.code.startswith("torch.") and (torch := self._torch(node, place)):
             code = row.code.replace("torch", torch, 1)
-            self._edits[node] = Edit(self._span(node), (code,), safe=True, imports=())
+            self._edits[node] = Edit(self._source.span(node), (code,), safe=True, imports=())
 
     def move(self, node: ast.Call, place: Place) -> None:
         """``tensor.cuda()``."""
@@ -252,7 +264,7 @@ class Editor:
             or place.compiled
             or named
             or is_class_name(receiver)
-            or "storage" in _called(receiver)
+            or "storage" in last_name(receiver)
         ):
             return
         given = dict(zip(("device", "non_blocking"), node.args, strict=False))
@@ -264,14 +276,14 @@ class Editor:
         parts, imports = handle
         parts = (".to(", *parts, ".torch_device")
         for name, value in given.items():
-            parts = (*parts, f", {name}=", self._span(value))
+            parts = (*parts, f", {name}=", self._source.span(value))
         # An object of the engine's own moves itself as it likes, and may do one by the other.
-        own = _is_own(receiver)
+        own = is_own(receiver)
         methods = self._names.methods()
         if own and not methods.isdisjoint({node.func.attr, "to"}):
             return
         safe = place.runs and not own and node.func.attr not in methods and keeps_order(asked, parts)
-        self._keep(Edit(self._span(node), (*parts, ")"), safe, imports), node, place)
+        self._keep(Edit(self._source.span(node), (*parts, ")"), safe, imports), node, place)
 
     def literals(self, node: ast.Call, place: Place) -> None:
         """``tensor.to("cuda")``."""
@@ -289,40 +301,42 @@ class Editor:
                 and isinstance(value.value, str)
                 and words.is_device(value.value)
             ):
-                text, named = self._text_of(value.value, place, ".torch_device.type")
+                text, named = self._texts.of(value.value, place)
                 parts.append(text)
                 imports += named
-            elif isinstance(value, ast.JoinedStr) and (made := self._formatted(value, place)) is not None:
+            elif (
+                isinstance(value, ast.JoinedStr) and (made := self._texts.formatted(value, place)) is not None
+            ):
                 parts.append(made[0])
                 imports += made[1]
-            elif (text_of := filled(value)) is not None and names_device(text_of) and _plain(value):
-                text, named = self._text_of(str(text_of.value), place, ".torch_device.type")
-                parts += [text, *self._filling(value)]
+            elif (text_of := filled(value)) is not None and names_device(text_of) and is_by_position(value):
+                text, named = self._texts.of(str(text_of.value), place)
+                parts += [text, *self._texts.filling(value)]
                 imports += named
             elif isinstance(value, (ast.Starred, ast.Call, ast.JoinedStr, ast.Tuple, ast.List)):
                 return
             else:
-                parts.append(self._span(value))
+                parts.append(self._source.span(value))
         assert isinstance(node.func, ast.Attribute)
-        safe = place.runs and not _is_own(node.func.value)  # whose own way to move may need no device
-        self._keep(Edit(self._span(node), (*parts, ")"), safe, imports), node, place)
+        safe = place.runs and not is_own(node.func.value)  # whose own way to move may need no device
+        self._keep(Edit(self._source.span(node), (*parts, ")"), safe, imports), node, place)
 
     def native_handle(self, node: ast.Attribute, place: Place) -> str:
         """``stream.cuda_stream``; what to write instead, if names say that it is a stream's or an event's."""
         whose = node.value
         self._read.pop(whose, None)
         call = whose.func if isinstance(whose, ast.Call) else None
-        name = ast.unparse(call or whose).rpartition(".")[2].lower()
+        name = last_name(whose)
         if not isinstance(node.ctx, ast.Load) or not ("stream" in name or "event" in name):
             return ""
         if node.attr.endswith("event"):
             return "the methods of the event; what a vendor's own kernels need stays with them, waived"
         if not (place.frozen or place.compiled or isinstance(whose, NEED_PARENTHESES)):
             # What a name stands for may be an object of the engine's own.
-            certain = call is not None and _is_vendor(self._names.path(call, place.scope) or "")
+            certain = call is not None and words.is_vendor(self._names.path(call, place.scope) or "")
             here, imports = self._chosen.here(place)
-            parts = (f"{here}.native_handle(", self._span(whose), ")")
-            self._keep(Edit(self._span(node), parts, certain and place.runs, imports), node, place)
+            parts = (f"{here}.native_handle(", self._source.span(whose), ")")
+            self._keep(Edit(self._source.span(node), parts, certain and place.runs, imports), node, place)
         return "device.native_handle(stream)"
 
     def tensor_question(self, node: ast.Attribute, place: Place) -> str:
@@ -344,24 +358,24 @@ class Editor:
         self._guards.ask(node, place.scope, ast.unparse(whose), asked.vendors)
         if not (place.frozen or place.compiled or place.annotation or isinstance(whose, NEED_PARENTHESES)):
             first = "not " if asked.negated else ""
-            parts = (f"{first}devicekit.on_accelerator(", self._span(whose), ")")
+            parts = (f"{first}devicekit.on_accelerator(", self._source.span(whose), ")")
             # Whoever is asked for another place than the vendor's may mean what every other vendor is.
             certain = not asked.negated and not asked.by_word and not place.named
-            self._keep(Edit(self._span(node), parts, certain, ("devicekit",)), node, place)
+            self._keep(Edit(self._source.span(node), parts, certain, ("devicekit",)), node, place)
         return "devicekit.on_accelerator(tensor or device)"
 
     def literal(self, node: ast.Constant, place: Place) -> None:
         """A device's name where a device is expected."""
         if self._may_name_device(place):
-            text, imports = self._text_of(node.value, place, ".torch_device.type")  # type: ignore[arg-type]  # a string
-            self._keep(Edit(self._span(node), (text,), self._uses(place), imports), node, place)
+            text, imports = self._texts.of(node.value, place)  # type: ignore[arg-type]  # a string
+            self._keep(Edit(self._source.span(node), (text,), self._uses(place), imports), node, place)
 
     def formatted(self, node: ast.JoinedStr, place: Place) -> None:
         """``f"cuda:{rank}"`` where a device is expected."""
         if not self._may_name_device(place):
             return
-        if (made := self._formatted(node, place)) is not None:
-            self._keep(Edit(self._span(node), (made[0],), self._uses(place), made[1]), node, place)
+        if (made := self._texts.formatted(node, place)) is not None:
+            self._keep(Edit(self._source.span(node), (made[0],), self._uses(place), made[1]), node, place)
 
     def collective(self, node: ast.Constant, place: Place) -> None:
         """The backend of ``init_process_group``."""
@@ -369,7 +383,9 @@ class Editor:
         if place.assigned == "backend" and node.value in words.COLLECTIVES and not fixed:
             here, imports = self._chosen.here(place)
             self._keep(
-                Edit(self._span(node), (f"{here}.collective_backend()",), place.runs, imports), node, place
+                Edit(self._source.span(node), (f"{here}.collective_backend()",), place.runs, imports),
+                node,
+                place,
             )
 
     def _may_name_device(self, place: Place) -> bool:
@@ -400,12 +416,12 @@ class Editor:
         """Note an edit of ``whole``, in which ``call`` gives the arguments; whether there is one."""
         if place.frozen or place.compiled or place.annotation or path.split(".")[2] in self._patched:
             return False
-        given = _given(call, row)
+        given = row.given_by(call)
         if given is None or (call in self._handed and row.name in CONTEXTS):
             return False
         if isinstance(inner := given.get("device"), ast.Call) and len(inner.args) == 1:
             path_of = self._names.path(inner.func, place.scope) or ""
-            if _is_vendor(path_of) and path_of.endswith(
+            if words.is_vendor(path_of) and path_of.endswith(
                 ".device"
             ):  # torch takes its own context for an index
                 given["device"] = inner.args[0]
@@ -418,13 +434,13 @@ class Editor:
         torch = self._torch(call.func, place) if "torch" in named else "torch"
         if not torch:
             return False
-        parts = Rendering(given, handle[0], torch, self._span).parts(wanted)
+        parts = Rendering(given, handle[0], torch, self._source.span).parts(wanted)
         imports = (handle[1] if "device" in named else ()) + (("devicekit",) if "devicekit" in named else ())
         asked = (*given.values(), *(() if which is None else (which,)))
         about = place.named and row.name in ("device_count", "is_available")
         chosen = words.vendors_in(path) <= words.CHOSEN
         safe = (row.certain or certain) and chosen and place.runs and keeps_order(asked, parts) and not about
-        edit = Edit(self._span(whole), tuple(parts), safe, imports)
+        edit = Edit(self._source.span(whole), tuple(parts), safe, imports)
         self._keep(edit, whole, place)
         if row.name == "is_available":
             self._guards.ask(whole, place.scope, row.name, path.split(".")[-2])
@@ -435,7 +451,7 @@ class Editor:
     ) -> tuple[tuple[Part, ...], tuple[str, ...]] | None:
         """The parts of an expression for the device that an argument names; ``None``: that is not known."""
         here, imports = self._chosen.here(place)
-        if argument is None or _is_none(argument):
+        if argument is None or is_none(argument):
             return (here,), imports
         if isinstance(argument, (ast.Starred, *NEED_PARENTHESES)):
             return None
@@ -448,52 +464,11 @@ class Editor:
             return None
         if isinstance(argument, ast.Call):
             path = self._names.path(argument.func, place.scope) or ""
-            if _is_vendor(path) and path.endswith(".current_device"):
+            if words.is_vendor(path) and path.endswith(".current_device"):
                 return (here,), imports
         if ast.unparse(argument) == here:
             return (here,), imports
-        return ("devicekit.device_for(", self._span(argument), ")"), ("devicekit",)
-
-    def _text_of(self, text: str, place: Place, plain: str) -> tuple[str, tuple[str, ...]]:
-        here, imports = self._chosen.here(place)
-        _, colon, index = text.partition(":")
-        index = index.replace("{", "{{").replace("}", "}}")
-        return (f'f"{{{here}.torch_device.type}}:{index}"' if colon else f"{here}{plain}"), imports
-
-    def _filling(self, node: ast.AST) -> list[Part]:
-        """What follows the text of `filled`."""
-        if isinstance(node, ast.BinOp):
-            return [" + " if isinstance(node.op, ast.Add) else " % ", self._span(node.right)]
-        parts: list[Part] = [".format("]
-        for one in node.args if isinstance(node, ast.Call) else ():
-            parts += [", " if len(parts) > 1 else "", self._span(one)]
-        return [*parts, ")"]
-
-    def _formatted(self, node: ast.JoinedStr, place: Place) -> tuple[str, tuple[str, ...]] | None:
-        here, imports = self._chosen.here(place)
-        if self._is_current(node, place):
-            return f"str({here}.torch_device)", imports
-        (line, first), (last_line, last) = self._span(node)
-        source = "\n".join(self._lines[line - 1 : last_line])
-        source = source[first : len(source) - len(self._lines[last_line - 1]) + last]
-        matched = _PREFIX.match(source)
-        # What is filled in stays as it is too: a second run must not do what the first one left.
-        filled_in = source[matched.end() :] if matched is not None else ""
-        told = words.telltale(filled_in) is not None or "devicekit." in filled_in
-        if place.formatted or matched is None or told:
-            return None
-        return f"{matched[1]}{matched[2]}{{{here}.torch_device.type}}{source[matched.end() :]}", imports
-
-    def _is_current(self, node: ast.JoinedStr, place: Place) -> bool:
-        """Whether a text is the current device's, as in ``f"cuda:{torch.cuda.current_device()}"``."""
-        last = node.values[-1]
-        if len(node.values) != 2 or not isinstance(last, ast.FormattedValue):
-            return False
-        plain = last.format_spec is None and last.conversion == -1
-        path = (
-            (self._names.path(last.value.func, place.scope) or "") if isinstance(last.value, ast.Call) else ""
-        )
-        return plain and _is_vendor(path) and path.endswith(".current_device")
+        return ("devicekit.device_for(", self._source.span(argument), ")"), ("devicekit",)
 
     def _torch(self, node: ast.expr, place: Place) -> str:
         """The name by which code has torch at hand; empty if it has not."""
@@ -523,54 +498,6 @@ class Editor:
         if not hidden and not (place.formatted and ('"' in text or "'" in text)):
             self._edits[node] = edit
 
-    def _span(self, node: ast.AST) -> Span:
-        first = (node.lineno, self._column(node.lineno, node.col_offset))  # type: ignore[attr-defined]  # an expression
-        last = (node.end_lineno, self._column(node.end_lineno, node.end_col_offset))  # type: ignore[attr-defined]
-        return first, last
-
-    def _column(self, line: int, offset: int) -> int:
-        """Characters instead of bytes."""
-        if self._ascii:
-            return offset
-        return len(self._lines[line - 1].encode()[:offset].decode(errors="replace"))
-
-
-def _given(call: ast.Call, row: Replacement) -> dict[str, ast.expr] | None:
-    """A call's arguments by the vendor's parameter names; ``None`` where that cannot be told."""
-    names = list(row.parameters)
-    if len(call.args) > len(names) or any(isinstance(one, ast.Starred) for one in call.args):
-        return None
-    given = dict(zip(names, call.args, strict=False))
-    for keyword in call.keywords:
-        if keyword.arg is None or keyword.arg not in row.parameters or keyword.arg in given:
-            return None
-        given[keyword.arg] = keyword.value
-    return given
-
-
-def _plain(node: ast.AST) -> bool:
-    """Whether what fills a text is given by position."""
-    return isinstance(node, ast.BinOp) or (isinstance(node, ast.Call) and not node.keywords)
-
 
 def _within(inner: Span, outer: Span) -> bool:
     return outer[0] <= inner[0] and inner[1] <= outer[1]
-
-
-def _called(node: ast.expr) -> str:
-    """The last name in an expression, in small letters: of ``x.untyped_storage()`` it is that."""
-    return ast.unparse(node.func if isinstance(node, ast.Call) else node).rpartition(".")[2].lower()
-
-
-def _is_own(node: ast.expr) -> bool:
-    """Whether a method is its own object's."""
-    return ast.unparse(node) in ("self", "cls", "super()")
-
-
-def _is_vendor(path: str) -> bool:
-    first, _, rest = path.partition(".")
-    return first == "torch" and rest.partition(".")[0] in words.DEVICES
-
-
-def _is_none(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and node.value is None

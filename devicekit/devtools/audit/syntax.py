@@ -45,6 +45,26 @@ def is_main_block(node: ast.expr) -> bool:
     )
 
 
+def is_none(node: ast.expr) -> bool:
+    """Whether an expression is ``None``."""
+    return isinstance(node, ast.Constant) and node.value is None
+
+
+def is_own(node: ast.expr) -> bool:
+    """Whether a method of ``node`` is its own object's."""
+    return ast.unparse(node) in ("self", "cls", "super()")
+
+
+def is_by_position(node: ast.AST) -> bool:
+    """Whether what fills a text is given by position."""
+    return isinstance(node, ast.BinOp) or (isinstance(node, ast.Call) and not node.keywords)
+
+
+def last_name(node: ast.expr) -> str:
+    """The last name in an expression, in small letters: of ``x.untyped_storage()`` it is that."""
+    return ast.unparse(node.func if isinstance(node, ast.Call) else node).rpartition(".")[2].lower()
+
+
 def arguments_of(node: ast.expr) -> list[ast.expr]:
     """What a call is given, by position and by name."""
     assert isinstance(node, ast.Call)

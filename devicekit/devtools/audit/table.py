@@ -34,6 +34,18 @@ class Replacement:
         """`code`, parsed."""
         return ast.parse(self.code, mode="eval").body
 
+    def given_by(self, call: ast.Call) -> dict[str, ast.expr] | None:
+        """A call's arguments by the vendor's parameter names; ``None`` where that cannot be told."""
+        names = list(self.parameters)
+        if len(call.args) > len(names) or any(isinstance(one, ast.Starred) for one in call.args):
+            return None
+        given = dict(zip(names, call.args, strict=False))
+        for keyword in call.keywords:
+            if keyword.arg is None or keyword.arg not in self.parameters or keyword.arg in given:
+                return None
+            given[keyword.arg] = keyword.value
+        return given
+
     @property
     def sentence(self) -> str:
         """What a report says."""

@@ -115,6 +115,12 @@ def without_vendors(text: str) -> str:
     return _VENDOR.sub("@", text.lower())
 
 
+def is_vendor(path: str) -> bool:
+    """Whether a dotted path is, or is in, a vendor's module of torch."""
+    first, _, rest = path.partition(".")
+    return first == "torch" and rest.partition(".")[0] in DEVICES
+
+
 def is_collective(text: str) -> bool:
     """Whether ``text`` names a vendor's collectives, alone or mixed with others: "nccl", "cpu:gloo,cuda:nccl"."""
     return any(_COLLECTIVE.fullmatch(part.strip()) for part in text.split(",")) if len(text) < 200 else False
