@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ LONGEST = 16 << 20  # bytes; what is written by machines has its own bound where
 _LONGEST_TOML = 1 << 20  # bytes; people write these
 _LONGEST_LINE = 1 << 20  # characters
 _DEEPEST = 100  # lists and tables in one another
+_LONGEST_PART = 100  # characters of a name, where it leads to what is wrong
+_HALVES = re.compile("[\ud800-\udfff]")
 
 
 class UnreadableDocument(UnreadableFile):
@@ -119,10 +122,47 @@ def parse_sent(content: bytes) -> dict[str, object]:
         if b"\\u" in content:
             json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError) as error:
-        raise UnreadableDocument(str(error)[:200]) from error
+        raise UnreadableDocument(f"{str(error)[:200]}{_told_place(content)}") from error
     if not isinstance(document, dict):
         raise UnreadableDocument("it is not a JSON object")
     return document
+
+
+class _NoNumber:
+    """Stands for NaN, or for an infinite number."""
+
+
+def _told_place(content: bytes) -> str:
+    """Where the first thing is in a text in JSON that is no number or no text; empty where there is none.
+
+    It takes no memory beside what the text becomes: a list may have millions of values.
+    """
+    try:
+        document = json.loads(content.decode("utf-8-sig"), parse_constant=lambda name: _NoNumber())
+    except (ValueError, RecursionError):
+        return ""
+    path: list[str] = []
+    levels: list[Iterator[tuple[object, object]]] = [
+        iter([("", document)])
+    ]  # each as far as it was looked at
+    while levels:
+        for name, value in levels[-1]:
+            if isinstance(value, _NoNumber) or not (_is_text(name) and _is_text(value)):
+                place = ".".join([*path, str(name)[:_LONGEST_PART]][1:])
+                return f", in {shown(place)}" if place else ""
+            if isinstance(value, dict | list):
+                path.append(str(name)[:_LONGEST_PART])
+                levels.append(iter(value.items() if isinstance(value, dict) else enumerate(value)))
+                break
+        else:
+            levels.pop()
+            del path[-1:]
+    return ""
+
+
+def _is_text(value: object) -> bool:
+    """Whether there is no half of a character in it; true of whatever is no text."""
+    return not isinstance(value, str) or value.isascii() or not _HALVES.search(value)
 
 
 def each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -50,6 +50,7 @@ _NAMES = {
     "logprobs": "top_logprobs",
     "prompt_logprobs": "log-probabilities of a prompt, of /v1/completions",
 }
+_NEWER_NAMES = {**_NAMES, "max_new_tokens": "max_completion_tokens"}
 
 
 class TextPart(Arguments):
@@ -130,7 +131,7 @@ async def chat(serving: Serving, arguments: ChatArguments, request: Request) -> 
         sequences,
         stream=bool(arguments.stream),
         endpoint="/v1/chat/completions",
-        names=_NAMES,
+        names=_NAMES if arguments.max_completion_tokens is None else _NEWER_NAMES,
     )
     form = _Form(serving, arguments, sequences, use, began)
     if arguments.stream:

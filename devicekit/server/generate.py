@@ -94,7 +94,7 @@ async def generate(serving: Serving, arguments: GenerateArguments, request: Requ
     began = time.monotonic()
     prompts, batched = await _prompts(serving, arguments)
     if not prompts:
-        raise BadRequest("The batch is empty.")
+        raise BadRequest("text, or input_ids: the batch is empty.")
     _check_count(serving, arguments, len(prompts))
     sequences, many = _sequences(serving, arguments, prompts)
     many = many or batched

@@ -108,7 +108,7 @@ def _sections(include: str) -> list[str]:
     ]
     if unknown:
         there = ", ".join(("core", *_SECTIONS, _POOLS, "all"))
-        raise BadRequest(f"There is no section {shown(unknown[0])}; there are {there}.")
+        raise BadRequest(f"include: there is no section {shown(unknown[0])}; there are {there}.")
     chosen = [*_SECTIONS] if "all" in names else [name for name in names if name in _SECTIONS]
     return [*chosen, _POOLS] if _POOLS in names else chosen
 

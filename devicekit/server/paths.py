@@ -33,9 +33,11 @@ class AllowedRoots:
             found = Path(path).resolve(strict=False)
             there = found.is_dir()
         except OSError as error:  # too long, or a loop of links
-            raise BadRequest(f"Not a usable path: {error.strerror or shown(str(error))}.") from error
+            raise BadRequest(
+                f"{shown(path)} is no usable path: {error.strerror or shown(str(error))}."
+            ) from error
         except (ValueError, RuntimeError) as error:  # a NUL in it, or a loop of links in an older Python
-            raise BadRequest(f"Not a usable path: {shown(str(error))}.") from error
+            raise BadRequest(f"{shown(path)} is no usable path: {shown(str(error))}.") from error
         if not any(found.is_relative_to(root) for root in self.roots):
             allowed = ", ".join(map(str, self.roots))
             raise BadRequest(

@@ -63,19 +63,30 @@ class GrammarArguments(Arguments):
 
     def _asked(self) -> list[Grammar]:
         nested = self.structured_outputs or StructuredOutputs()
-        found = [json_grammar(one) for one in (self.json_schema, self.guided_json) if one not in (None, "")]
+        schemas: dict[str, object] = {"json_schema": self.json_schema, "guided_json": self.guided_json}
+        found = [json_grammar(one, name) for name, one in schemas.items() if one not in (None, "")]
         if nested.json_ not in (None, False):
-            found.append(json_grammar({} if nested.json_ is True else nested.json_))
+            found.append(json_grammar({} if nested.json_ is True else nested.json_, f"{_NESTED}.json"))
         if nested.json_object:
             found.append(JSON_OBJECT)
-        expressions = (self.regex, self.guided_regex, nested.regex)
-        found += [Grammar(GrammarKind.REGEX, one) for one in expressions if one]
-        rules = (self.ebnf, self.guided_grammar, nested.grammar_)
-        found += [Grammar(GrammarKind.EBNF, one) for one in rules if one]
-        found += [choice_grammar(one) for one in (self.guided_choice, nested.choice) if one]
+        expressions = {
+            "regex": self.regex,
+            "guided_regex": self.guided_regex,
+            f"{_NESTED}.regex": nested.regex,
+        }
+        found += [Grammar(GrammarKind.REGEX, one, name) for name, one in expressions.items() if one]
+        rules = {
+            "ebnf": self.ebnf,
+            "guided_grammar": self.guided_grammar,
+            f"{_NESTED}.grammar": nested.grammar_,
+        }
+        found += [Grammar(GrammarKind.EBNF, one, name) for name, one in rules.items() if one]
+        choices = {"guided_choice": self.guided_choice, f"{_NESTED}.choice": nested.choice}
+        found += [choice_grammar(one, name) for name, one in choices.items() if one]
         return found
 
 
+_NESTED = "structured_outputs"
 JSON_OBJECT = Grammar(GrammarKind.JSON_SCHEMA, '{"type": "object"}')
 
 
@@ -92,11 +103,11 @@ def response_grammar(wanted: ResponseFormat | None) -> Grammar | None:
     if wanted.json_schema is None or wanted.json_schema.schema_ is None:
         raise BadRequest("response_format.json_schema.schema: it is missing, and type is json_schema.")
     schema = wanted.json_schema.schema_
-    return json_grammar({} if schema is True else schema)
+    return json_grammar({} if schema is True else schema, "response_format.json_schema.schema")
 
 
-def json_grammar(schema: object) -> Grammar:
-    """The grammar of a JSON schema, given as an object or as its text.
+def json_grammar(schema: object, field: str) -> Grammar:
+    """The grammar of a JSON schema, given as an object or as its text in a field of this name.
 
     Raises:
         BadRequest: it is no JSON object.
@@ -105,17 +116,18 @@ def json_grammar(schema: object) -> Grammar:
         try:
             schema = json.loads(schema, object_pairs_hook=each_once)
         except (ValueError, RecursionError) as error:
-            raise BadRequest(f"json_schema is not JSON: {str(error)[:200]}") from error
+            raise BadRequest(f"{field} is not JSON: {str(error)[:200]}") from error
     if not isinstance(schema, dict):
-        raise BadRequest("json_schema must be a JSON object.")
+        raise BadRequest(f"{field} must be a JSON object.")
     # As short as it can be: its length is bounded.
-    return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(schema, separators=(",", ":"), ensure_ascii=False))
+    text = json.dumps(schema, separators=(",", ":"), ensure_ascii=False)
+    return Grammar(GrammarKind.JSON_SCHEMA, text, field)
 
 
-def choice_grammar(choices: list[str]) -> Grammar:
+def choice_grammar(choices: list[str], field: str) -> Grammar:
     """One of these texts. All are one terminal: what a parser would have to keep of each a lexer need not."""
     quoted = [json.dumps(choice, ensure_ascii=False) for choice in choices]
-    return Grammar(GrammarKind.CHOICE, f"start: CHOICE\nCHOICE: {' | '.join(quoted)}")
+    return Grammar(GrammarKind.CHOICE, f"start: CHOICE\nCHOICE: {' | '.join(quoted)}", field)
 
 
 def only(found: list[Grammar]) -> Grammar | None:
@@ -125,6 +137,6 @@ def only(found: list[Grammar]) -> Grammar | None:
         BadRequest: there are more.
     """
     if len(found) > 1:
-        kinds = ", ".join(one.kind.value for one in found)
+        kinds = ", ".join(one.name for one in found)
         raise BadRequest(f"An output can be constrained in one way only, and this asks for {kinds}.")
     return found[0] if found else None

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,10 +60,20 @@ _LONGEST = {
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """What an output must follow from its first character to its last."""
+    """What an output must follow from its first character to its last.
+
+    Args:
+        field: what whoever sent it calls it, for errors; empty: as its kind is called.
+    """
 
     kind: GrammarKind
     source: str
+    field: str = field(default="", compare=False)
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        return self.field or self.kind.value
 
 
 class GrammarMatcher:
@@ -241,4 +251,4 @@ def _reason(matcher: llguidance.LLMatcher) -> str:
 
 
 def _refusal(grammar: Grammar, reason: str) -> str:
-    return f"This {grammar.kind.value} cannot be followed: {reason.strip()[:_ERROR_LENGTH]}"
+    return f"This {grammar.name} cannot be followed: {reason.strip()[:_ERROR_LENGTH]}"

@@ -32,6 +32,7 @@ _MOST_JOINING = 8  # groups, each on a thread of its own
 _LOOKING, _MOST_LOOKING = "devicekit-looking-for-a-group", 64
 
 # What can be no host is refused at once: torch would look for it until the time is up.
+_MOST_MEMBERS = 1 << 16
 _HOST = re.compile(r"[A-Za-z0-9_.:%\[\]-]{1,255}")
 
 
@@ -192,10 +193,14 @@ class UpdateGroups:
 def _check(operation: InitUpdateGroup, rank: int) -> None:
     if not _HOST.fullmatch(operation.master_address):
         raise InvalidOperation(
-            f"An update group needs its master's host name or IP address, not {operation.master_address!r:.80}."
+            f"An update group needs its master's host name or IP address, not {shown(operation.master_address)}."
         )
     if not 0 < operation.master_port < 65536:
         raise InvalidOperation(f"An update group needs a port from 1 to 65535, not {operation.master_port}.")
+    if operation.world_size > _MOST_MEMBERS:
+        raise InvalidOperation(
+            f"An update group has at most {_MOST_MEMBERS} members, not {shown(operation.world_size)}: world_size."
+        )
     if not 0 < rank < operation.world_size:
         raise InvalidOperation(
             f"Rank {rank} does not fit into a group of {operation.world_size}; rank 0 is the trainer."

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -62,6 +63,30 @@ def test_what_can_be_read_in_two_ways_or_not_at_all_is_refused(
 ) -> None:
     for method, path in _ROUTES:
         _refused(shared.http.request(method, path, content=content, headers=_JSON), reason)
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        (b'{"a": {"b": [1, NaN]}}', "NaN is not a number, in 'a.b.1'"),
+        (b'{"a": [[], {"x": 1}], "b": {"c": -Infinity}}', "in 'b.c'"),
+        (b'{"a": 1, "b": "\\ud800"}', "in 'b'"),
+        (b'{"a": {"\\udc00x": 1}}', "in 'a."),
+    ],
+)
+def test_what_is_no_number_or_no_text_is_told_with_its_place(content: bytes, place: str) -> None:
+    with pytest.raises(BadRequest, match=re.escape(place)):
+        parse(content)
+
+
+def test_to_find_the_place_takes_no_memory_beside_the_body_itself() -> None:
+    content = b'{"a": [' + b"0," * 1_000_000 + b"NaN]}"
+    tracemalloc.start()
+    with pytest.raises(BadRequest, match=r"a\.1000000"):
+        parse(content)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 15 * len(content), f"{most / len(content):.0f} bytes for each byte"
 
 
 def test_what_a_query_says_twice_is_refused(shared: Server) -> None:

@@ -297,6 +297,7 @@ def test_a_master_that_is_not_there_is_said(rig: Rig) -> None:
         {"master_port": 0},
         {"master_port": 70000},
         {"world_size": 1},
+        {"world_size": 2**31},  # of which a table would be made
         {"rank_offset": 0},
         {"rank_offset": 2},
         {"timeout": 0.0},
