@@ -398,7 +398,10 @@ class BackendSpec:
 
     @hook(_ORDERING, "Random")
     def set_rng_state(self, index: int, state: torch.Tensor) -> None:
-        """Restore what `get_rng_state` returned."""
+        """Restore what `get_rng_state` returned, or a copy of it.
+
+        A view is as good, such as a row of several states that are kept in one tensor.
+        """
         raise NotImplementedError
 
     # -- Processes --------------------------------------------------------------------------------------------

@@ -237,7 +237,9 @@ class SimModule:
         return self._visited("get_rng_state", device).device(device).generator.get_state()
 
     def set_rng_state(self, state: torch.Tensor, device: DeviceLike = None) -> None:
-        self._visited("set_rng_state", device).device(device).generator.set_state(state)
+        generator = self._visited("set_rng_state", device).device(device).generator
+        # torch reads a state from where its storage begins: of a view it would take another, or crash.
+        generator.set_state(state.clone(memory_format=torch.contiguous_format))
 
     # What it can and cannot.
 

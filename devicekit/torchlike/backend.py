@@ -313,7 +313,8 @@ class TorchModuleBackend(VendorModule):
     @hookimpl
     @needs("set_rng_state")
     def set_rng_state(self, index: int, state: torch.Tensor) -> None:
-        self.module.set_rng_state(state, index)
+        # Vendors refuse a state that is not contiguous, or read a view of many from where its storage begins.
+        self.module.set_rng_state(state.clone(memory_format=torch.contiguous_format), index)
 
     # -- Processes --------------------------------------------------------------------------------------------
 

@@ -150,6 +150,9 @@ def test_seeding_leaves_other_devices_alone(monkeypatch: pytest.MonkeyPatch) -> 
         first = torch.rand(3)
         backend.set_rng_state(0, state)
         assert torch.equal(torch.rand(3), first)
+        for rows in (torch.stack([before, state]), torch.stack([before, state], dim=1).T):
+            backend.set_rng_state(0, rows[1])
+            assert torch.equal(torch.rand(3), first)
     finally:
         backend.set_rng_state(0, before)
 

@@ -190,6 +190,12 @@ def test_random_state_is_per_device_and_can_be_restored(device: Device) -> None:
     torch.rand(4, device="sim:0")
     device.set_rng_state(state)
     assert torch.equal(torch.rand(4, device="sim:1"), first)
+    for rows in (
+        torch.stack([device.get_rng_state(), state]),
+        torch.stack([device.get_rng_state(), state], dim=1).T,
+    ):
+        device.set_rng_state(rows[1])
+        assert torch.equal(torch.rand(4, device="sim:1"), first)
     assert state.dtype == torch.uint8
     assert state.device.type == "cpu"
 

@@ -94,7 +94,8 @@ class Backend:
 
     @hookimpl
     def set_rng_state(self, index: int, state: torch.Tensor) -> None:
-        torch.set_rng_state(state)
+        # torch reads a state from where its storage begins: of a view it would take another, or crash.
+        torch.set_rng_state(state.clone(memory_format=torch.contiguous_format))
 
     @hookimpl
     def collective_backend(self) -> str:

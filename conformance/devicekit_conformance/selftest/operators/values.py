@@ -369,6 +369,11 @@ def random_numbers_are_wrong() -> Iterator[Fault]:
         call.forward()
         call.arguments[1].zero_()
 
+    def from_the_start(call: Call) -> object:
+        index, state = call.arguments
+        first = torch.empty(0, dtype=torch.uint8).set_(state.untyped_storage(), 0, state.shape)
+        return call.honest(index, first)
+
     def host_too(call: Call) -> object:
         torch.set_rng_state(call.arguments[1])
         return call.forward()
@@ -379,6 +384,7 @@ def random_numbers_are_wrong() -> Iterator[Fault]:
         ("dtype", "get_rng_state", device_copy),
         ("zeros", "get_rng_state", zeros),
         ("spoils_its_argument", "set_rng_state", keeps),
+        ("from_where_its_storage_begins", "set_rng_state", from_the_start),
         ("the_hosts_too", "set_rng_state", host_too),
     ):
         yield Fault(hook, name, sentence(hook), partial(faulty, {hook: body}))
