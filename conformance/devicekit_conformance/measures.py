@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -21,6 +23,8 @@ BLOCK = 24 * MIB
 LARGE = 256 * MIB
 GIB = 1 << 30
 _COARSE = 64 * 1024  # what is always a multiple of so much is counted in pages
+# Seconds before a reading of the driver's figures, which show what was done within one by the contract.
+PAUSES = (0.0, 0.1, 1.0)
 ROUNDING = 64 * MIB  # the largest page in which an honest allocator may count
 
 
@@ -28,6 +32,16 @@ def granule(numbers: Sequence[int]) -> int:
     """The page in which these numbers are counted; 0 where they are counted exactly."""
     common = math.gcd(*numbers) if numbers else 0
     return min(common, ROUNDING) if common >= _COARSE else 0
+
+
+def in_time(judge: Callable[[Callable[[], None]], str]) -> str:
+    """What ``judge`` says is wrong though it pauses before each reading; empty if nothing is, after any pause."""
+    told = ""
+    for seconds in PAUSES:
+        told = judge(partial(time.sleep, seconds))
+        if not told:
+            break
+    return told
 
 
 def large_of(trial: Trial, index: int | None = None) -> int:

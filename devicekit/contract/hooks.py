@@ -255,7 +255,8 @@ class BackendSpec:
     def memory_info(self, index: int) -> MemoryInfo:
         """The driver's free and total bytes, all processes included. May initialise.
 
-        Asked anew at each call; what was just allocated or released may not show yet where the driver counts late.
+        Asked anew at each call. Where the driver counts late, what was just allocated or released need not show
+        yet; within one second it does.
         """
         raise NotImplementedError
 

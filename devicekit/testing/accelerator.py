@@ -50,7 +50,7 @@ def _memory_info(index: int) -> tuple[int, int]:
     machine = active.simulator()
     machine.initialize()
     memory = machine.device(index).memory
-    return memory.free, memory.total
+    return memory.counted, memory.total
 
 
 def _synchronize(index: int) -> None:

@@ -47,6 +47,8 @@ class SimConfig:
     copy_bandwidth: float = 10e9
     driver_alloc_seconds: float = 0.0
     driver_free_seconds: float = 0.0
+    # So many seconds of the host's own clock pass until the driver's figures show what was taken or given back.
+    driver_counts_after: float = 0.0
     # Asking whether work is done takes the host this long, so that a loop that polls comes to an end.
     poll_seconds: float = 1e-6
     # True: the host waits for each operation before it gets the next one, as a debug mode of real drivers does.
@@ -82,6 +84,7 @@ class SimConfig:
             "copy_latency",
             "driver_alloc_seconds",
             "driver_free_seconds",
+            "driver_counts_after",
             "poll_seconds",
         ):
             if not getattr(self, field) >= 0:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections import deque
 from typing import NamedTuple
 
 __all__ = ["Holder", "PhysicalMemory"]
@@ -18,11 +20,14 @@ class Holder(NamedTuple):
 class PhysicalMemory:
     """`total` bytes, and who holds how many. This process is a holder like any other.
 
-    On a machine with unified memory, one PhysicalMemory serves the host and every device.
+    On a machine with unified memory, one PhysicalMemory serves the host and every device. What is `counted` as
+    free lags behind what is free by `late` seconds of the host's clock.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, late: float = 0.0) -> None:
         self.total = total
+        self._late = late
+        self._past: deque[tuple[float, int]] = deque()  # until when so many bytes are still counted as free
         self._held: dict[Holder, int] = {}
         self._lock = threading.RLock()  # a finalizer may give back while this thread takes
 
@@ -30,6 +35,13 @@ class PhysicalMemory:
     def free(self) -> int:
         """Bytes that nobody holds."""
         return self.total - sum(self._held.values())
+
+    @property
+    def counted(self) -> int:
+        """Bytes that the driver says are free."""
+        with self._lock:
+            self._forget()
+            return self._past[0][1] if self._past else self.free
 
     def held_by(self, holder: Holder) -> int:
         return self._held.get(holder, 0)
@@ -43,6 +55,7 @@ class PhysicalMemory:
         with self._lock:
             if nbytes > self.free:
                 return False
+            self._remember()
             self._held[holder] = self._held.get(holder, 0) + nbytes
             return True
 
@@ -54,7 +67,21 @@ class PhysicalMemory:
                 raise ValueError(
                     f"{holder.purpose} holds {left + nbytes} bytes and cannot give {nbytes} back"
                 )
+            self._remember()
             if left:
                 self._held[holder] = left
             else:
                 self._held.pop(holder, None)
+
+    def _remember(self) -> None:
+        if not self._late:
+            return
+        self._forget()
+        until = time.monotonic() + self._late
+        # Changes in quick succession show together, so that there are never more than a few to remember.
+        if not self._past or until - self._past[-1][0] > self._late / 8:
+            self._past.append((until, self.free))
+
+    def _forget(self) -> None:
+        while self._past and self._past[0][0] <= time.monotonic():
+            self._past.popleft()

@@ -181,7 +181,7 @@ class SimModule:
         machine = self._visited("mem_get_info", device)
         machine.initialize()
         memory = machine.device(device).memory
-        return memory.free, memory.total
+        return memory.counted, memory.total
 
     def memory_snapshot(self, device: DeviceLike = None) -> list[dict[str, object]]:
         """The segments of `device`, else of all devices, each with the index of its own."""

@@ -81,9 +81,12 @@ class Simulator:
         self._thread = _ThreadState()
         self._scripts: list[FaultScript] = []
         count, capacity = self.config.device_count, self.config.capacity
-        shared = PhysicalMemory(capacity) if self.config.unified_memory else None
+        late = self.config.driver_counts_after
+        shared = PhysicalMemory(capacity, late) if self.config.unified_memory else None
         self.pinned = PinnedMemory(shared)
-        self.devices = [SimDevice(self, index, shared or PhysicalMemory(capacity)) for index in range(count)]
+        self.devices = [
+            SimDevice(self, index, shared or PhysicalMemory(capacity, late)) for index in range(count)
+        ]
 
     # Which device, which stream.
 

@@ -25,6 +25,7 @@ _OTHERS = _DRAW.sample([name for name in honest_names() if name not in FREEDOMS]
 _ONCE_REFUSED = {
     "absent_devices_are_unknown": ["DK-CORE-009"],
     "collectives_by_device_type": ["DK-PROC-004"],
+    "counts_late": ["DK-CACHE-007", "DK-DRIVER-004", "DK-EACH-201"],
     "declared_types": ["DK-EACH-301"],
     "exactly_asked_for": ["DK-EACH-201"],
     "gone_in_bad_forks": ["DK-EACH-105"],

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 import pytest
 
 from devicekit.testing.driver import Holder, PhysicalMemory
@@ -30,3 +33,21 @@ def test_nobody_gives_back_more_than_they_hold() -> None:
     with pytest.raises(ValueError, match="cannot give"):
         memory.give(OURS, 1)
     assert memory.free == 50
+
+
+def test_a_driver_that_counts_late_shows_what_was_taken_and_given_back_a_while_later() -> None:
+    minutes = PhysicalMemory(1000, late=60.0)
+    assert minutes.take(OURS, 400)
+    assert (minutes.free, minutes.counted) == (600, 1000)
+    moments = PhysicalMemory(1000, late=0.05)
+    assert moments.take(OURS, 400)
+    _wait_for(lambda: moments.counted == 600)
+    moments.give(OURS, 400)
+    _wait_for(lambda: moments.counted == 1000)
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30.0
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

@@ -6,7 +6,18 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from devicekit_conformance.context import MIB, Context, NotApplicable, NotRun, expect, fail
-from devicekit_conformance.measures import BLOCK, LARGE, ROUNDING, filled, held, info, intact, settle, stats
+from devicekit_conformance.measures import (
+    BLOCK,
+    LARGE,
+    PAUSES,
+    ROUNDING,
+    filled,
+    held,
+    info,
+    intact,
+    settle,
+    stats,
+)
 from devicekit_conformance.outcomes import Level
 from devicekit_conformance.rulebook import requirement
 
@@ -122,13 +133,15 @@ def keeps_the_current_device(ctx: Context) -> None:
 def the_driver_gets_it(ctx: Context) -> None:
     """Memory that empty_cache() gives back MUST be free for the driver again."""
     gains = []
-    for _ in range(5):  # other processes come and go; memory that is never given back is never gained
+    for pause in PAUSES * 2:  # other processes come and go; memory that is never given back is never gained
         settle(ctx)
         block = filled(ctx, LARGE, 1)
         ctx.hook("synchronize")(0)
         del block
+        time.sleep(pause)
         before = info(ctx).free
         ctx.hook("empty_cache")()
+        time.sleep(pause)
         after = info(ctx).free
         if before is None or after is None:
             raise NotApplicable("free is unknown on this backend")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -51,6 +52,23 @@ class ConstantFree(Honest):
     @hookimpl
     def memory_info(self, index: int) -> MemoryInfo:
         return replace(super().memory_info(index), free=1 << 33)
+
+
+class CountsTooLate(Honest):
+    """What is taken or given back shows when it is asked for again after a minute."""
+
+    caught_by = "DK-DRIVER-003"
+
+    def __init__(self) -> None:
+        self._told: dict[int, tuple[float, MemoryInfo]] = {}
+
+    @hookimpl
+    def memory_info(self, index: int) -> MemoryInfo:
+        asked, found = self._told.get(index, (0.0, MemoryInfo()))
+        if time.monotonic() - asked > 60.0:
+            found = super().memory_info(index)
+            self._told[index] = time.monotonic(), found
+        return found
 
 
 class FreeIgnoresTheCache(Honest):

@@ -248,6 +248,9 @@ FREEDOMS: Mapping[str, Freedom] = {
         "Taking memory from the driver is slow.",
         config={"driver_alloc_seconds": 5e-3, "driver_free_seconds": 3e-3},
     ),
+    "counts_late": Freedom(
+        "What was taken or given back shows 60 ms later.", config={"driver_counts_after": 0.06}
+    ),
     "unified": Freedom("Host and devices share one memory.", config={"unified_memory": True}),
     "shared_with_others": Freedom(
         "Other processes take memory and give it back.",
