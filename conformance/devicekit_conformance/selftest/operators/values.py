@@ -371,7 +371,7 @@ def random_numbers_are_wrong() -> Iterator[Fault]:
 
     def from_the_start(call: Call) -> object:
         index, state = call.arguments
-        first = torch.empty(0, dtype=torch.uint8).set_(state.untyped_storage(), 0, state.shape)
+        first = torch.empty(0, dtype=torch.uint8).set_(state.untyped_storage(), 0, state.shape, (1,))
         return call.honest(index, first)
 
     def host_too(call: Call) -> object:
