@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from devicekit.fleet import Fleet, FleetReply, MemberSource
     from devicekit.fleet.http import HttpEndpoint
 
+_MOST_SECONDS = 1e6
+
 
 def main(arguments: Sequence[str]) -> int:
     keys.hide(arguments)
@@ -43,9 +45,10 @@ def main(arguments: Sequence[str]) -> int:
 
 async def _steer(options: argparse.Namespace, key: str | None) -> int:
     from devicekit.fleet import Fleet, open_record
+    from devicekit.fleet.exchange import peer_url
     from devicekit.fleet.http import HttpEndpoint
 
-    named = [url.rstrip("/") for url in options.engine]
+    named = [peer_url(url, "an engine") for url in options.engine]
     source = _source(options, key)
     _raise_file_limit()
 
@@ -172,12 +175,10 @@ def _tell(reply: FleetReply) -> int:
 
 
 async def _serve(options: argparse.Namespace, fleet: Fleet, key: str | None) -> int:
-    import uvicorn
-
+    from devicekit.commands.fleet_server import server
     from devicekit.fleet import UnknownMembers
     from devicekit.fleet.app import create_fleet_app
     from devicekit.server.origins import Origins
-    from devicekit.server.protocol import BoundedProtocol
 
     app = create_fleet_app(
         fleet,
@@ -186,22 +187,14 @@ async def _serve(options: argparse.Namespace, fleet: Fleet, key: str | None) -> 
         adopt=options.adopt,
         own_host=Origins(options.host, options.allowed_host).is_own_host,
     )
-    config = uvicorn.Config(
-        app,
-        host=options.host,
-        port=options.port,
-        http=BoundedProtocol,
-        ws="none",
-        log_level="warning",
-        proxy_headers=False,  # nothing here depends on who asks
-    )
+    web = server(app, host=options.host, port=options.port)
     with contextlib.suppress(UnknownMembers):  # who is asked for again and again
         await fleet.refresh()
     logging.basicConfig(format="%(levelname)s %(message)s")
-    listener = config.bind_socket()
+    listener = web.config.bind_socket()
     port = listener.getsockname()[1]
     print(f"Steering {len(fleet.endpoints)} engines on http://{options.host}:{port}", flush=True)
-    await uvicorn.Server(config).serve(sockets=[listener])
+    await web.serve(sockets=[listener])
     return 0
 
 
@@ -220,7 +213,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs.add_parser("tend", help="bring the fleet's weights to engines that lack them")
     flush = verbs.add_parser("flush", help="forget every cached prefix on all")
     flush.add_argument(
-        "--timeout", type=float, default=0.0, help="seconds to wait for idle; default: %(default)g"
+        "--timeout", type=_seconds, default=0.0, help="seconds to wait for idle; default: %(default)g"
     )
     pause = verbs.add_parser("pause", help="start no forward pass on any")
     pause.add_argument(
@@ -290,7 +283,7 @@ def _add_update(update: argparse.ArgumentParser) -> None:
         "--keep-cache", action="store_true", help="keep requests' keys and values, and the cache"
     )
     update.add_argument(
-        "--timeout", type=float, default=3600.0, help="seconds for an engine; default: %(default)g"
+        "--timeout", type=_seconds, default=3600.0, help="seconds for an engine; default: %(default)g"
     )
 
 
@@ -312,11 +305,21 @@ def _add_serve(serve: argparse.ArgumentParser) -> None:
     )
     serve.add_argument(
         "--tend-every",
-        type=float,
+        type=_seconds,
         default=5.0,
         metavar="SECONDS",
         help="look after the engines so often; 0: only when asked to; default: %(default)g",
     )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= _MOST_SECONDS:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no number of seconds from 0 to a million")
+    return seconds
 
 
 def _count(text: str) -> int:

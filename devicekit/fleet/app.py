@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -24,6 +24,7 @@ from devicekit.fleet.agreement import notes
 from devicekit.fleet.errors import FleetBusy, RecordNotWritten, UnknownMembers
 from devicekit.fleet.fleet import Fleet
 from devicekit.fleet.keeper import Keeper
+from devicekit.fleet.look import Look
 from devicekit.fleet.outcomes import FleetReply, MemberView
 from devicekit.fleet.tend import tend
 from devicekit.fleet.update import FleetUpdate
@@ -129,6 +130,8 @@ class _Guard:
                 return _error(403, "No web page steers a fleet: this request came from a browser.")
             try:
                 return await page(request)
+            except ClientDisconnect:
+                return _error(499, "The client went away.")  # nobody will see it
             except _Refused as error:
                 return _error(error.status, str(error))
             except FleetBusy as error:
@@ -156,6 +159,7 @@ class _Guard:
 class _Pages:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
+        self._members, self._known = Look(self._look_at_members), Look(fleet.look)
 
     async def verb(self, request: Request) -> Response:
         """Send the body to every engine as it came."""
@@ -218,8 +222,11 @@ class _Pages:
 
     async def status(self, request: Request) -> Response:
         """Every engine side by side."""
+        return JSONResponse(describe(self._fleet, await self._members.shared()))
+
+    async def _look_at_members(self) -> list[MemberView]:
         await self._fleet.refresh()
-        return JSONResponse(describe(self._fleet, await self._fleet.look()))
+        return await self._fleet.look()
 
     async def workers(self, request: Request) -> Response:
         """The engines' URLs, as gateways list them."""
@@ -229,10 +236,9 @@ class _Pages:
     async def ready(self, request: Request) -> Response:
         """200 exactly if every engine serves the fleet's weights."""
         try:
-            await self._fleet.refresh()
-        except UnknownMembers as error:
+            views = await self._members.shared()
+        except DeviceKitError as error:
             return _error(503, str(error))
-        views = await self._fleet.look()
         served = self._fleet.file.record.served
         behind = [
             one.member
@@ -243,7 +249,7 @@ class _Pages:
 
     async def metrics(self, request: Request) -> Response:
         """The engines as gauges."""
-        text = await run_in_threadpool(_exposition, await self._fleet.look())
+        text = await run_in_threadpool(_exposition, await self._known.shared())
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+_LONGEST_MESSAGE = 2000  # characters
+
 
 class Unreachable(Exception):
     """No answer came: it is unknown whether the engine did what it was asked."""
@@ -21,15 +23,23 @@ class Answer:
     @property
     def success(self) -> bool:
         """Whether the engine did what it was asked."""
-        return self.status < 400 and self.document.get("success", True) is not False
+        return 200 <= self.status < 300 and self.document.get("success", True) is not False
 
     @property
     def message(self) -> str:
-        """The engine's message, for people."""
+        """The engine's message, for people: of bounded length, in one line, and printable."""
         error = self.document.get("error")
         nested = error.get("message") if isinstance(error, Mapping) else None
         found = self.document.get("message") or nested or self.document.get("status_message")
-        return str(found) if found else ("" if self.success else f"status {self.status}")
+        if isinstance(found, str) and found:
+            return _printable(found)
+        return "" if self.success else f"status {self.status}"
+
+
+def _printable(text: str) -> str:
+    """What an engine says is shown in terminals and logs, which a line of its own making could forge."""
+    short = text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}..."
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in short)
 
 
 class Endpoint(Protocol):

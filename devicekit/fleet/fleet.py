@@ -21,8 +21,10 @@ from devicekit.fleet.record import RecordFile, Served
 CONFLICT = 409
 """HTTP: somebody else steers, or the engine is not as this takes it to be."""
 
+_LONGEST_LEASE = 1000  # characters, as engines take them
 _AT_ONCE = 512  # calls under way
 _LONG = 30.0  # seconds; a call that may take more is looked after meanwhile
+_PARTING = 5.0  # seconds: who does not hear that others may steer finds out when they do
 _SILENT = 3  # looks in a row without an answer, after which an engine is not waited for
 BACKGROUND = "tend, by itself"
 """A verb that nobody asked for: whoever comes meanwhile waits for its end."""
@@ -160,7 +162,7 @@ class Fleet:
         }
         outcome = await self.call(endpoint, "/claim_for_fleet", body)
         lease = outcome.document.get("lease")
-        if outcome.success and isinstance(lease, str) and lease:
+        if outcome.success and isinstance(lease, str) and 0 < len(lease) <= _LONGEST_LEASE:
             self._leases[endpoint.name] = lease
         elif outcome.success:
             return MemberOutcome(endpoint.name, False, "answered a claim without a lease", outcome.status)
@@ -184,7 +186,7 @@ class Fleet:
         """Let others steer."""
         leases, self._leases = self._leases, {}
         ending = (
-            self.call(one, "/end_fleet_claim", {"lease": leases[one.name]})
+            self.call(one, "/end_fleet_claim", {"lease": leases[one.name]}, timeout=_PARTING)
             for one in self.endpoints
             if one.name in leases
         )

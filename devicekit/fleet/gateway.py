@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping
 
 import httpx
 
 from devicekit.contract.errors import ConfigurationError
-from devicekit.contract.text import shown
+from devicekit.contract.text import counted
+from devicekit.documents import UnreadableDocument, parse_sent
 from devicekit.fleet.errors import UnknownMembers
+from devicekit.fleet.exchange import UnusableAnswer, client, exchange, peer_url
 
 _TIMEOUT = 30.0  # seconds
-_LARGEST = 16 << 20  # bytes of a list
+_MOST = 10_000  # engines
 _PATHS = ("/workers", "/list_workers")  # in this order: gateways have the one, or both, or the other
 
 
@@ -26,58 +27,47 @@ class GatewayMembers:
         Raises:
             ConfigurationError: this is no URL.
         """
-        try:
-            parsed = httpx.URL(url)
-        except (httpx.InvalidURL, TypeError) as error:
-            raise ConfigurationError(f"{shown(url)} is no URL of a gateway: {error}") from error
-        if parsed.scheme not in ("http", "https") or not parsed.host:
-            raise ConfigurationError(
-                f"{shown(url)} is no URL of a gateway; one looks like http://10.0.0.5:30000"
-            )
-        self._url = url.rstrip("/")
+        self._url = peer_url(url, "a gateway")
         self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
 
     async def members(self) -> tuple[str, ...]:
         problem = "it lists no workers"
-        async with httpx.AsyncClient(headers=self._headers, timeout=_TIMEOUT, trust_env=False) as client:
+        async with client(self._headers, _TIMEOUT) as asking:
             for path in _PATHS:
                 try:
-                    status, content = await asyncio.wait_for(_read(client, self._url + path), _TIMEOUT)
+                    request = asking.build_request("GET", self._url + path)
+                    status, content = await asyncio.wait_for(exchange(asking, request), _TIMEOUT)
                     if status == 200:
-                        if found := _workers(json.loads(content)):
+                        if found := _workers(parse_sent(content)):
                             return tuple(sorted(found))
                     elif status != 404:
                         problem = f"{path} was answered with status {status}"
                 except asyncio.TimeoutError:
                     problem = f"{path} was not answered within {_TIMEOUT:g} s"
-                except (httpx.HTTPError, ValueError, RecursionError, TypeError) as error:
+                except UnreadableDocument as error:
+                    problem = f"{path} was answered with what is no JSON that can be read: {error}"
+                except (ConfigurationError, UnusableAnswer, TypeError) as error:
+                    problem = f"{path}: {str(error)[:200]}"
+                except httpx.HTTPError as error:
                     problem = f"{path}: {type(error).__name__}: {str(error)[:200]}".rstrip(": ")
         raise UnknownMembers(f"The gateway {self._url} does not say which engines there are: {problem}.")
 
 
-async def _read(client: httpx.AsyncClient, url: str) -> tuple[int, bytes]:
-    content = bytearray()
-    async with client.stream("GET", url) as answer:
-        async for part in answer.aiter_bytes():
-            content += part
-            if len(content) > _LARGEST:
-                raise ValueError(f"more than {_LARGEST} bytes")
-    return answer.status_code, bytes(content)
-
-
-def _workers(document: object) -> set[str]:
+def _workers(document: Mapping[str, object]) -> set[str]:
     """URLs in ``{"workers": [{"url": …}]}`` or ``{"urls": […]}``.
 
     Raises:
-        TypeError: it is neither.
+        TypeError: it is neither, or too long.
+        ConfigurationError: it lists what is no URL of an engine.
     """
-    if not isinstance(document, Mapping):
-        raise TypeError("it answered what is no JSON object")
     listed = document.get("urls")
     if listed is None:
-        listed = [
-            one.get("url") if isinstance(one, Mapping) else one for one in document.get("workers") or ()
-        ]
+        workers = document.get("workers") or []
+        if not isinstance(workers, list):
+            raise TypeError("workers is no list")
+        listed = [one.get("url") if isinstance(one, Mapping) else one for one in workers]
     if not isinstance(listed, list) or any(not isinstance(one, str) for one in listed):
         raise TypeError("it answered a list of something else than URLs")
-    return {one.rstrip("/") for one in listed}
+    if len(listed) > _MOST:
+        raise TypeError(f"it lists {counted(len(listed), 'engine')}, and a fleet has at most {_MOST}")
+    return {peer_url(one, "an engine") for one in listed}

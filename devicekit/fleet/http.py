@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping
 
 import httpx
 
-from devicekit.contract.errors import ConfigurationError
-from devicekit.contract.text import shown
+from devicekit.documents import UnreadableDocument, parse_sent
 from devicekit.fleet.endpoint import Answer, Unreachable
+from devicekit.fleet.exchange import UnusableAnswer, client, exchange, peer_url
 
 _USUAL = 30.0  # seconds
 _GRACE = 1.0  # seconds, so that httpx says first what took so long
-_LARGEST = 16 << 20  # bytes of an answer
 
 
 class HttpEndpoint:
@@ -26,25 +24,9 @@ class HttpEndpoint:
         Raises:
             ConfigurationError: this is no such URL.
         """
-        try:
-            parsed = httpx.URL(url)
-        except (httpx.InvalidURL, TypeError) as error:
-            raise ConfigurationError(f"{shown(url)} is no URL of an engine: {error}") from error
-        if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.userinfo:
-            raise ConfigurationError(
-                f"{shown(url)} is no URL of an engine; one looks like http://10.0.0.5:30000"
-            )
-        headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        peer_url(url, "an engine")
         self.name = url.rstrip("/")
-        # One connection for each call: what an engine says twice must not answer the next question.
-        self._client = httpx.AsyncClient(
-            base_url=self.name,
-            headers=headers,
-            timeout=_USUAL,
-            limits=httpx.Limits(max_keepalive_connections=0),
-            trust_env=False,
-            follow_redirects=False,
-        )
+        self._client = client({} if api_key is None else {"Authorization": f"Bearer {api_key}"}, _USUAL)
 
     async def call(
         self, path: str, body: Mapping[str, object] | None = None, *, timeout: float | None = None
@@ -53,39 +35,28 @@ class HttpEndpoint:
         try:
             # As a whole: who answers a byte at a time has not answered either.
             status, content = await asyncio.wait_for(self._exchange(path, body, limit), limit + _GRACE)
-            document = json.loads(content)
+            return Answer(status, parse_sent(content))
         except asyncio.TimeoutError as error:
             raise Unreachable(f"it has not answered in {limit:g} s") from error
         except httpx.HTTPError as error:
             raise Unreachable(f"{type(error).__name__}: {error}".rstrip(": ")) from error
-        except (ValueError, RecursionError) as error:
-            raise Unreachable("it answered with what is no JSON") from error
-        if not isinstance(document, dict):
-            raise Unreachable(f"it answered {status} with JSON that is no object")
-        return Answer(status, document)
+        except UnusableAnswer as error:
+            raise Unreachable(str(error)) from error
+        except UnreadableDocument as error:
+            raise Unreachable(
+                f"it answered {status} with what is no JSON that can be read: {error}"
+            ) from error
 
     async def _exchange(
         self, path: str, body: Mapping[str, object] | None, limit: float
     ) -> tuple[int, bytes]:
+        url = self.name + path
         if body is None:
-            request = self._client.build_request("GET", path, timeout=limit)
+            request = self._client.build_request("GET", url, timeout=limit)
         else:
-            request = self._client.build_request("POST", path, json=dict(body), timeout=limit)
-        response = await self._client.send(request, stream=True)
-        try:
-            return response.status_code, await _content(response)
-        finally:
-            await response.aclose()
+            request = self._client.build_request("POST", url, json=dict(body), timeout=limit)
+        return await exchange(self._client, request)
 
     async def close(self) -> None:
         """End its connections."""
         await self._client.aclose()
-
-
-async def _content(response: httpx.Response) -> bytes:
-    content = bytearray()
-    async for part in response.aiter_bytes():
-        content += part
-        if len(content) > _LARGEST:
-            raise Unreachable(f"it answered {response.status_code} with more than {_LARGEST} bytes")
-    return bytes(content)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from devicekit.fleet.endpoint import Answer
 
+_LONGEST = 4096  # characters of what an engine says of itself: a path may have so many
 _KIND = ("model_type", "architectures", "vocab_size", "max_context_length", "page_size")
 
 
@@ -46,7 +47,7 @@ class MemberView:
 
     @classmethod
     def of(cls, outcome: MemberOutcome) -> MemberView:
-        """Read the answer of ``/server_info``. A value of a wrong type counts as not said."""
+        """Read the answer of ``/server_info``. A value of a wrong type, or longer than any, counts as not said."""
         if not outcome.success:
             return cls(outcome.member, False, outcome.message)
         seen = outcome.document
@@ -113,7 +114,7 @@ def summary(verb: str, outcomes: Sequence[MemberOutcome]) -> str:
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+    return value if isinstance(value, str) and len(value) <= _LONGEST else None
 
 
 def _flag(value: object) -> bool | None:

@@ -88,7 +88,10 @@ class RecordFile:
         record = replace(self.record, **changes)  # type: ignore[arg-type]  # fields of the record, by name
         beside = self.path.with_name(f".{self.path.name}.new")
         try:
-            with beside.open("w") as file:
+            beside.unlink(
+                missing_ok=True
+            )  # cut short before, or somebody's pipe or link: not to be written to
+            with open(beside, "x", opener=_own) as file:
                 json.dump(asdict(record), file, indent=1)
                 file.flush()
                 os.fsync(file.fileno())
@@ -100,6 +103,21 @@ class RecordFile:
             ) from error
         self.record = record
         return record
+
+
+def _followed(path: Path) -> Path:
+    """What a path leads to, so that there is one lock however it is called, and a link stays one."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # a loop of links, or no right to look
+        raise ConfigurationError(f"The fleet's file {path} cannot be used: {error}") from error
+    return Path(os.path.realpath(path))
+
+
+def _own(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 @contextmanager
@@ -114,6 +132,7 @@ def open_record(path: Path, members: Sequence[str] = (), *, sourced: bool = Fals
         FleetBusy: another process holds it; the message says which.
         ConfigurationError: it cannot be read or written, holds something else, or no engine is known.
     """
+    path = _followed(path)
     lock = path.with_name(f".{path.name}.lock")
     try:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o600)
