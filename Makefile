@@ -29,8 +29,9 @@ fleet-ray: $(SETUP) ## the same on Ray Serve: two replicas, an update, one kille
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'ray[serve]>=2.49'
 	@$(BIN)/python -m examples.fleet_ray
 
-test: $(SETUP) lint types architecture ## everything that must hold: lint, types, architecture, tests (on two cores)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Twice as many workers as cores: a good half of what a test does is wait for other processes.
+test: $(SETUP) lint types architecture ## everything that must hold: lint, types, architecture, tests; some ten minutes on two cores
+	@$(BIN)/python -m pytest -n $(or $(WORKERS),4) --dist loadfile --no-loadscope-reorder
 
 thorough: $(SETUP) ## the tests that take minutes each, of which `make test` runs samples or none
 	@DRAW=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m thorough
