@@ -181,6 +181,7 @@ def _judged(
     only: Sequence[str] | None,
 ) -> Mapping[str, object]:
     from devicekit_conformance.console import Console
+    from devicekit_conformance.device_check import check_device
     from devicekit_conformance.judge import Nursery, RunnerError
     from devicekit_conformance.probe_check import check_probe
     from devicekit_conformance.running import run
@@ -188,9 +189,10 @@ def _judged(
 
     console = Console(verbose=arguments.verbose, quiet=arguments.quiet)
     with Nursery() as nursery:
-        if target.probe is not None:
-            with contextlib.suppress(RunnerError):  # the run says what is wrong
+        with contextlib.suppress(RunnerError):  # the run says what is wrong
+            if target.probe is not None:
                 check_probe(nursery, target)
+            check_device(nursery, target)
         session = Session(target, nursery, waivers, profiles, only, arguments.patience)
         try:
             return run(session, console, arguments.where)

@@ -139,10 +139,10 @@ class Worker:
             self.kill()
             return {"error": plain(f"the backend could not be described: {error or 'the process ended'}")}
 
-    def probe_faults(self, limit: float) -> str:
-        """What is wrong with the probe that stands in for the suite's; empty if nothing can be told."""
+    def hindrance(self, kind: str, limit: float) -> str:
+        """Why the "probe" or the "device" is none to judge by; empty if it is, or nothing can be told."""
         try:
-            (text,) = self._ask("probe", "probe", "", limit)
+            (text,) = self._ask(kind, kind, "", limit)
         except (TimeoutError, OSError, _Closed, _Flood, wire.Forged, ValueError):
             self.kill()
             return ""

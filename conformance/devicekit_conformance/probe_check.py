@@ -28,7 +28,7 @@ def check_probe(nursery: Nursery, target: Target) -> None:
 
     worker = Worker(nursery, target)
     try:
-        faults = worker.probe_faults(_LIMIT)
+        faults = worker.hindrance("probe", _LIMIT)
     finally:
         worker.kill()
     if faults:

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import pytest
 
+from devicekit_conformance.device_check import check_device
 from devicekit_conformance.judge import Nursery, RunnerError
 from devicekit_conformance.outcomes import EXIT_CODES, EXIT_USAGE, Result, Status, Verdict, counts_of
 from devicekit_conformance.probe_check import check_probe
@@ -56,6 +57,7 @@ class Run:
                     self._nursery = Nursery()
                 if target.probe is not None:
                     check_probe(self._nursery, target)
+                check_device(self._nursery, target)
             except (UsageError, RunnerError) as error:
                 raise pytest.UsageError(str(error)) from None
             self._sessions[target.address] = Session(

@@ -17,6 +17,7 @@ from types import TracebackType
 
 from devicekit_conformance import frozen_contract, processes, wire
 from devicekit_conformance.context import Context, Failure, NotApplicable, NotRun
+from devicekit_conformance.device_check import too_small
 from devicekit_conformance.integrity import guard
 from devicekit_conformance.outcomes import Status
 from devicekit_conformance.plain_text import plain, told
@@ -64,6 +65,8 @@ def serve(connection: socket.socket, log: int) -> None:
             say(number, "facts", _facts(context))
         elif kind == "probe":
             say(number, "probe", faults_of_probe(context))
+        elif kind == "device":
+            say(number, "device", too_small(context))
         else:
             status, message, seconds, cause = examine(rules[argument], context)
             if (
