@@ -260,4 +260,6 @@ class DeviceModule:
 
     def set_rng_state(self, new_state: torch.Tensor, device: object = None) -> None:
         self._lazy_init()
+        if not new_state.is_contiguous():
+            raise RuntimeError("RNG state must be contiguous")
         self.driver.seeds[self._index(device)] = int.from_bytes(bytes(new_state.tolist()), "little")

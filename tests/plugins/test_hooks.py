@@ -233,7 +233,7 @@ def test_seeding_reaches_the_named_device_even_before_initialisation(bench: Benc
     assert bench.driver.seeds == {1: 42}
     state = bench.backend.get_rng_state(1)
     bench.backend.manual_seed(1, 43)
-    bench.backend.set_rng_state(1, state)
+    bench.backend.set_rng_state(1, torch.stack([torch.zeros_like(state), state], dim=1)[:, 1])
     assert bench.driver.seeds == {1: 42}
     assert bench.driver.current == 0
     assert state.dtype is torch.uint8
