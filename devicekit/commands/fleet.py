@@ -186,6 +186,7 @@ async def _serve(options: argparse.Namespace, fleet: Fleet, key: str | None) -> 
         tend_every=options.tend_every or None,
         adopt=options.adopt,
         own_host=Origins(options.host, options.allowed_host).is_own_host,
+        on_close=fleet.close,  # within the server's life: after it, the signal that ended it ends the process
     )
     web = server(app, host=options.host, port=options.port)
     with contextlib.suppress(UnknownMembers):  # who is asked for again and again
