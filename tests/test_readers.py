@@ -207,7 +207,7 @@ _READS = {"read_text", "read_bytes", "open", "fromfile", "memmap", "safe_open"}
 _LOADS = {"json.load", "pickle.load", "tomllib.load", "torch.load", "np.load", "numpy.load"}
 # What is opened in this way is a room's own kind of thing, and no path.
 _NO_FILES = {"Engine.open", "ModelDirectory.open", "WeightFile.open", "gate.open", "opener.open", "read_text"}
-_WRITING = {"'w'", "'wb'", "'a'"}
+_WRITING = {"'w'", "'wb'", "'a'", "'x'"}
 # Everything that reads files beside the catalogue's, and whose they are.
 _KERNEL = "the kernel writes it"
 _OWN = "comes with the package"

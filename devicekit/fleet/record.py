@@ -88,10 +88,9 @@ class RecordFile:
         record = replace(self.record, **changes)  # type: ignore[arg-type]  # fields of the record, by name
         beside = self.path.with_name(f".{self.path.name}.new")
         try:
-            beside.unlink(
-                missing_ok=True
-            )  # cut short before, or somebody's pipe or link: not to be written to
-            with open(beside, "x", opener=_own) as file:
+            # Cut short before, or somebody's pipe or link: not to be written to.
+            beside.unlink(missing_ok=True)
+            with open(beside, "x") as file:
                 json.dump(asdict(record), file, indent=1)
                 file.flush()
                 os.fsync(file.fileno())
@@ -114,10 +113,6 @@ def _followed(path: Path) -> Path:
     except OSError as error:  # a loop of links, or no right to look
         raise ConfigurationError(f"The fleet's file {path} cannot be used: {error}") from error
     return Path(os.path.realpath(path))
-
-
-def _own(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 @contextmanager
