@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -48,6 +49,10 @@ SLOW_IMPORTS = (
 settings.register_profile("devicekit", derandomize=not os.environ.get("DRAW"), deadline=None, database=None)
 settings.load_profile("devicekit")
 torch.set_num_threads(1)  # the models are tiny: threads cost more than they bring
+# A shell has these ignored in what it starts in the background, and so would be everything that a test starts.
+for _one in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(_one) is signal.SIG_IGN:
+        signal.signal(_one, signal.default_int_handler if _one is signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -152,9 +152,11 @@ def test_a_client_that_reads_nothing_does_not_hold_up_the_end(
 # -- Slow clients ---------------------------------------------------------------------------------------------
 
 
-def _connect(url: str) -> socket.socket:
+def _connect(url: str, *, small_segments: bool = False) -> socket.socket:
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    if small_segments:  # by large ones the kernel takes megabytes before anybody has to wait
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1000)
     connection.settimeout(60)
     connection.connect(("127.0.0.1", int(url.rpartition(":")[2])))
     return connection
@@ -165,7 +167,7 @@ def test_a_client_that_stops_reading_is_let_go_and_its_requests_end(
 ) -> None:
     monkeypatch.setattr(protocol, "_WRITE_SECONDS", 0.3)
     document = {"input_ids": [1], "sampling_params": {**LONG, "n": 8}, "stream": True}
-    with serve() as one, _connect(one.url) as connection:
+    with serve() as one, _connect(one.url, small_segments=True) as connection:
         connection.sendall(_posted(document))
         one.eventually(lambda: one.load()["num_running_reqs"] == 8)
         one.eventually(lambda: one.load()["num_total_reqs"] == 0)

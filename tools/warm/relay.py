@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -32,7 +33,13 @@ def main(address: str, arguments: list[str]) -> None:
             signal.signal(one, lambda number, frame: os.kill(program, number))
     for number in (0, 1, 2):
         os.close(number)  # what reads our output waits for the program's end, not for ours
+    # One that arrives just before we wait would be seen only after: it has to end the waiting too.
+    woken, waking = socket.socketpair()
+    waking.setblocking(False)
+    signal.set_wakeup_fd(waking.fileno())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
+    while connection not in select.select([connection, woken], [], [])[0]:
+        woken.recv(64)
     status = int(connection.recv(64) or 1)
     if os.WIFSIGNALED(status):
         signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
