@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from types import FrameType
-
 import uvicorn
 from starlette.applications import Starlette
 
 from devicekit.server.protocol import BoundedProtocol
+from devicekit.server.run import PromptServer
 
 GRACE = 10  # seconds that verbs get to end; what is cut short then is resumed by the next process
 
@@ -25,13 +23,4 @@ def server(app: Starlette, *, host: str, port: int) -> uvicorn.Server:
         proxy_headers=False,  # nothing here depends on who asks
         timeout_graceful_shutdown=GRACE,
     )
-    return _Server(config)
-
-
-class _Server(uvicorn.Server):
-    """Told to stop once, it lets verbs end for a while; told again, the process ends at once."""
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.should_exit:
-            os._exit(128 + sig)
-        super().handle_exit(sig, frame)
+    return PromptServer(config)

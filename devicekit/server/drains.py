@@ -9,6 +9,10 @@ from devicekit.scheduling.messages import DrainReply
 from devicekit.server.snapshot import Snapshot
 
 DRAINING, DRAINED = "draining", "drained"
+_REASONS = {
+    DRAINED: "The engine is drained: no new requests are taken until POST /continue_generation.",
+    DRAINING: "The engine is draining: no new requests are taken.",
+}
 
 
 class Drains:
@@ -47,9 +51,4 @@ class Drains:
     @property
     def reason(self) -> str:
         """Why new requests are turned away; empty while they are taken."""
-        match self.word:
-            case "drained":
-                return "The engine is drained: no new requests are taken until POST /continue_generation."
-            case "draining":
-                return "The engine is draining: no new requests are taken."
-        return ""
+        return _REASONS.get(self.word, "")

@@ -69,11 +69,20 @@ def server(app: Starlette, *, access_log: bool = False) -> Server:
     return Server(config, serving)
 
 
-class Server(uvicorn.Server):
+class PromptServer(uvicorn.Server):
+    """Told to stop a second time, the process ends at once."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            os._exit(128 + sig)
+        super().handle_exit(sig, frame)
+
+
+class Server(PromptServer):
     """Prints where it serves once requests and signals can come, and shuts down in good order.
 
     Told to stop, it takes no more requests to generate, lets those in flight end within the set time, and ends the
-    others; then it closes its connections. Told again, the process ends at once.
+    others; then it closes its connections.
     """
 
     asked_to_stop = False  # may be set from any thread, and however early: it stops once it has begun
@@ -81,11 +90,6 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, serving: Serving | None = None) -> None:
         super().__init__(config)
         self.serving = serving
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.should_exit:
-            os._exit(128 + sig)
-        super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self.serving is not None:

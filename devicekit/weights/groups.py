@@ -31,8 +31,8 @@ _LONGER = 2.0  # seconds
 _MOST_JOINING = 8  # groups, each on a thread of its own
 _LOOKING, _MOST_LOOKING = "devicekit-looking-for-a-group", 64
 
+_MOST_MEMBERS = 1 << 16  # torch makes a table of them on joining
 # What can be no host is refused at once: torch would look for it until the time is up.
-_MOST_MEMBERS = 1 << 16
 _HOST = re.compile(r"[A-Za-z0-9_.:%\[\]-]{1,255}")
 
 
