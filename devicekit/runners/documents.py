@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from devicekit.files import ChangingFile, Stamp, UnreadableFile, read_steady
 from devicekit.runners.errors import InvalidModelDirectory, one_line
+from devicekit.runners.passing import passing_directory
 
 _LONGEST = 64 << 20  # bytes of one document in JSON
 _LONGEST_OF_TOKENIZER = 256 << 20
@@ -111,15 +111,14 @@ def _written(contents: Mapping[str, bytes]) -> Iterator[Path]:
     """A directory that holds these files: in the usual place, or in memory where that is full."""
     places = (None, "/dev/shm")
     for place in places:
-        made = tempfile.TemporaryDirectory(prefix="devicekit-", dir=place)
-        with made:
+        with passing_directory(place) as made:
             try:
                 for name, content in contents.items():
-                    (Path(made.name) / name).parent.mkdir(exist_ok=True)
-                    (Path(made.name) / name).write_bytes(content)
+                    (made / name).parent.mkdir(exist_ok=True)
+                    (made / name).write_bytes(content)
             except OSError as error:
                 if place == places[-1] or not Path(str(places[-1])).is_dir():
                     raise InvalidModelDirectory(f"There is no room to copy a tokenizer: {error}") from error
                 continue
-            yield Path(made.name)
+            yield made
             return

@@ -105,7 +105,7 @@ def test_a_server_that_is_killed_within_a_verb_leaves_nothing_behind(
             asking.join(60)
             assert said, "the client waits for ever"
         assert first.process.wait(60) == -signal.SIGKILL
-    assert [*tmp_path.iterdir()] == []
     assert {one: one.read_bytes() for one in sorted(models.a.iterdir())} == before
     with serving(models.a, tmp_path) as second:
         assert second.generate() == expected
+        assert [*tmp_path.iterdir()] == []
