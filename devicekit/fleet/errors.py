@@ -18,7 +18,7 @@ class NoFleetWeights(FleetError):
 
 
 class RecordNotWritten(FleetError):
-    """The fleet's file cannot be written: no room, or no right to. What it says is what it said before."""
+    """The fleet's file cannot be written: no room, no right to, or somebody else has. It is left as it is."""
 
 
 class UnknownMembers(FleetError):

@@ -123,10 +123,10 @@ class Fleet:
         if self._busy != verb:
             return
         known = {one.name: one for one in self.endpoints}
-        self.endpoints = tuple(known.get(name) or self._connect(name) for name in names)
         if names != self.file.record.members:
             held = tuple(one for one in self.file.record.held if one in names)
             self.file.save(members=names, held=held)
+        self.endpoints = tuple(known.get(name) or self._connect(name) for name in names)
         for name in [name for name in known if name not in names]:
             if lease := self._leases.pop(name, None):
                 await self.call(known[name], "/end_fleet_claim", {"lease": lease})

@@ -7,24 +7,22 @@ the next one reads in which phase it was and goes on from what the engines say o
 from __future__ import annotations
 
 import enum
-import fcntl
 import json
 import os
-import socket
 import stat
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from devicekit.contract.errors import ConfigurationError
-from devicekit.documents import read_json
+from devicekit.documents import parse_json, read_text
 from devicekit.files import UnreadableFile
-from devicekit.fleet.errors import FleetBusy, RecordNotWritten
+from devicekit.fleet.errors import RecordNotWritten
+from devicekit.fleet.lock import Lock, locked
 
 _LARGEST = 16 << 20  # bytes
-_LONGEST_NAME = 500  # characters
 
 
 class Phase(str, enum.Enum):
@@ -75,44 +73,75 @@ class FleetRecord:
 class RecordFile:
     """The file of a fleet, held by this process."""
 
-    def __init__(self, path: Path, record: FleetRecord) -> None:
+    def __init__(self, path: Path, lock: Lock) -> None:
+        """Raises `ConfigurationError` if what is there is no fleet's file."""
         self.path = path
-        self.record = record
+        self._lock = lock
+        self.record, self._text = _read(path)
 
     def save(self, **changes: object) -> FleetRecord:
         """Change fields of the record. The change is on disk before this returns.
 
         Raises:
-            RecordNotWritten: it cannot be written; the record is the old one.
+            RecordNotWritten: it cannot be written, or somebody else has: the record is the old one.
+            FleetBusy: another process has the file.
         """
         record = replace(self.record, **changes)  # type: ignore[arg-type]  # fields of the record, by name
-        beside = self.path.with_name(f".{self.path.name}.new")
+        text = json.dumps(asdict(record), indent=1)
         try:
-            # Cut short before, or somebody's pipe or link: not to be written to.
-            beside.unlink(missing_ok=True)
-            with open(beside, "x") as file:
-                json.dump(asdict(record), file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, self.path)
-        except OSError as error:
+            self._lock.renew()
+            if _text(self.path) not in (None, self._text):
+                raise UnreadableFile("somebody else has written into it since this process read or wrote it")
+            _replace(self.path, text)
+        except (OSError, UnreadableFile, ConfigurationError) as error:
             raise RecordNotWritten(
-                f"The fleet's file {self.path} cannot be written: {error}. It says what it said before; engines "
-                "that are held stay held until this is put right: then devicekit fleet resume, and tend."
+                f"The fleet's file {self.path} cannot be written: {error}. It is left as it is; engines that are "
+                "held stay held until this is put right: then devicekit fleet resume, and tend."
             ) from error
-        self.record = record
+        self.record, self._text = record, text
         return record
+
+
+def _text(path: Path) -> str | None:
+    """What a file holds; ``None``: there is none. Raises `UnreadableFile`."""
+    return read_text(path, _LARGEST) if os.path.lexists(path) else None
+
+
+def _replace(path: Path, text: str) -> None:
+    """Give a file another content, whole or not at all."""
+    beside = path.with_name(f".{path.name}.new")
+    # Cut short before, or somebody's pipe or link: not to be written to.
+    beside.unlink(missing_ok=True)
+    try:
+        with open(beside, "x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
+    with suppress(OSError):  # of a file system that cannot
+        folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)  # so that the name leads to the new one after a loss of power too
+        finally:
+            os.close(folder)
 
 
 def _followed(path: Path) -> Path:
     """What a path leads to, so that there is one lock however it is called, and a link stays one."""
+    real = Path(os.path.realpath(path))
     try:
-        path.stat()
+        kind = stat.S_IFMT(path.stat().st_mode)
     except FileNotFoundError:
-        pass
+        kind = stat.S_IFREG
     except OSError as error:  # a loop of links, or no right to look
         raise ConfigurationError(f"The fleet's file {path} cannot be used: {error}") from error
-    return Path(os.path.realpath(path))
+    if kind != stat.S_IFREG:
+        raise ConfigurationError(f"{path} is no fleet's file: it is no regular file.")
+    return real
 
 
 @contextmanager
@@ -125,32 +154,14 @@ def open_record(path: Path, members: Sequence[str] = (), *, sourced: bool = Fals
 
     Raises:
         FleetBusy: another process holds it; the message says which.
-        ConfigurationError: it cannot be read or written, holds something else, or no engine is known.
+        ConfigurationError: it cannot be read or locked, holds something else, or no engine is known.
+        RecordNotWritten: it cannot be written.
     """
+    if twice := sorted({one for one in members if members.count(one) > 1}):
+        raise ConfigurationError(f"{', '.join(twice)} is named twice: each engine belongs to a fleet once.")
     path = _followed(path)
-    lock = path.with_name(f".{path.name}.lock")
-    try:
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o600)
-    except OSError as error:
-        raise ConfigurationError(f"The fleet's file {path} cannot be used: {error}") from error
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise ConfigurationError(f"The fleet's file {path} cannot be used: {lock} is no regular file.")
-    with os.fdopen(handle, "r+") as holder:
-        try:
-            fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            who = holder.read(_LONGEST_NAME).strip() or "another process"
-            raise FleetBusy(f"{who} steers the fleet of {path} now.") from error
-        holder.truncate(0)
-        holder.seek(0)
-        holder.write(f"Process {os.getpid()} on {socket.gethostname()}")
-        holder.flush()
-        file = RecordFile(path, _read(path))
-        if twice := sorted({one for one in members if members.count(one) > 1}):
-            raise ConfigurationError(
-                f"{', '.join(twice)} is named twice: each engine belongs to a fleet once."
-            )
+    with locked(path) as lock:
+        file = RecordFile(path, lock)
         if members and tuple(members) != file.record.members:
             held = tuple(one for one in file.record.held if one in members)
             file.save(members=tuple(members), held=held)
@@ -159,15 +170,15 @@ def open_record(path: Path, members: Sequence[str] = (), *, sourced: bool = Fals
         if not file.record.members and not sourced:
             raise ConfigurationError(f"{path} names no engine yet: name all that belong to the fleet.")
         yield file
-        holder.truncate(0)
 
 
-def _read(path: Path) -> FleetRecord:
+def _read(path: Path) -> tuple[FleetRecord, str | None]:
     try:
-        content = read_json(path, _LARGEST) if path.exists() else {}
+        text = _text(path)
+        content = {} if text is None else parse_json(text, str(path))
         if not isinstance(content, dict):
             raise TypeError("it holds no JSON object")
-        return _parse(content)
+        return _parse(content), text
     except (UnreadableFile, ValueError, TypeError, KeyError) as error:
         raise ConfigurationError(
             f"{path} is no fleet's file: {type(error).__name__}: {str(error)[:300]}"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from devicekit.contract.errors import ConfigurationError
-from devicekit.fleet import FleetRecord, FleetUpdate, Phase, RecordFile, Served, open_record
+from devicekit.fleet import FleetRecord, FleetUpdate, Phase, Served, open_record
 from devicekit.fleet.errors import RecordNotWritten
 from devicekit.fleet.record import Update
 from tests.fleet.test_update import adopt, engines, has, quiet, steer
@@ -77,7 +77,7 @@ def test_a_verb_whose_file_cannot_be_written_ends_there_and_is_resumed(tmp_path:
     members, file = engines(2, quiet()), tmp_path / "fleet"
     steer(file, members, adopt)
     (tmp_path / ".fleet.new").mkdir()  # in the way of whatever is written
-    with pytest.raises(RecordNotWritten, match="says what it said before"):
+    with pytest.raises(RecordNotWritten, match="left as it is"):
         steer(file, members, lambda fleet: FleetUpdate(fleet).all_at_once("/new", "v1"))
     assert has(members, "a")
     assert all(one.membership.steered_by is None for one in members)
@@ -86,7 +86,11 @@ def test_a_verb_whose_file_cannot_be_written_ends_there_and_is_resumed(tmp_path:
 
 
 def test_a_record_that_was_not_written_is_the_old_one(tmp_path: Path) -> None:
-    file = RecordFile(tmp_path / "nowhere" / "fleet", WHOLE)
-    with pytest.raises(RecordNotWritten):
-        file.save(update=None)
-    assert file.record == WHOLE
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "fleet").write_text(json.dumps(asdict(WHOLE)))
+    with open_record(folder / "fleet") as file:
+        folder.rename(tmp_path / "elsewhere")
+        with pytest.raises(RecordNotWritten):
+            file.save(update=None)
+        assert file.record == WHOLE
