@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,9 @@ from devicekit.contract.errors import ConfigurationError
 from devicekit.engine import Engine, EngineConfig
 from devicekit.memory.sizing import NotEnoughMemory
 from devicekit.scheduling.errors import InvalidOperation, InvalidRequest
-from devicekit.scheduling.messages import PauseMode, UpdateOutcome
+from devicekit.scheduling.messages import Continue, Pause, PauseMode, UpdateOutcome
 from devicekit.scheduling.request import FinishKind, SamplingParams
+from devicekit.testing.waiting import wait_until
 
 GREEDY = SamplingParams(max_new_tokens=24, temperature=0.0)
 
@@ -180,20 +182,69 @@ def test_retract_pauses_without_losing_a_token(engine: Engine, reference: dict[s
         assert generation.tokens == expected(reference["v1"], prompt, 24)
 
 
-def test_generating_while_paused_is_refused_and_not_waited_for(engine: Engine) -> None:
-    engine.pause(PauseMode.IN_PLACE)
-    with pytest.raises(InvalidOperation, match="continue_generation"):
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("stop", "named"),
+    [
+        (lambda engine: engine.pause(PauseMode.IN_PLACE), "continue_generation"),
+        (lambda engine: engine.post(Pause("posted", PauseMode.IN_PLACE)), "generation is paused"),
+        (lambda engine: engine.drain(), "generation is paused"),
+        (lambda engine: engine.release_memory("kv_cache"), "kv_cache"),
+        (lambda engine: engine.release_memory(), "weights"),
+        (lambda engine: (engine.release_memory(), engine.resume_memory()), "have to be written first"),
+    ],
+    ids=["paused", "pause_posted", "drained", "kv_released", "all_released", "weights_missing"],
+)
+def test_generating_is_refused_and_not_waited_for_while_nothing_can_run(
+    engine: Engine, stop: Callable[[Engine], object], named: str
+) -> None:
+    stop(engine)
+    with pytest.raises(InvalidOperation, match=named):
         engine.generate([[1, 2]], GREEDY)
-    with pytest.raises(InvalidOperation, match="continue_generation"):
+    with pytest.raises(InvalidOperation, match=named):
         next(engine.stream([1, 2], GREEDY))
+    assert not engine.scheduler.state.requests
+
+
+def test_what_is_submitted_while_paused_waits_and_blocks_no_flush(engine: Engine) -> None:
+    engine.pause(PauseMode.IN_PLACE)
     queued = engine.submit([1, 2], GREEDY)
     engine.step()
     assert not queued.tokens
-    refused = engine.flush(timeout=0.05)
-    assert refused.success  # what waits holds nothing
+    assert engine.flush(timeout=0.05).success  # what waits holds nothing
     engine.continue_generation()
     while not queued.done:
         engine.step()
+
+
+def test_generating_waits_for_what_is_on_its_way(
+    engine: Engine, reference: dict[str, PreTrainedModel]
+) -> None:
+    prompt = random_prompts(7, 1)[0]
+    engine.pause(PauseMode.IN_PLACE)
+    engine.post(Continue("posted"))
+    (generation,) = engine.generate([prompt], GREEDY)
+    assert generation.tokens == expected(reference["v1"], prompt, 24)
+
+
+def test_a_pause_by_another_thread_is_waited_out(
+    engine: Engine, reference: dict[str, PreTrainedModel]
+) -> None:
+    prompt = random_prompts(7, 1)[0]
+    texts = engine.stream(prompt, GREEDY)
+    tokens = [*next(texts)[1]]
+    engine.post(Pause("pause", PauseMode.RETRACT))
+
+    def go_on() -> None:
+        wait_until(lambda: engine.scheduler.state.paused, 60)
+        engine.post(Continue("continue"))
+
+    other = threading.Thread(target=go_on)
+    other.start()
+    for _, more in texts:
+        tokens += more
+    other.join(60)
+    assert tokens == expected(reference["v1"], prompt, 24)
 
 
 def test_sampling_depends_on_the_seed_and_not_on_the_batch(engine: Engine) -> None:

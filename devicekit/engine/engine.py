@@ -32,7 +32,7 @@ from devicekit.runners.model_pools import build_pools
 from devicekit.runners.sharding import Split
 from devicekit.runners.transformers_runner import TransformersRunner
 from devicekit.scheduling.batch import Runner
-from devicekit.scheduling.errors import InvalidOperation, InvalidRequest
+from devicekit.scheduling.errors import InvalidRequest
 from devicekit.scheduling.interface import EngineScheduler
 from devicekit.scheduling.kv_cache.host_cache import attach_host_cache
 from devicekit.scheduling.messages import Reply, Selector
@@ -343,9 +343,10 @@ class Engine(EngineVerbs):
 
         Raises:
             InvalidRequest: one of them can never run; then none of them has run.
-            InvalidOperation: the engine is paused, so that nobody would ever answer.
+            InvalidOperation: none of them could start: generation is paused, or memory or weights are missing, and
+                nothing that would change this is on its way. What stops them later is waited for, since only
+                another thread can have posted it.
         """
-        self._refuse_while_paused()
         chosen = _override(params or SamplingParams(), overrides)
         generations: list[Generation] = []
         try:
@@ -354,8 +355,9 @@ class Engine(EngineVerbs):
             for generation in generations:
                 self.abort(generation.id)
             raise
+        self._start(generations)
         while not all(generation.done for generation in generations):
-            self.step()
+            self._advance()
         return generations
 
     def stream(
@@ -366,11 +368,11 @@ class Engine(EngineVerbs):
         Raises:
             InvalidRequest, InvalidOperation: as `generate`.
         """
-        self._refuse_while_paused()
         generation = self.submit(prompt, params, stream=True)
         text = tokens = 0
+        self._start([generation])
         while not generation.done:
-            self.step()
+            self._advance()
             if len(generation.tokens) > tokens or generation.done:
                 yield generation.text[text:], tuple(generation.tokens[tokens:])
                 text, tokens = len(generation.text), len(generation.tokens)
@@ -401,10 +403,6 @@ class Engine(EngineVerbs):
         """Bytes of the weights of the model, and of its draft."""
         models = [self.runner] if self.draft is None else [self.runner, self.draft]
         return sum(weight.nbytes for model in models for _, weight in model.named_weights())
-
-    def _refuse_while_paused(self) -> None:
-        if self.scheduler.state.paused:
-            raise InvalidOperation("Generation is paused: continue_generation() first, or submit() and wait.")
 
 
 def _split(config: EngineConfig, ranks: RankGroup | None) -> Split | None:

@@ -1,13 +1,15 @@
-"""The control verbs of an engine, one method each: posted, stepped until answered, and returned."""
+"""How an engine is driven: its control verbs, posted and stepped until answered, and its requests."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from devicekit.engine.generation import Generation
 from devicekit.scheduling.audit import PoolAudit
+from devicekit.scheduling.errors import InvalidOperation
 from devicekit.scheduling.interface import EngineScheduler
 from devicekit.scheduling.messages import (
     Abort,
@@ -29,10 +31,10 @@ from devicekit.scheduling.messages import (
     UpdateWeights,
     UpdateWeightsFromDisk,
 )
+from devicekit.scheduling.resting import LOOK, idle_seconds
 from devicekit.weights.operations import MemoryReply, ReleaseMemory, ResumeMemory
 
 _R = TypeVar("_R", bound=Reply)
-_NAP = 0.001  # seconds between looks at an operation that waits while nothing runs
 
 
 class EngineVerbs:
@@ -121,7 +123,7 @@ class EngineVerbs:
         self.post(operation)
         while (reply := self.take_reply(operation.id)) is None:
             if not self.step().ran:  # it waits for time to pass, or for another thread
-                self.scheduler.wait(_NAP)
+                self.scheduler.wait(LOOK)
         if isinstance(reply, kind):
             return reply
         return kind(**{field.name: getattr(reply, field.name) for field in dataclasses.fields(reply)})
@@ -133,6 +135,31 @@ class EngineVerbs:
     def take_reply(self, operation_id: str) -> Reply | None:
         """The answer to a posted operation, once; ``None`` while there is none."""
         return self._replies.pop(operation_id, None)
+
+    def _start(self, generations: Sequence[Generation]) -> None:
+        """The first step of requests; raises InvalidOperation and aborts them if nothing will let them run."""
+        scheduler = self.scheduler
+        scheduler.wait(0)  # so that the next wait tells only of what is posted after this step's look
+        self.step()
+        standstill = scheduler.state.gate.standstill
+        if (
+            standstill
+            and idle_seconds(scheduler.state, scheduler.control) is None
+            and not scheduler.wait(0)
+            and not all(generation.done for generation in generations)
+        ):
+            for generation in generations:
+                self.abort(generation.id)
+            raise InvalidOperation(
+                f"No request can end now: {standstill}. End that first (continue_generation(), resume_memory(), a "
+                "weight update), or submit() and wait."
+            )
+
+    def _advance(self) -> None:
+        """One step, after a short sleep where only time or another thread can bring the end nearer."""
+        if idle_seconds(self.scheduler.state, self.scheduler.control) != 0:
+            self.scheduler.wait(LOOK)
+        self.step()
 
     def _next_id(self, kind: str) -> str:
         return f"{kind}-{next(self._ids)}"

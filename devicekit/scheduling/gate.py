@@ -83,6 +83,13 @@ class AdmissionGate:
         """Ids of the operations that keep new requests out."""
         return self._closed_by.keys()
 
+    @property
+    def standstill(self) -> str:
+        """Why no request can end by itself; empty if it can."""
+        if self._holds:
+            return f"generation cannot go on: {'; '.join(self._holds.values())}"
+        return "generation is paused" if self.paused and self.continue_at is None else ""
+
     # -- Admission, by `Control` ------------------------------------------------------------------------------
 
     def close(self, operation_id: str) -> None:

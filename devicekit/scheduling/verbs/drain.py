@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from devicekit.scheduling.gate import AdmissionGate
 from devicekit.scheduling.messages import Drain, DrainReply, Refusal, Reply
 from devicekit.scheduling.state import SchedulerState
 from devicekit.scheduling.verbs.flush import check_timeout
@@ -30,7 +29,7 @@ def drain(state: SchedulerState, operation: Drain) -> Callable[[], Reply | None]
             )
         # What cannot go on never ends by itself: say so at once rather than when the time is up. Who could help
         # may even wait for this: an update that would write the weights that are missing.
-        stuck = _stuck(state.gate)
+        stuck = state.gate.standstill
         withdrawn = state.withdrawals.has(operation)
         if stuck or withdrawn or (deadline is not None and state.clock.now() >= deadline):
             refusal = Refusal.CONFLICT if stuck else Refusal.WITHDRAWN if withdrawn else Refusal.TIMED_OUT
@@ -47,10 +46,3 @@ def drain(state: SchedulerState, operation: Drain) -> Callable[[], Reply | None]
         return None
 
     return poll
-
-
-def _stuck(gate: AdmissionGate) -> str:
-    """Why no request can end by itself; empty if it can."""
-    if gate.holds:
-        return f"generation cannot go on: {'; '.join(gate.holds.values())}"
-    return "generation is paused" if gate.paused and gate.continue_at is None else ""
