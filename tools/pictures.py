@@ -150,14 +150,18 @@ def _prepare(folder: Path) -> None:
 
 
 _RECORDED = """
+import time
+
 from devicekit import get_device
 from devicekit.engine import Engine, EngineConfig
 from devicekit.observe import Recorder, write_html
+from devicekit.runners import ModelDirectory
 from devicekit.testing import MIB, SimConfig, sim_backend, simulation
 
 with simulation(SimConfig(capacity=256 * MIB)):
     sim_backend.register()
     device = get_device("sim")
+    ModelDirectory.open("models/v1").tokenizer()  # imports what would be half of the picture
     with Recorder(device, path="run.jsonl") as recorder:
         with recorder.verb("open"):
             engine = Engine.open("models/v1", device=device, config=EngineConfig(kv_tokens=4096))
@@ -165,8 +169,11 @@ with simulation(SimConfig(capacity=256 * MIB)):
         with recorder.verb("generate"):
             engine.generate(["Pages of keys"] * 4, max_new_tokens=8)
         engine.flush()
-        engine.release_memory()
+        engine.release_memory(backup_weights=True)
+        time.sleep(0.1)
         engine.resume_memory()
+        with recorder.verb("generate"):
+            engine.generate(["Pages of keys"] * 4, max_new_tokens=8)
     write_html(recorder.timeline, "run.html")
 """
 
