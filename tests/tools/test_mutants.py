@@ -129,8 +129,11 @@ def test_tests_are_tried_by_how_near_they_are_to_the_change_and_the_fastest_firs
 def test_of_a_file_in_which_no_line_runs_the_tests_are_those_that_name_it(tmp_path: Path) -> None:
     (tmp_path / "t.py").write_text("from a.records import One\n")
     (tmp_path / "u.py").write_text("from a.others import Two\n")
-    coverage = Coverage({}, {"t.py::slow": 2.0, "u.py::no": 0.1, "t.py::fast": 1.0})
+    (tmp_path / "v.py").write_text('PACKAGES = ("a.inner", "b")\n')
+    seconds = {"t.py::slow": 2.0, "u.py::no": 0.1, "t.py::fast": 1.0, "v.py::all": 3.0}
+    coverage = Coverage({}, seconds)
     assert coverage.naming("a.records", tmp_path) == ["t.py::fast", "t.py::slow"]
+    assert coverage.naming("a.inner.records", tmp_path) == ["v.py::all"], "of every module of a package"
 
 
 def test_as_many_tests_run_as_there_is_time_for_and_one_at_least() -> None:

@@ -36,11 +36,19 @@ TESTS = (
     *(
         f"tests/server/test_{name}.py"
         for name in (
-            *("access", "bodies", "origins", "budgets", "fields", "fuzz", "hostile", "links"),
-            *("peer_weights", "schema", "weights"),
+            *("access", "bodies", "budgets", "changed_files", "control", "fields", "fuzz", "generate"),
+            *("hostile", "links", "origins", "peer_weights", "schema", "sessions", "structured"),
+            *("weight_sharing", "weights"),
         )
     ),
-    *(f"tests/test_{name}.py" for name in ("engine", "generation", "logprobs", "oom")),
+    *("tests/contract/test_all_errors.py", "tests/fleet/test_update.py", "tests/fleet/test_hostile.py"),
+    *(
+        f"tests/test_{name}.py"
+        for name in (
+            *("available", "defaults", "device", "engine", "engine_memory", "features", "generation"),
+            *("logprobs", "oom", "opening", "ownership", "threads"),
+        )
+    ),
 )
 # Processes by the dozen, which cost minutes and are not followed.
 _LEFT_OUT = ("tests/scheduling/test_ranks*.py", "tests/registry/wheels*")
@@ -208,8 +216,10 @@ class Judge:
         parts = self._coverage.tests(mutant.file, [*mutant.lines, *mutant.uses], mutant.function)
         near = parts[0] + parts[1]
         every = near + parts[2] + parts[3]
-        if not every:  # of a file of records no line runs but as it is imported
-            every = self._coverage.naming(mutant.file.removesuffix(".py").replace("/", "."), self._folder)
+        if not mutant.lines:  # it runs as its module is imported, for whoever asks for the module
+            named = self._coverage.naming(mutant.file.removesuffix(".py").replace("/", "."), self._folder)
+            near = list(dict.fromkeys([*near, *named]))
+            every = list(dict.fromkeys([*near, *every]))
         return near or every, every
 
     def _outcome(self, mutant: Mutant, tests: Sequence[str], usual: float, judge: _Judge) -> str:

@@ -141,9 +141,12 @@ class Coverage:
         return found
 
     def naming(self, module: str, folder: Path) -> list[str]:
-        """Tests of the files that name a module, the fastest first."""
+        """Tests of the files that name a module, or as a text a package that has it; the fastest first."""
+        parts = module.split(".")
+        packages = [f'"{".".join(parts[:count])}"' for count in range(2, len(parts))]
         files = {test.partition("::")[0] for test in self._seconds}
-        there = {file for file in files if module in (folder / file).read_text(encoding="utf-8")}
+        texts = {file: (folder / file).read_text(encoding="utf-8") for file in files}
+        there = {file for file in files if any(one in texts[file] for one in (module, *packages))}
         found = (test for test in self._seconds if test.partition("::")[0] in there)
         return sorted(found, key=lambda one: (self._seconds[one], one))
 
