@@ -335,6 +335,7 @@ class SimEngine:
             return str(body.get(name, ""))
 
         lease, update = text("lease"), text("update_id")
+        seconds = None if body.get("timeout") is None else float(text("timeout"))
         number = f"lease {self.instance} {next(self.world.instances)}"
         handlers: dict[str, Callable[[], Reply | Callable[[], Reply | None]]] = {
             "/claim_for_fleet": lambda: self.membership.claim(
@@ -350,7 +351,7 @@ class SimEngine:
             ),
             "/end_fleet_claim": lambda: self.membership.end_claim(EndClaim("", lease)),
             "/hold_for_fleet": lambda: self.membership.hold(
-                HoldForFleet("", HoldMode(text("mode")), None, lease)
+                HoldForFleet("", HoldMode(text("mode")), seconds, lease)
             ),
             "/join_fleet": lambda: self.membership.join(JoinFleet("", text("weight_version"), lease=lease)),
             "/prepare_weight_update": lambda: self._prepared.prepare(
