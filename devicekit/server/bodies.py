@@ -126,21 +126,20 @@ def parse(body: bytes) -> dict[str, object]:
 
 def _require_few(body: bytes) -> None:
     """Refuse what would take much more memory than the body itself, before any of it is taken."""
-    values, containers = _counted(body)
-    if values > MOST_VALUES or containers > MOST_CONTAINERS:
-        # Perhaps it is only that its texts have many commas and brackets.
-        values, containers = _counted(_TEXTS.sub(b"", body))
-    if values > MOST_VALUES:
-        raise BadRequest(f"The body holds {values} values; this server reads {MOST_VALUES}.")
-    if containers > MOST_CONTAINERS:
-        raise BadRequest(
-            f"The body holds {containers} lists and objects; this server reads {MOST_CONTAINERS}."
-        )
+    # Perhaps it is only that its texts have many commas and brackets.
+    if _too_many(body) and (problem := _too_many(_TEXTS.sub(b"", body))):
+        raise BadRequest(problem)
 
 
-def _counted(text: bytes) -> tuple[int, int]:
+def _too_many(text: bytes) -> str:
+    """What there is too much of; empty: nothing."""
     containers = text.count(b"[") + text.count(b"{")
-    return text.count(b",") + containers, containers
+    values = text.count(b",") + containers
+    if values > MOST_VALUES:
+        return f"The body holds {values} values; this server reads {MOST_VALUES}."
+    if containers > MOST_CONTAINERS:
+        return f"The body holds {containers} lists and objects; this server reads {MOST_CONTAINERS}."
+    return ""
 
 
 def _may_be_json(types: list[str]) -> bool:

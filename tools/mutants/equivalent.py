@@ -14,12 +14,6 @@ EQUIVALENT: dict[str, str] = {
     "len(output) <= params.min_new_tokens": (
         "where the two differ no token that ends an output can come: such tokens are masked until then"
     ),
-    "devicekit/server/bodies.py: comparison: containers > MOST_CONTAINERS -> containers >= MOST_CONTAINERS": (
-        "where the two differ the body is counted once more, without its texts, and that count decides"
-    ),
-    "devicekit/server/bodies.py: comparison: values > MOST_VALUES -> values >= MOST_VALUES": (
-        "where the two differ the body is counted once more, without its texts, and that count decides"
-    ),
     "devicekit/memory/attachments.py: arithmetic: 2 * self.total + 64 -> 2 * self.total - 64": (
         "how stale the queue gets before it is tidied: nobody sees it but in the time that it takes"
     ),
