@@ -189,15 +189,18 @@ def test_whatever_comes_and_goes_the_order_is_that_of_the_rules(policy: str, tel
         for _ in range(rng.randint(5, 120)):
             deed = rng.random()
             if deed < 0.45:
-                for _ in range(rng.randint(1, 5)):
+                for _ in range(rng.randint(1, rng.choice((5, 5, 5, 5, 200)))):
                     arrivals += 1
                     one = request(arrivals, rng.randint(-2, 2))
                     for each in (queue, naive):
                         each.add(one)
             elif deed < 0.6 and len(queue):
-                one = rng.choice(sorted(queue, key=lambda each: each.arrival))
-                for each in (queue, naive):
-                    each.remove(one)
+                count = (
+                    rng.choice((1, 1, 1, len(queue), len(queue) - 1)) or 1
+                )  # one goes, or nearly all give up
+                for one in rng.sample(sorted(queue, key=lambda each: each.arrival), count):
+                    for each in (queue, naive):
+                        each.remove(one)
             elif deed < 0.7 and running:
                 one = running.pop(rng.randrange(len(running)))
                 for each in (queue, naive):
