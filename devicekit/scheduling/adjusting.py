@@ -60,7 +60,7 @@ class LogitAdjuster:
         self._scales = params.repetition_penalty != 1
         self._place: dict[int, int] = {}  # of each token among the entries
         self._tokens: Int64 = np.zeros(64, np.int64)
-        self._values: Float32 = np.zeros((3, 64), np.float32)
+        self._values: Float32 = np.zeros((3, len(self._tokens)), np.float32)
         for token, bias in params.logit_bias:
             self._set(_BIAS, token, bias)
         if self._scales:

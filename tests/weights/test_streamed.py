@@ -46,6 +46,8 @@ MESSAGES = {
     "attack": lambda: print,
     "nonsense": lambda: [{"name": "embed.weight"}],
     "beyond": lambda: put("embed.weight", weights["embed.weight"], offset=64),
+    "hollow": lambda: put("embed.weight", torch.zeros(0, 4)),
+    "negative": lambda: put("embed.weight", torch.zeros(1, 4), shape=(-1, -4)),
     "stranger": lambda: put("nobody.weight", weights["embed.weight"]),
     "die": lambda: os.kill(os.getpid(), signal.SIGKILL),
 }
@@ -140,6 +142,8 @@ def test_running_requests_end_first_and_none_starts_before_the_stream_has_ended(
         ("embed.weight buffer none", "before the buffer"),
         ("buffer nonsense none", "name, shape, dtype and offset"),
         ("buffer beyond none", "lies at bytes 64 to 192"),
+        ("buffer hollow none", "embed.weight has shape"),
+        ("buffer negative none", "name, shape, dtype and offset"),
         ("buffer stranger none", "nobody.weight is unknown"),
         ("attack buffer none", "asks for builtins.print"),
         ("buffer failure", "ValueError: a disk is full"),
