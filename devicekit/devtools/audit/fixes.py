@@ -196,6 +196,21 @@ class Editor:
             ):
                 span = (self._source.span(asked)[0], self._source.span(available)[1])
                 self._edits[available] = replace(edit, span=span)
+                if len(node.values) == 2:
+                    self._guards.stand(node, available)
+
+    def one_question(self, node: ast.BoolOp) -> None:
+        """``torch.cuda.is_available() or torch.xpu.is_available()`` and the like: one question, for any vendor."""
+        questions, negated = self._guards.join(node)
+        edits = [self._edits.pop(one) for one in questions if one in self._edits]
+        if questions and len(edits) == len(questions):
+            first = edits[0].parts[0]
+            assert isinstance(first, str)
+            parts = (f"{'not ' if negated else ''}{first.removeprefix('not ')}", *edits[0].parts[1:])
+            safe = all(one.safe for one in edits)
+            self._edits[questions[0]] = replace(
+                edits[0], span=self._source.span(node), parts=parts, safe=safe
+            )
 
     def attribute_of_call(self, node: ast.Attribute, place: Place) -> bool:
         """``get_device_properties().total_memory`` and the like; whether it is one."""
@@ -355,7 +370,7 @@ class Editor:
 
     def _ask(self, node: ast.expr, asked: Asked, place: Place) -> str:
         whose = asked.whose
-        self._guards.ask(node, place.scope, ast.unparse(whose), asked.vendors)
+        self._guards.ask(node, place.scope, ast.unparse(whose), asked.vendors, negated=asked.negated)
         if not (place.frozen or place.compiled or place.annotation or isinstance(whose, NEED_PARENTHESES)):
             first = "not " if asked.negated else ""
             parts = (f"{first}devicekit.on_accelerator(", self._source.span(whose), ")")

@@ -11,6 +11,7 @@ import ast
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeGuard
 
 from devicekit.devtools.audit import words
 from devicekit.devtools.audit.findings import Edit
@@ -32,6 +33,14 @@ class _Guard:
         return words.without_vendors("\n".join(map(ast.unparse, self.region)))
 
 
+class _Question(NamedTuple):
+    """What is asked, in which scope, and for whom."""
+
+    group: tuple[int, str]
+    vendors: frozenset[str]
+    negated: bool  # whether it is asked for another place than the vendor's
+
+
 _LEAVE = (ast.Return, ast.Raise, ast.Continue, ast.Break)
 
 
@@ -42,9 +51,9 @@ class Guards:
         self._tree = tree
         self._marks = marks
         self._named = vendors  # by the whole file
-        self._questions: dict[ast.AST, object] = {}
+        self._questions: dict[ast.AST, _Question] = {}
+        self._stands: dict[ast.expr, ast.expr] = {}  # the question that a larger expression is
         self._mentions: dict[ast.AST, set[str]] = {}
-        self._vendors: dict[object, set[frozenset[str]]] = defaultdict(set)
         self._rest: dict[ast.stmt, Sequence[ast.stmt]] = {}
 
     def follow(self, node: ast.stmt, rest: Sequence[ast.stmt]) -> None:
@@ -52,11 +61,36 @@ class Guards:
         if isinstance(node, (ast.If, ast.Assert)):
             self._rest[node] = rest
 
-    def ask(self, node: ast.AST, scope: Scope, about: str, vendor: str) -> None:
+    def ask(self, node: ast.AST, scope: Scope, about: str, vendor: str, *, negated: bool = False) -> None:
         """Note a question, of what in which scope it is asked, and for whom."""
         # A scope holds dictionaries and is the only one of its kind.
-        self._questions[node] = (id(scope), about)
-        self._vendors[id(scope), about].add(frozenset(words.vendors_in(vendor)))
+        vendors = frozenset(words.vendors_in(vendor))
+        self._questions[node] = _Question((id(scope), about), vendors, negated)
+
+    def stand(self, node: ast.expr, question: ast.expr) -> None:
+        """Note that an expression asks nothing but a question that is part of it."""
+        self._stands[node] = question
+
+    def join(self, node: ast.BoolOp) -> tuple[list[ast.expr], bool]:
+        """The questions of ``a or b`` or ``not a and not b`` about one thing, and whether it is ``not``.
+
+        They are one question from then on, for every vendor of theirs. None where anything else is asked.
+        """
+        asked = [(one.operand, True) if _is_not(one) else (one, False) for one in node.values]
+        questions = [self._stands.get(one, one) for one, _ in asked]
+        known = [self._questions[one] for one in questions if one in self._questions]
+        if len(known) < len(questions) or len({one.group for one in known}) > 1:
+            return [], False
+        vendors = frozenset().union(*(one.vendors for one in known))
+        turned = [outer != one.negated for one, (_, outer) in zip(known, asked, strict=True)]
+        if turned != [isinstance(node.op, ast.And)] * len(turned) or not vendors <= words.CHOSEN:
+            return [], False
+        first, *others = questions
+        for one in others:
+            del self._questions[one]
+        self._questions[first] = known[0]._replace(vendors=vendors)
+        self._stands[node] = first
+        return questions, turned[0]
 
     def mention(self, node: ast.AST, vendors: set[str]) -> None:
         """Note a question for vendors that is rewritten or not."""
@@ -72,7 +106,9 @@ class Guards:
         settled = dict(edits)
         if not self._questions.keys() & settled.keys():
             return settled
-        guards: dict[ast.AST, _Guard] = {guard.question: guard for guard in self._guards()}
+        guards: dict[ast.AST, _Guard] = {
+            self._stands.get(guard.question, guard.question): guard for guard in self._guards()
+        }
         for question in sorted(
             self._questions.keys() & settled.keys(), key=lambda node: settled[node].span, reverse=True
         ):
@@ -92,12 +128,12 @@ class Guards:
     def _contested(self, settled: Mapping[ast.AST, Edit], guards: Mapping[ast.AST, _Guard]) -> list[ast.AST]:
         """The questions that would take from another vendor what is meant for it alone."""
         groups: dict[object, list[ast.AST]] = defaultdict(list)
-        for question, group in self._questions.items():
-            groups[group].append(question)
+        for question, asked in self._questions.items():
+            groups[asked.group].append(question)
         found = []
-        for group, questions in groups.items():
+        for questions in groups.values():
             alike = {guards[one].says if one in guards else "" for one in questions}
-            vendors = self._vendors[group]
+            vendors = {self._questions[one].vendors for one in questions}
             whole = len(alike) == 1 and all(one in settled and settled[one].safe for one in questions)
             # Code that knows CUDA asks for another vendor to do there what it does nowhere else.
             apart = "cuda" in self._named and not any("cuda" in one for one in vendors)
@@ -126,21 +162,18 @@ class Guards:
             if isinstance(node, ast.If):
                 yield from self._of_if(node)
             elif isinstance(node, ast.IfExp):
-                for question, beside, positive in _asked(node.test):
+                for question, beside, positive in self._asked(node.test):
                     yes, no = (node.body, node.orelse) if positive else (node.orelse, node.body)
                     yield _Guard(question, [*beside, yes], [*beside, no])
             elif isinstance(node, ast.Assert):
-                for question, beside, positive in _asked(node.test):
+                for question, beside, positive in self._asked(node.test):
                     if positive:
                         yield _Guard(question, [*beside, *self._rest.get(node, ())])
-            elif isinstance(node, ast.BoolOp) and isinstance(node.op, ast.And):
-                for number, value in enumerate(node.values):
-                    yield _Guard(value, list(node.values[number + 1 :]))
 
     def _of_if(self, node: ast.If) -> Iterator[_Guard]:
         leaves = isinstance(node.body[-1], _LEAVE) or _skips(node.body[-1])
         after = self._rest.get(node, ()) if leaves else ()
-        for question, beside, positive in _asked(node.test):
+        for question, beside, positive in self._asked(node.test):
             if positive:
                 yield _Guard(question, [*beside, *node.body], [*beside, *node.orelse, *after])
             elif node.orelse:
@@ -148,24 +181,32 @@ class Guards:
             elif leaves:
                 yield _Guard(question, [*beside, *after], [*beside, *node.body])
 
+    def _asked(self, test: ast.expr) -> Iterator[tuple[ast.expr, list[ast.AST], bool]]:
+        """Each part of a test that decides, what is asked beside it, and whether it must hold."""
+        if isinstance(test, ast.BoolOp) and test not in self._stands:
+            must = isinstance(test.op, ast.And)
+            for one in test.values:
+                part, holds = self._plain(one)
+                if holds == must:
+                    yield part, [other for other in test.values if other is not one], holds
+        else:
+            part, holds = self._plain(test)
+            yield part, [], holds
+
+    def _plain(self, node: ast.expr) -> tuple[ast.expr, bool]:
+        """An expression without the ``not`` before it, and whether it must hold."""
+        inner, holds = (node.operand, False) if _is_not(node) else (node, True)
+        if inner in self._stands and isinstance(inner, ast.BoolOp):
+            holds = holds != _is_not(inner.values[0])
+        return inner, holds
+
 
 def _all(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
     return (one for node in nodes for one in ast.walk(node))
 
 
-def _asked(test: ast.expr) -> Iterator[tuple[ast.expr, list[ast.AST], bool]]:
-    """Each part of a test that decides, what is asked beside it, and whether it must hold."""
-    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
-        yield test.operand, [], False
-    elif isinstance(test, ast.BoolOp):
-        positive = isinstance(test.op, ast.And)
-        for one in test.values:
-            beside: list[ast.AST] = [other for other in test.values if other is not one]
-            negated = isinstance(one, ast.UnaryOp) and isinstance(one.op, ast.Not)
-            if positive != negated:
-                yield (one.operand if isinstance(one, ast.UnaryOp) and negated else one), beside, positive
-    else:
-        yield test, [], True
+def _is_not(node: ast.expr) -> TypeGuard[ast.UnaryOp]:
+    return isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)
 
 
 def _skips(node: ast.stmt) -> bool:

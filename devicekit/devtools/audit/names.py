@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from devicekit.devtools.audit.marks import Marks
+from devicekit.devtools.audit.words import is_value
 
 _LEAVES = (ast.expr_context, ast.operator, ast.unaryop, ast.cmpop, ast.boolop, ast.Constant)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
@@ -105,11 +106,15 @@ class Names:
             for target in home.bound[name]:
                 if isinstance(target, ast.Constant) and target.value is None:
                     continue  # "except ImportError: name = None"
-                found.add(self.path(target, home) if isinstance(target, ast.expr) else target)
+                found.add(self._assigned(target, home) if isinstance(target, ast.expr) else target)
                 if len(found) > 1:
                     break
             home.paths[name] = found.pop() if len(found) == 1 else None
         return home.paths[name]
+
+    def _assigned(self, node: ast.expr, home: Scope) -> str | None:
+        path = self.path(node, home)
+        return None if path is None or is_value(path) else path
 
     def _path_of_call(self, node: ast.Call, scope: Scope) -> str | None:
         if node.keywords or not 1 <= len(node.args) <= 2:

@@ -177,6 +177,7 @@ class _Visitor(Walker):
     def visit_BoolOp(self, node: ast.BoolOp) -> None:
         self.generic_visit(node)
         self._editor.presence(node, self._place)
+        self._editor.one_question(node)
 
     def visit_match_case(self, node: ast.match_case) -> None:
         for part in ast.walk(node.pattern):

@@ -36,6 +36,9 @@ _DEVICES = "|".join(sorted(DEVICES))
 PATH = re.compile(rf"torch\.({_DEVICES})(\.\w+)*")
 """A string that spells a name: for a patch of a test, or a tensor's type as in "torch.cuda.FloatTensor"."""
 
+_VALUE = re.compile(
+    r"torch\.(version\.\w+|backends(\.\w+)+\.(allow_\w+|fp32_precision|benchmark|benchmark_limit|deterministic|enabled))"
+)
 _TELLTALE = (
     *sorted(DEVICES), "cudnn", "mkldnn", "xeon", "miopen", "cann", *sorted(PACKAGES), *sorted(COLLECTIVES),
     "visible_", "ze_affinity", "alloc_conf", "sycl", *(f"{one.lower()}_" for one in _RUNTIMES),
@@ -119,6 +122,11 @@ def is_vendor(path: str) -> bool:
     """Whether a dotted path is, or is in, a vendor's module of torch."""
     first, _, rest = path.partition(".")
     return first == "torch" and rest.partition(".")[0] in DEVICES
+
+
+def is_value(path: str) -> bool:
+    """Whether what stands at a dotted path is a plain value, so that a name it is assigned to names no vendor."""
+    return _VALUE.fullmatch(path) is not None
 
 
 def is_collective(text: str) -> bool:

@@ -144,6 +144,12 @@ UNTOUCHED = {
     "a docstring": '"""torch.cuda.synchronize()"""',
     "a guard over something else": "if torch.cuda.is_available(): fast()",
     "a guard over a vendor's": "if torch.cuda.is_available(): torch.cuda.nvtx.mark('x')",
+    "a guard over a vendor's, asked beside": "if torch.cuda.is_available() and torch.cuda.device_name():\n"
+        "    torch.cuda.nvtx.mark('x')",
+    "a guard that something else passes": "if (x.is_cuda and s) or i: x.nvtx(s)",
+    "an accelerator that is not chosen": "if torch.cuda.is_available() or torch.mps.is_available(): x.cpu()",
+    "a question of two tensors": "if (x.is_cuda and s.is_cuda) or (x.is_xpu and s.is_xpu): x.cpu()",
+    "a question and something else": "if torch.cuda.is_available() or torch.xpu.is_available() or s: x.cpu()",
     "an answer that is kept": "y = torch.cuda.is_available()",
     "a tensor's question": "if x.is_cuda: pass",
     "a tensor's question that is kept": "y = x.is_cuda",
@@ -186,6 +192,12 @@ def test_what_a_decorator_is_given_is_evaluated_on_import() -> None:
     ("before", "after"),
     {
         "if device == 'cuda': pass": "if devicekit.on_accelerator(device): pass",
+        "if device != 'cuda' and device != 'xpu': pass": "if not devicekit.on_accelerator(device): pass",
+        "if x.is_cuda or x.is_npu: pass": "if devicekit.on_accelerator(x): pass",
+        "y = torch.cuda.is_available() or torch.xpu.is_available()": "y = devicekit.accelerator_available()",
+        "y = not (hasattr(torch, 'xpu') and torch.xpu.is_available()) and not torch.cuda.is_available()": (
+            "y = not devicekit.accelerator_available()"
+        ),
         "if s.device != 'npu': pass": "if not devicekit.on_accelerator(s.device): pass",
         "if s.device_type in ('cuda', 'xpu'): pass": "if devicekit.on_accelerator(s.device_type): pass",
         "if str(device).startswith('cuda'): pass": "if devicekit.on_accelerator(device): pass",
@@ -222,6 +234,14 @@ def test_of_questions_for_several_vendors_none_is_taken_for_all(branches: tuple[
     code = inside("if {}:\n    a()\nelif {}:\n    b()".format(*branches))
     assert fixed(code, unsafe=True) == code
     assert "devicekit" in fixed(inside(f"if {branches[0]}:\n    a()"), unsafe=True)
+
+
+def test_one_question_for_several_vendors_is_not_taken_where_one_of_them_is_asked_for_too() -> None:
+    both = "if torch.cuda.is_available() or torch.xpu.is_available():\n    a()"
+    for also in ("torch.xpu.is_available()", "torch.cuda.is_available()"):
+        code = inside(f"{both}\nif {also}:\n    b()")
+        assert fixed(code, unsafe=True) == code
+    assert fixed(inside(f"{both}\n{both}"), unsafe=True).count("devicekit.accelerator_available()") == 2
 
 
 def test_what_a_rewritten_call_takes_away_is_no_place_for_a_person() -> None:
@@ -263,8 +283,20 @@ def test_what_runs_on_import_is_rewritten_only_when_asked() -> None:
             "if not devicekit.accelerator_available():\n    pytest.skip('x')\ny = x.to(@.torch_device)",
         ),
         (
-            "y = torch.cuda.is_available() and torch.cuda.device_count() > 1",
-            "y = devicekit.accelerator_available() and devicekit.accelerator_count() > 1",
+            "if torch.cuda.is_available() and torch.cuda.device_count() > 1: torch.cuda.synchronize()",
+            "if devicekit.accelerator_available() and devicekit.accelerator_count() > 1: @.synchronize()",
+        ),
+        (
+            "if torch.cuda.is_available() or torch.xpu.is_available(): x.cuda()",
+            "if devicekit.accelerator_available(): x.to(@.torch_device)",
+        ),
+        (
+            "if not torch.cuda.is_available() and not torch.npu.is_available(): return\nx.cuda()",
+            "if not devicekit.accelerator_available(): return\nx.to(@.torch_device)",
+        ),
+        (
+            "if s and (x.is_cuda or x.is_xpu or x.is_musa): x.cuda()",
+            "if s and (devicekit.on_accelerator(x)): x.to(@.torch_device)",
         ),
         (
             "if torch.cuda.is_available():\n    if torch.cuda.is_available(): torch.cuda.synchronize()",

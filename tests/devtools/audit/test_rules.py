@@ -141,6 +141,19 @@ def test_a_vendor_module_is_found_by_whatever_name_it_goes(code: str) -> None:
     assert sum(one.line == last for one in found) == 1
 
 
+@pytest.mark.parametrize(
+    ("value", "uses"),
+    [
+        ("torch.backends.cudnn.benchmark", "restore(value)"),
+        ("torch.backends.cuda.matmul.allow_tf32", "state.allow_tf32 = value"),
+        ("torch.version.hip", "if value: use(value.split('.'))"),
+    ],
+)
+def test_a_name_for_a_value_names_no_vendor(value: str, uses: str) -> None:
+    found = findings_in(f"import torch\nvalue = {value}\n{uses}", "x.py")
+    assert [(one.line, one.what) for one in found] == [(2, value)]
+
+
 @pytest.mark.parametrize(("rule", "code"), [(rule, code) for rule, codes in BROKEN.items() for code in codes])
 def test_a_rule_finds_its_fault_once(rule: str, code: str) -> None:
     assert [(one.rule, one.line) for one in findings_in(code, "x.py")] == [(rule, 1 + code.count("\n"))]
