@@ -374,9 +374,8 @@ class Editor:
         if not (place.frozen or place.compiled or place.annotation or isinstance(whose, NEED_PARENTHESES)):
             first = "not " if asked.negated else ""
             parts = (f"{first}devicekit.on_accelerator(", self._source.span(whose), ")")
-            # Whoever is asked for another place than the vendor's may mean what every other vendor is.
-            certain = not asked.negated and not asked.by_word and not place.named
-            self._keep(Edit(self._source.span(node), parts, certain, ("devicekit",)), node, place)
+            # What is on no vendor's device may be on one that devicekit has no backend for, as on a Mac.
+            self._keep(Edit(self._source.span(node), parts, False, ("devicekit",)), node, place)
         return "devicekit.on_accelerator(tensor or device)"
 
     def literal(self, node: ast.Constant, place: Place) -> None:
@@ -506,7 +505,12 @@ class Editor:
 
     def _keep(self, edit: Edit, node: ast.AST, place: Place) -> None:
         text = "".join(part for part in edit.parts if isinstance(part, str))
-        if self._scripted or place.apart or not words.vendors_in(ast.unparse(node)) <= words.CHOSEN:
+        if (
+            self._scripted
+            or place.apart
+            or place.caught
+            or not words.vendors_in(ast.unparse(node)) <= words.CHOSEN
+        ):
             edit = replace(edit, safe=False)
         home = place.scope.home("devicekit")
         hidden = home not in (None, self._names.module) and "devicekit" in edit.imports

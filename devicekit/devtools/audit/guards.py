@@ -21,16 +21,17 @@ from devicekit.devtools.audit.names import Scope
 
 @dataclass(frozen=True, slots=True)
 class _Guard:
-    """A part of a test, what runs where it holds, and what runs where it does not."""
+    """A part of a test, what is asked beside it, what runs where it holds, and what runs where it does not."""
 
     question: ast.expr
-    region: list[ast.AST]
+    beside: Sequence[ast.AST]
+    body: Sequence[ast.AST]
     otherwise: Sequence[ast.AST] = ()
 
     @property
     def says(self) -> str:
         """What is guarded, whichever vendor it names."""
-        return words.without_vendors("\n".join(map(ast.unparse, self.region)))
+        return words.without_vendors("\n".join(map(ast.unparse, (*self.beside, *self.body))))
 
 
 class _Question(NamedTuple):
@@ -109,21 +110,22 @@ class Guards:
         guards: dict[ast.AST, _Guard] = {
             self._stands.get(guard.question, guard.question): guard for guard in self._guards()
         }
-        for question in sorted(
-            self._questions.keys() & settled.keys(), key=lambda node: settled[node].span, reverse=True
-        ):
-            guard = guards.get(question)
-            guarded = [
-                settled.get(one)
-                for part in (guard.region if guard else ())
-                for one in ast.walk(part)
-                if one in found and one is not question
-            ]
-            if not guarded or not all(edit is not None and edit.safe for edit in guarded):
-                settled[question] = replace(settled[question], safe=False)
+        asked = self._questions.keys() & settled.keys()
+        while doubtful := [
+            one for one in asked if settled[one].safe and not self._is_ready(guards.get(one), settled, found)
+        ]:
+            settled.update((one, replace(settled[one], safe=False)) for one in doubtful)
         for question in self._contested(settled, guards):
             del settled[question]
         return settled
+
+    @staticmethod
+    def _is_ready(guard: _Guard | None, settled: Mapping[ast.AST, Edit], found: set[ast.AST]) -> bool:
+        """Whether a question guards something that is rewritten, and nothing that is not, as far as is known."""
+        if guard is None or found.isdisjoint(_all(guard.body)):
+            return False
+        guarded = [settled.get(one) for one in _all((*guard.beside, *guard.body)) if one in found]
+        return all(edit is not None and edit.safe for edit in guarded)
 
     def _contested(self, settled: Mapping[ast.AST, Edit], guards: Mapping[ast.AST, _Guard]) -> list[ast.AST]:
         """The questions that would take from another vendor what is meant for it alone."""
@@ -164,22 +166,22 @@ class Guards:
             elif isinstance(node, ast.IfExp):
                 for question, beside, positive in self._asked(node.test):
                     yes, no = (node.body, node.orelse) if positive else (node.orelse, node.body)
-                    yield _Guard(question, [*beside, yes], [*beside, no])
+                    yield _Guard(question, beside, [yes], [*beside, no])
             elif isinstance(node, ast.Assert):
                 for question, beside, positive in self._asked(node.test):
                     if positive:
-                        yield _Guard(question, [*beside, *self._rest.get(node, ())])
+                        yield _Guard(question, beside, self._rest.get(node, ()))
 
     def _of_if(self, node: ast.If) -> Iterator[_Guard]:
         leaves = isinstance(node.body[-1], _LEAVE) or _skips(node.body[-1])
         after = self._rest.get(node, ()) if leaves else ()
         for question, beside, positive in self._asked(node.test):
             if positive:
-                yield _Guard(question, [*beside, *node.body], [*beside, *node.orelse, *after])
+                yield _Guard(question, beside, node.body, [*beside, *node.orelse, *after])
             elif node.orelse:
-                yield _Guard(question, [*beside, *node.orelse], [*beside, *node.body])
+                yield _Guard(question, beside, node.orelse, [*beside, *node.body])
             elif leaves:
-                yield _Guard(question, [*beside, *after], [*beside, *node.body])
+                yield _Guard(question, beside, after, [*beside, *node.body])
 
     def _asked(self, test: ast.expr) -> Iterator[tuple[ast.expr, list[ast.AST], bool]]:
         """Each part of a test that decides, what is asked beside it, and whether it must hold."""

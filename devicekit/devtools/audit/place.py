@@ -21,5 +21,6 @@ class Place:
     assigned: str = ""  # the name or keyword that receives the value
     named: bool = False  # in a class or function that is itself named after a vendor
     apart: bool = False  # in a file, class or function for one vendor beside others: see `words.is_apart`
+    caught: bool = False  # where an error is caught, as that of torch where such a device is missing
     setting: bool = False  # what a function takes that only sets something for a type of device
     device: str = ""  # a parameter that is a Device

@@ -35,6 +35,25 @@ def imports_apart(node: ast.stmt) -> bool:
     return isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in words.PACKAGES_APART
 
 
+_MISSING = frozenset(
+    {"Exception", "BaseException", "RuntimeError", "AssertionError", "AttributeError", "NotImplementedError"}
+)
+"""What torch raises where a device or its module is missing, and what catches that."""
+
+
+def catches_error(node: ast.ExceptHandler) -> bool:
+    """Whether a handler goes on after an error that torch raises where a device is missing."""
+    kinds = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
+    caught = any(one is None or called_name(one).rpartition(".")[2] in _MISSING for one in kinds)
+    return caught and not (isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None)
+
+
+def expects_error(node: ast.expr) -> bool:
+    """Whether code below ``with`` may raise, as in ``pytest.raises(RuntimeError)``."""
+    name = called_name(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
+    return name in ("raises", "suppress") or name.startswith("assertRaises")
+
+
 def is_main_block(node: ast.expr) -> bool:
     """Whether a test is that of ``if __name__ == "__main__"``."""
     return (

@@ -13,7 +13,13 @@ from devicekit.devtools.audit.fixes import Editor
 from devicekit.devtools.audit.marks import Marks
 from devicekit.devtools.audit.names import Names, annotations_of, defaults_of
 from devicekit.devtools.audit.place import Place
-from devicekit.devtools.audit.syntax import assigned_name, imports_apart, is_main_block
+from devicekit.devtools.audit.syntax import (
+    assigned_name,
+    catches_error,
+    expects_error,
+    imports_apart,
+    is_main_block,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,7 +85,7 @@ class Walker(ast.NodeVisitor):
             for annotation in annotations_of(node.args):
                 self._visit_annotation(annotation)
             self._visit_annotation(node.returns)
-            with self._at(scope=self._names.scope(node), runs=True, device=device):
+            with self._at(scope=self._names.scope(node), runs=True, caught=False, device=device):
                 self.visit_body(node.body)
 
     visit_AsyncFunctionDef = visit_FunctionDef
@@ -94,7 +100,7 @@ class Walker(ast.NodeVisitor):
         with self._at(frozen=True):
             for part in defaults_of(node.args):
                 self.visit(part)
-        with self._at(scope=self._names.scope(node), runs=True):
+        with self._at(scope=self._names.scope(node), runs=True, caught=False):
             self.visit(node.body)
 
     def _visit_annotation(self, node: ast.expr | None) -> None:
@@ -116,14 +122,25 @@ class Walker(ast.NodeVisitor):
             self.visit(node.value)
 
     def visit_With(self, node: ast.With | ast.AsyncWith) -> None:
-        switched = self._place.switched
+        switched, caught = self._place.switched, self._place.caught
         for item in node.items:
             self.generic_visit(item)
             switched = switched or self._editor.switches(item.context_expr, self._place.scope)
-        with self._at(switched=switched):
+            caught = caught or expects_error(item.context_expr)
+        with self._at(switched=switched, caught=caught):
             self.visit_body(node.body)
 
     visit_AsyncWith = visit_With
+
+    def visit_Try(self, node: ast.Try) -> None:
+        with self._at(caught=self._place.caught or any(map(catches_error, node.handlers))):
+            self.visit_body(node.body)
+        for handler in node.handlers:
+            self.visit(handler)
+        self.visit_body(node.orelse)
+        self.visit_body(node.finalbody)
+
+    visit_TryStar = visit_Try
 
     def visit_If(self, node: ast.If) -> None:
         self.visit(node.test)

@@ -73,7 +73,7 @@ _HOLDS_DEVICE = re.compile(r"(\w*_)?device(_type|_str|_name)?|map_location")
 _QUESTION = re.compile(rf"_?(is|has|on|use|using)_(torch_)?({_DEVICES})(_available|_alike|_platform)?")
 _VENDOR = re.compile(rf"(?<![a-z])(?:{_DEVICES})")
 _NO_WORD = re.compile(r"[^A-Za-z0-9]|(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_APART = DEVICES - {"cuda"}
+_APART = DEVICES - {"cuda"} | {"ascend", "cambricon", "gaudi", "habana"}
 PACKAGES_APART = PACKAGES - {"pynvml", "py3nvml", "cupy", "pycuda"}
 """Packages of one vendor beside others; see `is_apart`."""
 _SAME = {"hip": "cuda", "rocm": "cuda"}  # which torch calls by one name

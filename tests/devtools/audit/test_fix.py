@@ -146,6 +146,8 @@ UNTOUCHED = {
     "a guard over a vendor's": "if torch.cuda.is_available(): torch.cuda.nvtx.mark('x')",
     "a guard over a vendor's, asked beside": "if torch.cuda.is_available() and torch.cuda.device_name():\n"
         "    torch.cuda.nvtx.mark('x')",
+    "guards of nothing but each other": "if torch.cuda.is_available() and not torch.cuda.is_available(): s(x)",
+    "a guard beside one that stays": "if not x.is_cuda and torch.cuda.is_available(): raise ValueError",
     "a guard that something else passes": "if (x.is_cuda and s) or i: x.nvtx(s)",
     "an accelerator that is not chosen": "if torch.cuda.is_available() or torch.mps.is_available(): x.cpu()",
     "a question of two tensors": "if (x.is_cuda and s.is_cuda) or (x.is_xpu and s.is_xpu): x.cpu()",
@@ -193,7 +195,7 @@ def test_what_a_decorator_is_given_is_evaluated_on_import() -> None:
     {
         "if device == 'cuda': pass": "if devicekit.on_accelerator(device): pass",
         "if device != 'cuda' and device != 'xpu': pass": "if not devicekit.on_accelerator(device): pass",
-        "if x.is_cuda or x.is_npu: pass": "if devicekit.on_accelerator(x): pass",
+        "if s and (x.is_cuda or x.is_npu): pass": "if s and (devicekit.on_accelerator(x)): pass",
         "y = torch.cuda.is_available() or torch.xpu.is_available()": "y = devicekit.accelerator_available()",
         "y = not (hasattr(torch, 'xpu') and torch.xpu.is_available()) and not torch.cuda.is_available()": (
             "y = not devicekit.accelerator_available()"
@@ -295,10 +297,6 @@ def test_what_runs_on_import_is_rewritten_only_when_asked() -> None:
             "if not devicekit.accelerator_available(): return\nx.to(@.torch_device)",
         ),
         (
-            "if s and (x.is_cuda or x.is_xpu or x.is_musa): x.cuda()",
-            "if s and (devicekit.on_accelerator(x)): x.to(@.torch_device)",
-        ),
-        (
             "if torch.cuda.is_available():\n    if torch.cuda.is_available(): torch.cuda.synchronize()",
             "if devicekit.accelerator_available():\n    if devicekit.accelerator_available(): @.synchronize()",
         ),
@@ -322,16 +320,51 @@ def test_a_guard_is_rewritten_with_all_that_it_guards(before: str, after: str) -
         ("s.device.type in ('cuda', 'xpu')", "devicekit.on_accelerator(s.device)"),
     ],
 )
-def test_where_a_tensor_is_is_asked_of_any_vendor_if_what_follows_is_ready(
-    question: str, instead: str
-) -> None:
+def test_where_a_tensor_is_is_asked_of_any_vendor_only_by_choice(question: str, instead: str) -> None:
+    """A tensor can be where devicekit has no backend, as on a Mac, and what follows uses the current device."""
     vendor = next(one for one in ("cuda", "npu", "xpu") if one in question)
-    before = f"if {question}:\n    torch.{vendor}.synchronize()"
-    after = f"if {instead}:\n    {HERE}.synchronize()"
-    assert fixed(inside(before)).partition("rank):\n")[2] == inside(after).partition("rank):\n")[2]
+    before = inside(f"if {question}:\n    torch.{vendor}.synchronize()")
+    for unsafe, asked in ((False, question), (True, instead)):
+        text = fixed(before, unsafe=unsafe)
+        assert text.endswith(f"    if {asked}:\n        {HERE}.synchronize()\n")
+        assert fixed(text, unsafe=unsafe) == text
     kept = f"assert {question}\nkernel(x)"
     assert fixed(inside(kept)) == inside(kept)
     assert f"assert {instead}\n" in fixed(inside(kept), unsafe=True)
+
+
+TRIES = (
+    "x.cuda()",
+    "torch.cuda.synchronize()",
+    "y = torch.zeros(1, device='cuda')",
+    "y = torch.cuda.Event()",
+)
+
+
+@pytest.mark.parametrize("line", TRIES)
+@pytest.mark.parametrize(
+    ("around", "kept"),
+    [
+        ("try:\n    {}\nexcept Exception:\n    pass", True),
+        ("try:\n    {}\nexcept:\n    i = 1", True),
+        ("try:\n    {}\nexcept (KeyError, AssertionError) as e:\n    print(e)\n    return None", True),
+        ("try:\n    s()\n    with i:\n        {}\nexcept RuntimeError:\n    raise ValueError('x')", True),
+        ("with pytest.raises(RuntimeError):\n    {}", True),
+        ("with self.assertRaisesRegex(RuntimeError, 'x'):\n    {}", True),
+        ("with contextlib.suppress(AttributeError):\n    {}", True),
+        ("try:\n    {}\nexcept torch.OutOfMemoryError:\n    pass", False),
+        ("try:\n    {}\nexcept Exception:\n    s()\n    raise", False),
+        ("try:\n    {}\nfinally:\n    s()", False),
+        ("try:\n    s()\nexcept Exception:\n    {}", False),
+        ("try:\n    s()\nexcept Exception:\n    pass\nelse:\n    {}", False),
+        ("try:\n    def g():\n        {}\nexcept Exception:\n    pass", False),
+    ],
+)
+def test_where_an_error_is_caught_a_device_may_be_missing(line: str, around: str, kept: bool) -> None:
+    """torch raises without such a device, and devicekit goes on with another, or raises something else."""
+    code = inside(around.format(line))
+    assert (fixed(code) == code) is kept
+    assert HERE in fixed(code, unsafe=True)
 
 
 @pytest.mark.parametrize(
