@@ -125,6 +125,7 @@ pictures: $(SETUP) ## capture commands at two widths, and pages if chromium is t
 hosts: ## test the adapters for other engines against the engines themselves (heavy; an environment of its own)
 	@test -x $(HOSTS)/bin/python || $(PYTHON) -m venv $(HOSTS)
 	@$(HOSTS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements-hosts.txt
+	@$(HOSTS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-hosts-alone.txt
 	@test -n "$$DEEPSPEED_TESTS" || test -d $(HOSTS)/DeepSpeed || git clone --quiet --depth 1 \
 		--branch "v$$($(HOSTS)/bin/python -c 'from importlib.metadata import version; print(version("deepspeed"))')" \
 		https://github.com/deepspeedai/DeepSpeed $(HOSTS)/DeepSpeed || echo "DeepSpeed's tests were not fetched: not run"

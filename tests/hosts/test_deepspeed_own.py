@@ -45,6 +45,7 @@ REST = {
     "v1/nvme/": "compiles DeepSpeed's file operators",
     "v1/pin_memory/": "compiles DeepSpeed's own pinning",
     "v1/compile/": "of the graph compiler's passes, over stand-ins for an accelerator",
+    "v1/moe/": "of mixtures of experts, over a stand-in for an accelerator",
     "v1/": POOLS,
     "ops/": KERNELS,
     "sequence/": KERNELS,

@@ -17,7 +17,9 @@ from devicekit.devtools.audit.table import (
 
 PAGE = Path(__file__).parents[3] / "docs" / "replacements.md"
 
-_QUESTION = "devicekit.on_accelerator(tensor), with `--fix` where all that it guards is written anew"
+_QUESTION = (
+    "devicekit.on_accelerator(tensor), with `--unsafe-fixes`: it may be where devicekit has no backend"
+)
 _HEAD = """\
 # What replaces torch.cuda
 
