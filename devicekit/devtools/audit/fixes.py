@@ -410,9 +410,10 @@ class Editor:
     def _uses(self, place: Place) -> bool:
         """Whether a device's name is there to use that device, which fails where there is none.
 
-        What is itself named after a vendor says for whom it is, and settings of a type are taken without a device.
+        What is itself named after a vendor says for whom it is, settings of a type are taken without a device, and
+        another object may only keep the word.
         """
-        return place.runs and not place.named and not place.setting
+        return place.runs and not (place.named or place.setting or place.told)
 
     # -- Parts ------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,9 @@ class Place:
     formatted: bool = False  # inside an f-string
     switched: bool = False  # below "with torch.cuda.device(...)": the current device is another
     assigned: str = ""  # the name or keyword that receives the value
+    told: bool = (
+        False  # assigned to something of another object, or to what is expected: not there to be used
+    )
     named: bool = False  # in a class or function that is itself named after a vendor
     apart: bool = False  # in a file, class or function for one vendor beside others: see `words.is_apart`
     caught: bool = False  # where an error is caught, as that of torch where such a device is missing

@@ -15,6 +15,7 @@ _TAKE_DEVICE = {
 }  # fmt: skip
 # What only sets something for a type of device, or asks how it is set: torch serves it without such a device.
 _SET_FOR_TYPE = re.compile(r"(\w+\.)*(\w*autocast\w*|\w*GradScaler|custom_[fb]wd|fork_rng)")
+_EXPECTS = re.compile(r"_?(expect|support|requir|allow|valid|known|saved|orig|old_|previous)")
 # Decorators that hand on what they are given.
 _HAND_ON = re.compile(
     r"(torch\.(no_grad|inference_mode|enable_grad)|(functools\.)?(lru_cache|cache|wraps)|(contextlib\.)?contextmanager)"
@@ -35,6 +36,11 @@ def role(path: str, number: int, keyword: str | None) -> str:
     if keyword is None:
         return "device" if _TAKE_DEVICE.get(path) == number else ""
     return "" if keyword == "backend" else keyword
+
+
+def expects(name: str) -> bool:
+    """Whether what a name is given is compared with, and not used: ``expected_device``."""
+    return _EXPECTS.match(name) is not None
 
 
 def sets_for_type(path: str) -> bool:

@@ -13,7 +13,7 @@ from devicekit.devtools.audit.findings import RULES, Edit, Finding, Rule
 from devicekit.devtools.audit.fixes import Editor
 from devicekit.devtools.audit.marks import Marks
 from devicekit.devtools.audit.names import Names
-from devicekit.devtools.audit.roles import parameters_of, role, sets_for_type
+from devicekit.devtools.audit.roles import expects, parameters_of, role, sets_for_type
 from devicekit.devtools.audit.syntax import (
     arguments_of,
     called_name,
@@ -242,7 +242,7 @@ class _Visitor(Walker):
             self.visit(called)
         path = self._path(node.func) or ""
         takes = parameters_of(self._names.definition(node.func, self._place.scope)) if node.args else []
-        with self._at(setting=sets_for_type(path or called_name(called))):
+        with self._at(setting=sets_for_type(path or called_name(called)), told=False):
             for number, argument in enumerate(node.args):
                 if number == 0 and path == "typing.cast":
                     self._visit_annotation(argument)
@@ -262,7 +262,7 @@ class _Visitor(Walker):
             or filled(node) is not None
             or self._place.assigned
         ):
-            with self._at(assigned=role):
+            with self._at(assigned=role, told=expects(role)):
                 self.visit(node)
         else:
             self.visit(node)  # only those hand a role on

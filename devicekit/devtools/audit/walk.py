@@ -13,12 +13,14 @@ from devicekit.devtools.audit.fixes import Editor
 from devicekit.devtools.audit.marks import Marks
 from devicekit.devtools.audit.names import Names, annotations_of, defaults_of
 from devicekit.devtools.audit.place import Place
+from devicekit.devtools.audit.roles import expects
 from devicekit.devtools.audit.syntax import (
     assigned_name,
     catches_error,
     expects_error,
     imports_apart,
     is_main_block,
+    is_own,
 )
 
 if TYPE_CHECKING:
@@ -112,14 +114,18 @@ class Walker(ast.NodeVisitor):
         self._visit_annotation(node.annotation)
         self.visit(node.target)
         if node.value is not None:
-            with self._at(assigned=assigned_name([node.target])):
-                self.visit(node.value)
+            self._visit_value(node.value, [node.target])
 
     def visit_Assign(self, node: ast.Assign) -> None:
         for target in node.targets:
             self.visit(target)
-        with self._at(assigned=assigned_name(node.targets)):
-            self.visit(node.value)
+        self._visit_value(node.value, node.targets)
+
+    def _visit_value(self, node: ast.expr, targets: Sequence[ast.expr]) -> None:
+        name = assigned_name(targets)
+        others = any(isinstance(one, ast.Attribute) and not is_own(one.value) for one in targets)
+        with self._at(assigned=name, told=others or expects(name)):
+            self.visit(node)
 
     def visit_With(self, node: ast.With | ast.AsyncWith) -> None:
         switched, caught = self._place.switched, self._place.caught
@@ -151,12 +157,13 @@ class Walker(ast.NodeVisitor):
     def visit_IfExp(self, node: ast.IfExp) -> None:
         with self._at(assigned=""):
             self.visit(node.test)
-        self.visit(node.body)
-        self.visit(node.orelse)
+        with self._at(told=False):  # a choice is there to be used
+            self.visit(node.body)
+            self.visit(node.orelse)
 
     def generic_visit(self, node: ast.AST) -> None:
         if self._place.assigned and not isinstance(node, ast.BoolOp):
-            with self._at(assigned=""):
+            with self._at(assigned="", told=False):
                 self.generic_visit(node)
             return
         if isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):

@@ -333,6 +333,24 @@ def test_where_a_tensor_is_is_asked_of_any_vendor_only_by_choice(question: str, 
     assert f"assert {instead}\n" in fixed(inside(kept), unsafe=True)
 
 
+@pytest.mark.parametrize(
+    ("line", "sure"),
+    [
+        ("s.device = 'cuda'", False),
+        ("s.state.rand_device = f'cuda:{rank}'", False),
+        ("expected_device = 'cuda'", False),
+        ("check(x, expected_device_type='cuda')", False),
+        ("s.device = 'cuda' if torch.cuda.is_available() else 'cpu'", True),
+        ("s.device = torch.device('cuda')", True),
+        ("self.device = 'cuda'", True),
+        ("x_device: str = 'cuda'", True),
+    ],
+)
+def test_a_word_that_another_object_keeps_may_not_be_there_to_be_used(line: str, sure: bool) -> None:
+    assert (HERE in fixed(inside(line))) is sure
+    assert HERE in fixed(inside(line), unsafe=True)
+
+
 TRIES = (
     "x.cuda()",
     "torch.cuda.synchronize()",
