@@ -8,6 +8,9 @@ SETUP := $(VENV)/.ready
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml plugins/hosts/*/pyproject.toml conformance/pyproject.toml)
 
 .DEFAULT_GOAL := help
+# Some images forbid Python to keep what it compiled. Tests start thousands of processes: each would compile it anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: hosts pictures help run fleet fleet-ray test thorough lint types architecture bench bench-peers soak hostile operators mutants kill-matrix matrix versions clients architectures device tested dist stranger workflows docs clean
 
 help: ## list the targets
