@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -245,6 +246,49 @@ def test_a_pause_by_another_thread_is_waited_out(
         tokens += more
     other.join(60)
     assert tokens == expected(reference["v1"], prompt, 24)
+
+
+def test_who_leaves_a_stream_leaves_nothing_behind(engine: Engine) -> None:
+    for _ in engine.stream([1, 2], GREEDY):
+        break
+    assert engine.flush().success
+    assert not engine.scheduler.state.requests
+    assert engine.blockers() == ()
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_a_stream_gives_every_token_of_a_short_answer(engine: Engine, length: int) -> None:
+    (whole,) = engine.generate([[1, 2]], max_new_tokens=length, temperature=0.0)
+    parts = [*engine.stream([1, 2], SamplingParams(max_new_tokens=length, temperature=0.0))]
+    assert [token for _, tokens in parts for token in tokens] == whole.tokens
+    assert "".join(text for text, _ in parts) == whole.text
+
+
+def test_one_prompt_that_can_never_run_takes_the_others_with_it(engine: Engine) -> None:
+    with pytest.raises(InvalidRequest):
+        engine.generate([[1, 2], [3, 4], [1] * 100_000], GREEDY)
+    assert not engine.scheduler.state.requests
+    with pytest.raises(InvalidRequest):
+        engine.submit_samples([1] * 100_000, 3)
+    assert not engine.scheduler.state.requests
+
+
+def test_who_interrupts_a_generation_leaves_nothing_behind(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, passes = engine.runner.step, itertools.count(1)
+
+    def interrupted(*arguments: object, **named: object) -> object:
+        if next(passes) == 3:
+            raise KeyboardInterrupt
+        return step(*arguments, **named)
+
+    monkeypatch.setattr(engine.runner, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        engine.generate([[1, 2], [3, 4]], GREEDY)
+    monkeypatch.undo()
+    assert not engine.scheduler.state.requests
+    assert engine.flush().success
 
 
 def test_sampling_depends_on_the_seed_and_not_on_the_batch(engine: Engine) -> None:

@@ -35,7 +35,7 @@ from devicekit.scheduling.batch import Runner
 from devicekit.scheduling.errors import InvalidRequest
 from devicekit.scheduling.interface import EngineScheduler
 from devicekit.scheduling.kv_cache.host_cache import attach_host_cache
-from devicekit.scheduling.messages import Reply, Selector
+from devicekit.scheduling.messages import Abort, Reply, Selector
 from devicekit.scheduling.participants import Participant
 from devicekit.scheduling.request import Request, SamplingParams, prompt_array
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits, Step
@@ -105,6 +105,7 @@ class Engine(EngineVerbs):
         self._register_caches()
         self._generations: dict[str, Generation] = {}
         self._replies: dict[str, Reply] = {}
+        self._unread: set[str] = set()  # operations whose answers nobody will take
         self._ids = itertools.count(1)
         self._random = random.Random(config.random_seed)
 
@@ -310,9 +311,8 @@ class Engine(EngineVerbs):
                     group=base,
                 )
                 generations.append(self._add(request))
-        except Exception:
-            for generation in generations:
-                self.abort(generation.id)
+        except BaseException:
+            self._abort(generations)
             raise
         return generations
 
@@ -350,14 +350,13 @@ class Engine(EngineVerbs):
         chosen = _override(params or SamplingParams(), overrides)
         generations: list[Generation] = []
         try:
-            generations += [self.submit(prompt, chosen) for prompt in prompts]
-        except Exception:
-            for generation in generations:
-                self.abort(generation.id)
+            generations.extend(self.submit(prompt, chosen) for prompt in prompts)
+            self._start(generations)
+            while not all(generation.done for generation in generations):
+                self._advance()
+        except BaseException:
+            self._abort(generations)
             raise
-        self._start(generations)
-        while not all(generation.done for generation in generations):
-            self._advance()
         return generations
 
     def stream(
@@ -365,17 +364,30 @@ class Engine(EngineVerbs):
     ) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Complete one prompt, giving out text and tokens as they come.
 
+        Who stops early closes the iterator, as leaving a loop does: the next step aborts the request.
+
         Raises:
             InvalidRequest, InvalidOperation: as `generate`.
         """
         generation = self.submit(prompt, params, stream=True)
         text = tokens = 0
-        self._start([generation])
-        while not generation.done:
-            self._advance()
-            if len(generation.tokens) > tokens or generation.done:
-                yield generation.text[text:], tuple(generation.tokens[tokens:])
-                text, tokens = len(generation.text), len(generation.tokens)
+        try:
+            self._start([generation])
+            while True:
+                if len(generation.tokens) > tokens or generation.done:
+                    yield generation.text[text:], tuple(generation.tokens[tokens:])
+                    text, tokens = len(generation.text), len(generation.tokens)
+                if generation.done:
+                    return
+                self._advance()
+        except GeneratorExit:  # perhaps from the garbage collector, within a step: posted, and not performed
+            abort = Abort(self._next_id("abort"), generation.id)
+            self._unread.add(abort.id)
+            self.post(abort)
+            raise
+        except BaseException:
+            self._abort([generation])
+            raise
 
     def step(self) -> Step:
         """One step of the scheduler; results reach their `Generation`."""
@@ -385,7 +397,8 @@ class Engine(EngineVerbs):
             generation.receive(output)
             if generation.done:
                 del self._generations[output.id]
-        self._replies.update((reply.id, reply) for reply in step.replies)
+        self._replies.update((reply.id, reply) for reply in step.replies if reply.id not in self._unread)
+        self._unread.difference_update(reply.id for reply in step.replies)
         return step
 
     def encode(self, text: str, special: bool = True) -> list[int]:

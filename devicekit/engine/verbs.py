@@ -137,7 +137,7 @@ class EngineVerbs:
         return self._replies.pop(operation_id, None)
 
     def _start(self, generations: Sequence[Generation]) -> None:
-        """The first step of requests; raises InvalidOperation and aborts them if nothing will let them run."""
+        """The first step of requests; raises InvalidOperation if nothing will let them run."""
         scheduler = self.scheduler
         scheduler.wait(0)  # so that the next wait tells only of what is posted after this step's look
         self.step()
@@ -148,12 +148,15 @@ class EngineVerbs:
             and not scheduler.wait(0)
             and not all(generation.done for generation in generations)
         ):
-            for generation in generations:
-                self.abort(generation.id)
             raise InvalidOperation(
                 f"No request can end now: {standstill}. End that first (continue_generation(), resume_memory(), a "
                 "weight update), or submit() and wait."
             )
+
+    def _abort(self, generations: Sequence[Generation]) -> None:
+        for generation in generations:
+            if not generation.done:
+                self.abort(generation.id)
 
     def _advance(self) -> None:
         """One step, after a short sleep where only time or another thread can bring the end nearer."""
