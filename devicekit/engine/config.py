@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from devicekit.contract.errors import ConfigurationError
 from devicekit.contract.text import shown
+from devicekit.field_types import require_types
 from devicekit.memory.kv import KVLayout
 from devicekit.memory.paired_sizing import plan_paired
 from devicekit.memory.sizing import KVPlan, plan_kv
@@ -69,6 +70,7 @@ class EngineConfig:
             raise ConfigurationError(
                 f"invalid_logits must be {' or '.join(INVALID_LOGITS)}, not {shown(self.invalid_logits)}"
             )
+        require_types(self)
 
     @property
     def snapshots(self) -> int:

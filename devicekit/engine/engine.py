@@ -11,25 +11,24 @@ import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
 from devicekit.clock import Clock, SystemClock
-from devicekit.contract.errors import ConfigurationError
 from devicekit.contract.text import shown
 from devicekit.coordination import SingleRank, run_on_all_ranks
 from devicekit.device import Device, available_memory, get_device
 from devicekit.engine.config import EngineConfig, plan_pool
 from devicekit.engine.generation import Generation
+from devicekit.engine.opening import refuse_nonfinite, require_splittable, split_of, tokenizer_of
 from devicekit.engine.verbs import EngineVerbs
+from devicekit.field_types import type_problems
 from devicekit.memory.host_kv import HostKVPool
 from devicekit.release import ReleasePoints
-from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.drafted import DraftedRunner
-from devicekit.runners.errors import InvalidModelDirectory, MissingTokenizer
 from devicekit.runners.model_pools import build_pools
-from devicekit.runners.sharding import Split
 from devicekit.runners.transformers_runner import TransformersRunner
 from devicekit.scheduling.batch import Runner
 from devicekit.scheduling.errors import InvalidRequest
@@ -43,10 +42,9 @@ from devicekit.text import GrammarCompiler, RequestText, TokenizerVocabulary
 from devicekit.weights.install import WeightControl, install
 from devicekit.weights.joint import JointRegion
 from devicekit.weights.occupation import MemoryTag, Region
-from devicekit.weights.store import Model, WeightStore, nonfinite
+from devicekit.weights.store import Model, WeightStore
 
 if TYPE_CHECKING:
-    from devicekit.runners.huggingface import PreTrainedTokenizerBase
     from devicekit.scheduling.ranks.group import RankGroup
 
 ParameterValue: TypeAlias = (
@@ -89,8 +87,8 @@ class Engine(EngineVerbs):
             companions=() if draft is None else (draft.layout,),
         )
         if config.refuse_nonfinite_weights:
-            run_on_all_ranks(ranks or SingleRank(), lambda: _refuse_nonfinite(runner))
-        self.tokenizer = _tokenizer(runner.directory)
+            run_on_all_ranks(ranks or SingleRank(), lambda: refuse_nonfinite(runner))
+        self.tokenizer = tokenizer_of(runner.directory)
         self.pools = build_pools(
             device, self.plan, runner, draft, snapshots=config.snapshots, checked=config.checked
         )
@@ -106,6 +104,7 @@ class Engine(EngineVerbs):
         self._generations: dict[str, Generation] = {}
         self._replies: dict[str, Reply] = {}
         self._unread: set[str] = set()  # operations whose answers nobody will take
+        self._last_params: SamplingParams | None = None  # of which every field is of its type
         self._ids = itertools.count(1)
         self._random = random.Random(config.random_seed)
 
@@ -144,12 +143,12 @@ class Engine(EngineVerbs):
 
         chosen = config or EngineConfig()
         chosen.require_ranks(1 if ranks is None else ranks.size)
-        split = _split(chosen, ranks)
+        split = split_of(chosen, ranks)
 
         def load() -> tuple[Device, TransformersRunner, TransformersRunner | None]:
             handle = get_device(device)
             if split is not None:
-                _require_splittable(handle, draft)
+                require_splittable(handle, draft)
             second = None if draft is None else TransformersRunner.load(draft, handle, dtype=dtype)
             return handle, TransformersRunner.load(path, handle, dtype=dtype, split=split), second
 
@@ -263,7 +262,7 @@ class Engine(EngineVerbs):
         request = Request(
             request_id or self._next_id("request"),
             prompt_array(tokens),
-            params or SamplingParams(),
+            _chosen(params),
             priority=priority,
             timeout=timeout,
             stream=stream,
@@ -292,11 +291,11 @@ class Engine(EngineVerbs):
             InvalidRequest: they can never run, or ``n`` is below 1; then none of them is queued.
             MissingTokenizer: as `submit`.
         """
-        if n < 1:
-            raise InvalidRequest(f"n must be at least 1, not {n}.")
+        if not isinstance(n, int) or n < 1:
+            raise InvalidRequest(f"n must be a whole number of at least 1, not {shown(n)}.")
         base = request_id or self._next_id("request")
         tokens = prompt_array(self.encode(prompt) if isinstance(prompt, str) else prompt)
-        chosen = params or SamplingParams()
+        chosen = _chosen(params)
         first = self.draw_seed() if chosen.seed is None else chosen.seed
         generations: list[Generation] = []
         try:
@@ -317,6 +316,12 @@ class Engine(EngineVerbs):
         return generations
 
     def _add(self, request: Request) -> Generation:
+        wrong = type_problems(request, "id", "priority", "timeout", "stream", "group")
+        if request.params is not self._last_params:
+            wrong += type_problems(request.params)
+        if wrong:
+            raise InvalidRequest(f"Request {shown(request.id)} cannot run: {'; '.join(wrong)}.")
+        self._last_params = request.params
         self.scheduler.add(request)
         generation = self.generation(request)
         self._generations[request.id] = generation
@@ -347,7 +352,9 @@ class Engine(EngineVerbs):
                 nothing that would change this is on its way. What stops them later is waited for, since only
                 another thread can have posted it.
         """
-        chosen = _override(params or SamplingParams(), overrides)
+        if isinstance(prompts, (str, bytes)):
+            raise InvalidRequest(f"prompts is a list of prompts: [{shown(prompts)}], not {shown(prompts)}.")
+        chosen = _chosen(params, overrides)
         generations: list[Generation] = []
         try:
             generations.extend(self.submit(prompt, chosen) for prompt in prompts)
@@ -406,9 +413,14 @@ class Engine(EngineVerbs):
 
         Raises:
             MissingTokenizer: the model directory has none.
+            InvalidRequest: it is no text, or has halves of characters in it.
         """
         tokenizer = self.tokenizer or self.runner.directory.tokenizer()
-        tokens: list[int] = tokenizer.encode(text, add_special_tokens=special)
+        try:
+            text.encode()
+            tokens: list[int] = tokenizer.encode(text, add_special_tokens=special)
+        except (AttributeError, UnicodeEncodeError) as error:
+            raise InvalidRequest(f"{shown(text)} is no text that has token ids.") from error
         return tokens
 
     @property
@@ -418,41 +430,15 @@ class Engine(EngineVerbs):
         return sum(weight.nbytes for model in models for _, weight in model.named_weights())
 
 
-def _split(config: EngineConfig, ranks: RankGroup | None) -> Split | None:
-    """Which part of the model this rank is to hold; ``None``: all of it."""
-    if ranks is None or config.tensor_parallel in (None, 1):
-        return None
-    return Split(ranks.size, ranks.rank, experts=config.expert_parallel, partly=config.split_partly)
-
-
-def _require_splittable(device: Device, draft: str | Path | None) -> None:
-    if draft is not None:
-        raise ConfigurationError("a draft model cannot follow one that ranks hold together (tensor_parallel)")
-    if not device.collective_backend():
-        raise ConfigurationError(
-            f"tensor_parallel needs a library by which devices exchange tensors, and backend "
-            f"{device.backend.label} names none (collective_backend)"
-        )
-
-
-def _refuse_nonfinite(runner: TransformersRunner) -> None:
-    if bad := nonfinite(runner.named_weights()):
-        path = str(runner.directory.path)
-        raise InvalidModelDirectory(f"{path}: {'; '.join(bad[:5])}", path=path)
-
-
-def _tokenizer(directory: ModelDirectory) -> PreTrainedTokenizerBase | None:
-    try:
-        return directory.tokenizer()
-    except MissingTokenizer:  # token ids in and out work without; text says what is missing when it is used
-        return None
-
-
-def _override(params: SamplingParams, overrides: Mapping[str, object]) -> SamplingParams:
+def _chosen(
+    params: SamplingParams | None, overrides: Mapping[str, object] = MappingProxyType({})
+) -> SamplingParams:
+    if params is not None and not isinstance(params, SamplingParams):
+        raise InvalidRequest(f"params must be SamplingParams, not {shown(params)}.")
     known = {field.name for field in dataclasses.fields(SamplingParams)}
-    unknown = sorted(overrides.keys() - known)
-    if unknown:
+    if unknown := sorted(overrides.keys() - known):
         raise InvalidRequest(
             f"There is no sampling parameter {shown(unknown[0])}; there are {', '.join(sorted(known))}."
         )
-    return dataclasses.replace(params, **overrides)  # type: ignore[arg-type]  # names checked above
+    chosen = params or SamplingParams()
+    return dataclasses.replace(chosen, **overrides) if overrides else chosen  # type: ignore[arg-type]  # as above

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from devicekit.contract.records import ErrorKind
+from devicekit.field_types import require_types
 from devicekit.oom import forget_tensors
 from devicekit.ranges import whole
 from devicekit.residency.errors import NoLayers
@@ -47,6 +48,7 @@ class LayerwiseOffload:
     def __post_init__(self) -> None:
         whole("prefetch", self.prefetch)
         whole("resident_layers", self.resident_layers)
+        require_types(self)
 
     def attach(self, module: nn.Module, transfer: Transfer) -> Strategy:
         """The strategy for one module.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from devicekit.contract.errors import ConfigurationError
 from devicekit.contract.text import shown
+from devicekit.field_types import require_types
 from devicekit.server.origins import wrong_origins
 
 
@@ -45,6 +46,7 @@ class ServerSettings:
     keep_alive_seconds: float = 5.0  # that a connection is kept between two requests
 
     def __post_init__(self) -> None:
+        require_types(self)
         wrong: list[str] = []
         if not 0 <= self.port < 65536:
             wrong.append(f"port must be from 0 to 65535, not {self.port}")

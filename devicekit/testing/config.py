@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from devicekit.field_types import require_types
+
 __all__ = [
     "GIB",
     "KIB",
@@ -67,6 +69,7 @@ class SimConfig:
     asking_initialises: bool = False
 
     def __post_init__(self) -> None:
+        require_types(self)
         for field in (
             "device_count",
             "capacity",

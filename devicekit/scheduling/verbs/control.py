@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from devicekit.contract.errors import DeviceKitError, UnsupportedHook
 from devicekit.contract.text import shown
+from devicekit.field_types import type_problems
 from devicekit.scheduling.errors import Conflict, InvalidOperation, RankLost, describe_failures
 from devicekit.scheduling.messages import (
     Abort,
@@ -140,6 +141,9 @@ class Control:
             known = ", ".join(sorted(kind.__name__ for kind in self._handlers))
             message = f"This engine has no operation {type(operation).__name__} (it has {known})."
             return Reply(operation.id, False, message, refusal=Refusal.UNSUPPORTED)
+        if wrong := type_problems(operation):
+            message = f"{type(operation).__name__} makes no sense as it stands: {'; '.join(wrong)}."
+            return Reply(operation.id, False, message, refusal=Refusal.INVALID)
         answer = _guarded(operation, lambda: handler(operation))
         if isinstance(answer, Reply):
             return answer
