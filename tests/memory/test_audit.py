@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from devicekit.memory.audit import audit, inspect_tree
 from devicekit.memory.pages import PageAllocator
@@ -93,6 +94,24 @@ def test_a_cached_page_that_a_request_claims_is_named() -> None:
     found = audit(pool, owned=own + shared, cache=cache)
     assert found.doubled == tuple(np.frombuffer(shared, np.int32).tolist())
     assert found.difference == -1
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_each_id_that_is_missing_there_twice_or_no_id_of_the_pool_is_named(size: int) -> None:
+    pool = PageAllocator(size)
+    pages = np.frombuffer(pool.take(size) or b"", np.int32)
+    everything = np.arange(1, size + 1, dtype=np.int32)
+    assert audit(pool, owned=pages).balanced
+    for one in everything.tolist():
+        missing = audit(pool, owned=everything[everything != one])
+        assert (missing.leaked, missing.doubled, missing.balanced) == ((one,), (), False)
+        twice = audit(pool, owned=np.append(everything, np.int32(one)))
+        assert (twice.leaked, twice.doubled, twice.balanced) == ((), (one,), False)
+    for stranger in (-1, 0, size + 1):
+        beside = audit(pool, owned=np.append(everything, np.int32(stranger)))
+        assert (beside.leaked, beside.doubled, beside.balanced) == ((), (stranger,), False)
+        instead = audit(pool, owned=np.append(everything[1:], np.int32(stranger)))
+        assert (instead.leaked, instead.doubled, instead.balanced) == ((1,), (stranger,), False)
 
 
 def test_rows_are_audited_like_pages() -> None:

@@ -224,8 +224,11 @@ def test_host_memory_can_be_released_and_resumed(new_rig: MakeRig) -> None:
     reply = rig.do(ReleaseMemory("r", ("host_kv", "kv_cache")), MemoryReply)
     (region,) = [one for one in reply.regions if one.tag == "host_kv"]
     assert (region.released, region.bytes) == (True, 65 * 4 * 4 * 8)
-    assert rig.do(ResumeMemory("s", ("host_kv",)), MemoryReply).success  # before the pool it copies from
-    assert rig.do(ResumeMemory("t", ("kv_cache",)), MemoryReply).success
+    given_back = {one.tag: one.bytes for one in reply.regions}
+    for tag in ("host_kv", "kv_cache"):  # first the one that copies from the other
+        resumed = rig.do(ResumeMemory(f"resume {tag}", (tag,)), MemoryReply)
+        assert resumed.success
+        assert {one.tag: one.bytes for one in resumed.regions if one.changed} == {tag: given_back[tag]}
     fill(rig, B)
     again = fill(rig, A)
     assert rig.outputs[again] == expected(A, 4, rig.salt)
