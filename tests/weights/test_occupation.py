@@ -86,7 +86,9 @@ def test_with_a_backup_everything_is_as_it_was(rig: Rig) -> None:
     parameters = dict(rig.runner.weights)
     reply = release(rig, "weights", backup=True)
     assert report(reply, "weights").backup_bytes == WEIGHT_BYTES
-    assert resume(rig, "weights").untrusted == 0
+    resumed = resume(rig, "weights")
+    assert resumed.untrusted == 0
+    assert report(resumed, "weights") == RegionReport("weights", False, True, WEIGHT_BYTES)
     assert rig.salt == salt
     assert all(rig.runner.weights[name] is one for name, one in parameters.items())
     request = rig.add([1, 2, 3], 5)
