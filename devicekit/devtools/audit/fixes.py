@@ -75,6 +75,8 @@ class Editor:
         self._patched = patched(tree, text, marks)
         self._graphs: dict[ast.Call, Captured] = {}
         self._handed: set[ast.Call] = set()
+        self._entered: set[ast.AST] = set()  # where a context may be made, which is entered once
+        self._comprehensions: list[ast.AST] = []
         self._read: dict[ast.expr, str] = {}  # attributes of what calls give
         self._scripted = _SCRIPTED.search(text) is not None
         self._has_graphs = "Graph()" in text
@@ -90,6 +92,10 @@ class Editor:
             return {}
         places = list(found)
         kept = {node: self._edits[node] for node in places if node in self._edits}
+        for comprehension in self._comprehensions:
+            inside = set(ast.walk(comprehension)).intersection(places)
+            if not all(one in kept and kept[one].safe for one in inside):  # half of it is no better than none
+                kept |= {one: replace(kept[one], safe=False) for one in inside if one in kept}
         for one in self._graphs.values():
             if not kept.keys() >= set(one.calls):
                 kept = {node: edit for node, edit in kept.items() if node not in one.calls}
@@ -108,8 +114,18 @@ class Editor:
 
     def hand_on(self, node: ast.Call) -> None:
         """Note what a call is given that is a call itself: a context that is not entered may be asked anything."""
-        if not ast.unparse(node.func).endswith(("enter_context", "enter_async_context")):
+        if ast.unparse(node.func).endswith(("enter_context", "enter_async_context")):
+            self._entered.update(one for argument in arguments_of(node) for one in ast.walk(argument))
+        else:
             self._handed.update(one for one in arguments_of(node) if isinstance(one, ast.Call))
+
+    def enter(self, node: ast.expr) -> None:
+        """Note what ``with`` enters."""
+        self._entered.update(ast.walk(node))
+
+    def comprehend(self, node: ast.AST) -> None:
+        """Note a comprehension, whose parts speak of the same device."""
+        self._comprehensions.append(node)
 
     def follow_graphs(self, node: ast.AST, scope: Scope) -> None:
         """Note the graphs that a function makes and captures."""
@@ -454,7 +470,16 @@ class Editor:
         asked = (*given.values(), *(() if which is None else (which,)))
         about = place.named and row.name in ("device_count", "is_available")
         chosen = words.vendors_in(path) <= words.CHOSEN
-        safe = (row.certain or certain) and chosen and place.runs and keeps_order(asked, parts) and not about
+        # torch's contexts can be kept, and entered again.
+        once = row.name not in CONTEXTS or call in self._entered
+        safe = (
+            (row.certain or certain)
+            and chosen
+            and place.runs
+            and once
+            and keeps_order(asked, parts)
+            and not about
+        )
         edit = Edit(self._source.span(whole), tuple(parts), safe, imports)
         self._keep(edit, whole, place)
         if row.name == "is_available":

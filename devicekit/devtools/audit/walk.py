@@ -130,6 +130,7 @@ class Walker(ast.NodeVisitor):
     def visit_With(self, node: ast.With | ast.AsyncWith) -> None:
         switched, caught = self._place.switched, self._place.caught
         for item in node.items:
+            self._editor.enter(item.context_expr)
             self.generic_visit(item)
             switched = switched or self._editor.switches(item.context_expr, self._place.scope)
             caught = caught or expects_error(item.context_expr)
@@ -167,6 +168,7 @@ class Walker(ast.NodeVisitor):
                 self.generic_visit(node)
             return
         if isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
+            self._editor.comprehend(node)
             with self._at(scope=self._names.scope(node)):
                 super().generic_visit(node)
             return

@@ -351,6 +351,36 @@ def test_a_word_that_another_object_keeps_may_not_be_there_to_be_used(line: str,
     assert HERE in fixed(inside(line), unsafe=True)
 
 
+@pytest.mark.parametrize(
+    ("line", "sure"),
+    [
+        ("with torch.cuda.device(i): pass", True),
+        ("with s(), (torch.cuda.stream(x) if x else nullcontext()): pass", True),
+        ("s.enter_context(torch.cuda.device(i))", True),
+        ("y = torch.cuda.device(i)", False),
+        ("self.y = torch.cuda.stream(s) if s else nullcontext()", False),
+        ("return torch.cuda.device(i)", False),
+    ],
+)
+def test_a_context_that_is_kept_may_be_entered_again(line: str, sure: bool) -> None:
+    assert ("devicekit." in fixed(inside(line))) is sure
+    assert "devicekit." in fixed(inside(line), unsafe=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "sure"),
+    [
+        ("names = [f'cuda:{i}' for i in range(torch.cuda.device_count())]", False),
+        ("y = [x.cuda() for x in s if x.is_cuda]", False),
+        ("y = [x.to(f'cuda:{i}') for i in range(torch.cuda.device_count())]", True),
+    ],
+)
+def test_of_a_comprehension_all_is_rewritten_or_nothing(line: str, sure: bool) -> None:
+    code = inside(line)
+    assert (fixed(code) == code) is not sure
+    assert "devicekit." in fixed(code, unsafe=True)
+
+
 TRIES = (
     "x.cuda()",
     "torch.cuda.synchronize()",
