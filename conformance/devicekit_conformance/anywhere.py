@@ -22,10 +22,7 @@ _FOR_GOOD = frozenset({"set_index", "set_current_stream", "set_memory_fraction"}
 
 def initialises_nothing(trial: Trial) -> None:
     """A hook that may not initialise the device does not: in another thread, and when it is called once more."""
-    spec = frozen_contract.hook(trial.hook)
-    if spec.initialises is not False or trial.ctx.probe.initialised() is not False:
-        return
-    if spec.parameters not in ((), ("index",), ("error",), ("tensor",)):
+    if not frozen_contract.hook(trial.hook).quiet or trial.ctx.probe.initialised() is not False:
         return
     arguments = arguments_for(trial)
     if arguments is None or trial.ctx.probe.initialised() is not False:
@@ -39,21 +36,32 @@ def initialises_nothing(trial: Trial) -> None:
                 function(*arguments)
             made = trial.ctx.probe.initialised()
             within(trial, where).expect(made is not True, "it initialised the device, which it must not")
+    _when_it_refuses(trial)
     _after_others_that_do_not(trial, arguments)
+
+
+def _when_it_refuses(trial: Trial) -> None:
+    wrong = wrong_arguments(trial)
+    if wrong is None:
+        return
+    with contextlib.suppress(Exception):
+        trial.ctx.raw_hook(trial.hook)(*wrong)
+    made = trial.ctx.probe.initialised()
+    within(trial, "when it raises").expect(made is not True, "it initialised the device, which it must not")
 
 
 def _after_others_that_do_not(trial: Trial, arguments: tuple[Any, ...]) -> None:
     """Of every device, and once others were asked that may not initialise it either."""
     for name in sorted(trial.ctx.implemented - {trial.hook}):
         spec = frozen_contract.hook(name)
-        if spec.initialises is False and spec.parameters in ((), ("index",)):
+        if not spec.initialises and spec.parameters in ((), ("index",)):
             with contextlib.suppress(Exception):
                 trial.ctx.raw_hook(name)(*((trial.index,) if spec.parameters else ()))
     if trial.ctx.probe.initialised() is not False:
         return  # that is another's fault
-    indexed = frozen_contract.hook(trial.hook).parameters == ("index",)
+    indexed = frozen_contract.hook(trial.hook).parameters[:1] == ("index",)
     for index in range(trial.count):
-        trial.ctx.raw_hook(trial.hook)(*((index,) if indexed else arguments))
+        trial.ctx.raw_hook(trial.hook)(*((index, *arguments[1:]) if indexed else arguments))
         told = (
             f"asked of device {index} once others were called, it initialised the device, which it must not"
         )

@@ -58,6 +58,16 @@ class FrozenHook:
         return named or self.missing is Missing.RAISE or _may_initialise(self.name)
 
     @property
+    def quiet(self) -> bool:
+        """Whether a call that asks for nothing, as to stop what was not started, initialises no device."""
+        return not self.initialises or self.name in _NOTHING_TO_STOP or _says_nothing_starts(self.name)
+
+    @property
+    def sees_no_parent(self) -> bool:
+        """Whether it knows nothing in a forked child that cannot use the device."""
+        return self.name in _OF_THE_ALLOCATOR or _says_nothing_is_seen(self.name)
+
+    @property
     def only_looks(self) -> bool:
         """Whether it must not wait, allocate, empty or reset anything."""
         return self.missing is Missing.ANSWER_UNKNOWN or self.name in (
@@ -75,6 +85,8 @@ _ANY_INDEX = frozenset({
     "is_capturing", "copies_overlap", "create_event", "record_memory_history", "graph_pool", "priority_range",
     "submit_work", "supported_dtypes",
 })  # fmt: skip
+_NOTHING_TO_STOP = frozenset({"record_memory_history"})
+_OF_THE_ALLOCATOR = frozenset({"memory_stats", "host_memory_stats", "memory_snapshot"})
 _REQUIRED, _ORDERING = Missing.REFUSE_BACKEND, Missing.RAISE
 _RELEASING, _OBSERVING = Missing.DO_NOTHING_AND_SAY_SO, Missing.ANSWER_UNKNOWN
 _CREATING = frozenset({"set_index", "create_graph", "memory_pool"})
@@ -169,6 +181,20 @@ def _may_initialise(name: str) -> bool:
     return (
         "Initialises nothing" not in DECLARED[name].doc if works else "May initialise" in DECLARED[name].doc
     )
+
+
+def _says_nothing_starts(name: str) -> bool:
+    return is_newer(name) and "initialises nothing" in _declared_words(name)
+
+
+def _says_nothing_is_seen(name: str) -> bool:
+    return is_newer(name) and "forked child that cannot use the device" in _declared_words(name)
+
+
+def _declared_words(name: str) -> str:
+    from devicekit.contract.hooks import HOOKS as DECLARED
+
+    return " ".join(DECLARED[name].doc.split())
 
 
 _OF_THE_VENDOR = frozenset(

@@ -63,16 +63,13 @@ def _releases(trial: Trial) -> bool:
 def first(trial: Trial) -> None:
     """The first call that this process makes."""
     spec = frozen_contract.hook(trial.hook)
-    if (
-        spec.initialises is False
-        and spec.missing
-        is not frozen_contract.Missing.DO_NOTHING_AND_SAY_SO  # its first call has to have something to do
-        and trial.ctx.probe.initialised() is False
-        and spec.parameters in ((), ("index",))
-    ):
-        trial.call(*((trial.index,) if spec.parameters else ()))
-        made = trial.ctx.probe.initialised()
-        trial.expect(made is not True, "it initialised the device, which it must not")
+    if spec.quiet and not _releases(trial) and trial.ctx.probe.initialised() is False:
+        # What releases has to have something to do when it is called first.
+        arguments = arguments_for(trial)
+        if arguments is not None and trial.ctx.probe.initialised() is False:
+            trial.call(*arguments)
+            made = trial.ctx.probe.initialised()
+            trial.expect(made is not True, "it initialised the device, which it must not")
     effect_of(trial.hook)(within(trial, ""))
     trial.facts.extend(fact(trial))
 
@@ -449,10 +446,11 @@ def _differences(before: dict[str, object], after: dict[str, object]) -> dict[st
 
 def forked(trial: Trial) -> None:
     """A child that is forked after the device was used."""
-    from devicekit_conformance.effects.forks import judge
+    from devicekit_conformance.effects.forks import judge, locked_memory
 
     arguments = arguments_for(trial)
-    block = trial.filled(4096, 7)
+    # What the parent has, a child cannot have: with nothing there, nothing and unknown look alike.
+    block, locked = trial.filled(4096, 7), locked_memory(trial)
     told = None
     if arguments is not None and not frozen_contract.hook(trial.hook).creates:
         told = trial.ctx.raw_hook(trial.hook)(*arguments)
@@ -470,7 +468,7 @@ def forked(trial: Trial) -> None:
         _in_its_child(grandchild, lambda next: judge(next, arguments, later), 8.0)
 
     _in_its_child(child, both, 10.0)
-    del block
+    del block, locked
 
 
 def _in_its_child(trial: Trial, script: Callable[[Trial], None], limit: float) -> None:

@@ -88,6 +88,12 @@ _KINDS = (
     "a_wait_counts_once_or_at_home",
     "streams_are_told_apart_badly",
     "a_replay_is_not_waited_for",
+    "a_method_fails_one_kind",
+    "a_method_fails_with_one_kind",
+    "one_kind_of_stream_is_not_used",
+    "the_parents_numbers_are_told",
+    "a_process_goes_by_anothers_number",
+    "asking_for_nothing_initialises",
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from devicekit_conformance.crossing import Elsewhere
 from devicekit_conformance.effects import effect
 from devicekit_conformance.effects.marks import after, asked, keep_their_mark, leave_what_is_current, unmarked
 from devicekit_conformance.trial import Trial
+from devicekit_conformance.varieties import between_any_two, of_every_kind
 
 _STEP = 16.0  # milliseconds: the coarsest clock that times events, which tells whole ones
 
@@ -56,6 +58,26 @@ def _more_of_events(trial: Trial, side: Any, waiting: Any) -> None:
     }  # fmt: skip
     leave_what_is_current(trial, marked, calls)
     _between_streams(trial, side, waiting)
+    _all_alike(trial)
+
+
+def _all_alike(trial: Trial) -> None:
+    """What holds of one event holds of those that are timed and those that are not, on whichever stream."""
+    streams = of_every_kind(trial)
+    for timing in (False, True):
+        for _, stream in streams:
+            _marks(trial, trial.call(trial.index, timing), stream)
+        unmarked(trial, streams[-1][1], trial.call(trial.index, timing))
+    flavours = itertools.cycle((False, True))
+
+    def wait(waiting: Any, source: Any) -> None:
+        event = trial.call(trial.index, next(flavours))
+        event.record(source)
+        event.wait(waiting)
+
+    elsewhere = [trial.new_stream(index) for index in trial.others[:1]]
+    waiting = [*streams, *(("a stream of another device", one) for one in elsewhere if one is not None)]
+    between_any_two(trial, waiting, streams, "wait()", wait)
 
 
 def _between_streams(trial: Trial, side: Any, waiting: Any) -> None:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import torch
+
 from devicekit_conformance import frozen_contract
 from devicekit_conformance.trial import Trial
 
-__all__ = ["judge"]
+__all__ = ["judge", "locked_memory"]
+
+_LOCKED = 3 << 20  # bytes
+_NOTHING_WILL_DO = frozenset({"host_memory_stats"})  # of which 0 may stand for what is unknown
 
 _NEVER_RAISE = frozenset({
     "is_available", "device_count", "memory_stats", "memory_snapshot", "is_bad_fork", "is_capturing",
@@ -50,12 +55,31 @@ def judge(trial: Trial, arguments: tuple[Any, ...] | None, told: object) -> None
         trial.expect(
             state in ("bad_fork", "unsupported"), f"the device cannot be used, and the state is {state!r}"
         )
-    if trial.hook == "memory_snapshot":
-        trial.expect(
-            found is None, "the device cannot be used, and there is a list of segments instead of None"
-        )
+    if frozen_contract.hook(trial.hook).sees_no_parent:
+        _sees_nothing(trial, found)
     if trial.hook == "classify_error":
         _names_the_fork(trial)
+
+
+def _sees_nothing(trial: Trial, found: object) -> None:
+    """No number and no list: what its parent has is not there."""
+    told = "the device cannot be used, and "
+    if not dataclasses.is_dataclass(found):
+        what = "there is a list of segments" if isinstance(found, list | tuple) else f"it says {found!r:.80}"
+        trial.expect(found is None, f"{told}{what} instead of None")
+        return
+    for one in dataclasses.fields(found):
+        value = getattr(found, one.name)
+        known = isinstance(value, int | float) and not isinstance(value, bool) and value != 0
+        trial.expect(not known, f"{told}{one.name} is {value!r}")
+
+
+def locked_memory(trial: Trial) -> list[object]:
+    """Page-locked memory of each kind that the backend has, to be held meanwhile."""
+    kept: list[object] = []
+    if trial.has("pin_memory") and trial.ctx.claims("pinned_memory") and trial.hook != "pin_memory":
+        kept.append(trial.other("pin_memory", torch.ones(_LOCKED, dtype=torch.uint8)))
+    return kept
 
 
 def _invents_nothing(trial: Trial, found: object, told: object) -> None:
@@ -67,7 +91,8 @@ def _invents_nothing(trial: Trial, found: object, told: object) -> None:
         for one in dataclasses.fields(told):
             was, now = getattr(told, one.name), getattr(found, one.name)
             empty = now is not None and not isinstance(now, bool | dict) and not now
-            trial.expect(not empty or not was, f"{one.name} is {now!r}, and the parent was told {was!r}")
+            nothing = trial.hook in _NOTHING_WILL_DO or not was
+            trial.expect(not empty or nothing, f"{one.name} is {now!r}, and the parent was told {was!r}")
     elif isinstance(told, list | tuple | frozenset) and told and trial.hook != "process_memory":
         # Of processes a child may be told of itself only.
         trial.expect(

@@ -12,6 +12,7 @@ from typing import Any
 from devicekit_conformance import frozen_contract
 from devicekit_conformance.context import MIB
 from devicekit_conformance.effects import effect
+from devicekit_conformance.effects.apart import tells_processes_apart
 from devicekit_conformance.effects.limits import leaves
 from devicekit_conformance.effects.peaks import peaks_outlast
 from devicekit_conformance.measures import (
@@ -292,6 +293,8 @@ def _is_what_can_be_allocated(trial: Trial, size: int, pause: Callable[[], None]
 
 @effect("process_memory")
 def process_memory(trial: Trial) -> None:
+    if trial.ctx.probe.initialised() is False:
+        tells_processes_apart(trial)
     roomy = (trial.own("mem_get_info", trial.index) or (0, 0))[0] > 8 * GIB and trial.calls[0] < 6
     size, pid = 5 * GIB if roomy else large_of(trial), os.getpid()
     trial.drop_cache()

@@ -7,6 +7,7 @@ from typing import Any
 
 from devicekit_conformance.effects import effect
 from devicekit_conformance.trial import Trial
+from devicekit_conformance.varieties import of_every_kind, waits_for_any
 
 # By these names torch's own streams of several vendors give the pointer that their libraries take.
 _MANY = 28  # streams, with those before them no more than each of which is another one
@@ -22,6 +23,10 @@ def set_current_stream(trial: Trial) -> None:
     try:
         _stays(trial)
         _joins_nothing(trial, before)
+        for name, one in of_every_kind(trial) if not trial.situation else ():
+            trial.call(one)
+            now = trial.own("current_stream", trial.index)
+            trial.expect(now == one, f"the current stream is {now!r}, and {name} was set, {one!r}")
         trial.call(stream)
         found = trial.own("current_stream", trial.index)
         trial.expect(found == stream, f"the current stream is {found!r}, and {stream!r} was set")
@@ -85,6 +90,8 @@ def default_stream(trial: Trial) -> None:
     with trial.on(side):
         trial.expect(trial.call(trial.index) == found, "it is another one while a stream is current")
         trial.expect(found != side, "it is the current stream")
+    if not trial.situation:
+        waits_for_any(trial, [("the stream that it returned", found)])
 
 
 @effect("native_handle")

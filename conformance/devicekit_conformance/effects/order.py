@@ -19,6 +19,7 @@ from devicekit_conformance.effects.marks import (
 )
 from devicekit_conformance.effects.replays import work_of_a_replay
 from devicekit_conformance.trial import Trial
+from devicekit_conformance.varieties import between_any_two, made_by_the_hook, of_every_kind, waits_for_any
 
 # Any int may be asked for; these are other numbers, some of the other sign, once they are cut to 8, 16 or 32 bits.
 _PRIORITIES = (0, 0, -1, 1, 100, -100, 200, -200, 40_000, -40_000, 3 << 30, -(3 << 30), 1 << 40, -(1 << 40))
@@ -73,10 +74,15 @@ def current_stream(trial: Trial) -> None:
         with trial.other("use_stream", side):
             elsewhere = trial.in_a_thread(lambda: trial.call(trial.index))
         trial.expect(elsewhere != side, "what one thread made current is current in another")
+    for name, stream in of_every_kind(trial) if not trial.situation else ():
+        with trial.on(stream):
+            trial.equal(trial.call(trial.index), stream, f"with {name} current, the stream")
     for stream in strange:
         with trial.on(stream):
             trial.equal(trial.call(trial.index), outer, "with a stream of another device current, the stream")
     _by_another_road(trial, side, inner)
+    if not trial.situation and hasattr(outer, "wait_stream"):
+        waits_for_any(trial, [("the stream that it returned", outer)])
 
 
 def _by_another_road(trial: Trial, side: Any, inner: Any) -> None:
@@ -121,6 +127,7 @@ def create_stream(trial: Trial) -> None:
     _are_apart(trial)
     elsewhere = [trial.new_stream(index) for index in trial.others[:1]]
     every_wait_counts(trial, first, [second, *elsewhere])
+    _all_alike(trial, elsewhere)
     event = _new_event(trial)
     if event is not None:
         unmarked(trial, first, event)
@@ -130,6 +137,23 @@ def create_stream(trial: Trial) -> None:
             "query": first.query, "synchronize": first.synchronize,
         }  # fmt: skip
         leave_what_is_current(trial, first, calls)
+
+
+def _all_alike(trial: Trial, elsewhere: list[Any]) -> None:
+    """What holds of one stream holds of those of each priority, whichever stream they wait for."""
+    made = made_by_the_hook(trial)
+    for _, stream in made:
+        _is_done_when_its_work_is(trial, stream, stream)
+    waits_for_any(trial, made, elsewhere)
+    if _new_event(trial) is None:
+        return
+
+    def wait_event(waiting: Any, source: Any) -> None:
+        event = _new_event(trial)
+        event.record(source)
+        waiting.wait_event(event)
+
+    between_any_two(trial, made, of_every_kind(trial), "wait_event()", wait_event)
 
 
 def _are_apart(trial: Trial) -> None:
@@ -266,8 +290,24 @@ def use_stream(trial: Trial) -> None:
         if token is not None and hasattr(outer, "synchronize"):
             outer.synchronize()
             trial.expect(token.done(), "work that was submitted inside the block was not on the stream")
+    if not trial.situation:
+        _of_any_stream(trial, current)
     _restores_what_was(trial, outer, inner, current)
     _blocks_of_two_threads(trial, outer, inner, current)
+
+
+def _of_any_stream(trial: Trial, current: Callable[[], Any]) -> None:
+    """A block makes any stream current, and what is submitted inside is its work."""
+    before = current()
+    for name, stream in of_every_kind(trial):
+        with trial.current(trial.index), trial.call(stream):
+            trial.expect(current() == stream, f"inside a block of {name}, another stream is current")
+            token = trial.work()
+        trial.expect(
+            current() == before, f"after a block of {name}, the previous stream is not current again"
+        )
+        stream.synchronize()
+        trial.expect(token is None or token.done(), f"work inside a block of {name} was not on it")
 
 
 def _restores_what_was(trial: Trial, outer: Any, inner: Any, current: Callable[[], Any]) -> None:

@@ -129,7 +129,7 @@ def another_thread_initialises() -> Iterator[Fault]:
         return call.forward()
 
     for hook in HOOKS:
-        if frozen_contract.hook(hook).initialises is False:
+        if frozen_contract.hook(hook).quiet:
             conditions: dict[str, Callable[[Call], bool]] = {
                 "thread": lambda call: elsewhere(), "second": lambda call: call.number == 2,
             }  # fmt: skip

@@ -36,10 +36,15 @@ def methods_of_handles(*wanted: str) -> Iterator[tuple[str, str, str]]:
 def changed_handles(hook: str, method: str, change: Callable[[Method], Method]) -> type[Honest]:
     """A backend whose handles have this method changed."""
 
+    changed: dict[type, type] = {}
+
     def body(call: Call) -> object:
         made = call.forward()
-        honest = getattr(type(made), method)
-        made.__class__ = type(type(made).__name__, (type(made),), {method: change(honest)})
+        kind = type(made)
+        if kind not in changed.values():  # the same one may be handed out again
+            if kind not in changed:
+                changed[kind] = type(kind.__name__, (kind,), {method: change(getattr(kind, method))})
+            made.__class__ = changed[kind]
         return made
 
     return faulty({hook: body})
