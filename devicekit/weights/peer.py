@@ -210,7 +210,7 @@ class _Peer:
         while len(content) < length:
             if self._stopped.is_set():
                 raise PeerFailed("Nobody waits for these weights any more.")
-            piece = answer.read1(min(_PIECE, length - len(content)))
+            piece = answer.read1(_PIECE)  # no more than the answer has
             if not piece:
                 raise PeerFailed(f"{self.name} ended midway, after {len(content)} of {length} bytes.")
             content += piece

@@ -14,6 +14,7 @@ EQUIVALENT: dict[str, str] = {
     "len(output) <= params.min_new_tokens": (
         "where the two differ no token that ends an output can come: such tokens are masked until then"
     ),
+    "devicekit/memory/mirror.py: constant: 1 -> 2": "numpy takes any size below 0 for the one that follows",
     "devicekit/scheduling/adjusting.py: constant: 64 -> 65": "room to begin with, which grows as it is needed",
     "devicekit/memory/attachments.py: arithmetic: 2 * self.total + 64 -> 2 * self.total - 64": (
         "how stale the queue gets before it is tidied: nobody sees it but in the time that it takes"
