@@ -105,19 +105,40 @@ class Guards:
             found: every expression that names a vendor.
         """
         settled = dict(edits)
-        if not self._questions.keys() & settled.keys():
+        if not settled:
             return settled
         guards: dict[ast.AST, _Guard] = {
             self._stands.get(guard.question, guard.question): guard for guard in self._guards()
         }
-        asked = self._questions.keys() & settled.keys()
+        branches = self._branches(settled, found)
         while doubtful := [
-            one for one in asked if settled[one].safe and not self._is_ready(guards.get(one), settled, found)
+            one
+            for one in settled
+            if settled[one].safe
+            and not (
+                (one not in self._questions or self._is_ready(guards.get(one), settled, found))
+                and all(test in settled and settled[test].safe for test in branches.get(one, ()))
+            )
         ]:
             settled.update((one, replace(settled[one], safe=False)) for one in doubtful)
         for question in self._contested(settled, guards):
             del settled[question]
         return settled
+
+    def _branches(self, settled: Mapping[ast.AST, Edit], found: set[ast.AST]) -> dict[ast.AST, set[ast.AST]]:
+        """What names a vendor in the tests of branches around each edit that is of that vendor if the test stays.
+
+        These are questions, and words for devices below a comparison: whoever asks for "cuda" is given no other.
+        """
+        around: dict[ast.AST, set[ast.AST]] = defaultdict(set)
+        for node in self._marks.walk(self._tree):
+            tests = found.intersection(ast.walk(node.test)) if isinstance(node, ast.If) else set()
+            for one in _all(node.body) if isinstance(node, ast.If) and tests else ():
+                if one in self._questions:
+                    around[one] |= tests
+                elif one in settled and isinstance(one, (ast.Constant, ast.JoinedStr)):
+                    around[one] |= tests & self._mentions.keys()
+        return around
 
     @staticmethod
     def _is_ready(guard: _Guard | None, settled: Mapping[ast.AST, Edit], found: set[ast.AST]) -> bool:

@@ -381,6 +381,22 @@ def test_of_a_comprehension_all_is_rewritten_or_nothing(line: str, sure: bool) -
     assert "devicekit." in fixed(code, unsafe=True)
 
 
+@pytest.mark.parametrize(
+    ("branch", "asked"),
+    [
+        ("if device.startswith('cuda'):\n    if {}: torch.cuda.synchronize()", "torch.cuda.is_available()"),
+        ("if device == 'cuda':\n    device = {}", "'cuda:0'"),
+        ("if i:\n    s()\nelif is_npu():\n    device = {}", "f'npu:{rank}'"),
+    ],
+)
+def test_a_branch_for_one_vendor_that_stays_asks_for_that_vendor(branch: str, asked: str) -> None:
+    code = inside(branch.format(asked))
+    assert asked in fixed(code)
+    assert asked not in fixed(code, unsafe=True)
+    alone = branch.rpartition("\n")[2].strip().format(asked)
+    assert asked not in fixed(inside(alone))
+
+
 TRIES = (
     "x.cuda()",
     "torch.cuda.synchronize()",
