@@ -327,4 +327,4 @@ def _byte_view(stack: Int32) -> memoryview:
 def _as_bytes(pages: PageBytes) -> bytes:
     if isinstance(pages, np.ndarray) and pages.dtype != np.int32:
         raise TypeError(f"page ids are int32, got {pages.dtype}")
-    return bytes(pages) if isinstance(pages, bytes | memoryview) else pages.tobytes()
+    return bytes(pages)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -100,3 +102,56 @@ def test_handles_of_torchs_own_reductions_are_read_from_json_and_from_pickles() 
         handle_from_json({**told, "rebuild": "torch.multiprocessing.reductions.rebuild_xpu_tensor"}, own)
     with pytest.raises(InvalidOperation, match=r"arguments\[7\] must be bytes"):
         handle_from_json({**told, "arguments": handle_to_json(_reduced("text"))}, own)  # type: ignore[arg-type]
+
+
+JUNK: tuple[object, ...] = (
+    None,
+    True,
+    1.5,
+    "",
+    "x",
+    "é",
+    "AA=A",
+    "!!!!",
+    "A A=",
+    [],
+    [None],
+    {},
+    {"base64": 7},
+    2**62,
+    -(2**62),
+)
+
+
+def _places(document: object, place: tuple[object, ...] = ()) -> Iterator[tuple[object, ...]]:
+    yield place
+    if isinstance(document, dict | list):
+        for name, value in document.items() if isinstance(document, dict) else enumerate(document):
+            yield from _places(value, (*place, name))
+
+
+def _with(document: Any, place: tuple[object, ...], value: object) -> object:
+    if not place:
+        return value
+    copy = document.copy()
+    copy[place[0]] = _with(copy[place[0]], place[1:], value)
+    return copy
+
+
+def test_at_each_place_of_a_handle_only_what_may_be_there_is_taken() -> None:
+    own = SharedTensor("cuda", reductions.rebuild_cuda_tensor, _reduced(b"own"))
+    told = json.loads(json.dumps(handle_to_json(own)))
+    tried = 0
+    for place in _places(told):
+        for junk in JUNK:
+            wrong = _with(told, place, junk)
+            if wrong == told:
+                continue
+            tried += 1
+            try:
+                found = handle_from_json(wrong, own)
+            except InvalidOperation:
+                continue
+            # Whatever is taken says what it said (another text, number or shape), or is ours whatever it said.
+            assert found == own or json.loads(json.dumps(handle_to_json(found))) == wrong, place
+    assert tried > 200
