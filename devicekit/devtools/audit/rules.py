@@ -242,7 +242,8 @@ class _Visitor(Walker):
             self.visit(called)
         path = self._path(node.func) or ""
         takes = parameters_of(self._names.definition(node.func, self._place.scope)) if node.args else []
-        with self._at(setting=sets_for_type(path or called_name(called)), told=False):
+        told = self._place.told and path == "torch.device"
+        with self._at(setting=sets_for_type(path or called_name(called)), told=told):
             for number, argument in enumerate(node.args):
                 if number == 0 and path == "typing.cast":
                     self._visit_annotation(argument)
@@ -262,7 +263,7 @@ class _Visitor(Walker):
             or filled(node) is not None
             or self._place.assigned
         ):
-            with self._at(assigned=role, told=expects(role)):
+            with self._at(assigned=role, told=self._place.told or expects(role)):
                 self.visit(node)
         else:
             self.visit(node)  # only those hand a role on
