@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from devicekit_conformance.crossing import Elsewhere
+from devicekit_conformance.effects.marks import new_event
 from devicekit_conformance.trial import Trial
 
 __all__ = ["between_any_two", "made_by_the_hook", "of_every_kind", "waits_for_any"]
@@ -65,10 +67,26 @@ def between_any_two(
 
 
 def waits_for_any(trial: Trial, waiting: Iterable[Named], elsewhere: Iterable[Any] = ()) -> None:
-    """Work of these streams comes after that of any other that wait_stream() was given."""
-    others = [("a stream of another device", one) for one in elsewhere if one is not None]
-    sources = [*of_every_kind(trial), *others]
+    """Work of these streams comes after that of any other that wait_stream() or wait_event() was given."""
+    waiting, own = list(waiting), of_every_kind(trial)
+    sources = [*own, *(("a stream of another device", one) for one in elsewhere if one is not None)]
     between_any_two(trial, waiting, sources, "wait_stream()", lambda later, source: later.wait_stream(source))
+    if new_event(trial) is None:
+        return
+
+    def wait_event(later: Any, source: Any) -> None:
+        event = new_event(trial)
+        event.record(source)
+        later.wait_event(event)
+
+    between_any_two(trial, waiting, own, "wait_event()", wait_event)
+    in_a_thread = "a call in another thread"
+    between_any_two(
+        trial, waiting, own[1:2], in_a_thread, lambda one, source: wait_event(Elsewhere(one), source)
+    )
+    between_any_two(
+        trial, waiting, own[1:2], in_a_thread, lambda one, source: Elsewhere(one).wait_stream(source)
+    )
 
 
 def _place(trial: Trial, stream: Any) -> int:

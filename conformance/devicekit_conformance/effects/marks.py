@@ -9,7 +9,10 @@ from typing import Any
 
 from devicekit_conformance.trial import Trial
 
-__all__ = ["after", "asked", "every_wait_counts", "leave_what_is_current", "keep_their_mark", "unmarked"]
+__all__ = [
+    "after", "asked", "every_wait_counts", "is_done_when_its_work_is", "keep_their_mark",
+    "leave_what_is_current", "new_event", "unmarked",
+]  # fmt: skip
 
 _TIMES = 3  # a wait counts each time that it is asked for
 
@@ -109,3 +112,29 @@ def asked(trial: Trial, token: Any, handle: Any) -> object:
     if pending and waited:
         trial.expect(not token.done(), "query() waited for the work")
     return said
+
+
+def is_done_when_its_work_is(trial: Trial, queue: Any, stream: Any) -> None:
+    """Work on ``queue`` is what ``stream``, the same one, waits for."""
+    for _ in range(2):
+        trial.finish()
+        trial.expect(stream.query() is True, "a stream without work says that it is not done")
+        token = trial.long_work(queue)
+        if token is None:
+            return
+        said = asked(trial, token, stream)
+        trial.expect(said is not True or token.done(), "query() was True while work was pending")
+        returned = stream.synchronize()
+        trial.expect(returned is None, f"the stream's synchronize() returned {returned!r}")
+        trial.expect(token.done(), "the stream's synchronize() returned while work was pending")
+        trial.expect(stream.query() is True, "query() is not True after synchronize()")
+
+
+def new_event(trial: Trial) -> Any:
+    kind = getattr(trial.runtime, "Event", None)
+    if kind is not None:
+        try:
+            return kind()
+        except Exception:
+            return None
+    return trial.other("create_event", trial.index, False) if trial.has("create_event") else None

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 from typing import Any
 
+from devicekit_conformance.crossing import Elsewhere
 from devicekit_conformance.effects import effect
+from devicekit_conformance.effects.marks import is_done_when_its_work_is
 from devicekit_conformance.trial import Trial
 from devicekit_conformance.varieties import of_every_kind, waits_for_any
 
@@ -91,6 +93,8 @@ def default_stream(trial: Trial) -> None:
         trial.expect(trial.call(trial.index) == found, "it is another one while a stream is current")
         trial.expect(found != side, "it is the current stream")
     if not trial.situation:
+        for asked in (found, Elsewhere(found), found):
+            is_done_when_its_work_is(trial, found, asked)
         waits_for_any(trial, [("the stream that it returned", found)])
 
 

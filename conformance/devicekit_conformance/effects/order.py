@@ -12,14 +12,15 @@ from devicekit_conformance.crossing import KINDS, Elsewhere
 from devicekit_conformance.effects import effect
 from devicekit_conformance.effects.marks import (
     after,
-    asked,
     every_wait_counts,
+    is_done_when_its_work_is,
     leave_what_is_current,
+    new_event,
     unmarked,
 )
 from devicekit_conformance.effects.replays import work_of_a_replay
 from devicekit_conformance.trial import Trial
-from devicekit_conformance.varieties import between_any_two, made_by_the_hook, of_every_kind, waits_for_any
+from devicekit_conformance.varieties import made_by_the_hook, of_every_kind, waits_for_any
 
 # Any int may be asked for; these are other numbers, some of the other sign, once they are cut to 8, 16 or 32 bits.
 _PRIORITIES = (0, 0, -1, 1, 100, -100, 200, -200, 40_000, -40_000, 3 << 30, -(3 << 30), 1 << 40, -(1 << 40))
@@ -82,6 +83,8 @@ def current_stream(trial: Trial) -> None:
             trial.equal(trial.call(trial.index), outer, "with a stream of another device current, the stream")
     _by_another_road(trial, side, inner)
     if not trial.situation and hasattr(outer, "wait_stream"):
+        for asked in (outer, Elsewhere(outer), outer):
+            is_done_when_its_work_is(trial, outer, asked)
         waits_for_any(trial, [("the stream that it returned", outer)])
 
 
@@ -112,10 +115,10 @@ def create_stream(trial: Trial) -> None:
     for stream in made:
         _is_on(trial, stream)
     _is_as_urgent_as_asked(trial, made)
-    _is_done_when_its_work_is(trial, first, first)
-    _is_done_when_its_work_is(trial, first, Elsewhere(first))
+    is_done_when_its_work_is(trial, first, first)
+    is_done_when_its_work_is(trial, first, Elsewhere(first))
     with trial.current(trial.index), trial.on(first):
-        _is_done_when_its_work_is(trial, first, first)
+        is_done_when_its_work_is(trial, first, first)
     _waits(trial, first, second)
     _waits_for_many(trial, first, made[2:])
     if trial.situation:
@@ -128,10 +131,10 @@ def create_stream(trial: Trial) -> None:
     elsewhere = [trial.new_stream(index) for index in trial.others[:1]]
     every_wait_counts(trial, first, [second, *elsewhere])
     _all_alike(trial, elsewhere)
-    event = _new_event(trial)
+    event = new_event(trial)
     if event is not None:
         unmarked(trial, first, event)
-        marked = _new_event(trial)
+        marked = new_event(trial)
         calls: dict[str, Callable[[], object]] = {
             "wait_event": lambda: first.wait_event(marked), "wait_stream": lambda: first.wait_stream(second),
             "query": first.query, "synchronize": first.synchronize,
@@ -143,17 +146,8 @@ def _all_alike(trial: Trial, elsewhere: list[Any]) -> None:
     """What holds of one stream holds of those of each priority, whichever stream they wait for."""
     made = made_by_the_hook(trial)
     for _, stream in made:
-        _is_done_when_its_work_is(trial, stream, stream)
+        is_done_when_its_work_is(trial, stream, stream)
     waits_for_any(trial, made, elsewhere)
-    if _new_event(trial) is None:
-        return
-
-    def wait_event(waiting: Any, source: Any) -> None:
-        event = _new_event(trial)
-        event.record(source)
-        waiting.wait_event(event)
-
-    between_any_two(trial, made, of_every_kind(trial), "wait_event()", wait_event)
 
 
 def _are_apart(trial: Trial) -> None:
@@ -190,22 +184,6 @@ def _is_on(trial: Trial, stream: Any) -> None:
     trial.expect(place is None or place == trial.index, f"the stream is on device {place}")
 
 
-def _is_done_when_its_work_is(trial: Trial, queue: Any, stream: Any) -> None:
-    """Work on ``queue`` is what ``stream``, the same one, waits for."""
-    for _ in range(2):
-        trial.finish()
-        trial.expect(stream.query() is True, "a stream without work says that it is not done")
-        token = trial.long_work(queue)
-        if token is None:
-            return
-        said = asked(trial, token, stream)
-        trial.expect(said is not True or token.done(), "query() was True while work was pending")
-        returned = stream.synchronize()
-        trial.expect(returned is None, f"the stream's synchronize() returned {returned!r}")
-        trial.expect(token.done(), "the stream's synchronize() returned while work was pending")
-        trial.expect(stream.query() is True, "query() is not True after synchronize()")
-
-
 def _waits(trial: Trial, stream: Any, source: Any) -> None:
     token = trial.long_work(source)
     pending = token is not None and not token.done()
@@ -214,7 +192,7 @@ def _waits(trial: Trial, stream: Any, source: Any) -> None:
     mark = trial.work(stream)
     stream.synchronize()
     after(trial, token, mark, "wait_stream()")
-    event = _new_event(trial)
+    event = new_event(trial)
     if event is None:
         return
     token = trial.long_work(source)
@@ -238,16 +216,6 @@ def _waits_for_many(trial: Trial, stream: Any, sources: list[Any]) -> None:
     for token in tokens:
         after(trial, token, mark, f"{len(sources)} calls of wait_stream()")
     trial.finish()
-
-
-def _new_event(trial: Trial) -> Any:
-    kind = getattr(trial.runtime, "Event", None)
-    if kind is not None:
-        try:
-            return kind()
-        except Exception:
-            return None
-    return trial.other("create_event", trial.index, False) if trial.has("create_event") else None
 
 
 @effect("use_stream")
