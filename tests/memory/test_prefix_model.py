@@ -20,6 +20,7 @@ from devicekit.memory.pages import PageAllocator
 from devicekit.memory.prefix import PrefixCache
 from devicekit.memory.prefix_node import Node
 from devicekit.memory.prefix_records import Insertion
+from tests.seeds import drawn_seed
 
 Int32 = npt.NDArray[np.int32]
 
@@ -334,3 +335,33 @@ def test_twenty_thousand_random_requests_conserve(policy: str) -> None:
         if turn % 500 == 0:
             held = b"".join(request.row[request.shared :] for request in running)
             assert audit(pool, owned=held, cache=cache).balanced
+
+
+def test_the_version_tells_every_change_of_what_is_cached_and_nothing_else() -> None:
+    rng = random.Random(drawn_seed("PREFIX_SEED"))
+    pool = PageAllocator(40)
+    cache = PrefixCache(pool, 2)
+    before = cache.version
+    for _ in range(400):
+        total = cache.total
+        tokens = np.array([rng.randrange(3) for _ in range(2 * rng.randrange(1, 8))], np.int32)
+        match rng.randrange(8):
+            case 0:
+                cache.reset()
+                pool.reset()
+            case 1 | 2:
+                cache.evict(rng.randrange(1, 4))
+            case 3 | 4:
+                cache.match(tokens)
+                cache.peek(tokens)
+            case _:
+                known = cache.match(tokens).pages
+                if (pages := pool.take(len(tokens) // 2 - len(known) // 4)) is not None:
+                    cache.insert(tokens, known + pages)
+        came, went = cache.version
+        assert came - went == cache.total
+        assert came >= before[0]
+        assert went >= before[1]
+        assert (cache.version == before) == (cache.total == total)
+        before = cache.version
+    assert before[0] >= before[1] > 0

@@ -227,6 +227,14 @@ def test_an_unknown_name_is_answered_with_what_to_do(site, name, said):
     assert said in str(caught.value)
 
 
+def test_the_choice_in_words_says_what_was_asked_for(site):
+    site.install("acme")
+    label = devicekit.select().backend.label
+    for request, asked in ((None, "nothing was asked for"), ("acme", "'acme' was asked for")):
+        first, *_ = devicekit.select(request, "strict").explain().splitlines()
+        assert first == f"{label} was chosen: {asked}, policy strict."
+
+
 @pytest.mark.parametrize("variable", ["DEVICEKIT_BACKNED", "DEVICEKIT_X"])
 def test_a_variable_that_does_not_exist_is_an_error(site, monkeypatch, variable):
     site.install("acme")
