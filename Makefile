@@ -11,7 +11,7 @@ PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml plugins/hosts/*/p
 # Some images forbid Python to keep what it compiled. Tests start thousands of processes: each would compile it anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: hosts pictures help run fleet fleet-ray test thorough lint types architecture bench bench-peers soak hostile operators mutants kill-matrix matrix versions clients architectures device tested dist stranger workflows docs clean
+.PHONY: hosts pictures help run fleet fleet-ray test thorough lint types architecture bench bench-peers soak hostile operators mutants kill-matrix honest flicker matrix versions clients architectures device tested dist stranger workflows docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,15 @@ kill-matrix: $(SETUP) ## run the conformance suite over every deliberately fault
 	@mkdir -p dist && for shard in 1 2 3 4; do \
 		OMP_WAIT_POLICY=passive $(BIN)/python -m devicekit_conformance.selftest.matrix --shard $$shard/4 --json dist/kill-$$shard.json || true; done
 	@$(BIN)/python -m devicekit_conformance.selftest.matrix --merge dist/kill-?.json --markdown conformance/KILL_MATRIX.md
+
+honest: $(SETUP) ## judge every honest backend that the contract leaves free, then PAIRS (20) of two freedoms by SEED (0)
+	@OMP_WAIT_POLICY=passive $(BIN)/python -m devicekit_conformance.selftest.refusals
+	@OMP_WAIT_POLICY=passive $(BIN)/python -m devicekit_conformance.selftest.refusals --pairs $(or $(PAIRS),20) --seed $(or $(SEED),0)
+
+flicker: $(SETUP) ## judge the cpu and the simulator RUNS (20) times each, and tell every verdict that changes
+	@$(BIN)/python -m devicekit_conformance.selftest.flicker --runs $(or $(RUNS),20) --backend cpu
+	@$(BIN)/python -m devicekit_conformance.selftest.flicker --runs $(or $(RUNS),20) \
+		--backend devicekit_conformance.simulated:uncached --probe devicekit_conformance.simulated:SimProbe
 
 matrix: $(SETUP) ## run the suite from wheels on every supported pluggy and pytest
 	@$(BIN)/python conformance/matrix.py --markdown docs/results/conformance-matrix.md

@@ -233,7 +233,6 @@ _OTHERS = {
     "conformance/devicekit_conformance/large_pages.py: Path('/proc/self/maps').read_text()": _KERNEL,
     "conformance/devicekit_conformance/last_words.py: os.open(made.name)": _SELF,
     "conformance/devicekit_conformance/operators/sent.py: LIST.read_text()": _OWN,
-    "conformance/devicekit_conformance/process_state.py: path.read_text()": _KERNEL,
     "conformance/devicekit_conformance/processes.py: (entry / 'stat').read_bytes()": _KERNEL,
     "conformance/devicekit_conformance/processes.py: Path(f'/proc/{pid}/comm').read_text()": _KERNEL,
     "conformance/devicekit_conformance/processes.py: path.read_text()": _KERNEL,
@@ -248,6 +247,7 @@ _OTHERS = {
     "conformance/devicekit_conformance/selftest/matrix.py: FIRST_SIGHT.read_text()": _OWN,
     "conformance/devicekit_conformance/selftest/matrix.py: kept.read_text()": _SELF,
     "conformance/devicekit_conformance/selftest/matrix.py: path.read_text()": _SELF,
+    "conformance/devicekit_conformance/selftest/refusals.py: arguments.json.read_text()": _SELF,
     "conformance/devicekit_conformance/trying.py: "
     "os.open(os.path.join(os.path.dirname(folder), f'{os.path.basename(folder)}.txt'))": _SELF,
     "plugins/cpu/devicekit_cpu/host_memory.py: Path('/proc/cpuinfo').read_text()": _KERNEL,

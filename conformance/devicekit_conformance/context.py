@@ -134,7 +134,10 @@ class Context:
         return hook in self.implemented
 
     def hook(self, name: str) -> Callable[..., object]:
-        """The backend's own function, called as the host calls it. A hook that raises is a failure."""
+        """The backend's own function, called as the host calls it.
+
+        A hook that raises is a failure, and one that returns nothing where something is to be used.
+        """
         function = self.opened.function(name)
         if function is None:
             raise NotApplicable(f"the backend does not implement {name}")
@@ -144,10 +147,12 @@ class Context:
         def call(*arguments: object) -> object:
             try:
                 appended = frozen_contract.asking_nothing(name, len(arguments), parameters)
-                return function(*arguments, *appended)
+                found = function(*arguments, *appended)
             except Exception as error:
                 shown = ", ".join(map(repr, arguments))
                 raise Failure(f"{name}({shown}) raised {type(error).__name__}: {error}") from error
+            _check_something(name, found)
+            return found
 
         return call
 
@@ -169,8 +174,7 @@ class Context:
         allowed = frozen_contract.hook(name).returns
         if "?" in allowed:
             return
-        if "*" in allowed and found is None:
-            fail(f"{name} returned None: a hook that the device cannot serve is left out instead")
+        _check_something(name, found)
         if "*" not in allowed and type(found).__name__ not in allowed:
             expected = " or ".join("None" if one == "NoneType" else one for one in allowed)
             fail(f"{name} returned {found!r} ({type(found).__name__}), not {expected}")
@@ -186,6 +190,11 @@ class Context:
             return cast("Probe", made())
         self.opened  # noqa: B018  # a vendor's torch module appears when its plugin is imported
         return TorchProbe(self.manifest.device_type, self.manifest.indexed)
+
+
+def _check_something(name: str, found: object) -> None:
+    if found is None and "*" in frozen_contract.hook(name).returns:
+        fail(f"{name} returned None: a hook that the device cannot serve is left out instead")
 
 
 def expect(condition: bool, message: str) -> None:

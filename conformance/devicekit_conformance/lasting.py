@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -84,13 +83,20 @@ class Lasting:
         trial = self._trial
         if not self._has("record_memory_history", "memory_snapshot") or trial.runtime is None:
             return
-        plain = max(_growths(trial), default=0)
-        trial.other("record_memory_history", trial.index, True)
-        self._ends.append(lambda: trial.other("record_memory_history", trial.index, False))
-        if min(_growths(trial), default=0) > plain:
-            self._checks.append(
-                ("the recording of allocations", lambda: max(_growths(trial), default=0) > plain)
-            )
+        record = partial(trial.other, "record_memory_history", trial.index)
+
+        def tells_more() -> bool:
+            """Than without a recording, which ends here: what is cached is the same both times."""
+            _growth(trial)
+            recorded = _growth(trial)
+            record(False)
+            return recorded > _growth(trial)
+
+        record(True)
+        self._ends.append(partial(record, False))
+        if tells_more():
+            record(True)
+            self._checks.append(("the recording of allocations", tells_more))
 
     def _block(self) -> None:
         """A block in which a pool serves: what it served is nobody else's after it."""
@@ -130,17 +136,15 @@ class Lasting:
                 end()
 
 
-def _growths(trial: Trial) -> list[int]:
-    """How many more facts a snapshot holds with each of two new blocks; none where there is no snapshot."""
+def _growth(trial: Trial) -> int:
+    """How many more facts a snapshot holds with two new blocks; 0 where there is no snapshot."""
     from devicekit_conformance.effects.limits import leaves
 
-    kept: list[object] = []
     told = [trial.other("memory_snapshot", trial.index)]
-    for _ in range(2):
-        kept.append(trial.tensor(_BLOCK))
-        told.append(trial.other("memory_snapshot", trial.index))
-    counts = [leaves(one) for one in told if one is not None]
-    return [after - before for before, after in itertools.pairwise(counts)]
+    kept = [trial.tensor(_BLOCK) for _ in range(2)]
+    told.append(trial.other("memory_snapshot", trial.index))
+    del kept
+    return 0 if None in told else leaves(told[1]) - leaves(told[0])
 
 
 def _same(trial: Trial, name: str) -> Callable[[], bool]:

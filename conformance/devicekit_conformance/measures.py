@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from devicekit_conformance.context import MIB, Context, NotApplicable
+from devicekit_conformance.context import MIB, Context, NotApplicable, expect
 
 if TYPE_CHECKING:
     import torch
@@ -78,9 +78,10 @@ def info(ctx: Context, index: int = 0) -> MemoryInfo:
 
 
 def known(value: int | None, name: str) -> int:
-    """``value``, where the backend knows it."""
+    """``value``, where the backend knows it; what is no number is a failure."""
     if value is None:
         raise NotApplicable(f"{name} is unknown on this backend")
+    expect(type(value) is int, f"{name} is {value!r}, which is no int")
     return value
 
 

@@ -28,9 +28,10 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
+from devicekit_conformance.processes import memory_tracker
+
 __all__ = [
     "changes",
-    "children",
     "code",
     "descriptors",
     "leave_out",
@@ -193,14 +194,21 @@ def torch_state() -> dict[str, object]:
         found[f"torch.{name}"] = repr(_attribute(torch, name))
     for name, getter in _private_getters():
         found[f"torch's {name[5:].replace('_', ' ')}"] = getter()
+    for kind in (
+        "function",
+        "dispatch",
+    ):  # a default device is such a mode, the one that is so anyway included
+        depth = getattr(torch._C, f"_len_torch_{kind}_stack", int)
+        found[f"the depth of torch's {kind} modes"] = depth()
     found["torch's host random state"] = torch.default_generator.get_state().numpy().tobytes()
     found["torch's print options"] = repr(vars(torch._tensor_str.PRINT_OPTS))
     return found
 
 
 def descriptors() -> dict[int, str]:
-    """Open files by number, without those that a driver may open when it is first used."""
+    """Open files by number, without those that a driver, or who shares memory by torch or Python, may need."""
     found: dict[int, str] = {}
+    _, tracker = memory_tracker()
     folder = Path("/proc/self/fd")
     for name in os.listdir(folder) if folder.is_dir() else ():
         try:
@@ -209,24 +217,27 @@ def descriptors() -> dict[int, str]:
         except OSError:
             continue  # the one that listed the folder
         device = stat.S_ISCHR(status.st_mode) and os.major(status.st_rdev) != 1  # /dev/null and its kin are 1
-        if not device and not target.startswith(("anon_inode:", "/dev/shm/")):
+        shared = target.startswith(("anon_inode:", "/dev/shm/"))
+        if number == tracker or device or shared:
+            continue
+        if not (stat.S_ISSOCK(status.st_mode) and _leads_to_torch(number)):
             found[number] = target
     return found
+
+
+def _leads_to_torch(number: int) -> bool:
+    """Whether a socket is connected to torch's manager of shared memory, of this process or of another."""
+    try:
+        with socket.socket(fileno=os.dup(number)) as one:
+            return "/torch-shm-dir-" in os.fsdecode(one.getpeername())
+    except (OSError, TypeError):  # not connected, or to an address that is no path
+        return False
 
 
 def files() -> list[str]:
     """What is in the working directory, where that is a folder made for one trial."""
     folder = os.getcwd()
     return sorted(os.listdir(folder)) if "dk-" in folder else []
-
-
-def children() -> frozenset[int]:
-    """The processes that this one started and that live."""
-    path = Path(f"/proc/self/task/{os.getpid()}/children")
-    try:
-        return frozenset(map(int, path.read_text(encoding="ascii").split()))
-    except OSError:
-        return frozenset()
 
 
 def code() -> dict[str, dict[str, object]]:

@@ -11,12 +11,15 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
+from typing import Any
 
 _SUBREAPER, _PARENT_DEATH = 36, 1  # prctl(2)
 _SHARES_MEMORY = "torch_shm_manag"  # torch starts one where memory is shared; the kernel keeps 15 characters
 # Two seconds: what is killed takes its time to go, and a fork bomb forks meanwhile.
 _ROUNDS, _PAUSE = 200, 0.01
+_LOOKS = 20
 
 
 @dataclass(frozen=True)
@@ -70,13 +73,28 @@ def strays() -> list[Process]:
 
 def torch_shares_memory() -> bool:
     """Whether torch has started its manager of shared memory in this process."""
-    return any(_name(pid) == _SHARES_MEMORY for pid in _children(os.getpid()) or ())
+    return any(map(_shares_memory, _children(os.getpid()) or ()))
+
+
+def started() -> frozenset[int] | None:
+    """Children of this process but for what torch or Python starts; ``None`` where the system keeps no list."""
+    own, (tracker, _) = _children(os.getpid()), memory_tracker()
+    return None if own is None else frozenset(own) - {tracker, *filter(_shares_memory, own)}
+
+
+def memory_tracker() -> tuple[int | None, int | None]:
+    """The process that Python starts where memory is shared by name, and the open file that leads to it."""
+    found: Any = vars(resource_tracker)["_resource_tracker"]
+    return getattr(found, "_pid", None), getattr(found, "_fd", None)
+
+
+def _shares_memory(pid: int) -> bool:
+    return _name(pid) == _SHARES_MEMORY
 
 
 def has_children() -> bool:
-    """Whether this process has children but for what torch itself starts."""
-    own = _children(os.getpid())
-    return own is None or any(_name(pid) != _SHARES_MEMORY for pid in own)
+    """Whether this process has children but for what torch itself starts, as far as can be known."""
+    return started() != frozenset()
 
 
 def _name(pid: int) -> str:
@@ -88,11 +106,12 @@ def _name(pid: int) -> str:
 
 def _children(pid: int) -> list[int] | None:
     """Direct children by the kernel's own list; ``None`` where it keeps none."""
-    try:
-        lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
-    except OSError:
-        return None
-    return [int(one) for text in lists for one in text.split()] if lists else None
+    for _ in range(_LOOKS):  # a thread that ends meanwhile hands its children to another
+        lists = list(Path(f"/proc/{pid}/task").glob("*/children"))
+        with contextlib.suppress(OSError):
+            found = [int(one) for path in lists for one in path.read_text(encoding="ascii").split()]
+            return found if lists else None
+    return None
 
 
 def in_session(session: int) -> list[Process]:

@@ -51,6 +51,7 @@ FACTS = frozenset(  # hooks whose answer is the same in every process
 )  # fmt: skip
 _HUNDRED_LIMIT = 8.0  # seconds, for a hundred calls and ten of a slow hook on a busy machine
 _ONCE = frozenset({"register_host_memory", "unregister_host_memory"})  # refused the second time
+_CALLS = 4  # of a hook in a process in which it was not called before, at least
 _USES = 24  # of what a hook makes, from its making to its end
 _AT_ONCE = 40  # calls of each of the threads that call at once
 _ALONE = 8  # calls that nothing disturbs, to see whether an answer moves by itself
@@ -71,6 +72,8 @@ def first(trial: Trial) -> None:
             made = trial.ctx.probe.initialised()
             trial.expect(made is not True, "it initialised the device, which it must not")
     effect_of(trial.hook)(within(trial, ""))
+    for _ in range(_CALLS - trial.calls[0]):  # later ones are not watched as closely
+        effect_of(trial.hook)(within(trial, "once more"))
     trial.facts.extend(fact(trial))
 
 

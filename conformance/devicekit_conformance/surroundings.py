@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from devicekit_conformance import process_state
+from devicekit_conformance import process_state, processes
 from devicekit_conformance.first_use import FirstUse
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["OF_THE_HOST", "Surroundings", "runtime"]
 
-# torch itself starts a manager of shared memory, and talks to it.
-_SHARING = frozenset({"export_ipc", "import_ipc"})
 _SELECTING = frozenset({"set_index"})
 _STREAMING = frozenset({"set_current_stream"})
 # The cpu's own hooks seed these.
@@ -39,7 +37,7 @@ class Surroundings:
 
     def __init__(self, ctx: Context, hook: str, index: int, thorough: bool = True) -> None:
         self._ctx, self._hook, self._index, self._thorough = ctx, hook, index, thorough
-        self._process = self._take_process()
+        self.process = self._take_process()
         self._code = process_state.code() if thorough else {}
         self._devices = self._take_devices()
         self._descriptors = process_state.descriptors()
@@ -48,14 +46,12 @@ class Surroundings:
     def changes(self) -> list[str]:
         """What is different now, as parts of a sentence."""
         use = self._use
-        told = process_state.changes(use.without(self._process), use.without(self._take_process()))
+        told = process_state.changes(use.without(self.process), use.without(self._take_process()))
         told += process_state.replaced(self._code, process_state.code()) if self._thorough else []
         devices = self._take_devices()
         # Of devices that had been initialised before.
         before = {name: value for name, value in self._devices.items() if name in devices}
         told += process_state.changes(before, {name: devices[name] for name in before})
-        if self._hook in _SHARING:
-            return told
         opened = process_state.descriptors()
         told += [
             f"{path} is left open"
@@ -68,8 +64,7 @@ class Surroundings:
     def _take_process(self) -> Mapping[str, object]:
         found: dict[str, object] = {"what was written to its output": _written()}
         found.update(process_state.system_state())
-        if self._hook not in _SHARING:
-            found["the processes that it started"] = sorted(process_state.children())
+        found["the processes that it started"] = processes.started()
         if self._thorough:
             found.update(process_state.python_state())
             found.update(process_state.torch_state())

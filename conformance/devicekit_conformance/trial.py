@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -46,6 +46,8 @@ class Trial:
     calls: list[int] = field(default_factory=lambda: [0])
     facts: list[str] = field(default_factory=list)  # that another process is asked for, too
     answers: list[object] = field(default_factory=list)  # of the last calls
+    # What of the process has changed since the effect began, where that is watched.
+    since: Callable[[Mapping[str, object]], list[str]] | None = None
 
     # -- The hook ---------------------------------------------------------------------------------------------
 
@@ -54,6 +56,8 @@ class Trial:
         self.calls[0] += 1
         thorough = self.watched and self.calls[0] <= _THOROUGH
         around = Surroundings(self.ctx, self.hook, self.index, thorough)
+        used = self.since(around.process) if self.since is not None and thorough else []
+        self.expect(not used, f"{'; '.join(used[:3])} after what it returned was used")
         earlier = [(one, printed(one)) for one in (*self.answers, *arguments)]
         given = [one for one in arguments if not isinstance(one, int | float | str | None)]
         kept = [sys.getrefcount(one) for one in given]  # a number may be anybody's
@@ -128,7 +132,9 @@ class Trial:
         return self.ctx.has(name)
 
     def other(self, name: str, *arguments: object) -> Any:
-        """Another hook, as a tool. What it does is not judged here."""
+        """Another hook, as a tool. What it does is not judged here, unless it is the one on trial after all."""
+        if name == self.hook:
+            return self.call(*arguments)
         try:
             return self.ctx.raw_hook(name)(*self.fitted(name, arguments))
         except (NotRun, NotApplicable):

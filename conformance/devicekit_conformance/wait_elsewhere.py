@@ -10,14 +10,15 @@ from typing import cast
 from devicekit.contract.handles import Event
 from devicekit_conformance.context import Context
 from devicekit_conformance.target import Target
+from devicekit_conformance.undisturbed import undisturbed
 
 
 def main(address: str, probe: str | None = None) -> None:
     """Run in a process of its own, with the address of the backend that exported."""
     context = Context(Target(address, probe))
-    context.device_count  # noqa: B018  # opens the backend, whose classes the handle may need
+    import_event = undisturbed(context, "import_event")
     handles = [pickle.loads(handle) for handle in pickle.load(sys.stdin.buffer)]
-    events = [cast(Event, context.hook("import_event")(0, handle)) for handle in handles]
+    events = [cast(Event, import_event(0, handle)) for handle in handles]
     print(json.dumps([event.query() is True for event in events]))
 
 

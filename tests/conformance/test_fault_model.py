@@ -18,9 +18,8 @@ _WRITTEN = {"export_event", "import_event"}
 _SCRIPT = """
 import json, sys
 from devicekit_conformance.selftest.model import PROBE, derived
-from devicekit_conformance.selftest.quick import judge
-from devicekit_conformance.trying import warm_up
-warm_up()
+from devicekit_conformance.selftest.quick import judge, prepare
+prepare()
 found = {name: judge(derived()[name].address, PROBE, derived()[name].fault.hook) for name in sys.argv[1:]}
 print(json.dumps({name: [one.status, one.requirement, one.message] for name, one in found.items()}))
 """

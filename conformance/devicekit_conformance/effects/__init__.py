@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
 
 from devicekit_conformance import frozen_contract, process_state
 from devicekit_conformance.first_use import FirstUse
@@ -55,7 +56,10 @@ def _leaving_nothing(run: Effect) -> Effect:
         around = Surroundings(trial.ctx, trial.hook, trial.index, thorough=False)
         before = _of_the_process(trial) if trial.watched and trial.calls[0] == 0 else None
         use = FirstUse(trial.ctx)
+        if before is not None:
+            trial.since = _since(use, before)
         run(trial)
+        trial.since = None
         changed = [one for one in around.changes() if one.startswith("the current")]
         if before is not None:
             changed += process_state.changes(use.without(before), use.without(_of_the_process(trial)))
@@ -63,6 +67,20 @@ def _leaving_nothing(run: Effect) -> Effect:
             trial.fail(f"{'; '.join(changed[:3])} after what it returned was used")
 
     return watched
+
+
+def _since(use: FirstUse, before: Mapping[str, object]) -> Callable[[Mapping[str, object]], list[str]]:
+    """What is different at a later call in this thread: who changes it to and fro may leave it as it was."""
+    own = threading.get_ident()
+    kept = before.keys() - {"the threads", "the thread names"}  # an effect may have some of its own meanwhile
+
+    def changes(now: Mapping[str, object]) -> list[str]:
+        if threading.get_ident() != own:
+            return []
+        was = {name: value for name, value in use.without(before).items() if name in kept & now.keys()}
+        return process_state.changes(was, {name: now[name] for name in was})
+
+    return changes
 
 
 def _of_the_process(trial: Trial) -> dict[str, object]:

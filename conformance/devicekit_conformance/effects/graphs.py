@@ -27,7 +27,7 @@ def is_capturing(trial: Trial) -> None:
         source, target = trial.filled(4096, 1), trial.filled(4096, 0)
         with graph.capture():
             trial.expect(trial.call(trial.index) is True, "it is not True inside capture()")
-            there = trial.in_a_thread(lambda: trial.ctx.raw_hook(trial.hook)(trial.index))
+            there = trial.in_a_thread(lambda: trial.call(trial.index))
             trial.expect(there is False, "it is True in a thread whose own stream does not capture")
             for index in trial.others:
                 said = trial.ctx.raw_hook(trial.hook)(index)

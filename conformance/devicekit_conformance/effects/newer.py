@@ -111,7 +111,7 @@ def native_handle(trial: Trial) -> None:
         trial.equal(trial.call(first), found, "with another stream current, the handle of a stream")
     with trial.on(first):
         trial.equal(trial.call(first), found, "while it is current, the handle of a stream")
-    there = trial.in_a_thread(lambda: trial.ctx.raw_hook(trial.hook)(first))
+    there = trial.in_a_thread(lambda: trial.call(first))
     trial.equal(there, found, "in another thread, the handle of a stream")
     for name in _POINTERS:
         own = getattr(first, name, None)

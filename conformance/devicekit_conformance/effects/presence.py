@@ -58,10 +58,12 @@ def _of_the_thread(trial: Trial) -> None:
         own, said, then = trial.in_a_thread(
             lambda: (
                 trial.ctx.probe.current_index(),
-                trial.ctx.raw_hook("current_index")(),
+                trial.other("current_index"),
                 trial.ctx.probe.current_index(),
             )
         )
+        here = trial.ctx.probe.current_index()
+        trial.equal(here, chosen, f"with device {chosen} chosen by the hook, torch's current device")
         trial.equal(
             (said, then), (own, own), f"with device {chosen} chosen here, what a new thread is told and has"
         )
@@ -73,9 +75,8 @@ def _by_another_road(trial: Trial) -> None:
     before = trial.ctx.probe.current_index()
     if before is None or not callable(getattr(trial.runtime, "set_device", None)):
         return
-    function = trial.ctx.raw_hook("current_index")
     for index in (trial.index, *trial.others[:1]):
-        said = trial.in_a_thread(lambda: (trial.runtime.set_device(index), function())[1])  # noqa: B023  # at once
+        said = trial.in_a_thread(lambda: (trial.runtime.set_device(index), trial.call())[1])  # noqa: B023  # at once
         trial.equal(said, index, f"what a thread is told that chose device {index} by torch's own function")
     for chosen in (trial.index, *trial.others[:1]):
         for then in (*trial.others[:1], trial.index):

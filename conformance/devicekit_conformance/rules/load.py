@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from devicekit.contract.hooks import HOOKS
 from devicekit.contract.names import misspelling_of
 from devicekit.contract.versions import reaches_beyond
-from devicekit_conformance import frozen_contract, process_state, snapshot
+from devicekit_conformance import frozen_contract, process_state, processes, snapshot
 from devicekit_conformance.context import MARK, Context, NotApplicable, NotRun, expect, fail
 from devicekit_conformance.outcomes import Level
 from devicekit_conformance.rulebook import requirement
@@ -117,7 +117,7 @@ def _state() -> dict[str, object]:
     found["the first entries of the module search path"] = sys.path[:3]
     found["the last entry of the module search path"] = sys.path[-1:]
     found["the open files"] = process_state.descriptors()
-    found["the processes that it started"] = process_state.children()
+    found["the processes that it started"] = processes.started()
     return found
 
 

@@ -11,12 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from devicekit_conformance.large_pages import hold_in_large_pages
-from devicekit_conformance.process_state import leave_out
 from devicekit_conformance.selftest.model import PROBE, Derived, derived, is_held_out
 from devicekit_conformance.selftest.page import page
-from devicekit_conformance.selftest.quick import Finding, judge
-from devicekit_conformance.trying import warm_up
+from devicekit_conformance.selftest.quick import Finding, judge, prepare
 
 FIRST_SIGHT = Path(__file__).parent / "first_sight.json"  # what was measured before survivors were looked at
 
@@ -27,9 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.merge:
         rows = [row for path in arguments.merge for row in json.loads(path.read_text(encoding="utf-8"))]
     else:
-        warm_up()
-        leave_out()
-        hold_in_large_pages()
+        prepare()
         rows = _judged(_chosen(arguments), arguments.json)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")

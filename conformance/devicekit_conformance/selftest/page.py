@@ -23,6 +23,9 @@ the held-out ones was measured before their survivors were looked at. That is *f
 
 # What nobody can see from outside, or what the contract leaves open.
 _UNDECIDED = {
+    "a count of page-locked memory of the host that wraps at 2 or 4 GiB": "the suite locks no such amount",
+    "a native handle that is another number than the stream's, and as good a name for it": "the value is opaque; "
+    "it is compared with torch's own where torch tells it",
     "a clock, a power or an index among all devices of the machine that is another, and plausible": "nobody else "
     "counts it where torch has no function for it",
     "an 8-bit float that is listed and not there": "torch has no plain product for it, and other roads are the "

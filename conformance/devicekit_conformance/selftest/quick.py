@@ -1,7 +1,7 @@
-"""Judges one derived backend quickly: in forks of a process that has everything imported, until something fails.
+"""Judges derived backends quickly, in forks of a process that has everything imported.
 
-The requirements that concern the fault's own hook are judged first, with only that hook tried; the others follow
-where these found nothing. The first failure ends it.
+Of a faulty one, the requirements that concern the fault's own hook are judged first, with only that hook tried;
+the others follow where these found nothing. The first failure ends it. Of an honest one everything is judged.
 """
 
 from __future__ import annotations
@@ -12,20 +12,24 @@ import os
 import select
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 from devicekit_conformance.context import Context
 from devicekit_conformance.frozen_contract import profile_of
+from devicekit_conformance.large_pages import hold_in_large_pages
 from devicekit_conformance.outcomes import Status
+from devicekit_conformance.process_state import leave_out
 from devicekit_conformance.rulebook import Requirement, rulebook
 from devicekit_conformance.target import Target
+from devicekit_conformance.trying import warm_up
 from devicekit_conformance.worker import examine
 
-__all__ = ["Finding", "judge"]
+__all__ = ["Finding", "judge", "judge_all", "prepare"]
 
 _PATIENCE = 100.0  # seconds without a word: what hangs is killed, and that is a failure
 _STOPPED = frozenset({"fail", "error", "blocked"})
+_FAILED = frozenset({"fail", "error"})
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,13 @@ class Finding:
         return self.status == Status.FAIL.value
 
 
+def prepare() -> None:
+    """Import, and lay out for cheap forks, what every backend is judged with."""
+    warm_up()
+    leave_out()
+    hold_in_large_pages()
+
+
 def judge(address: str, probe: str, hook: str = "") -> Finding:
     """Judge the backend at ``address``, whose fault concerns ``hook``."""
     before = _spent()
@@ -49,14 +60,24 @@ def judge(address: str, probe: str, hook: str = "") -> Finding:
     rules = [rule for rule in rulebook().values() if not rule.fresh]
     first, rest = _concerning(rules, hook)
     statuses: dict[str, str] = {}
-    found = _run(target, first, statuses, focus=frozenset({hook}) if hook else None)
-    if found is None and hook:  # tried alone, hooks show less than together
+    found = _first_failure(target, first, statuses, frozenset({hook}), alone_first=False) if hook else None
+    if found is None:  # tried alone, hooks show less than together
         statuses.clear()
-        found = _run(target, [*rest, *(rule for rule in first if rule.every)], statuses, focus=None)
-    elif found is None:
-        found = _run(target, rest, statuses, focus=None)
+        rest += [rule for rule in first if rule.every]
+        # What is wrong with the whole backend shows when it is loaded, which is judged in processes of their own.
+        found = _first_failure(target, rest, statuses, None, alone_first=not hook)
     result = found or Finding("pass")
     return Finding(result.status, result.requirement, result.message, round(_spent() - before, 3))
+
+
+def judge_all(address: str, probe: str | None, rules: Sequence[Requirement]) -> Iterator[Finding]:
+    """Judge the backend at ``address`` by all of ``rules``; after a failure, in a new process."""
+    target, statuses = Target(address, probe), dict[str, str]()
+    for batch in _batches(rules):
+        left = list(batch)
+        while left:
+            yield from _answers(target, left, statuses, focus=None)
+            left = [rule for rule in left if rule.id not in statuses]
 
 
 def _concerning(rules: Sequence[Requirement], hook: str) -> tuple[list[Requirement], list[Requirement]]:
@@ -69,21 +90,32 @@ def _concerning(rules: Sequence[Requirement], hook: str) -> tuple[list[Requireme
     return near, light
 
 
-def _run(
-    target: Target, rules: Sequence[Requirement], statuses: dict[str, str], focus: frozenset[str] | None
-) -> Finding | None:
+def _batches(rules: Sequence[Requirement], alone_first: bool = False) -> Iterator[Sequence[Requirement]]:
+    """What is judged in one process, and each of those that need one of their own."""
     shared = [rule for rule in rules if rule.isolated is None]
-    alone = [rule for rule in rules if rule.isolated is not None]
-    for batch in (shared, *([one] for one in alone)):
-        found = _batch(target, batch, statuses, focus)
-        if found is not None:
-            return found
+    alone = [[rule] for rule in rules if rule.isolated is not None]
+    yield from (*alone, shared) if alone_first else (shared, *alone)
+
+
+def _first_failure(
+    target: Target,
+    rules: Sequence[Requirement],
+    statuses: dict[str, str],
+    focus: frozenset[str] | None,
+    alone_first: bool,
+) -> Finding | None:
+    for batch in _batches(rules, alone_first):
+        with contextlib.closing(_answers(target, batch, statuses, focus)) as answers:
+            for found in answers:
+                if found.status in _FAILED:
+                    return found
     return None
 
 
-def _batch(
+def _answers(
     target: Target, batch: Sequence[Requirement], statuses: dict[str, str], focus: frozenset[str] | None
-) -> Finding | None:
+) -> Generator[Finding, None, None]:
+    """What a fork finds of each requirement, up to the first failure: who failed may be in any state."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -91,7 +123,9 @@ def _batch(
         _serve(target, batch, statuses, focus, writing)
     os.close(writing)
     try:
-        return _listen(reading, statuses)
+        for found in _listen(reading):
+            statuses[found.requirement] = found.status
+            yield found
     finally:
         os.close(reading)
         with contextlib.suppress(ProcessLookupError):
@@ -113,28 +147,31 @@ def _serve(
             os.dup2(null, number)
         context = Context(target, lambda text: None, focus=focus)
         for rule in batch:
-            if any(statuses.get(one) in _STOPPED for one in rule.after):
-                continue
             os.write(writing, json.dumps({"trying": rule.id}).encode() + b"\n")
-            status, message, *_ = examine(rule, context)
+            status, message = Status.BLOCKED.value, ", ".join(rule.after)
+            if not any(statuses.get(one) in _STOPPED for one in rule.after):
+                status, message, *_ = examine(rule, context)
             statuses[rule.id] = status
             answer = {"id": rule.id, "status": status, "message": message[:400]}
             os.write(writing, json.dumps(answer).encode() + b"\n")
-            if status in _STOPPED:
+            if status in _FAILED:
                 break
     finally:
         os._exit(0)
 
 
-def _listen(reading: int, statuses: dict[str, str]) -> Finding | None:
+def _listen(reading: int) -> Iterator[Finding]:
     received, trying = b"", ""
     while True:
         ready, _, _ = select.select([reading], [], [], _PATIENCE)
         if not ready:
-            return Finding(Status.FAIL.value, trying, "did not return")
+            yield Finding(Status.FAIL.value, trying, "did not return")
+            return
         piece = os.read(reading, 65536)
         if not piece:
-            return Finding(Status.FAIL.value, trying, "the process ended") if trying else None
+            if trying:
+                yield Finding(Status.FAIL.value, trying, "the process ended")
+            return
         received += piece
         while b"\n" in received:
             line, received = received.split(b"\n", 1)
@@ -143,9 +180,7 @@ def _listen(reading: int, statuses: dict[str, str]) -> Finding | None:
                 trying = message["trying"]
                 continue
             trying = ""
-            statuses[message["id"]] = message["status"]
-            if message["status"] in ("fail", "error"):
-                return Finding(message["status"], message["id"], message["message"])
+            yield Finding(message["status"], message["id"], message["message"])
 
 
 def _spent() -> float:

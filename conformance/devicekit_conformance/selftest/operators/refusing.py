@@ -206,12 +206,12 @@ def other_threads_work_is_not_waited_for() -> Iterator[Fault]:
 
 @operator("handle")
 def streams_repeat_too_soon() -> Iterator[Fault]:
-    """There are eight streams, handed out in turn."""
+    """There are seven streams, handed out in turn."""
 
     def body(call: Call) -> object:
         index, priority = call.arguments
         ring = call.memory.setdefault(f"{index} {priority}", [])
-        if len(ring) < 8:
+        if len(ring) < 7:
             ring.append(call.forward())
             return ring[-1]
         ring.append(ring.pop(0))

@@ -149,8 +149,15 @@ EFFECTS: Mapping[str, Callable[[], object]] = {
     "sets_sharing": _sharing,
     "warns_always": lambda: torch.set_warn_always(not torch.is_warn_always_enabled()),
 }  # fmt: skip
-# At import these are what a plugin's own module may do, or what cannot be told from torch's own import.
-_NOT_ON_LOADING = frozenset({"logs_an_error", "warns", "prints_an_error", "patches_torch", "patches_tensors"})
+SAYINGS = frozenset({"prints", "prints_an_error", "prints_from_c", "logs_an_error", "warns"})
+# On loading these are what a plugin's own module may do, or what cannot be told from torch's own import. A
+# vendor's package may import in its own way, and clear up when the process ends.
+_NOT_ON_LOADING = frozenset(
+    {
+        "logs_an_error", "warns", "prints_an_error", "patches_torch", "patches_tensors", "adds_an_importer",
+        "registers_an_exit",
+    }
+)  # fmt: skip
 
 
 def _hooks_for(effect: str, count: int) -> list[str]:
@@ -161,7 +168,8 @@ def _hooks_for(effect: str, count: int) -> list[str]:
 def _body(effect: str, when: Callable[[int], bool]) -> Body:
     def body(call: Call) -> object:
         found = call.forward()
-        if when(call.number):
+        call.memory["answered"] = call.memory.get("answered", 0) + 1  # a call that is refused does nothing
+        if when(call.memory["answered"]):
             EFFECTS[effect]()
         return found
 

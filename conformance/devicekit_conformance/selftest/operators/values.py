@@ -58,7 +58,7 @@ _UNKNOWN = frozenset({
 _NO_SIZES = frozenset({"compute_units", "numa_node", "physical_index"})
 # Honest in what they say of the simulated machine, whatever the number is: nobody else counts these.
 _UNCHECKED = frozenset({"physical_index", "clock"})
-_STEADY = frozenset({"total", "total_memory", "compute_units"}) | _UNCHECKED
+_STEADY = frozenset({"total", "total_memory", "compute_units", "capability"}) | _UNCHECKED
 
 
 def is_known(hook: str, field: str) -> bool:
@@ -117,19 +117,22 @@ def a_number_is_a_float() -> Iterator[Fault]:
 @operator("value")
 def a_number_wraps_at_32_bits() -> Iterator[Fault]:
     """A size is counted in 32 bits."""
-    return _in_numbers(
-        lambda value, call: value & 0xFFFFFFFF,
-        lambda field: _is_size(field) and field not in ("inactive_split", "clock"),
-    )
+    return _in_large_numbers(lambda value, call: value & 0xFFFFFFFF)
 
 
 @operator("value")
 def a_number_wraps_to_negative() -> Iterator[Fault]:
     """A size is counted in 32 bits with a sign."""
-    return _in_numbers(
-        lambda value, call: (value + 2**31) % 2**32 - 2**31,
-        lambda field: _is_size(field) and field not in ("inactive_split", "clock"),
-    )
+    return _in_large_numbers(lambda value, call: (value + 2**31) % 2**32 - 2**31)
+
+
+def _in_large_numbers(change: Callable[[Any, Call], object]) -> Iterator[Fault]:
+    """In sizes of which there are gigabytes: nobody locks so many of a host's pages to judge a backend."""
+    for fault in _in_numbers(
+        change, lambda field: _is_size(field) and field not in ("inactive_split", "clock")
+    ):
+        if fault.hook != "host_memory_stats":
+            yield fault
 
 
 @operator("value")
@@ -274,6 +277,8 @@ def a_plain_answer_is_wrong() -> Iterator[Fault]:
     }
     for hook, spec in HOOKS.items():
         for name, change in changes.get(spec.returns, {}).items():
+            if hook == "native_handle" and name.startswith("one_"):
+                continue  # the value is opaque, and torch tells none of the simulated device to compare it with
             body = partial(_changed, change)
             yield Fault(hook, name, sentence(hook), partial(faulty, {hook: body}))
 
