@@ -16,3 +16,30 @@ def slowness() -> float:
     for number in range(_WORK):
         total += number
     return min(_MOST, max(1.0, (time.perf_counter() - started) / _REFERENCE))
+
+
+class Deadline:
+    """A limit in seconds of a machine that is not busy; it is asked again how busy it is before time is up."""
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew: something has happened."""
+        self._started = time.monotonic()
+        self.at = self._started + self._limit
+
+    def left(self) -> float:
+        """Seconds that may still be waited; 0 once the time is up, on a busy machine as well."""
+        if time.monotonic() >= self.at:
+            self.extend()
+        return max(0.0, self.at - time.monotonic())
+
+    def extend(self) -> bool:
+        """Whether the machine is so busy that there is time left after all."""
+        later = self._started + self._limit * slowness()
+        if later <= time.monotonic():
+            return False
+        self.at = later
+        return True

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from devicekit_conformance import wire
-from devicekit_conformance.calibration import slowness
+from devicekit_conformance.calibration import Deadline, slowness
 from devicekit_conformance.fork_server import Nursery, RunnerError
 from devicekit_conformance.last_words import MOST_OUTPUT, Log, hook_in, place_in, quoted
 from devicekit_conformance.outcomes import Status
@@ -181,7 +181,7 @@ class Worker:
     def _ask(self, kind: str, answer: str, argument: str, limit: float) -> tuple[str, ...]:
         """One request and its answer, which the worker confirms once it is back where it takes requests."""
         self._number += 1
-        deadline = _Deadline(limit)
+        deadline = Deadline(limit)
         self._send(kind, argument)
         fields = self._next(answer, self._number, deadline)
         nonce = secrets.token_hex(8)
@@ -193,7 +193,7 @@ class Worker:
     def _send(self, kind: str, argument: str) -> None:
         self._connection.sendall(json.dumps([self._number, kind, argument]).encode())
 
-    def _next(self, kind: str, number: int, deadline: float | _Deadline) -> tuple[str, ...]:
+    def _next(self, kind: str, number: int, deadline: float | Deadline) -> tuple[str, ...]:
         """The fields of the next message of this kind. Any other, but a note, was not asked for."""
         late = 0
         while True:
@@ -218,6 +218,8 @@ class Worker:
                 raise _Closed
             if message.kind == "note":
                 self.note = plain("".join(message.fields), 300)
+                if isinstance(deadline, Deadline):
+                    deadline.restart()  # what goes through hooks has as long for each
             elif message.kind == kind and message.number == number:
                 return message.fields
             else:
@@ -293,22 +295,6 @@ class Worker:
 
 class _Flood(Exception):
     """The worker writes without end."""
-
-
-class _Deadline:
-    """A limit in seconds of a machine that is not busy; it is asked again how busy it is before time is up."""
-
-    def __init__(self, limit: float) -> None:
-        self._started, self._limit = time.monotonic(), limit
-        self.at = self._started + limit
-
-    def extend(self) -> bool:
-        """Whether the machine is so busy that there is time left after all."""
-        later = self._started + self._limit * slowness()
-        if later <= time.monotonic():
-            return False
-        self.at = later
-        return True
 
 
 def _signal_name(status: int) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from devicekit_conformance import frozen_contract
 from devicekit_conformance.anywhere import call_all_others, initialises_nothing, same_for_all, try_all_others
+from devicekit_conformance.calibration import Deadline
 from devicekit_conformance.calling import arguments_for
 from devicekit_conformance.capturing import while_capturing
 from devicekit_conformance.context import Failure, NotRun
@@ -213,11 +214,18 @@ def _in_thread(run: Callable[[Trial], None], trial: Trial) -> None:
     # Surroundings know the threads that there are: this one must not come between two looks.
     thread = threading.Thread(target=target, daemon=True)
     thread.start()
-    thread.join(_THREAD_LIMIT)
+    _join(thread)
     if thread.is_alive():
         trial.fail(f"did not return within {_THREAD_LIMIT:g} s")
     if raised:
         raise raised[0]
+
+
+def _join(thread: threading.Thread) -> None:
+    """Wait for a thread, for as long as it may take."""
+    deadline = Deadline(_THREAD_LIMIT)
+    while thread.is_alive() and (left := deadline.left()):
+        thread.join(left)
 
 
 def _use_often(trial: Trial) -> None:
@@ -329,7 +337,7 @@ def _at_once(trial: Trial, chosen: list[int]) -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(_THREAD_LIMIT)
+            _join(thread)
     finally:
         sys.setswitchinterval(interval)
     afterwards = asked_alone() if strange else {}

@@ -9,11 +9,11 @@ import os
 import select
 import shutil
 import signal
-import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 
 from devicekit_conformance import process_state, processes
+from devicekit_conformance.calibration import Deadline
 from devicekit_conformance.context import Context, Failure, NotApplicable, NotRun, fail
 from devicekit_conformance.effects import effect_of
 from devicekit_conformance.trial import Trial, in_folder_of_its_own
@@ -115,10 +115,11 @@ def _share_memory() -> None:
 
 def _read(reading: int, limit: float) -> bytes | None:
     """All that comes through a pipe until it is closed; ``None`` when that takes too long."""
-    received, deadline = b"", time.monotonic() + limit
+    received, deadline = b"", Deadline(limit)
     while True:
-        ready, _, _ = select.select([reading], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
+        if not select.select([reading], [], [], deadline.left())[0]:
+            if deadline.left():
+                continue
             return None
         piece = os.read(reading, 65536)
         if not piece or received.endswith(b"\n"):

@@ -142,8 +142,8 @@ class Telemetry:
     temperature: float | None = None  # degrees Celsius
     power: float | None = None  # watts, drawn now
     utilisation: float | None = None  # 0 to 1: the share of the last sample in which a kernel ran
-    clock: int | None = None  # hertz, of the compute units
-    memory_clock: int | None = None  # hertz
+    clock: int | None = None  # hertz, of the compute units; unknown while it stands still
+    memory_clock: int | None = None  # hertz; unknown while it stands still
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
+from devicekit_conformance.calibration import Deadline
 from devicekit_conformance.context import Context
 from devicekit_conformance.frozen_contract import profile_of
 from devicekit_conformance.large_pages import hold_in_large_pages
@@ -27,7 +28,7 @@ from devicekit_conformance.worker import examine
 
 __all__ = ["Finding", "judge", "judge_all", "prepare"]
 
-_PATIENCE = 100.0  # seconds without a word: what hangs is killed, and that is a failure
+_PATIENCE = 100.0  # seconds
 _STOPPED = frozenset({"fail", "error", "blocked"})
 _FAILED = frozenset({"fail", "error"})
 
@@ -145,9 +146,15 @@ def _serve(
         null = os.open(os.devnull, os.O_RDWR)
         for number in (0, 1, 2):
             os.dup2(null, number)
-        context = Context(target, lambda text: None, focus=focus)
+        trying = {"trying": ""}
+
+        def tell(text: str = "") -> None:
+            os.write(writing, json.dumps(trying).encode() + b"\n")
+
+        context = Context(target, tell, focus=focus)
         for rule in batch:
-            os.write(writing, json.dumps({"trying": rule.id}).encode() + b"\n")
+            trying["trying"] = rule.id
+            tell()
             status, message = Status.BLOCKED.value, ", ".join(rule.after)
             if not any(statuses.get(one) in _STOPPED for one in rule.after):
                 status, message, *_ = examine(rule, context)
@@ -163,8 +170,7 @@ def _serve(
 def _listen(reading: int) -> Iterator[Finding]:
     received, trying = b"", ""
     while True:
-        ready, _, _ = select.select([reading], [], [], _PATIENCE)
-        if not ready:
+        if not _speaks(reading, trying):
             yield Finding(Status.FAIL.value, trying, "did not return")
             return
         piece = os.read(reading, 65536)
@@ -181,6 +187,16 @@ def _listen(reading: int) -> Iterator[Finding]:
                 continue
             trying = ""
             yield Finding(message["status"], message["id"], message["message"])
+
+
+def _speaks(reading: int, trying: str) -> bool:
+    """Whether there is a word in time: what hangs for longer is killed, and that is a failure."""
+    limit = rulebook()[trying].isolated if trying else None
+    deadline = Deadline(max(_PATIENCE, limit or 0.0))
+    while left := deadline.left():
+        if select.select([reading], [], [], left)[0]:
+            return True
+    return False
 
 
 def _spent() -> float:
