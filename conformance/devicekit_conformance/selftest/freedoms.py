@@ -255,7 +255,7 @@ FREEDOMS: Mapping[str, Freedom] = {
     "shared_with_others": Freedom(
         "Other processes take memory and give it back.",
         config={"unified_memory": True},
-        bodies={"memory_info": _others},
+        bodies={"memory_info": _others, "process_memory": _others},
     ),
     "one_device": Freedom("There is one device.", config={"device_count": 1}),
     "eight_devices": Freedom("There are eight devices.", config={"device_count": 8}),
