@@ -228,10 +228,15 @@ def descriptors() -> dict[int, str]:
 def _leads_to_torch(number: int) -> bool:
     """Whether a socket is connected to torch's manager of shared memory, of this process or of another."""
     try:
-        with socket.socket(fileno=os.dup(number)) as one:
-            return "/torch-shm-dir-" in os.fsdecode(one.getpeername())
+        one = socket.socket(fileno=number)  # and no copy, which another thread would see
+    except OSError:
+        return True  # closed meanwhile
+    try:
+        return "/torch-shm-dir-" in os.fsdecode(one.getpeername())
     except (OSError, TypeError):  # not connected, or to an address that is no path
-        return False
+        return one.family == socket.AF_UNIX  # whose other end has ended, or is still to answer
+    finally:
+        one.detach()
 
 
 def files() -> list[str]:
