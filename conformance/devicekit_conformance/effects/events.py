@@ -15,6 +15,8 @@ from devicekit_conformance.trial import Trial
 from devicekit_conformance.varieties import between_any_two, of_every_kind
 
 _STEP = 16.0  # milliseconds: the coarsest clock that times events, which tells whole ones
+_SHORT = 0.5  # milliseconds: what takes no longer is mostly the host's
+_TRIES = 6
 
 
 @effect("create_event")
@@ -238,37 +240,56 @@ def _elapsed_back(end: Any, start: Any) -> float | None:
 
 def _measures(trial: Trial) -> None:
     """The time between two marks is that of the work between them, in milliseconds."""
-    clock = getattr(trial.ctx.probe, "now", time.perf_counter)
     ratios = []
     for repeat in (1, 8):
-        start, end = trial.call(trial.index, True), trial.call(trial.index, True)
-        if not hasattr(start, "elapsed_time"):
-            trial.fail(f"a timed {type(start).__name__} has no elapsed_time")
-        trial.finish()
-        began = clock()
-        start.record()
-        tokens = [trial.work() for _ in range(repeat)]
-        if tokens[0] is None:
-            return
-        last = tokens[-1]
-        pending = last is not None and not last.done()
-        end.record()
-        _elapsed_back(start, end)  # too early, which may raise, and must not be remembered
-        end.synchronize()
-        lasted = (clock() - began) * 1e3
-        elapsed = start.elapsed_time(end)
-        trial.expect(type(elapsed) is float, f"elapsed_time() is {elapsed!r}, no float")
-        trial.expect(elapsed >= 0, f"elapsed_time() is {elapsed}")
-        back = _elapsed_back(end, start)
-        told = f"elapsed_time() is {elapsed:g} from one mark to another, and {back} the other way"
-        trial.expect(back is None or elapsed == 0 or -1.1 * elapsed <= back <= -0.9 * elapsed, told)
-        if pending and lasted > 0.5 and trial.runtime is not None:
-            told = f"elapsed_time() is {elapsed:g}, and it took {lasted:g} ms"
-            step = _STEP if elapsed == int(elapsed) else 0.0
-            trial.expect(lasted / 30 - step <= elapsed <= 1.6 * lasted + 1 + step, told)
-            exact = hasattr(trial.ctx.probe, "now")  # where the probe's time is the device's own
-            trial.expect(not exact or abs(elapsed - lasted) <= max(0.1 * lasted, step), told)
-            ratios.append((elapsed, lasted))
-    if len(ratios) == 2 and ratios[1][1] > 4 * ratios[0][1]:
-        told = f"elapsed_time() is {ratios[0][0]:g} for work and {ratios[1][0]:g} for eight times as much"
-        trial.expect(ratios[1][0] > 1.5 * ratios[0][0], told)
+        # The host may be held up between its own looks at the clock, and a wrong unit is wrong each time.
+        for _ in range(_TRIES):
+            found = _measured(trial, repeat)
+            if found is None:
+                return
+            elapsed, lasted, fits = found
+            if fits:
+                break
+        else:
+            trial.fail(f"elapsed_time() is {elapsed:g}, and it took {lasted:g} ms")
+        ratios.append((elapsed, lasted))
+    (once, short), (often, long) = ratios
+    if short > _SHORT and long > 4 * short:
+        told = f"elapsed_time() is {once:g} for work and {often:g} for eight times as much"
+        trial.expect(often > 1.5 * once, told)
+
+
+def _measured(trial: Trial, repeat: int) -> tuple[float, float, bool] | None:
+    """Milliseconds by the marks around some work and by the clock, and whether they fit; ``None``: unknown."""
+    clock = getattr(trial.ctx.probe, "now", time.perf_counter)
+    start, end = trial.call(trial.index, True), trial.call(trial.index, True)
+    if not hasattr(start, "elapsed_time"):
+        trial.fail(f"a timed {type(start).__name__} has no elapsed_time")
+    trial.finish()
+    began = clock()
+    start.record()
+    tokens = [trial.work() for _ in range(repeat)]
+    if tokens[0] is None:
+        return None
+    last = tokens[-1]
+    pending = last is not None and not last.done()
+    end.record()
+    submitted = clock()
+    _elapsed_back(start, end)  # too early, which may raise, and must not be remembered
+    end.synchronize()
+    ended = clock()
+    lasted, waited = (ended - began) * 1e3, (ended - submitted) * 1e3
+    elapsed = start.elapsed_time(end)
+    trial.expect(type(elapsed) is float, f"elapsed_time() is {elapsed!r}, no float")
+    trial.expect(elapsed >= 0, f"elapsed_time() is {elapsed}")
+    back = _elapsed_back(end, start)
+    told = f"elapsed_time() is {elapsed:g} from one mark to another, and {back} the other way"
+    trial.expect(back is None or elapsed == 0 or -1.1 * elapsed <= back <= -0.9 * elapsed, told)
+    if not (pending and lasted > _SHORT and trial.runtime is not None):
+        return elapsed, 0.0, True
+    step = _STEP if elapsed == int(elapsed) else 0.0
+    # What submitting took may have been the host's own time; what was waited for afterwards was the work's.
+    fits = waited / 30 - step <= elapsed <= 1.6 * lasted + 1 + step
+    if hasattr(trial.ctx.probe, "now"):  # the probe's time is the device's own
+        fits = fits and abs(elapsed - lasted) <= max(0.1 * lasted, step)
+    return elapsed, lasted, fits
