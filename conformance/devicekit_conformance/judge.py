@@ -217,9 +217,10 @@ class Worker:
             if message is None:
                 raise _Closed
             if message.kind == "note":
-                self.note = plain("".join(message.fields), 300)
-                if isinstance(deadline, Deadline):
+                note = plain("".join(message.fields), 300)
+                if isinstance(deadline, Deadline) and note != self.note:
                     deadline.restart()  # what goes through hooks has as long for each
+                self.note = note
             elif message.kind == kind and message.number == number:
                 return message.fields
             else:

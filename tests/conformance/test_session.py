@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from devicekit_conformance.calibration import Deadline
 from devicekit_conformance.judge import Nursery
 from devicekit_conformance.outcomes import Level, Result, Status, Tier, Verdict, tier_of, verdict_of
 from devicekit_conformance.rulebook import DEFAULT_PROFILES, PROFILES
@@ -130,3 +131,9 @@ def test_an_installed_plugin_should_bound_the_devicekit_it_needs(
     with judging("acme", nursery) as session:
         session.target.check()
         assert session.judge("DK-LOAD-010").status is status
+
+
+def test_what_keeps_happening_gives_no_time_without_end() -> None:
+    deadline = Deadline(0.02)
+    while deadline.left():
+        deadline.restart()
