@@ -109,13 +109,25 @@ class Endpoint(Generic[A]):
     async def _read(self, request: Request, body: Body) -> tuple[A, str]:
         content = await body.read(request)
         asking = request.method == "GET" and not content
-        query = _each_once(request) if self.in_query or asking else {}
+        query: dict[str, str] = {}
+        if self.in_query or asking:
+            query = _each_once(request)
+        else:
+            self._refuse_in_query(request.query_params)
         elsewhere = request.app.state.meanings if self.tag == GENERATION else _NOTHING
         if len(content) <= _LONG:
             return self._understand(content, query, elsewhere)
         # Away from the event loop, where it would hold up everybody else.
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(None, self._understand, content, query, elsewhere)
+
+    def _refuse_in_query(self, query: Mapping[str, str]) -> None:
+        """What means something in the body would go unheard in the query; what means nothing may stand there."""
+        fields = self.arguments.model_fields
+        if misplaced := sorted(
+            query.keys() & {*fields, *(one.alias for one in fields.values() if one.alias)}
+        ):
+            raise BadRequest(f"{', '.join(misplaced)} belongs in the body here, not in the query.")
 
     def _understand(
         self, body: bytes, query: dict[str, str], elsewhere: Mapping[str, str] = _NOTHING

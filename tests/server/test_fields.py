@@ -195,6 +195,20 @@ def test_it_is_refused_wherever_it_stands_and_anything_else_is_named(shared: Ser
     assert set(answer.headers["X-Devicekit-Ignored"].split(", ")) == {"user", "sampling_params.wish"}
 
 
+@pytest.mark.parametrize(
+    "endpoint",
+    [one for one in ENDPOINTS if not one.in_query and "POST" in one.methods],
+    ids=lambda one: one.path,
+)
+def test_what_belongs_in_the_body_is_not_passed_over_in_the_query(shared: Server, endpoint: Endpoint) -> None:
+    for name in endpoint.arguments.model_fields:
+        answer = shared.post(f"{endpoint.path}?{name.rstrip('_')}=1&cache=none", {})
+        assert answer.status_code == 400, answer.text
+        assert f"{name.rstrip('_')} belongs in the body here" in answer.text
+    if not endpoint.arguments.model_fields:
+        assert shared.post(f"{endpoint.path}?cache=none", {}).status_code < 500
+
+
 @pytest.mark.parametrize("path", GENERATING)
 def test_explicit_nulls_and_an_empty_stop_mean_nothing(shared: Server, path: str) -> None:
     [endpoint] = [one for one in ENDPOINTS if one.path == path]
