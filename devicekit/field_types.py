@@ -50,9 +50,7 @@ def type_problems(record: object, *only: str) -> list[str]:
     Args:
         only: the fields that are looked at; none: all.
     """
-    kind = type(record)
-    if (hints := _HINTS.get(kind)) is None:
-        hints = _HINTS.setdefault(kind, _hints(kind))
+    hints = declarations(type(record))
     return [
         f"{name} must be {_words(hints[name])}, not {shown(getattr(record, name))}"
         for name in only or hints
@@ -60,8 +58,12 @@ def type_problems(record: object, *only: str) -> list[str]:
     ]
 
 
-def _hints(kind: type) -> Mapping[str, Any]:
-    """The declarations that can be read: a name that only a type checker imports is unknown here."""
+def declarations(kind: type) -> Mapping[str, Any]:
+    """The types of a dataclass's fields, by name, read once. One that only a type checker can read is left out."""
+    return _HINTS.get(kind) or _HINTS.setdefault(kind, _read(kind))
+
+
+def _read(kind: type) -> Mapping[str, Any]:
     found: dict[str, Any] = {}
     for base in reversed(kind.__mro__):
         space = vars(sys.modules[base.__module__])

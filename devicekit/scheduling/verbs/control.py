@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from devicekit.contract.errors import DeviceKitError, UnsupportedHook
 from devicekit.contract.text import shown
-from devicekit.field_types import type_problems
+from devicekit.field_types import declarations, type_problems
 from devicekit.scheduling.errors import Conflict, InvalidOperation, RankLost, describe_failures
 from devicekit.scheduling.messages import (
     Abort,
@@ -90,6 +90,7 @@ class Control:
         Args:
             closes_admission: no waiting request starts from when such an operation begins until it is answered.
         """
+        declarations(kind)  # read now, and not within the step that gets the first one
         self._handlers[kind] = handler  # type: ignore[assignment]  # looked up by the operation's own type
         self._closing.discard(kind)
         if closes_admission:
