@@ -14,7 +14,7 @@ import types
 import typing
 from collections.abc import Mapping
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from devicekit.contract.errors import ConfigurationError
 from devicekit.contract.text import shown
@@ -66,12 +66,12 @@ def declarations(kind: type) -> Mapping[str, Any]:
 def _read(kind: type) -> Mapping[str, Any]:
     found: dict[str, Any] = {}
     for base in reversed(kind.__mro__):
-        space = vars(sys.modules[base.__module__])
+        space = vars(sys.modules.get(base.__module__, typing))
         for name, hint in inspect.get_annotations(base).items():
             found.pop(name, None)
             try:
                 found[name] = eval(hint, dict(space)) if isinstance(hint, str) else hint
-            except NameError:
+            except Exception:  # a declaration is anybody's code: one that cannot be read here checks nothing
                 continue
     fields = {one.name for one in dataclasses.fields(kind)}
     return {
@@ -83,6 +83,8 @@ def _read(kind: type) -> Mapping[str, Any]:
 
 def _fits(hint: Any, value: object) -> bool:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _fits(arguments[0], value)
     if origin in _UNIONS:
         return any(_fits(one, value) for one in arguments)
     if origin is tuple and isinstance(value, tuple):
@@ -94,13 +96,18 @@ def _fits(hint: Any, value: object) -> bool:
     if hint in _NUMBERS:
         return isinstance(value, _NUMBERS[hint]) and not isinstance(value, bool)
     kind = origin or hint
-    return kind is Any or not isinstance(kind, type) or isinstance(value, kind)
+    try:
+        return kind is Any or not isinstance(kind, type) or isinstance(value, kind)
+    except TypeError:  # protocols and typed dictionaries are no classes of what they describe
+        return True
 
 
 def _words(hint: Any) -> str:
     if hint in _WORDS:
         return _WORDS[hint]
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _words(arguments[0])
     if origin in _UNIONS:
         return " or ".join(map(_words, arguments))
     if origin is tuple and arguments[-1] is Ellipsis:

@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, Protocol, TypedDict, cast
 
 import numpy as np
 import pytest
@@ -154,3 +154,40 @@ def test_what_cannot_be_checked_may_be_anything() -> None:
     assert type_problems(Loose(1, 2, 3, 4)) == []
     assert type_problems(Loose(number="4")) == ["number must be a whole number, not '4'"]  # type: ignore[arg-type]
     assert type_problems(Loose(number="4"), "any") == []  # type: ignore[arg-type]
+
+
+class Follows(Protocol):
+    """Anybody's own declaration, of which no value can be asked."""
+
+    follows: bool
+
+
+class Shape(TypedDict):
+    """The same, of a mapping."""
+
+    width: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Odd(Operation):
+    """An operation of another package, declared in ways that say little here."""
+
+    protocol: Follows | None = None
+    shape: Shape | None = None
+    counted: Annotated[int, "at least one"] = 1
+    unreadable: "int.no_such_thing" = 2  # type: ignore[name-defined]  # noqa: UP037
+
+
+def test_an_operation_of_another_package_is_held_to_what_can_be_read_of_it(engine: Engine) -> None:
+    handled: list[Odd] = []
+
+    def handle(operation: Odd) -> Reply:
+        handled.append(operation)
+        return Reply(operation.id, True)
+
+    engine.scheduler.control.register(Odd, handle)
+    width: Any = {"width": 2}
+    assert engine.perform(Odd("one", protocol=cast(Any, object()), shape=width), Reply).success
+    refused = engine.perform(Odd("two", counted=cast(Any, "2")), Reply)
+    assert refused.message.endswith("counted must be a whole number, not '2'.")
+    assert [one.id for one in handled] == ["one"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -137,3 +138,4 @@ def test_what_keeps_happening_gives_no_time_without_end() -> None:
     deadline = Deadline(0.02)
     while deadline.left():
         deadline.restart()
+    assert deadline.at <= time.monotonic()
