@@ -31,6 +31,9 @@ CUDA_CODES: Mapping[int, ErrorKind] = {
     717: ErrorKind.DEVICE_LOST,  # invalid address space
     718: ErrorKind.DEVICE_LOST,  # invalid program counter
     719: ErrorKind.DEVICE_LOST,  # unspecified launch failure
+    802: ErrorKind.NOT_INITIALISED,  # the system's own services are not up yet
+    803: ErrorKind.NOT_INITIALISED,  # the driver's parts are of different versions
+    804: ErrorKind.NOT_INITIALISED,  # a runtime newer than the driver, where hardware does not allow that
 }
 """What the error numbers mean that CUDA's runtime, and those in its manner, give."""
 
@@ -44,7 +47,9 @@ _SENTENCES: Mapping[ErrorKind, str] = {
     ),
     ErrorKind.NOT_INITIALISED: (
         r"initialization error|\w+ driver version is insufficient for \w+ runtime version"
-        r"|no [\w-]+-capable device is detected"
+        r"|no [\w-]+-capable device is detected|system not yet initialized"
+        r"|system has unsupported display driver / cuda driver combination"
+        r"|forward compatibility was attempted on non supported HW"
     ),
     ErrorKind.WRONG_DEVICE: "invalid device ordinal",
 }
@@ -56,7 +61,10 @@ _RUNTIME_NAMES: Mapping[ErrorKind, str] = {
         "|ECCNotCorrectable|MisalignedAddress|IllegalInstruction|InvalidPc|InvalidAddressSpace"
         "|HardwareStackError|ContextIsDestroyed"
     ),
-    ErrorKind.NOT_INITIALISED: "InitializationError|NotInitialized|InsufficientDriver|NoDevice",
+    ErrorKind.NOT_INITIALISED: (
+        "InitializationError|NotInitialized|InsufficientDriver|NoDevice|SystemNotReady|SystemDriverMismatch"
+        "|CompatNotSupportedOnDevice"
+    ),
     ErrorKind.WRONG_DEVICE: "InvalidDevice",
 }
 _DRIVER_NAMES: Mapping[ErrorKind, str] = {
@@ -65,7 +73,9 @@ _DRIVER_NAMES: Mapping[ErrorKind, str] = {
         "ILLEGAL_ADDRESS|LAUNCH_FAILED|ASSERT|LAUNCH_TIMEOUT|ECC_UNCORRECTABLE|MISALIGNED_ADDRESS"
         "|ILLEGAL_INSTRUCTION|INVALID_PC|INVALID_ADDRESS_SPACE|HARDWARE_STACK_ERROR|CONTEXT_IS_DESTROYED"
     ),
-    ErrorKind.NOT_INITIALISED: "NOT_INITIALIZED|NO_DEVICE",
+    ErrorKind.NOT_INITIALISED: (
+        "NOT_INITIALIZED|NO_DEVICE|SYSTEM_NOT_READY|SYSTEM_DRIVER_MISMATCH|COMPAT_NOT_SUPPORTED_ON_DEVICE"
+    ),
     ErrorKind.WRONG_DEVICE: "INVALID_DEVICE",
 }
 
@@ -102,7 +112,9 @@ def cuda_like_rules(
         not_initialised=(
             rf"Cannot re-initialize \w+ in forked subprocess|Torch not compiled with {label} enabled"
             rf"|\bNo {label} GPUs are available|{label} driver initialization failed"
-            rf"|{label} driver version is insufficient|{said[ErrorKind.NOT_INITIALISED]}|{not_initialised}"
+            rf"|{label} driver version is insufficient"
+            rf"|{label} unknown error - this may be due to an incorrectly set up environment"
+            rf"|{said[ErrorKind.NOT_INITIALISED]}|{not_initialised}"
         ),
         wrong_device=said[ErrorKind.WRONG_DEVICE],
         names=names,
@@ -112,12 +124,13 @@ def cuda_like_rules(
 def _heading(label: str) -> str:
     """What stands before a runtime's sentence, in torch's words and in those of the libraries around it."""
     own = rf"\b{label}(?:RT)?"
+    code = r"(?:\(\d+\)\s*|\d+\s+)?"
     # A file and a line, or the call that failed.
-    place = r"(?: \(?(?:in )?[^\s'\"]{1,200}[:(][^\n'\"]{0,200}?)?"
-    number = r"(?:\d+ |\(\d+\) ?)?"
+    place = r"(?:\s+\(?(?:in\s+)?[^\s'\"]{1,200}[:(][^\n'\"]{0,200}?)?"
     return (
-        rf"(?i:{own} (?:runtime |driver )?(?:error|failure){place} ?(?:: {number}|{number}['\"])"
-        rf"|\bTriton Error \[{label}\]: (?:Code: \d+, Mess+age: )?)"
+        rf"(?i:{own}\s+(?:runtime\s+|driver\s+)?(?:error|failure)(?:\s*\(\d+\))?{place}\s*(?::\s*{code}|{code}['\"])"
+        rf"|\bTriton\s+Error\s+\[{label}\]\s*:\s*(?:Code\s*:\s*\d+,\s+Mess+age\s*:\s*)?"
+        rf"|\b{label}GetDeviceCount\(\)[^\n]{{0,200}}\bError\s+\d+\s*:\s*)"
     )
 
 

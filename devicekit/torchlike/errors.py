@@ -15,7 +15,8 @@ from devicekit.contract.errors import DeviceKitError
 # torch's own wording, the same on every device.
 _WRONG_DEVICE = re.compile(
     r"Expected all tensors to be on the same device|doesn't match the current accelerator"
-    r"|Invalid device argument|invalid device ordinal|device index out of range",
+    r"|Invalid device argument|invalid device ordinal|device(?: id| index)?(?: is)? out of range"
+    r"|device >= 0 && device < \w+ INTERNAL ASSERT FAILED",
     re.IGNORECASE,
 )
 # A message counts only in the types that carry a driver's words: a ValueError that quotes one is not a failure
@@ -31,7 +32,8 @@ class ErrorRules:
     """One vendor's types, codes and words. The words are regular expressions, searched in the message.
 
     ``names`` are identifiers that only the vendor's software has: they also count in exceptions that other
-    libraries define for themselves, where a sentence may be a quotation.
+    libraries define for themselves, where a sentence may be a quotation, and may name these themselves, as in
+    ``pynvml.NVMLError_GpuIsLost``.
     """
 
     out_of_memory_types: tuple[type[BaseException], ...] = (torch.OutOfMemoryError,)
@@ -70,7 +72,9 @@ def _judge(error: BaseException, rules: ErrorRules) -> ErrorKind | None:
         return None
     # A subclass of str may come back, with slices of its own.
     text = _asked(lambda: str.__getitem__(str(error), slice(_LONGEST)))
-    return _judge_text(text, rules, whole=speaks) if isinstance(text, str) else None
+    said = text if isinstance(text, str) else ""
+    title = "" if speaks else _asked(lambda: f"{own.__module__}.{own.__qualname__}: "[:_LONGEST])
+    return _judge_text(f"{title}{said}", rules, whole=speaks)
 
 
 def _asked(question: Callable[[], object]) -> object:

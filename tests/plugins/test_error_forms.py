@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import re
 
 import pytest
 import torch
@@ -41,6 +42,8 @@ HEADINGS = [
     "Triton Error [{L}]: {s}",
     "Triton Error [{L}]: Code: 2, Messsage: {s}",
     "Triton Error [{L}]: Code: 2, Message: {s}",
+    "{c} runtime error (2) : {s} at /pytorch/aten/src/THC/THCStorage.cu:58",
+    "Unexpected error from {c}GetDeviceCount(). Did you call others before it? Error 2: {s}",
     "{C} failure 2 '{s}'",
     "{C} failure '{s}'",
     "NCCL error in: NCCLUtils.hpp:268, unhandled {c} error, NCCL version 2.21.5\nLast error:\n{C} failure 2 '{s}'",
@@ -125,8 +128,12 @@ def test_a_sentence_behind_any_heading_means_the_same_and_only_under_its_own_lab
         expected = kind if label == LABELS[vendor] or kind is WRONG else None
         assert judged(vendor, RuntimeError(text)) is expected, text
         assert judged(vendor, ValueError(text)) is None
-        for near in (text.replace(sentence, f"{sentence[:-1]}xyz"), text.replace(label, f"X{label}Y")):
-            if kind is not WRONG and label.capitalize() not in near:
+        for spaced in (text.replace(": ", " : "), text.replace(": ", ":  "), text.replace(" ", "  ")):
+            if kind is not WRONG and sentence in spaced:
+                assert judged(vendor, RuntimeError(spaced)) is expected, spaced
+        other_label = re.sub(label, f"X{label}Y", text, flags=re.IGNORECASE)
+        for near in (text.replace(sentence, f"{sentence[:-1]}xyz"), other_label):
+            if kind is not WRONG:
                 assert judged(vendor, RuntimeError(near)) is None, near
 
 
@@ -163,6 +170,49 @@ def test_a_code_of_the_ascend_runtime_in_any_form(form):
         assert judged("npu", RuntimeError(form.format(code=f"9{code}"))) is None
         assert judged("npu", RuntimeError(form.format(code=f"{code}9"))) is None
         assert judged("npu", RuntimeError(f"wrote {code} bytes")) is None
+
+
+ZE_CODES = {
+    0x70000001: LOST,
+    0x70000002: OUT,
+    0x70000003: OUT,
+    0x70000004: None,  # a module that cannot be built
+    0x70000005: None,
+    0x70000006: LOST,  # requires a reset
+    0x78000001: BARE,
+    0x78000011: None,
+    0x78000018: None,
+}
+
+
+@pytest.mark.parametrize(
+    "form", ["Triton Error [ZE]: {code}", "zeMemAllocDevice failed: {code}", "ze error = {code}"]
+)
+def test_a_code_of_level_zero_in_either_base(form):
+    for code, kind in ZE_CODES.items():
+        for written in (f"0x{code:08x}", f"0x{code:08X}", str(code)):
+            assert judged("xpu", RuntimeError(form.format(code=written))) is kind, written
+            assert judged("xpu", RuntimeError(form.format(code=f"{written}1"))) is None
+            assert judged("xpu", RuntimeError(f"read {written} bytes")) is None
+
+
+LIBRARIES = {
+    "pynvml.NVMLError_GpuIsLost": {"cuda": LOST},
+    "pymtml.MTMLError_GpuIsLost": {"musa": LOST},
+    "cupy.cuda.memory.OutOfMemoryError": {"cuda": OUT, "rocm": OUT},
+    "pycuda._driver.MemoryError": {"cuda": OUT},
+    "pynvml.NVMLError_NotSupported": {},
+    "acme.cache.OutOfMemoryError": {},
+}
+
+
+@pytest.mark.parametrize("vendor", [*LABELS, "xpu", "npu"])
+def test_what_a_library_calls_its_own_exception_counts_as_its_words_do(vendor):
+    for name, kinds in LIBRARIES.items():
+        module, _, own = name.rpartition(".")
+        for base in (Exception, MemoryError):
+            error = type(own, (base,), {"__module__": module})("in whatever words")
+            assert judged(vendor, error) is kinds.get(vendor), name
 
 
 ASSERTION = (

@@ -34,7 +34,11 @@ _CORPUS = [
 
 def _error(entry: dict[str, object]) -> BaseException:
     name = str(entry.get("type", "RuntimeError"))
-    kind = getattr(torch, name, None) or getattr(builtins, name, None)
+    module, _, own = name.rpartition(".")
+    places = (torch, builtins, torch.distributed)
+    kind = next((getattr(place, name) for place in places if hasattr(place, name)), None)
+    if module:  # a library's own, which need not be installed
+        kind = type(own, (Exception,), {"__module__": module})
     if kind is None:
         assert name == "AcceleratorError"
         return RuntimeError(entry["text"])  # as torch said it before 2.8, without a code

@@ -31,7 +31,9 @@ VENDOR = Vendor(
         out_of_memory=(
             "(?:CUBLAS|CUDNN|CUSPARSE|CUSOLVER|CUTENSOR)_STATUS_ALLOC_FAILED|CUFFT_ALLOC_FAILED"
             "|CURAND_STATUS_ALLOCATION_FAILED|CUDNN_STATUS_INTERNAL_ERROR_(?:DEVICE|HOST)_ALLOCATION_FAILED"
+            r"|cupy\.cuda\.memory\.OutOfMemoryError|pycuda\._driver\.MemoryError"
         ),
+        device_lost="NVMLError_GpuIsLost",
         not_initialised="Found no NVIDIA driver|no CUDA-capable device is detected",
     ),
     quirks=(

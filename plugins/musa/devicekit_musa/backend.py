@@ -26,6 +26,7 @@ VENDOR = Vendor(
             "(?:MUBLAS|MUDNN|MUSPARSE|MUSOLVER)_STATUS_ALLOC_FAILED|MUFFT_ALLOC_FAILED"
             "|MURAND_STATUS_ALLOCATION_FAILED"
         ),
+        device_lost="MTMLError_GpuIsLost",
         not_initialised="no MUSA-capable device is detected",
     ),
     quirks=(

@@ -31,9 +31,13 @@ VENDOR = Vendor(
         out_of_memory=(
             "(?:HIPBLAS|CUBLAS|HIPSPARSE|HIPSOLVER)_STATUS_ALLOC_FAILED|HIPFFT_ALLOC_FAILED"
             "|HIPRAND_STATUS_ALLOCATION_FAILED|rocblas_status_memory_error|miopenStatusAllocFailed"
-            "|HSA_STATUS_ERROR_OUT_OF_RESOURCES"
+            r"|HSA_STATUS_ERROR_OUT_OF_RESOURCES|cupy\.cuda\.memory\.OutOfMemoryError"
         ),
-        device_lost="HSA_STATUS_ERROR_(?:MEMORY_FAULT|MEMORY_APERTURE_VIOLATION|ILLEGAL_INSTRUCTION|EXCEPTION)",
+        # The runtime's last words before it ends the process: whoever started it hears them.
+        device_lost=(
+            "HSA_STATUS_ERROR_(?:MEMORY_FAULT|MEMORY_APERTURE_VIOLATION|ILLEGAL_INSTRUCTION|EXCEPTION)"
+            "|(?:Memory access fault|HW Exception) by GPU node-[0-9]+"
+        ),
         # torch's own checks keep CUDA's name in a ROCm build.
         not_initialised=(
             "Found no NVIDIA driver|No CUDA GPUs are available|Torch not compiled with CUDA enabled"

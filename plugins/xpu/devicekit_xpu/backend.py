@@ -18,9 +18,19 @@ _FREE_MEMORY_NOT_TOLD = (
 
 # The Unified Runtime, Level Zero, and the Plugin Interface before them.
 _RESULT = r"\b(?:(?:UR|ZE)_RESULT|PI)_ERROR_"
-_ZE_CODE = (
-    r"(?i:\bTriton Error \[ZE\]: |\b(?:ze|zello?|level[ _-]zero)\w* (?:error|failed)[^\n]{0,100}?[ :=(])"
-)
+_ZE_CODES = {
+    ErrorKind.DEVICE_LOST: (0x70000001, 0x70000006),  # lost, requires a reset
+    ErrorKind.OUT_OF_MEMORY: (0x70000002, 0x70000003),  # of the host, of the device
+    ErrorKind.NOT_INITIALISED: (0x78000001,),
+}
+
+
+def _ze_code(kind: ErrorKind) -> str:
+    """Level Zero's code alone, as some libraries give it: hexadecimal, or decimal as older ones did."""
+    codes = "|".join(f"0x{code:08x}|{code}" for code in _ZE_CODES[kind])
+    heading = r"\bTriton Error \[ZE\]: |\b(?:ze|zello?|level[ _-]zero)\w* (?:error|failed)[^\n]{0,100}?[ :=(]"
+    return rf"(?i:(?:{heading})(?:{codes})\b)"
+
 
 VENDOR = Vendor(
     device_type="xpu",
@@ -31,12 +41,11 @@ VENDOR = Vendor(
     stream_handle="sycl_queue",
     torch_allocator=True,
     errors=ErrorRules(
-        # Some libraries give Level Zero's code alone.
-        device_lost=rf"{_ZE_CODE}0x7000000[14]\b",
-        out_of_memory=rf"\bXPU out of memory\.|{_ZE_CODE}0x7000000[23]\b",
+        device_lost=_ze_code(ErrorKind.DEVICE_LOST),
+        out_of_memory=rf"\bXPU out of memory\.|{_ze_code(ErrorKind.OUT_OF_MEMORY)}",
         not_initialised=(
             "Cannot re-initialize XPU in forked subprocess|Torch not compiled with XPU enabled"
-            rf"|No XPU devices are available|{_ZE_CODE}0x78000001\b"
+            rf"|No XPU devices are available|{_ze_code(ErrorKind.NOT_INITIALISED)}"
         ),
         names={
             ErrorKind.DEVICE_LOST: rf"{_RESULT}(?:DEVICE_LOST|DEVICE_REQUIRES_RESET|UNKNOWN_DEVICE_LOST)\b",
