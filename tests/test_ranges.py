@@ -43,7 +43,7 @@ def parts() -> Iterator[partial[Any]]:
     yield partial(
         engine.EngineConfig, page_size=16, max_running=4, max_batch_tokens=64, memory_fraction=0.9,
         reserve_bytes=0, kv_tokens=64, host_kv_tokens=0, state_snapshots=0, window_kv_tokens=0,
-        conservativeness=1.0, random_seed=0, tensor_parallel=1,
+        conservativeness=1.0, random_seed=0, tensor_parallel=1, max_slowdown=4.0,
     )  # fmt: skip
     yield partial(memory.KVLayout, num_layers=1, num_kv_heads=1, key_dim=1, value_dim=1, dtype=torch.float16)
     yield partial(memory.PageAllocator, num_pages=4)
@@ -59,7 +59,7 @@ def parts() -> Iterator[partial[Any]]:
     )  # fmt: skip
     yield partial(
         scheduling.SchedulerLimits, num_pages=8, page_size=4, max_running=4, max_batch_tokens=64,
-        conservativeness=1.0, window_pages=4, state_snapshots=0,
+        conservativeness=1.0, window_pages=4, state_snapshots=0, max_slowdown=4.0,
     )  # fmt: skip
     yield partial(
         scheduling.ModelLimits, vocab_size=9, max_positions=64, eos_token_ids=frozenset(), window=4,

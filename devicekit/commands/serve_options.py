@@ -150,7 +150,20 @@ def _add_sizes(parser: argparse.ArgumentParser) -> None:
         default=32,
         help="requests that are computed at a time; default: %(default)s",
     )
-    add("--max-batch-tokens", type=int, default=512, help="tokens of a forward pass; default: %(default)s")
+    add(
+        "--max-batch-tokens",
+        type=int,
+        default=512,
+        help="tokens of a forward pass, at most; default: %(default)s",
+    )
+    add(
+        "--max-slowdown",
+        type=float,
+        default=4.0,
+        metavar="TIMES",
+        help="how many times as long as usual running requests may wait for a token while prompts are computed; "
+        "0: as long as that takes; default: %(default)g",
+    )
     add(
         "--memory-fraction",
         type=float,
@@ -276,6 +289,7 @@ def engine_config(options: argparse.Namespace) -> EngineConfig:
         page_size=options.page_size,
         max_running=options.max_running_requests,
         max_batch_tokens=options.max_batch_tokens,
+        max_slowdown=options.max_slowdown or None,
         memory_fraction=options.memory_fraction,
         kv_tokens=options.kv_tokens,
         policy=options.policy,

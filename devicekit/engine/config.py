@@ -23,7 +23,10 @@ class EngineConfig:
 
     page_size: int = 16  # tokens
     max_running: int = 32  # requests with KV
-    max_batch_tokens: int = 512  # tokens per forward pass
+    max_batch_tokens: int = 512  # tokens per forward pass, at most
+    # How many times as long as usual running requests may wait for a token while prompts are computed. Passes are
+    # measured, and take fewer tokens of prompts where needed; None: only ``max_batch_tokens`` bounds it.
+    max_slowdown: float | None = 4.0
     memory_fraction: float = 0.9  # of the memory available once the weights are loaded
     reserve_bytes: int = 0  # kept free for activations and everything else
     kv_tokens: int | None = None  # size of the KV pool; None: as above
@@ -66,6 +69,8 @@ class EngineConfig:
         if self.memory_fraction > 1:
             raise OutOfRange(f"memory_fraction must be at most 1, not {self.memory_fraction}")
         finite("conservativeness", self.conservativeness, least=0)
+        if self.max_slowdown is not None:
+            finite("max_slowdown", self.max_slowdown, above=1)
         if self.invalid_logits not in INVALID_LOGITS:
             raise ConfigurationError(
                 f"invalid_logits must be {' or '.join(INVALID_LOGITS)}, not {shown(self.invalid_logits)}"

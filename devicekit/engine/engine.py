@@ -167,6 +167,7 @@ class Engine(EngineVerbs):
             page_size=config.page_size,
             max_running=config.max_running,
             max_batch_tokens=config.max_batch_tokens,
+            max_slowdown=config.max_slowdown,
             policy=config.policy,
             prefix_caching=config.prefix_caching,
             conservativeness=config.conservativeness,

@@ -18,7 +18,10 @@ class SchedulerLimits:
     num_pages: int
     page_size: int = 16  # tokens
     max_running: int = 64  # requests with KV
-    max_batch_tokens: int = 512  # tokens per forward pass: bounds the time a decode step waits for prompts
+    max_batch_tokens: int = 512  # tokens per forward pass
+    # How many times as long as usual a pass in which requests run may take because of prompts, by what passes are
+    # seen to take; None: prompts may have all that ``max_batch_tokens`` leaves.
+    max_slowdown: float | None = None
     policy: str = "fcfs"
     prefix_caching: bool = True
     conservativeness: float = 1.0  # scales the share of max_new_tokens that admission sets pages aside for
@@ -38,6 +41,8 @@ class SchedulerLimits:
             whole("window_pages", self.window_pages, least=1, most=MOST_IDS)
         whole("state_snapshots", self.state_snapshots)
         finite("conservativeness", self.conservativeness, least=0)
+        if self.max_slowdown is not None:
+            finite("max_slowdown", self.max_slowdown, above=1)
         if self.invalid_logits not in INVALID_LOGITS:
             raise ConfigurationError(
                 f"invalid_logits must be {' or '.join(INVALID_LOGITS)}, not {shown(self.invalid_logits)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from devicekit.scheduling.kv_cache.layers import Chunk
+from devicekit.scheduling.pacing import PromptPace
 from devicekit.scheduling.request import Request
 from devicekit.scheduling.reservation import NewTokenRatio
 from devicekit.scheduling.scoring import positions_at_once
@@ -23,13 +24,24 @@ class Plan:
 
 
 class Planner:
-    """Admits waiting requests and cuts prompts into chunks that fit the token budget."""
+    """Admits waiting requests and cuts prompts into chunks that fit the token budget.
 
-    def __init__(self, state: SchedulerState, ratio: NewTokenRatio, max_batch_tokens: int) -> None:
+    Args:
+        pace: chooses the tokens of prompts beside running requests; default: whatever the budget leaves.
+    """
+
+    def __init__(
+        self,
+        state: SchedulerState,
+        ratio: NewTokenRatio,
+        max_batch_tokens: int,
+        pace: PromptPace | None = None,
+    ) -> None:
         self._state = state
         self._requests = state.requests
         self._kv = state.kv
         self._ratio = ratio
+        self._pace = pace
         self._max_batch_tokens = max_batch_tokens
         self._limit = max_batch_tokens  # smaller for a while after the device ran out of memory
         self._passes = 0  # that succeeded at this limit
@@ -56,11 +68,30 @@ class Planner:
         plan = Plan(len(requests.running.requests), [])
         self._scores_left = self._scores_at_once
         budget = self._limit - plan.decoding
+        now = 0.0
+        if self._pace is not None:
+            now = self._state.clock.now()
+            budget = self._paced(self._pace, plan, budget, now)
         for request in requests.prefilling:
             budget = self._take_chunk(plan, request, budget)
         if budget > 0 and requests.waiting and self._state.gate.admitting:
             self._admit_waiting(plan, budget)
+        if self._pace is not None and plan.decoding:
+            self._pace.planned(now, sum(end - start for _, start, end in plan.chunks))
         return plan
+
+    def rest(self) -> None:
+        """Nothing is planned for now: the time until the next plan is not the last pass's."""
+        if self._pace is not None:
+            self._pace.interrupted()
+
+    @staticmethod
+    def _paced(pace: PromptPace, plan: Plan, budget: int, now: float) -> int:
+        """``budget``, or what running requests can bear of it."""
+        if not plan.decoding:
+            pace.interrupted()
+            return budget
+        return min(budget, pace.tokens(now, max(budget, 0)))
 
     def _admit_waiting(self, plan: Plan, budget: int) -> None:
         requests = self._requests

@@ -29,6 +29,7 @@ from devicekit.scheduling.gate import AdmissionGate
 from devicekit.scheduling.kv_cache import KVCacheManager, build_kv_cache
 from devicekit.scheduling.limits import SchedulerLimits
 from devicekit.scheduling.messages import Blocker, Operation, Step
+from devicekit.scheduling.pacing import PromptPace
 from devicekit.scheduling.participants import Participant, Participants
 from devicekit.scheduling.planning import Plan, Planner
 from devicekit.scheduling.request import (
@@ -117,7 +118,8 @@ class Scheduler:
             coordinator=coordinator,
         )
         self._ratio = NewTokenRatio(limits.conservativeness)
-        self._planner = Planner(self.state, self._ratio, limits.max_batch_tokens)
+        pace = None if limits.max_slowdown is None else PromptPace(limits.max_slowdown)
+        self._planner = Planner(self.state, self._ratio, limits.max_batch_tokens, pace)
         self._builder = BatchBuilder(self.state, limits.max_running, limits.max_batch_tokens)
         self._retraction = Retraction(self.state, self._ratio)
         self._recovery = OutOfMemoryRecovery(device, self.state.releases, coordinator=coordinator)
@@ -230,7 +232,11 @@ class Scheduler:
         if state.gate.continue_at is not None:
             continue_if_due(state)
         self.control.answer()
-        computed = self._forward() if state.gate.may_run else 0
+        if state.gate.may_run:
+            computed = self._forward()
+        else:
+            computed = 0
+            self._planner.rest()
         if not (requests.running.requests or requests):
             self._idle()
         self.control.answer()
@@ -307,6 +313,7 @@ class Scheduler:
 
     def _idle(self) -> None:
         self._ratio.reset()
+        self._planner.rest()
         self.state.kv.tidy()
         if self.state.kv.unbalanced is None and not self.state.kv.at_rest:
             self.audit()

@@ -72,6 +72,7 @@ def test_an_address_that_is_taken_is_one_line(tmp_path: Path, capsys: pytest.Cap
         (["--chat-template", "/nowhere"], "chat template cannot be read"),
         (["--page-size", "0"], "page_size must be a whole number of at least 1"),
         (["--kv-tokens", "0"], "kv_tokens must be a whole number of at least 1"),
+        (["--max-slowdown", "1"], "max_slowdown must be above 1"),
         (["--max-batch-tokens", "0"], "max_batch_tokens must be a whole number of at least 1"),
         (["--max-running-requests", "0"], "max_running must be a whole number of at least 1"),
         (["--host-kv-tokens", "-1"], "host_kv_tokens must be a whole number of at least 0"),

@@ -1,0 +1,78 @@
+"""How many prompt tokens a pass computes beside running requests, by how long passes were seen to take.
+
+A prompt that is computed in large pieces is done sooner, and everybody who runs waits longer for each token
+meanwhile. How much longer depends on the model and the device, so it is measured and not assumed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from statistics import median
+
+_FIRST = 64  # tokens, before anything was measured
+_LEAST = 32  # tokens: prompts go on, however slow they are
+_REMEMBERED = 3  # passes without prompts, whose median one that was held up for other reasons does not move
+_UNTIL_MEASURED = 32  # passes with prompts, after which one without is due
+_AIM = 0.8  # of the time that prompts may take: what is measured scatters
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    began: float  # seconds of the clock
+    tokens: int  # of prompts
+
+
+class PromptPace:
+    """Chooses the prompt tokens of passes in which requests run, so that these wait at most so much longer.
+
+    It follows what it sees from pass to pass, at most halving or doubling: one pass that was held up for another
+    reason does not matter. Times are of the clock of whoever plans, from one plan to the next, which is what
+    running requests wait for a token. Ranks whose clock is one therefore plan alike.
+
+    Args:
+        slowdown: how many times as long as without prompts a pass may take; above 1.
+    """
+
+    def __init__(self, slowdown: float) -> None:
+        self._share = (slowdown - 1) * _AIM  # of a pass without prompts, which those may take beside it
+        self._without: deque[float] = deque(maxlen=_REMEMBERED)  # seconds of such passes
+        self._since = 0  # passes with prompts since the last one
+        self._tokens = _FIRST
+        self._last: _Pass | None = None
+
+    def tokens(self, now: float, most: int) -> int:
+        """Prompt tokens of the pass that is planned now, beside running requests: at most ``most``; may be 0."""
+        self._see(now, most)
+        if self._since >= _UNTIL_MEASURED or (self._since and not self._without):
+            return 0
+        return min(self._tokens, most)
+
+    def planned(self, now: float, tokens: int) -> None:
+        """Note a pass with so many prompt tokens that begins now, in which requests run."""
+        self._last = _Pass(now, tokens)
+
+    def interrupted(self) -> None:
+        """Do not measure the last pass: the next one does not follow it at once, or does nobody hold up."""
+        self._last = None
+
+    def _see(self, now: float, most: int) -> None:
+        last, self._last = self._last, None
+        if last is None:
+            return
+        seconds = now - last.began
+        if not last.tokens:
+            self._without.append(seconds)
+            self._since = 0
+            return
+        self._since += 1
+        if not self._without:
+            return
+        usual = median(self._without)
+        beside, allowed = max(seconds - usual, 0.0), usual * self._share
+        fitting = int(last.tokens * allowed / beside) if beside else most
+        if beside > allowed:
+            if last.tokens >= _LEAST:  # what fewer cost is not theirs
+                self._tokens = max(_LEAST, self._tokens // 2, min(fitting, self._tokens))
+        elif 2 * last.tokens >= self._tokens:  # much fewer say nothing of how many there may be
+            self._tokens = min(max(fitting, self._tokens), 2 * self._tokens, most)
