@@ -232,12 +232,19 @@ def make_rank(
     among: dist.ProcessGroup | None = None,
     checked: bool = True,
     clock: Clock | None = None,
+    max_batch_tokens: int = 32,
+    max_slowdown: float | None = None,
 ) -> Rank:
     device = get_device("cpu")
     group = RankGroup(among, timeout=timeout, heartbeat=HEARTBEAT, clock=clock or SkewedClock(skew, rate))
     runner = HashRunner(device, num_pages=num_pages, page_size=4)
     limits = SchedulerLimits(
-        num_pages=num_pages, page_size=4, max_running=max_running, max_batch_tokens=32, checked=checked
+        num_pages=num_pages,
+        page_size=4,
+        max_running=max_running,
+        max_batch_tokens=max_batch_tokens,
+        max_slowdown=max_slowdown,
+        checked=checked,
     )
     scheduler = Recorded(runner, device, limits, group, policies=policies)
     scheduler.record = record = Record()

@@ -6,10 +6,12 @@ now and then a pass is held up for a reason of its own. The clock is moved by it
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,6 +56,9 @@ class TimedRunner:
     running: int = 0
     passes: list[Seen] = field(default_factory=list)
     limits: ModelLimits = field(default_factory=lambda: ModelLimits(99, 8192, frozenset()))
+
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        yield from ()
 
     def step(self, batch: ForwardBatch) -> StepOutput:
         prompt = len(batch.input_ids) - self.running

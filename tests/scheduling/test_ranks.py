@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from devicekit.scheduling.batch import ForwardBatch, StepOutput
 from devicekit.scheduling.messages import (
     Abort,
     Continue,
@@ -106,6 +107,40 @@ def test_clocks_an_hour_apart_one_racing_and_one_standing_still_expire_the_same(
     assert "Timed out" in first.replies["expires"].message
     assert first.replies["waits"].success
     assert first.finishes["timed"].kind is FinishKind.LENGTH
+
+
+def paced(skews: list[float], rates: list[float]) -> Record:
+    from torch.distributed import get_rank
+
+    who = get_rank()
+    rank = make_rank(
+        skew=skews[who], rate=rates[who], num_pages=600, max_batch_tokens=400, max_slowdown=1.5, checked=False
+    )
+    rank.record.notes["chunks"] = chunks = []
+    step = rank.runner.step
+
+    def noted(batch: ForwardBatch) -> StepOutput:
+        chunks.append(len(batch.input_ids))
+        return step(batch)
+
+    rank.runner.step = noted  # type: ignore[method-assign]
+
+    def script(rank: Rank) -> None:
+        for number in range(3):
+            rank.request(f"runs-{number}", [number + 1, 5], 60)
+        for _ in range(6):
+            rank.scheduler.step()
+        rank.request("long", [1 + number % 90 for number in range(2000)], 2)
+        rank.run("long")
+
+    return rank.play(script)
+
+
+def test_ranks_cut_prompts_alike_by_what_passes_take_though_their_clocks_differ(world: World) -> None:
+    records = world.play(paced, [0.0, 3600.0, -3600.0], [1.0, 1000.0, 0.0])
+    agree(records)
+    cuts = [record.notes["chunks"] for record in records]
+    assert cuts.count(cuts[0]) == len(cuts), cuts
 
 
 def many_that_end_at_once() -> Record:

@@ -154,6 +154,7 @@ class World:
             page_size=make.page_size,
             max_running=make.max_running,
             max_batch_tokens=make.max_batch_tokens,
+            max_slowdown=2.0 if make.policy == "priority" else None,
             policy=make.policy,
             prefix_caching=make.caching,
             conservativeness=make.conservativeness,
