@@ -17,6 +17,8 @@ from bench import (
     dispatch,
     end_to_end,
     engine,
+    http_path,
+    long_context,
     observe,
     pages,
     prefix,
@@ -43,10 +45,12 @@ SUITES: dict[str, Callable[[], list[Row]]] = {
     "residency": residency.run,
     "updates": weight_updates.run,
     "end_to_end": end_to_end.run,
+    "long_context": long_context.run,
+    "http": http_path.run,
     "peers": beside.run,
 }
 # Take minutes, or an environment of their own: only when asked for.
-APART = ("updates", "end_to_end", "peers")
+APART = ("updates", "end_to_end", "long_context", "http", "peers")
 
 
 def main(arguments: list[str] | None = None) -> int:
