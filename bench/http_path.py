@@ -11,7 +11,8 @@ import json
 import socket
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import uvicorn
 
 from bench.harness import Row, Timing, rows_beside, timed_row
 from devicekit.device import get_device
@@ -32,7 +34,7 @@ from devicekit.runners.loading import load_model
 from devicekit.runners.transformers_runner import TransformersRunner
 from devicekit.scheduling.batch import ForwardBatch, StepOutput
 from devicekit.server import ServerSettings, create_app
-from devicekit.server.run import bind, server
+from devicekit.server import run as server_run
 from examples.checkpoints import write_example_checkpoint
 
 _REQUESTS = 100  # of a turn
@@ -113,8 +115,8 @@ class _Side:
 
 
 @contextmanager
-def _served(make: Callable[[Any], Any], argument: object) -> Iterator[_Side]:
-    listening = bind(ServerSettings(port=0))
+def _served(make: Callable[[Any], uvicorn.Server], argument: object) -> Iterator[_Side]:
+    listening = server_run.bind(ServerSettings(port=0))
     here, there = get_context("spawn").Pipe()
     process = get_context("spawn").Process(
         target=_serve, args=(make, argument, listening, there), daemon=True
@@ -130,8 +132,10 @@ def _served(make: Callable[[Any], Any], argument: object) -> Iterator[_Side]:
         listening.close()
 
 
-def _serve(make: Callable[[Any], Any], argument: object, listening: socket.socket, asked: Connection) -> None:
-    app = make(argument)
+def _serve(
+    make: Callable[[Any], uvicorn.Server], argument: object, listening: socket.socket, asked: Connection
+) -> None:
+    server = make(argument)
 
     def tell() -> None:
         asked.send(None)
@@ -140,15 +144,16 @@ def _serve(make: Callable[[Any], Any], argument: object, listening: socket.socke
             asked.send(process_time())
 
     Thread(target=tell, daemon=True).start()
-    server(app).run([listening])
+    with redirect_stdout(StringIO()):
+        server.run([listening])
 
 
-def _ours(path: str) -> object:
+def _ours(path: str) -> uvicorn.Server:
     device = get_device("cpu")
     attention.register()
     directory = ModelDirectory.open(path)
     runner = _Talker(directory, load_model(directory, dtype=None).to(device.torch_device), device)
-    return create_app(Engine(runner, device, EngineConfig(kv_tokens=8192)))
+    return server_run.server(create_app(Engine(runner, device, EngineConfig(kv_tokens=8192))))
 
 
 class _Talker(TransformersRunner):
@@ -158,10 +163,10 @@ class _Talker(TransformersRunner):
         return StepOutput(np.full(len(batch.logits_indices), 5, np.int32))
 
 
-def _bare(pieces: list[bytes]) -> object:
+def _bare(pieces: list[bytes]) -> uvicorn.Server:
     whole, stream = pieces[0], pieces[1:]
 
-    async def app(
+    async def answer(
         scope: _Message,
         receive: Callable[[], Awaitable[_Message]],
         send: Callable[[_Message], Awaitable[None]],
@@ -184,4 +189,4 @@ def _bare(pieces: list[bytes]) -> object:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
-    return app
+    return uvicorn.Server(uvicorn.Config(answer, log_level="error"))

@@ -79,25 +79,16 @@ def _bare_passes(model: Any, prompts: torch.Tensor) -> dict[str, Callable[[], ob
     for part, rows in zip(parts, torch.split(prompts, at_once), strict=True):
         model(input_ids=rows, past_key_values=part, use_cache=True, logits_to_keep=1)
     last = prompts[:, -1:].contiguous()
-    model(input_ids=last, past_key_values=static, use_cache=True)  # which allocates it
-    for number, layer in enumerate(static.layers):
+    for number in range(len(static.layers)):
         keys = torch.cat([part.layers[number].keys for part in parts])
         values = torch.cat([part.layers[number].values for part in parts])
-        layer.keys[:, :, :tokens].copy_(keys)
-        layer.values[:, :, :tokens].copy_(values)
+        static.update(keys, values, number)
         growing.update(keys, values, number)
-    position = tokens
 
-    def with_static() -> None:
-        nonlocal position
-        at = torch.full((requests, 1), position)
-        model(input_ids=last, past_key_values=static, use_cache=True, position_ids=at, cache_position=at[0])
-        position += 1
+    def behind(cache: Any) -> Callable[[], object]:
+        return lambda: model(input_ids=last, past_key_values=cache, use_cache=True)
 
-    def with_growing() -> None:
-        model(input_ids=last, past_key_values=growing, use_cache=True)
-
-    return {"growing cache": with_growing, "static cache": with_static}
+    return {"growing cache": behind(growing), "static cache": behind(static)}
 
 
 def _beside(path: Path) -> list[Row]:
