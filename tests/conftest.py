@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Generator, Iterator
@@ -14,9 +15,17 @@ from hypothesis import settings
 import devicekit
 from devicekit.contract import Manifest
 from devicekit.testing import Simulator
+from tests.programs import SLOW_IMPORTS
 from tests.releases import left_out
 from tests.simulated import requested
 from tools.warm import Warm
+
+gc.disable()  # nothing that is imported for the tests is garbage, and looking for some takes seconds
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # nor will it be later, whenever a test has everything looked through
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -31,20 +40,6 @@ def pytest_runtest_makereport(
     return report
 
 
-SLOW_IMPORTS = (
-    *(
-        "numpy",
-        "torch",
-        "safetensors.torch",
-        "tokenizers",
-        "httpx",
-        "httptools",
-        "jinja2.sandbox",
-        "pydantic",
-    ),
-    *("prometheus_client", "starlette.applications", "uvicorn", "transformers.models.llama.modeling_llama"),
-    *("transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto"),
-)
 # As `drawn_seed`: a change must not be held up by what another one broke.
 settings.register_profile("devicekit", derandomize=not os.environ.get("DRAW"), deadline=None, database=None)
 settings.load_profile("devicekit")

@@ -5,6 +5,24 @@ from __future__ import annotations
 import subprocess
 from types import TracebackType
 
+# What other people wrote and programs of ours import, for processes that others are forked from.
+SLOW_IMPORTS = (
+    "numpy",
+    "torch",
+    "safetensors.torch",
+    "tokenizers",
+    "httpx",
+    "httptools",
+    "jinja2.sandbox",
+    "pydantic",
+    "prometheus_client",
+    "starlette.applications",
+    "uvicorn",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+)
+
 
 class Program(subprocess.Popen[str]):
     """As `subprocess.Popen` with text, but a block that fails is not waited for: the program is killed."""

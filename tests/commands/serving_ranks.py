@@ -20,6 +20,7 @@ import torch.distributed as dist
 
 from devicekit.cli import main
 from devicekit.runners.transformers_runner import TransformersRunner
+from tests.programs import SLOW_IMPORTS
 
 OPTIONS = [
     "--device",
@@ -80,7 +81,7 @@ class Ranks:
         )
         self._context: ForkServerContext = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(
-            ["devicekit.runners.transformers_runner", "devicekit.server.app", __name__]
+            [*SLOW_IMPORTS, "devicekit.runners.transformers_runner", "devicekit.server.app", __name__]
         )
         self.begun = self._context.Event()
         self.processes: list[BaseProcess] = []

@@ -24,6 +24,7 @@ from safetensors.torch import save
 from devicekit.cli import main
 from devicekit.engine import Engine
 from tests.commands.serving_ranks import BOUND, COPIES, OPTIONS, Ranks, address
+from tools.warm import Warm
 
 PROMPT = {"text": "Once upon", "sampling_params": {"max_new_tokens": 16, "temperature": 0}}
 LONG = {
@@ -47,13 +48,13 @@ def alone(*paths: Path) -> list[str]:
 
 
 def test_under_torchrun_two_ranks_serve_what_one_does_and_stop_when_told(
-    checkpoints: tuple[Path, Path],
+    checkpoints: tuple[Path, Path], warm: Warm
 ) -> None:
     first, second = checkpoints
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     roots = ["--allowed-weights-root", str(first.parent)]
     serve = ["-m", "devicekit", "serve", "--model", str(first), "--port", "0", *COPIES, *roots]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHON_EXEC": warm.interpreter}
     with (
         subprocess.Popen(
             [*torchrun, *serve],

@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from devicekit_conformance.judge import Nursery
+from tests.conformance.lending import PROGRAM, Lender
 
 Backend = Callable[[str], str]
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+SUITE = ("--pyargs", "devicekit_conformance", "-p", "no:cacheprovider")
+# Plugins of our own tests, which a vendor need not have; importing them takes most of a short run.
+ONLY_OURS = ("-p", "no:hypothesispytest", "-p", "no:schemathesis")
 
 _HEAD = """
 import dataclasses
@@ -76,22 +80,28 @@ def backend(tmp_path: Path) -> Backend:
 
 
 @pytest.fixture(scope="session")
-def nursery() -> Iterator[Nursery]:
-    with Nursery() as one:
+def nursery() -> Iterator[Lender]:
+    with Lender() as one:
         yield one
 
 
 @pytest.fixture(scope="session")
-def command() -> Command:
-    """Runs a front door in a process of its own, as a user would."""
+def command(nursery: Lender) -> Command:
+    """Runs a front door in a process of its own, as a user would, but for the fork server, which is ``nursery``.
+
+    Those of ``as_a_user`` have one of their own.
+    """
 
     def run(
-        *arguments: str | Path, folder: Path, module: str = "devicekit.cli"
+        *arguments: str | Path, folder: Path, module: str = "devicekit.cli", as_a_user: bool = False
     ) -> subprocess.CompletedProcess[str]:
         telling = ("PYTEST_", "DEVICEKIT_")
         environ = {name: value for name, value in os.environ.items() if not name.startswith(telling)}
+        lent = nursery.descriptor
+        program = ["-m", module] if as_a_user else [PROGRAM, str(lent), module]
         return subprocess.run(
-            [sys.executable, "-m", module, *map(str, arguments)],
+            [sys.executable, *program, *map(str, arguments)],
+            pass_fds=() if as_a_user else (lent,),
             cwd=folder,
             env=environ,
             capture_output=True,

@@ -1,8 +1,7 @@
-"""The two pytest front doors: ``--pyargs`` and a vendor's own class."""
+"""The two pytest front doors: ``--pyargs`` and a vendor's own class. A whole run of it: `test_report`."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,32 +9,22 @@ from pathlib import Path
 import pytest
 
 from devicekit.conformance import BackendConformance
+from tests.conformance.conftest import ONLY_OURS, SUITE
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 RunPytest = Callable[..., tuple[int, str]]
-SUITE = ("--pyargs", "devicekit_conformance", "-p", "no:cacheprovider")
-# Plugins of our own tests, which a vendor need not have; importing them takes most of a short run.
-ONLY_OURS = ("-p", "no:hypothesispytest", "-p", "no:schemathesis")
 
 
 @pytest.fixture(scope="module")
 def run_pytest(command: Command) -> Callable[..., tuple[int, str]]:
     """Runs pytest; returns its exit code and what it printed."""
 
-    def run(*arguments: str, folder: Path) -> tuple[int, str]:
-        done = command("-q", *ONLY_OURS, *arguments, folder=folder, module="pytest")
+    def run(*arguments: str, folder: Path, as_a_user: bool = False) -> tuple[int, str]:
+        whole = ("-q", *ONLY_OURS, *arguments)
+        done = command(*whole, folder=folder, module="pytest", as_a_user=as_a_user)
         return done.returncode, done.stdout + done.stderr
 
     return run
-
-
-def test_the_suite_runs_by_its_package_name(run_pytest: RunPytest, tmp_path: Path) -> None:
-    code, said = run_pytest(
-        *SUITE, "--backend", "cpu", "--profile", "host", "--report", "out", folder=tmp_path
-    )
-    assert code == 0, said
-    assert "CONFORMANT" in said
-    assert json.loads((tmp_path / "out" / "report.json").read_text())["profiles"] == ["core", "host"]
 
 
 def test_a_failed_requirement_is_a_failed_test_without_a_traceback(
@@ -85,9 +74,9 @@ def test_a_vendors_own_backend_option_and_ini_file_are_left_alone(
     (tmp_path / "check_theirs.py").write_text(
         "def test_theirs(request):\n    assert request.config.getoption('--backend') == 'theirs'\n"
     )
-    assert run_pytest(folder=tmp_path)[0] == 0
+    assert run_pytest(folder=tmp_path, as_a_user=True)[0] == 0
     chosen = ("--devicekit-backend=cpu", "--devicekit-profile=streams", "-k", "LOAD-001")
-    code, said = run_pytest(*SUITE, *chosen, folder=tmp_path)
+    code, said = run_pytest(*SUITE, *chosen, folder=tmp_path, as_a_user=True)
     assert code == 6, said  # judged, and not all of it
     assert "1 passed" in said
 

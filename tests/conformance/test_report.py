@@ -16,17 +16,22 @@ from devicekit_conformance.report import Report, results_digest
 from devicekit_conformance.rulebook import rulebook
 from devicekit_conformance.target import UsageError
 from devicekit_conformance.verify import problems_of
+from tests.conformance.conftest import ONLY_OURS, SUITE
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
 def cpu_report(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of reports that a run of every default profile on cpu leaves."""
+    """The folder of reports that a run of every default profile on cpu leaves, through the door of pytest.
+
+    The command's own is tried whole where a vendor does what the page for vendors says.
+    """
     folder = tmp_path_factory.mktemp("cpu")
-    done = command("conformance", "run", "--backend", "cpu", "--report", "out", "--quiet", folder=folder)
+    run = (*SUITE, *ONLY_OURS, "-q", "--backend", "cpu", "--report", "out")
+    done = command(*run, folder=folder, module="pytest", as_a_user=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "CONFORMANT, tier verified" in done.stdout
+    assert "\nCONFORMANT (" in done.stdout
     return folder / "out"
 
 

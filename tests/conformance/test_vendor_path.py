@@ -39,5 +39,5 @@ def test_what_the_page_says_ends_conformant(tmp_path: Path, rest: list[str]) -> 
 
     (listed,) = (text for command, text in said.items() if command == "devicekit list")
     assert "acme" in listed
-    assert "CONFORMANT" in list(said.values())[-1].splitlines()[-1]
+    assert ": CONFORMANT, tier " in list(said.values())[-1].splitlines()[-1]
     assert spent < LIMIT

@@ -42,6 +42,12 @@ def test_modules_and_files_are_run_as_such(warm, tmp_path):
     assert done.stdout == f"__main__ ['{tmp_path / 'program.py'}', 'a']\n"
 
 
+def test_one_file_stands_for_it(warm, tmp_path):
+    command = [warm.interpreter, "-c", "import sys; print('fractions' in sys.modules, sys.argv[1:])", "a b"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "True ['a b']\n"
+
+
 @pytest.mark.parametrize(
     ("code", "status", "said"),
     [

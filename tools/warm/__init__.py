@@ -8,6 +8,7 @@ on the order of imports, on options of the interpreter, or on being stopped or k
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ class Warm:
     """
 
     def __init__(self, folder: Path, imports: Sequence[str], interpreter: str = sys.executable) -> None:
+        self._folder = folder
         self._socket = folder / "warm"
         self._imports = imports
         self._interpreter = interpreter
@@ -38,6 +40,15 @@ class Warm:
         if self._process is None:
             self.start()
         return [self._interpreter, "-S", "-E", str(_HERE / "relay.py"), str(self._socket)]
+
+    @property
+    def interpreter(self) -> str:
+        """The same as one file, for what takes the path of an interpreter."""
+        path = self._folder / "python"
+        if not path.exists():
+            path.write_text(f'#!/bin/sh\nexec {shlex.join(self.python)} "$@"\n', encoding="utf-8")
+            path.chmod(0o755)
+        return str(path)
 
     def start(self, environment: Mapping[str, str] | None = None) -> None:
         """Start now, in an environment of its own."""

@@ -18,6 +18,7 @@ from devicekit.contract.errors import ConfigurationError
 from devicekit.devtools.doctor import Diagnosis, diagnose
 from devicekit.devtools.doctor.children import examine
 from devicekit.devtools.doctor.facts import wrong_setting
+from tools.warm import Warm
 
 Install = Callable[[str, str, str], None]
 
@@ -79,8 +80,13 @@ def install_backend(install: Install, folder: Path, name: str, available: str, s
 
 
 def test_everything_that_is_broken_is_named_and_the_rest_examined_all_the_same(
-    install: Install, tmp_path: Path
+    install: Install, tmp_path: Path, warm: Warm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    python = tmp_path / "python"  # where torch loads no extensions, it may be there already
+    swift = f'[ "$TORCH_DEVICE_BACKEND_AUTOLOAD" = 0 ] && exec {warm.interpreter} "$@"'
+    python.write_text(f'#!/bin/sh\n{swift}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
     install(
         "torch_acme",
         "[torch.backends]\nacme = torch_acme:autoload\n",
@@ -115,6 +121,13 @@ def test_everything_that_is_broken_is_named_and_the_rest_examined_all_the_same(
     assert diagnosis.exit_status == 1
 
 
+@pytest.fixture
+def swift(warm: Warm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Examinations need not import torch each: for where neither that it loads nor what it then does matters."""
+    monkeypatch.setattr(sys, "executable", warm.interpreter)
+
+
+@pytest.mark.usefixtures("swift")
 def test_a_sound_installation_has_no_problems(
     install: Install,
     tmp_path: Path,
@@ -141,6 +154,7 @@ def test_a_sound_installation_has_no_problems(
         assert line in text
 
 
+@pytest.mark.usefixtures("swift")
 @pytest.mark.parametrize("asked", [None, "fresh"])
 def test_a_backend_that_is_used_only_when_asked_for_is_no_fault(
     asked: str | None, install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -188,6 +202,7 @@ def test_a_misspelt_setting_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Did you mean DEVICEKIT_BACKEND" in str(wrong_setting())
 
 
+@pytest.mark.usefixtures("swift")
 def test_a_wrong_setting_is_told_once_and_not_of_every_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEVICEKIT_BACKEND", "npu:one")
     told = [problem.what for problem in diagnose().problems if "npu:one" in problem.what]
@@ -195,6 +210,7 @@ def test_a_wrong_setting_is_told_once_and_not_of_every_backend(monkeypatch: pyte
     assert told[0].startswith("DEVICEKIT_BACKEND: A device is written")
 
 
+@pytest.mark.usefixtures("swift")
 def test_a_release_setting_that_an_engine_would_refuse_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEVICEKIT_RELEASE_FLUSH", "maybe")
     found = diagnose()
