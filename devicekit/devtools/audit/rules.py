@@ -130,14 +130,14 @@ class _Visitor(Walker):
             self.generic_visit(node)
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
-        if self._editor.attribute_of_call(node, self._place):
+        if self._editor.calls.attribute_of_call(node, self._place):
             self._report_module(node, self._names.path(node.value.func, self._place.scope) or "")  # type: ignore[attr-defined]  # a call
             for argument in arguments_of(node.value):
                 self.visit(argument)
         elif (path := self._path(node)) is not None and (rule := words.module_rule(path)) is not None:
-            self._editor.attribute(node, path, self._place)
+            self._editor.calls.attribute(node, path, self._place)
             self._report(node, rule, path)
-        elif words.is_handle(node.attr) and (instead := self._editor.native_handle(node, self._place)):
+        elif words.is_handle(node.attr) and (instead := self._editor.calls.native_handle(node, self._place)):
             self._report(node, "DK001", short(node), instead)
             self.visit(node.value)
         elif words.is_question(node.attr):
@@ -152,14 +152,14 @@ class _Visitor(Walker):
             return
         path = self._names.path(node, self._place.scope)
         if path is not None and path != node.id and (rule := words.module_rule(path)) is not None:
-            self._editor.attribute(node, path, self._place)
+            self._editor.calls.attribute(node, path, self._place)
             self._report(node, rule, path)
         elif words.is_question(node.id):
             self._report(node, "DK004", node.id, flag=self._flag(node))
 
     def visit_Subscript(self, node: ast.Subscript) -> None:
         self._check_variable(node)
-        if self._editor.item_of_call(node, self._place):
+        if self._editor.calls.item_of_call(node, self._place):
             self._report_module(node, self._names.path(node.value.func, self._place.scope) or "")  # type: ignore[attr-defined]  # a call
             for argument in arguments_of(node.value):
                 self.visit(argument)
@@ -197,7 +197,7 @@ class _Visitor(Walker):
 
     def visit_Call(self, node: ast.Call) -> None:
         self._check_variable(node)
-        self._editor.hand_on(node)
+        self._editor.calls.hand_on(node)
         name = node.func.attr if isinstance(node.func, ast.Attribute) else None
         arguments = arguments_of(node)
         literals = any(map(names_device, arguments))
@@ -206,16 +206,16 @@ class _Visitor(Walker):
         ) is not None:
             self._report(node, "DK001", short(node))  # getattr(torch, "cuda") and the like
         elif (path := self._path(node.func)) is not None and words.module_rule(path) == "DK001":
-            self._editor.call(node, path, self._place)
+            self._editor.calls.call(node, path, self._place)
             self._report_module(node, path)
             for argument in arguments:
                 self.visit(argument)
         elif name in words.DEVICES and moves_tensor(node):
-            self._editor.move(node, self._place)
+            self._editor.moves.move(node, self._place)
             self._report(node, "DK003", short(node), changes=OWN_MOVES)
             self.visit(node.func.value)  # type: ignore[attr-defined]  # it has a name, so it is an attribute
         elif name == "to" and literals:
-            self._editor.literals(node, self._place)
+            self._editor.moves.literals(node, self._place)
             self._report(node, "DK003", short(node))
             self.visit(node.func.value)  # type: ignore[attr-defined]
         elif name in ("startswith", "endswith") and literals:
@@ -273,10 +273,10 @@ class _Visitor(Walker):
             return
         if words.is_device(node.value):
             if not self._place.annotation:  # Literal["cuda"]
-                self._editor.literal(node, self._place)
+                self._editor.moves.literal(node, self._place)
             self._report(node, "DK002", repr(node.value))
         elif words.is_collective(node.value):
-            self._editor.collective(node, self._place)
+            self._editor.moves.collective(node, self._place)
             self._report(node, "DK005", repr(node.value))
         elif words.VISIBLE.fullmatch(node.value):
             self._report(node, "DK006", repr(node.value))
@@ -287,7 +287,7 @@ class _Visitor(Walker):
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
         if names_device(node):
-            self._editor.formatted(node, self._place)
+            self._editor.moves.formatted(node, self._place)
             self._report(node, "DK002", short(node))
         for part in node.values:
             if isinstance(part, ast.FormattedValue):

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from devicekit.devtools.audit import words
+from devicekit.devtools.audit.compilers import compiles
 from devicekit.devtools.audit.fixes import Editor
 from devicekit.devtools.audit.marks import Marks
 from devicekit.devtools.audit.names import Names, annotations_of, defaults_of
@@ -80,9 +81,9 @@ class Walker(ast.NodeVisitor):
         with self._at(frozen=True):
             for part in defaults_of(node.args):
                 self.visit(part)
-        compiled = any(self._editor.compiles(one, self._place.scope) for one in node.decorator_list)
+        compiled = any(compiles(one, self._names, self._place.scope) for one in node.decorator_list)
         device = self._editor.device_parameter(node, self._place.scope) or self._place.device
-        self._editor.follow_graphs(node, self._names.scope(node))
+        self._editor.calls.follow_graphs(node, self._names.scope(node))
         with self._at(compiled=self._place.compiled or compiled, **self._of(node.name)):
             for annotation in annotations_of(node.args):
                 self._visit_annotation(annotation)
@@ -95,7 +96,7 @@ class Walker(ast.NodeVisitor):
     def _visit_decorators(self, nodes: Sequence[ast.expr]) -> None:
         """What a decorator is given is evaluated where the definition stands; a compiler's is its own."""
         for one in nodes:
-            with self._at(frozen=self._place.frozen or self._editor.compiles(one, self._place.scope)):
+            with self._at(frozen=self._place.frozen or compiles(one, self._names, self._place.scope)):
                 self.visit(one)
 
     def visit_Lambda(self, node: ast.Lambda) -> None:
@@ -130,7 +131,7 @@ class Walker(ast.NodeVisitor):
     def visit_With(self, node: ast.With | ast.AsyncWith) -> None:
         switched, caught = self._place.switched, self._place.caught
         for item in node.items:
-            self._editor.enter(item.context_expr)
+            self._editor.calls.enter(item.context_expr)
             self.generic_visit(item)
             switched = switched or self._editor.switches(item.context_expr, self._place.scope)
             caught = caught or expects_error(item.context_expr)
