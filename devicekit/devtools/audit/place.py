@@ -12,7 +12,7 @@ class Place:
     """What surrounds an expression."""
 
     scope: Scope
-    runs: bool = False  # in a function or below "if __name__": not while the module is imported
+    runs: bool = False  # in a function that the module does not call itself, or below "if __name__"
     frozen: bool = False  # a decorator, a default or a base class: evaluated once, when a definition is read
     compiled: bool = False  # in a function that a compiler reads
     annotation: bool = False

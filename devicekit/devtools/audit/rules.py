@@ -98,7 +98,7 @@ class _Visitor(Walker):
         if aliases:
             marks = Marks(text, telltale, aliases)
             names = Names(tree, None if outer else marks)
-        super().__init__(path, names, marks, Editor(names, text, tree, marks, device_name))
+        super().__init__(path, tree, names, marks, Editor(names, text, tree, marks, device_name))
         self._findings: list[tuple[Finding, ast.AST]] = []
 
     def result(self) -> Analysis:

@@ -49,7 +49,9 @@ class Texts:
         matched = _PREFIX.match(source)
         # What is filled in stays as it is too: a second run must not do what the first one left.
         filled_in = source[matched.end() :] if matched is not None else ""
-        told = words.telltale(filled_in) is not None or "devicekit." in filled_in
+        named = (one for one in ast.walk(node) if isinstance(one, (ast.Name, ast.Attribute)))
+        vendors = any(words.module_rule(self._names.path(one, place.scope) or "") for one in named)
+        told = vendors or words.telltale(filled_in) is not None or "devicekit." in filled_in
         if place.formatted or matched is None or told:
             return None
         return f"{matched[1]}{matched[2]}{{{here}.torch_device.type}}{source[matched.end() :]}", imports

@@ -6,10 +6,12 @@ import ast
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from devicekit.devtools.audit import words
 from devicekit.devtools.audit.compilers import compiles
+from devicekit.devtools.audit.early import called_on_import
 from devicekit.devtools.audit.fixes import Editor
 from devicekit.devtools.audit.marks import Marks
 from devicekit.devtools.audit.names import Names, annotations_of, defaults_of
@@ -33,7 +35,8 @@ _LEAVES = (ast.expr_context, ast.operator, ast.unaryop, ast.cmpop, ast.boolop)
 class Walker(ast.NodeVisitor):
     """Visits what can hold a finding, outside in, and keeps `_place` as it goes."""
 
-    def __init__(self, path: str, names: Names, marks: Marks, editor: Editor) -> None:
+    def __init__(self, path: str, tree: ast.Module, names: Names, marks: Marks, editor: Editor) -> None:
+        self._tree = tree
         self._names = names
         self._marks = marks
         self._editor = editor
@@ -51,6 +54,10 @@ class Walker(ast.NodeVisitor):
             if self._marks.within(node):
                 self._editor.follow(node, nodes[number + 1 :])
                 self.visit(node)
+
+    @cached_property
+    def _early(self) -> set[ast.AST]:
+        return called_on_import(self._tree)
 
     @contextmanager
     def _at(self, **changed: object) -> Iterator[None]:
@@ -88,7 +95,8 @@ class Walker(ast.NodeVisitor):
             for annotation in annotations_of(node.args):
                 self._visit_annotation(annotation)
             self._visit_annotation(node.returns)
-            with self._at(scope=self._names.scope(node), runs=True, caught=False, device=device):
+            runs = node not in self._early
+            with self._at(scope=self._names.scope(node), runs=runs, caught=False, device=device):
                 self.visit_body(node.body)
 
     visit_AsyncFunctionDef = visit_FunctionDef

@@ -25,6 +25,8 @@ class Machine:
     vendor: str = "cuda"
     devices: int = 2
     current: int = 0
+    opened: bool = False  # whether anything was done with a device, or devicekit asked for one
+    opened_by_import: bool = False
     record: list[tuple[object, ...]] = field(default_factory=list)
 
     def note(self, what: str, *details: object) -> str:
@@ -61,6 +63,7 @@ class Machine:
             except Exception as error:
                 outcome = f"{type(error).__name__}: {error}"
             told.append(None if outcome is None else (outcome, *self.record))
+            self.opened_by_import = self.opened if line is code else self.opened_by_import
         return told
 
     def _builtins(self) -> dict[str, object]:
@@ -139,6 +142,7 @@ class Tensor:
 
 
 def _need(machine: Machine) -> None:
+    machine.opened = True
     if not machine.devices:
         raise NoDevice
 
@@ -295,18 +299,24 @@ class _Device:
 
 
 def _devicekit(machine: Machine) -> ModuleType:
+    def opening(answer: Any) -> Any:
+        machine.opened = True
+        return answer
+
     def device_for(device: object = None) -> _Device:
+        machine.opened = True
         return _Device(machine, _index(machine, device))
 
     def make_current(device: object) -> None:
+        machine.opened = True
         machine.current = _index(machine, device)
 
     return _plain(
         "devicekit",
-        current_device=lambda: _Device(machine, machine.current),
+        current_device=lambda: opening(_Device(machine, machine.current)),
         device_for=device_for,
         make_current=make_current,
-        accelerator_available=lambda: machine.devices > 0,
-        accelerator_count=lambda: machine.devices,
+        accelerator_available=lambda: opening(machine.devices > 0),
+        accelerator_count=lambda: opening(machine.devices),
         on_accelerator=lambda it: (it.device.type if isinstance(it, Tensor) else Named(it).type) != "cpu",
     )

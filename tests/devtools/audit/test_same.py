@@ -48,6 +48,12 @@ MIDDLES = (
     "from os.path import *\n",
     "LATER = None\n",
     "def early(): return {c}.device_count()\nnote('early', early())\nimport string\n",
+    "class Early:\n    def __init__(self): self.own()\n    def own(self): self.device = 'cuda'\nEARLY = Early()\n",
+    "def first(): return second()\ndef second():\n    device = 'cuda'\n    return device\nFIRST = [first()]\n",
+    "def mark(f):\n    note({c}.device_count())\n    return f\n@mark\ndef marked(): {c}.synchronize()\n",
+    "def d(k):\n    def to(f):\n        device = 'cuda'\n        return f\n    return to\n@d(1)\ndef g(): 0\n",
+    "class Late:\n    def __init__(self): self.device = 'cuda'\n    def copy(self): return Late()\n",
+    "def each(i): return {c}.device_count() * i\nnote(list(map(each, [1])))\n",
     "def devicekit(): pass\n",
     "note('module', {c}.is_available())\n",
     "ANY = {c}.is_available()\n",
@@ -144,9 +150,11 @@ def program(draw: random.Random, functions: int) -> str:
     return "".join(parts)
 
 
-def outcomes(code: str, devices: int, current: int, functions: int) -> list[object]:
+def outcomes(code: str, devices: int, current: int, functions: int) -> tuple[list[object], bool]:
+    """What a module and its functions left behind, and whether importing it opened a device."""
     machine = Machine(devices=devices, current=current)
-    return machine.run(code, [f"perform(f{number}, TENSOR, 1)" for number in range(functions)])
+    told = machine.run(code, [f"perform(f{number}, TENSOR, 1)" for number in range(functions)])
+    return told, machine.opened_by_import
 
 
 SEEDS = [drawn_seed("SAME_SEED") * 1000 + one for one in range(64)]
@@ -166,8 +174,9 @@ def test_a_rewritten_program_asks_the_same_of_the_machine(seed: int) -> None:
         rewritten += after != before
         assert fixed(after) == after, f"rewritten again:\n{after}"
         for devices, current in ((2, 0), (2, 1), (0, 0)):
-            was = outcomes(before, devices, current, functions)
-            now = outcomes(after, devices, current, functions)
+            was, opened = outcomes(before, devices, current, functions)
+            now, opens = outcomes(after, devices, current, functions)
+            assert opened or not opens, f"opens a device while it is imported:\n{after}"
             # Where the vendor's module says that there is no device, the old program did not run.
             for old, new in zip(was, now, strict=True):
                 assert old in (None, new), f"on {devices} devices:\n{before}\n-- after:\n{after}"
