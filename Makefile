@@ -141,8 +141,12 @@ hosts: ## test the adapters for other engines against the engines themselves (he
 	@test -n "$$DEEPSPEED_TESTS" || test -d $(HOSTS)/DeepSpeed || git clone --quiet --depth 1 \
 		--branch "v$$($(HOSTS)/bin/python -c 'from importlib.metadata import version; print(version("deepspeed"))')" \
 		https://github.com/deepspeedai/DeepSpeed $(HOSTS)/DeepSpeed || echo "DeepSpeed's tests were not fetched: not run"
+	@test -n "$$NANO_VLLM" || test -d $(HOSTS)/nano-vllm || git clone --quiet --depth 1 \
+		https://github.com/GeeeekExplorer/nano-vllm $(HOSTS)/nano-vllm || echo "nano-vllm was not fetched: not run"
 	@export DEEPSPEED_TESTS="$${DEEPSPEED_TESTS:-$$(ls -d $(HOSTS)/DeepSpeed/tests 2>/dev/null)}"; \
-		test -n "$$DEEPSPEED_TESTS" || unset DEEPSPEED_TESTS; $(HOSTS)/bin/python -m pytest tests/hosts
+		export NANO_VLLM="$${NANO_VLLM:-$$(ls -d $(HOSTS)/nano-vllm 2>/dev/null)}"; \
+		test -n "$$DEEPSPEED_TESTS" || unset DEEPSPEED_TESTS; test -n "$$NANO_VLLM" || unset NANO_VLLM; \
+		$(HOSTS)/bin/python -m pytest tests/hosts
 	@$(HOSTS)/bin/python -m tools.host_calls --record
 
 clean: ## remove the virtual environment and every cache
