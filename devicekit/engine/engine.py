@@ -308,7 +308,6 @@ class Engine(EngineVerbs):
                     priority=priority,
                     timeout=timeout,
                     stream=stream,
-                    group=base,
                 )
                 generations.append(self._add(request))
         except BaseException:
@@ -317,7 +316,7 @@ class Engine(EngineVerbs):
         return generations
 
     def _add(self, request: Request) -> Generation:
-        wrong = type_problems(request, "id", "priority", "timeout", "stream", "group")
+        wrong = type_problems(request, "id", "priority", "timeout", "stream")
         if request.params is not self._last_params:
             wrong += type_problems(request.params)
         if wrong:

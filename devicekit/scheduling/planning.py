@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from devicekit.scheduling.begun_prompts import BegunPrompts
 from devicekit.scheduling.kv_cache.layers import Chunk
 from devicekit.scheduling.pacing import PromptPace
 from devicekit.scheduling.request import Request
@@ -11,6 +12,8 @@ from devicekit.scheduling.reservation import NewTokenRatio
 from devicekit.scheduling.scoring import positions_at_once
 from devicekit.scheduling.state import SchedulerState
 
+# Later ones may start before a request that waits for another to compute what they share; so many at most.
+MOST_AHEAD = 64
 # A pass that fails costs a synchronisation and two attempts: this many good ones make up for it.
 _PASSES_BEFORE_GROWTH = 32
 
@@ -45,6 +48,7 @@ class Planner:
         self._max_batch_tokens = max_batch_tokens
         self._limit = max_batch_tokens  # smaller for a while after the device ran out of memory
         self._passes = 0  # that succeeded at this limit
+        self._starts = 0  # of requests, so far
         self._scores_at_once = self._scores_left = positions_at_once(state.runner.limits.vocab_size)
 
     def halve(self, tokens: int) -> int:
@@ -97,22 +101,30 @@ class Planner:
         requests = self._requests
         if not self._kv.may_start:
             return
-        requests.waiting.arrange()
+        waiting = requests.waiting
+        waiting.arrange()
         remaining = requests.running.remaining_tokens
-        for begun in requests.prefilling:
-            remaining += begun.max_total_tokens - begun.total
-        while budget > 0 and (request := requests.waiting.first()) is not None:
+        for one in requests.prefilling:
+            remaining += one.max_total_tokens - one.total
+        begun: BegunPrompts | None = None
+        if self._kv.prefix is not None and (len(waiting) > 1 or requests.prefilling):
+            begun = BegunPrompts(requests.prefilling, self._kv.page_size, self._kv.cached_tokens)
+        set_aside: list[Request] = []
+        while budget > 0 and (request := waiting.first()) is not None:
+            if begun is not None and begun.must_wait(request, requests.namespace(request), self._starts):
+                if request.waits is not None and self._starts - request.waits.first >= MOST_AHEAD:
+                    break
+                waiting.remove(request)
+                set_aside.append(request)
+                continue
             remaining += request.max_total_tokens - request.total
-            if request.group is not None and self._is_being_computed(request.group):
-                return
             if not self._admit(request, remaining):
-                return
+                break
             budget = self._take_chunk(plan, request, budget)
-
-    def _is_being_computed(self, group: str) -> bool:
-        """Whether a request of the group computes their prompt now: the others will share it."""
-        prefilling = self._requests.prefilling
-        return self._kv.prefix is not None and any(one.group == group for one in prefilling)
+            if begun is not None:
+                begun.add(request)
+        for request in set_aside:
+            waiting.add(request)
 
     def _take_chunk(self, plan: Plan, request: Request, budget: int) -> int:
         start = request.computed
@@ -147,4 +159,6 @@ class Planner:
         if not kv.allocate(request, requests.namespace(request), spare):
             return False
         requests.start(request)
+        self._starts += 1
+        request.begun, request.waits = self._starts, None
         return True

@@ -193,6 +193,15 @@ class TokenLogprob(NamedTuple):
     picked: tuple[tuple[int, float], ...] = ()
 
 
+@dataclass(slots=True)
+class WaitsForPrompt:
+    """How long a request has waited for prompts that are being computed, counted in starts of requests."""
+
+    first: int  # starts there had been when it began to wait
+    last: int  # and when more of it was last found cached
+    cached: int  # tokens that were, then
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """One sequence to complete.
@@ -204,7 +213,6 @@ class Request:
         timeout: seconds after arrival at which the request is aborted.
         stream: report tokens as they come, not only at the end.
         namespace: prompts share cached prefixes only within a namespace (tenant, adapter).
-        group: requests of one group have one prompt; where prefixes are cached it is computed once for all.
     """
 
     id: str
@@ -214,11 +222,12 @@ class Request:
     timeout: float | None = None
     stream: bool = False
     namespace: Hashable = None
-    group: str | None = None
 
     # Kept by the scheduler.
     checked: object = field(default=None, repr=False)  # the mark of whoever found nothing wrong with it
     arrival: int = 0  # order of arrival
+    begun: int = 0  # order of starts
+    waits: WaitsForPrompt | None = None  # for another that computes what they share
     arrived: float | None = None  # the clock's seconds, as the following
     started: float | None = None  # first computed
     answered: float | None = None  # first token

@@ -47,7 +47,6 @@ class SequenceSpec:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     priority: int = 0
     namespace: str | None = None  # within which cached prefixes are shared
-    group: str | None = None  # of sequences with one prompt, which is then computed once
 
 
 def namespace_of(extra_key: str | None, cache_salt: str | None) -> str | None:
@@ -94,7 +93,6 @@ class Group:
                 priority=one.priority,
                 stream=stream,
                 namespace=one.namespace,
-                group=one.group,
             )
             for one in sequences
         ]
@@ -164,7 +162,6 @@ def several(sequence: SequenceSpec, count: int) -> list[SequenceSpec]:
             sequence,
             id=f"{sequence.id}_{index}",
             params=dataclasses.replace(sequence.params, seed=None if seed is None else seed + index),
-            group=sequence.id,
         )
         for index in range(count)
     ]

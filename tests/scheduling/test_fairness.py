@@ -21,13 +21,23 @@ from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits
 PRIORITIES = (0, 1)
 HEAD_START = 24  # instead of the real one, which would take ten times as many requests to see
 BACKLOG = 6 * HEAD_START
-# How many later arrivals may be admitted while a request waits: the policy's head start.
-BOUNDS = {"fcfs": 0, "priority": HEAD_START * (PRIORITIES[-1] - PRIORITIES[0]), "longest_prefix": HEAD_START}
+RUNNING = 12
+AHEAD = 4  # that may start before one that waits for a prompt it shares, and as many as run in the last round
+# How many later arrivals may be admitted while a request waits: the policy's head start, and those.
+BOUNDS = {
+    policy: bound + AHEAD + RUNNING
+    for policy, bound in {
+        "fcfs": 0,
+        "priority": HEAD_START * (PRIORITIES[-1] - PRIORITIES[0]),
+        "longest_prefix": HEAD_START,
+    }.items()
+}
 
 
 @pytest.fixture(autouse=True)
 def _short_head_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("devicekit.scheduling.waiting.HEAD_START", HEAD_START)
+    monkeypatch.setattr("devicekit.scheduling.planning.MOST_AHEAD", AHEAD)
 
 
 class MixingRunner:
@@ -64,7 +74,7 @@ class Load:
         limits = SchedulerLimits(
             num_pages=40,
             page_size=4,
-            max_running=12,
+            max_running=RUNNING,
             max_batch_tokens=24,
             policy=policy,
             conservativeness=0.05,
@@ -94,7 +104,6 @@ class Load:
                     params,
                     priority=self.rng.choice(PRIORITIES),
                     stream=self.rng.random() < 0.3,
-                    group=f"g{self.made // 4}" if self.made % 8 < 4 else None,
                 )
             )
 

@@ -15,7 +15,6 @@ from devicekit.scheduling.request import Request, SamplingParams
 from devicekit.scheduling.scheduler import Scheduler, SchedulerLimits
 from devicekit.scheduling.waiting import HEAD_START, POLICIES, WaitingQueue
 from tests.hash_runner import HashRunner
-from tests.scheduling.rig import make_rig
 from tests.seeds import drawn_seed
 
 SEED = drawn_seed("DEVICEKIT_WAITING_SEED")
@@ -258,17 +257,3 @@ def test_requests_start_in_the_order_of_the_rules(
         with monkeypatch.context() as patch:
             patch.setattr("devicekit.scheduling.scheduler.WaitingQueue", NaiveQueue)
             assert played == _play(device, policy, seed)
-
-
-@pytest.mark.parametrize("caching", [True, False])
-def test_those_of_a_group_wait_for_the_first_to_compute_what_they_share(device, caching: bool) -> None:
-    """Where prefixes are cached; elsewhere each has to compute it anyway."""
-    rig = make_rig(device, prefix_caching=caching, max_batch_tokens=16)
-    prompt = range(1, 25)  # two passes
-    ids = [rig.add(prompt, group="g") for _ in range(3)]
-    alone = rig.add([7, 8, 9])
-    rig.run()
-    cached = [rig.last[one].cached_tokens for one in ids]
-    assert cached == ([0, 20, 20] if caching else [0, 0, 0])
-    assert len({tuple(rig.outputs[one]) for one in ids}) == 1
-    assert rig.outputs[alone]

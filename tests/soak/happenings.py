@@ -43,7 +43,6 @@ def requests_come(world: World, draw: Draw) -> bool:
     if len(world.state.requests) > 14:
         return False
     stem, samples = draw.pick(STEMS), draw.number(0, 3) == 0
-    group = f"g{world.asked}" if samples else None
     more, count, stream = draw.number(0, 9), draw.number(1, 4), draw.number(0, 1) == 1
     timeout = draw.pick((None, None, None, 2.0, 20.0))
     params = _params(draw, samples)
@@ -63,7 +62,6 @@ def requests_come(world: World, draw: Draw) -> bool:
                 timeout=timeout,
                 stream=stream,
                 namespace=draw.pick((None, None, "tenant")) if not samples else None,
-                group=group,
             ),
             sound=len(prompt) < room,
             post=draw.number(0, 1) == 1,
