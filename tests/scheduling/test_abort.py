@@ -16,7 +16,7 @@ def crowd(new_rig: MakeRig) -> Rig:
     """Requests that run, one in the middle of its prompt, and some that wait."""
     rig = new_rig(max_running=3, max_batch_tokens=16)
     for identity, length in (("a-1", 4), ("a-2", 4), ("a", 60), ("b-1", 4), ("b-2", 4)):
-        rig.add(range(1, length + 1), 20, id=identity)
+        rig.add(range(length, 2 * length), 20, id=identity)
     rig.step(2)
     state = rig.scheduler.state
     assert (len(state.running), len(state.prefilling), len(state.waiting)) == (2, 1, 2)

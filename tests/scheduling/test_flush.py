@@ -76,8 +76,8 @@ def test_a_busy_scheduler_refuses_at_once_with_its_blockers_and_changes_nothing(
 
 def test_waiting_requests_block_a_flush_unless_paused(new_rig: MakeRig) -> None:
     rig = new_rig(max_running=2)
-    for _ in range(3):
-        rig.add(range(1, 9), 4)
+    for number in range(3):
+        rig.add(range(number, number + 8), 4)
     rig.step()
     assert Blocker("waiting", 1) in rig.do(Flush("busy"), FlushReply).blockers
     rig.do(Pause("p", PauseMode.RETRACT), PauseReply)

@@ -54,10 +54,9 @@ def scheduler(runner: HungryRunner, sim_device: Device) -> Scheduler:
     return Scheduler(runner, sim_device, SchedulerLimits(num_pages=200, max_batch_tokens=200))
 
 
-def request(name: str, size: int, tokens: int = 4) -> Request:
-    return Request(
-        name, prompt_array(range(1, size + 1)), SamplingParams(max_new_tokens=tokens, temperature=0.0)
-    )
+def request(name: str, size: int, tokens: int = 4, first: int = 1) -> Request:
+    prompt = prompt_array([first, *range(2, size + 1)])
+    return Request(name, prompt, SamplingParams(max_new_tokens=tokens, temperature=0.0))
 
 
 def finish(scheduler: Scheduler) -> dict[str, Output]:
@@ -86,7 +85,7 @@ def test_a_batch_that_is_too_large_for_the_device_is_split(
     scheduler: Scheduler, runner: HungryRunner
 ) -> None:
     for number in range(4):
-        scheduler.add(request(f"r{number}", 30))
+        scheduler.add(request(f"r{number}", 30, first=40 + number))
     done = finish(scheduler)
     assert runner.passes[:3] == [120, 120, 60]
     assert max(runner.passes[2:]) == 60
