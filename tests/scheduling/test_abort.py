@@ -28,7 +28,7 @@ def test_by_id_ends_that_one_only(crowd: Rig) -> None:
     assert set(crowd.finishes) == {"a"}
     crowd.run()
     crowd.check()
-    assert crowd.outputs["a-1"] == expected(range(1, 5), 20, crowd.salt)
+    assert crowd.outputs["a-1"] == expected(range(4, 8), 20, crowd.salt)
 
 
 def test_by_prefix_ends_all_that_start_with_it(crowd: Rig) -> None:
