@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import random
 import subprocess
-import sys
 
 import pytest
 
 from devicekit.contract import HOOKS
 from tests.seeds import drawn_seed
+from tools.warm import Warm
 
 _SEED = drawn_seed("FAULT_MODEL_SEED")
 # The simulated machine lives in one process, so that faults of its shared events are written by hand.
@@ -31,19 +31,18 @@ print(json.dumps(found))
 """
 
 
-def _run(script: str, *arguments: str) -> dict[str, list[str]]:
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=600, check=False
-    )
+def _run(warm: Warm, script: str, *arguments: str) -> dict[str, list[str]]:
+    command = [*warm.python, "-c", script, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     found: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
 @pytest.fixture(scope="module")
-def model() -> dict[str, list[str]]:
+def model(warm: Warm) -> dict[str, list[str]]:
     """Family, hook and broken sentence of every derived fault, by name."""
-    return _run(_LIST)
+    return _run(warm, _LIST)
 
 
 def test_every_hook_has_faults_of_several_families(model: dict[str, list[str]]) -> None:
@@ -59,7 +58,7 @@ def test_every_fault_says_what_it_breaks(model: dict[str, list[str]]) -> None:
 
 @pytest.mark.parametrize("count", [3, pytest.param(None, marks=pytest.mark.thorough)])
 def test_a_sample_of_the_faults_is_caught_by_a_sentence(
-    model: dict[str, list[str]], count: int | None
+    model: dict[str, list[str]], count: int | None, warm: Warm
 ) -> None:
     """One of each of ``count`` families, or of each family; `make kill-matrix` judges all."""
     print(f"FAULT_MODEL_SEED={_SEED}")
@@ -69,7 +68,7 @@ def test_a_sample_of_the_faults_is_caught_by_a_sentence(
         source.choice([name for name, (own, hook, _) in model.items() if own == family and hook])
         for family in source.sample(families, count or len(families))
     ]
-    found = _run(_SCRIPT, *chosen)
+    found = _run(warm, _SCRIPT, *chosen)
     assert not {name: one for name, one in found.items() if one[0] != "fail" or len(one[2]) < 10}
 
 
@@ -98,7 +97,7 @@ _KINDS = (
 
 @pytest.mark.parametrize("count", [3, pytest.param(None, marks=pytest.mark.thorough)])
 def test_faults_at_edges_and_around_captures_are_caught(
-    model: dict[str, list[str]], count: int | None
+    model: dict[str, list[str]], count: int | None, warm: Warm
 ) -> None:
     """One of each of ``count`` kinds, or all of every kind."""
     print(f"FAULT_MODEL_SEED={_SEED}")
@@ -109,5 +108,5 @@ def test_faults_at_edges_and_around_captures_are_caught(
         chosen = [name for names in by_kind.values() for name in names]
     else:
         chosen = [source.choice(by_kind[kind]) for kind in source.sample(_KINDS, count)]
-    found = _run(_SCRIPT, *chosen)
+    found = _run(warm, _SCRIPT, *chosen)
     assert not {name: one for name, one in found.items() if one[0] != "fail" or len(one[2]) < 10}

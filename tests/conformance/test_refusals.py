@@ -9,26 +9,28 @@ from pathlib import Path
 
 import pytest
 
+from tools.warm import Warm
+
 _FREEDOMS = "devicekit_conformance.selftest.freedoms"
 _FAULT = "devicekit_conformance.selftest.model:a_plain_answer_is_wrong__device_count__one_more"
 
 
-def _refusals(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "devicekit_conformance.selftest.refusals", *arguments]
+def _refusals(warm: Warm, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [*warm.python, "-m", "devicekit_conformance.selftest.refusals", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
-def test_a_freedom_is_judged_and_not_judged_again(tmp_path: Path) -> None:
+def test_a_freedom_is_judged_and_not_judged_again(tmp_path: Path, warm: Warm) -> None:
     kept = tmp_path / "kept.json"
-    first = _refusals("tuples", "--only", "DK-CORE-00", "--json", str(kept))
+    first = _refusals(warm, "tuples", "--only", "DK-CORE-00", "--json", str(kept))
     assert first.returncode == 0, first.stdout + first.stderr
     assert json.loads(kept.read_text()) == {f"{_FREEDOMS}:tuples": []}
-    second = _refusals("tuples", "--only", "DK-CORE-00", "--json", str(kept))
+    second = _refusals(warm, "tuples", "--only", "DK-CORE-00", "--json", str(kept))
     assert second.stdout.splitlines() == ["1 of 1 honest backends were not refused"]
 
 
-def test_every_refusal_is_told_and_not_the_first_alone() -> None:
-    done = _refusals("--backend", _FAULT, "--only", "DK-CORE-00", "DK-EACH-101")
+def test_every_refusal_is_told_and_not_the_first_alone(warm: Warm) -> None:
+    done = _refusals(warm, "--backend", _FAULT, "--only", "DK-CORE-00", "DK-EACH-101")
     assert done.returncode == 1, done.stdout + done.stderr
     refused = [line.split()[:2] for line in done.stdout.splitlines() if line.startswith("  ")]
     assert len([status for _, status in refused if status == "fail:"]) > 1, done.stdout

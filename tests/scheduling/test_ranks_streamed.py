@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +16,7 @@ from tests.hash_runner import expected, make_weights, salt_of
 from tests.scheduling.processes import World, Worlds
 from tests.scheduling.ranked_world import Rank, Record, agree, make_rank
 from tests.weights.test_streamed import ALL, NEW, SENDER, Streamer
+from tools.warm import Warm
 
 LAST, A = make_weights(6), list(range(1, 20))
 WHOLE = f"buffer {ALL} none"
@@ -28,8 +28,8 @@ def world(worlds: Worlds) -> World:
 
 
 @pytest.fixture(scope="module")
-def processes() -> Iterator[list[subprocess.Popen[str]]]:
-    command = [sys.executable, "-c", SENDER]
+def processes(warm: Warm) -> Iterator[list[subprocess.Popen[str]]]:
+    command = [*warm.python, "-c", SENDER]
     with ExitStack() as stack:
         both = [
             stack.enter_context(

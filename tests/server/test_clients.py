@@ -7,7 +7,6 @@ import os
 import pickle
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from safetensors.torch import load_file, save
 
 from tests.programs import Program
 from tests.server.conftest import LONG, Models, Serve, Server
+from tools.warm import Warm
 
 _PAUSE = threading.Event().wait  # between two tries; a client's own patience, not a test's
 
@@ -167,12 +167,14 @@ sys.stdin.readline()
 
 
 @pytest.mark.parametrize("as_text", [False, True], ids=["slime", "a port in words, as AReaL's"])
-def test_weights_are_broadcast_over_a_process_group(server: Server, models: Models, as_text: bool) -> None:
+def test_weights_are_broadcast_over_a_process_group(
+    server: Server, models: Models, as_text: bool, warm: Warm
+) -> None:
     slime = Slime(server.url)
     file = models.b / "model.safetensors"
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-c", TRAINER, str(port), str(file)]
+    command = [*warm.python, "-c", TRAINER, str(port), str(file)]
     with (
         ThreadPoolExecutor(2) as pool,
         Program(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as trainer,
@@ -464,14 +466,14 @@ def trusting(serve: Serve) -> Iterator[Server]:
     [("named", None), ("named", "direct"), ("per rank", None), ("flattened_bucket", "flattened_bucket")],
 )
 def test_trainers_that_share_tensors_by_pickle_are_understood_if_allowed(
-    trusting: Server, models: Models, kind: str, load_format: str | None
+    trusting: Server, models: Models, kind: str, load_format: str | None, warm: Warm
 ) -> None:
     slime = Slime(trusting.url)
     slime.post("update_weights_from_disk", {"model_path": str(models.b)})
     expected = _greedy(trusting)
     slime.post("update_weights_from_disk", {"model_path": str(models.a)})
     assert _greedy(trusting) != expected
-    command = [sys.executable, "-c", SHARING, str(models.b / "model.safetensors"), kind]
+    command = [*warm.python, "-c", SHARING, str(models.b / "model.safetensors"), kind]
     with Program(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as trainer:
         assert trainer.stdin is not None
         assert trainer.stdout is not None

@@ -6,9 +6,9 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import httpx
@@ -16,6 +16,7 @@ import pytest
 
 from tests.programs import Program
 from tests.server.conftest import Models, Serve, Server
+from tools.warm import Warm
 
 # A trainer that shares every weight, tells the handles, and keeps them until it is told to end.
 BY_HANDLE = """
@@ -66,13 +67,21 @@ calling.join()
 """
 
 
-@contextmanager
-def trainer(source: str, *arguments: str) -> Iterator[Program]:
-    command = [sys.executable, "-c", source, *arguments]
-    with Program(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        yield process
+Train = Callable[..., AbstractContextManager[Program]]
+
+
+@pytest.fixture
+def trainer(warm: Warm) -> Train:
+    @contextmanager
+    def start(source: str, *arguments: str, to_be_killed: bool = False) -> Iterator[Program]:
+        python = [sys.executable] if to_be_killed else warm.python  # whose relay ends before it does
+        command = [*python, "-c", source, *arguments]
+        with Program(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            yield process
+
+    return start
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +116,7 @@ def _file(models: Models) -> str:
 
 
 def test_a_trainer_shares_its_weights_by_handles_in_json(
-    server: Server, models: Models, expected: list[int]
+    server: Server, models: Models, expected: list[int], trainer: Train
 ) -> None:
     with trainer(BY_HANDLE, _file(models)) as process:
         handles = json.loads(process.stdout.readline())
@@ -120,7 +129,7 @@ def test_a_trainer_shares_its_weights_by_handles_in_json(
 
 
 def test_a_trainer_that_was_killed_shares_nothing_any_more_and_nothing_is_written(
-    server: Server, models: Models
+    server: Server, models: Models, trainer: Train
 ) -> None:
     before = _greedy(server)
     with trainer(BY_HANDLE, _file(models)) as process:
@@ -134,7 +143,7 @@ def test_a_trainer_that_was_killed_shares_nothing_any_more_and_nothing_is_writte
 
 
 def test_checkpoint_engines_stream_replaces_the_weights(
-    server: Server, models: Models, expected: list[int], tmp_path: Path
+    server: Server, models: Models, expected: list[int], tmp_path: Path, trainer: Train
 ) -> None:
     with trainer(STREAMED, _file(models), server.url, f"ipc://{tmp_path}/s") as process:
         output, _ = process.communicate("\n" * 100, timeout=60)
@@ -144,10 +153,11 @@ def test_checkpoint_engines_stream_replaces_the_weights(
 
 
 def test_a_trainer_killed_in_mid_stream_leaves_what_it_was_acknowledged_and_a_server_that_serves(
-    server: Server, models: Models, expected: list[int], tmp_path: Path
+    server: Server, models: Models, expected: list[int], tmp_path: Path, trainer: Train
 ) -> None:
     with ThreadPoolExecutor(1) as pool:
-        with trainer(STREAMED, _file(models), server.url, f"ipc://{tmp_path}/s") as process:
+        arguments = (_file(models), server.url, f"ipc://{tmp_path}/s")
+        with trainer(STREAMED, *arguments, to_be_killed=True) as process:
             assert process.stdout.readline() == "acknowledged 0\n"
             waiting = pool.submit(server.generate)
             for count in (1, 2, 3):
@@ -193,7 +203,7 @@ def test_streams_are_pickles_and_are_refused_unless_allowed(shared: Server) -> N
 
 
 def test_a_client_that_leaves_in_mid_stream_does_not_end_the_update(
-    server: Server, models: Models, expected: list[int], tmp_path: Path
+    server: Server, models: Models, expected: list[int], tmp_path: Path, trainer: Train
 ) -> None:
     """Who asked for it and who sends it are two: the update is answered for by its stream alone."""
     address = f"ipc://{tmp_path}/s"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 
 import pytest
 
@@ -22,7 +21,9 @@ from devicekit.weights.operations import (
     UpdateWeightsFromDistributed,
 )
 from tests.hash_runner import expected, make_weights, salt_of
+from tests.programs import Program
 from tests.scheduling.rig import Rig
+from tools.warm import Warm
 
 NEW = make_weights(5)
 DESCRIPTION = {
@@ -77,23 +78,22 @@ class Trainer:
         return self.process.stdout.readline().strip()
 
 
-@contextmanager
-def trainer(code: str, port: int | None = None) -> Iterator[Trainer]:
-    port = port or free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-c", TRAINER + textwrap.dedent(code), str(port)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield Trainer(process, port)
-    finally:
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
+Train = Callable[..., AbstractContextManager[Trainer]]
+
+
+@pytest.fixture
+def trainer(warm: Warm) -> Train:
+    @contextmanager
+    def start(code: str, port: int | None = None) -> Iterator[Trainer]:
+        port = port or free_port()
+        command = [*warm.python, "-c", TRAINER + textwrap.dedent(code), str(port)]
+        with Program(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            try:
+                yield Trainer(process, port)
+            finally:
+                process.kill()
+
+    return start
 
 
 def until_answered(rig: Rig, identity: str, seconds: float = 240.0) -> Reply:
@@ -117,7 +117,9 @@ def join(rig: Rig, other: Trainer) -> GroupReply:
 
 
 @pytest.mark.thorough
-def test_a_join_that_was_withdrawn_is_answered_and_leaves_the_group_to_the_next(rig: Rig) -> None:
+def test_a_join_that_was_withdrawn_is_answered_and_leaves_the_group_to_the_next(
+    rig: Rig, trainer: Train
+) -> None:
     """The first one's time is not up, and the trainer comes where it was looked for."""
     port = free_port()
     rig.post(InitUpdateGroup("first", "127.0.0.1", port, world_size=2, timeout=60.0))
@@ -138,7 +140,7 @@ def test_a_join_that_was_withdrawn_is_answered_and_leaves_the_group_to_the_next(
         assert rig.do(DestroyUpdateGroup("d"), GroupReply).success
 
 
-def test_a_broadcast_replaces_the_weights_and_requests_go_on_while_joining(rig: Rig) -> None:
+def test_a_broadcast_replaces_the_weights_and_requests_go_on_while_joining(rig: Rig, trainer: Train) -> None:
     before = rig.salt
     with trainer(BROADCAST) as other:
         request = rig.add([1, 2, 3], 12)
@@ -161,7 +163,7 @@ def test_a_broadcast_replaces_the_weights_and_requests_go_on_while_joining(rig: 
         assert rig.do(DestroyUpdateGroup("d2"), GroupReply).refusal is Refusal.CONFLICT
 
 
-def test_one_flat_bucket_in_one_broadcast(rig: Rig) -> None:
+def test_one_flat_bucket_in_one_broadcast(rig: Rig, trainer: Train) -> None:
     flat = """
     told()
     dist.broadcast(torch.cat([one.reshape(-1).view(torch.uint8) for one in weights.values()]), 0, group)
@@ -175,7 +177,9 @@ def test_one_flat_bucket_in_one_broadcast(rig: Rig) -> None:
         assert rig.salt == salt_of(NEW)
 
 
-def test_what_does_not_fit_is_received_and_then_refused_so_that_the_trainer_does_not_hang(rig: Rig) -> None:
+def test_what_does_not_fit_is_received_and_then_refused_so_that_the_trainer_does_not_hang(
+    rig: Rig, trainer: Train
+) -> None:
     before = rig.snapshot()
     with trainer(BROADCAST) as other:
         join(rig, other)
@@ -190,7 +194,7 @@ def test_what_does_not_fit_is_received_and_then_refused_so_that_the_trainer_does
     assert rig.snapshot() == before
 
 
-def test_a_trainer_that_dies_is_an_answer_and_not_a_hang(rig: Rig) -> None:
+def test_a_trainer_that_dies_is_an_answer_and_not_a_hang(rig: Rig, trainer: Train) -> None:
     before = rig.snapshot()
     with trainer(BROADCAST) as other:
         join(rig, other)
@@ -207,7 +211,7 @@ def test_a_trainer_that_dies_is_an_answer_and_not_a_hang(rig: Rig) -> None:
     assert rig.outputs[request] == expected([1, 2, 3], 5, rig.salt)
 
 
-def test_a_trainer_that_never_sends_is_given_up_in_the_end(rig: Rig) -> None:
+def test_a_trainer_that_never_sends_is_given_up_in_the_end(rig: Rig, trainer: Train) -> None:
     before = rig.snapshot()
     with trainer(BROADCAST) as other:
         join(rig, other)

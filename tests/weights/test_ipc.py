@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from devicekit.weights.operations import UpdateWeightsFromIPC
 from tests.hash_runner import make_weights, salt_of
 from tests.programs import Program
 from tests.scheduling.rig import Rig
+from tools.warm import Warm
 
 NEW = make_weights(5)
 
@@ -31,8 +31,8 @@ sys.stdin.readline()
 """
 
 
-def test_a_trainer_in_another_process_hands_over_handles(rig: Rig) -> None:
-    with Program([sys.executable, "-c", TRAINER], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as trainer:
+def test_a_trainer_in_another_process_hands_over_handles(rig: Rig, warm: Warm) -> None:
+    with Program([*warm.python, "-c", TRAINER], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as trainer:
         assert trainer.stdout is not None
         handles = pickle.loads(bytes.fromhex(trainer.stdout.readline()))
         reply = rig.do(UpdateWeightsFromIPC("u", handles=handles), UpdateReply)

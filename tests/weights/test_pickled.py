@@ -8,7 +8,6 @@ import multiprocessing.resource_sharer
 import os
 import pickle
 import subprocess
-import sys
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch.multiprocessing.reductions as reductions
 from devicekit.scheduling.errors import InvalidOperation
 from devicekit.weights.pickled import PickleRefused, read_pickled
 from tests.programs import Program
+from tools.warm import Warm
 
 
 def shared(value: object, protocol: int | None = None) -> bytes:
@@ -168,14 +168,14 @@ def test_memory_that_is_shorter_than_announced_is_refused() -> None:
         read_pickled(_tensor(_Call(rebuild, kind, descriptor, 16384)))
 
 
-def test_strangers_that_hand_over_descriptors_are_told_to_share_by_name() -> None:
+def test_strangers_that_hand_over_descriptors_are_told_to_share_by_name(warm: Warm) -> None:
     code = (
         "import io, sys, torch\nfrom multiprocessing.reduction import ForkingPickler\n"
         "import torch.multiprocessing\nbuffer = io.BytesIO()\n"
         "ForkingPickler(buffer).dump([('a', torch.ones(3))])\n"
         "print(buffer.getvalue().hex(), flush=True)\nsys.stdin.readline()\n"
     )
-    command = [sys.executable, "-c", code]
+    command = [*warm.python, "-c", code]
     with Program(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as stranger:
         assert stranger.stdin is not None
         assert stranger.stdout is not None

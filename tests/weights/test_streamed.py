@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from devicekit.weights.operations import (
 from tests.hash_runner import expected, make_weights, salt_of
 from tests.programs import Program
 from tests.scheduling.rig import Rig
+from tools.warm import Warm
 
 NEW = make_weights(5)
 
@@ -64,8 +64,8 @@ ALL = "embed.weight layers.0.bias head.weight"
 
 
 @pytest.fixture(scope="module")
-def sender() -> Iterator[Program]:
-    command = [sys.executable, "-c", SENDER]
+def sender(warm: Warm) -> Iterator[Program]:
+    command = [*warm.python, "-c", SENDER]
     with Program(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         yield process
 
@@ -174,9 +174,9 @@ def test_a_failure_in_the_middle_writes_no_more_and_is_partial(rig: Rig, stream:
     assert not rig.runner.weights["head.weight"].equal(NEW["head.weight"])
 
 
-def test_a_sender_that_is_killed_is_noticed_at_once(rig: Rig, address: str) -> None:
+def test_a_sender_that_is_killed_is_noticed_at_once(rig: Rig, address: str, warm: Warm) -> None:
     """The rig's clock stands still: nothing here is a timeout."""
-    command = [sys.executable, "-c", SENDER]
+    command = [*warm.python, "-c", SENDER]
     with Program(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         reply, told = Streamer(process, address)(rig, "buffer embed.weight die")
         process.wait(60)
