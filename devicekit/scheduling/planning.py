@@ -47,7 +47,7 @@ class Planner:
         self._pace = pace
         self._max_batch_tokens = max_batch_tokens
         self._limit = max_batch_tokens  # smaller for a while after the device ran out of memory
-        self._passes = 0  # that succeeded at this limit
+        self._passes: int  # that succeeded at this limit, once it is smaller
         self._starts = 0  # of requests, so far
         self._scores_at_once = self._scores_left = positions_at_once(state.runner.limits.vocab_size)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from devicekit.scheduling.messages import (
     Refusal,
     UpdateReply,
 )
+from devicekit.weights.occupation import MemoryTag
 from devicekit.weights.operations import (
     ChecksumReply,
     ChecksumWeights,
@@ -35,10 +37,12 @@ from devicekit.weights.operations import (
 from tests.hash_runner import expected, make_weights, salt_of
 from tests.scheduling.conftest import MakeRig
 from tests.scheduling.rig import Rig
+from tests.seeds import drawn_seed
 
 NEW = make_weights(5)
 WEIGHT_BYTES = 8 * 4 * 4 + 6 * 4 + 4 * 4 * 2
 _ids = itertools.count()
+_SEED = drawn_seed("DEVICEKIT_TEST_OCCUPATION_SEED")
 
 
 def release(rig: Rig, *tags: str, backup: bool = False) -> MemoryReply:
@@ -151,6 +155,28 @@ def test_both_are_states_and_repeating_changes_nothing(rig: Rig) -> None:
     resume(rig, "weights")
     twice = resume(rig, "weights")
     assert (twice.success, report(twice, "weights").changed) == (True, False)
+
+
+@pytest.mark.parametrize("draw", range(12))
+def test_each_report_says_what_became_of_its_region_whatever_came_before(rig: Rig, draw: int) -> None:
+    """Those that this engine does not have among them, of either verb; in the order in which it was done."""
+    rng = random.Random(f"{_SEED} {draw}")
+    sizes = {MemoryTag.WEIGHTS: WEIGHT_BYTES, MemoryTag.KV_CACHE: 65 * 4 * 4 * 8}
+    gone: set[MemoryTag] = set()
+    for _ in range(12):
+        releasing = rng.random() < 0.5
+        tags = rng.sample([*MemoryTag], rng.randrange(1, len(MemoryTag) + 1))
+        reply = (release if releasing else resume)(rig, *(one.value for one in tags))
+        changed = {one for one in tags if one in sizes and (one in gone) is not releasing}
+        gone = gone | changed if releasing else gone - changed
+        order = [one for one in (MemoryTag if releasing else reversed(MemoryTag)) if one in tags]
+        assert reply.regions == tuple(
+            RegionReport(one.value, one in gone, one in changed, sizes[one] if one in changed else 0)
+            if one in sizes
+            else RegionReport(one.value, False, False, present=False)
+            for one in order
+        ), (_SEED, draw)
+        assert reply.success
 
 
 def test_an_unknown_tag_is_invalid_and_nothing_is_released(rig: Rig) -> None:
