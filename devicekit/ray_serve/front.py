@@ -69,7 +69,8 @@ class Front:
             if name in ("authorization", "content-type")
         }
         own = path.removeprefix("/fleet") if path in ("/fleet/status", "/fleet/metrics") else path
-        target = f"{own}?{request.url.query}" if request.url.query else own
+        query = request.scope["query_string"].decode("latin-1")
+        target = f"{own}?{query}" if query else own
         status, kind, body = await self._steward.answer.remote(
             request.method, target, headers, bytes(content)
         )

@@ -144,7 +144,7 @@ async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
     """Unknown paths and methods, in the same shape."""
     if not isinstance(error, HTTPException):
         raise error
-    message = f"{request.method} {request.url.path}: {error.detail}"
+    message = f"{request.method} {request.scope['path']}: {error.detail}"
     response = error_body(error.status_code, message, "invalid_request_error")
     response.headers.update(error.headers or {})
     return response
@@ -152,5 +152,5 @@ async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
 
 async def on_fault(request: Request, error: Exception) -> JSONResponse:
     """A fault of this server's own."""
-    message = f"{request.method} {request.url.path} failed: {type(error).__name__}"
+    message = f"{request.method} {request.scope['path']} failed: {type(error).__name__}"
     return error_body(500, message)

@@ -24,7 +24,7 @@ class Lookout:
 
     Args:
         loop: that the connection is of.
-        answering: the request that is being answered; ``None``: it cannot be said now which.
+        answering: the request that is being answered; ``None``: none came yet.
     """
 
     def __init__(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import resource
-
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from devicekit.server.errors import error_body
 from devicekit.server.half_closed import Lookout
+from devicekit.server.in_turn import InTurnProtocol
 from devicekit.server.offers import OfferlessParser
 
 _MOST = 64 << 10  # bytes of a request's line and headers, give or take what is read at once
@@ -19,6 +19,7 @@ _SLOWEST = 16 << 10  # bytes a second in which a body has to come
 _WRITE_SECONDS = 30.0  # in which a client has to take what waits to be sent to it, 64 kB
 _MOST_CONNECTIONS = 16_384
 _RESERVED = 640  # files: the engine's own, and connections that come at once
+_HOST = re.compile(rb"([A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.%A-Za-z_~-]+\])?(:[0-9]{0,5})?")
 _LOOKED_AT = 128  # connections, of which one is to go
 
 
@@ -41,7 +42,11 @@ def most_connections() -> int:
     )
 
 
-class BoundedProtocol(HttpToolsProtocol):
+class _Wrong(ValueError):
+    """What is wrong with the headers of a request."""
+
+
+class BoundedProtocol(InTurnProtocol):
     """A connection whose client must finish its request in time. Waiting between requests is allowed."""
 
     _before_body = True  # the line and headers of a request are on their way
@@ -53,6 +58,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
     _lookout: Lookout | None = None  # once the client has closed its side
+    _problem = ""  # what is wrong with what was sent, where it is known
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -69,7 +75,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._lookout.cancel()
         super().connection_lost(exc)
 
-    def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio has it: whether the connection stays
+    def stays_open(self) -> bool:
         """Answer whole requests, although nothing more will come."""
         one = self.cycle
         asked = one is not None and not (self._before_body or self._in_body or one.response_complete)
@@ -78,16 +84,16 @@ class BoundedProtocol(HttpToolsProtocol):
             return False
         one.keep_alive = False
         if self._lookout is None:
-            self._lookout = Lookout(self.loop, self._answering)
+            self._lookout = Lookout(self.loop, lambda: self.running)
         return True
-
-    def _answering(self) -> RequestResponseCycle | None:
-        return None if self.pipeline else self.cycle
 
     def data_received(self, data: bytes) -> None:
         self._heard = self.loop.time()
-        within = self._in_body
         super().data_received(data)
+
+    def understand(self, data: bytes) -> None:
+        within = self._in_body
+        super().understand(data)
         if self._in_body and within:
             self._framed += len(data)
             if self._framed > _MOST + (1 + _FRAMING) * self._size:
@@ -108,10 +114,28 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        self._require_sound_headers()
         self._before_body, self._in_body, self._size, self._framed = False, True, 0, 0
         self._body_began = self.loop.time()
         self._expect("the body")
         super().on_headers_complete()
+
+    def _require_sound_headers(self) -> None:
+        """As RFC 9112 asks (3.2, 6.1): who stands in between may have understood such a request in another way."""
+        version = self.parser.get_http_version()
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if len(hosts) > 1 or (version == "1.1" and not hosts) or not all(map(_HOST.fullmatch, hosts)):
+            self._problem = (
+                "A request has one Host header, which says a name or an address, and perhaps a port."
+            )
+        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
+        if codings and (version == "1.0" or [one.strip().lower() for one in codings] != [b"chunked"]):
+            self._problem = "The only Transfer-Encoding here is chunked, of HTTP/1.1."
+        if self._problem:
+            raise _Wrong(self._problem)  # httptools stops, and uvicorn has it refused
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, self._problem or msg)
 
     def on_body(self, body: bytes) -> None:
         self._size += len(body)
