@@ -120,7 +120,7 @@ def _verbs(options: argparse.Namespace) -> dict[str, Callable[[Fleet], Awaitable
         "resume": lambda fleet: FleetUpdate(fleet, take_back=options.take_back).resume(),
         "tend": lambda fleet: tend(fleet),
         "flush": lambda fleet: fleet.verb(
-            f"/flush_cache?timeout={options.timeout:g}", {}, timeout=options.timeout + 60
+            "/flush_cache", {"timeout": options.timeout}, timeout=options.timeout + 60
         ),
         "pause": lambda fleet: fleet.verb("/pause_generation", {"mode": options.mode}),
         "continue": lambda fleet: fleet.verb("/continue_generation", {}),

@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import dataclasses
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from types import MappingProxyType
-from urllib.parse import urlencode
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from starlette.applications import Starlette
@@ -42,6 +42,7 @@ VERBS: Mapping[str, str] = MappingProxyType(
 )
 """What is sent to every engine as it came, and what it does there."""
 
+_QUERIED = ("/flush_cache",)  # engines read its arguments from the query too
 _OF_UPDATE = ("at_once", "flush_cache", "model_path", "rolling", "take_back", "timeout", "weight_version")
 _LARGEST = 1 << 20  # bytes of a body
 _PATIENCE = 60.0  # seconds beyond the timeout that a verb carries itself
@@ -114,15 +115,14 @@ class _Guard:
     """Lets in who has the key, and turns errors into answers."""
 
     def __init__(self, api_key: str | None, own_host: Callable[[str], bool] | None) -> None:
-        self._expected = None if api_key is None else f"Bearer {api_key}".encode()
+        self._key = None if api_key is None else api_key.encode()
         self._own_host = own_host
 
     def __call__(self, page: Page) -> Page:
         async def guarded(request: Request) -> Response:
-            sent = request.headers.get("authorization", "").encode()
-            if self._expected is not None and not hmac.compare_digest(sent, self._expected):
+            if self._key is not None and not self._proven(request):
                 return _error(401, "This fleet asks for its key: Authorization: Bearer KEY.")
-            if self._expected is None and self._from_a_foreign_name(request):
+            if self._key is None and self._from_a_foreign_name(request):
                 return _error(
                     403, "This fleet is not known by that name: --allowed-host, or a key, lets it in."
                 )
@@ -145,6 +145,15 @@ class _Guard:
 
         return guarded
 
+    def _proven(self, request: Request) -> bool:
+        sent = request.headers.getlist("authorization")
+        scheme, _, given = sent[0].partition(" ") if sent else ("", "", "")
+        # Headers are handed over as latin-1, whatever the client wrote.
+        key = given.strip().encode("latin-1", "replace")
+        same = self._key is not None and hmac.compare_digest(key, self._key)
+        # Of several, whoever stands in between may have looked at another one.
+        return same and scheme.lower() == "bearer" and len(sent) == 1
+
     def _from_a_foreign_name(self, request: Request) -> bool:
         named = request.headers.getlist("host")
         return self._own_host is not None and not all(map(self._own_host, named))
@@ -162,19 +171,12 @@ class _Pages:
         self._members, self._known = Look(self._look_at_members), Look(fleet.look)
 
     async def verb(self, request: Request) -> Response:
-        """Send the body to every engine as it came."""
-        body, asked = await _body(request), request.query_params
-        for name in asked:
-            if len(asked.getlist(name)) > 1:
-                raise _Refused(400, f"{shown(name)} is given twice.")
-            body[name] = asked[name]
+        """Send the body to every engine as it came, for as long as the client waits."""
+        path = _path(request)
+        body = await _body(request, queried=path in _QUERIED)
         timeout = _number(body.get("timeout"), "timeout")
-        path = request.url.path
         wait = None if timeout is None else timeout + _PATIENCE
-        if path == "/flush_cache":  # which reads its query, as its clients send it
-            query = urlencode({name: str(value) for name, value in body.items()})
-            path, body = (f"{path}?{query}" if query else path), {}
-        return _reply(await self._fleet.verb(path, body, timeout=wait))
+        return _reply(await _while_waited_for(request, self._fleet.verb(path, body, timeout=wait)))
 
     async def update(self, request: Request) -> Response:
         """New weights for all: in two phases, or rolling where ``rolling`` is true."""
@@ -206,7 +208,7 @@ class _Pages:
     async def adopt(self, request: Request) -> Response:
         """Take what all engines serve as the fleet's weights."""
         await _body(request, ())
-        return _reply(await self._fleet.adopt())
+        return _reply(await _while_waited_for(request, self._fleet.adopt()))
 
     async def resume(self, request: Request) -> Response:
         """Finish an update that was cut short, or take it back."""
@@ -269,7 +271,7 @@ def describe(fleet: Fleet, views: Sequence[MemberView]) -> dict[str, object]:
 async def _unknown(request: Request) -> Response:
     return _error(
         404,
-        f"A fleet has no {request.method} {request.url.path[:200]}. It steers, by {', '.join(VERBS)} and "
+        f"A fleet has no {request.method} {_path(request)[:200]}. It steers, by {', '.join(VERBS)} and "
         "/update_weights_from_disk, and carries no request of a client: send those to an engine or a gateway.",
     )
 
@@ -296,8 +298,41 @@ def _exposition(views: Sequence[MemberView]) -> str:
     return generate_latest(registry).decode()
 
 
-async def _body(request: Request, known: Sequence[str] | None = None) -> dict[str, object]:
-    """The JSON object that was sent, which has no names but the ``known`` ones; ``None``: whatever it has."""
+def _path(request: Request) -> str:
+    """As it was sent: that of the URL hangs on what the client says of its host."""
+    return str(request.scope["path"])
+
+
+async def _while_waited_for(request: Request, doing: Coroutine[Any, Any, FleetReply]) -> FleetReply:
+    """What comes of it, if the client is there until then. The body must have been read.
+
+    Raises:
+        ClientDisconnect: it was given up, as the client went away: engines end what nobody waits for.
+    """
+    work, leaving = asyncio.ensure_future(doing), asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait((work, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise ClientDisconnect
+        return work.result()
+    finally:
+        work.cancel()
+        leaving.cancel()
+        await asyncio.wait((work, leaving))
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _body(
+    request: Request, known: Sequence[str] | None = None, *, queried: bool = False
+) -> dict[str, object]:
+    """The JSON object that was sent, which has no names but the ``known`` ones; ``None``: whatever it has.
+
+    ``queried``: the query is read as well.
+    """
     content = bytearray()
     async for chunk in request.stream():
         content += chunk
@@ -310,9 +345,15 @@ async def _body(request: Request, known: Sequence[str] | None = None) -> dict[st
         body = parse_sent(bytes(content)) if content else {}
     except UnreadableDocument as error:
         raise _Refused(400, f"The body is not JSON that can be read: {error}") from error
+    for name, value in request.query_params.multi_items():
+        if not queried:
+            raise _Refused(400, f"{shown(name)} belongs in the body here, not in the query.")
+        if name in body:
+            raise _Refused(400, f"{shown(name)} is given twice.")
+        body[name] = value
     if known is not None and (unknown := sorted(set(body) - set(known))):
         takes = ", ".join(known) or "nothing"
-        raise _Refused(400, f"{request.url.path} knows no {shown(unknown)}; it takes {takes}.")
+        raise _Refused(400, f"{_path(request)} knows no {shown(unknown)}; it takes {takes}.")
     return body
 
 

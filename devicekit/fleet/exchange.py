@@ -54,7 +54,9 @@ def client(headers: Mapping[str, str], timeout: float) -> httpx.AsyncClient:
     What an engine says twice must not answer the next question.
     """
     return httpx.AsyncClient(
-        headers={"Accept-Encoding": "identity", **headers},
+        headers=httpx.Headers(
+            {"Accept-Encoding": "identity", **headers}, encoding="utf-8"
+        ),  # keys of any letters
         timeout=timeout,
         limits=httpx.Limits(max_keepalive_connections=0),
         trust_env=False,

@@ -133,7 +133,10 @@ class Endpoint(Generic[A]):
         self, body: bytes, query: dict[str, str], elsewhere: Mapping[str, str] = _NOTHING
     ) -> tuple[A, str]:
         """The arguments, and the names of what was given besides, which means nothing here."""
-        given = {**parse(body), **query}
+        given = parse(body)
+        if twice := sorted(query.keys() & given.keys()):
+            raise BadRequest(f"{', '.join(twice)} is given twice, in the query and in the body.")
+        given.update(query)
         try:
             arguments = self.arguments.model_validate(given)
         except ValidationError as error:

@@ -181,9 +181,9 @@ class _Peer:
         operation = self._operation
         body = json.dumps({"names": names, "weight_version": operation.weight_version})
         # One connection for each question: between two of them it may be idle for longer than a server keeps it.
-        headers = {"Content-Type": "application/json", "Connection": "close"}
+        headers: dict[str, str | bytes] = {"Content-Type": "application/json", "Connection": "close"}
         if operation.peer_key:
-            headers["Authorization"] = f"Bearer {operation.peer_key}"
+            headers["Authorization"] = f"Bearer {operation.peer_key}".encode()
         try:
             self._connection.request("POST", f"{self._url.path.rstrip('/')}{READ_WEIGHTS}", body, headers)
             with self._connection.getresponse() as answer:

@@ -91,9 +91,12 @@ def test_to_find_the_place_takes_no_memory_beside_the_body_itself() -> None:
 
 def test_what_a_query_says_twice_is_refused(shared: Server) -> None:
     for one in ENDPOINTS:
+        path = re.sub(r"\{\w+(:\w+)?\}", "NAME", one.path)
         if "GET" in one.methods:
-            path = re.sub(r"\{\w+(:\w+)?\}", "NAME", one.path)
             _refused(shared.http.get(f"{path}?a=1&b=2&a=1"), "'a' twice")
+        if one.in_query:
+            for method in one.methods:
+                _refused(shared.http.request(method, f"{path}?a=1", json={"a": 1}), "a is given twice")
 
 
 @pytest.fixture
@@ -130,7 +133,14 @@ def test_a_fleet_waits_for_no_time_that_is_none(fleet: TestClient, timeout: obje
 def test_a_fleet_takes_nothing_that_it_does_not_know(fleet: TestClient) -> None:
     for path in ("/update_weights_from_disk", "/fleet/adopt", "/fleet/resume", "/fleet/tend"):
         _refused(fleet.post(path, json={"b" * 5000: 1}), f"{path} knows no")
-    _refused(fleet.post("/drain?timeout=1&timeout=2"), "'timeout' is given twice")
+    _refused(fleet.post("/flush_cache?timeout=1&timeout=2"), "'timeout' is given twice")
+    _refused(fleet.post("/flush_cache?timeout=1", json={"timeout": 1}), "'timeout' is given twice")
+
+
+def test_a_fleet_passes_nothing_over_that_stands_in_a_query(fleet: TestClient) -> None:
+    for path in _verbs(fleet):
+        if path != "/flush_cache":
+            _refused(fleet.post(f"{path}?take_back=true"), "'take_back' belongs in the body")
 
 
 # -- Room -----------------------------------------------------------------------------------------------------

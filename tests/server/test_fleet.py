@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -21,6 +22,9 @@ from devicekit.fleet import Fleet, open_record
 from devicekit.fleet.app import create_fleet_app
 from devicekit.fleet.http import HttpEndpoint
 from devicekit.server.origins import Origins
+from devicekit.server.run import bind, run
+from devicekit.server.run import server as web_server
+from devicekit.server.settings import ServerSettings
 from tests.server.conftest import Models, Serve, Server
 
 SMALL = {"kv_tokens": 2048}
@@ -230,3 +234,66 @@ def test_a_client_that_never_comes_to_the_point_is_cut_off_by_the_fleet_as_well(
             assert taken < 32 << 20, "more than the kernel buffers was read before anybody objected"
         finally:
             process.send_signal(signal.SIGINT)
+
+
+@pytest.fixture
+def served(serve: Serve, tmp_path: Path) -> Iterator[tuple[Server, httpx.Client, Fleet]]:
+    """An engine, a client of the fleet that steers it, and that fleet. Their key is of any letters."""
+    key = "clé €"
+    file = tmp_path / "fleet.json"
+    with serve(admin_api_key=key) as engine, open_record(file, [engine.url]) as record:
+        fleet = Fleet([HttpEndpoint(engine.url, api_key=key)], record)
+        web = web_server(create_fleet_app(fleet, api_key=key, on_close=fleet.close))
+        listener = bind(ServerSettings(port=0))
+        thread = threading.Thread(target=run, args=(web, listener))
+        thread.start()
+        headers = httpx.Headers({"Authorization": f"Bearer {key}"}, encoding="utf-8")
+        engine.http.headers.update(headers)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        try:
+            with httpx.Client(base_url=url, headers=headers, timeout=60) as http:
+                yield engine, http, fleet
+        finally:
+            web.asked_to_stop = True
+            thread.join()
+
+
+def test_a_verb_ends_with_its_client_and_another_may_come(served: tuple[Server, httpx.Client, Fleet]) -> None:
+    engine, http, fleet = served
+    for path in ("/flush_cache", "/drain"):
+        with engine.running():
+            with pytest.raises(httpx.ReadTimeout):
+                http.post(path, json={"timeout": 900_000}, timeout=1)
+            engine.eventually(lambda: fleet.busy is None)
+            assert http.post("/continue_generation", json={}).status_code == 200, path
+
+
+def test_a_fleet_is_asked_with_its_one_key(served: tuple[Server, httpx.Client, Fleet]) -> None:
+    _, http, _ = served
+    right = http.headers.raw[-1][1]
+    other = {"Authorization": right.replace(b"Bearer", b"bearer ")}
+    assert http.post("/fleet/adopt").status_code == 200
+    assert http.get("/status", headers=other).status_code == 200  # type: ignore[arg-type]
+    del http.headers["Authorization"]
+    for wrong in (
+        [right, right],
+        [right[:-1]],
+        [b"Basic" + right[6:]],
+        [right + b"a"],
+        [b"Bearer"],
+        [b""],
+        [],
+    ):
+        headers = [(b"Authorization", one) for one in wrong]
+        assert http.get("/status", headers=headers).status_code == 401, wrong
+
+
+@pytest.mark.parametrize(
+    "body", [{"x": "a" * 200_000}, {"timeout": None}, {"x": {"a": [None]}}, {"a\r\nb": "é"}]
+)
+def test_a_flush_is_sent_on_whatever_is_in_it(
+    served: tuple[Server, httpx.Client, Fleet], body: dict[str, object]
+) -> None:
+    _, http, _ = served
+    answer = http.post("/flush_cache", json=body)
+    assert (answer.status_code, answer.json()["success"]) == (200, True), answer.text
