@@ -226,7 +226,10 @@ class BoundedProtocol(InTurnProtocol):
         self._relax()
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete:
+        one = self.running
+        # Of a request whose body is still coming the answer may not have begun.
+        begun = self._in_body and one is self.cycle and not (one and one.response_started)
+        if one is None or one.response_complete or begun:
             response = error_body(status, message, "invalid_request_error")
             headers = b"".join(name + b": " + value + b"\r\n" for name, value in response.raw_headers)
             head = b"HTTP/1.1 %d Refused\r\n%sconnection: close\r\n\r\n" % (status, headers)

@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from devicekit.contract.handles import Stream
+from devicekit.coordination import Coordinator
 from devicekit.device import Device
 from devicekit.memory.audit import audit
 from devicekit.memory.copies import Copier
@@ -243,6 +244,7 @@ def make_rig(
     host_pages: int = 0,
     copier: Copier | None = None,
     fetch: FetchPeer | None = None,
+    coordinator: Coordinator | None = None,
 ) -> Rig:
     clock = Clock()
     runner = HashRunner(device, num_pages=num_pages, page_size=page_size, eos_token_ids=eos)
@@ -255,7 +257,7 @@ def make_rig(
         checked=True,
     )
     releases = ReleasePoints(device, clock=clock)
-    scheduler = Scheduler(runner, device, limits, clock=clock, releases=releases)
+    scheduler = Scheduler(runner, device, limits, clock=clock, releases=releases, coordinator=coordinator)
     second = HashRunner(device, num_pages=1, page_size=page_size, seed=9) if draft else None
     store = WeightStore(
         scheduler.state,

@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from devicekit.coordination import SingleRank
 from devicekit.memory.errors import MemoryReleased
 from devicekit.release import ReleasePoint
+from devicekit.scheduling.errors import RanksFailed
 from devicekit.scheduling.messages import (
     Blocker,
     Continue,
@@ -177,6 +179,51 @@ def test_each_report_says_what_became_of_its_region_whatever_came_before(rig: Ri
             for one in order
         ), (_SEED, draw)
         assert reply.success
+
+
+class _OneFails(SingleRank):
+    """Another rank fails at the nth thing that all do, and as often as it is told in a row."""
+
+    left = times = 0
+
+    def ready(self, done: bool, error: Exception | None = None) -> bool:
+        self.left -= 1
+        if -self.times < self.left <= 0:
+            raise RanksFailed({1: "no room there"})
+        return super().ready(done, error)
+
+
+@pytest.mark.parametrize("backup", [False, True])
+@pytest.mark.parametrize("releasing", [True, False], ids=["release", "resume"])
+def test_wherever_another_rank_fails_it_is_said_and_all_memory_comes_back(
+    new_rig: MakeRig, releasing: bool, backup: bool
+) -> None:
+    """What one rank gave back is released for all, until every rank has it again."""
+    failed = 0
+    for at in range(1, 20):
+        rig = new_rig(coordinator=(ranks := _OneFails()))
+        if not releasing:
+            release(rig, backup=backup)
+        ranks.left, ranks.times = at, 1 if releasing else 2  # resuming tries again
+        reply = release(rig, backup=backup) if releasing else resume(rig)
+        if ranks.left > 0:
+            break
+        request = rig.add([1, 2, 3], 5)
+        if not reply.success:
+            failed += 1
+            assert "rank 1: no room there" in reply.message
+            assert (reply.refusal, rig.outputs.get(request)) == (Refusal.FAILED, None), at
+        told = {one.tag for one in reply.regions if one.released}
+        resumed = resume(rig)
+        assert resumed.success, (at, resumed.message)
+        assert told <= {one.tag for one in resumed.regions if one.changed}, at
+        assert not any(one.released for one in resumed.regions), at
+        if resumed.untrusted:
+            rig.do(UpdateWeightsFromTensor("u", tensors=make_weights(1)), UpdateReply)
+        rig.run()
+        assert rig.outputs[request] == expected([1, 2, 3], 5, rig.salt), at
+        rig.check()
+    assert failed > 1
 
 
 def test_an_unknown_tag_is_invalid_and_nothing_is_released(rig: Rig) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -25,7 +27,13 @@ from devicekit.scheduling.messages import (
 )
 from devicekit.scheduling.request import FinishKind, VersionSpan
 from devicekit.scheduling.verbs.transaction import Settle, Transaction, TransactionReply
-from devicekit.weights.operations import CommitWeights, PrepareWeights, UpdateWeightsFromTensor
+from devicekit.weights.operations import (
+    CommitWeights,
+    PrepareWeights,
+    UpdateWeights,
+    UpdateWeightsFromDistributed,
+    UpdateWeightsFromTensor,
+)
 from devicekit.weights.store import Staged
 from tests.hash_runner import expected, make_weights, salt_of
 from tests.scheduling.conftest import MakeRig
@@ -367,3 +375,24 @@ def test_a_draft_that_is_not_there_cannot_be_updated(rig: Rig) -> None:
     reply = rig.do(update(selector=Selector.DRAFT), UpdateReply)
     assert reply.refusal is Refusal.INVALID
     assert "no draft model" in reply.message
+
+
+_LAID_OUT: dict[str, Any] = {"names": ("a",), "shapes": ((1,),)}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        update(selector=Selector.DRAFT, abort_all_requests=True),
+        UpdateWeightsFromDistributed("u", dtypes=("float32",), abort_all_requests=True, **_LAID_OUT),
+        UpdateWeightsFromDistributed("u", dtypes=("float33",), abort_all_requests=True, **_LAID_OUT),
+    ],
+    ids=["no such model", "no such group", "no such type"],
+)
+def test_what_is_refused_at_once_ends_nobodys_request(rig: Rig, wrong: UpdateWeights) -> None:
+    request = rig.add([1, 2, 3], 50)
+    rig.step(3)
+    reply = rig.do(wrong, UpdateReply, steps=1)
+    assert not reply.success
+    rig.run()
+    assert rig.outputs[request] == expected([1, 2, 3], 50, rig.salt)
