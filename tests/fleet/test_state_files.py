@@ -8,7 +8,6 @@ import random
 import resource
 import socket
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -319,30 +318,3 @@ def test_of_two_that_hold_locks_of_one_file_one_writes(tmp_path: Path, by: str) 
         first.save(held=("http://one",))
         with pytest.raises(FleetBusy, match=f"Process {os.getpid()}"), open_record(path):
             pass
-
-
-@pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("jump", [-3600.0, 3600.0])
-def test_a_wall_clock_that_is_set_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, jump: float
-) -> None:
-    """At any call of each verb, and every call after it by as much again."""
-    true, jumped = time.time, [0.0]
-    monkeypatch.setattr(time, "time", lambda: true() + jumped[0])
-    monkeypatch.setattr(time, "time_ns", lambda: int((true() + jumped[0]) * 1e9))
-    for at in range(1, 30):
-        world, file = quiet(at), tmp_path / f"fleet{at}"
-        members = engines(3, world)
-        jumped[0] = 0.0
-        steer(file, members, adopt)
-
-        async def happen() -> None:
-            jumped[0] += jump
-
-        world.happenings = [(world.calls + call, happen) for call in range(at, 300)]
-        (reply,) = steer(file, members, HOW[how])
-        assert reply.success, (at, reply.message)
-        assert has(members, "a" if how == "adopt" else "b"), at
-        if len(world.happenings) == 300 - at:
-            break
-    assert at > 3
