@@ -23,6 +23,7 @@ from tests.doubles.partial import Accelerator, Mps, VendorFunctions, install_acm
 from tests.doubles.surface import Surface, strict_module
 from tests.doubles.vendors import FLAVOURS, build
 from tests.releases import needs_simulator
+from tools.warm import Warm
 
 
 @pytest.fixture(autouse=True)
@@ -334,11 +335,11 @@ else:
 
 
 @needs_simulator
-def test_a_real_device_type_without_a_plugin_is_served_with_real_tensors() -> None:
+def test_a_real_device_type_without_a_plugin_is_served_with_real_tensors(warm: Warm) -> None:
     """In a process of its own: torch has room for one such device type, and never gives it back."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     ran = subprocess.run(
-        [sys.executable, "-c", _ON_A_REAL_DEVICE_TYPE],
+        [*warm.python, "-c", _ON_A_REAL_DEVICE_TYPE],
         env=environment,
         capture_output=True,
         text=True,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import warnings
 
 import pytest
@@ -102,7 +101,7 @@ COMMANDS = {
 @pytest.mark.parametrize(
     "command", ["info", "suite", pytest.param("doctor", marks=pytest.mark.thorough)]
 )  # the doctor asks many processes
-def test_info_doctor_and_the_suite_tell_the_author(site, child_environment, command) -> None:
+def test_info_doctor_and_the_suite_tell_the_author(warm, site, child_environment, command) -> None:
     code = """
         from devicekit_cpu import Backend as Host
 
@@ -112,7 +111,7 @@ def test_info_doctor_and_the_suite_tell_the_author(site, child_environment, comm
     site.install("aged", code, contract=">=1.0,<1.1", host=True, noop=["synchronize", "set_index"])
     environment = {**child_environment, "DEVICEKIT_ALLOWED_DISTRIBUTIONS": "devicekit-aged"}
     done = subprocess.run(
-        [sys.executable, "-m", "devicekit", *COMMANDS[command]],
+        [*warm.python, "-m", "devicekit", *COMMANDS[command]],
         env=environment,
         capture_output=True,
         text=True,
