@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
 import devicekit
 from devicekit import Device, DeviceProperties, HostMemoryStats, MemoryInfo, MemoryStats, hookimpl
-from devicekit.contract import HOOKS, HookKind, Telemetry
+from devicekit.contract import HOOKS, AllocatorSetting, HookKind, ProcessMemory, Telemetry
 from devicekit.contract.errors import HookError, HookResultError, UnsupportedHook
 from tests.odd_errors import ODD_ERRORS, odd
 
@@ -79,17 +82,45 @@ UNKNOWN = {
     "telemetry": Telemetry(),
 }
 
+
+def in_every_field(kind: type, **given: object) -> list[object]:
+    """Records that are right but for one field: a number of another library, another type, no amount."""
+    text, yes, pair = "text", True, (1, 2)
+    fitting = {"str": text, "str | None": text, "bool | None": yes, "tuple[int, int] | None": pair}
+    readings = {"temperature", "power", "utilisation"}  # floats: these may be below zero
+    odd = (
+        np.int64(5),
+        np.float32(2.5),
+        torch.tensor(1),
+        b"5",
+        -7,
+        2**64,
+        math.nan,
+        text,
+        pair,
+        (1, "2"),
+        yes,
+    )
+    made = []
+    for field in dataclasses.fields(kind):
+        for value in odd:
+            if fitting.get(str(field.type)) is value or (field.name in readings and type(value) is int):
+                continue
+            made.append(kind(**{**given, field.name: value}))
+    return made
+
+
 NONSENSE: dict[str, list[object]] = {
     "current_index": [True, 0.0, "0", None, torch.tensor(0)],
     "is_capturing": [1, None, "no", torch.tensor(True)],
     "copies_overlap": [1, None],
     "is_bad_fork": [0, None],
-    "memory_stats": [None, {}, 7, MemoryInfo()],
-    "memory_info": [None, (1, 2), MemoryStats()],
-    "host_memory_stats": [None, {}],
-    "device_properties": [None, "acme", {}],
-    "process_memory": [7, {1: 2}],
-    "memory_snapshot": [{}, 7],
+    "memory_stats": [None, {}, 7, MemoryInfo(), *in_every_field(MemoryStats)],
+    "memory_info": [None, (1, 2), MemoryStats(), *in_every_field(MemoryInfo)],
+    "host_memory_stats": [None, {}, *in_every_field(HostMemoryStats)],
+    "device_properties": [None, "acme", {}, *in_every_field(DeviceProperties)],
+    "process_memory": [7, {1: 2}, "abc", [3], *([one] for one in in_every_field(ProcessMemory, pid=1))],
+    "memory_snapshot": [{}, 7, "abc", [7]],
     "collective_backend": [None, b"gloo", 7],
     "visible_devices_variable": [7, True],
     "profiler_activity": ["cpu", 7],
@@ -103,14 +134,18 @@ NONSENSE: dict[str, list[object]] = {
     "create_graph": [None],
     "memory_pool": [None],
     "export_ipc": [None],
-    "supported_dtypes": [{torch.float32}, [torch.float32], 7],
+    "supported_dtypes": [{torch.float32}, [torch.float32], 7, frozenset({"float32"})],
     "can_access_peer": [1, None, "yes"],
     "default_stream": [None],
     "native_handle": [None, "0x1", True, 1.0],
-    "priority_range": [7, [0, -1], "0"],
+    "priority_range": [7, [0, -1], "0", (0,), (0, -1.0), (0, None)],
     "graph_pool": [None],
-    "telemetry": [None, {}, 7],
-    "allocator_settings": [7, {"a": "b"}],
+    "telemetry": [None, {}, 7, *in_every_field(Telemetry)],
+    "allocator_settings": [
+        7,
+        {"a": "b"},
+        *([one] for one in in_every_field(AllocatorSetting, name="a", value="b")),
+    ],
     "is_pinned": [None, 1],
     "export_event": [None],
     "import_event": [None],

@@ -8,49 +8,23 @@ half of one that takes ``*arguments``, and nearly every hook takes an index and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from types import NoneType, SimpleNamespace
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import NoReturn, cast
 
 import torch
 
 from devicekit.contract.errors import DeviceKitError, HookError, HookResultError, UnsupportedHook
 from devicekit.contract.hooks import HOOKS, BackendSpec
-from devicekit.contract.records import (
-    DeviceProperties,
-    ErrorKind,
-    HostMemoryStats,
-    MemoryInfo,
-    MemoryStats,
-    Telemetry,
-)
+from devicekit.contract.records import ErrorKind
 from devicekit.contract.spec import HookKind, HookSpec
+from devicekit.contract.text import shown
+from devicekit.device.results import RECORDS, Problem, problem_finder, quick_type
 from devicekit.registry.opened import OpenedBackend
 
 _Function = Callable[..., object]
 
-_RECORDS = (MemoryStats, MemoryInfo, HostMemoryStats, DeviceProperties, Telemetry)
-
-# What a backend may return, by the contract's annotation. By exact type where a look-alike misleads: a bool is an
-# int, and a tensor scalar compares equal to one. For the rest, only that there is a result.
-_EXACT: dict[str, tuple[type, ...]] = {
-    "bool": (bool,),
-    "int": (int,),
-    "str": (str,),
-    "str | None": (str, NoneType),
-    "torch.profiler.ProfilerActivity | None": (torch.profiler.ProfilerActivity, NoneType),
-    "ErrorKind | None": (ErrorKind, NoneType),
-    "frozenset[torch.dtype] | None": (frozenset, NoneType),
-    "tuple[int, int] | None": (tuple, NoneType),
-    **{record.__name__: (record,) for record in _RECORDS},
-}
-_INSTANCE: dict[str, tuple[type, ...]] = {
-    "torch.Tensor": (torch.Tensor,),
-    "Sequence[Mapping[str, object]] | None": (Sequence, NoneType),
-    "Sequence[ProcessMemory] | None": (Sequence, NoneType),
-    "Sequence[AllocatorSetting] | None": (Sequence, NoneType),
-}
-_UNKNOWN = {record.__name__: record() for record in _RECORDS}
+_UNKNOWN = {kind.__name__: kind() for kind in RECORDS}
 
 
 def guarded(backend: OpenedBackend) -> BackendSpec:
@@ -80,7 +54,7 @@ def _guard(backend: OpenedBackend, spec: HookSpec) -> _Function:
 
 
 def _with_index(function: _Function, backend: OpenedBackend, spec: HookSpec) -> _Function:
-    hook, kind, checked = spec.name, _quick_kind(spec), _check(backend, spec)
+    hook, kind, checked = spec.name, quick_type(spec.returns), _check(backend, spec)
 
     def call(index: int) -> object:
         try:
@@ -96,7 +70,7 @@ def _with_index(function: _Function, backend: OpenedBackend, spec: HookSpec) -> 
 
 
 def _without_arguments(function: _Function, backend: OpenedBackend, spec: HookSpec) -> _Function:
-    hook, kind, checked = spec.name, _quick_kind(spec), _check(backend, spec)
+    hook, kind, checked = spec.name, quick_type(spec.returns), _check(backend, spec)
 
     def call() -> object:
         try:
@@ -109,7 +83,7 @@ def _without_arguments(function: _Function, backend: OpenedBackend, spec: HookSp
 
 
 def _many(function: _Function, backend: OpenedBackend, spec: HookSpec) -> _Function:
-    hook, kind, checked = spec.name, _quick_kind(spec), _check(backend, spec)
+    hook, kind, checked = spec.name, quick_type(spec.returns), _check(backend, spec)
 
     def call(*arguments: object) -> object:
         try:
@@ -136,25 +110,15 @@ def _withholding(function: _Function, backend: OpenedBackend, spec: HookSpec) ->
     return call
 
 
-def _quick_kind(spec: HookSpec) -> type | None:
-    """The type of results that need no further check; ``None``: check every result."""
-    if spec.returns == "None":
-        return NoneType
-    return next(iter(_EXACT.get(spec.returns, ())), None)
-
-
 def _check(backend: OpenedBackend, spec: HookSpec) -> Callable[[object], object]:
-    """A function that checks results of any other type: returns them, or raises HookResultError."""
-    exact, instance = _EXACT.get(spec.returns), _INSTANCE.get(spec.returns)
+    """What looks at results that are not of the quick type: returns them, or raises HookResultError."""
+    problem_of = problem_finder(spec.returns)
 
     def checked(found: object) -> object:
         if spec.returns == "None":
             return None  # whatever the vendor returned
-        if exact is not None:
-            allowed = type(found) in exact
-        else:
-            allowed = found is not None if instance is None else isinstance(found, instance)
-        return found if allowed else _refuse_result(backend, spec, found)
+        problem = problem_of(found)
+        return found if problem is None else _refuse_result(backend, spec, found, problem)
 
     return checked
 
@@ -186,10 +150,11 @@ def _refuse_argument(backend: OpenedBackend, spec: HookSpec, argument: str) -> N
     )
 
 
-def _refuse_result(backend: OpenedBackend, spec: HookSpec, found: object) -> NoReturn:
+def _refuse_result(backend: OpenedBackend, spec: HookSpec, found: object, problem: Problem) -> NoReturn:
+    within = f", in which {problem}" if problem else ""
     raise HookResultError(
-        f"{spec.name} of backend {backend.label} returned {found!r} ({type(found).__name__}); the contract says "
-        f"{spec.returns}. This is a fault of the plugin.",
+        f"{spec.name} of backend {backend.label} returned {shown(found)} ({type(found).__name__}){within}; the "
+        f"contract says {spec.returns}. This is a fault of the plugin.",
         backend=backend.name,
         hook=spec.name,
     )

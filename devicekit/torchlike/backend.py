@@ -31,6 +31,7 @@ from devicekit.torchlike.errors import classify
 from devicekit.torchlike.handles import TorchGraph, TorchMemoryPool, clamp_priority
 from devicekit.torchlike.module import VendorModule
 from devicekit.torchlike.needs import needs
+from devicekit.torchlike.numbers import index_said, whole
 from devicekit.torchlike.quirks import EMPTY_CACHE_IN_CAPTURE
 from devicekit.torchlike.telemetry import read_telemetry
 
@@ -56,14 +57,17 @@ class TorchModuleBackend(VendorModule):
     @hookimpl
     @needs("device_count")
     def device_count(self) -> int:
-        return int(self.module.device_count()) if self._is_built() else 0
+        return self._said("device_count") if self._is_built() else 0
+
+    def _said(self, name: str) -> int:
+        return index_said(getattr(self.module, name)(), f"torch.{self.vendor.device_type}.{name}")
 
     # -- Selection --------------------------------------------------------------------------------------------
 
     @hookimpl
     @needs("current_device")
     def current_index(self) -> int:
-        return int(self.module.current_device())
+        return self._said("current_device")
 
     @hookimpl
     @needs("set_device")
@@ -226,7 +230,7 @@ class TorchModuleBackend(VendorModule):
         if self._in_bad_fork():
             return MemoryInfo()
         free, total = self.module.mem_get_info(index)
-        return MemoryInfo(int(free), int(total), "runtime")
+        return MemoryInfo(whole(free), whole(total), "runtime")
 
     @hookimpl
     @needs("host_memory_stats")

@@ -11,6 +11,7 @@ from devicekit.contract import MemoryInfo, hookimpl
 from devicekit.torchlike import host, statistics
 from devicekit.torchlike.backend import TorchModuleBackend
 from devicekit.torchlike.needs import hide, needs
+from devicekit.torchlike.numbers import whole
 from devicekit.torchlike.quirks import EMPTY_CACHE_IN_CAPTURE, Quirk
 
 INTEGRATED_MEMORY = "integrated-memory"
@@ -66,8 +67,8 @@ class CudaFamilyBackend(TorchModuleBackend):
         return found
 
     def _capability(self, found: object) -> tuple[int, int] | None:
-        major, minor = getattr(found, "major", None), getattr(found, "minor", None)
-        return (major, minor) if isinstance(major, int) and isinstance(minor, int) else None
+        major, minor = whole(getattr(found, "major", None)), whole(getattr(found, "minor", None))
+        return None if major is None or minor is None else (major, minor)
 
     @hookimpl
     @needs("cudart")
@@ -106,6 +107,6 @@ class CudaFamilyBackend(TorchModuleBackend):
         return asked is not None and bool(getattr(asked(index), "is_integrated", False))
 
     def _shared_memory_info(self, index: int) -> MemoryInfo:
-        total = int(self.module.get_device_properties(index).total_memory)
+        total = whole(self.module.get_device_properties(index).total_memory)
         free = host.available_memory()
-        return MemoryInfo(None if free is None else min(free, total), total, "os")
+        return MemoryInfo(free if free is None or total is None else min(free, total), total, "os")

@@ -7,6 +7,7 @@ import uuid
 from pathlib import Path
 
 from devicekit.contract import DeviceProperties
+from devicekit.torchlike.numbers import whole
 
 # Management libraries write the domain with eight digits, or leave it out.
 _PCI = re.compile(r"(?:([0-9a-fA-F]{1,8}):)?([0-9a-fA-F]{1,2}):([0-9a-fA-F]{1,2})(?:\.([0-7]))?")
@@ -38,23 +39,28 @@ def device_properties(
     integrated = getattr(found, unified, None)
     address = pci_address(pci) if pci else _own_pci_address(found)
     return DeviceProperties(
-        name=getattr(found, "name", None),
-        total_memory=getattr(found, "total_memory", None),
+        name=text(getattr(found, "name", None)),
+        total_memory=whole(getattr(found, "total_memory", None)),
         uuid=uuid_text(getattr(found, "uuid", None)),
         architecture=architecture,
-        compute_units=getattr(found, compute_units, None),
+        compute_units=whole(getattr(found, compute_units, None)),
         unified_memory=None if integrated is None else bool(integrated),
         driver=driver,
         capability=capability,
         pci_address=address,
         numa_node=None if address is None else numa_node(address),
-        physical_index=physical_index,
+        physical_index=whole(physical_index),
     )
 
 
-def pci_address(text: str) -> str | None:
-    """A PCI address as the system writes it, ``0000:3b:00.0``; ``None`` if the text is none."""
-    found = _PCI.fullmatch(text.strip())
+def text(value: object) -> str | None:
+    """What a vendor calls something; ``None`` if it says nothing."""
+    return None if value is None else str(value)
+
+
+def pci_address(written: str) -> str | None:
+    """A PCI address as the system writes it, ``0000:3b:00.0``; ``None`` if ``written`` is none."""
+    found = _PCI.fullmatch(written.strip())
     if found is None:
         return None
     domain, bus, device, function = (int(part or "0", 16) for part in found.groups())
@@ -88,8 +94,8 @@ def uuid_text(found: object) -> str | None:
     if isinstance(found, (bytes, bytearray, list, tuple)):
         packed = bytes(found)
         return str(uuid.UUID(bytes=packed)) if len(packed) == 16 else packed.hex() or None
-    text = str(found).removeprefix("GPU-")
+    plain = str(found).removeprefix("GPU-")
     try:
-        return str(uuid.UUID(text))
+        return str(uuid.UUID(plain))
     except ValueError:  # a vendor's own format is still an identity
-        return text or None
+        return plain or None

@@ -1,10 +1,13 @@
-"""Turns a vendor's allocator counters into records: a key that is there is a value, an absent one is unknown."""
+"""Turns a vendor's allocator counters into records: a key that is there is a value, an absent one is unknown,
+and so is one whose value is no amount.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from devicekit.contract import AllocatorState, HostMemoryStats, MemoryStats
+from devicekit.torchlike.numbers import whole, wholes
 
 # Count keys are spelt "segment.all.current"; the docstrings of torch and of every vendor name others.
 _CURRENT = {
@@ -38,8 +41,7 @@ def memory_stats(raw: Mapping[str, int], source: str, keys: Mapping[str, str] = 
     """
     if not raw:
         return MemoryStats(AllocatorState.UNINITIALISED, source)
-    fields = {name: raw.get(key) for name, key in keys.items()}
-    return MemoryStats(AllocatorState.OK, source, raw=raw, **fields)
+    return MemoryStats(AllocatorState.OK, source, raw=raw, **wholes(raw, keys))
 
 
 def maintained(raw: Mapping[str, int], trusted: frozenset[str]) -> dict[str, int]:
@@ -56,4 +58,4 @@ def host_memory_stats(raw: Mapping[str, int]) -> HostMemoryStats:
 
     There "allocated" is what the cache holds and "active" is what callers hold.
     """
-    return HostMemoryStats(raw.get("active_bytes.current"), raw.get("allocated_bytes.current"))
+    return HostMemoryStats(whole(raw.get("active_bytes.current")), whole(raw.get("allocated_bytes.current")))

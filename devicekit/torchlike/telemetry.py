@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from types import ModuleType
 
 from devicekit.contract import Telemetry
@@ -10,6 +11,7 @@ from devicekit.contract import Telemetry
 _WHOLE = ("clock", "memory_clock")
 # Some libraries answer 0 where they cannot tell; a device that is on has no such temperature, power or clock.
 _NEVER_ZERO = ("temperature", "power", "clock", "memory_clock")
+_UNKNOWN = (1 << 32) - 1  # others answer -1, without its sign
 
 
 def read_telemetry(module: ModuleType, functions: Mapping[str, tuple[str, float]], index: int) -> Telemetry:
@@ -27,6 +29,7 @@ def read_telemetry(module: ModuleType, functions: Mapping[str, tuple[str, float]
 def _ask(module: ModuleType, name: str, index: int) -> float | None:
     try:
         value = getattr(module, name)(index)
-        return float(value) if isinstance(value, (int, float)) and value >= 0 else None
+        number = float(value) if isinstance(value, Real) else -1.0
+        return number if 0 <= number < _UNKNOWN else None
     except Exception:  # no library, no driver, no permission, a partition: unknown
         return None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from devicekit.contract import ProcessMemory
+from devicekit.torchlike.numbers import whole
 
 
 def processes(module: ModuleType, index: int) -> Sequence[ProcessMemory] | None:
@@ -21,7 +22,7 @@ def processes(module: ModuleType, index: int) -> Sequence[ProcessMemory] | None:
         # NVML counts every device of the machine, torch only the visible ones.
         handle = nvml.nvmlDeviceGetHandleByIndex(module._get_nvml_device_index(index))
         running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
-        return [ProcessMemory(int(one.pid), one.usedGpuMemory) for one in running]
+        return [ProcessMemory(int(one.pid), whole(one.usedGpuMemory)) for one in running]
     except Exception:  # no permission, or CUDA_VISIBLE_DEVICES names what torch cannot count: a MIG partition
         return None
 
@@ -29,10 +30,10 @@ def processes(module: ModuleType, index: int) -> Sequence[ProcessMemory] | None:
 def place(module: ModuleType, index: int) -> tuple[int | None, str | None]:
     """Of torch's device ``index``: its index among all of the machine, and its PCI address."""
     try:
-        physical = int(module._get_nvml_device_index(index))
+        physical = whole(module._get_nvml_device_index(index))
     except Exception:  # CUDA_VISIBLE_DEVICES names what torch cannot count
         return None, None
-    nvml = _library()
+    nvml = None if physical is None else _library()
     if nvml is None:
         return physical, None
     try:

@@ -10,6 +10,7 @@ import torch
 
 from devicekit.contract import hookimpl
 from devicekit.torchlike import Quirk, TorchModuleBackend, Vendor, cuda_like_rules, lacks, needs
+from devicekit.torchlike.numbers import whole
 from devicekit.torchlike.quirks import EMPTY_CACHE_IN_CAPTURE
 
 VENDOR = Vendor(
@@ -83,8 +84,8 @@ class Backend(TorchModuleBackend):
         return None if major is None or minor is None else f"{major}.{minor}"
 
     def _capability(self, found: object) -> tuple[int, int] | None:
-        major, minor = getattr(found, "major", None), getattr(found, "minor", None)
-        return (major, minor) if isinstance(major, int) and isinstance(minor, int) else None
+        major, minor = whole(getattr(found, "major", None)), whole(getattr(found, "minor", None))
+        return None if major is None or minor is None else (major, minor)
 
     @hookimpl
     @needs("_record_memory_history")  # at the top of this vendor's module

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import TypeVar
 
 from devicekit.contract import ProcessMemory
+from devicekit.torchlike.numbers import whole
 
 _T = TypeVar("_T")
 _NOT_TOLD = "N/A"
@@ -20,7 +21,7 @@ def processes(module: ModuleType, index: int) -> Sequence[ProcessMemory] | None:
         module,
         index,
         lambda amdsmi, handle: [
-            ProcessMemory(int(one["pid"]), one["memory_usage"]["vram_mem"])
+            ProcessMemory(int(one["pid"]), whole(one["memory_usage"]["vram_mem"]))
             for one in amdsmi.amdsmi_get_gpu_process_list(handle)
         ],
     )
@@ -29,7 +30,7 @@ def processes(module: ModuleType, index: int) -> Sequence[ProcessMemory] | None:
 def place(module: ModuleType, index: int) -> tuple[int | None, str | None]:
     """Of torch's device ``index``: its index among all of the machine, and its PCI address."""
     try:
-        physical = int(module._get_amdsmi_device_index(index))
+        physical = whole(module._get_amdsmi_device_index(index))
     except Exception:  # a variable names what torch cannot count
         return None, None
     found = _ask(module, index, lambda amdsmi, handle: amdsmi.amdsmi_get_gpu_device_bdf(handle))

@@ -8,7 +8,8 @@ import torch
 
 from devicekit.contract import DeviceProperties, ErrorKind, MemoryInfo, hookimpl
 from devicekit.torchlike import ErrorRules, Quirk, TorchModuleBackend, Vendor, lacks
-from devicekit.torchlike.properties import device_properties
+from devicekit.torchlike.numbers import whole
+from devicekit.torchlike.properties import device_properties, text
 
 NO_FREE_MEMORY = "free-memory-not-told"
 _FREE_MEMORY_NOT_TOLD = (
@@ -122,7 +123,7 @@ class Backend(TorchModuleBackend):
             architecture=self._architecture(found),
             compute_units="max_compute_units",
             unified="is_integrated_gpu",
-            driver=getattr(found, "driver_version", None),
+            driver=text(getattr(found, "driver_version", None)),
             **self._place(found, index),
         )
 
@@ -148,4 +149,4 @@ class Backend(TorchModuleBackend):
                     raise
                 self._free_not_told.add(index)
         asked = getattr(self.module, "get_device_properties", None)
-        return MemoryInfo(None, None if asked is None else int(asked(index).total_memory), "runtime")
+        return MemoryInfo(None, None if asked is None else whole(asked(index).total_memory), "runtime")
