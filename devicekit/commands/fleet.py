@@ -60,6 +60,12 @@ async def _steer(options: argparse.Namespace, key: str | None) -> int:
             raise ConfigurationError("Name the engines that are to be freed: --engine URL, once for each.")
         return await _release_hold([connect(url) for url in named], options)
     with open_record(options.file, named, sourced=source is not None) as file:
+        if file.left_out:
+            print(
+                f"note: no longer of this fleet, which was given other engines: {', '.join(file.left_out)}. They "
+                "serve what they have, and no update reaches them; name all engines, or none, to keep them.",
+                file=sys.stderr,
+            )
         fleet = Fleet(
             [connect(url) for url in file.record.members],
             file,

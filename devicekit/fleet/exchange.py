@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import ipaddress
 import ssl
 from collections.abc import Mapping
 
@@ -13,6 +14,7 @@ from devicekit.contract.text import shown
 
 _LARGEST = 16 << 20  # bytes of an answer
 _LONGEST_URL = 500  # characters
+_USUAL_PORTS = {"http": 80, "https": 443}
 
 
 class UnusableAnswer(ValueError):
@@ -39,13 +41,19 @@ def peer_url(text: str, what: str) -> str:
             f"What leads to {shown(parsed.host)} is no URL of {what}: it has a user or a password in it, and "
             "a key is given in a file."
         )
-    more = (
-        parsed.query or parsed.fragment or len(text) > _LONGEST_URL or not text.isprintable() or " " in text
-    )
+    # A query is one also where it is empty: what is appended to it goes nowhere.
+    more = len(text) > _LONGEST_URL or not text.isprintable() or any(sign in text for sign in "?# ")
     sound = parsed.scheme in ("http", "https") and parsed.host and (port is None or 0 < port < 65536)
     if more or not sound:
         raise ConfigurationError(f"{shown(text)} is no URL of {what}; one looks like http://10.0.0.5:30000")
-    return str(parsed).rstrip("/")
+    address = f"[{_compressed(parsed.host)}]" if ":" in parsed.host else parsed.raw_host.decode("ascii")
+    shown_port = "" if port is None or port == _USUAL_PORTS[parsed.scheme] else f":{port}"
+    return f"{parsed.scheme}://{address}{shown_port}{parsed.raw_path.decode('ascii')}".rstrip("/")
+
+
+def _compressed(address: str) -> str:
+    """An IPv6 address in its shortest form."""
+    return ipaddress.IPv6Address(address).compressed
 
 
 def client(headers: Mapping[str, str], timeout: float) -> httpx.AsyncClient:

@@ -24,8 +24,7 @@ class HttpEndpoint:
         Raises:
             ConfigurationError: this is no such URL.
         """
-        peer_url(url, "an engine")
-        self.name = url.rstrip("/")
+        self.name = peer_url(url, "an engine")
         self._client = client({} if api_key is None else {"Authorization": f"Bearer {api_key}"}, _USUAL)
 
     async def call(

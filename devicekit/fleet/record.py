@@ -71,11 +71,16 @@ class FleetRecord:
 
 
 class RecordFile:
-    """The file of a fleet, held by this process."""
+    """The file of a fleet, held by this process.
+
+    Attributes:
+        left_out: engines that belonged to the fleet until this process named others.
+    """
 
     def __init__(self, path: Path, lock: Lock) -> None:
         """Raises `ConfigurationError` if what is there is no fleet's file."""
         self.path = path
+        self.left_out: tuple[str, ...] = ()
         self._lock = lock
         self.record, self._text = _read(path)
 
@@ -164,6 +169,7 @@ def open_record(path: Path, members: Sequence[str] = (), *, sourced: bool = Fals
         file = RecordFile(path, lock)
         if members and tuple(members) != file.record.members:
             held = tuple(one for one in file.record.held if one in members)
+            file.left_out = tuple(one for one in file.record.members if one not in members)
             file.save(members=tuple(members), held=held)
         if not path.exists():
             file.save()  # so that its identity is kept

@@ -218,11 +218,31 @@ _NO_URLS += (
     "http://h:" + "1" * 500,
     "http://h:1#f",
     "http://h:1/?q=1",
+    "http://h:1/?",
+    "http://h:1?",
+    "http://h:1/#",
     "http://a\0b",
     "http://[::1",
     "http://a b",
 )
 _NO_URLS += ("x" * 5000, "http://" + "x" * 5000, "http://h\u202e:1", "http://h:1\n")
+
+
+_SPELLINGS = {
+    "http://h": ("http://h/", "HTTP://H", "http://h:80", "Http://h:080/", "http://h//", "http://h/a/.."),
+    "https://h": ("https://h:443", "HTTPS://H:443/"),
+    "http://h:8080": ("http://h:08080", "HTTP://H:8080/"),
+    "http://[::1]:5": ("http://[0:0::1]:5", "HTTP://[0:0:0:0:0:0:0:1]:05/"),
+    "http://[fe80::a]:5/x": ("http://[FE80::A]:5/x/", "http://[fe80:0::000a]:5/x"),
+    "http://h:443/a/b": ("http://h:443/a/./b/", "http://H:443/a/c/../b"),
+}
+
+
+@pytest.mark.parametrize("url", _SPELLINGS)
+def test_all_spellings_of_a_url_are_one_engine(url: str) -> None:
+    for spelling in (url, *_SPELLINGS[url]):
+        assert peer_url(spelling, "an engine") == url
+        assert HttpEndpoint(spelling).name == url
 
 
 @pytest.mark.parametrize("url", _NO_URLS, ids=lambda one: ascii(one[:20]))

@@ -125,6 +125,20 @@ def test_an_engine_that_is_not_there_is_named_and_nothing_is_changed(
         assert one.get("/weight_version").json()["weight_version"] != "v2"
 
 
+def test_engines_that_are_named_no_more_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["fleet", "--file", str(tmp_path / "fleet.json")]
+    both = ("--engine=http://127.0.0.1:9", "--engine=http://127.0.0.1:7")
+    assert main([*command, *both, "status"]) == 0
+    assert "note" not in capsys.readouterr().err
+    assert main([*command, "--engine=HTTP://127.0.0.1:9/", "status"]) == 0
+    assert (
+        "no longer of this fleet, which was given other engines: http://127.0.0.1:7."
+        in capsys.readouterr().err
+    )
+    assert main([*command, "status"]) == 0
+    assert "note" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("url", ["127.0.0.1:30000", "ftp://x", "http://", "http://a?b=c", "http://u:p@host"])
 def test_what_is_no_url_of_an_engine_is_refused(
     url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
