@@ -246,9 +246,20 @@ def test_what_engines_hold_today_names_a_device_too(register):
     assert devicekit.get_device(torch.zeros(1)) is cpu
     assert devicekit.empty_device_cache(torch.cpu) in (True, False)
     assert devicekit.available_memory(torch.zeros(1)).driver_free is not None
-    for wrong in (7, 1.5, object(), os, [], b"cpu"):
-        with pytest.raises(devicekit.DeviceKitError):
+    for wrong in (7, 1.5, object(), os, torch, torch.nn, [], b"cpu"):
+        with pytest.raises(ConfigurationError):
             devicekit.get_device(wrong)
+
+
+def test_torchs_own_accelerator_means_whichever_there_is_and_never_the_host(sim_device, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("sim"))
+    assert devicekit.get_device(torch.accelerator).index == 0
+    torch.ones(1, device="sim:1")  # from here on the current device can be asked for
+    with devicekit.get_device("sim:1").current():
+        assert devicekit.get_device(torch.accelerator) is devicekit.get_device("sim:1")
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: None)
+    with pytest.raises(BackendUnavailable, match="torch sees no accelerator"):
+        devicekit.get_device(torch.accelerator)
 
 
 def test_a_device_module_means_its_current_device(sim_device):

@@ -44,6 +44,8 @@ class _Devices:
 
 _open: dict[OpenedBackend, _Devices] = {}
 
+_ASKED_OF_MODULES = ("device_count", "is_available")  # a module that has neither is no device's
+
 
 DeviceLike = str | torch.device | Device | torch.Tensor | ModuleType
 """What names a device: see `get_device`."""
@@ -57,10 +59,10 @@ def get_device(spec: DeviceLike | None = None) -> Device:
 
     Args:
         spec: a backend's name or torch's device type, with or without an index (``"npu"``, ``"npu:1"``); a
-            ``torch.device``; a tensor, for the device it lies on; one of torch's device modules (``torch.xpu``),
-            for its current device; a Device, which is returned as it is; or ``None`` for the device of the
-            enclosing `use`, or else ``DEVICEKIT_BACKEND``, or else the best backend of this machine. Without an
-            index it is device 0.
+            ``torch.device``; a tensor, for the device it lies on; one of torch's device modules (``torch.xpu``,
+            or ``torch.accelerator`` for whichever there is), for its current device; a Device, which is returned
+            as it is; or ``None`` for the device of the enclosing `use`, or else ``DEVICEKIT_BACKEND``, or else the
+            best backend of this machine. Without an index it is device 0.
 
     Raises:
         SelectionError, ContractError: no backend could be chosen; see `devicekit.select`.
@@ -76,6 +78,8 @@ def get_device(spec: DeviceLike | None = None) -> Device:
     if spec is None and (default := _default.get()) is not None:
         return default
     text = requested_by_environment() if spec is None else spec
+    if text is torch.accelerator:
+        text = _module_of_accelerator()
     if (kind := _type_of_module(text)) is not None:
         return device_of(_choose(kind, is_type=True), _current_index(text))
     if text is None:
@@ -103,12 +107,25 @@ def use(spec: str | torch.device | Device) -> Iterator[Device]:
         _default.reset(token)
 
 
+def _module_of_accelerator() -> ModuleType:
+    """The device module of the kind of accelerator that torch sees.
+
+    Raises:
+        BackendUnavailable: it sees none.
+    """
+    current = torch.accelerator.current_accelerator()
+    if current is None:
+        raise BackendUnavailable(
+            "torch.accelerator was given for a device, and torch sees no accelerator on this machine."
+        )
+    found: ModuleType = torch.get_device_module(current)
+    return found
+
+
 def _type_of_module(spec: object) -> str | None:
     """The device type that one of torch's device modules serves: ``"xpu"`` of ``torch.xpu``."""
     name = None if isinstance(spec, str) else getattr(spec, "__name__", None)
-    if not isinstance(name, str) or not (
-        isinstance(spec, ModuleType) or callable(getattr(spec, "device_count", None))
-    ):
+    if not isinstance(name, str) or not any(callable(getattr(spec, one, None)) for one in _ASKED_OF_MODULES):
         return None
     kind = name.rpartition(".")[2]
     # A vendor's package may be what torch shows under a shorter name.

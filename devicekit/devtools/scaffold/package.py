@@ -14,9 +14,11 @@ from devicekit import __version__
 from devicekit.contract.capabilities import CAPABILITIES
 from devicekit.contract.errors import ConfigurationError
 from devicekit.contract.hooks import HOOKS
+from devicekit.contract.text import shown
 from devicekit.contract.versions import CONTRACT_VERSION
 from devicekit.devtools.scaffold.hooks_source import NOT_SIMULATED, backend_source, plain_source
 from devicekit.devtools.scaffold.trying import Seen, seen
+from devicekit.registry.selection import FIRST_PARTY
 
 _FILES = {
     "pyproject.toml": "pyproject.toml",
@@ -34,7 +36,10 @@ _FILES = {
 _SIMULATED = frozenset(CAPABILITIES) - {"event_sharing", "lazy_execution", "unified_memory"}
 # What an adapter over a module can show by its hooks, where nothing was tried.
 _OVER = frozenset(CAPABILITIES) - {"async_copies", "unified_memory", "peak_memory", "lazy_execution"}
-_IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]*")
+# What users may write, and what index and installer take as the end of a distribution's name, one for each.
+_NAME = re.compile(r"(?=.{1,100}\Z)[a-z](?:_?[a-z0-9])*")
+# Distributions of devicekit's own project: another one of the name would take their place.
+_TAKEN = frozenset({*FIRST_PARTY, "conformance"})
 _MODULE = re.compile(r"torch\.([a-z_][a-z0-9_]*)")
 
 
@@ -59,7 +64,8 @@ def new_backend(
     It installs and the registry accepts it at once. Nothing of torch is imported in this process.
 
     Args:
-        name: what users will write, as in ``get_device("acme:1")``: a lower-case identifier.
+        name: what users will write, as in ``get_device("acme:1")``: a lower-case identifier that no distribution
+            of devicekit's own has.
         start: what its hooks stand on.
         over: the vendor's module, as in ``"torch.acme"``; it implies ``Start.OVER_MODULE``.
         tried: the package that brings the module. The device of this machine is tried in another process, and what
@@ -72,9 +78,15 @@ def new_backend(
         ConfigurationError: ``name`` or ``over`` is no such name, ``folder`` exists and is not empty, or the device
             cannot be tried.
     """
-    if _IDENTIFIER.fullmatch(name) is None:
+    if _NAME.fullmatch(name) is None:
         raise ConfigurationError(
-            f"A backend's name must be a lower-case identifier such as 'acme', not {name!r}."
+            "A backend's name must be a lower-case identifier such as 'acme' or 'acme_two', of at most 100 "
+            f"characters, not {shown(name)}."
+        )
+    if name in _TAKEN:
+        raise ConfigurationError(
+            f"devicekit-{name} is a distribution of devicekit's own, and installing yours would remove it. Take "
+            f"another name, as in 'acme_{name}'."
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigurationError(f"{folder} exists and is not an empty folder.")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from packaging.requirements import Requirement
 
 import devicekit
 from devicekit.cli import main
@@ -110,11 +111,42 @@ def test_everything_a_vendor_needs_is_there_and_nothing_is_left_to_fill_in(acme:
     assert tomllib.loads((acme / "conformance-waivers.toml").read_text()) == {}
 
 
-@pytest.mark.parametrize("name", ["Acme", "two words", "9lives", "", "a-b"])
+_NO_NAMES = (
+    "Acme",
+    "two words",
+    "9lives",
+    "",
+    "a-b",
+    "_acme",
+    "acme_",
+    "a__b",
+    "__init__",
+    "x" * 101,
+    "acmé",
+    "a\n",
+)
+
+
+@pytest.mark.parametrize("name", _NO_NAMES, ids=lambda one: ascii(one[:10]))
 def test_a_name_must_be_an_identifier(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="identifier"):
         new_backend(name, tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda", "musa", "npu", "rocm", "xpu", "conformance"])
+def test_no_package_takes_the_place_of_one_of_devicekits_own(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=f"devicekit-{name} is a distribution of devicekit's own"):
+        new_backend(name, tmp_path / "new", start=Start.PLAIN)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a", "acme_two", "a1_b2", "class", "x" * 100])
+def test_a_name_that_is_taken_is_one_that_an_index_and_a_manifest_take(name: str, tmp_path: Path) -> None:
+    new_backend(name, tmp_path / "new", start=Start.PLAIN)
+    project = tomllib.loads((tmp_path / "new" / "pyproject.toml").read_text())["project"]
+    assert Requirement(project["name"]).name == project["name"] == f"devicekit-{name}"
+    assert Manifest.read(tmp_path / "new" / f"devicekit_{name}" / "backend.toml").name == name
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
