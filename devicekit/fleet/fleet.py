@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from devicekit.contract.errors import ConfigurationError
-from devicekit.contract.text import shown
+from devicekit.contract.text import counted, shown
 from devicekit.fleet.agreement import problems
 from devicekit.fleet.endpoint import Answer, Endpoint, Unreachable
 from devicekit.fleet.errors import FleetBusy
@@ -316,7 +316,11 @@ class Fleet:
                 path = paths.pop() if len(paths) == 1 else None
                 self.file.save(served=Served(version, path, checksum), held=())
             return FleetReply(
-                done, summary("adopt", outcomes), tuple(outcomes), weight_version=version if done else None
+                done,
+                summary("adopt", outcomes),
+                tuple(outcomes),
+                weight_version=version if done else None,
+                notes=_still_to_join(views) if done else (),
             )
 
 
@@ -355,6 +359,12 @@ def _judge(outcome: MemberOutcome, digest: str | None, common: str | None, versi
     else:
         return outcome
     return MemberOutcome(outcome.member, False, message, outcome.status)
+
+
+def _still_to_join(views: Sequence[MemberView]) -> tuple[str, ...]:
+    waiting = sum(one.awaits_fleet is True for one in views)
+    told = "of these, started to wait for the fleet, will serve nobody before the next tend or update"
+    return (f"{counted(waiting, 'engine')} {told}",) if waiting else ()
 
 
 def _text(value: object) -> str | None:

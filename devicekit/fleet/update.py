@@ -109,6 +109,8 @@ class FleetUpdate:
 
     async def _refuse(self, version: str, claims: Claims) -> FleetReply | None:
         record = self._fleet.file.record
+        if not version:  # to engines that is none, and each makes up its own
+            return FleetReply(False, "Nothing was changed. Give the new weights a name.", outcome="unchanged")
         if record.update is not None:
             message = f"The update to {shown(record.update.version)} is not finished: resume it first."
             return FleetReply(False, message, outcome="unchanged")

@@ -150,6 +150,25 @@ def test_an_engine_that_starts_anew_serves_once_it_has_the_fleets_weights(tmp_pa
     assert has(members, "b")
 
 
+def test_weights_without_a_name_change_nothing(tmp_path: Path) -> None:
+    members = engines(2, quiet())
+    for verb in (update, rolling):
+        (refused,) = steer(tmp_path / "fleet", members, verb(version=""))
+        assert (refused.success, refused.outcome) == (False, "unchanged")
+        assert refused.message == "Nothing was changed. Give the new weights a name."
+    assert has(members, "a")
+
+
+def test_engines_that_wait_are_told_when_they_are_adopted(tmp_path: Path) -> None:
+    world = quiet()
+    members = engines(3, world)
+    assert steer(tmp_path / "fleet", members, adopt)[0].notes == ()
+    members[:2] = [SimEngine(one.name, world, waits=True) for one in members[:2]]
+    (adopted,) = steer(tmp_path / "fleet", members, adopt)
+    assert adopted.success
+    assert "2 engines of these, started to wait for the fleet, will serve nobody" in adopted.notes[0]
+
+
 def test_one_engine_under_two_names_or_another_model_is_refused(tmp_path: Path) -> None:
     members = engines(2, quiet())
     members[1].instance = members[0].instance
