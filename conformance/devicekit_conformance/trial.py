@@ -247,19 +247,17 @@ def _short(value: object) -> str:
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 
-def in_folder_of_its_own() -> str:
+def go_to_a_folder_in(folder: str) -> None:
     """Go to an empty folder, so that what is left there is seen. For processes that end with the trial.
 
     Temporary files go to the folder around it: who goes there is seen, too.
     """
     import tempfile
 
-    folder = tempfile.mkdtemp(prefix="dk-")
     here = os.path.join(folder, "here")
     os.mkdir(here)
     os.chdir(here)
     tempfile.tempdir = folder
-    return folder
 
 
 Effect = Callable[[Trial], None]

@@ -9,6 +9,7 @@ import os
 import select
 import shutil
 import signal
+import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 
@@ -16,7 +17,7 @@ from devicekit_conformance import process_state, processes
 from devicekit_conformance.calibration import Deadline
 from devicekit_conformance.context import Context, Failure, NotApplicable, NotRun, fail
 from devicekit_conformance.effects import effect_of
-from devicekit_conformance.trial import Trial, in_folder_of_its_own
+from devicekit_conformance.trial import Trial, go_to_a_folder_in
 
 __all__ = ["Script", "in_a_child", "try_each"]
 
@@ -77,11 +78,19 @@ def warm_up() -> None:
 
 def in_a_child(ctx: Context, trial: Trial, script: Script, limit: float) -> tuple[str, str]:
     """Run ``script`` in a forked child: how it ended (pass, fail, n/a or not-run), and what it said."""
+    folder = tempfile.mkdtemp(prefix="dk-")
+    try:
+        return _in_a_child(ctx, trial, script, limit, folder)
+    finally:  # however the child ended
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _in_a_child(ctx: Context, trial: Trial, script: Script, limit: float, folder: str) -> tuple[str, str]:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        _run(trial, script, writing)
+        _run(trial, script, writing, folder)
     os.close(writing)
     received = _read(reading, limit)
     os.close(reading)
@@ -96,7 +105,6 @@ def in_a_child(ctx: Context, trial: Trial, script: Script, limit: float) -> tupl
         code = os.waitstatus_to_exitcode(status)
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
         return "fail", f"{trial.hook}(): the process {how}"
-    shutil.rmtree(str(answer["folder"]), ignore_errors=True)
     trial.facts[:] = answer["facts"]
     if answer["shares memory"]:
         _share_memory()
@@ -129,10 +137,10 @@ def _read(reading: int, limit: float) -> bytes | None:
             return received
 
 
-def _run(trial: Trial, script: Script, writing: int) -> None:
-    ended, said, folder = "pass", "", ""
+def _run(trial: Trial, script: Script, writing: int, folder: str) -> None:
+    ended, said = "pass", ""
     try:
-        folder = in_folder_of_its_own()
+        go_to_a_folder_in(folder)
         # A file whose length tells what was written, by whomever.
         output = os.open(
             os.path.join(os.path.dirname(folder), f"{os.path.basename(folder)}.txt"), _NEW, 0o600
@@ -154,7 +162,7 @@ def _run(trial: Trial, script: Script, writing: int) -> None:
         ended, said = "fail", f"{trial.hook}(): {type(error).__name__}: {str(error)[:200]} at {where}"
     said = said.encode("utf-8", "backslashreplace").decode()[:2000]
     shares = processes.torch_shares_memory()
-    answer = {"ended": ended, "said": said, "folder": folder, "facts": trial.facts, "shares memory": shares}
+    answer = {"ended": ended, "said": said, "facts": trial.facts, "shares memory": shares}
     with contextlib.suppress(OSError):
         os.write(writing, json.dumps(answer).encode() + b"\n")
     os._exit(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -70,6 +71,18 @@ def test_a_sample_of_the_faults_is_caught_by_a_sentence(
     ]
     found = _run(warm, _SCRIPT, *chosen)
     assert not {name: one for name, one in found.items() if one[0] != "fail" or len(one[2]) < 10}
+
+
+def test_whatever_a_fault_leaves_behind_is_gone_afterwards(
+    model: dict[str, list[str]], warm: Warm, tmp_path: Path
+) -> None:
+    """Also of processes that are ended in the middle of their work."""
+    names = [name for name in model if name.endswith("writes_a_temporary_file")]
+    once = [name for name in names if "first" in name]
+    elsewhere = f"import tempfile\ntempfile.tempdir = {str(tmp_path)!r}\n{_SCRIPT}"
+    found = _run(warm, elsewhere, *once[:1], *[name for name in names if "backend" in name])
+    assert len(found) == 3
+    assert not [*tmp_path.iterdir()]
 
 
 # Kinds of faults that the suite once let pass, each of which has a property that finds it.

@@ -11,6 +11,7 @@ import json
 import os
 import select
 import signal
+import tempfile
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -117,21 +118,23 @@ def _answers(
     target: Target, batch: Sequence[Requirement], statuses: dict[str, str], focus: frozenset[str] | None
 ) -> Generator[Finding, None, None]:
     """What a fork finds of each requirement, up to the first failure: who failed may be in any state."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        _serve(target, batch, statuses, focus, writing)
-    os.close(writing)
-    try:
-        for found in _listen(reading):
-            statuses[found.requirement] = found.status
-            yield found
-    finally:
-        os.close(reading)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+    # It is ended in the middle of its work, and leaves whatever it has there.
+    with tempfile.TemporaryDirectory(prefix="dk-", ignore_cleanup_errors=True) as folder:
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(reading)
+            _serve(target, batch, statuses, focus, writing, folder)
+        os.close(writing)
+        try:
+            for found in _listen(reading):
+                statuses[found.requirement] = found.status
+                yield found
+        finally:
+            os.close(reading)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
 
 
 def _serve(
@@ -140,9 +143,11 @@ def _serve(
     statuses: dict[str, str],
     focus: frozenset[str] | None,
     writing: int,
+    folder: str,
 ) -> None:
     try:
         os.setsid()
+        tempfile.tempdir = os.environ["TMPDIR"] = folder
         null = os.open(os.devnull, os.O_RDWR)
         for number in (0, 1, 2):
             os.dup2(null, number)
