@@ -95,7 +95,9 @@ def test_a_flush_may_be_described_in_its_body(server: Server) -> None:
     with server.running():
         answer = server.post("/flush_cache", {"timeout": 0.05})
         assert answer.json()["message"] == "Timed out after 0.05 s waiting for: running=1."
-        assert server.post("/flush_cache?timeout=0", {"timeout": 9}).json()["refusal"] == "busy"
+        assert server.post("/flush_cache?timeout=0").json()["refusal"] == "busy"
+        both = server.post("/flush_cache?timeout=0", {"timeout": 9})
+        assert (both.status_code, "timeout is given twice" in both.text) == (400, True)
     assert server.http.post("/flush_cache", content=b"{").status_code == 400
 
 

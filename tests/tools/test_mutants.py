@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import importlib.util
 import json
 import subprocess
@@ -216,6 +217,7 @@ def test_a_change_reaches_every_function_of_a_loaded_file(tmp_path: Path) -> Non
 
     assert said() == (False, 3, False)
     changed = set()
+    gc.freeze()  # as sessions do once their tests are collected
     for one in mutants("loaded.py", LOADED):
         if one.operator == "comparison":
             change(path, one.text)
@@ -223,6 +225,7 @@ def test_a_change_reaches_every_function_of_a_loaded_file(tmp_path: Path) -> Non
     assert changed == {(True, 3, False), (False, 4, False), (False, 3, True)}
     change(path, LOADED)
     assert said() == (False, 3, False)
+    gc.freeze()
 
 
 def test_what_takes_too_long_without_a_change_as_well_is_neither_killed_nor_survived() -> None:

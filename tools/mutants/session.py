@@ -123,6 +123,7 @@ def change(file: Path, text: str) -> None:
     names = Counter((one.co_name, one.co_firstlineno) for one in codes)
     # Of two lambdas in a line it is not known which is which.
     new = {key: one for one in codes if names[key := (one.co_name, one.co_firstlineno)] == 1}
+    gc.unfreeze()  # what is frozen is not listed
     for one in gc.get_objects():
         # Not isinstance, which has some objects tell of their class, and warn.
         if type(one) is FunctionType and one.__code__.co_filename == str(file):
