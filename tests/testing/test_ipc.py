@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pickle
 import subprocess
-import sys
 
 import pytest
 import torch
 
 from devicekit.testing.ipc import export_tensor, import_tensor
+from tools.warm import Warm
 
 pytestmark = pytest.mark.usefixtures("machine")
 
@@ -25,10 +25,10 @@ tensor[0, 1] = 40.0
 """
 
 
-def test_a_child_process_reads_and_writes_the_same_bytes() -> None:
+def test_a_child_process_reads_and_writes_the_same_bytes(warm: Warm) -> None:
     base = torch.arange(6.0, device="sim:1")
     handle = export_tensor(base[2:].view(2, 2).t())
-    subprocess.run([sys.executable, "-c", CHILD], input=pickle.dumps(handle), check=True, timeout=300)
+    subprocess.run([*warm.python, "-c", CHILD], input=pickle.dumps(handle), check=True, timeout=300)
     assert base.tolist() == [0.0, 1.0, 2.0, 3.0, 40.0, 5.0]
 
 
