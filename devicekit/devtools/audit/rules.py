@@ -243,6 +243,10 @@ class _Visitor(Walker):
         path = self._path(node.func) or ""
         takes = parameters_of(self._names.definition(node.func, self._place.scope)) if node.args else []
         told = self._place.told and path == "torch.device"
+        if any(
+            isinstance(one, ast.Constant) and words.is_apart(str(one.value)) for one in arguments_of(node)
+        ):
+            self._apart.update(one for one in arguments_of(node) if isinstance(one, ast.Lambda))
         with self._at(setting=sets_for_type(path or called_name(called)), told=told):
             for number, argument in enumerate(node.args):
                 if number == 0 and path == "typing.cast":

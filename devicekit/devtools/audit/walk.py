@@ -41,6 +41,7 @@ class Walker(ast.NodeVisitor):
         self._marks = marks
         self._editor = editor
         self._place = Place(names.module, apart=words.is_apart(path))
+        self._apart: set[ast.Lambda] = set()  # of a row for one vendor: Row("xpu", lambda: ...)
 
     def visit_body(self, nodes: Sequence[ast.stmt]) -> None:
         """The statements of a block, which is one vendor's if it imports a package of that vendor."""
@@ -111,7 +112,8 @@ class Walker(ast.NodeVisitor):
         with self._at(frozen=True):
             for part in defaults_of(node.args):
                 self.visit(part)
-        with self._at(scope=self._names.scope(node), runs=True, caught=False):
+        apart = self._place.apart or node in self._apart
+        with self._at(scope=self._names.scope(node), runs=True, caught=False, apart=apart):
             self.visit(node.body)
 
     def _visit_annotation(self, node: ast.expr | None) -> None:

@@ -7,16 +7,9 @@ import random
 
 import pytest
 
-from devicekit.devtools.audit.rewrite import rewrite
-from devicekit.devtools.audit.rules import analyse
+from tests.devtools.audit.fixing import fixed
 from tests.devtools.audit.machine import Machine
 from tests.seeds import drawn_seed
-
-
-def fixed(code: str, *, unsafe: bool = False) -> str:
-    edits = [one for one in analyse(code, "x.py").edits if one.safe or unsafe]
-    return rewrite(code, edits)[0]
-
 
 # How a file comes by torch: the lines at its top, what it then calls the vendor's module, and torch.
 IMPORTS = (
