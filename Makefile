@@ -11,7 +11,7 @@ PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml plugins/hosts/*/p
 # Some images forbid Python to keep what it compiled. Tests start thousands of processes: each would compile it anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: hosts pictures help run fleet fleet-ray test thorough lint types architecture bench bench-peers soak hostile operators mutants kill-matrix honest flicker matrix versions clients architectures device tested dist stranger workflows docs clean
+.PHONY: hosts ported pictures help run fleet fleet-ray test thorough lint types architecture bench bench-peers soak hostile operators mutants kill-matrix honest flicker matrix versions clients architectures device tested dist stranger workflows docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -130,6 +130,9 @@ docs: $(SETUP) ## write the pages that are generated from the code, and build th
 	@$(BIN)/python -m tools.host_calls
 	@$(BIN)/python -m sphinx -b html -q -W --keep-going -j 2 docs site
 	@echo "open site/index.html"
+
+ported: $(SETUP) ## run audit --fix on real projects, and their own tests before and after; writes docs/results/ported.md
+	@$(BIN)/python -m tools.ported --markdown docs/results/ported.md
 
 pictures: $(SETUP) ## capture commands at two widths, and pages if chromium is there, into docs/pictures
 	@$(BIN)/python -m tools.pictures
