@@ -22,6 +22,7 @@ PAGES = sorted(
         CHECKOUT / "conformance/README.md",
         *(CHECKOUT / "docs").glob("*.md"),
         *(CHECKOUT / "docs/tutorials").glob("*.md"),
+        *(CHECKOUT / "docs/hosts").glob("*.md"),
     ]
 )
 _MARK = re.compile(r"<!-- (?:(needs): ([^>]+)|(continues)) -->")
