@@ -12,7 +12,9 @@ from devicekit_conformance.printing import printed
 from devicekit_conformance.repeated import within, wrong_arguments
 from devicekit_conformance.trial import Trial
 
-__all__ = ["call_all_others", "initialises_nothing", "same_for_all", "try_all_others"]
+__all__ = [
+    "call_all_others", "initialises_nothing", "refuses_quietly", "same_for_all", "try_all_others",
+]  # fmt: skip
 
 _OF_THE_THREAD = frozenset({"current_index", "current_stream", "is_capturing", "set_index"})
 _ALONE = 8  # calls that nothing disturbs, to see whether an answer moves by itself
@@ -36,11 +38,13 @@ def initialises_nothing(trial: Trial) -> None:
                 function(*arguments)
             made = trial.ctx.probe.initialised()
             within(trial, where).expect(made is not True, "it initialised the device, which it must not")
-    _when_it_refuses(trial)
     _after_others_that_do_not(trial, arguments)
 
 
-def _when_it_refuses(trial: Trial) -> None:
+def refuses_quietly(trial: Trial) -> None:
+    """A hook that may not initialise the device does not either when it raises."""
+    if not frozen_contract.hook(trial.hook).quiet or trial.ctx.probe.initialised() is not False:
+        return
     wrong = wrong_arguments(trial)
     if wrong is None:
         return
@@ -78,6 +82,7 @@ def same_for_all(trial: Trial, arguments: tuple[Any, ...]) -> None:
         found = function(*arguments)
         return repr(printed(sorted(found, key=str) if isinstance(found, frozenset) else found))
 
+    trial.long_work()  # or idle devices might be told alike
     if len({ask() for _ in range(_ALONE)}) > 1:
         return  # it moves by itself: other processes take memory and give it back
 
@@ -103,6 +108,7 @@ def same_for_all(trial: Trial, arguments: tuple[Any, ...]) -> None:
             strange = [there, before]
         else:
             trial.fail(f"{where} it says {strange[0]:.160}, and here {strange[1]:.160}")
+    trial.finish()
 
 
 def call_all_others(trial: Trial) -> None:
@@ -127,10 +133,19 @@ def call_all_others(trial: Trial) -> None:
             ]
         for arguments in given:
             with contextlib.suppress(Exception):
-                trial.ctx.raw_hook(name)(*arguments)
+                _use(trial.ctx.raw_hook(name)(*arguments))
     trial.finish()
     if before is not None:
         trial.select(before)
+
+
+def _use(handle: object) -> None:
+    """Use what a hook returned, where it can be."""
+    for name in ("record", "query", "synchronize", "wait", "reset"):
+        method = getattr(handle, name, None)
+        if callable(method):
+            with contextlib.suppress(Exception):
+                method()
 
 
 def try_all_others(trial: Trial) -> None:

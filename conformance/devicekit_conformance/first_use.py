@@ -33,6 +33,11 @@ class FirstUse:
         excused = self.excused
         return {name: value for name, value in state.items() if name not in excused}
 
+    def replaced(self, code: Mapping[str, dict[str, object]]) -> list[str]:
+        """The functions that are others now, as parts of a sentence; ``code`` is what they were."""
+        excused = self.excused
+        return [one for one in process_state.replaced(code, process_state.code()) if one not in excused]
+
 
 def changed_by_first_use(ctx: Context) -> frozenset[str]:
     """Words for parts of the process's state, and paths of files, found in a forked child that uses the device.
@@ -57,11 +62,12 @@ def changed_by_first_use(ctx: Context) -> frozenset[str]:
 
 
 def _changes(ctx: Context) -> set[str]:
-    before, opened = _state(), process_state.descriptors()
+    before, code, opened = _state(), process_state.code(), process_state.descriptors()
     with contextlib.suppress(Exception):
         ctx.probe.tensor(4096, 0).fill_(1)
     now = _state()
     changed = {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
+    changed |= set(process_state.replaced(code, process_state.code()))
     return changed | {
         path for number, path in process_state.descriptors().items() if opened.get(number) != path
     }

@@ -42,6 +42,11 @@ class FrozenHook:
         return f"{self.name}({', '.join(self.parameters)})"
 
     @property
+    def names_a_device(self) -> bool:
+        """Whether it is told which device it is about."""
+        return "index" in self.parameters or "stream" in self.parameters
+
+    @property
     def refuses(self) -> bool:
         """Whether it must raise for a device that does not exist."""
         return "index" in self.parameters and self.name not in _ANY_INDEX

@@ -14,7 +14,7 @@ from devicekit_conformance.calling import arguments_for
 from devicekit_conformance.context import MIB
 from devicekit_conformance.pages import NUMBERS, on_own_pages
 from devicekit_conformance.printing import printed
-from devicekit_conformance.situations import FACTS, in_order
+from devicekit_conformance.telling import FACTS, in_order
 from devicekit_conformance.trial import Trial
 
 __all__ = ["Kept", "keep", "keepable"]

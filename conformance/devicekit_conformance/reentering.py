@@ -16,6 +16,8 @@ from devicekit_conformance.repeated import within
 from devicekit_conformance.replaced import Replaced
 from devicekit_conformance.trial import Trial
 
+__all__ = ["interrupted", "reentered"]
+
 _WITH_OTHERS = 0.5  # seconds, in which other hooks are called as well
 _PLACES = 60  # of the calls that a hook makes, at most so many are interrupted
 
@@ -44,7 +46,7 @@ def reentered(trial: Trial) -> None:
             except BaseException as error:
                 raised.append(error)  # noqa: B023  # called at once
 
-        reached = _interrupted(lambda: function(*arguments), call, place)
+        reached = interrupted(lambda: function(*arguments), call, place)
         if raised:
             said = f"{type(raised[0]).__name__}: {str(raised[0])[:200]}"
             trial.fail(f"while it ran it was called, and others that only look, and one raised {said}")
@@ -89,8 +91,11 @@ def _quiet(trial: Trial) -> Callable[..., object]:
     return call
 
 
-def _interrupted(run: Callable[[], object], call: Callable[[], None], place: int) -> bool:
-    """Run ``call`` out of one of the calls that the backend's own code makes inside ``run``."""
+def interrupted(run: Callable[[], object], call: Callable[[], None], place: int) -> bool:
+    """Run ``call`` out of one of the calls that the backend's own code makes inside ``run``.
+
+    Returns whether there were so many calls that the one at ``place`` was reached.
+    """
     hook: list[FrameType] = []
     left, done = place, False
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import sys
 import threading
 import time
@@ -13,7 +12,6 @@ from typing import Any
 
 from devicekit_conformance import frozen_contract
 from devicekit_conformance.anywhere import call_all_others, initialises_nothing, same_for_all, try_all_others
-from devicekit_conformance.calibration import Deadline
 from devicekit_conformance.calling import arguments_for
 from devicekit_conformance.capturing import while_capturing
 from devicekit_conformance.context import Failure, NotRun
@@ -27,29 +25,29 @@ from devicekit_conformance.repeated import fail_once, repeat, within, wrong_argu
 from devicekit_conformance.replaced import Replaced
 from devicekit_conformance.silence import says_nothing
 from devicekit_conformance.surroundings import Surroundings
+from devicekit_conformance.telling import FACTS, fact, in_order, tells, told_everywhere, told_of
 from devicekit_conformance.trial import Trial
+from devicekit_conformance.whereabouts import held_up
 from devicekit_conformance.worlds import same_in_every_mode, same_in_every_world, worlds
 
 __all__ = [
-    "FACTS", "after_all_others", "again", "beside", "fact", "first", "forked", "in_order", "leaking",
-    "on_every_device", "reentered",
-]  # fmt: skip
+    "after_all_others",
+    "again",
+    "beside",
+    "first",
+    "forked",
+    "leaking",
+    "on_every_device",
+    "reentered",
+]
 
 _COMPARED = frozenset({"manual_seed"})  # whose effect remembers what it was before
 _COUNTED = ("num_ooms of", "num_alloc_retries of")  # which only an allocation changes
 _SEEDING = frozenset({"manual_seed", "set_rng_state"})
 _DEVICES = 3  # at most so many are tried
-_THREAD_LIMIT = 20.0  # seconds
 _MOVES_MEMORY = frozenset(
     {"empty_cache", "collect_ipc", "memory_pool", "create_graph", "export_ipc", "import_ipc"}
 )
-FACTS = frozenset(  # hooks whose answer is the same in every process
-    {
-        "allocator_settings", "can_access_peer", "collective_backend", "copies_overlap", "device_count",
-        "device_properties", "is_available", "priority_range", "profiler_activity", "supported_dtypes",
-        "visible_devices_variable",
-    }
-)  # fmt: skip
 _HUNDRED_LIMIT = 8.0  # seconds, for a hundred calls and ten of a slow hook on a busy machine
 _ONCE = frozenset({"register_host_memory", "unregister_host_memory"})  # refused the second time
 _CALLS = 4  # of a hook in a process in which it was not called before, at least
@@ -65,6 +63,9 @@ def _releases(trial: Trial) -> bool:
 def first(trial: Trial) -> None:
     """The first call that this process makes."""
     spec = frozen_contract.hook(trial.hook)
+    if not spec.names_a_device:
+        # Who does not look says 0. Hooks that name a device are called about another one first `on_every_device`.
+        trial = within(trial, "", index=max(0, trial.count - 1))
     if spec.quiet and not _releases(trial) and trial.ctx.probe.initialised() is False:
         # What releases has to have something to do when it is called first.
         arguments = arguments_for(trial)
@@ -78,19 +79,6 @@ def first(trial: Trial) -> None:
     trial.facts.extend(fact(trial))
 
 
-def fact(trial: Trial) -> list[str]:
-    """What the hook says, where that is the same in every process; nothing of hooks whose answers may change."""
-    parameters = frozen_contract.hook(trial.hook).parameters
-    if trial.hook not in FACTS or parameters not in ((), ("index",)):
-        return []
-    return [repr(in_order(trial.call(*((trial.index,) if parameters else ()))))]
-
-
-def in_order(answer: object) -> object:
-    """Sets print in any order."""
-    return sorted(answer, key=str) if isinstance(answer, frozenset) else answer
-
-
 def again(trial: Trial) -> None:
     """Later calls, in other threads, with another stream current, and after what went wrong."""
     run = effect_of(trial.hook)
@@ -101,13 +89,13 @@ def again(trial: Trial) -> None:
     for number in range(4):
         run(within(trial, f"in round {number + 1}"))
         if arguments is not None:
-            told = _told(trial, arguments)
-            _tells(within(trial, f"after round {number + 1}"), arguments, told)
+            told = told_of(trial, arguments)
+            tells(within(trial, f"after round {number + 1}"), arguments, told)
     for number in (1, 2):
         _in_thread(run, within(trial, f"in thread {number + 1} of the process"))
     if arguments is not None:
-        told = _told(trial, arguments)
-        _in_thread(lambda one: _tells(one, arguments, told), within(trial, "in another thread"))
+        told = told_of(trial, arguments)
+        _in_thread(lambda one: tells(one, arguments, told), within(trial, "in another thread"))
         used = trial.tensor(BLOCK)  # so that there is something to tell
         same_for_all(trial, arguments)
         if trial.hook in FACTS:
@@ -115,9 +103,9 @@ def again(trial: Trial) -> None:
             same_in_every_world(trial, lambda: repr(in_order(trial.ctx.raw_hook(trial.hook)(*given))))
         if frozen_contract.hook(trial.hook).only_looks and trial.hook != "set_index":
             same_in_every_mode(trial, partial(trial.ctx.raw_hook(trial.hook), *arguments))
-        told = _told(trial, arguments)
+        told = told_of(trial, arguments)
         fail_once(trial)
-        _tells(within(trial, "after a call that raised"), arguments, told)
+        tells(within(trial, "after a call that raised"), arguments, told)
         del used
     if frozen_contract.hook(trial.hook).returns == ("NoneType",) and trial.hook not in _ONCE:
         run(within(trial, "with each call made twice", ctx=_twice(trial)))
@@ -137,13 +125,13 @@ def again(trial: Trial) -> None:
     trial.own("empty_cache")
     run(within(trial, "after the device ran out of memory"))
     if arguments is not None:
-        told = _told(trial, arguments)
+        told = told_of(trial, arguments)
         around = Surroundings(trial.ctx, trial.hook, trial.index)
         repeat(trial, arguments, 110, _HUNDRED_LIMIT)
         changed = around.changes()
         if changed:
             within(trial, "somewhere in a hundred calls").fail("; ".join(changed[:3]))
-        _tells(within(trial, "after a hundred calls"), arguments, told)
+        tells(within(trial, "after a hundred calls"), arguments, told)
         _use_often(trial)
     else:
         _repeat_effect(trial, run)
@@ -175,31 +163,13 @@ def after_all_others(trial: Trial) -> None:
     if trial.hook in _COMPARED:
         effect_of(trial.hook)(within(trial, "before every other hook was called", watched=False))
     arguments = arguments_for(trial)
-    told = None if arguments is None else _told(trial, arguments)
+    told = [] if arguments is None else told_everywhere(trial, arguments)
     call_all_others(trial)
     after = within(trial, "after every other hook was called", watched=False)
-    if arguments is not None and told is not None:
-        _tells(after, arguments, told)
+    for was, now in zip(told, [] if arguments is None else told_everywhere(trial, arguments), strict=True):
+        after.expect(now == was, f"it says {now:.100}, and said {was:.100} just before")
     effect_of(trial.hook)(after)
     del used
-
-
-def _told(trial: Trial, arguments: tuple[Any, ...]) -> str:
-    """As much of an answer as cannot change from one moment to the next; nothing of hooks that do something."""
-    if not frozen_contract.hook(trial.hook).only_looks:
-        return ""
-    found = trial.ctx.raw_hook(trial.hook)(*arguments)
-    if trial.hook in FACTS:
-        return repr(in_order(found))
-    if dataclasses.is_dataclass(found):
-        known = [one.name for one in dataclasses.fields(found) if getattr(found, one.name) is not None]
-        return f"{', '.join(known) or 'nothing'}"
-    return "nothing" if found is None or found in ((), [], {}, "") else "something"
-
-
-def _tells(trial: Trial, arguments: tuple[Any, ...], before: str) -> None:
-    now = _told(trial, arguments)
-    trial.expect(now == before, f"it says {now:.100}, and said {before:.100} just before")
 
 
 def _in_thread(run: Callable[[Trial], None], trial: Trial) -> None:
@@ -214,18 +184,10 @@ def _in_thread(run: Callable[[Trial], None], trial: Trial) -> None:
     # Surroundings know the threads that there are: this one must not come between two looks.
     thread = threading.Thread(target=target, daemon=True)
     thread.start()
-    _join(thread)
-    if thread.is_alive():
-        trial.fail(f"did not return within {_THREAD_LIMIT:g} s")
+    late = held_up(thread)
+    trial.expect(not late, late)
     if raised:
         raise raised[0]
-
-
-def _join(thread: threading.Thread) -> None:
-    """Wait for a thread, for as long as it may take."""
-    deadline = Deadline(_THREAD_LIMIT)
-    while thread.is_alive() and (left := deadline.left()):
-        thread.join(left)
 
 
 def _use_often(trial: Trial) -> None:
@@ -272,7 +234,11 @@ def on_every_device(trial: Trial) -> None:
             with trial.current(current):
                 run(within(trial, f"with device {current} current", index=index))
                 _with_nothing_to_do(within(trial, f"called again with device {current} current", index=index))
-    _in_thread(run, within(trial, "in a second thread", index=chosen[-1]))
+    last = within(trial, "", index=chosen[-1])
+    _in_thread(run, within(last, "in a second thread"))
+    arguments = arguments_for(last)
+    if arguments is not None:
+        same_for_all(last, arguments)
     _at_once(trial, chosen)
     for current in chosen:
         with trial.current(current):
@@ -336,8 +302,7 @@ def _at_once(trial: Trial, chosen: list[int]) -> None:
     try:
         for thread in threads:
             thread.start()
-        for thread in threads:
-            _join(thread)
+        late = held_up(*threads)
     finally:
         sys.setswitchinterval(interval)
     afterwards = asked_alone() if strange else {}
@@ -347,7 +312,7 @@ def _at_once(trial: Trial, chosen: list[int]) -> None:
         if found not in afterwards[index] and len(alone[index]) == 1
     ]
     at_once = within(trial, f"while {len(chosen)} threads asked for a device each")
-    at_once.expect(not any(one.is_alive() for one in threads), f"did not return within {_THREAD_LIMIT:g} s")
+    at_once.expect(not late, late)
     at_once.expect(not wrong, wrong[0] if wrong else "")
     del kept
 

@@ -47,7 +47,7 @@ class Surroundings:
         """What is different now, as parts of a sentence."""
         use = self._use
         told = process_state.changes(use.without(self.process), use.without(self._take_process()))
-        told += process_state.replaced(self._code, process_state.code()) if self._thorough else []
+        told += use.replaced(self._code) if self._thorough else []
         devices = self._take_devices()
         # Of devices that had been initialised before.
         before = {name: value for name, value in self._devices.items() if name in devices}

@@ -13,10 +13,11 @@ import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 
-from devicekit_conformance import process_state, processes
+from devicekit_conformance import process_state, processes, whereabouts
 from devicekit_conformance.calibration import Deadline
 from devicekit_conformance.context import Context, Failure, NotApplicable, NotRun, fail
 from devicekit_conformance.effects import effect_of
+from devicekit_conformance.telling import fact
 from devicekit_conformance.trial import Trial, go_to_a_folder_in
 
 __all__ = ["Script", "in_a_child", "try_each"]
@@ -51,8 +52,6 @@ def try_each(ctx: Context, hooks: Sequence[str], script: Script, limit: float = 
 
 def _told_otherwise(ctx: Context, told: Mapping[str, list[str]]) -> list[str]:
     """Where this process is told something else than its children; after them, for asking may use a device."""
-    from devicekit_conformance.situations import fact
-
     faults = []
     for hook, there in told.items():
         try:
@@ -90,14 +89,16 @@ def _in_a_child(ctx: Context, trial: Trial, script: Script, limit: float, folder
     child = os.fork()
     if child == 0:
         os.close(reading)
+        whereabouts.answer_into(writing)
         _run(trial, script, writing, folder)
     os.close(writing)
     received = _read(reading, limit)
+    where = whereabouts.line_of(child, reading) if received is None else ""
     os.close(reading)
     if received is None:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        return "fail", f"{trial.hook}() did not return within {limit:g} s"
+        return "fail", f"{trial.hook}() did not return within {limit:g} s{where}"
     _, status = os.waitpid(child, 0)
     try:
         answer = json.loads(received)

@@ -13,7 +13,7 @@ import pkgutil
 import threading
 from collections.abc import Callable, Mapping
 
-from devicekit_conformance import frozen_contract, process_state
+from devicekit_conformance import frozen_contract, process_state, processes
 from devicekit_conformance.first_use import FirstUse
 from devicekit_conformance.surroundings import OF_THE_HOST, Surroundings
 from devicekit_conformance.trial import Effect, Trial
@@ -55,6 +55,7 @@ def _leaving_nothing(run: Effect) -> Effect:
     def watched(trial: Trial) -> None:
         around = Surroundings(trial.ctx, trial.hook, trial.index, thorough=False)
         before = _of_the_process(trial) if trial.watched and trial.calls[0] == 0 else None
+        code = process_state.code() if before is not None else {}
         use = FirstUse(trial.ctx)
         if before is not None:
             trial.since = _since(use, before)
@@ -63,6 +64,7 @@ def _leaving_nothing(run: Effect) -> Effect:
         changed = [one for one in around.changes() if one.startswith("the current")]
         if before is not None:
             changed += process_state.changes(use.without(before), use.without(_of_the_process(trial)))
+            changed += use.replaced(code)
         if changed and trial.watched:
             trial.fail(f"{'; '.join(changed[:3])} after what it returned was used")
 
@@ -87,6 +89,7 @@ def _of_the_process(trial: Trial) -> dict[str, object]:
     """What no effect changes by itself."""
     found = {**process_state.system_state(), **process_state.python_state(), **process_state.torch_state()}
     found["the files in the working directory"] = process_state.files()
+    found["the processes that it started"] = processes.started()
     if trial.ctx.manifest.device_type == "cpu":
         for name in OF_THE_HOST:  # which an effect draws from
             found.pop(name, None)

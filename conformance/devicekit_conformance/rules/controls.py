@@ -13,6 +13,7 @@ from devicekit_conformance.context import Context, Failure, NotApplicable, expec
 from devicekit_conformance.measures import filled, intact
 from devicekit_conformance.pages import NUMBERS, on_own_pages
 from devicekit_conformance.rulebook import requirement
+from devicekit_conformance.whereabouts import held_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,9 +35,10 @@ def _needs(ctx: Context, *hooks: str) -> None:
 
 def _in_new_thread(ctx: Context) -> object:
     found: list[object] = []
-    thread = threading.Thread(target=lambda: found.append(ctx.hook("current_stream")(0)))
+    thread = threading.Thread(target=lambda: found.append(ctx.hook("current_stream")(0)), daemon=True)
     thread.start()
-    thread.join()
+    late = held_up(thread)
+    expect(not late, f"current_stream() in another thread {late}")
     expect(bool(found), "current_stream() raised in another thread")
     return found[0]
 

@@ -13,7 +13,6 @@ from devicekit_conformance.context import Context, NotApplicable, NotRun, fail
 from devicekit_conformance.rulebook import requirement
 
 _PROFILES = ("core", "memory", "streams", "host", "processes")
-_OF_A_DEVICE = frozenset({"index", "stream"})
 _LIMIT = 300.0  # seconds, for all hooks of a profile
 # In the order of their numbers: the situation, its sentence, and why.
 _SITUATIONS: tuple[tuple[str, str, str], ...] = (
@@ -123,7 +122,7 @@ def _hooks(ctx: Context, profile: str | None, situation: str) -> list[str]:
     if situation == "on_every_device":
         if not ctx.manifest.indexed:
             raise NotApplicable("this backend has one device, which has no index")
-        mine = [name for name in mine if _OF_A_DEVICE & set(frozen_contract.hook(name).parameters)]
+        mine = [name for name in mine if frozen_contract.hook(name).names_a_device]
     if ctx.focus is not None:
         mine = [name for name in mine if name in ctx.focus]
     if not mine:

@@ -223,7 +223,6 @@ def free_is_above_total() -> Iterator[Fault]:
         "half": lambda found: {"free": found.free // 2, "total": found.total // 2},
         "tenfold": lambda found: {"free": found.free * 10, "total": found.total * 10},
         "source": lambda found: {"source": "driver"},
-        "no_source": lambda found: {"source": None},
         "less_allocated": lambda found: {"free": max(0, found.free - (1 << 30))},
     }
     for name, change in changes.items():
