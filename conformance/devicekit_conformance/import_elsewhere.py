@@ -16,11 +16,11 @@ import torch
 from devicekit_conformance import process_state
 from devicekit_conformance.context import Context
 from devicekit_conformance.target import Target
-from devicekit_conformance.undisturbed import undisturbed
+from devicekit_conformance.undisturbed import in_a_fork, undisturbed
 
 _AT_ONCE = 8  # imports of a tensor, one after the other
 _ROUNDS = 8  # so that there are more than a hundred imports in all
-IMPORTS = 2 + _ROUNDS * _AT_ONCE  # of the first tensor; of others there are two
+IMPORTS = 3 + _ROUNDS * _AT_ONCE  # of the first tensor; of others there are two
 
 
 def main(address: str, probe: str | None = None) -> None:
@@ -29,6 +29,7 @@ def main(address: str, probe: str | None = None) -> None:
     import_ipc = undisturbed(context, "import_ipc")
     told: list[dict[str, object]] = []
     handles: list[list[bytes]] = pickle.load(sys.stdin.buffer)
+    in_a_fork(context, "import_ipc", pickle.loads(handles[0].pop()))
     for first, second, *_ in handles:
         with ThreadPoolExecutor(1) as thread:  # a tensor may be exported more than once
             thread.submit(import_ipc, pickle.loads(first)).result()

@@ -12,11 +12,13 @@ from devicekit_conformance.context import Context
 from devicekit_conformance.reentering import interrupted
 from devicekit_conformance.snapshot import captured_output
 from devicekit_conformance.surroundings import Surroundings
-from devicekit_conformance.trying import warm_up
+from devicekit_conformance.trial import Trial
+from devicekit_conformance.trying import in_a_child, warm_up
 
-__all__ = ["undisturbed"]
+__all__ = ["in_a_fork", "undisturbed"]
 
 _LIMIT = 15  # seconds, in which a call returns that is made while the hook runs
+_FORK_LIMIT = 30.0  # seconds, in which a forked child imports something
 _PLACES = 8  # of the calls that the hook makes, at which it is called again
 
 
@@ -52,6 +54,21 @@ def undisturbed(context: Context, hook: str) -> Callable[..., Any]:
         return found
 
     return checked
+
+
+def in_a_fork(context: Context, hook: str, *arguments: object) -> None:
+    """Call the hook in a child of this process, which ends with a message where it does not do the same there.
+
+    Nothing may have used the device before.
+    """
+    trial = Trial(context, hook, situation="in a child that was forked before the device was used")
+    ended, said = in_a_child(context, trial, lambda there: _answers(there, arguments), _FORK_LIMIT)
+    if ended == "fail":
+        raise SystemExit(said)
+
+
+def _answers(trial: Trial, arguments: tuple[object, ...]) -> None:
+    trial.expect(trial.call(*arguments) is not None, "it returned None")
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import cast
 from devicekit.contract.handles import Event
 from devicekit_conformance.context import Context
 from devicekit_conformance.target import Target
-from devicekit_conformance.undisturbed import undisturbed
+from devicekit_conformance.undisturbed import in_a_fork, undisturbed
 
 
 def main(address: str, probe: str | None = None) -> None:
@@ -18,6 +18,7 @@ def main(address: str, probe: str | None = None) -> None:
     context = Context(Target(address, probe))
     import_event = undisturbed(context, "import_event")
     handles = [pickle.loads(handle) for handle in pickle.load(sys.stdin.buffer)]
+    in_a_fork(context, "import_event", 0, handles[0])
     events = [cast(Event, import_event(0, handle)) for handle in handles]
     print(json.dumps([event.query() is True for event in events]))
 

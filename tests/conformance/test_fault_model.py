@@ -125,11 +125,13 @@ def test_faults_at_edges_and_around_captures_are_caught(
     assert not {name: one for name, one in found.items() if one[0] != "fail" or len(one[2]) < 10}
 
 
-# What a run over the whole model let pass, each of them for a situation in which no hook was called yet.
+# What a run over half of the model let pass, most of it for a situation in which no hook was called yet.
 _LET_PASS = (
     "an_exception_silences_it__process_memory",
     "cannot_be_called_from_a_finalizer__import_ipc",
+    "a_capability_is_denied__backend__tunable_allocator",
     "each_third_call_leaks__classify_error__device_memory",
+    "forked_children_are_refused__import_ipc",
     "handles_change_the_process__create_event__synchronize_patches_tensors",
     "handles_change_the_process__default_stream__synchronize_starts_a_process",
     "index_is_right_in_the_first_thread_only__telemetry",
@@ -139,7 +141,7 @@ _LET_PASS = (
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(None, marks=pytest.mark.thorough)])
-def test_what_a_whole_run_let_pass_is_caught(count: int | None) -> None:
+def test_what_a_run_let_pass_is_caught(count: int | None) -> None:
     print(f"FAULT_MODEL_SEED={_SEED}")
     chosen = random.Random(_SEED).sample(_LET_PASS, count or len(_LET_PASS))
     found = _run(_SCRIPT, *chosen)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from packaging.specifiers import SpecifierSet
 
 from devicekit.contract import CAPABILITIES, ErrorKind
 from devicekit.contract.hooks import HOOKS
@@ -232,7 +233,11 @@ def a_noop_is_claimed_and_nothing_done() -> Iterator[Fault]:
 def a_capability_is_denied() -> Iterator[Fault]:
     """A capability is there and not claimed."""
     for name in sorted(Honest.manifest.capabilities):
-        manifest = dataclasses.replace(Honest.manifest, capabilities=Honest.manifest.capabilities - {name})
+        manifest = dataclasses.replace(
+            Honest.manifest,
+            capabilities=Honest.manifest.capabilities - {name},
+            contract=SpecifierSet(f">={CAPABILITIES[name].since},<2"),  # an older one would not know it
+        )
         told = f"capabilities: {CAPABILITIES[name].sentence}"
         yield Fault("", name, told, partial(faulty, {}, manifest=manifest))
 
