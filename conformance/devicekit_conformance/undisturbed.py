@@ -61,14 +61,13 @@ def in_a_fork(context: Context, hook: str, *arguments: object) -> None:
 
     Nothing may have used the device before.
     """
-    trial = Trial(context, hook, situation="in a child that was forked before the device was used")
-    ended, said = in_a_child(context, trial, lambda there: _answers(there, arguments), _FORK_LIMIT)
+
+    def call(trial: Trial) -> None:
+        context.hook(hook)(*arguments)
+
+    ended, said = in_a_child(context, Trial(context, hook), call, _FORK_LIMIT)
     if ended == "fail":
-        raise SystemExit(said)
-
-
-def _answers(trial: Trial, arguments: tuple[object, ...]) -> None:
-    trial.expect(trial.call(*arguments) is not None, "it returned None")
+        raise SystemExit(f"in a child that was forked before the device was used, {said}")
 
 
 @contextlib.contextmanager
