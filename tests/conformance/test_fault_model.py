@@ -141,8 +141,8 @@ _LET_PASS = (
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(None, marks=pytest.mark.thorough)])
-def test_what_a_run_let_pass_is_caught(count: int | None) -> None:
+def test_what_a_run_let_pass_is_caught(warm: Warm, count: int | None) -> None:
     print(f"FAULT_MODEL_SEED={_SEED}")
     chosen = random.Random(_SEED).sample(_LET_PASS, count or len(_LET_PASS))
-    found = _run(_SCRIPT, *chosen)
+    found = _run(warm, _SCRIPT, *chosen)
     assert not {name: one for name, one in found.items() if one[0] != "fail" or len(one[2]) < 10}
