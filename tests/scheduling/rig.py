@@ -156,7 +156,7 @@ class Rig:
         self.scheduler.post(operation)
 
     def step(self, count: int = 1) -> Step:
-        """Take steps; every answer and every end may come only once."""
+        """Take steps; every answer and every end may come only once, and an answer says one thing."""
         step = Step((), ())
         for _ in range(count):
             step = self.scheduler.step()
@@ -168,6 +168,7 @@ class Rig:
                     self.finishes[output.id] = output.finish
             for reply in step.replies:
                 assert reply.id not in self.replies, "answered twice"
+                assert reply.success == (reply.refusal is None), "done and refused at once, or neither"
                 self.replies[reply.id] = reply
         return step
 
