@@ -200,6 +200,12 @@ def _add_sizes(parser: argparse.ArgumentParser) -> None:
         default="fcfs",
         help="who is admitted first: fcfs, priority or longest_prefix; default: %(default)s",
     )
+    add(
+        "--decode-graphs",
+        action=argparse.BooleanOptionalAction,
+        help="replay passes that only decode from captured graphs; default: where the device can, "
+        "and is not the host",
+    )
     add("--disable-prefix-caching", action="store_true", help="compute every prompt anew; default: reuse")
     add(
         "--await-fleet",
@@ -299,6 +305,7 @@ def engine_config(options: argparse.Namespace) -> EngineConfig:
         window_kv_tokens=options.window_kv_tokens,
         state_snapshots=options.state_snapshots,
         conservativeness=options.conservativeness,
+        decode_graphs=options.decode_graphs,
         random_seed=options.random_seed,
         tensor_parallel=options.tensor_parallel,
         expert_parallel=options.expert_parallel,

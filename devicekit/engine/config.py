@@ -40,6 +40,8 @@ class EngineConfig:
     # a pool of their own if memory is short, sized for what running requests look back at.
     window_kv_tokens: int | None = None
     conservativeness: float = 1.0  # lower admits more requests at once, at the price of retractions
+    # Replay passes that only decode from captured graphs. None: where the device can, and is not the host.
+    decode_graphs: bool | None = None
     random_seed: int | None = None  # whence requests without a seed get theirs; None: another each time
     invalid_logits: str = "refuse"  # what becomes of requests whose logits are NaN or infinite; or "mark"
     # Neither open nor take in weights that hold NaN or infinite values.

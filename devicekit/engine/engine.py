@@ -20,6 +20,7 @@ from devicekit.clock import Clock, SystemClock
 from devicekit.contract.text import shown
 from devicekit.coordination import SingleRank, run_on_all_ranks
 from devicekit.device import Device, available_memory, get_device
+from devicekit.engine.capturing import capture_decoding
 from devicekit.engine.config import EngineConfig, plan_pool
 from devicekit.engine.generation import Generation
 from devicekit.engine.opening import refuse_nonfinite, require_splittable, split_of, tokenizer_of
@@ -93,6 +94,7 @@ class Engine(EngineVerbs):
             device, self.plan, runner, draft, snapshots=config.snapshots, checked=config.checked
         )
         self.states = self.pools.states
+        self.graphs = capture_decoding(device, config, self.pools, runner, draft)
         self.vocabulary = None if self.tokenizer is None else TokenizerVocabulary(self.tokenizer)
         self.grammars = None
         if self.tokenizer is not None:
@@ -234,6 +236,8 @@ class Engine(EngineVerbs):
     def _regions(self) -> dict[MemoryTag, Region]:
         pools = self.pools
         regions: dict[MemoryTag, Region] = {MemoryTag.KV_CACHE: JointRegion(pools.parts)}
+        if self.graphs.captures:
+            regions[MemoryTag.GRAPHS] = self.graphs
         if self.config.host_kv_tokens:
             count = -(-self.config.host_kv_tokens // self.config.page_size)
             beside = () if pools.draft is None else (pools.draft,)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy.typing as npt
 import torch
 
 if TYPE_CHECKING:
     from devicekit.memory.rows import RequestTable
+
+
+def upload(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
+    """An array's copy on a device, or on the host the array itself. The host waits for nothing.
+
+    Memory that is not page-locked is read before this returns, so the array may change at once.
+    """
+    return torch.from_numpy(array).to(device, non_blocking=True)
 
 
 class TableMirror:
@@ -30,8 +39,7 @@ class TableMirror:
         if not len(blocks):
             return 0
         device = self.tensor.device
-        # The gather copies: the table may change again while an asynchronous upload is under way.
-        values = torch.from_numpy(table.pages.reshape(-1, table.block)[blocks])
+        values = table.pages.reshape(-1, table.block)[blocks]
         target = self.tensor.view(-1, table.block)
-        target.index_copy_(0, torch.from_numpy(blocks).to(device), values.to(device))
+        target.index_copy_(0, upload(blocks, device), upload(values, device))
         return len(set((blocks // (table.pages_per_row // table.block)).tolist()))

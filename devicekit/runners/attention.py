@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from devicekit.memory.kv import KVPool
 from devicekit.runners import huggingface as hf
-from devicekit.runners.plan import AttentionPlan, Segments
+from devicekit.runners.plan import Segments
 from devicekit.runners.reach import Reach
 
 ATTENTION_NAME = "devicekit_paged"
@@ -60,13 +60,25 @@ class AttentionContext(Protocol):
         ...
 
 
+class ReadPlan(Protocol):
+    """Which keys each token of a batch reads; `AttentionPlan` says what the methods give."""
+
+    def segments(
+        self, window: int | None, *, chunked: bool = False, in_order: bool = False
+    ) -> list[Segments]: ...
+
+    def reaches(
+        self, window: int | None, *, chunked: bool = False, in_order: bool = False
+    ) -> list[Reach]: ...
+
+
 class PagedAttention:
     """The context of one step: stores each layer's keys and values, and reads them by the plan."""
 
     def __init__(
         self,
         pool: KVPool,
-        plan: AttentionPlan,
+        plan: ReadPlan,
         slots: torch.Tensor,
         layers: Mapping[int, int],
         positions: torch.Tensor,

@@ -21,6 +21,12 @@ class PackedForward:
         # A mask of four dimensions is handed on as it is, by models that do not take none for an answer.
         self._needs_mask = own is not None and own.needs_mask
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in."""
+        dtype: torch.dtype = self._model.dtype
+        return dtype
+
     def __call__(self, tokens: torch.Tensor, positions: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         """Logits of the tokens that ``wanted`` ([L], int64) indexes: [L, vocabulary]. ``tokens`` is [T]."""
         arguments: dict[str, object] = {}

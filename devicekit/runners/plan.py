@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from devicekit.memory.kv import PADDING_SLOT
+from devicekit.memory.mirror import upload
 from devicekit.runners.reach import Reach, decoding, find_reach
 from devicekit.scheduling.batch import ForwardBatch, Int32, Int64
 
@@ -194,8 +195,8 @@ def window_slots(batch: ForwardBatch, pages: Int32) -> Int64:
 
 
 def to_device(arrays: Sequence[Int32 | Int64], device: torch.device) -> list[torch.Tensor]:
-    """Several small arrays in a single copy, as int64."""
-    flat = torch.from_numpy(np.concatenate([array.ravel() for array in arrays], dtype=np.int64)).to(device)
+    """Several small arrays in a single copy, as int64; nobody waits for it."""
+    flat = upload(np.concatenate([array.ravel() for array in arrays], dtype=np.int64), device)
     parts = torch.split(flat, [array.size for array in arrays])
     return [part.view(array.shape) for part, array in zip(parts, arrays, strict=True)]
 

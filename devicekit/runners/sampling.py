@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from devicekit.memory.mirror import upload
 from devicekit.scheduling.batch import (
     Float32,
     Int64,
@@ -20,10 +24,33 @@ _COLDEST = 1e-5  # below, the likeliest token has all probability that a float32
 _BITS = 23  # the largest uniform, 1 - 2**-23, times any float32 total stays below that total
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """`Logprobs` that are on the device still."""
+
+    chosen: torch.Tensor
+    top_ids: torch.Tensor  # int32
+    top_values: torch.Tensor
+    picked: torch.Tensor | None = None
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """What is to be read back."""
+        every = (self.chosen, self.top_ids, self.top_values, self.picked)
+        return tuple(tensor for tensor in every if tensor is not None)
+
+    def taken_from(self, arrays: list[npt.NDArray[Any]]) -> Logprobs:
+        """The same on the host: takes what was read back of `tensors` off the beginning of ``arrays``."""
+        count = len(self.tensors)
+        taken = Logprobs(*arrays[:count])
+        del arrays[:count]
+        return taken
+
+
 def adjust(logits: torch.Tensor, adjustments: LogitAdjustments) -> torch.Tensor:
     """A copy of ``logits`` ([L, vocabulary]) with single ones scaled and shifted."""
-    rows = torch.from_numpy(adjustments.rows).to(logits.device)
-    tokens = torch.from_numpy(adjustments.tokens).to(logits.device)
+    rows = upload(adjustments.rows, logits.device)
+    tokens = upload(adjustments.tokens, logits.device)
     scales, offsets = (_column(one, logits).squeeze(1) for one in (adjustments.scales, adjustments.offsets))
     values = logits[rows, tokens]
     values = torch.where(values > 0, values / scales, values * scales) + offsets
@@ -32,8 +59,8 @@ def adjust(logits: torch.Tensor, adjustments: LogitAdjustments) -> torch.Tensor:
 
 def mask(logits: torch.Tensor, masks: TokenMasks) -> torch.Tensor:
     """A copy of ``logits`` ([L, vocabulary]) in which the tokens that may not come have no chance."""
-    rows = torch.from_numpy(masks.rows).to(logits.device)
-    words = torch.from_numpy(masks.bits).to(logits.device)
+    rows = upload(masks.rows, logits.device)
+    words = upload(masks.bits, logits.device)
     allowed = (words.unsqueeze(-1) >> torch.arange(32, device=words.device, dtype=words.dtype)) & 1
     allowed = allowed.flatten(1)[:, : logits.shape[1]].bool()
     return logits.index_put((rows,), torch.where(allowed, logits[rows], -torch.inf))
@@ -56,7 +83,7 @@ def choose(logits: torch.Tensor, sampling: SamplingArrays | None) -> torch.Tenso
         | (sampling.min_p > 0)
     )
     if filtered.size:
-        rows = torch.from_numpy(filtered).to(logits.device)
+        rows = upload(filtered, logits.device)
         tokens[rows] = _draw_filtered(probabilities[rows], draws[rows], sampling, filtered)
     return torch.where(warm.squeeze(1), tokens, greedy)
 
@@ -71,7 +98,7 @@ def tempered(logits: torch.Tensor, sampling: SamplingArrays | None) -> torch.Ten
 
 def log_probabilities(
     logits: torch.Tensor, tokens: torch.Tensor, top: int, picks: Picks | None = None
-) -> Logprobs:
+) -> Measured:
     """Natural logarithms of the probabilities of ``tokens``, of the ``top`` likeliest, and of those picked.
 
     NaN where the logits are NaN or infinite. Nothing of the size of ``logits`` is made.
@@ -81,14 +108,10 @@ def log_probabilities(
     values, ids = logits.topk(min(top, logits.shape[1]), dim=-1)
     picked = None
     if picks is not None:
-        rows, columns = (torch.from_numpy(one).to(logits.device) for one in (picks.rows, picks.tokens))
-        picked = (logits[rows, columns] - total[rows, 0]).cpu().numpy()
-    return Logprobs(
-        chosen=(logits.gather(1, tokens.unsqueeze(1)) - total).squeeze(1).cpu().numpy(),
-        top_ids=ids.to(torch.int32).cpu().numpy(),
-        top_values=(values - total).cpu().numpy(),
-        picked=picked,
-    )
+        rows, columns = (upload(one, logits.device) for one in (picks.rows, picks.tokens))
+        picked = logits[rows, columns] - total[rows, 0]
+    chosen = (logits.gather(1, tokens.unsqueeze(1)) - total).squeeze(1)
+    return Measured(chosen, ids.to(torch.int32), values - total, picked)
 
 
 def uniforms(seed: Int64, position: Int64) -> Float32:
@@ -135,6 +158,4 @@ def _invert(weights: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
 
 
 def _column(values: npt.NDArray[np.generic], like: torch.Tensor) -> torch.Tensor:
-    return (
-        torch.from_numpy(np.ascontiguousarray(values)).to(device=like.device, dtype=like.dtype).unsqueeze(1)
-    )
+    return upload(np.ascontiguousarray(values), like.device).to(like.dtype).unsqueeze(1)

@@ -11,18 +11,20 @@ import numpy as np
 import torch
 
 from devicekit.memory.kv import KVLayout, KVPool
-from devicekit.memory.mirror import TableMirror
+from devicekit.memory.mirror import TableMirror, upload
 from devicekit.runners import attention, default_dtype, sampling
 from devicekit.runners import huggingface as hf
 from devicekit.runners.checkpoint import ModelDirectory
+from devicekit.runners.decode_graphs import DecodeGraphs
 from devicekit.runners.forward import PackedForward
 from devicekit.runners.loading import aliases, load_model, load_part, own_tensors
 from devicekit.runners.plan import AttentionPlan, to_device, window_slots
 from devicekit.runners.probe import measure_share, probe_layout, sketch_model
+from devicekit.runners.readback import read_back
 from devicekit.runners.reload import StagedModel, UpdateRecord, stage_update
 from devicekit.runners.sharding import Exchange, Sharding, Share, Split
 from devicekit.runners.state_layers import PackedStates, mixing
-from devicekit.scheduling.batch import ForwardBatch, Int32, Int64, Logprobs, ModelLimits, StepOutput
+from devicekit.scheduling.batch import ForwardBatch, Int32, Int64, ModelLimits, StepOutput
 
 if TYPE_CHECKING:
     from devicekit.device import Device
@@ -82,6 +84,7 @@ class TransformersRunner:
         self._in_place = False
         self._state_pool: StatePool | None = None
         self._mirror: TableMirror | None = None
+        self.graphs: DecodeGraphs | None = None
 
     @classmethod
     def load(
@@ -141,16 +144,31 @@ class TransformersRunner:
             bool(self._pool_layers) and pool.key(0).is_cpu and pool.layout.dtype == self.layout.dtype
         )
 
+    def capture_decoding(self, most: int) -> DecodeGraphs:
+        """Replay passes that only decode from graphs from now on; ``most``: requests that run at a time, at most.
+
+        For whole models without recurrent layers, on devices with the hook `create_graph`.
+        """
+        self.graphs = DecodeGraphs(self.device, self._packed, self._pool_layers, most)
+        return self.graphs
+
     def step(self, batch: ForwardBatch) -> StepOutput:
         """Write the batch's keys and values into the pool and return the wanted tokens."""
         pool = self._bound()
         # Not inference mode: its tensors carry no version counter, which backends written in Python trip over.
         with default_dtype.in_use, torch.no_grad():
+            if self.graphs is not None:
+                try:
+                    logits = self.graphs.logits(batch, pool, self._pages(batch))
+                    return self._answer(batch, self._logits(batch, pool) if logits is None else logits)
+                except Exception as error:
+                    self.graphs.note_failure(error)
+                    raise
             if self._state_pool is None:
-                return self._answer(batch, self._inputs(batch, pool))
+                return self._answer(batch, self._logits(batch, pool))
             states = PackedStates(self._state_pool, batch, self.device.torch_device)
             with mixing(states):
-                output = self._answer(batch, self._inputs(batch, pool))
+                output = self._answer(batch, self._logits(batch, pool))
             states.commit()
             return output
 
@@ -166,7 +184,7 @@ class TransformersRunner:
 
         def run() -> StepOutput:
             with default_dtype.in_use, torch.no_grad():
-                return self._answer(batch, inputs)
+                return self._answer(batch, self._forward(inputs))
 
         return run
 
@@ -225,12 +243,11 @@ class TransformersRunner:
             sharding=self.sharding or Sharding(Split(1)),
         )
 
-    def _answer(self, batch: ForwardBatch, inputs: _Inputs) -> StepOutput:
-        logits = self._forward(inputs)
-        scored = None
+    def _answer(self, batch: ForwardBatch, logits: torch.Tensor) -> StepOutput:
+        logprobs = scored = None
         if batch.scored is not None:
             logits, prompts = logits[: len(batch.logits_indices)], logits[len(batch.logits_indices) :]
-            targets = torch.from_numpy(batch.scored.targets).to(logits.device).long()
+            targets = upload(batch.scored.targets, logits.device).long()
             scored = sampling.log_probabilities(prompts, targets, batch.scored.top, batch.scored.picks)
         adjusted = logits if batch.adjustments is None else sampling.adjust(logits, batch.adjustments)
         if batch.masks is not None:
@@ -238,12 +255,18 @@ class TransformersRunner:
         tokens = sampling.choose(adjusted, batch.sampling)
         # A row's greatest logit is NaN if one of them is, and infinite if one is or all are minus infinity.
         sound = torch.isfinite(logits.amax(dim=-1))
-        answer = torch.where(sound, tokens, -1 - tokens).to(torch.int32).cpu().numpy()
-        logprobs = None
+        answer = torch.where(sound, tokens, -1 - tokens).to(torch.int32)
         if batch.top_logprobs is not None:
             logprobs = _log_probabilities(batch, logits, adjusted, tokens, batch.top_logprobs)
-        invalid = bool(len(answer)) and int(answer.min()) < 0
-        return StepOutput(answer, logprobs, scored, invalid)
+        measured = [one for one in (logprobs, scored) if one is not None]
+        chosen, *figures = read_back([answer, *(tensor for one in measured for tensor in one.tensors)])
+        invalid = bool(len(chosen)) and int(chosen.min()) < 0
+        return StepOutput(
+            chosen,
+            None if logprobs is None else logprobs.taken_from(figures),
+            None if scored is None else scored.taken_from(figures),
+            invalid,
+        )
 
     def _inputs(self, batch: ForwardBatch, pool: KVPool) -> _Inputs:
         device = self.device.torch_device
@@ -260,6 +283,9 @@ class TransformersRunner:
         )
         return _Inputs(tokens, positions, wanted, plan, paged)
 
+    def _logits(self, batch: ForwardBatch, pool: KVPool) -> torch.Tensor:
+        return self._forward(self._inputs(batch, pool))
+
     def _forward(self, inputs: _Inputs) -> torch.Tensor:
         """Logits of the wanted positions and of the scored ones behind them: [L + S, vocabulary], float32."""
         with attention.attending(inputs.paged):
@@ -275,12 +301,12 @@ class TransformersRunner:
 
 def _log_probabilities(
     batch: ForwardBatch, logits: torch.Tensor, adjusted: torch.Tensor, tokens: torch.Tensor, top: int
-) -> Logprobs:
+) -> sampling.Measured:
     """Of the distribution that tokens were drawn from, or of the model's own where that was asked for."""
     drawn_from = sampling.tempered(adjusted, batch.sampling)
     if batch.logprobs is None:
         return sampling.log_probabilities(drawn_from, tokens, top)
     if batch.logprobs.raw.any():
-        raw = torch.from_numpy(batch.logprobs.raw).to(logits.device).unsqueeze(1)
+        raw = upload(batch.logprobs.raw, logits.device).unsqueeze(1)
         drawn_from = torch.where(raw, logits, drawn_from)
     return sampling.log_probabilities(drawn_from, tokens, top, batch.logprobs.picks)

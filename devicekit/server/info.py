@@ -74,6 +74,7 @@ async def server_info(serving: Serving, arguments: Arguments, request: Request) 
             "uptime": time.time() - serving.started,
             **dataclasses.asdict(engine.config),
             "kv_plan": dataclasses.asdict(engine.plan),
+            "captured": dataclasses.asdict(engine.graphs.figures),
             "internal_states": [
                 {
                     "memory_usage": {

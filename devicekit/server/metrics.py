@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from devicekit.engine.capturing import EngineGraphs
 from devicekit.release import ReleasePoints
 from devicekit.scheduling.messages import Operation, Reply, Step, UpdateReply
 from devicekit.scheduling.request import FinishKind
@@ -48,9 +49,10 @@ class Metrics:
         )
         self._updates = seconds("weight_update_seconds", "Weight updates that wrote something.", ["source"])
 
-    def watch(self, loop: EngineLoop, releases: ReleasePoints, page_size: int) -> None:
+    def watch(self, loop: EngineLoop, releases: ReleasePoints, graphs: EngineGraphs, page_size: int) -> None:
         """Read gauges from these objects when scraped."""
         self.registry.register(_Gauges(loop, releases))
+        self.registry.register(_Graphs(graphs))
         if self._sglang:
             names = SGLangNames(self.counts, self._model_name, page_size, lambda: loop.snapshot)
             self.registry.register(names)
@@ -171,6 +173,25 @@ class _Gauges(Collector):
                 released.add_metric([point.value], counters.released)
             seconds.add_metric([point.value], counters.seconds)
         yield from (reached, released, seconds)
+
+
+class _Graphs(Collector):
+    """What decodes from captured graphs."""
+
+    def __init__(self, graphs: EngineGraphs) -> None:
+        self._graphs = graphs
+
+    def collect(self) -> Iterator[Metric]:
+        now = self._graphs.figures
+        yield _gauge("decode_graphs", "Captured graphs that decoding is replayed from.", now.graphs)
+        passes = CounterMetricFamily(
+            "devicekit_decode_passes",
+            "Passes that only decoded, on a device where those are captured.",
+            labels=["how"],
+        )
+        passes.add_metric(["replayed"], now.replays)
+        passes.add_metric(["eager"], now.eager)
+        yield passes
 
 
 class _Pools(Collector):

@@ -66,7 +66,7 @@ class Serving:
         )
         self.drains = Drains(lambda: self.loop.snapshot)
         self.inventory = Inventory(self.loop)
-        self.metrics.watch(self.loop, engine.scheduler.state.releases, engine.config.page_size)
+        self.metrics.watch(self.loop, engine.scheduler.state.releases, engine.graphs, engine.config.page_size)
         own = (root,) if root != root.parent else ()  # never the whole file system by default
         self.weights_roots = AllowedRoots(settings.allowed_weights_roots or own)
         self.sampling_defaults = sampling_defaults(engine.runner.directory, settings.sampling_defaults)

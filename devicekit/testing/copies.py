@@ -17,6 +17,7 @@ __all__ = ["copy_", "to_copy", "write"]
 
 def copy_(destination: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
     """Copy between any two of host and devices; returns `destination`."""
+    _tell_graph(destination, source)
     if not isinstance(source, DeviceTensor):
         if not isinstance(destination, DeviceTensor):
             return destination.copy_(source)
@@ -30,6 +31,12 @@ def copy_(destination: torch.Tensor, source: torch.Tensor, non_blocking: bool = 
     else:
         write(destination, source._inner)
     return destination
+
+
+def _tell_graph(*tensors: torch.Tensor) -> None:
+    for tensor in tensors:
+        if isinstance(tensor, DeviceTensor) and (graph := tensor._device().capturing) is not None:
+            graph.refer(tensor._lease)
 
 
 def write(destination: DeviceTensor, values: torch.Tensor) -> None:

@@ -66,6 +66,8 @@ def _run(
     if graph is None:
         out = device.run_kernel(traits.name, run)
     else:
+        for tensor in unwrapper.tensors:
+            graph.refer(tensor._lease)
         out = graph.note(
             run,
             writes=_written_before(traits, args, kwargs, device),
@@ -135,11 +137,12 @@ def _argument(at: tuple[int, str], args: Sequence[object], kwargs: Mapping[str, 
 class _Unwrapper:
     """Takes inner tensors out of arguments, and makes sure that all are on one device."""
 
-    __slots__ = ("device", "traits")
+    __slots__ = ("device", "tensors", "traits")
 
     def __init__(self, traits: OperatorTraits) -> None:
         self.traits = traits
         self.device: SimDevice | None = None
+        self.tensors: list[DeviceTensor] = []
 
     def __call__(self, value: object) -> object:
         if isinstance(value, DeviceTensor):
@@ -164,6 +167,7 @@ class _Unwrapper:
                 f"{self.traits.name}: expected all tensors on the same device, but found "
                 f"{active.DEVICE_TYPE}:{self.device.index} and {tensor.device}"
             )
+        self.tensors.append(tensor)
         return tensor._inner
 
 

@@ -4,11 +4,13 @@ While a thread captures, what it submits to that device takes no time and writes
 before. Tensors that captured work creates hold unspecified bytes until the first replay. Nothing can read them,
 but they are what the work would have made, so that indices computed in a capture can be used in it. Waiting,
 reading a value back, masks that select, indices on the host, emptying the cache and copies that the host waits for
-are errors then, as on hardware.
+are errors then, as on hardware. So is a replay once memory that the work refers to was freed, where hardware reads
+or writes whatever is there by then.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ import torch
 from devicekit.testing.errors import CaptureError
 
 if TYPE_CHECKING:
-    from devicekit.testing.sim_device import SimDevice
+    from devicekit.testing.sim_device import Lease, SimDevice
 
 __all__ = ["SimGraph", "SimGraphPool", "Written"]
 
@@ -67,6 +69,7 @@ class SimGraph:
         self._shared = SimGraphPool(device) if pool is None else pool
         self._pool: int | None = None
         self._steps: list[tuple[Callable[[], object], object]] = []
+        self._foreign: set[weakref.ref[Lease]] = set()  # what the work refers to and has not made
 
     @contextmanager
     def capture(self) -> Iterator[None]:
@@ -92,9 +95,14 @@ class SimGraph:
             device.use_pool(before)
 
     def replay(self) -> None:
-        """Run the captured work on this thread's current stream. Raises CaptureError when nothing was captured."""
+        """Run the captured work on this thread's current stream.
+
+        Raises CaptureError when nothing was captured, or when something that it refers to is gone.
+        """
         if self._pool is None:
             raise CaptureError("this graph holds no captured work")
+        if any(lease() is None for lease in self._foreign):
+            raise CaptureError("this graph refers to memory that was freed after it was captured")
         self._device.launch("graph", kernels=max(len(self._steps), 1))
         # Tensors that a capture made in inference mode can be written to only there.
         with torch.inference_mode():
@@ -104,6 +112,7 @@ class SimGraph:
     def reset(self) -> None:
         """Drop the captured work. Its memory goes back to the driver when the cache is emptied next."""
         self._steps.clear()
+        self._foreign.clear()
         if self._pool is not None:
             self._shared.leave()
             self._pool = None
@@ -141,6 +150,11 @@ class SimGraph:
             return self._take(run, out)
         self._steps.append((run, out))
         return out
+
+    def refer(self, lease: Lease | None) -> None:
+        """Say that captured work reads or writes memory. ``None``: of no bytes."""
+        if lease is not None and lease.graph is not self:
+            self._foreign.add(weakref.ref(lease))
 
     def note_later(self, run: Callable[[], object]) -> None:
         """Take in an operation that has no effect before a replay."""

@@ -215,5 +215,6 @@ class SimDevice:
 
     def wait_for_host(self) -> None:
         """Let the host wait for this thread's current stream, as reading a value back does."""
+        self.visit("wait")
         self.refuse_capture("reading a value back")
         self.clock.advance_to(self.machine.current_stream(self.index).tail)

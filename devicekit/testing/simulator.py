@@ -2,8 +2,9 @@
 
 Operations that a fault script can name: ``allocate``, ``driver_allocate``, ``empty_cache``, ``kernel`` (every one)
 or ``kernel:aten::mm`` (one kind), ``copy``, ``synchronize``, ``stream.create``, ``stream.query``,
-``stream.synchronize``, ``event.record``, ``event.wait``, ``event.query``, ``event.synchronize``, and each function
-of ``torch.sim`` by its own name.
+``stream.synchronize``, ``event.record``, ``event.wait``, ``event.query``, ``event.synchronize``, ``wait`` (of the
+host, for a value that is read back or a copy that is not queued), and each function of ``torch.sim`` by its own
+name.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Memory occupation: regions whose memory is given back while another process needs it, and taken again.
 
 Each region is mapped or released. Asking for the state that it is in already is success, with ``changed`` false.
-While any is released nothing is generated: requests wait.
+While any that a pass needs is released nothing is generated: requests wait. Passes can do without captured work,
+so nobody waits for that; what it refers to takes it along.
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ class MemoryTag(str, enum.Enum):
     KV_CACHE = "kv_cache"
     HOST_KV = "host_kv"
     WEIGHTS = "weights"
+
+
+_REFERRED_TO = frozenset(
+    {MemoryTag.KV_CACHE, MemoryTag.WEIGHTS}
+)  # by captured work, at the addresses of then
 
 
 class Region(Protocol):
@@ -128,6 +134,8 @@ class Occupation:
 
         def attempt() -> None:
             if tag not in self._gone:  # the second time, only where the first one failed
+                if tag in _REFERRED_TO:
+                    self._forget_captured()
                 sizes[:] = [region.release()]
                 self._gone.add(tag)
 
@@ -143,6 +151,12 @@ class Occupation:
             raise
         self._released.add(tag)
         return RegionReport(tag.value, True, True, sizes[0], backup)
+
+    def _forget_captured(self) -> None:
+        captured = self._regions.get(MemoryTag.GRAPHS)
+        if captured is not None and MemoryTag.GRAPHS not in self._gone:
+            captured.release()
+            captured.resume()
 
     def _resume(self, tag: MemoryTag) -> RegionReport:
         region, ranks = self._regions.get(tag), self._state.coordinator
@@ -191,10 +205,10 @@ class Occupation:
             done.failure = f"the cache of host memory was not emptied: {type(error).__name__}: {error}"
 
     def _tell(self) -> None:
-        """Hold generation back while a region is released, and tell the weights' users if it is theirs."""
+        """Hold generation back while a region that it needs is released, and tell the weights' users of theirs."""
         self._store.note_released(MemoryTag.WEIGHTS in self._released)
-        if self._released:
-            names = " and ".join(sorted(tag.value for tag in self._released))
+        if needed := self._released - {MemoryTag.GRAPHS}:
+            names = " and ".join(sorted(tag.value for tag in needed))
             self._hold.hold(f"the memory of {names} is released")
         else:
             self._hold.release()

@@ -77,6 +77,7 @@ def test_an_address_that_is_taken_is_one_line(tmp_path: Path, capsys: pytest.Cap
         (["--max-running-requests", "0"], "max_running must be a whole number of at least 1"),
         (["--host-kv-tokens", "-1"], "host_kv_tokens must be a whole number of at least 0"),
         (["--policy", "lifo"], "one of 'fcfs', 'priority', 'longest_prefix', not 'lifo'"),
+        (["--decode-graphs"], "decode_graphs cannot be had: backend"),
         (["--conservativeness", "nan"], "conservativeness must be a finite number"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

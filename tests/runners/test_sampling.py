@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from devicekit.runners.readback import read_back
 from devicekit.runners.sampling import adjust, choose, log_probabilities, uniforms
 from devicekit.scheduling.batch import LogitAdjustments, SamplingArrays
 
@@ -127,7 +128,8 @@ def test_uniforms_fill_the_interval_and_never_reach_one():
 def test_log_probabilities_are_those_before_temperature():
     logits = torch.randn(4, 30, generator=torch.Generator().manual_seed(3)) * 3
     tokens = torch.tensor([0, 29, 7, 7])
-    found = log_probabilities(logits, tokens, 5)
+    measured = log_probabilities(logits, tokens, 5)
+    found = measured.taken_from(read_back(measured.tensors))
     exact = torch.log_softmax(logits.double(), -1)
     np.testing.assert_allclose(found.chosen, exact[range(4), tokens], rtol=1e-5)
     np.testing.assert_array_equal(found.top_ids, exact.topk(5).indices)

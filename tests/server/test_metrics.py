@@ -8,6 +8,10 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from devicekit.device import Device
+from devicekit.engine import Engine, EngineConfig
+from devicekit.server.loop import EngineLoop
+from devicekit.server.metrics import Metrics
 from tests.server.conftest import Serve, Server
 
 
@@ -66,6 +70,18 @@ def test_sglangs_names_are_not_there_unless_set(shared: Server) -> None:
     assert not [name for name in found if name.startswith("sglang:")]
     assert count(found, "devicekit_request_seconds", "/generate") >= 1
     assert found["devicekit_invalid_logits"][0][2] == 0
+
+
+def test_passes_that_only_decode_are_counted_by_how_they_ran(
+    checkpoints: tuple[Path, Path], sim_device: Device
+) -> None:
+    engine = Engine.open(checkpoints[0], sim_device, config=EngineConfig(max_running=2, kv_tokens=512))
+    engine.generate([[1, 2, 3]], max_new_tokens=9, temperature=0.0, ignore_eos=True)
+    metrics = Metrics("m")
+    metrics.watch(EngineLoop(engine.scheduler), engine.scheduler.state.releases, engine.graphs, 16)
+    text = metrics.exposition(None).decode()
+    for line in ('passes_total{how="replayed"} 6.0', 'passes_total{how="eager"} 2.0', "graphs 1.0"):
+        assert f"devicekit_decode_{line}" in text
 
 
 def test_a_flush_begins_the_caches_figures_anew(serve: Serve) -> None:

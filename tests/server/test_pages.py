@@ -159,6 +159,8 @@ def test_the_model_and_the_server_describe_themselves(shared: Server, models: Mo
         info = shared.get(path).json()
         assert (info["model_path"], info["is_generation"]) == (str(models.a), True)
         assert info["max_context_length"] == POSITIONS
+    captured = shared.get("/server_info").json()["captured"]
+    assert "lacks create_graph" in captured["refusal"]
     for path in ("/server_info", "/get_server_info"):
         info = shared.get(path).json()
         assert info["internal_states"][0]["memory_usage"]["token_capacity"] > 0

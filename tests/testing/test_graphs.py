@@ -79,6 +79,26 @@ def test_copies_to_pinned_memory_are_captured(graph: SimGraph) -> None:
     assert result.tolist() == [12.0, 12.0]
 
 
+@pytest.mark.parametrize("there", [False, True], ids=["freed", "written in place"])
+def test_a_replay_is_refused_once_what_it_reads_was_freed(graph: SimGraph, there: bool) -> None:
+    weight, result = torch.full((4,), 2.0, device="sim"), torch.zeros(4, device="sim")
+    with graph.capture():
+        result.copy_(weight[1:3].sum() * weight)
+    if there:
+        weight.fill_(3.0)
+        graph.replay()
+        assert result.tolist() == [18.0] * 4
+        return
+    weight.data = torch.full((4,), 3.0, device="sim")
+    with pytest.raises(CaptureError, match="freed after it was captured"):
+        graph.replay()
+    graph.reset()
+    with graph.capture():
+        result.copy_(weight)
+    graph.replay()
+    assert result.tolist() == [3.0] * 4
+
+
 @pytest.mark.parametrize(
     "use",
     [

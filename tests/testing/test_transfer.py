@@ -21,6 +21,20 @@ def test_a_blocking_copy_has_happened_when_it_returns(machine: Simulator) -> Non
     assert torch.equal(there.cpu(), x)
 
 
+def test_the_host_waits_for_values_and_for_copies_that_are_not_queued(machine: Simulator) -> None:
+    there = torch.arange(3.0, device="sim")
+    with machine.inject() as script:
+        there.copy_(torch.ones(3), non_blocking=True)  # pageable memory is read at once
+        there.copy_(torch.ones(3).pin_memory(), non_blocking=True)
+        there.to("cpu", non_blocking=True)
+        there.sum()
+        assert script.seen["wait"] == 0
+        there.sum().item()
+        there.copy_(torch.ones(3))
+        there.cpu()
+        assert script.seen["wait"] == 3
+
+
 def test_a_copy_takes_latency_and_bandwidth(machine: Simulator) -> None:
     data = torch.zeros(1 << 20, dtype=torch.uint8)
     before = machine.clock.now()
