@@ -16,7 +16,13 @@ from devicekit.runners.attention import ATTENTION_NAME
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.cuts import Cut
 from devicekit.runners.default_dtype import built_alone
-from devicekit.runners.errors import InvalidModelDirectory, UnsupportedModel, first_few, one_line
+from devicekit.runners.errors import (
+    InvalidModelDirectory,
+    ModelError,
+    UnsupportedModel,
+    first_few,
+    one_line,
+)
 from devicekit.runners.sharding import Sharding, Split
 from devicekit.runners.tensor_parallel import Splitter, split_model
 
@@ -90,28 +96,19 @@ def _load(
     dtype: torch.dtype | None,
     prepare: Callable[[type[hf.PreTrainedModel]], type[hf.PreTrainedModel]],
 ) -> hf.PreTrainedModel:
-    try:
-        with quiet():
-            kind, config = model_class(directory.config)
-            model, info = built_alone(prepare(kind)).from_pretrained(
-                None,
-                config=config,
-                state_dict=weights,
-                dtype="auto" if dtype is None else dtype,
-                attn_implementation=own_attention.loads_as(config),
-                local_files_only=True,
-                trust_remote_code=False,
-                ignore_mismatched_sizes=True,  # reported below, with everything else that is wrong
-                output_loading_info=True,
-            )
-    except KeyError as error:
-        if error.args != (ATTENTION_NAME,):
-            raise _unbuildable(directory, error) from error
-        # A few old models keep a table of their own attention classes.
-        message = f"{directory.path}: {directory.config.model_type} has attention that cannot be replaced"
-        raise UnsupportedModel(message, path=str(directory.path)) from error
-    except Exception as error:  # numbers in a config that make no sense come to anything
-        raise _unbuildable(directory, error) from error
+    with building(directory), quiet():
+        kind, config = model_class(directory.config)
+        model, info = built_alone(prepare(kind)).from_pretrained(
+            None,
+            config=config,
+            state_dict=weights,
+            dtype="auto" if dtype is None else dtype,
+            attn_implementation=own_attention.loads_as(config),
+            local_files_only=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # reported below, with everything else that is wrong
+            output_loading_info=True,
+        )
     model.config.name_or_path = str(directory.path)
     problems = [f"{name} is missing" for name in sorted(info["missing_keys"])]
     problems += [
@@ -131,6 +128,23 @@ def model_class(config: hf.PreTrainedConfig) -> tuple[type[hf.PreTrainedModel], 
     kind = next((one for one in kinds if one.__name__ in named), kinds[0])
     text = config.get_text_config()
     return kind, text if kind.config_class is type(text) else config
+
+
+@contextmanager
+def building(directory: ModelDirectory) -> Iterator[None]:
+    """A block in which transformers builds the model of a directory: raises UnsupportedModel where it cannot."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except KeyError as error:
+        if error.args != (ATTENTION_NAME,):
+            raise _unbuildable(directory, error) from error
+        # A few old models keep a table of their own attention classes.
+        message = f"{directory.path}: {directory.config.model_type} has attention that cannot be replaced"
+        raise UnsupportedModel(message, path=str(directory.path)) from error
+    except Exception as error:  # numbers in a config that make no sense come to anything
+        raise _unbuildable(directory, error) from error
 
 
 def _unbuildable(directory: ModelDirectory, error: Exception) -> UnsupportedModel:

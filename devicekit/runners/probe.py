@@ -21,7 +21,7 @@ from devicekit.runners.attention import AttentionCall, attending, register
 from devicekit.runners.checkpoint import ModelDirectory
 from devicekit.runners.errors import UnsupportedModel, one_line
 from devicekit.runners.forward import PackedForward
-from devicekit.runners.loading import Whole, find_wholes, own_tensors
+from devicekit.runners.loading import Whole, building, find_wholes, own_tensors
 from devicekit.runners.sharding import Sharding, Share, Split
 from devicekit.runners.state_layers import (
     MEMORYLESS,
@@ -66,7 +66,7 @@ def sketch_model(
     register()
     wanted = dtype or directory.config.get_text_config().dtype or torch.float32
     # Grouped products of experts know only bfloat16 on the meta device; shapes are all that is asked of it.
-    with torch.device("meta"):
+    with building(directory), torch.device("meta"):
         model = hf.AutoModelForCausalLM.from_config(
             copy.deepcopy(directory.config),
             attn_implementation=own_attention.loads_as(directory.config),

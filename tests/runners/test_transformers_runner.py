@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from devicekit.memory.kv import KVLayout, KVPool
 from devicekit.runners import plan
+from devicekit.runners.checkpoint import ModelDirectory
+from devicekit.runners.errors import ModelError
 from devicekit.runners.probe import sketch_model
 from devicekit.runners.transformers_runner import TransformersRunner
 from examples.checkpoints import EXAMPLE_ARCHITECTURES
@@ -29,6 +34,26 @@ def test_a_sketch_foresees_what_loading_finds(example, device, architecture):
     assert sketch.layout == runner.layout
     assert sketch.states == runner.states
     assert sketch.weight_bytes == sum(weight.nbytes for _, weight in runner.named_weights())
+
+
+@pytest.mark.parametrize("architecture", ["llama", "lfm2"])
+def test_a_config_whose_numbers_make_no_sense_is_refused_by_name_before_weights_are_read(
+    example, tmp_path, architecture
+):
+    shutil.copytree(example(architecture), tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    refused = []
+    for name, value in config.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        for wrong in (0, -1, 1.5, "x", None):
+            (tmp_path / "config.json").write_text(json.dumps({**config, name: wrong}))
+            try:
+                sketch_model(ModelDirectory.open(tmp_path))
+            except ModelError as error:
+                refused.append(str(error))
+    assert len(refused) > 10
+    assert all(str(tmp_path) in one for one in refused)
 
 
 def test_long_prompts_are_cut_without_changing_a_token(example, driver, monkeypatch):
