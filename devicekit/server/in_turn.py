@@ -28,12 +28,10 @@ class InTurnProtocol(HttpToolsProtocol):
         self.flow: _Flow = _Flow(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.running is not None:
+            self.cycle = self.running  # uvicorn tells that one; what is behind it is never answered
         super().connection_lost(exc)
         self._kept.clear()
-        # uvicorn tells the request that was understood last.
-        if self.running is not None and not self.running.response_complete:
-            self.running.disconnected = True
-            self.running.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         self._kept += data

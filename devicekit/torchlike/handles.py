@@ -5,6 +5,7 @@ Streams and events need no adapter: torch's own classes satisfy the contract on 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -20,6 +21,7 @@ class TorchGraph:
         self._module = module
         self._index = index
         self._pool = pool  # None: its own
+        self._mode = _mode(module)
         with module.device(index):
             self._graph = getattr(module, graph_class)()
         self._stream: object = None
@@ -31,7 +33,7 @@ class TorchGraph:
             # The module's default capture stream belongs to whichever device captured first.
             self._stream = module.Stream(self._index)
         # Positionally: the first parameter is named after the vendor.
-        with module.device(self._index), module.graph(self._graph, self._pool, self._stream):
+        with module.device(self._index), module.graph(self._graph, self._pool, self._stream, **self._mode):
             yield
 
     def replay(self) -> None:
@@ -39,6 +41,15 @@ class TorchGraph:
 
     def reset(self) -> None:
         self._graph.reset()
+
+
+def _mode(module: ModuleType) -> dict[str, str]:
+    """What lets other threads allocate while one captures: by default vendors that know modes refuse both."""
+    try:
+        known = inspect.signature(module.graph).parameters
+    except (AttributeError, TypeError, ValueError):
+        return {}
+    return {"capture_error_mode": "thread_local"} if "capture_error_mode" in known else {}
 
 
 class TorchMemoryPool:

@@ -141,6 +141,7 @@ class Driver:
         self.ipc_waiting = 0
         self.history: object = "never set"
         self.pool_in_use: object = None
+        self.only_thread: int | None = None  # that captures, and that alone may allocate meanwhile
         self.hiding_variable: str | None = None  # hides every card where it is set to nothing
 
     @property
@@ -167,6 +168,8 @@ class Driver:
 
     def allocate(self, index: int, size: int) -> int | None:
         """What creating a tensor does, or None if there is no room."""
+        if self.only_thread not in (None, threading.get_ident()):
+            raise RuntimeError("operation not permitted when stream is capturing")
         self.initialised = True
         return self.cards[index].take(size)
 

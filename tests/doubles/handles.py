@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -134,8 +135,14 @@ def _graph_classes(module: DeviceModule, stream_class: type) -> tuple[type, type
 
     class graph:  # the vendor's name
         def __init__(
-            self, graph: object, pool: object = None, stream: object = None, *others: object
+            self,
+            graph: object,
+            pool: object = None,
+            stream: object = None,
+            capture_error_mode: str = "global",
+            *others: object,
         ) -> None:
+            self._only_this_thread = capture_error_mode == "global"
             if stream is None:
                 module.capture_stream = module.capture_stream or stream_class()
             self._stream = stream or module.capture_stream
@@ -148,9 +155,12 @@ def _graph_classes(module: DeviceModule, stream_class: type) -> tuple[type, type
                 raise RuntimeError("capture on another device's stream")
             driver.current_queues[driver.current] = self._stream._queue  # type: ignore[attr-defined]
             self._stream._queue.capturing = True  # type: ignore[attr-defined]
+            if self._only_this_thread:
+                driver.only_thread = threading.get_ident()
 
         def __exit__(self, *error: object) -> None:
             self._stream._queue.capturing = False  # type: ignore[attr-defined]
+            driver.only_thread = None
             self._graph._captured = True  # type: ignore[attr-defined]
             driver.current_queues[driver.current] = self._before
 

@@ -100,6 +100,8 @@ def strict_class(surface: Surface, name: str, model: type) -> type:
         return made
 
     members: dict[str, object] = {"__new__": create, "__init__": lambda self, *args, **kwargs: None}
+    if real is not None:
+        members["__signature__"] = real
     for key in methods:
         found = inspect.getattr_static(model, key)
         if isinstance(found, staticmethod):

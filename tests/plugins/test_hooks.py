@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -109,6 +110,15 @@ def test_a_graph_is_captured_on_its_own_device_and_replayed(bench: Bench) -> Non
     second.reset()
     with pytest.raises(RuntimeError, match="without a preceding successful capture"):
         second.replay()
+
+
+@serving("create_graph")
+def test_other_threads_allocate_while_a_graph_is_captured(bench: Bench) -> None:
+    """As one that takes in new weights; the vendor's default mode refuses it where there are modes."""
+    if bench.name == "xpu":
+        pytest.skip("its module knows no modes")
+    with bench.backend.create_graph(0).capture(), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(bench.driver.allocate, 0, MIB).result() is not None
 
 
 def test_emptying_the_cache_reaches_every_device_and_no_live_tensor(bench: Bench) -> None:

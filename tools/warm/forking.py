@@ -92,7 +92,10 @@ def _become(files: list[int]) -> dict[str, Any]:
 
 
 def _run(arguments: list[str], environ: dict[str, str]) -> None:
-    """As the interpreter does with ``-m``, ``-c`` and a file."""
+    """As the interpreter does with ``-m``, ``-c`` and a file, each perhaps behind ``-u``."""
+    if arguments[0] == "-u":
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # made by `_become`
+        arguments = arguments[1:]
     added = [one for one in environ.get("PYTHONPATH", "").split(os.pathsep) if one]
     what, *rest = arguments[1:] if arguments[0] in ("-m", "-c") else arguments
     folders = {"-m": os.getcwd(), "-c": ""}
