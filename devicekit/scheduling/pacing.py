@@ -14,6 +14,7 @@ _FIRST = 64  # tokens, before anything was measured
 _LEAST = 32  # tokens: prompts go on, however slow they are
 _REMEMBERED = 3  # passes without prompts, whose median one that was held up for other reasons does not move
 _UNTIL_MEASURED = 32  # passes with prompts, after which one without is due
+_FORGETS = 1.1  # how much longer than before a pass may seem to take, by one that was held up
 _AIM = 0.8  # of the time that prompts may take: what is measured scatters
 
 
@@ -40,6 +41,9 @@ class PromptPace:
         self._since = 0  # passes with prompts since the last one
         self._tokens = _FIRST
         self._last: _Pass | None = None
+        self._beside: dict[
+            int, tuple[int, float]
+        ] = {}  # tokens and what they took, for each power of two of them
 
     def tokens(self, now: float, most: int) -> int:
         """Prompt tokens of the pass that is planned now, beside running requests: at most ``most``; may be 0."""
@@ -69,10 +73,26 @@ class PromptPace:
         if not self._without:
             return
         usual = median(self._without)
-        beside, allowed = max(seconds - usual, 0.0), usual * self._share
+        beside = max(seconds - usual, 0.0)
+        self._note(last.tokens, beside)
+        allowed = max(usual * self._share, 2 * self._fixed)
         fitting = int(last.tokens * allowed / beside) if beside else most
         if beside > allowed:
             if last.tokens >= _LEAST:  # what fewer cost is not theirs
                 self._tokens = max(_LEAST, self._tokens // 2, min(fitting, self._tokens))
         elif 2 * last.tokens >= self._tokens:  # much fewer say nothing of how many there may be
             self._tokens = min(max(fitting, self._tokens), 2 * self._tokens, most)
+
+    def _note(self, tokens: int, seconds: float) -> None:
+        size = tokens.bit_length()
+        _, before = self._beside.get(size, (0, seconds))
+        self._beside[size] = tokens, min(seconds, before * _FORGETS)
+
+    @property
+    def _fixed(self) -> float:
+        """Seconds that any prompt costs, however short: fewer tokens save none of them."""
+        (few, short), (many, long) = self._beside[min(self._beside)], self._beside[max(self._beside)]
+        if many == few:
+            return 0.0
+        least = min(seconds for _, seconds in self._beside.values())
+        return min(max(0.0, short - few * (long - short) / (many - few)), least)

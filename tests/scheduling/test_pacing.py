@@ -163,11 +163,22 @@ def test_one_pass_that_was_held_up_changes_little(at: int, seconds: float) -> No
     assert all(one.seconds <= 4 * costs.of(4, 0) * 1.01 for one in first[4:])
 
 
+def test_a_short_prompt_that_was_held_up_changes_little() -> None:
+    world = _world(Costs(), 4.0)
+    world.passes(500)
+    world.runner.held_up = 10.0
+    world.passes(3)
+    assert all(one.seconds <= 4 * Costs().of(6, 0) * 1.02 for one in world.passes(3000))
+
+
 def test_a_pass_that_is_slow_by_itself_does_not_starve_prompts() -> None:
     """What any prompt costs, however short, is no reason to compute it in smaller and smaller pieces."""
-    passes = _world(Costs(fixed=0.002, prompt=1e-5, mixed=0.05), 4.0).passes(2000)
+    costs = Costs(fixed=0.002, prompt=1e-4, mixed=0.03)
+    passes = _world(costs, 4.0).passes(4000)
     assert all(one.prompt >= _LEAST for one in passes[:-1] if one.prompt)
-    assert len(passes) <= 2000 / _LEAST + 3
+    for one in passes[6:-1]:
+        assert one.seconds <= 2 * costs.of(4, 1) * 1.1
+        assert one.seconds >= 1.5 * costs.of(4, 1) or not one.prompt
 
 
 def test_what_is_usual_is_measured_again_where_prompts_never_end() -> None:
