@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import combinations
 from statistics import median
 
 _FIRST = 64  # tokens, before anything was measured
@@ -84,6 +85,8 @@ class PromptPace:
             self._tokens = min(max(fitting, self._tokens), 2 * self._tokens, most)
 
     def _note(self, tokens: int, seconds: float) -> None:
+        if tokens < _LEAST:  # the last of a prompt, as a rule; they say little
+            return
         size = tokens.bit_length()
         _, before = self._beside.get(size, (0, seconds))
         self._beside[size] = tokens, min(seconds, before * _FORGETS)
@@ -91,8 +94,12 @@ class PromptPace:
     @property
     def _fixed(self) -> float:
         """Seconds that any prompt costs, however short: fewer tokens save none of them."""
-        (few, short), (many, long) = self._beside[min(self._beside)], self._beside[max(self._beside)]
-        if many == few:
+        seen = sorted(self._beside.values())
+        if len(seen) < 2:
             return 0.0
-        least = min(seconds for _, seconds in self._beside.values())
-        return min(max(0.0, short - few * (long - short) / (many - few)), least)
+        # Where lines through two of them begin; the median, so that one that was held up does not matter.
+        begins = [
+            short - few * (long - short) / (many - few)
+            for (few, short), (many, long) in combinations(seen, 2)
+        ]
+        return min(max(0.0, median(begins)), *(seconds for _, seconds in seen))
