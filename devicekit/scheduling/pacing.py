@@ -76,7 +76,7 @@ class PromptPace:
         usual = median(self._without)
         beside = max(seconds - usual, 0.0)
         self._note(last.tokens, beside)
-        allowed = max(usual * self._share, 2 * self._fixed)
+        allowed = self._allowed(usual * self._share)
         fitting = int(last.tokens * allowed / beside) if beside else most
         if beside > allowed:
             if last.tokens >= _LEAST:  # what fewer cost is not theirs
@@ -91,15 +91,18 @@ class PromptPace:
         _, before = self._beside.get(size, (0, seconds))
         self._beside[size] = tokens, min(seconds, before * _FORGETS)
 
-    @property
-    def _fixed(self) -> float:
-        """Seconds that any prompt costs, however short: fewer tokens save none of them."""
+    def _allowed(self, wanted: float) -> float:
+        """Seconds that prompts may take: what is wanted, unless any prompt takes longer, however short it is.
+
+        Then fewer tokens save little, and they may take as much again as cannot be saved.
+        """
         seen = sorted(self._beside.values())
-        if len(seen) < 2:
-            return 0.0
+        least = min((seconds for _, seconds in seen), default=0.0)
+        if least <= wanted or len(seen) < 2:
+            return wanted
         # Where lines through two of them begin; the median, so that one that was held up does not matter.
         begins = [
             short - few * (long - short) / (many - few)
             for (few, short), (many, long) in combinations(seen, 2)
         ]
-        return min(max(0.0, median(begins)), *(seconds for _, seconds in seen))
+        return max(wanted, 2 * min(median(begins), least))
