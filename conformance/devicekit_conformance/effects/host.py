@@ -61,12 +61,19 @@ def pin_memory(trial: Trial) -> None:
         twice = trial.call(pinned)
         trial.expect(twice.data_ptr() == pinned.data_ptr(), "pinning what is pinned made another copy")
         trial.expect(torch.equal(twice, kept), "pinning what is pinned changed it")
+        for part in (pinned[-1:], pinned[..., ::2]) if pinned.ndim else ():
+            again = trial.call(part)
+            trial.expect(again.data_ptr() == part.data_ptr(), "pinning a part of what is pinned made a copy")
+            trial.expect(torch.equal(again, part), "pinning a part of what is pinned changed it")
     _refuses(trial, torch.empty(64, device="meta"), "a tensor that is nowhere")
     if not trial.ctx.manifest.host:
         _refuses(trial, trial.tensor(4096), "a tensor that is not on the host")
     if trial.has("register_host_memory") and trial.has("unregister_host_memory"):
         trial.other("register_host_memory", whole)
-        same = trial.other(trial.hook, whole).data_ptr() == whole.data_ptr()
+        same = all(
+            trial.other(trial.hook, one).data_ptr() == one.data_ptr()
+            for one in (whole, whole[100:], whole[::3])
+        )
         trial.other("unregister_host_memory", whole)
         trial.expect(same, "of memory that is registered it made a copy")
 
