@@ -33,7 +33,7 @@ fleet-ray: $(SETUP) ## the same on Ray Serve: two replicas, an update, one kille
 	@$(BIN)/python -m examples.fleet_ray
 
 # Twice as many workers as cores: a good half of what a test does is wait for other processes.
-test: $(SETUP) lint types architecture ## everything that must hold: lint, types, architecture, tests; some ten minutes on two cores
+test: $(SETUP) lint types architecture ## everything that must hold: lint, types, architecture, tests; some eight minutes on two cores
 	@$(BIN)/python -m pytest -n $(or $(WORKERS),4) --dist loadfile --no-loadscope-reorder
 
 thorough: $(SETUP) ## the tests that take minutes each, of which `make test` runs samples or none

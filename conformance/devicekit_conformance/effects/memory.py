@@ -117,10 +117,10 @@ def _waits_for_a_stream(trial: Trial) -> None:
         return  # of a device whose streams torch does not know
     token = trial.long_work(side)
     del block
-    pending = token is not None and not token.done()
     trial.own("reset_peak_memory_stats", trial.index)
-    more = trial.tensor(2 * BLOCK)  # at whose peak the one is still active
+    more = trial.tensor(2 * BLOCK)  # at whose peak the one is still active; where there is no room it waits
     del more
+    pending = token is not None and not token.done()
     _compare(trial, trial.call(trial.index))
     waited = pending and token is not None and token.done()
     trial.expect(not waited, "it waited for a stream that still used a freed block")
