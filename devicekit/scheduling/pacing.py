@@ -16,7 +16,7 @@ _LEAST = 32  # tokens: prompts go on, however slow they are
 _REMEMBERED = 3  # passes without prompts, whose median one that was held up for other reasons does not move
 _UNTIL_MEASURED = 32  # passes with prompts, after which one without is due
 _FORGETS = 1.1  # how much longer than before a pass may seem to take, by one that was held up
-_AIM = 0.8  # of the time that prompts may take: what is measured scatters
+_AIM = 0.7  # of the time that prompts may take: what is measured scatters
 
 
 @dataclass(frozen=True, slots=True)
