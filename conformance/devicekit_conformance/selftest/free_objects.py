@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from devicekit.testing import MIB, Simulator
+from devicekit.testing import MIB
 from devicekit.testing.driver import Holder
 from devicekit_conformance.selftest.building import Call
+from devicekit_conformance.selftest.honest import machine
 
 __all__ = [
     "exact_types",
@@ -121,19 +122,20 @@ def on_locked_pages(call: Call) -> object:
 
 def watch() -> None:
     """Initialising starts a thread, opens a file and takes memory for a context."""
-    plain, started = Simulator.initialize, dict[str, object]()
+    here, started = machine(), dict[str, object]()
+    plain = here.initialize
 
-    def initialize(self: Simulator) -> None:
-        plain(self)
+    def initialize() -> None:
+        plain()
         if not started:
             started["file"] = os.open(os.devnull, os.O_RDONLY)
-            for device in self.devices:
+            for device in here.devices:
                 device.memory.take(Holder(os.getpid(), "context"), 24 * MIB)
             watch = threading.Thread(target=threading.Event().wait, name="watch", daemon=True)
             started["thread"] = watch
             watch.start()
 
-    Simulator.initialize = initialize  # type: ignore[method-assign]  # of the one machine here
+    here.initialize = initialize  # type: ignore[method-assign]  # of the one machine here
 
 
 def exact_types(call: Call) -> object:

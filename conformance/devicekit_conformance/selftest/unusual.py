@@ -40,8 +40,9 @@ def build(chosen: Sequence[Freedom]) -> type[Any]:
     config: dict[str, Any] = {"capacity": 16 * GIB, "fill_uninitialized": False}
     for one in chosen:
         config.update(one.config)
-        one.arrange()
     active.replace(Simulator(SimConfig(**config)))
+    for one in chosen:
+        one.arrange()
     without = frozenset().union(*(one.without for one in chosen))
     bodies = {
         name: body
